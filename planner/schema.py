@@ -1,0 +1,105 @@
+"""The Plan record: the versioned JSON contract between the simulation and every reader of it."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from planner.job import Job
+
+SCHEMA_VERSION = 1
+LLMCOMPRESSOR_VERSION = "0.14.0.1"
+
+Phase = Literal["load", "setup", "prepare", "calibrate", "compress", "propagate", "finalize", "save"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Owned(_Record):
+    """One named holding at a peak."""
+
+    owner: str = Field(description="what holds the bytes, e.g. model.layers.0.mlp.down_proj Hessian")
+    kind: str
+    bytes: int
+
+
+class GpuStep(_Record):
+    """GPU memory of one step, in bytes."""
+
+    peak_bytes: int = Field(description="highest requested bytes within the step")
+    peak_allocated_bytes: int = Field(description="the same with every tensor rounded up to 512-byte blocks")
+    end_bytes: int = Field(description="requested bytes still held when the step ends")
+    by_kind: dict[str, int] = Field(description="parts of peak_bytes; they sum to it")
+    largest: tuple[Owned, ...] = Field(description="the largest holdings at the peak")
+
+
+class CpuStep(_Record):
+    """CPU memory of one step, in bytes: tensors only, without the Python process."""
+
+    peak_bytes: int
+    end_bytes: int
+    by_kind: dict[str, int]
+    largest: tuple[Owned, ...]
+
+
+class Step(_Record):
+    """One step of the job, in time order."""
+
+    index: int
+    modifier: str | None = Field(description="class name of the modifier this pipeline run serves, joined by + when several")
+    subgraph: int | None = Field(description="number of the subgraph, from 1")
+    of: int | None = Field(description="how many subgraphs there are")
+    phase: Phase
+    unit: str = Field(description="`head`, the sequential targets in the subgraph, or the phase")
+    exact: bool = Field(description="false where the unit could not be traced and was estimated; notes say how")
+    gpu: GpuStep
+    cpu: CpuStep
+
+
+class ModelFacts(_Record):
+    """Size of the model as transformers loads it, tied weights counted once."""
+
+    name: str
+    architecture: str
+    parameters: int
+    bytes: int
+    not_loaded_parameters: int = Field(description="parameters that the checkpoint holds and transformers does not load")
+
+
+class GpuPeak(_Record):
+    """Highest over all steps."""
+
+    peak_bytes: int
+    peak_allocated_bytes: int
+    peak_step: int
+
+
+class CpuPeak(_Record):
+    """Highest over all steps."""
+
+    peak_bytes: int
+    peak_step: int
+
+
+class RuleOfThumb(_Record):
+    """What the documented rule says: one layer (or the whole vision tower), twice that with Hessians."""
+
+    cpu_bytes: int
+    gpu_bytes: int
+
+
+class Plan(_Record):
+    """One planned LLM Compressor job."""
+
+    schema_version: Literal[1] = 1
+    llmcompressor: str = LLMCOMPRESSOR_VERSION
+    method: Literal["simulate", "rule-of-thumb"] = "simulate"
+    recipe: str = Field(description="name or path of the recipe")
+    model: ModelFacts
+    job: Job
+    gpu: GpuPeak
+    cpu: CpuPeak
+    steps: tuple[Step, ...]
+    rule_of_thumb: RuleOfThumb
+    notes: tuple[str, ...]

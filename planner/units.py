@@ -1,0 +1,52 @@
+"""Bytes to text and back. GiB is 2**30 bytes, GB is 10**9: the two never mix silently."""
+
+import re
+
+from planner.errors import JobError
+
+KIB, MIB, GIB, TIB = 2**10, 2**20, 2**30, 2**40
+KB, MB, GB, TB = 10**3, 10**6, 10**9, 10**12
+
+_UNITS = {
+    "b": 1,
+    "kib": KIB,
+    "mib": MIB,
+    "gib": GIB,
+    "tib": TIB,
+    "kb": KB,
+    "mb": MB,
+    "gb": GB,
+    "tb": TB,
+}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)?\s*", re.IGNORECASE)
+
+
+def parse_bytes(text: str) -> int:
+    """Read `24GiB`, `80 GB`, `512MiB` or a plain number of bytes; a bare letter is refused.
+
+    Raises JobError for anything else, zero included: no machine has no memory.
+    """
+    match = _SIZE.fullmatch(text)
+    unit = (match[2] or "b").lower() if match else ""
+    if match is None or unit not in _UNITS:
+        raise JobError(f"{text!r} is not a size; write it like 24GiB (2^30 bytes) or 24GB (10^9 bytes)")
+    size = int(float(match[1]) * _UNITS[unit])
+    if size <= 0:
+        raise JobError(f"{text!r} is not a positive size")
+    return size
+
+
+def format_bytes(count: int, unit: str = "GiB") -> str:
+    """A number of bytes in one named unit, with three significant decimals at most."""
+    size = _UNITS[unit.lower()]
+    value = count / size
+    digits = 2 if abs(value) >= 10 else 3
+    return f"{value:,.{digits}f} {unit}"
+
+
+def human_bytes(count: int) -> str:
+    """A number of bytes in the largest binary unit that keeps it above one."""
+    for unit, size in (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
+        if abs(count) >= size:
+            return format_bytes(count, unit)
+    return f"{count} B"
