@@ -1,0 +1,295 @@
+"""Run torch code on tensors without data and write down every storage that is born or dies.
+
+The traced code believes it runs on one device. Behind it, a tensor is a meta tensor (bytes
+counted, no values), or, where it is small and its values follow from token ids, masks and grids
+alone, an ordinary CPU tensor that keeps them: code that reads a value back (`.tolist()`, masks
+as indices) takes the branch it would take for real. Whatever depends on weights is unknown; a
+branch on an unknown value gets a fixed answer (see `_answer`).
+"""
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from planner.errors import UnsupportedError
+from planner.models.traces import Call, Event
+
+aten = torch.ops.aten
+
+# Storages up to this size may keep their values.
+KNOWN_LIMIT = 1 << 20
+
+_FACTORIES = {
+    "arange", "full", "zeros", "ones", "empty", "scalar_tensor", "eye", "linspace", "tril_indices", "triu_indices",
+    "new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like", "empty_like",
+}  # fmt: skip
+_READ_AS_TRUE = {"all", "eq", "isfinite"}
+
+Key = int
+
+
+class Recorder(TorchDispatchMode):
+    """Records the events of everything that runs inside it into `events`.
+
+    `selected_share` is the share of an unknown mask that counts as true: 1/experts makes the
+    routing of a mixture of experts balanced. `on_read` is called with the storage key and the
+    tensor that an operator reads, when it was not made since the last `begin`.
+    """
+
+    def __init__(self, selected_share: float = 0.0) -> None:
+        super().__init__()
+        self.selected_share = selected_share
+        self.events: list[Event] = []
+        self.ids: dict[Key, int] = {}
+        self.on_read: Callable[[Key, torch.Tensor], None] | None = None
+        self.on_death: Callable[[Key], None] = lambda key: None
+        self.where: Callable[[], str] = lambda: ""
+        self.relative: Callable[[str], str] = lambda name: name
+        self._refs: dict[Key, Any] = {}
+        self._parameters: dict[Key, str] = {}
+        self._touched: set[Key] = set()
+        self._truths: set[Key] = set()
+        self._next = 0
+        self._paused = 0
+
+    # ------------------------------------------------------------------ what the tracer says
+    def begin(self) -> None:
+        """Start a new list of events; ids count from 0 again."""
+        self.events, self.ids, self._touched, self._next = [], {}, set(), 0
+
+    def name_parameter(self, tensor: torch.Tensor, name: str) -> None:
+        """Touching this tensor is an onload of `name`, not an allocation."""
+        self._parameters[storage_key(tensor)] = name
+
+    def adopt(self, tensor: torch.Tensor) -> Key:
+        """Know this tensor's storage without an allocation: an input, or a replayed output."""
+        key = storage_key(tensor)
+        self._watch(tensor, key)
+        return key
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What runs inside leaves no events and its results are nobody's."""
+        self._paused += 1
+        try:
+            yield
+        finally:
+            self._paused -= 1
+
+    def call(self, kind: str, call: Call) -> None:
+        """A hook point of a Linear."""
+        if not self._paused:
+            self.events.append(Event(kind, call=call))  # type: ignore[arg-type]
+
+    # ------------------------------------------------------------------ operators
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func._overloadpacket.__name__
+        inputs = [t for t in _tensors(args) if t.dim() or not t.is_cpu] + list(_tensors(kwargs.values()))
+        self._read(inputs)
+        answered, value = self._answer(name, args, kwargs)
+        if answered:
+            return self._made(name, value)
+        self._take_workspace(name, args)
+        unknown = any(t.is_meta for t in inputs)
+        if unknown:
+            return self._made(name, self._on_meta(func, name, args, kwargs))
+        return self._made(name, self._with_values(func, name, args, kwargs))
+
+    def _on_meta(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+        if name in ("_to_copy", "to") and _moves_only(args[0], kwargs):
+            return args[0]
+        if name in ("index", "index_put_", "index_put", "_index_put_impl_", "_unsafe_index"):
+            args = (args[0], self._as_positions(args[1]), *args[2:])
+        target = args[0] if args and isinstance(args[0], torch.Tensor) else None
+        mutates_known = func._schema.is_mutable and target is not None and target.is_cpu and target.dim() > 0
+        converted = _map(args, _to_meta)
+        device = {"device": torch.device("meta")} if kwargs.get("device") is not None else {}
+        result = self._run(func, name, converted, {**_map_dict(kwargs, _to_meta), **device})
+        if mutates_known:
+            return target
+        if func._schema.is_mutable and target is not None and isinstance(result, torch.Tensor) and not target.is_cpu:
+            return target
+        return result
+
+    def _with_values(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+        """Every input has values: keep values if the result is small."""
+        if name in ("_to_copy", "to") and _moves_only(args[0], kwargs):
+            return args[0]
+        device = kwargs.get("device")
+        if device is None and name not in _FACTORIES and _small_result(args):
+            return func(*args, **kwargs)
+        here = {"device": torch.device("cpu")} if device is not None else {}
+        try:
+            shape = func(*_map(args, _to_meta), **{**_map_dict(kwargs, _to_meta), **({"device": torch.device("meta")} if here else {})})
+        except (RuntimeError, NotImplementedError):
+            return func(*args, **{**kwargs, **here})  # the size depends on the values: they are small
+        if sum(t.untyped_storage().nbytes() for t in _tensors([shape]) if not func._schema.is_mutable) > KNOWN_LIMIT:
+            return shape
+        return func(*args, **{**kwargs, **here})
+
+    def _run(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+        try:
+            return func(*args, **kwargs)
+        except (RuntimeError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+            raise UnsupportedError(f"{self.where() or 'the model'}: {name} does not run without data ({reason})") from error
+
+    # ------------------------------------------------------------------ reading what is unknown
+    def _answer(self, name: str, args: Any, kwargs: Any) -> tuple[bool, Any]:
+        """Answer operators that hand a value to Python or whose result's size is a value."""
+        first = args[0] if args and isinstance(args[0], torch.Tensor) else None
+        if first is None:
+            return False, None
+        if name == "masked_select":
+            if first.is_meta or args[1].is_meta:
+                return True, first.new_empty((self._selected(args[1]),), device="meta")
+            return False, None
+        if name == "_local_scalar_dense" and first.is_meta:
+            return True, self._scalar(first)
+        if name == "is_nonzero" and first.is_meta:
+            return True, storage_key(first) in self._truths
+        if name == "equal" and (first.is_meta or args[1].is_meta):
+            return True, True
+        if name == "nonzero" and first.is_meta:
+            return True, torch.empty((self._selected(first), first.dim()), dtype=torch.int64, device="meta")
+        return False, None
+
+    def _scalar(self, tensor: torch.Tensor) -> Any:
+        if tensor.dtype == torch.bool:
+            return storage_key(tensor) in self._truths
+        return 1.0 if tensor.is_floating_point() else 0
+
+    def _selected(self, mask: torch.Tensor) -> int:
+        if mask.is_meta:
+            return int(mask.numel() * self.selected_share)
+        return int(mask.count_nonzero())
+
+    def _as_positions(self, indices: Any) -> list[torch.Tensor | None]:
+        """Bool masks among indices as the positions that they select: meta kernels cannot count."""
+        out: list[torch.Tensor | None] = []
+        for index in indices:
+            if index is None or index.dtype not in (torch.bool, torch.uint8):
+                out.append(index)
+                continue
+            count = self._selected(index)
+            out += [torch.empty((count,), dtype=torch.int64, device="meta") for _ in range(index.dim())]
+        return out
+
+    # ------------------------------------------------------------------ storages
+    def _read(self, tensors: list[torch.Tensor]) -> None:
+        if self._paused:
+            return
+        for tensor in tensors:
+            key = storage_key(tensor)
+            name = self._parameters.get(key)
+            if name is not None:
+                if key not in self._touched:
+                    self._touched.add(key)
+                    self.events.append(Event("onload", bytes=tensor.untyped_storage().nbytes(), name=self.relative(name)))
+            elif key not in self.ids and self.on_read is not None:
+                self.on_read(key, tensor)
+
+    def _made(self, name: str, result: Any) -> Any:
+        for tensor in _tensors([result]):
+            key = storage_key(tensor)
+            if key in self._refs or key in self._parameters:
+                continue
+            if tensor.is_cpu and tensor.dim() == 0:
+                continue
+            self._watch(tensor, key)
+            if self._paused:
+                continue
+            self.ids[key] = self._next
+            self.events.append(Event("alloc", self._next, tensor.untyped_storage().nbytes(), f"{self.where()} {name.strip('_')}".strip()))
+            self._next += 1
+            if name in _READ_AS_TRUE and tensor.numel() == 1 and tensor.dtype == torch.bool:
+                self._truths.add(key)
+        return result
+
+    def _watch(self, tensor: torch.Tensor, key: Key) -> None:
+        if key not in self._refs:
+            self._refs[key] = weakref.ref(tensor.untyped_storage(), lambda _ref, k=key: self._died(k))
+
+    def _died(self, key: Key) -> None:
+        self._refs.pop(key, None)
+        self._truths.discard(key)
+        self.on_death(key)
+        number = self.ids.pop(key, None)
+        if number is not None:
+            self.events.append(Event("free", number))
+
+    def _workspace(self, nbytes: int, name: str) -> None:
+        if nbytes and not self._paused:
+            self.events.append(Event("alloc", self._next, nbytes, name, category="cuda_workspace"))
+            self.events.append(Event("free", self._next))
+            self._next += 1
+
+    def _take_workspace(self, name: str, args: Any) -> None:
+        """Memory that CUDA kernels take beside their result, where neither CPU nor meta kernels do."""
+        if name == "masked_scatter_":
+            # native/cuda/IndexKernel.cpp masked_scatter_: an int64 prefix sum over self, and a
+            # contiguous mask when the given one is broadcast
+            target, mask = args[0], args[1]
+            contiguous = mask.shape == target.shape and mask.is_contiguous()
+            self._workspace(target.numel() * 8 + (0 if contiguous else target.numel()), "prefix sum of masked_scatter_")
+        elif name in ("index", "index_put_", "_index_put_impl_"):
+            self._index_workspace(name, args)
+
+    def _index_workspace(self, name: str, args: Any) -> None:
+        # native/TensorAdvancedIndexing.cpp expandTensors: a bool index becomes its nonzero()
+        # positions, except where canDispatchToMaskedFill applies (a single value is put)
+        if name != "index" and args[2].numel() == 1:
+            return
+        for index in args[1]:
+            if index is not None and index.dtype in (torch.bool, torch.uint8):
+                self._workspace(self._selected(index) * index.dim() * 8, "nonzero() of a bool index")
+
+
+def storage_key(tensor: torch.Tensor) -> Key:
+    """Identity of the storage behind a tensor while it lives."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _tensors(values: Any) -> Iterator[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
+
+
+def _map(values: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    if isinstance(values, torch.Tensor):
+        return function(values)
+    if isinstance(values, (list, tuple)):
+        return type(values)(_map(v, function) for v in values)
+    return values
+
+
+def _map_dict(values: dict[str, Any], function: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Any]:
+    return {k: _map(v, function) for k, v in values.items()}
+
+
+def _to_meta(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_meta or tensor.dim() == 0:
+        return tensor
+    return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+def _moves_only(tensor: torch.Tensor, kwargs: dict[str, Any]) -> bool:
+    """`.to(device)` between values and no values is no move: both are on the one device."""
+    dtype = kwargs.get("dtype")
+    return kwargs.get("device") is not None and (dtype is None or dtype == tensor.dtype)
+
+
+def _small_result(args: Any) -> bool:
+    """No pointwise result of these inputs can be large: their broadcast shape is small."""
+    numel = 1
+    for tensor in _tensors(args):
+        numel *= max(1, tensor.numel())
+    return numel * 8 <= KNOWN_LIMIT

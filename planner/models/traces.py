@@ -1,0 +1,94 @@
+"""What a traced forward did, as plain data: no torch here, and none needed to read it.
+
+A trace is a list of events in execution order. Value ids are local to their segment; a negative
+id never occurs. The simulation replays events; it never asks what operator made them.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+EventKind = Literal["alloc", "free", "onload", "enter", "exit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a Linear, as its forward hooks see it."""
+
+    module: str
+    """Name relative to the segment's module; empty prefix for the model itself."""
+    rows: int
+    """Rows of the input once flattened to (rows, in_features)."""
+    columns: int
+    itemsize: int
+    """Bytes of one input element."""
+    contiguous: bool
+    dims: tuple[int, ...]
+    """Shape of the input."""
+    output: tuple[int, ...] = ()
+    output_itemsize: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """alloc: `id` takes `bytes`, made by `name`. free: `id` goes. onload: parameter `name` is
+    touched. enter/exit: the hooks of `call` run before and after that Linear's forward."""
+
+    kind: EventKind
+    id: int = 0
+    bytes: int = 0
+    name: str = ""
+    call: Call | None = None
+    category: str = "forward"
+    """Kind of memory: `forward`, or `cuda_workspace` for what a CUDA kernel takes beside its result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """A tensor that crosses a subgraph border, so that the activation cache holds it."""
+
+    id: int
+    name: str
+    bytes: int
+    """Bytes of the copy in the cache: numel * itemsize of what is passed."""
+    storage_bytes: int
+    """Bytes of the storage behind it on the GPU: more than `bytes` when it is a view."""
+    storage: int
+    """Crossings with equal numbers share one storage."""
+    producer: int
+    """Index of the segment that makes it; -1 for the calibration batch."""
+    last_reader: int
+    """Index of the last segment that reads it."""
+    reserved: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """What runs from one sequential target (included) to the next (excluded).
+
+    Segment 0 is the head: all that runs before the first target.
+    """
+
+    index: int
+    target: str
+    """Full name of the sequential target's module; empty for the head."""
+    structure: int
+    """Segments with equal numbers have the same events up to the names' prefix."""
+    events: tuple[Event, ...]
+    reads: tuple[int, ...]
+    """Ids of the crossings that this segment reads."""
+    writes: tuple[tuple[int, int], ...]
+    """(crossing id, local value id) of the crossings that it makes."""
+    exact: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTrace:
+    """A whole calibration forward of one batch, cut at the sequential targets."""
+
+    segments: tuple[Segment, ...]
+    crossings: dict[int, Crossing]
+    sample_bytes: int
+    """Bytes of one calibration sample as the dataset holds it."""
+    batch_bytes: int
+    """Bytes of one collated batch."""
+    notes: tuple[str, ...] = field(default=())
