@@ -3,7 +3,7 @@
 The words are those of LLM Compressor and compressed-tensors. `planner.recipe` makes them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Strategy = Literal["tensor", "channel", "group", "block", "token", "tensor_group", "attn_head"]
@@ -36,6 +36,8 @@ class Scheme:
     weights: QuantArgs | None = None
     input_activations: QuantArgs | None = None
     output_activations: QuantArgs | None = None
+    where: str = field(default="", compare=False)
+    """Path of the group in the recipe file, for error messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +51,14 @@ class QuantizationSpec:
     ignore: tuple[str, ...] = ()
     kv_cache: QuantArgs | None = None
     bypass_divisibility_checks: bool = False
+    calibrate_anyway: bool = False
+    """The recipe itself says `requires_calibration_data: true`."""
 
     @property
     def requires_calibration_data(self) -> bool:
         """mixin.py `_set_requires_calibration_data`: static activations, or a data-driven observer."""
-        return self.kv_cache is not None or any(_needs_data(group) for group in self.groups)
+        asked = self.calibrate_anyway or self.kv_cache is not None
+        return asked or any(_needs_data(group) for group in self.groups)
 
     @property
     def has_hessians(self) -> bool:
@@ -113,6 +118,8 @@ class Recipe:
 
     name: str
     modifiers: tuple[ModifierSpec, ...]
+    notes: tuple[str, ...] = ()
+    """What LLM Compressor accepts and does not heed, or does other than it says."""
 
 
 @dataclass(frozen=True, slots=True)
