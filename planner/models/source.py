@@ -1,0 +1,324 @@
+"""A model's config, from a preset, a file, a folder or the Hub. Nothing here imports torch by itself."""
+
+import copy
+import difflib
+import json
+import os
+import re
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from planner.errors import ModelError
+
+PRESETS = Path(__file__).parent / "presets"
+# A config.json takes a few KB; a file beyond this is weights or a tokenizer.
+MAX_CONFIG_BYTES = 4 * 2**20
+HUB_SECONDS = 5.0
+# What configs call the depth of a decoder or a vision tower, in the order in which the meter looks.
+DEPTH_KEYS = ("num_hidden_layers", "depth", "num_layers", "n_layers")
+# Lists of layer numbers, whatever their length.
+LAYER_NUMBER_KEYS = (
+    "fullatt_block_indexes",
+    "deepstack_visual_indexes",
+    "mlp_only_layers",
+    "no_rope_layers_indexes",
+    "cross_attention_layers",
+    "moe_layers",
+)
+_HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """A well-known model, as shipped in `presets/`."""
+
+    name: str
+    title: str
+    hub_id: str
+    aliases: tuple[str, ...]
+    """More names and Hub ids of models with the same config."""
+    parameters: int
+    """What transformers loads, tied weights once."""
+    checkpoint_parameters: int | None
+    """What the checkpoint holds; None where nobody published a number."""
+    not_loaded_parameters: int
+    not_loaded: str | None
+    """What these are, in words."""
+    source: str
+    """Where the facts come from, and why a published total differs."""
+    config: dict[str, Any] = field(repr=False)
+
+    def answers_to(self) -> tuple[str, ...]:
+        """Every spelling that means this preset, in lower case: names, Hub ids, their last parts."""
+        names = (self.name, self.hub_id, *self.aliases)
+        return tuple(dict.fromkeys(text.lower() for name in names for text in (name, name.rpartition("/")[2])))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """What is known of a model before it is built."""
+
+    name: str
+    config: dict[str, Any]
+    """config.json as it is, `architectures` and `model_type` included."""
+    hub_id: str | None = None
+    checkpoint_parameters: int | None = None
+    not_loaded_parameters: int = 0
+    """Parameters that the checkpoint holds and transformers does not load, as far as known."""
+    not_loaded: tuple[str, ...] = ()
+    """What these are, in words; also where only their existence is known."""
+    notes: tuple[str, ...] = ()
+    """What the reader of a plan should know about this config."""
+
+
+@cache
+def list_presets() -> tuple[Preset, ...]:
+    """All presets, by name."""
+    records = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(PRESETS.glob("*.json")))
+    return tuple(Preset(**{**record, "aliases": tuple(record["aliases"])}) for record in records)
+
+
+def load_source(text: str) -> ModelSource:
+    """Find the model that `text` names: a preset, a config.json, a folder with one, or a Hub id.
+
+    An existing path wins over a Hub id of the same spelling, a preset over everything that is not
+    written as a path. Only config.json is ever read or downloaded, and no remote code is run.
+    """
+    text = text.strip()
+    if not text:
+        raise ModelError("no model given; name a preset, a config.json, a folder with one, or a Hub id")
+    path = _expanded(text)
+    if _is_path(text, path):
+        return _from_path(text, path)
+    if preset := _preset(text):
+        return _from_preset(preset, text)
+    if _exists(path):
+        return _from_path(text, path)
+    if _HUB_ID.fullmatch(text):
+        return _from_hub(text)
+    raise ModelError(f"{_short(text)!r} is not a preset, a path or a Hub id (org/name); {presets_like(text)}")
+
+
+def presets_like(text: str) -> str:
+    """`presets like it: a, b`, or all presets where none is."""
+    names = {spelling: preset.name for preset in list_presets() for spelling in preset.answers_to()}
+    tail = text[-200:].rstrip("/").rpartition("/")[2].lower()
+    close = difflib.get_close_matches(tail, names, n=9, cutoff=0.5)
+    similar = list(dict.fromkeys(names[spelling] for spelling in close))[:3]
+    if similar:
+        return f"presets like it: {', '.join(similar)} (`planner models` lists all)"
+    return f"the presets are {', '.join(preset.name for preset in list_presets())}"
+
+
+def truncate(config: Any, layers: int | None, vision_layers: int | None) -> None:
+    """Keep the first layers of the text decoder and of the vision tower, in a transformers config.
+
+    The same cut as the meter's `--layers` and `--vision-layers`, so that a plan and a short run of
+    the real library mean the same model.
+    """
+    if layers is not None:
+        _truncate_part(config.get_text_config(decoder=True), layers, "--layers", "text decoder")
+    if vision_layers is not None:
+        vision = getattr(config, "vision_config", None)
+        if vision is None:
+            raise ModelError("--vision-layers: the model has no vision tower")
+        _truncate_part(vision, vision_layers, "--vision-layers", "vision tower")
+
+
+def _truncate_part(config: Any, layers: int, option: str, part: str) -> None:
+    key = next((key for key in DEPTH_KEYS if isinstance(getattr(config, key, None), int)), None)
+    if key is None:
+        raise ModelError(f"{option}: the config of the {part} does not say how many layers it has")
+    depth = getattr(config, key)
+    if layers > depth:
+        raise ModelError(f"{option} {layers}: the {part} has only {depth} layers")
+    for name, value in list(vars(config).items()):
+        if isinstance(value, list) and len(value) == depth:
+            setattr(config, name, value[:layers])
+    for name in LAYER_NUMBER_KEYS:
+        if isinstance(numbers := getattr(config, name, None), list):
+            setattr(config, name, [number for number in numbers if number < layers])
+    setattr(config, key, layers)
+
+
+def _is_path(text: str, path: Path) -> bool:
+    """Whether the text can only mean a path, or means one that is there."""
+    written_so = text.endswith(".json") or text.startswith(("./", "../", "~", os.sep)) or text in (".", "..")
+    return written_so or (os.sep in text and _exists(path))
+
+
+def _expanded(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # ~name of an unknown user
+        raise ModelError(f"{_short(text)}: no such file or folder: {error}") from error
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long a name, no permission on the way, a null byte
+        return False
+
+
+def _preset(text: str) -> Preset | None:
+    return next((preset for preset in list_presets() if text.lower() in preset.answers_to()), None)
+
+
+def _from_preset(preset: Preset, text: str) -> ModelSource:
+    hub_ids = [name for name in (preset.hub_id, *preset.aliases) if "/" in name]
+    hub_id = next((name for name in hub_ids if name.lower() == text.lower()), preset.hub_id)
+    return ModelSource(
+        name=preset.name,
+        config=copy.deepcopy(preset.config),
+        hub_id=hub_id,
+        checkpoint_parameters=preset.checkpoint_parameters,
+        not_loaded_parameters=preset.not_loaded_parameters,
+        not_loaded=(preset.not_loaded,) if preset.not_loaded else (),
+    )
+
+
+def _from_path(text: str, path: Path) -> ModelSource:
+    """The config at this path. The model is named after its folder, or after an unusually named file."""
+    shown = _short(text)
+    try:
+        if path.is_dir():
+            path = path / "config.json"
+            if not path.exists():
+                raise ModelError(f"{shown}: the folder holds no config.json; give the folder of a Hugging Face model")
+        if not path.exists():
+            raise ModelError(f"{shown}: no such file or folder")
+        if not path.is_file():
+            raise ModelError(f"{shown}: not a regular file")
+        config = _parse(_read(path), shown)
+        name = path.resolve().parent.name if path.name == "config.json" else path.stem
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ModelError(f"{shown}: cannot be read: {reason}") from error
+    return _checked(ModelSource(name=name or shown, config=config), shown)
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MAX_CONFIG_BYTES + 1)
+
+
+def _parse(data: bytes, where: str) -> dict[str, Any]:
+    """The JSON object in these bytes."""
+    if len(data) > MAX_CONFIG_BYTES:
+        raise ModelError(f"{where}: larger than {MAX_CONFIG_BYTES} bytes, so not a model's config.json")
+    try:
+        config = json.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{where}: not a text file; a model's config.json is needed") from error
+    except json.JSONDecodeError as error:
+        raise ModelError(f"{where}: not JSON: {error.msg} at line {error.lineno} column {error.colno}") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+        raise ModelError(f"{where}: not a sensible JSON file: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{where}: holds a JSON {type(config).__name__}, not an object like a model's config.json")
+    return config
+
+
+def _from_hub(hub_id: str) -> ModelSource:
+    source = ModelSource(name=hub_id.rpartition("/")[2], config=_parse(_read(_hub_file(hub_id)), hub_id), hub_id=hub_id)
+    return _checked(source, hub_id)
+
+
+def _hub_file(hub_id: str) -> Path:
+    """config.json of a Hub repository, from the local cache where it has it."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        cached = huggingface_hub.try_to_load_from_cache(hub_id, "config.json")
+        if isinstance(cached, str):
+            return Path(cached)
+        _require_hub(hub_id)
+        return Path(huggingface_hub.hf_hub_download(hub_id, "config.json", etag_timeout=HUB_SECONDS))
+    except errors.HFValidationError as error:
+        raise ModelError(f"{hub_id}: not a path, and not a valid Hub id; {presets_like(hub_id)}") from error
+    except errors.GatedRepoError as error:
+        raise ModelError(f"{hub_id}: gated; log in (`hf auth login`), or give the path of its config.json") from error
+    except errors.RepositoryNotFoundError as error:
+        raise ModelError(f"{hub_id}: no such path, and not a Hub repository; {presets_like(hub_id)}") from error
+    except errors.RemoteEntryNotFoundError as error:
+        raise ModelError(f"{hub_id}: the repository holds no config.json, so transformers cannot load it") from error
+    except (errors.HfHubHTTPError, OSError) as error:
+        raise ModelError(f"{hub_id}: its config.json could not be downloaded: {_first_line(error)}") from error
+
+
+def _require_hub(hub_id: str) -> None:
+    """Raise ModelError at once where the Hub cannot be reached.
+
+    hf_hub_download itself tries six times over half a minute (huggingface_hub/utils/_http.py
+    http_backoff) and logs each failure.
+    """
+    import huggingface_hub
+
+    reason = "HF_HUB_OFFLINE is set"
+    if not huggingface_hub.constants.HF_HUB_OFFLINE:
+        try:
+            huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=HUB_SECONDS)
+        except Exception as error:  # whatever the HTTP library of the day raises, the Hub is out of reach
+            reason = _first_line(error)
+        else:
+            return
+    raise ModelError(
+        f"{hub_id}: no such path or preset, not in the local Hub cache, and the Hub cannot be reached ({reason}); "
+        + presets_like(hub_id)
+    )
+
+
+def _checked(source: ModelSource, where: str) -> ModelSource:
+    """The source with its notes, or ModelError where transformers has no code for the model."""
+    model_type = source.config.get("model_type")
+    if not isinstance(model_type, str) or not model_type:
+        raise ModelError(f"{where}: has no model_type, so it is not the config.json of a transformers model")
+    types = _model_types()
+    if model_type not in types:
+        shown = _short(model_type)
+        if "auto_map" in source.config:
+            raise ModelError(
+                f"{where}: model_type {shown!r} needs code from its repository (trust_remote_code), "
+                "which the planner refuses to run"
+            )
+        close = ", ".join(difflib.get_close_matches(shown, types, n=3)) or "none like it"
+        raise ModelError(f"{where}: transformers knows no model_type {shown!r} (it knows {close})")
+    return replace(source, not_loaded=_not_loaded(source.config), notes=_notes(source.config))
+
+
+def _model_types() -> list[str]:
+    from transformers import CONFIG_MAPPING
+
+    return list(CONFIG_MAPPING.keys())
+
+
+def _not_loaded(config: dict[str, Any]) -> tuple[str, ...]:
+    """Multi-token-prediction layers: checkpoints hold them, transformers' classes do not."""
+    extra = config.get("num_nextn_predict_layers")
+    if not isinstance(extra, int) or extra < 1:
+        return ()
+    return (f"{extra} multi-token-prediction layer(s) of the checkpoint (num_nextn_predict_layers), size unknown",)
+
+
+def _notes(config: dict[str, Any]) -> tuple[str, ...]:
+    quantization = config.get("quantization_config")
+    if quantization is None:
+        return ()
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    return (
+        f"the checkpoint is already quantized ({_short(str(method or 'unknown method'))}): "
+        "the plan is for the same model converted back to plain weights",
+    )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return _short(lines[0]) if lines else type(error).__name__
