@@ -1,0 +1,1 @@
+"""One file per sub-command. They parse, call, print and exit; nothing here computes memory."""

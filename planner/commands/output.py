@@ -1,0 +1,75 @@
+"""Where results go: whole files or stdout, never half a file."""
+
+import os
+import stat
+import sys
+import tempfile
+from pathlib import Path
+
+from planner.errors import OutputError
+
+
+def check_output(output: str | None) -> None:
+    """Raise OutputError, before any work is done, where the result could not be written afterwards."""
+    if output is None:
+        return
+    path = Path(output)
+    if path.is_dir():
+        raise OutputError(f"--output {output}: this is a folder; name a file")
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise OutputError(f"--output {output}: the folder {folder} does not exist; create it first")
+    if _is_special(path):
+        if not os.access(path, os.W_OK):
+            raise OutputError(f"--output {output}: no permission to write to it")
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"--output {output}: no permission to write in the folder {folder}")
+
+
+def write_result(text: str, output: str | None) -> None:
+    """Put the result on stdout, or in the file: the file is either the old one or the whole new one."""
+    if output is None:
+        _print(text)
+        return
+    try:
+        if _is_special(Path(output)):
+            Path(output).write_text(text, encoding="utf-8")
+        else:
+            _replace(Path(output).resolve(), text)
+    except OSError as error:
+        raise OutputError(f"--output {output}: {error.strerror or error}") from error
+
+
+def _print(text: str) -> None:
+    # A terminal that cannot show a box-drawing character gets a question mark, not a traceback.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _is_special(path: Path) -> bool:
+    """Whether this is a device or a pipe, such as /dev/null: it must be written to, not replaced."""
+    return path.exists() and not path.is_file()
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write beside the file, then rename over it; also on Ctrl-C nothing is left behind."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        Path(temporary).chmod(_mode(path))
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _mode(path: Path) -> int:
+    """The old file's permissions, or those that `open` would have given a new one."""
+    if path.exists():
+        return stat.S_IMODE(path.stat().st_mode)
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask

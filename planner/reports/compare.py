@@ -1,0 +1,93 @@
+"""Several recipes for one model, side by side."""
+
+from collections.abc import Sequence
+
+from rich.console import Group
+from rich.text import Text
+
+from planner.advice import Verdict, peak_gpu_step, verdict
+from planner.reports.markdown import escape, markdown_table
+from planner.reports.numbers import decimals_for, number
+from planner.reports.summary import BEYOND_TENSORS, gib, gib_short, header
+from planner.reports.table import draw, pairs, ruled_table
+from planner.schema import Plan
+
+_FITS: dict[Verdict, str] = {"fits": "yes", "tight": "only just", "over": "NO"}
+_STYLE: dict[Verdict, str] = {"fits": "green", "tight": "bold yellow", "over": "bold red"}
+
+
+def render(plans: Sequence[Plan], *, width: int | None = None, color: bool = False) -> str:
+    """A table with a row per recipe, for people."""
+    table = ruled_table()
+    for title in ("recipe, in GiB", "GPU", "rule", "CPU", "rule", "fits", "GPU peak"):
+        table.add_column(
+            title,
+            justify="right" if title in ("GPU", "CPU", "rule") else "left",
+            no_wrap=title not in ("recipe, in GiB", "GPU peak"),
+            overflow="fold",
+            style="dim" if title == "rule" else "",
+        )
+    for plan, cells in zip(plans, _cells(plans), strict=True):
+        texts = [Text(cell) for cell in (*cells[:-2], "\nset by ".join(cells[-2:]))]
+        texts[1].stylize("bold")
+        texts[5].stylize(_STYLE[verdict(plan)])
+        table.add_row(*texts)
+    footer = pairs([(" ", _rule_note()), *(("", text) for text in _conclusions(plans))])
+    return draw(Group(pairs(_header(plans)), Text(), table, Text(), footer), width=width, color=color)
+
+
+def render_markdown(plans: Sequence[Plan]) -> str:
+    """The same as a markdown table."""
+    head = "\n".join(f"- {name}: {text}" if name else f"  {text}" for name, text in _header(plans))
+    titles = ["recipe", "GPU GiB", "rule of thumb", "CPU GiB", "rule of thumb", "fits", "GPU peak in", "set by"]
+    right = [False, True, True, True, True, False, False, False]
+    body = [[escape(cell) for cell in cells] for cells in _cells(plans)]
+    last = "\n".join(f"- {text}" for text in _conclusions(plans))
+    return f"### {escape(plans[0].model.name)}\n\n{head}\n\n{markdown_table(titles, right, body)}\n\n{last}\n"
+
+
+def _header(plans: Sequence[Plan]) -> list[tuple[str, str]]:
+    return [(name, text) for name, text in header(plans[0]) if name != "recipe"]
+
+
+def _cells(plans: Sequence[Plan]) -> list[list[str]]:
+    on_gpu = decimals_for(max(plan.gpu.peak_bytes for plan in plans))
+    on_cpu = decimals_for(max(plan.cpu.peak_bytes for plan in plans))
+    return [
+        [
+            plan.recipe,
+            number(plan.gpu.peak_bytes, on_gpu),
+            number(plan.rule_of_thumb.gpu_bytes, on_gpu),
+            number(plan.cpu.peak_bytes, on_cpu),
+            number(plan.rule_of_thumb.cpu_bytes, on_cpu),
+            _FITS[verdict(plan)],
+            *_where(plan),
+        ]
+        for plan in plans
+    ]
+
+
+def _where(plan: Plan) -> list[str]:
+    step = peak_gpu_step(plan)
+    if step is None:
+        return ["-", "-"]
+    largest = step.gpu.largest[0] if step.gpu.largest else None
+    where = step.phase if step.phase == step.unit else f"{step.phase} of {step.unit}"
+    return [where, f"{largest.owner}, {gib(largest.bytes)}" if largest else "-"]
+
+
+def _rule_note() -> str:
+    return "rule: the rule of thumb in LLM Compressor's documentation. 1 GiB is 2^30 bytes."
+
+
+def _conclusions(plans: Sequence[Plan]) -> list[str]:
+    """Who fits, and how far apart the recipes are."""
+    total = gib_short(plans[0].job.gpu_memory_bytes)
+    misfits = [plan.recipe for plan in plans if verdict(plan) == "over"]
+    fit = f"Every recipe fits in {total} ({BEYOND_TENSORS})."
+    lines = [f"DOES NOT FIT in {total}: {', '.join(misfits)}." if misfits else fit]
+    least, most = (choose(plans, key=lambda plan: plan.gpu.peak_bytes) for choose in (min, max))
+    if least.gpu.peak_bytes and least.gpu.peak_bytes < most.gpu.peak_bytes:
+        ratio = most.gpu.peak_bytes / least.gpu.peak_bytes
+        lines.append(f"{most.recipe} needs {ratio:,.1f} times the GPU memory of {least.recipe}.")
+    return lines

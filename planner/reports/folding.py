@@ -1,0 +1,125 @@
+"""Which steps tell a reader something new: equal subgraphs become one line group with their count."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from planner.parts import gpu_parts
+from planner.schema import Step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Steps that belong together: one subgraph's calibrate, compress and propagate, or a lone step."""
+
+    run: int
+    """Number of the pipeline run: the independent pipeline makes one per modifier that needs its own."""
+    steps: tuple[Step, ...]
+
+    @property
+    def unit(self) -> str:
+        """Name of the subgraph, or of the phase."""
+        return self.steps[0].unit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fold:
+    """Blocks with the same GPU numbers in every phase, in time order."""
+
+    blocks: tuple[Block, ...]
+
+    @property
+    def count(self) -> int:
+        """How many blocks there are."""
+        return len(self.blocks)
+
+    @property
+    def run(self) -> int:
+        """Number of the pipeline run."""
+        return self.blocks[0].run
+
+    @property
+    def label(self) -> str:
+        """The units as a range where they are numbered: `model.layers.1-30`."""
+        return label([block.unit for block in self.blocks])
+
+    def phases(self) -> Iterable[tuple[Step, ...]]:
+        """For each phase in time order, this phase's step of every block."""
+        return zip(*(block.steps for block in self.blocks), strict=True)
+
+
+def unfolded(steps: Sequence[Step]) -> list[Fold]:
+    """Every block on its own."""
+    return [Fold(blocks=(block,)) for block in blocks(steps)]
+
+
+def fold(steps: Sequence[Step]) -> list[Fold]:
+    """One Fold per distinct block of each pipeline run, ordered by its first block.
+
+    CPU figures do not count: they may creep up from layer to layer while the GPU does the same
+    again. Blocks need not be neighbours: where two kinds of layer alternate, two folds come out.
+    """
+    groups: dict[object, list[Block]] = {}
+    for block in blocks(steps):
+        groups.setdefault(_signature(block), []).append(block)
+    return [Fold(blocks=tuple(group)) for group in groups.values()]
+
+
+def blocks(steps: Sequence[Step]) -> list[Block]:
+    """The steps in time order, cut where the subgraph or the pipeline run changes."""
+    found: list[Block] = []
+    run, last = 0, 0
+    current: list[Step] = []
+    for previous, step in zip([None, *steps], steps, strict=False):
+        if previous is not None and not _together(previous, step):
+            found.append(Block(run=run, steps=tuple(current)))
+            current = []
+            run += _starts_run(previous, step, last)
+        last = step.subgraph if step.subgraph is not None else last
+        current.append(step)
+    return [*found, Block(run=run, steps=tuple(current))] if current else found
+
+
+def label(units: Sequence[str]) -> str:
+    """One name for many units: numbers that differ in one place become ranges."""
+    if len(units) == 1:
+        return units[0]
+    pieces = [re.split(r"(\d+)", unit) for unit in units]
+    varying = {i for other in pieces for i, piece in enumerate(other) if i >= len(pieces[0]) or piece != pieces[0][i]}
+    if len({len(other) for other in pieces}) > 1 or len(varying) != 1 or not all(i % 2 for i in varying):
+        return f"{units[0]} … {units[-1]}"
+    place = varying.pop()
+    numbers = _ranges([int(other[place]) for other in pieces])
+    return "".join([*pieces[0][:place], numbers, *pieces[0][place + 1 :]])
+
+
+def _together(previous: Step, step: Step) -> bool:
+    same_place = (previous.subgraph, previous.unit, previous.modifier) == (step.subgraph, step.unit, step.modifier)
+    return same_place and previous.phase != step.phase and step.subgraph is not None
+
+
+def _starts_run(previous: Step, step: Step, last_subgraph: int) -> bool:
+    """A pipeline run starts where the modifier changes, or the subgraphs count from the start again."""
+    counts_again = step.subgraph is not None and step.subgraph < last_subgraph
+    other_modifier = None not in (previous.modifier, step.modifier) and previous.modifier != step.modifier
+    return counts_again or other_modifier
+
+
+def _signature(block: Block) -> object:
+    phases = tuple((step.phase, step.exact, tuple(gpu_parts(step.gpu.by_kind).values())) for step in block.steps)
+    is_subgraph = block.steps[0].subgraph is not None
+    # A lone step named after its phase (setup, save) is what it is, whatever other step has its numbers.
+    lone = "" if is_subgraph or block.unit != block.steps[0].phase else block.unit
+    return block.run, is_subgraph, lone, block.unit == "head", phases
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """1, 2, 3, 7 -> `1-3, 7`; a long list of single numbers is cut in the middle."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    texts = [str(first) if first == last else f"{first}-{last}" for first, last in spans]
+    return ", ".join(texts if len(texts) <= 4 else [*texts[:2], f"… {texts[-1]}"])

@@ -1,0 +1,20 @@
+"""A plan as JSON: the contract of `planner.schema`, byte for byte."""
+
+from collections.abc import Sequence
+
+from planner.schema import SCHEMA_VERSION, Plan
+
+
+def render(plan: Plan) -> str:
+    """One plan; its JSON schema is docs/plan.schema.json."""
+    return plan.model_dump_json(indent=1) + "\n"
+
+
+def render_all(plans: Sequence[Plan]) -> str:
+    """Several plans under one roof: {"schema_version": 1, "plans": [...]}."""
+    inside = ",\n".join(_indented(plan.model_dump_json(indent=1)) for plan in plans)
+    return f'{{\n "schema_version": {SCHEMA_VERSION},\n "plans": [\n{inside}\n ]\n}}\n'
+
+
+def _indented(text: str) -> str:
+    return "\n".join("  " + line for line in text.splitlines())

@@ -1,0 +1,74 @@
+"""A plan as markdown, to paste into an issue or a pull request."""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from planner.parts import CPU_PARTS, GPU_PARTS
+from planner.reports.numbers import decimals_for, number
+from planner.reports.rows import Row, rows
+from planner.reports.summary import advice_line, cpu_lines, fit_line, gib, gpu_lines, header
+from planner.schema import Plan
+
+
+def render(plan: Plan, *, steps: Literal["folded", "all"] = "folded") -> str:
+    """Header, table and summary; numbers in GiB."""
+    lines = rows(plan, steps)
+    head = [f"- {name}: {text}" if name else f"  {text}" for name, text in header(plan)]
+    parts = [f"### {escape(plan.model.name)}, {escape(plan.recipe)}", "\n".join(head)]
+    if lines:
+        parts.append(_table(lines))
+    return "\n\n".join([*parts, "\n".join(_summary(plan))]) + "\n"
+
+
+def markdown_table(titles: Sequence[str], right: Sequence[bool], body: Iterable[Sequence[str]]) -> str:
+    """A GitHub table; `right` says which columns hold numbers."""
+    rule = ["---:" if number_column else "---" for number_column in right]
+    return "\n".join(_line(cells) for cells in ([escape(title) for title in titles], rule, *body))
+
+
+def escape(text: str) -> str:
+    """Text that a table cell takes as it is."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+
+
+def _table(lines: Sequence[Row]) -> str:
+    gpu = [name for name in GPU_PARTS if any(line.gpu_parts[name] for line in lines)]
+    cpu = [name for name in CPU_PARTS if any(line.cpu_parts[name] for line in lines)]
+    numbers = ["GPU GiB", *map(_title, gpu), "CPU GiB", *map(_title, cpu)]
+    on_gpu, on_cpu = decimals_for(max(line.gpu for line in lines)), decimals_for(max(line.cpu for line in lines))
+    body = [
+        [
+            escape(line.label.strip()),
+            line.phase if line.exact else f"{line.phase} (estimated)",
+            _marked(number(line.gpu, on_gpu), line.is_gpu_peak, line.runs_out),
+            *(number(line.gpu_parts[name], on_gpu) for name in gpu),
+            _marked(number(line.cpu, on_cpu), line.is_cpu_peak),
+            *(number(line.cpu_parts[name], on_cpu) for name in cpu),
+        ]
+        for line in lines
+    ]
+    return markdown_table(["step", "phase", *numbers], [False, False, *[True] * len(numbers)], body)
+
+
+def _title(part: str) -> str:
+    return part.replace("hessians", "Hessians")
+
+
+def _marked(text: str, is_peak: bool, runs_out: bool = False) -> str:
+    return f"**{text}**" + (" :x:" if runs_out else "") if is_peak or runs_out else text
+
+
+def _summary(plan: Plan) -> Iterable[str]:
+    yield f"- **GPU peak {gib(plan.gpu.peak_bytes)}** " + "; ".join(map(_plain, gpu_lines(plan)))
+    yield f"- **CPU peak {gib(plan.cpu.peak_bytes)}** " + "; ".join(map(_plain, cpu_lines(plan)))
+    yield f"- **{fit_line(plan)}**"
+    yield f"- {advice_line(plan)}"
+    yield from (f"- note: {note}" for note in plan.notes)
+
+
+def _plain(line: str) -> str:
+    return line.replace(";", ",")
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

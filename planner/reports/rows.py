@@ -1,0 +1,91 @@
+"""The lines of a plan's table as records, the same for every format."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from planner.advice import runs_out
+from planner.parts import CPU_PARTS, GPU_PARTS, cpu_parts, gpu_parts
+from planner.reports.folding import Fold, fold, unfolded
+from planner.schema import Plan, Step
+
+TITLES: Mapping[str, str] = {
+    "weights": "weights",
+    "activations": "activ.",
+    "hessians": "Hessian",
+    "workspace": "workspace",
+    "observers": "observer",
+    "cache": "cache",
+    "other": "other",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line: a phase of one unit, or of `count` units that do the same."""
+
+    run: int
+    modifier: str
+    label: str
+    """Name of the unit or units, in the lines below how many there are, then nothing."""
+    count: int
+    phase: str
+    """Empty where the label says it (setup, save)."""
+    exact: bool
+    gpu: int
+    gpu_parts: Mapping[str, int]
+    cpu: int
+    """The highest of the units': the CPU peak may grow from one to the next."""
+    cpu_parts: Mapping[str, int]
+    is_gpu_peak: bool
+    is_cpu_peak: bool
+    runs_out: bool
+
+
+def rows(plan: Plan, steps: Literal["folded", "all"] = "folded") -> list[Row]:
+    """The table's lines in time order."""
+    folds = fold(plan.steps) if steps == "folded" else unfolded(plan.steps)
+    return [row for each in folds for row in _fold_rows(plan, each)]
+
+
+def gpu_columns(lines: Sequence[Row], least: int = 1) -> list[str]:
+    """The parts of which some line has at least `least` bytes; a column of zeros tells nothing."""
+    return [name for name in GPU_PARTS if any(line.gpu_parts[name] >= least for line in lines)]
+
+
+def cpu_columns(lines: Sequence[Row], least: int = 1) -> list[str]:
+    """The same for the CPU."""
+    return [name for name in CPU_PARTS if any(line.cpu_parts[name] >= least for line in lines)]
+
+
+def _fold_rows(plan: Plan, fold: Fold) -> Iterable[Row]:
+    phases = list(fold.phases())
+    for steps, text in zip(phases, _labels(fold, len(phases)), strict=True):
+        yield _row(plan, fold, steps, text)
+
+
+def _labels(fold: Fold, lines: int) -> list[str]:
+    """What stands before each phase: the name, and how many units it stands for."""
+    if fold.count == 1:
+        return [fold.label, *[""] * (lines - 1)]
+    alike = f"({fold.count} alike)"
+    return [f"{fold.label} {alike}"] if lines == 1 else [fold.label, f"  {alike}", *[""] * (lines - 2)]
+
+
+def _row(plan: Plan, fold: Fold, steps: tuple[Step, ...], text: str) -> Row:
+    step, highest = steps[0], max(steps, key=lambda step: step.cpu.peak_bytes)
+    return Row(
+        run=fold.run,
+        modifier=step.modifier or "",
+        label=text,
+        count=fold.count,
+        phase="" if step.phase == step.unit else step.phase,
+        exact=all(each.exact for each in steps),
+        gpu=step.gpu.peak_bytes,
+        gpu_parts=dict(gpu_parts(step.gpu.by_kind)),
+        cpu=highest.cpu.peak_bytes,
+        cpu_parts=dict(cpu_parts(highest.cpu.by_kind)),
+        is_gpu_peak=any(each.index == plan.gpu.peak_step for each in steps),
+        is_cpu_peak=any(each.index == plan.cpu.peak_step for each in steps),
+        runs_out=any(runs_out(each, plan) for each in steps),
+    )

@@ -1,0 +1,129 @@
+"""A plan in sentences: the header above the table and what to take from it below."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from planner.advice import advise, first_over, peak_cpu_step, peak_gpu_step, verdict
+from planner.job import Job
+from planner.schema import Owned, Plan, Step
+from planner.units import GIB, format_bytes
+
+BEYOND_TENSORS = "CUDA context and fragmentation come on top"
+
+
+def gib(count: int) -> str:
+    """Bytes in GiB with the unit, readable at every size: 0.012 GiB, 3.77 GiB, 1,249.8 GiB."""
+    return format_bytes(count, "GiB")
+
+
+def header(plan: Plan) -> list[tuple[str, str]]:
+    """What was planned, as (name, text) lines."""
+    model = plan.model
+    lines = [
+        ("model", f"{model.name} ({model.architecture})"),
+        ("", f"{model.parameters:,} parameters, {gib(model.bytes)} of {plan.job.dtype} weights"),
+        ("recipe", plan.recipe),
+        ("job", job_line(plan.job)),
+        ("method", _method(plan)),
+    ]
+    if model.not_loaded_parameters:
+        lines.insert(2, ("", f"the checkpoint holds {model.not_loaded_parameters:,} parameters more, not loaded"))
+    return lines
+
+
+def job_line(job: Job) -> str:
+    """The job in one line: sizes always, other options where they are not the default."""
+    parts = [f"{job.samples:,} samples x {job.seq_len:,} tokens", f"batch {job.batch_size}"]
+    if job.images:
+        parts.append(f"{job.images} image{'s' * (job.images > 1)} of {job.image_size[0]}x{job.image_size[1]} each")
+    parts += [f"{job.pipeline} pipeline", *_unusual(job), f"GPU of {gib_short(job.gpu_memory_bytes)}"]
+    return ", ".join(parts)
+
+
+def gib_short(count: int) -> str:
+    """Bytes in GiB without decimals that say nothing: 80 GiB, 22.35 GiB."""
+    return f"{count // GIB:,} GiB" if count % GIB == 0 else gib(count)
+
+
+def gpu_lines(plan: Plan) -> list[str]:
+    """The GPU peak: where, why, exactly how much, and beside it the rule of thumb."""
+    exact = f"{plan.gpu.peak_bytes:,} bytes requested, {plan.gpu.peak_allocated_bytes:,} allocated in 512-byte blocks"
+    rule = _beside_rule(plan, plan.gpu.peak_bytes, plan.rule_of_thumb.gpu_bytes)
+    return [*_where(peak_gpu_step(plan), "gpu"), exact, *rule]
+
+
+def cpu_lines(plan: Plan) -> list[str]:
+    """The same for the CPU."""
+    exact = f"{plan.cpu.peak_bytes:,} bytes of tensors, without the Python process"
+    rule = _beside_rule(plan, plan.cpu.peak_bytes, plan.rule_of_thumb.cpu_bytes)
+    return [*_where(peak_cpu_step(plan), "cpu"), exact, *rule]
+
+
+def fit_line(plan: Plan) -> str:
+    """Whether it fits, and the first step that does not."""
+    total = gib_short(plan.job.gpu_memory_bytes)
+    spare = plan.job.gpu_memory_bytes - plan.gpu.peak_allocated_bytes
+    if verdict(plan) != "over":
+        word = "fits" if verdict(plan) == "fits" else "FITS ONLY JUST"
+        return f"{word} in {total}: {gib(spare)} to spare ({BEYOND_TENSORS})"
+    step = first_over(plan)
+    where = f"; the first step that runs out is {place(step)}, at {gib(step.gpu.peak_bytes)}" if step else ""
+    return f"DOES NOT FIT in {total}: {gib(-spare)} too much{where}"
+
+
+def advice_line(plan: Plan) -> str:
+    """One sentence of advice."""
+    return advise(plan)
+
+
+def place(step: Step) -> str:
+    """Where in the job a step is: `compress of model.layers.0 (GPTQModifier, step 9)`."""
+    where = step.phase if step.phase == step.unit else f"{step.phase} of {step.unit}"
+    who = f"{step.modifier}, " if step.modifier else ""
+    return f"{where} ({who}step {step.index})"
+
+
+def _method(plan: Plan) -> str:
+    if plan.method == "simulate":
+        return f"simulated, as llmcompressor {plan.llmcompressor} runs it"
+    return "the rule of thumb that LLM Compressor documents"
+
+
+def _unusual(job: Job) -> list[str]:
+    said = [
+        (job.sequential_targets is not None, f"targets {', '.join(job.sequential_targets or ())}"),
+        (job.targets_per_subgraph > 1, f"{job.targets_per_subgraph} targets per subgraph"),
+        (job.offload_device != "cpu", f"activations offloaded to the {job.offload_device.upper()}"),
+        (not job.propagate_error, "errors not propagated"),
+        (job.prefetch, "prefetch"),
+        (not job.calibrate_all_experts, "routed experts only"),
+        (job.linearized, "linear experts"),
+        (job.layers is not None, f"first {job.layers} layers"),
+        (job.vision_layers is not None, f"first {job.vision_layers} vision layers"),
+    ]
+    return [text for unusual, text in said if unusual]
+
+
+def _where(step: Step | None, device: Literal["gpu", "cpu"]) -> list[str]:
+    if step is None:
+        return []
+    memory = step.gpu if device == "gpu" else step.cpu
+    return [f"in {place(step)}", *_set_by(memory.largest)]
+
+
+def _set_by(largest: Sequence[Owned]) -> list[str]:
+    """The tensor that sets a peak, and the next one that is not another copy of it."""
+    if not largest:
+        return []
+    first = largest[0]
+    other = next((owned for owned in largest if owned.owner != first.owner), first)
+    worth_naming = other is not first and 10 * other.bytes >= first.bytes
+    following = f"; next {other.owner}, {gib(other.bytes)}" if worth_naming else ""
+    return [f"set by {first.owner}, {gib(first.bytes)}{following}"]
+
+
+def _beside_rule(plan: Plan, ours: int, rule: int) -> list[str]:
+    """The rule of thumb's figure and ours as a multiple of it; nothing where ours is the rule's."""
+    if plan.method == "rule-of-thumb" or not rule:
+        return []
+    return [f"rule of thumb {gib(rule)}; this plan is {ours / rule:.2f} times that"]

@@ -1,0 +1,178 @@
+"""A plan as a table for people, in the terminal or a text file."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.box import Box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from planner.advice import verdict
+from planner.reports.numbers import decimals_for, number, smallest_shown
+from planner.reports.rows import TITLES, Row, cpu_columns, gpu_columns, rows
+from planner.reports.summary import advice_line, cpu_lines, fit_line, gib, gpu_lines, header
+from planner.schema import Plan
+
+# Wide enough for every table: for output that goes into a pipe or a file.
+UNLIMITED = 250
+
+_PEAK, _OVER = "*", "!"
+_FEW = 3  # GPU parts below which the CPU's cache column goes first
+_VERDICT_STYLE = {"fits": "green", "tight": "bold yellow", "over": "bold red"}
+_RULED = Box("    \n    \n ── \n    \n ── \n ── \n    \n    \n")
+
+
+def render(
+    plan: Plan, *, steps: Literal["folded", "all"] = "folded", width: int | None = None, color: bool = False
+) -> str:
+    """The plan as text: header, one line per step, summary. `width` None: as wide as it needs."""
+    lines = rows(plan, steps)
+    parts: list[RenderableType] = [pairs(header(plan))]
+    if lines:
+        parts += [Text(), _step_table(lines, width or UNLIMITED), *_legend(lines)]
+    return draw(Group(*parts, Text(), _summary(plan)), width=width, color=color)
+
+
+def draw(content: RenderableType, *, width: int | None, color: bool) -> str:
+    """What rich shows of `content` on such a terminal, as one string without trailing blanks."""
+    stream = io.StringIO()
+    console = Console(
+        file=stream,
+        width=width or UNLIMITED,
+        force_terminal=color,
+        color_system="standard" if color else None,
+        highlight=False,
+        emoji=False,
+        legacy_windows=False,
+    )
+    console.print(content)
+    return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().split("\n")) + "\n"
+
+
+def ruled_table() -> Table:
+    """A table with one rule under its head and nothing else: made to be read, and to be copied."""
+    return Table(box=_RULED, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold", show_edge=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """The parts that have a column of their own, and how many decimals the numbers have."""
+
+    gpu: Sequence[str]
+    cpu: Sequence[str]
+    gpu_decimals: int
+    cpu_decimals: int
+
+
+def _step_table(lines: list[Row], width: int) -> Table:
+    """The widest version that fits: parts that find no room go into `other`, or are left to the CPU peak."""
+    on_gpu, on_cpu = decimals_for(max(line.gpu for line in lines)), decimals_for(max(line.cpu for line in lines))
+    gpu = gpu_columns(lines, least=smallest_shown(on_gpu))
+    cpu = cpu_columns(lines, least=smallest_shown(on_cpu))
+    table = _table(lines, _Columns(gpu, cpu, on_gpu, on_cpu))
+    while _width(table) > width and (cpu or gpu):
+        if len(cpu) > 1:
+            cpu = [name for name in cpu if name == "cache"]
+        elif cpu and len(gpu) <= _FEW:
+            cpu = []
+        else:
+            gpu = _without_least(gpu, lines)
+        table = _table(lines, _Columns(gpu, cpu, on_gpu, on_cpu))
+    return table
+
+
+def _table(lines: list[Row], columns: _Columns) -> Table:
+    table = ruled_table()
+    table.add_column("step, in GiB", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for title, names in (("GPU ", columns.gpu), (" CPU ", columns.cpu)):
+        table.add_column(title, justify="right", no_wrap=True)
+        for name in names:
+            table.add_column(TITLES[name], justify="right", no_wrap=True, style="dim", header_style="dim")
+    several_runs = len({line.run for line in lines}) > 1
+    run = -1
+    for line in lines:
+        if several_runs and line.modifier and line.run != run:
+            table.add_row(Text(line.modifier, style="bold"))
+            run = line.run
+        table.add_row(*_cells(line, columns))
+    return table
+
+
+def _cells(line: Row, columns: _Columns) -> list[Text]:
+    gpu_mark = _PEAK if line.is_gpu_peak else _OVER if line.runs_out else " "
+    gpu_style = "bold red" if line.runs_out else "bold yellow" if line.is_gpu_peak else "bold"
+    cpu_mark, cpu_style = (_PEAK, "bold yellow") if line.is_cpu_peak else (" ", "bold")
+    return [
+        Text(line.label),
+        Text(line.phase if line.exact else f"{line.phase} ~"),
+        Text(number(line.gpu, columns.gpu_decimals) + gpu_mark, style=gpu_style),
+        *_parts(line.gpu, line.gpu_parts, columns.gpu, columns.gpu_decimals),
+        Text(number(line.cpu, columns.cpu_decimals) + cpu_mark, style=cpu_style),
+        *_parts(line.cpu, line.cpu_parts, columns.cpu, columns.cpu_decimals),
+    ]
+
+
+def _parts(total: int, parts: Mapping[str, int], names: Sequence[str], decimals: int) -> list[Text]:
+    """The named parts; `other` takes what has no column, so that a line adds up."""
+    shown = {name: parts[name] for name in names if name != "other"}
+    if "other" in names:
+        shown["other"] = total - sum(shown.values())
+    return [Text(number(shown[name], decimals)) for name in names]
+
+
+def _without_least(names: Sequence[str], lines: list[Row]) -> list[str]:
+    """The columns less the one that matters least, which `other` takes over while it is not alone."""
+    named = [name for name in names if name != "other"]
+    if len(named) < 2:
+        return []
+    least = min(named, key=lambda name: max(line.gpu_parts[name] for line in lines))
+    return [*(name for name in named if name != least), "other"]
+
+
+def _width(table: Table) -> int:
+    console = Console(width=10 * UNLIMITED, file=io.StringIO())
+    return console.measure(table).maximum
+
+
+def _legend(lines: list[Row]) -> list[Text]:
+    marks = [
+        (f"{_PEAK} highest", True),
+        (f"{_OVER} does not fit", any(line.runs_out and not line.is_gpu_peak for line in lines)),
+        ("~ estimated, see notes", not all(line.exact for line in lines)),
+        ("1 GiB is 2^30 bytes", True),
+    ]
+    return [Text("   ".join(text for text, used in marks if used), style="dim")]
+
+
+def _summary(plan: Plan) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, style="bold")
+    grid.add_column(overflow="fold")
+    for title, peak, lines in (
+        ("GPU peak", plan.gpu.peak_bytes, gpu_lines(plan)),
+        ("CPU peak", plan.cpu.peak_bytes, cpu_lines(plan)),
+    ):
+        text = Text(gib(peak), style="bold")
+        text.append(" " + lines[0], style="not bold")
+        grid.add_row(title, text)
+        for line in lines[1:]:
+            grid.add_row("", Text(line))
+    grid.add_row("verdict", Text(fit_line(plan), style=_VERDICT_STYLE[verdict(plan)]))
+    grid.add_row("advice", Text(advice_line(plan)))
+    for position, note in enumerate(plan.notes):
+        grid.add_row("" if position else "notes", Text(note))
+    return grid
+
+
+def pairs(lines: Sequence[tuple[str, str]]) -> Table:
+    """Names in a bold column, what they name beside them."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True, min_width=len("GPU peak"))
+    grid.add_column(overflow="fold")
+    for name, text in lines:
+        grid.add_row(name, Text(text))
+    return grid
