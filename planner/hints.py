@@ -1,0 +1,26 @@
+"""Did you mean ...? One way to say it everywhere."""
+
+import difflib
+from collections.abc import Iterable
+
+MAX_SHOWN = 80
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """`; did you mean X?` for the choice that looks most like the word, else an empty text."""
+    by_lower = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(word.lower()[:MAX_SHOWN], list(by_lower), n=1, cutoff=0.6)
+    return f"; did you mean {by_lower[close[0]]}?" if close else ""
+
+
+def shorten(text: str) -> str:
+    """The text on one line, printable, and cut where it would fill the screen."""
+    line = "".join(char if char.isprintable() else " " for char in text)
+    return line if len(line) <= MAX_SHOWN else line[: MAX_SHOWN - 3] + "..."
+
+
+def few(names: Iterable[str], shown: int = 1) -> str:
+    """The first names and how many more there are: `a, b and 7 more`."""
+    listed = list(names)
+    rest = len(listed) - shown
+    return ", ".join(listed[:shown]) + (f" and {rest} more" if rest > 0 else "")
