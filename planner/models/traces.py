@@ -15,7 +15,7 @@ class Call:
     """One call of a Linear, as its forward hooks see it."""
 
     module: str
-    """Name relative to the segment's module; empty prefix for the model itself."""
+    """Full name, or from a dot on where it lies under the segment's target (`.self_attn.q_proj`)."""
     rows: int
     """Rows of the input once flattened to (rows, in_features)."""
     columns: int
@@ -58,7 +58,6 @@ class Crossing:
     """Index of the segment that makes it; -1 for the calibration batch."""
     last_reader: int
     """Index of the last segment that reads it."""
-    reserved: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,8 +149,9 @@ class ModelTracer:
         return self._relative(self._stack[-1]) if self._stack else ""
 
     def _relative(self, name: str) -> str:
-        if self._prefix and name.startswith(self._prefix):
-            return name[len(self._prefix) :].lstrip(".")
+        """Names under the segment's target start with a dot: they repeat in equal segments."""
+        if self._prefix and (name + ".").startswith(self._prefix + "."):
+            return name[len(self._prefix) :] or "."
         return name
 
     # ------------------------------------------------------------------ sequential targets

@@ -1,0 +1,81 @@
+"""Replays a traced forward on the books, running the modifiers' hooks where the library does."""
+
+from collections.abc import Mapping, Sequence
+
+from planner.models.traces import Call, Event, ModelTrace, Segment
+from planner.simulation.context import Context, LinearModule
+from planner.simulation.ledger import Handle
+from planner.simulation.modifiers.base import ModifierModel
+from planner.simulation.program import Subgraph
+
+
+class Forward:
+    """`Subgraph.forward` of pipelines/sequential/helpers.py."""
+
+    def __init__(self, context: Context, trace: ModelTrace, modules: Mapping[str, LinearModule]) -> None:
+        self.context, self.trace, self.modules = context, trace, modules
+
+    def run(self, subgraph: Subgraph, modifiers: Sequence[ModifierModel]) -> list[Handle]:
+        """Run the subgraph's segments; returns the storages that its output dictionary holds.
+
+        What crosses from one segment to the next inside the subgraph dies with its last reader:
+        the generated code sets each name to None after its last use (torch.fx codegen).
+        """
+        kept: list[Handle] = []
+        inside: dict[int, tuple[int, Handle]] = {}
+        for index in subgraph.segments:
+            made = self._segment(self.trace.segments[index], modifiers)
+            for local, numbers in _by_local(self.trace.segments[index]).items():
+                if local not in made:
+                    continue
+                last = max(self.trace.crossings[n].last_reader for n in numbers)
+                if last > subgraph.segments[-1]:
+                    kept.append(made.pop(local))
+                else:
+                    inside[numbers[0]] = (last, made.pop(local))
+            self.context.ledger.free_all(made.values())
+            for number in [n for n, (last, _) in inside.items() if last <= index]:
+                self.context.ledger.free(inside.pop(number)[1])
+        return kept
+
+    def _segment(self, segment: Segment, modifiers: Sequence[ModifierModel]) -> dict[int, Handle]:
+        context, ledger = self.context, self.context.ledger
+        live: dict[int, Handle] = {}
+        for event in segment.events:
+            if event.kind == "alloc":
+                live[event.id] = ledger.alloc(context.device, event.bytes, event.category, full_name(segment.target, event.name))
+            elif event.kind == "free":
+                ledger.free(live.pop(event.id))
+            elif event.kind == "onload":
+                context.onload(full_name(segment.target, event.name), event.bytes)
+            else:
+                self._hooks(segment, event, modifiers)
+        return live
+
+    def _hooks(self, segment: Segment, event: Event, modifiers: Sequence[ModifierModel]) -> None:
+        call: Call | None = event.call
+        if call is None or not modifiers:
+            return
+        module = self.modules.get(full_name(segment.target, call.module))
+        if module is None:
+            return
+        for modifier in modifiers:
+            if event.kind == "enter":
+                modifier.before_forward(module, call)
+            else:
+                modifier.after_forward(module, call)
+
+
+def full_name(target: str, name: str) -> str:
+    """`.self_attn.q_proj` under model.layers.0, or a name that is full already."""
+    if not name.startswith("."):
+        return name or "model"
+    return (target + name).replace(". ", " ").rstrip(".")
+
+
+def _by_local(segment: Segment) -> dict[int, list[int]]:
+    """Local storage id -> the crossings that are views of it."""
+    grouped: dict[int, list[int]] = {}
+    for number, local in segment.writes:
+        grouped.setdefault(local, []).append(number)
+    return grouped

@@ -1,0 +1,301 @@
+"""The calibration pipelines (llmcompressor/pipelines/*), walked step by step on the books."""
+
+from collections.abc import Callable, Sequence
+
+from planner.simulation.cache import ActivationCache
+from planner.simulation.context import Context, LinearModule
+from planner.simulation.forward import Forward
+from planner.simulation.ledger import Handle
+from planner.simulation.modifiers import make_model
+from planner.simulation.modifiers.base import ModifierModel
+from planner.simulation.program import Outcome, Program, Run, StepMemory, Subgraph, cut
+
+# Batches simulated one by one at the start of a pass: from the second one on each equals the next.
+SHOWN_BATCHES = 3
+
+Closer = Callable[..., None]
+
+
+class Pipeline:
+    """Common ground: the runs that share this pass over the data, and how steps are closed."""
+
+    def __init__(self, context: Context, program: Program, runs: Sequence[Run], outcome: Outcome, *, fold: bool = True) -> None:
+        self.context, self.program, self.runs, self.outcome, self.fold = context, program, runs, outcome, fold
+        self.modifier = "+".join(run.spec.type for run in runs)
+        self.models: list[ModifierModel] = [make_model(run.spec, context) for run in runs]
+        self.modules: dict[str, LinearModule] = {}
+        for run in runs:
+            self.modules.update(run.modules)
+
+    def run(self) -> None:
+        """Simulate the pipeline from calibration_start to calibration_end."""
+        raise NotImplementedError(type(self).__name__)
+
+    def close(self, phase: str, unit: str, *, subgraph: int | None = None, of: int | None = None, exact: bool = True) -> StepMemory:
+        """End a step and record it."""
+        peaks = self.context.ledger.close_step()
+        step = StepMemory(
+            modifier=self.modifier, subgraph=subgraph, of=of, phase=phase, unit=unit, exact=exact, gpu=peaks["gpu"], cpu=peaks["cpu"]
+        )
+        self.outcome.steps.append(step)
+        return step
+
+    def start(self) -> None:
+        """calibration_start of every modifier; untying copies the embeddings first."""
+        for run, model in zip(self.runs, self.models, strict=True):
+            if run.unties_embeddings:
+                self._untie()
+            model.on_calibration_start()
+
+    def _untie(self) -> None:
+        """utils/transformers.py untie_word_embeddings: both weights onloaded and cloned in turn.
+
+        The old weight, its clone and the next clone are referred to by the loop's names.
+        """
+        program, ledger = self.program, self.context.ledger
+        with self.context.frame("weights", "untie_word_embeddings") as frame:
+            for _ in range(2):
+                frame.assign("weight", program.embedding_bytes)
+                frame.assign("clone", program.embedding_bytes)
+        if program.tied:
+            ledger.alloc("cpu", program.embedding_bytes, "model", "untied lm_head")
+
+    def onload_head(self) -> None:
+        """utils/helpers.py disable_lm_head: the head's weight is onloaded to make a meta copy of it."""
+        if self.program.head_bytes and self.context.device == "gpu":
+            with self.context.ledger.hold("gpu", self.program.head_bytes, "weights", "lm_head.weight"):
+                pass
+
+    def compress(self, modules: Sequence[LinearModule]) -> None:
+        """sequential_epoch_end of every modifier."""
+        for run, model in zip(self.runs, self.models, strict=True):
+            model.on_sequential_epoch_end([run.modules[m.name] for m in modules if m.name in run.modules])
+
+    def finish(self) -> None:
+        """calibration_end of every modifier."""
+        for model in self.models:
+            model.on_calibration_end()
+
+
+class SequentialPipeline(Pipeline):
+    """pipelines/sequential/pipeline.py."""
+
+    def run(self) -> None:
+        context, job = self.context, self.context.job
+        self.subgraphs = cut(self.program.trace, job.targets_per_subgraph)
+        self.forward = Forward(context, self.program.trace, self.modules)
+        self.cache = ActivationCache(context, self.program.trace)
+        self.inputs: list[Handle] = []
+        self.outputs: list[Handle] = []
+        self.output: list[Handle] = []
+        # sample_input = next(iter(dataloader)) stays a local name of the pipeline
+        sample = context.ledger.alloc("cpu", self.program.trace.batch_bytes, "calibration_data", "sample input")
+        self.onload_head()
+        self.start()
+        self.close("setup", "setup")
+        self.onload_head()
+        self.cache.fill()
+        self.close("prepare", "activation cache")
+        self._walk()
+        self.finish()
+        self._release(sample)
+        self.close("finalize", "finalize")
+
+    def _release(self, sample: Handle) -> None:
+        """The pipeline returns: its local names and the cache go."""
+        ledger = self.context.ledger
+        self.context.offload_all()
+        for handles in (self.inputs, self.outputs, self.output):
+            ledger.free_all(handles)
+        self.cache.clear()
+        ledger.free(sample)
+
+    def _walk(self) -> None:
+        seen: dict[object, tuple[Subgraph, list[StepMemory], list[list[tuple[str, str, int]]]]] = {}
+        for subgraph in self.subgraphs:
+            key = self._key(subgraph)
+            if self.fold and key in seen and subgraph is not self.subgraphs[-1]:
+                self._repeat(subgraph, *seen[key])
+                continue
+            first = len(self.outcome.steps)
+            self._subgraph(subgraph)
+            seen[key] = (subgraph, self.outcome.steps[first:], self._stale())
+
+    # ------------------------------------------------------------------ one subgraph
+    def _subgraph(self, subgraph: Subgraph) -> None:
+        last = subgraph is self.subgraphs[-1]
+        propagate = self.context.job.propagate_error
+        self._pass(subgraph, self.models, "outputs", store=not propagate and not last)
+        self._close(subgraph, "calibrate")
+        self.compress(self._modules(subgraph))
+        self._close(subgraph, "compress")
+        if propagate:
+            self._pass(subgraph, (), "output", store=not last)
+            self._close(subgraph, "propagate")
+        if not last:
+            self._leave()
+
+    def _leave(self) -> None:
+        """`disable_offloading` ends: the step that is recorded last ends without the weights."""
+        self.context.offload_all()
+        step, peaks = self.outcome.steps[-1], self.context.ledger.close_step()
+        self.outcome.steps[-1] = _with_ends(step, peaks["gpu"].end, peaks["cpu"].end)
+
+    def _pass(self, subgraph: Subgraph, models: Sequence[ModifierModel], name: str, *, store: bool) -> None:
+        """All batches once. From the third batch on every batch costs the same: skip to the last."""
+        batches = self.context.job.batches
+        shown = range(batches) if batches <= SHOWN_BATCHES + 1 else [*range(SHOWN_BATCHES), batches - 1]
+        ahead: list[Handle] | None = None
+        for position, batch in enumerate(shown):
+            if store and position == SHOWN_BATCHES and batches > SHOWN_BATCHES + 1:
+                self._skip(subgraph, batches - SHOWN_BATCHES - 1)
+            fetched = ahead if ahead is not None else self.cache.fetch(subgraph.reads)
+            ledger = self.context.ledger
+            if self.context.job.prefetch and batch + 1 < batches:
+                ledger.free_all(self.inputs)
+                self.inputs, ahead = fetched, self.cache.fetch(subgraph.reads)
+            else:
+                ledger.free_all(self.inputs)
+                self.inputs, ahead = fetched, None
+            self._assign(name, self.forward.run(subgraph, models))
+            if store:
+                self._store(subgraph, last=batch == batches - 1)
+
+    def _assign(self, name: str, produced: list[Handle]) -> None:
+        """outputs = subgraph.forward(...): the last batch's outputs go now."""
+        self.context.ledger.free_all(getattr(self, name))
+        setattr(self, name, produced)
+
+    def _store(self, subgraph: Subgraph, *, last: bool) -> None:
+        if self.cache.device == self.context.device:
+            # the cache takes the very tensors: they are counted there from now on
+            name = "output" if self.context.job.propagate_error else "outputs"
+            self._assign(name, [])
+        self.cache.update(subgraph.writes, last=last)
+        self.cache.delete(subgraph.consumed, last=last)
+
+    def _skip(self, subgraph: Subgraph, batches: int) -> None:
+        """Batches that are not shown: each only moves the cache on by the same bytes."""
+        self.cache.delete(subgraph.consumed, batches=batches)
+        self.cache.update(subgraph.writes, batches=batches)
+
+    def _modules(self, subgraph: Subgraph) -> list[LinearModule]:
+        """Targeted modules under the subgraph's modules, in model order."""
+        if subgraph.number == 1:
+            return [m for m in self.modules.values() if m.name in self._head_names()]
+        names = [self.program.trace.segments[i].target for i in subgraph.segments]
+        prefixes = tuple(f"{n}." for n in names)
+        return [m for m in self.modules.values() if m.name.startswith(prefixes) or m.name in names or self._in_tail(m.name, subgraph)]
+
+    def _head_names(self) -> set[str]:
+        return {c.module for e in self.program.trace.segments[0].events if (c := e.call) is not None}
+
+    def _in_tail(self, name: str, subgraph: Subgraph) -> bool:
+        """Modules that run after the last target, such as lm_head."""
+        if subgraph is not self.subgraphs[-1]:
+            return False
+        segment = self.program.trace.segments[subgraph.segments[-1]]
+        return any(e.call is not None and e.call.module == name for e in segment.events)
+
+    def _close(self, subgraph: Subgraph, phase: str) -> None:
+        self.close(phase, subgraph.unit, subgraph=subgraph.number, of=len(self.subgraphs), exact=subgraph.exact)
+
+    # ------------------------------------------------------------------ repeated subgraphs
+    def _key(self, subgraph: Subgraph) -> object:
+        """Two subgraphs with equal keys cost the same: structure, targets, borders, and what they find."""
+        segments = [self.program.trace.segments[i] for i in subgraph.segments]
+        crossings = self.program.trace.crossings
+        return (
+            tuple((s.structure, tuple(run.signatures[s.index] for run in self.runs)) for s in segments),
+            tuple(crossings[n].bytes for n in subgraph.reads),
+            tuple(crossings[n].bytes for n in subgraph.writes),
+            tuple(crossings[n].bytes for n in subgraph.consumed),
+            tuple(tuple(size for _, _, size in group) for group in self._stale()),
+            tuple(sorted(self.context.ledger.live_by_kind("cpu").items())),
+            tuple(sorted(self.context.ledger.live_by_kind("gpu").items())),
+        )
+
+    def _stale(self) -> list[list[tuple[str, str, int]]]:
+        ledger = self.context.ledger
+        return [[(*ledger.about(h)[1:], ledger.size(h)) for h in group] for group in (self.inputs, self.outputs, self.output)]
+
+    def _repeat(self, subgraph: Subgraph, template: Subgraph, steps: list[StepMemory], stale: list[list[tuple[str, str, int]]]) -> None:
+        """Copy the steps of an equal subgraph under this one's names, and leave what it leaves."""
+        renames = _renames(self.program, template, subgraph)
+        for step in steps:
+            self.outcome.steps.append(_renamed(step, subgraph, renames))
+        ledger = self.context.ledger
+        for name, group in zip(("inputs", "outputs", "output"), stale, strict=True):
+            ledger.free_all(getattr(self, name))
+            setattr(self, name, [self.context.take(size, kind, _rename(owner, renames)) for kind, owner, size in group])
+        self.cache.rename(subgraph.consumed, subgraph.writes)
+        ledger.close_step()
+
+
+class DataFreePipeline(Pipeline):
+    """pipelines/data_free/pipeline.py: no forward; each weight is onloaded where it is used."""
+
+    def run(self) -> None:
+        self.start()
+        self.close("setup", "setup")
+        self.context.keep_onloaded = False
+        self.compress(list(self.modules.values()))
+        self.context.keep_onloaded = True
+        self.close("compress", "all modules")
+        self.finish()
+        self.close("finalize", "finalize")
+
+
+class BasicPipeline(Pipeline):
+    """pipelines/basic/pipeline.py: whole forwards where the model lies, which is the CPU.
+
+    `oneshot` never moves the model for this pipeline: a model loaded without a device map
+    computes on the CPU (get_execution_device), so its activations and Hessians are CPU memory.
+    """
+
+    def run(self) -> None:
+        trace = self.program.trace
+        self.context.device = "cpu"
+        forward = Forward(self.context, trace, self.modules)
+        self.start()
+        self.close("setup", "setup")
+        whole = Subgraph(number=1, segments=tuple(range(len(trace.segments))), reads=(), writes=(), consumed=(), unit="model")
+        for _ in range(min(SHOWN_BATCHES, self.context.job.batches)):
+            with self.context.ledger.hold("cpu", trace.batch_bytes, "calibration_data", "batch"):
+                self.context.ledger.free_all(forward.run(whole, self.models))
+        self.close("calibrate", "model")
+        self.compress(list(self.modules.values()))
+        self.close("compress", "model")
+        self.finish()
+        self.context.device = "gpu"
+        self.close("finalize", "finalize")
+
+
+def _with_ends(step: StepMemory, gpu: int, cpu: int) -> StepMemory:
+    from dataclasses import replace
+
+    return replace(step, gpu=replace(step.gpu, end=gpu), cpu=replace(step.cpu, end=cpu))
+
+
+def _renames(program: Program, template: Subgraph, subgraph: Subgraph) -> dict[str, str]:
+    """Old module names -> new ones: the subgraph's own targets, and those of the one before it."""
+    segments = program.trace.segments
+    pairs = list(zip(template.segments, subgraph.segments, strict=True))
+    pairs += [(a - len(pairs), b - len(pairs)) for a, b in pairs if a - len(pairs) > 0]
+    return {segments[a].target: segments[b].target for a, b in pairs if segments[a].target}
+
+
+def _rename(owner: str, renames: dict[str, str]) -> str:
+    for old, new in renames.items():
+        if owner == old or owner.startswith((f"{old}.", f"{old} ")):
+            return new + owner[len(old) :]
+    return owner
+
+
+def _renamed(step: StepMemory, subgraph: Subgraph, renames: dict[str, str]) -> StepMemory:
+    from dataclasses import replace
+
+    def peak(old):  # type: ignore[no-untyped-def]
+        return replace(old, largest=tuple(replace(h, owner=_rename(h.owner, renames)) for h in old.largest))
+
+    return replace(step, subgraph=subgraph.number, unit=subgraph.unit, gpu=peak(step.gpu), cpu=peak(step.cpu))
