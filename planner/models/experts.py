@@ -1,0 +1,358 @@
+"""Fused MoE experts into one Linear per expert and projection, as LLM Compressor does before calibration.
+
+In transformers 5 the experts of a layer are one 3-D parameter per projection, which no recipe can
+target. llmcompressor modeling/moe/linearize.py linearize_moe replaces each such module. The classes
+here have upstream's names (recipes may match them), its submodule names and order, and the same
+tensor lifetimes in forward, because these set the memory of a MoE layer.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from planner.errors import UnsupportedError
+
+Gate = Callable[[torch.Tensor], torch.Tensor]
+
+_LLAMA4 = ("transformers.models.llama4.modeling_llama4", "Llama4TextExperts")
+_GPT_OSS = ("transformers.models.gpt_oss.modeling_gpt_oss", "GptOssExperts")
+_MISSING = object()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertShape:
+    """Sizes of the linear experts that one fused module becomes."""
+
+    experts: int
+    hidden: int
+    intermediate: int
+    bias: bool
+    gated: bool
+    activation: str
+    limit: float | None
+    alpha: float | None
+    dtype: torch.dtype | None
+
+    def linears(self) -> tuple[tuple[str, int, int, bool], ...]:
+        """Name in the expert, in features, out features, bias: in upstream's order of creation."""
+        up = ("up_proj", self.hidden, self.intermediate, self.bias)
+        gate = ("gate_proj", self.hidden, self.intermediate, self.bias)
+        down = ("down_proj", self.intermediate, self.hidden, self.bias)
+        return (up, gate, down) if self.gated else (up, down)
+
+
+class ExpertMLP(torch.nn.Module):
+    """One expert; linear_experts.py ExpertMLP."""
+
+    up_proj: torch.nn.Linear
+    gate_proj: torch.nn.Linear
+    down_proj: torch.nn.Linear
+
+    def __init__(self, shape: ExpertShape, after_up: Gate, device: torch.device) -> None:
+        super().__init__()
+        self.intermediate_size = shape.intermediate
+        for name, inputs, outputs, bias in shape.linears():
+            self.add_module(name, _linear(inputs, outputs, bias, device, shape.dtype))
+        self.after_up = after_up
+
+
+class ExpertMLPWithGate(ExpertMLP):
+    """gate and up side by side, then the gate function of the fused class."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """One nested expression: a name would keep the joined halves alive beside down_proj's result."""
+        result: torch.Tensor = self.down_proj(
+            self.after_up(torch.cat((self.gate_proj(hidden_states), self.up_proj(hidden_states)), dim=-1))
+        )
+        return result
+
+
+class ExpertMLPWithoutGate(ExpertMLP):
+    """up, activation, down."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """One nested expression, as above."""
+        result: torch.Tensor = self.down_proj(self.after_up(self.up_proj(hidden_states)))
+        return result
+
+
+class GptOssExpertMLP(ExpertMLPWithGate):
+    """gpt_oss.py GptOssExpertMLP: differs in how weights are copied."""
+
+
+class LinearExperts2D(torch.nn.ModuleList):
+    """The linear experts of one layer, numbered, and after them the activation.
+
+    `all_tokens` is upstream's moe_calibration_context: each expert runs on every token, and only
+    the rows routed to it count.
+    """
+
+    expert_class: type[ExpertMLP] = ExpertMLPWithGate
+
+    def __init__(
+        self, shape: ExpertShape, gate: Callable[..., torch.Tensor], device: torch.device, all_tokens: bool
+    ) -> None:
+        from transformers.activations import ACT2FN
+
+        activation = ACT2FN[shape.activation]
+        after_up = MethodType(gate, self) if shape.gated else activation.forward
+        expert_class = self.expert_class if shape.gated else ExpertMLPWithoutGate
+        super().__init__(expert_class(shape, after_up, device) for _ in range(shape.experts))
+        self.num_experts, self.intermediate_size, self.input_size = shape.experts, shape.intermediate, shape.hidden
+        self.alpha, self.limit, self.swiglu_limit = shape.alpha, shape.limit, shape.limit
+        self.act_fn = activation
+        self.all_tokens = all_tokens
+
+    def forward(
+        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+    ) -> torch.Tensor:
+        """As LinearExperts2D.forward, an expert's last tensors held by name while the next expert runs."""
+        total = torch.zeros_like(hidden_states)
+        with torch.no_grad():
+            routed = functional.one_hot(top_k_index, self.num_experts)
+            routed = routed.permute(2, 1, 0)
+        for number in range(self.num_experts):
+            choice, tokens = torch.where(routed[number])
+            expert = self[number]
+            output = expert(hidden_states)[tokens] if self.all_tokens else expert(hidden_states[tokens])
+            weights = top_k_weights[tokens, choice, None]
+            weighted = output * weights
+            total.index_add_(0, tokens, weighted.to(total.dtype))
+        return total
+
+
+class GptOssLinearExperts(LinearExperts2D):
+    """gpt_oss.py GptOssLinearExperts."""
+
+    expert_class = GptOssExpertMLP
+
+
+class Llama4LinearExperts(LinearExperts2D):
+    """llama4.py Llama4LinearExperts: its input holds every token once for each expert."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Each expert runs on experts x tokens rows where `all_tokens`, though only its own block counts."""
+        view = (self.num_experts, hidden_states.shape[0] // self.num_experts, self.input_size)
+        outputs = []
+        for number in range(self.num_experts):
+            expert = self[number]
+            if self.all_tokens:
+                output = expert(hidden_states).view(*view)[number]
+            else:
+                output = expert(hidden_states.view(*view)[number])
+            outputs.append(output)
+        return torch.cat(outputs, dim=0)
+
+
+def find_fused_experts(module: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
+    """Name and module of every fused experts module that LLM Compressor would replace, in module order."""
+    return [(name, child) for name, child in module.named_modules() if _is_fused(child)]
+
+
+def fused_experts_linears(experts: torch.nn.Module, config: Any) -> tuple[tuple[str, int, int, bool], ...]:
+    """Relative name, in features, out features and bias of each Linear that replaces this module."""
+    shape = expert_shape(experts, config)
+    parts = [(name, (inputs, outputs, bias)) for name, inputs, outputs, bias in shape.linears()]
+    return tuple((f"{number}.{name}", *sizes) for number in range(shape.experts) for name, sizes in parts)
+
+
+def linearize(module: torch.nn.Module, config: Any, calibrate_all_experts: bool) -> int:
+    """Replace all fused experts inside `module` (a model or a part of one) in place; how many there were.
+
+    `config` is the whole model's. New weights are on the old ones' device; values are copied
+    unless that is the meta device.
+    """
+    found = find_fused_experts(module)
+    for name, experts in found:
+        module.set_submodule(name, linear_experts(experts, config, calibrate_all_experts))
+    return len(found)
+
+
+def linear_experts(experts: torch.nn.Module, config: Any, calibrate_all_experts: bool) -> LinearExperts2D:
+    """The module of linear experts that takes the place of `experts`."""
+    from transformers.initialization import no_init_weights
+
+    fused: Any = experts
+    shape, device = expert_shape(experts, config), fused.down_proj.device
+    with no_init_weights():
+        linear = _linear_class(experts)(shape, _gate(experts), device, calibrate_all_experts)
+    _check_gate(linear, shape, experts)
+    if device.type != "meta":
+        _copy_weights(fused, linear, shape)
+    return linear.train(experts.training)
+
+
+def expert_shape(experts: torch.nn.Module, config: Any) -> ExpertShape:
+    """What helpers.py MoEConfig.from_config reads from the config, checked against the fused weights.
+
+    Llama 4 has its own reading, from the text part of the whole model's config (llama4.py
+    Llama4LinearExperts.from_experts_module).
+    """
+    llama4 = _is(experts, _LLAMA4)
+    try:
+        own = config.text_config if llama4 else getattr(experts, "config", config)
+        shape = _llama4_shape(own) if llama4 else _shape(own, bool(getattr(experts, "has_gate", True)))
+    except AttributeError as error:
+        raise _refusal(experts, str(error)) from error
+    _check_weights(experts, shape)
+    return shape
+
+
+def _shape(config: Any, gated: bool) -> ExpertShape:
+    fixed = getattr(config, "model_type", "") in ("gpt_oss", "openai_privacy_filter")
+    _first(config, "top_k_experts", "num_experts_per_tok")  # upstream needs one of them, though not here
+    return ExpertShape(
+        experts=_first(config, "num_local_experts", "moe_num_experts", "num_experts", "n_routed_experts"),
+        hidden=_first(config, "moe_latent_size", "hidden_size", "hidden_dim"),
+        intermediate=_first(config, "moe_intermediate_size", "intermediate_dim", "intermediate_size"),
+        bias=fixed or bool(_first(config, "use_bias", "mlp_bias", default=False)),
+        gated=gated,
+        activation="sigmoid" if fixed else _activation(config),
+        limit=7.0 if fixed else _first(config, "swiglu_limit", default=None),
+        alpha=1.702 if fixed else None,
+        dtype=_first(config, "dtype"),
+    )
+
+
+def _llama4_shape(text_config: Any) -> ExpertShape:
+    return ExpertShape(
+        experts=text_config.num_local_experts,
+        hidden=text_config.hidden_size,
+        intermediate=text_config.intermediate_size,
+        bias=False,
+        gated=True,
+        activation=text_config.hidden_act,
+        limit=None,
+        alpha=None,
+        dtype=text_config.dtype,
+    )
+
+
+def _activation(config: Any) -> Any:
+    if config.model_type == "lfm2_moe":
+        return "silu"
+    return _first(config, "hidden_act", "hidden_activation", "mlp_hidden_act", default=None)
+
+
+def _first(config: Any, *names: str, default: Any = _MISSING) -> Any:
+    """The first of these attributes that the config has; where it is None, the next that says something.
+
+    Upstream's one such case is nemotron_h, whose moe_latent_size may be None.
+    """
+    values = [getattr(config, name) for name in names if hasattr(config, name)]
+    if not values and default is _MISSING:
+        raise AttributeError(f"the config of {config.model_type} has none of {', '.join(names)}")
+    return next((value for value in values if value is not None), None if values else default)
+
+
+def _check_weights(experts: Any, shape: ExpertShape) -> None:
+    """Upstream copies slices of the fused weights: shapes that do not fit are its error, and so ours."""
+    down = (shape.intermediate, shape.hidden) if _transposed(experts) else (shape.hidden, shape.intermediate)
+    found, expected = tuple(experts.down_proj.shape), (shape.experts, *down)
+    if found != expected:
+        raise _refusal(experts, f"its down_proj is {found}, the config says {expected}")
+
+
+def _check_gate(linear: LinearExperts2D, shape: ExpertShape, experts: torch.nn.Module) -> None:
+    """Run the gate once, on nothing: some classes' gates read attributes that linear experts do not have."""
+    if not shape.gated:
+        return
+    try:
+        expert: Any = linear[0]
+        expert.after_up(torch.empty(1, 2 * shape.intermediate, dtype=shape.dtype, device="meta"))
+    except AttributeError as error:
+        raise _refusal(experts, str(error)) from error
+
+
+def _refusal(experts: torch.nn.Module, reason: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"LLM Compressor cannot make linear experts of {type(experts).__name__}: {reason}; "
+        "a job with this model would fail at its start"
+    )
+
+
+def _is(module: torch.nn.Module, name: tuple[str, str]) -> bool:
+    """Whether this is exactly that transformers class; one that was never imported has no instances."""
+    return type(module) is getattr(sys.modules.get(name[0]), name[1], None)
+
+
+def _is_fused(module: torch.nn.Module) -> bool:
+    """linearize.py get_non_linearized_moes: a registered class, or a decorated one with fused weights."""
+    if _is(module, _LLAMA4) or _is(module, _GPT_OSS):
+        return True
+    has = [isinstance(getattr(module, name, None), torch.nn.Parameter) for name in ("up_proj", "gate_up_proj")]
+    return isinstance(getattr(module, "down_proj", None), torch.nn.Parameter) and any(has) and _is_decorated(module)
+
+
+def _is_decorated(module: torch.nn.Module) -> bool:
+    """Whether transformers integrations/moe.py use_experts_implementation stands on the class itself.
+
+    Its constructor leaves the decorator's arguments on the instance. A subclass without the
+    decorator has them too, but upstream reads the class's own source and passes it by.
+    """
+    marked = {"has_gate", "has_bias", "is_transposed", "is_concatenated"} <= vars(module).keys()
+    return marked and hasattr(vars(type(module)).get("__init__"), "__wrapped__")
+
+
+def _transposed(experts: Any) -> bool:
+    return True if _is(experts, _LLAMA4) else bool(experts.is_transposed)
+
+
+def _linear_class(experts: torch.nn.Module) -> type[LinearExperts2D]:
+    if _is(experts, _LLAMA4):
+        return Llama4LinearExperts
+    return GptOssLinearExperts if _is(experts, _GPT_OSS) else LinearExperts2D
+
+
+def _gate(experts: torch.nn.Module) -> Callable[..., torch.Tensor]:
+    """The gate function of the fused class, which the linear experts call as their own method."""
+    from transformers.integrations.moe import _default_apply_gate
+
+    if _is(experts, _GPT_OSS):
+        return _gpt_oss_gate
+    gate: Callable[..., torch.Tensor] = getattr(type(experts), "_apply_gate", _default_apply_gate)
+    return gate
+
+
+def _gpt_oss_gate(self: Any, gate_up: torch.Tensor) -> torch.Tensor:
+    """gpt_oss.py GptOssLinearExperts._apply_gate: halves, where the fused class has even and odd columns."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    gate = gate.clamp(max=self.limit)
+    up = up.clamp(min=-self.limit, max=self.limit)
+    return (up + 1) * gate * torch.sigmoid(gate * self.alpha)
+
+
+def _linear(inputs: int, outputs: int, bias: bool, device: torch.device, dtype: torch.dtype | None) -> torch.nn.Linear:
+    return torch.nn.Linear(inputs, outputs, bias=bias, device=device, dtype=dtype)
+
+
+@torch.no_grad()
+def _copy_weights(fused: Any, linear: LinearExperts2D, shape: ExpertShape) -> None:
+    """Give the linear experts the values of the fused ones."""
+    for number in range(shape.experts):
+        expert: Any = linear[number]
+        for name, weight in _slices(fused, number, "", shape.gated).items():
+            getattr(expert, name).weight.copy_(weight)
+        if getattr(fused, "has_bias", False):
+            for name, bias in _slices(fused, number, "_bias", shape.gated).items():
+                getattr(expert, name).bias.copy_(bias)
+
+
+def _slices(fused: Any, number: int, kind: str, gated: bool) -> dict[str, torch.Tensor]:
+    """One expert's part of the fused weights or biases, rows being output features."""
+    up, down = (
+        getattr(fused, ("gate_up_proj" if gated else "up_proj") + kind)[number],
+        getattr(fused, "down_proj" + kind),
+    )
+    down = down[number]
+    if not kind and _transposed(fused):
+        up, down = up.T, down.T
+    if not gated:
+        return {"up_proj": up, "down_proj": down}
+    gate, up = (up[0::2], up[1::2]) if _is(fused, _GPT_OSS) else up.chunk(2)
+    return {"gate_proj": gate, "up_proj": up, "down_proj": down}
