@@ -230,28 +230,37 @@ def _matches(target: str, modules: Sequence[ModuleRef]) -> list[ModuleRef]:
 
 
 def _ignore_notes(spec: ModifierSpec, modules: Sequence[ModuleRef]) -> Iterator[str]:
-    """Ignores that leave nothing out, common precautions aside."""
-    unusual = [pattern for pattern in spec.ignore if pattern not in PRECAUTIONS]
-    if not unusual:
+    """Ignores that leave nothing out; a common precaution only where it was meant to."""
+    suspects = [pattern for pattern in spec.ignore if pattern not in PRECAUTIONS or _is_trap(pattern, spec)]
+    if not suspects:
         return
     if isinstance(spec, SparseGPTSpec):
         candidates = [compared for _, compared in _prunable(spec, modules)]
     else:
         targets = _Patterns(target for target, _ in _targets(spec))
         candidates = [ref for ref in modules if _kind(ref.classes) and targets.first(ref) is not None]
-    for pattern in unusual:
+    for pattern in suspects:
         compiled = _Patterns((pattern,))
         if not any(compiled.first(ref) is not None for ref in candidates):
-            text = shorten(pattern)
-            yield f"{spec.where}.ignore: {text} leaves nothing out{_ignore_hint(pattern, candidates)}"
+            hint = _ignore_hint(pattern, candidates)
+            if hint or pattern not in PRECAUTIONS:
+                yield f"{spec.where}.ignore: {shorten(pattern)} leaves nothing out{hint}"
+
+
+def _is_trap(pattern: str, spec: ModifierSpec) -> bool:
+    """SparseGPT's dot at the end of names defeats a `$` that works for every other modifier."""
+    return isinstance(spec, SparseGPTSpec) and pattern.endswith("$")
 
 
 def _ignore_hint(pattern: str, candidates: Sequence[ModuleRef]) -> str:
-    wanted = pattern.removeprefix("re:").rstrip("$")
-    for ref in candidates:
-        if f".{ref.name}".rstrip(".").endswith(f".{wanted.removeprefix('.*')}"):
-            return f"; {ref.name} is compared whole, write re:.*{wanted.removeprefix('.*')}"
-    return ""
+    """The way to write what was meant, when a module's name ends in the pattern's text."""
+    wanted = pattern.removeprefix("re:").removeprefix(".*").rstrip("$")
+    ending = "." + wanted.replace("\\", "")
+    found = next((ref.name for ref in candidates if f".{ref.name}".rstrip(".").endswith(ending)), None)
+    if found is None:
+        return ""
+    end = r"\.?$" if found.endswith(".") else "$"
+    return f"; it is compared with {found} as a whole, write re:.*{wanted}{end}"
 
 
 def _gptq_hooks(modules: Sequence[ModuleRef], resolved: Mapping[str, Scheme] | Sequence[str]) -> bool:
