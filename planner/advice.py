@@ -1,8 +1,9 @@
 """What to make of a plan: does it fit, what runs out first, and the one thing to change."""
 
+import re
 from typing import Literal
 
-from planner.parts import GpuPart, cpu_parts, gpu_parts
+from planner.parts import cpu_parts, gpu_parts
 from planner.schema import Plan, Step
 from planner.units import GIB, human_bytes
 
@@ -11,6 +12,9 @@ Verdict = Literal["fits", "tight", "over"]
 # What a card must hold besides the tensors and no plan counts: the CUDA context (0.3 to 0.6 GB) and
 # what the caching allocator loses to fragmentation. A plan with less than this to spare is tight.
 BREATHING_SPACE = 1 * GIB
+
+# How the simulation names what several modules of one shape share.
+_STACK = re.compile(r" and (\d+) more\b")
 
 
 def peak_gpu_step(plan: Plan) -> Step | None:
@@ -88,10 +92,11 @@ def _lever(plan: Plan, step: Step) -> str:
 
 
 def _compress_lever(plan: Plan, step: Step) -> str:
-    if "GPTQ" in (step.modifier or "") and "experts" in _owner(step):
+    stack = _STACK.search(_owner(step))
+    if "GPTQ" in (step.modifier or "") and stack:
         return (
-            "the peak is GPTQ compressing many experts at once; `batched_quantization: 1` in the recipe takes them "
-            "one by one, which is slower and needs far less"
+            f"the peak is GPTQ compressing {int(stack[1]) + 1} modules of one shape together; "
+            "`batched_quantization: 1` in the recipe takes them one by one, slower and with less memory"
         )
     return _hessian_lever(plan, step)
 
@@ -113,7 +118,7 @@ def _activation_lever(plan: Plan) -> str:
     )
 
 
-def _smaller_subgraphs(plan: Plan, what: GpuPart) -> str:
+def _smaller_subgraphs(plan: Plan, what: str) -> str:
     if plan.job.targets_per_subgraph > 1:
         return f"--targets-per-subgraph 1 keeps the {_NAMES[what]} of one target at a time on the GPU"
     if plan.job.sequential_targets is not None:
@@ -124,7 +129,7 @@ def _smaller_subgraphs(plan: Plan, what: GpuPart) -> str:
     )
 
 
-_NAMES: dict[GpuPart, str] = {
+_NAMES: dict[str, str] = {
     "weights": "weights",
     "activations": "activations",
     "hessians": "Hessians",

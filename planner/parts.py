@@ -5,15 +5,12 @@ a step always sum to its peak.
 """
 
 from collections.abc import Mapping
-from typing import Literal
 
-GpuPart = Literal["weights", "activations", "hessians", "workspace", "observers", "cache", "other"]
-CpuPart = Literal["weights", "cache", "other"]
 
-GPU_PARTS: tuple[GpuPart, ...] = ("weights", "activations", "hessians", "workspace", "observers", "cache", "other")
-CPU_PARTS: tuple[CpuPart, ...] = ("weights", "cache", "other")
+GPU_PARTS: tuple[str, ...] = ("weights", "activations", "hessians", "workspace", "observers", "cache", "other")
+CPU_PARTS: tuple[str, ...] = ("weights", "cache", "other")
 
-_GPU: Mapping[str, GpuPart] = {
+_GPU: Mapping[str, str] = {
     "weights": "weights",
     "model": "weights",
     "forward": "activations",
@@ -31,7 +28,7 @@ _GPU: Mapping[str, GpuPart] = {
     "qparams": "observers",
     "activation_cache": "cache",
 }
-_CPU: Mapping[str, CpuPart] = {
+_CPU: Mapping[str, str] = {
     "model": "weights",
     "weights": "weights",
     "qparams": "weights",  # on the CPU, scales and zero points live and are saved with the weights
@@ -39,7 +36,7 @@ _CPU: Mapping[str, CpuPart] = {
 }
 
 
-def gpu_parts(by_kind: Mapping[str, int]) -> dict[GpuPart, int]:
+def gpu_parts(by_kind: Mapping[str, int]) -> dict[str, int]:
     """The parts of a GPU peak, in reading order; they sum to what `by_kind` sums to."""
     parts = dict.fromkeys(GPU_PARTS, 0)
     for kind, count in by_kind.items():
@@ -47,7 +44,7 @@ def gpu_parts(by_kind: Mapping[str, int]) -> dict[GpuPart, int]:
     return parts
 
 
-def cpu_parts(by_kind: Mapping[str, int]) -> dict[CpuPart, int]:
+def cpu_parts(by_kind: Mapping[str, int]) -> dict[str, int]:
     """The parts of a CPU peak, in reading order; they sum to what `by_kind` sums to."""
     parts = dict.fromkeys(CPU_PARTS, 0)
     for kind, count in by_kind.items():

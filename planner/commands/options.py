@@ -22,6 +22,8 @@ DATA, PIPELINE, MODEL, MACHINE, RESULT = (
     "The result",
 )
 
+FLAG = " "  # a flag takes no value; typer would call it <bool>
+
 Format = Literal["table", "json", "markdown"]
 Method = Literal["simulate", "rule-of-thumb"]
 Steps = Literal["folded", "all"]
@@ -92,7 +94,10 @@ class JobOptions:
     pipeline: Annotated[
         Pipeline,
         typer.Option(
-            "--pipeline", help="independent gives every modifier the pipeline it needs.", rich_help_panel=PIPELINE
+            "--pipeline",
+            metavar="NAME",
+            help="independent (every modifier gets the one it needs), sequential, basic or datafree.",
+            rich_help_panel=PIPELINE,
         ),
     ] = "independent"
     sequential_targets: Annotated[
@@ -122,6 +127,7 @@ class JobOptions:
         bool,
         typer.Option(
             "--no-propagate-error",
+            metavar=FLAG,
             help="Run each subgraph once, and give the next one its uncompressed outputs.",
             rich_help_panel=PIPELINE,
         ),
@@ -129,13 +135,17 @@ class JobOptions:
     prefetch: Annotated[
         bool,
         typer.Option(
-            "--prefetch", help="Fetch the next batch to the GPU during the current one.", rich_help_panel=PIPELINE
+            "--prefetch",
+            metavar=FLAG,
+            help="Fetch the next batch to the GPU during the current one.",
+            rich_help_panel=PIPELINE,
         ),
     ] = False
     no_calibrate_all_experts: Annotated[
         bool,
         typer.Option(
             "--no-calibrate-all-experts",
+            metavar=FLAG,
             help="Mixture of experts: an expert sees only the tokens routed to it.",
             rich_help_panel=PIPELINE,
         ),
@@ -144,14 +154,21 @@ class JobOptions:
         bool,
         typer.Option(
             "--linearized",
+            metavar=FLAG,
             help="Mixture of experts: loaded by load_quantizable_moe, with one Linear per projection. Otherwise "
             "oneshot converts the fused experts, which costs CPU memory.",
             rich_help_panel=MODEL,
         ),
     ] = False
-    dtype: Annotated[DType, typer.Option("--dtype", help="Type the weights are loaded in.", rich_help_panel=MODEL)] = (
-        "bfloat16"
-    )
+    dtype: Annotated[
+        DType,
+        typer.Option(
+            "--dtype",
+            metavar="TYPE",
+            help="Type the weights are loaded in: bfloat16, float16 or float32.",
+            rich_help_panel=MODEL,
+        ),
+    ] = "bfloat16"
     layers: Annotated[
         int | None,
         typer.Option(
@@ -181,34 +198,39 @@ class JobOptions:
         return make_job(self)
 
 
-def takes_job_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command` every option of JobOptions; it gets them together, as its argument `options`.
+def takes_job_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command these options of JobOptions, or all; it gets them as its one argument `options`.
 
     typer reads a function's signature. Writing twenty parameters once per sub-command would let the
     sub-commands drift apart, so the signature is made here, from the one list.
     """
-    own = inspect.signature(command, eval_str=True)
-    parameters: list[inspect.Parameter] = []
-    for parameter in own.parameters.values():
-        parameters.extend(_job_parameters() if parameter.name == "options" else [_by_keyword(parameter)])
+    chosen = names or tuple(item.name for item in fields(JobOptions))
 
-    def with_options(**values: Any) -> None:  # what typer parsed, by parameter name
-        chosen = {item.name: values.pop(item.name) for item in fields(JobOptions)}
-        command(options=JobOptions(**chosen), **values)
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def with_options(**values: Any) -> None:  # what typer parsed, by parameter name
+            command(options=JobOptions(**{name: values.pop(name) for name in chosen}), **values)
 
-    with_options.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    with_options.__doc__, with_options.__name__ = command.__doc__, command.__name__
-    return with_options
+        parameters = _parameters(command, chosen)
+        with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        with_options.__doc__, with_options.__name__ = command.__doc__, command.__name__
+        return with_options
 
-
-def _job_parameters() -> list[inspect.Parameter]:
-    hints = get_type_hints(JobOptions, include_extras=True)
-    return [
-        inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=item.default, annotation=hints[item.name])
-        for item in fields(JobOptions)
-    ]
+    return decorate
 
 
-def _by_keyword(parameter: inspect.Parameter) -> inspect.Parameter:
-    return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+def _parameters(command: Callable[..., None], chosen: tuple[str, ...]) -> list[inspect.Parameter]:
+    """The command's own parameters by keyword, with the job's options in the place of `options`."""
+    found: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        if parameter.name == "options":
+            found.extend(_job_parameter(name) for name in chosen)
+        else:
+            found.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+    return found
+
+
+def _job_parameter(name: str) -> inspect.Parameter:
+    annotation = get_type_hints(JobOptions, include_extras=True)[name]
+    default = next(item.default for item in fields(JobOptions) if item.name == name)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

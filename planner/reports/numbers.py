@@ -17,4 +17,4 @@ def decimals_for(largest: int) -> int:
 
 def smallest_shown(decimals: int) -> int:
     """The fewest bytes that do not round to zero."""
-    return -(-GIB // (2 * 10**decimals))
+    return -(-GIB // (2 * int(10**decimals)))

@@ -1,0 +1,48 @@
+# make demo    plan DeepSeek-R1 with GPTQ beside RTN (installs on first use)
+# make test    the whole test suite
+# make check   lint, format, types, generated docs
+# make docs    regenerate what is generated in docs/ and README.md
+#
+# PYTHON=python3.12 chooses the interpreter, VENV=folder the environment.
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+JOBS ?= 2
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test check docs clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n '/^# make/s/^# //p' Makefile
+
+demo: $(STAMP)
+	$(VENV)/bin/planner compare deepseek-r1 --recipe rtn_fp8_dynamic --recipe gptq_w4a16
+
+test: $(STAMP)
+	$(VENV)/bin/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+check: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy --strict planner
+	$(VENV)/bin/python docs/update.py --check
+
+docs: $(STAMP)
+	$(VENV)/bin/python docs/update.py
+
+clean:
+	rm -rf .venv
+
+# torch first and alone: pip's default build of the pinned version is the CPU one. Asked for together
+# with everything else, another version could be chosen, with gigabytes of CUDA libraries.
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { \
+		echo "planner needs Python 3.11 or newer; none was found. On Debian: apt-get install python3 python3-venv" >&2; exit 1; }
+	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || \
+		{ echo "$(PYTHON) cannot make a virtual environment. On Debian: apt-get install python3-venv" >&2; exit 1; }
+	@echo "installing into $(VENV), which takes a few minutes the first time" >&2
+	$(VENV)/bin/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
+	@touch $@

@@ -1,0 +1,102 @@
+"""The command line: parses, calls, prints, exits. It computes nothing and imports nothing heavy."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from planner.commands import compare, graph, models, plan, recipes
+from planner.errors import PlannerError
+
+INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+
+# typer shows the leaves of click's errors only; every usage error of either shares this base.
+_UsageError: type[Any] = typer.BadParameter.__bases__[0]
+
+EPILOG = """[bold]Examples[/bold]
+
+planner plan llama-3-8b --recipe gptq_w4a16
+planner compare deepseek-r1 --recipe rtn_fp8_dynamic --recipe gptq_w4a16
+planner graph qwen2.5-vl-7b"""
+
+app = typer.Typer(
+    name="planner",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(epilog=plan.EPILOG)(plan.plan)
+app.command(epilog=compare.EPILOG)(compare.compare)
+app.command(epilog=graph.EPILOG)(graph.graph)
+app.command()(models.models)
+app.command()(recipes.recipes)
+
+
+def _show_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    from importlib.metadata import version
+
+    from planner.schema import LLMCOMPRESSOR_VERSION
+
+    typer.echo(f"planner {version('compression-planner')}, models llmcompressor {LLMCOMPRESSOR_VERSION}")
+    raise typer.Exit
+
+
+@app.callback()
+def planner(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", metavar=" ", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Plan the CPU and GPU memory of an LLM Compressor job, step by step, without a GPU and without weights."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code; every mistake of the user is one line on stderr."""
+    try:
+        code = app(args=arguments, prog_name="planner", standalone_mode=False)
+    except PlannerError as error:
+        return _fail(str(error), error.exit_code)
+    except _UsageError as error:
+        return _misused(error)
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        return _closed_pipe()
+    return code if isinstance(code, int) else 0
+
+
+def run() -> NoReturn:
+    """What the `planner` command calls."""
+    sys.exit(main())
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"planner: error: {message}", file=sys.stderr)
+    return code
+
+
+def _misused(error: Any) -> int:
+    """One line for an option or argument that is missing, unknown or unreadable."""
+    message = error.format_message().rstrip(".")
+    if not message:  # `planner` alone: typer has shown the help already
+        return 2
+    for noise in ("Value error, ", "Input "):  # pydantic's, through which newer typer reads values
+        message = message.replace(noise, "")
+    context = getattr(error, "ctx", None)
+    return _fail(f"{message} (see {context.command_path if context else 'planner'} --help)", 2)
+
+
+def _closed_pipe() -> int:
+    """`planner ... | head`: the reader has what it wanted. Python's own flush at exit must not complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

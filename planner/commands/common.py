@@ -1,0 +1,21 @@
+"""What every sub-command does around its own work."""
+
+import shutil
+import sys
+from typing import TypedDict
+
+
+class Look(TypedDict):
+    """How a report is drawn on this stdout: keyword arguments of every table's `render`."""
+
+    width: int | None
+    color: bool
+
+
+def look(output: str | None) -> Look:
+    """The terminal's width and colours; for a pipe or a file no colours, and as wide as the table needs."""
+    if output is not None or not sys.stdout.isatty():
+        return Look(width=None, color=False)
+    import os
+
+    return Look(width=shutil.get_terminal_size().columns, color="NO_COLOR" not in os.environ)

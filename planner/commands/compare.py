@@ -1,0 +1,67 @@
+"""planner compare: several recipes for one model."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from planner.commands.common import look
+from planner.commands.options import (
+    Format,
+    FormatOption,
+    JobOptions,
+    MethodOption,
+    ModelArgument,
+    OutputOption,
+    takes_job_options,
+)
+from planner.commands.output import check_output, write_result
+from planner.commands.progress import Progress
+
+if TYPE_CHECKING:
+    from planner.schema import Plan
+
+EPILOG = """[bold]Examples[/bold]
+
+planner compare llama-3-8b --recipe rtn_w8a8_static --recipe gptq_w4a16 --gpu-memory 24GiB
+planner compare deepseek-r1 -r rtn_fp8_dynamic -r gptq_w4a16 -r sparsegpt_2of4"""
+
+
+@takes_job_options()
+def compare(
+    model: ModelArgument,
+    recipe: Annotated[
+        list[str],
+        typer.Option(
+            "--recipe",
+            "-r",
+            metavar="RECIPE",
+            show_default=False,
+            help="A shipped recipe or a recipe file; give the option once for each.",
+        ),
+    ],
+    options: JobOptions,
+    method: MethodOption = "simulate",
+    format: FormatOption = "table",
+    output: OutputOption = None,
+) -> None:
+    """Plan the same job with several recipes, and show them side by side, a line for each."""
+    job = options.job()
+    check_output(output)
+    with Progress() as progress:
+        from planner.plan import compare as make_plans
+
+        results = make_plans(model, recipe, job, method=method, progress=progress.say)
+        text = _rendered(results, format, output)
+    write_result(text, output)
+
+
+def _rendered(results: "Sequence[Plan]", format: Format, output: str | None) -> str:
+    from planner.reports import compare as report
+    from planner.reports import json_
+
+    if format == "json":
+        return json_.render_all(results)
+    if format == "markdown":
+        return report.render_markdown(results)
+    return report.render(results, **look(output))

@@ -1,0 +1,74 @@
+"""planner plan: one job, step by step."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from planner.commands.common import look
+from planner.commands.options import (
+    Format,
+    FormatOption,
+    JobOptions,
+    MethodOption,
+    ModelArgument,
+    OutputOption,
+    Steps,
+    StepsOption,
+    takes_job_options,
+)
+from planner.commands.output import check_output, write_result
+from planner.commands.progress import Progress
+
+if TYPE_CHECKING:
+    from planner.schema import Plan
+
+EPILOG = """[bold]Examples[/bold]
+
+planner plan llama-3-8b --recipe gptq_w4a16
+planner plan deepseek-r1 --recipe sparsegpt_2of4 --samples 256 --gpu-memory 96GB
+planner plan path/to/config.json --recipe my_recipe.yaml --format json --output plan.json
+planner plan qwen2.5-vl-7b --recipe gptq_w4a16 --images 1 --image-size 644x644"""
+
+
+@takes_job_options()
+def plan(
+    model: ModelArgument,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            "--recipe",
+            "-r",
+            metavar="RECIPE",
+            show_default=False,
+            help="A shipped recipe (see `planner recipes`) or a recipe file that LLM Compressor accepts.",
+        ),
+    ],
+    options: JobOptions,
+    method: MethodOption = "simulate",
+    steps: StepsOption = "folded",
+    format: FormatOption = "table",
+    output: OutputOption = None,
+) -> None:
+    """Plan one job: CPU and GPU memory of every step, what each peak is made of, and what sets it.
+
+    The defaults of the options are those of `llmcompressor.oneshot`. Nothing is downloaded but a
+    Hub model's config, nothing is computed, and no GPU is needed.
+    """
+    job = options.job()
+    check_output(output)
+    with Progress() as progress:
+        from planner.plan import plan as make_plan
+
+        result = make_plan(model, recipe, job, method=method, progress=progress.say)
+        text = _rendered(result, format, steps, output)
+    write_result(text, output)
+
+
+def _rendered(result: "Plan", format: Format, steps: Steps, output: str | None) -> str:
+    from planner.reports import json_, markdown, table
+
+    if format == "json":
+        return json_.render(result)
+    if format == "markdown":
+        return markdown.render(result, steps=steps)
+    return table.render(result, steps=steps, **look(output))

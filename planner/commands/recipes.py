@@ -1,0 +1,14 @@
+"""planner recipes: the recipes that are shipped."""
+
+from planner.commands.common import look
+from planner.commands.options import FormatOption, OutputOption
+from planner.commands.output import check_output, write_result
+
+
+def recipes(format: FormatOption = "table", output: OutputOption = None) -> None:
+    """List the shipped recipes; LLM Compressor itself runs each of them."""
+    check_output(output)
+    from planner.recipe_files import list_recipes
+    from planner.reports.listing import render_recipes
+
+    write_result(render_recipes(list_recipes(), format, **look(output)), output)

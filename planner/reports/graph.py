@@ -1,0 +1,103 @@
+"""A model's onload units: what the library brings to the GPU, in the order of the forward pass."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from planner.reports.folding import label
+from planner.reports.markdown import escape, markdown_table
+from planner.reports.numbers import decimals_for, number
+from planner.reports.summary import gib
+from planner.reports.table import draw, pairs, ruled_table
+
+if TYPE_CHECKING:
+    from planner.models.graph import ModelGraph, Unit
+
+_TITLES = ("unit, in GiB", "kind", "class", "GiB", "parameters", "Linears", "onloaded with")
+_NUMBERS = ("GiB", "parameters", "Linears")
+
+
+@dataclass(frozen=True, slots=True)
+class _Alike:
+    """Units with the same structure, side by side in the model or not."""
+
+    units: tuple["Unit", ...]
+
+
+def render(graph: "ModelGraph", *, width: int | None = None, color: bool = False) -> str:
+    """A line per distinct unit, for people; numbers are those of one unit."""
+    table = ruled_table()
+    for title in _TITLES:
+        is_number = title in _NUMBERS
+        table.add_column(title, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
+    for cells in _cells(graph):
+        table.add_row(*(Text(cell) for cell in cells))
+    footer = "Numbers are of one unit. 1 GiB is 2^30 bytes."
+    content: list[RenderableType] = [pairs(_header(graph)), Text(), table, Text(footer, style="dim")]
+    if graph.notes:
+        content += [Text(), pairs([("" if place else "notes", note) for place, note in enumerate(graph.notes)])]
+    return draw(Group(*content), width=width, color=color)
+
+
+def render_markdown(graph: "ModelGraph") -> str:
+    """The same as a markdown table."""
+    head = "\n".join(f"- {name}: {text}" if name else f"  {text}" for name, text in _header(graph))
+    body = [[escape(cell) for cell in cells] for cells in _cells(graph)]
+    table = markdown_table(_TITLES, [title in _NUMBERS for title in _TITLES], body)
+    notes = "".join(f"\n- note: {note}" for note in graph.notes)
+    return f"### {escape(graph.name)}\n\n{head}\n\n{table}\n{notes}"
+
+
+def render_json(graph: "ModelGraph") -> str:
+    """Every unit, unfolded: {"schema_version": 1, "name": ..., "units": [...]}."""
+    record = {
+        "schema_version": 1,
+        "name": graph.name,
+        "architecture": graph.architecture,
+        "parameters": graph.parameters,
+        "bytes": graph.bytes,
+        "not_loaded_parameters": graph.not_loaded_parameters,
+        "notes": list(graph.notes),
+        "units": [asdict(unit) for unit in graph.units],
+    }
+    return json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+
+
+def _header(graph: "ModelGraph") -> list[tuple[str, str]]:
+    lines = [
+        ("model", f"{graph.name} ({graph.architecture})"),
+        ("", f"{graph.parameters:,} parameters, {gib(graph.bytes)}"),
+    ]
+    if graph.not_loaded_parameters:
+        lines.append(("", f"the checkpoint holds {graph.not_loaded_parameters:,} parameters more, not loaded"))
+    return lines
+
+
+def _cells(graph: "ModelGraph") -> list[list[str]]:
+    decimals = decimals_for(max((unit.bytes for unit in graph.units), default=0))
+    return [_line(alike, decimals) for alike in _fold(graph.units)]
+
+
+def _line(alike: _Alike, decimals: int) -> list[str]:
+    unit, count = alike.units[0], len(alike.units)
+    name = label([each.name for each in alike.units])
+    return [
+        f"{name} ({count} alike)" if count > 1 else name,
+        unit.kind,
+        unit.class_name,
+        number(unit.bytes, decimals),
+        f"{unit.parameters:,}",
+        f"{unit.linears:,}" if unit.linears else "-",
+        unit.onload,
+    ]
+
+
+def _fold(units: Sequence["Unit"]) -> list[_Alike]:
+    groups: dict[object, list[Unit]] = {}
+    for unit in units:
+        groups.setdefault((unit.kind, unit.structure, unit.onload), []).append(unit)
+    return [_Alike(tuple(group)) for group in groups.values()]

@@ -1,0 +1,388 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from planner.advice import advise, first_over, verdict
+from planner.parts import cpu_parts, gpu_parts
+from planner.reports import compare, json_, markdown, table
+from planner.reports.folding import fold, label, unfolded
+from planner.reports.rows import rows
+from planner.schema import CpuPeak, CpuStep, GpuPeak, GpuStep, Owned, Plan, Step
+from planner.units import GIB, MIB
+
+DATA = Path(__file__).parent / "data" / "plans"
+
+
+def load(name: str) -> Plan:
+    return Plan.model_validate_json((DATA / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def gptq() -> Plan:
+    return load("llama-3-8b-gptq_w4a16")
+
+
+@pytest.fixture(scope="module")
+def rtn() -> Plan:
+    return load("llama-3-8b-rtn_fp8_dynamic")
+
+
+def with_memory(plan: Plan, count: int) -> Plan:
+    return plan.model_copy(update={"job": plan.job.model_copy(update={"gpu_memory_bytes": count})})
+
+
+def with_job(plan: Plan, **options: object) -> Plan:
+    return plan.model_copy(update={"job": plan.job.model_copy(update=options)})
+
+
+def step(unit: str = "model.layers.0", by_kind: dict[str, int] | None = None, **fields: object) -> Step:
+    kinds = {"weights": GIB} if by_kind is None else by_kind
+    peak = sum(kinds.values())
+    largest = tuple(Owned(owner=f"{unit} {kind}", kind=kind, bytes=count) for kind, count in kinds.items())
+    record = {
+        "index": 0,
+        "modifier": "GPTQModifier",
+        "subgraph": 2,
+        "of": 3,
+        "phase": "compress",
+        "unit": unit,
+        "exact": True,
+        "gpu": GpuStep(peak_bytes=peak, peak_allocated_bytes=peak, end_bytes=0, by_kind=kinds, largest=largest),
+        "cpu": CpuStep(peak_bytes=GIB, end_bytes=GIB, by_kind={"model": GIB}, largest=()),
+    }
+    return Step.model_validate(record | fields)
+
+
+def planned(plan: Plan, *steps: Step) -> Plan:
+    """The plan with other steps, and the peaks that follow from them."""
+    numbered = tuple(each.model_copy(update={"index": index}) for index, each in enumerate(steps))
+    gpu = max(numbered, key=lambda each: each.gpu.peak_bytes)
+    cpu = max(numbered, key=lambda each: each.cpu.peak_bytes)
+    return plan.model_copy(
+        update={
+            "steps": numbered,
+            "gpu": GpuPeak(
+                peak_bytes=gpu.gpu.peak_bytes, peak_allocated_bytes=gpu.gpu.peak_allocated_bytes, peak_step=gpu.index
+            ),
+            "cpu": CpuPeak(peak_bytes=cpu.cpu.peak_bytes, peak_step=cpu.index),
+        }
+    )
+
+
+def subgraph(number: int, unit: str, by_kind: dict[str, int], **fields: object) -> list[Step]:
+    phases = ("calibrate", "compress", "propagate")
+    return [step(unit, by_kind, subgraph=number, phase=phase, **fields) for phase in phases]
+
+
+# parts
+
+
+KINDS = st.dictionaries(
+    st.sampled_from(["weights", "forward", "hessian", "batch", "brand_new"]), st.integers(0, 10**12)
+)
+
+
+@given(KINDS)
+def test_parts_sum_to_the_peak_whatever_the_kinds(by_kind: dict[str, int]) -> None:
+    assert sum(gpu_parts(by_kind).values()) == sum(cpu_parts(by_kind).values()) == sum(by_kind.values())
+
+
+def test_a_kind_that_nobody_knows_is_other_and_not_lost() -> None:
+    assert gpu_parts({"brand_new": 7})["other"] == 7
+
+
+# folding
+
+
+def test_equal_layers_fold_into_one_with_their_count(gptq: Plan) -> None:
+    folds = [(each.label, each.count) for each in fold(gptq.steps)]
+    assert folds == [
+        ("load", 1),
+        ("setup", 1),
+        ("prepare", 1),
+        ("head", 1),
+        ("model.layers.0", 1),
+        ("model.layers.1-30", 30),
+        ("model.layers.31", 1),
+        ("finalize", 1),
+        ("save", 1),
+    ]
+
+
+def test_unfolded_shows_every_step_once_and_in_order(gptq: Plan) -> None:
+    shown = [each.index for fold in unfolded(gptq.steps) for block in fold.blocks for each in block.steps]
+    assert shown == list(range(len(gptq.steps)))
+
+
+def test_folding_loses_no_step(gptq: Plan) -> None:
+    shown = [each.index for fold in fold(gptq.steps) for block in fold.blocks for each in block.steps]
+    assert sorted(shown) == list(range(len(gptq.steps)))
+
+
+def test_folded_rows_have_the_same_peaks_as_all_rows(gptq: Plan) -> None:
+    folded, every = rows(gptq), rows(gptq, "all")
+    assert max(row.gpu for row in folded) == max(row.gpu for row in every) == gptq.gpu.peak_bytes
+    assert max(row.cpu for row in folded) == max(row.cpu for row in every) == gptq.cpu.peak_bytes
+    assert {row.gpu for row in folded} == {row.gpu for row in every}
+
+
+def test_alternating_layers_make_two_folds() -> None:
+    dense, sparse = {"weights": 3}, {"weights": 5}
+    steps = [
+        each
+        for layer in range(6)
+        for each in subgraph(layer + 2, f"model.layers.{layer}", sparse if layer % 2 else dense)
+    ]
+    assert [(each.label, each.count) for each in fold(steps)] == [
+        ("model.layers.0, 2, 4", 3),
+        ("model.layers.1, 3, 5", 3),
+    ]
+
+
+def test_a_growing_cpu_peak_does_not_stop_folding_and_its_highest_is_shown(gptq: Plan) -> None:
+    steps = [
+        step(
+            f"model.layers.{n}",
+            subgraph=n + 2,
+            cpu=CpuStep(peak_bytes=n, end_bytes=0, by_kind={"model": n}, largest=()),
+        )
+        for n in range(5)
+    ]
+    (row,) = rows(planned(gptq, *steps))
+    assert (row.count, row.cpu, row.cpu_parts["weights"]) == (5, 4, 4)
+
+
+def test_the_head_never_folds_with_a_layer() -> None:
+    steps = [*subgraph(1, "head", {"weights": 3}), *subgraph(2, "model.layers.0", {"weights": 3})]
+    assert [each.label for each in fold(steps)] == ["head", "model.layers.0"]
+
+
+def test_each_pipeline_run_keeps_its_own_steps() -> None:
+    first = subgraph(1, "head", {"weights": 3}) + subgraph(2, "model.layers.0", {"weights": 4})
+    second = [each.model_copy(update={"modifier": "SparseGPTModifier"}) for each in first]
+    folds = fold([*first, *second, *second])
+    assert [(each.run, each.label) for each in folds] == [
+        (run, name) for run in (0, 1, 2) for name in ("head", "model.layers.0")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("units", "text"),
+    [
+        (["head"], "head"),
+        (["model.layers.1", "model.layers.2", "model.layers.3"], "model.layers.1-3"),
+        (["a.0.b", "a.1.b", "a.5.b"], "a.0-1, 5.b"),
+        (["model.layers.1", "model.visual.blocks.2"], "model.layers.1 … model.visual.blocks.2"),
+        ([f"l.{n}" for n in range(0, 20, 2)], "l.0, 2, … 18"),
+        (["l.0.m.0", "l.0.m.1", "l.1.m.0"], "l.0.m.0 … l.1.m.0"),
+    ],
+)
+def test_units_are_named_as_ranges_where_they_are_numbered(units: list[str], text: str) -> None:
+    assert label(units) == text
+
+
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=61, unique=True).map(sorted))
+def test_a_range_names_its_first_and_last_unit(numbers: list[int]) -> None:
+    text = label([f"model.layers.{number}" for number in numbers])
+    assert text.startswith(f"model.layers.{numbers[0]}")
+    assert text.endswith(str(numbers[-1]))
+
+
+# the table
+
+
+def test_the_table_shows_a_line_per_distinct_step_and_marks_both_peaks(gptq: Plan) -> None:
+    text = table.render(gptq, width=100)
+    lines = text.splitlines()
+    compress = next(line for line in lines if "3.77*" in line)
+    assert compress.split() == ["compress", "3.77*", "0.41", "0.06", "0.77", "2.53", "27.64", "12.51"]
+    assert "model.layers.1-30" in text
+    assert "(30 alike)" in text
+    assert len(lines) < 45
+    assert sum("*" in line for line in lines) == 3  # GPU peak, CPU peak, legend
+
+
+def test_the_summary_names_the_exact_bytes_the_step_and_the_tensor(gptq: Plan) -> None:
+    text = table.render(gptq)
+    assert "GPU peak  3.771 GiB in compress of model.layers.0 (GPTQModifier, step 7)" in text
+    assert "4,049,584,150 bytes requested, 4,049,586,688 allocated in 512-byte blocks" in text
+    assert "set by model.layers.0.mlp.down_proj Hessian" in text
+    assert "rule of thumb 0.813 GiB; this plan is 4.64 times that" in text
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 160])
+@pytest.mark.parametrize("name", ["llama-3-8b-gptq_w4a16", "llama-3-8b-rtn_fp8_dynamic"])
+def test_no_line_is_wider_than_the_terminal(width: int, name: str) -> None:
+    text = table.render(load(name), width=width)
+    assert max(map(len, text.splitlines())) <= max(width, 52)  # names and the two peaks are never cut
+
+
+def test_text_for_a_pipe_is_not_wrapped_and_has_no_colour(gptq: Plan) -> None:
+    text = table.render(gptq)
+    assert "\x1b" not in text
+    assert "so lower these first." in text.splitlines()[-1]
+
+
+def test_a_terminal_gets_colour(gptq: Plan) -> None:
+    assert "\x1b[" in table.render(gptq, width=100, color=True)
+
+
+@pytest.mark.parametrize("width", [60, 100, None])
+def test_the_parts_in_a_line_add_up_to_its_peak(gptq: Plan, width: int | None) -> None:
+    lines = table.render(gptq, width=width).splitlines()
+    titles = next(line for line in lines if line.startswith("step")).replace("step, in GiB", "").split()
+    for line in lines:
+        if "calibrate" in line or "compress  " in line:
+            cells = line.split()[-len(titles) :]
+            numbers = [0.0 if cell == "-" else float(cell.rstrip("*")) for cell in cells]
+            parts = numbers[1 : titles.index("CPU")]
+            assert not parts or math.isclose(sum(parts), numbers[0], abs_tol=0.021)
+
+
+def test_steps_all_shows_every_layer(gptq: Plan) -> None:
+    text = table.render(gptq, steps="all")
+    assert all(f"\nmodel.layers.{layer} " in text for layer in range(32))
+    assert "alike" not in text
+
+
+def test_a_plan_that_does_not_fit_says_so_and_names_the_first_step_that_runs_out(gptq: Plan) -> None:
+    small = with_memory(gptq, 2 * GIB)
+    text = table.render(small)
+    first = "the first step that runs out is calibrate of model.layers.0 (GPTQModifier, step 6), at 2.932 GiB"
+    assert f"DOES NOT FIT in 2 GiB: 1.771 GiB too much; {first}" in text
+    assert "2.92!" in text
+    assert "model.layers.31" in text, "the rest is still shown"
+
+
+def test_estimated_steps_are_marked_and_the_legend_says_what_that_means(gptq: Plan) -> None:
+    text = table.render(planned(gptq, step(exact=False), step("model.layers.1", {"weights": 3 * GIB})))
+    assert "compress ~" in text
+    assert "~ estimated, see notes" in text
+
+
+def test_several_modifiers_get_a_heading_each(gptq: Plan) -> None:
+    sparse = subgraph(1, "head", {"weights": 3 * GIB}, modifier="SparseGPTModifier")
+    quantized = subgraph(1, "head", {"weights": 2 * GIB})
+    lines = table.render(planned(gptq, *sparse, *quantized)).splitlines()
+    assert "SparseGPTModifier" in lines
+    assert lines.index("SparseGPTModifier") < lines.index("GPTQModifier")
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(gptq: Plan) -> None:
+    text = table.render(gptq.model_copy(update={"recipe": "[red]x[/red] :smile:", "notes": ("[bold] note",)}))
+    assert "[red]x[/red] :smile:" in text
+    assert "notes     [bold] note" in text
+
+
+def test_a_plan_without_steps_is_a_summary(gptq: Plan) -> None:
+    rule = gptq.model_copy(
+        update={
+            "method": "rule-of-thumb",
+            "steps": (),
+            "gpu": GpuPeak(peak_bytes=872_448_000, peak_allocated_bytes=872_448_000, peak_step=0),
+            "cpu": CpuPeak(peak_bytes=16_060_522_496, peak_step=0),
+        }
+    )
+    text = table.render(rule)
+    assert "step, in GiB" not in text
+    assert "GPU peak  0.813 GiB" in text
+    assert "--method simulate" in text
+    assert markdown.render(rule).startswith("### ")
+    assert "rule_of_thumb" in json_.render(rule)
+    assert compare.render([rule, rule])
+
+
+# JSON and markdown
+
+
+def test_json_is_the_record_itself(gptq: Plan) -> None:
+    assert Plan.model_validate_json(json_.render(gptq)) == gptq
+    assert json.loads(json_.render(gptq)) == gptq.model_dump(mode="json")
+
+
+def test_comparison_json_holds_every_plan_whole(gptq: Plan, rtn: Plan) -> None:
+    record = json.loads(json_.render_all([gptq, rtn]))
+    assert record["schema_version"] == 1
+    assert [Plan.model_validate(each) for each in record["plans"]] == [gptq, rtn]
+
+
+def test_every_markdown_row_has_as_many_cells_as_the_head(gptq: Plan) -> None:
+    lines = [line for line in markdown.render(gptq).splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1
+    assert len(lines) == 2 + len(rows(gptq))
+
+
+def test_markdown_escapes_what_would_break_a_table(gptq: Plan) -> None:
+    text = markdown.render(planned(gptq, step("a|b")))
+    assert "| a\\|b |" in text
+
+
+# comparing
+
+
+def test_a_comparison_has_a_row_per_recipe(gptq: Plan, rtn: Plan) -> None:
+    text = compare.render([rtn, gptq], width=100)
+    assert text.index("rtn_fp8_dynamic  0.11") < text.index("gptq_w4a16       3.77")
+    assert "set by model.layers.0.mlp.down_proj Hessian" in text
+    assert "gptq_w4a16 needs 32.9 times the GPU memory of rtn_fp8_dynamic." in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_comparison_says_who_does_not_fit(gptq: Plan, rtn: Plan) -> None:
+    plans = [with_memory(plan, 2 * GIB) for plan in (rtn, gptq)]
+    assert "DOES NOT FIT in 2 GiB: gptq_w4a16." in compare.render(plans)
+    assert "DOES NOT FIT in 2 GiB: gptq_w4a16." in compare.render_markdown(plans)
+
+
+# advice
+
+
+def test_a_plan_with_no_room_for_what_is_not_tensors_is_tight(gptq: Plan) -> None:
+    peak = gptq.gpu.peak_allocated_bytes
+    assert verdict(with_memory(gptq, peak - 1)) == "over"
+    assert verdict(with_memory(gptq, peak)) == "tight"
+    assert verdict(with_memory(gptq, peak + GIB)) == "fits"
+    assert first_over(with_memory(gptq, peak)) is None
+
+
+def test_advice_speaks_of_the_cache_when_it_is_much_of_the_cpu_peak(gptq: Plan) -> None:
+    assert "14.51 GiB of the CPU peak is the activation cache" in advise(gptq)
+
+
+GPTQ_STACK = "model.layers.3.mlp.experts.0.gate_proj and 255 more Hessians"
+
+
+@pytest.mark.parametrize(
+    ("peak", "options", "lever"),
+    [
+        (step("model.layers.3.mlp", {"compress_inputs": 9 * GIB}), {}, "--sequential-targets"),
+        (step(GPTQ_STACK, {"compress_inputs": 9 * GIB}), {}, "256 modules of one shape together"),
+        (step(GPTQ_STACK, {"compress_inputs": 9 * GIB}), {}, "`batched_quantization: 1`"),
+        (step("x", {"hessian": 9 * GIB}, modifier="SparseGPTModifier"), {}, "`offload_hessians: true`"),
+        (step("x", {"hessian": 9 * GIB}, phase="calibrate"), {"targets_per_subgraph": 2}, "--targets-per-subgraph 1"),
+        (step("x", {"forward": 9 * GIB}, phase="calibrate"), {}, "--seq-len 1024"),
+        (step("x", {"forward": 9 * GIB}, phase="calibrate"), {"batch_size": 4}, "--batch-size 1"),
+        (step("x", {"batch": 9 * GIB}, phase="propagate"), {"prefetch": True}, "--prefetch"),
+        (step("x", {"activation_cache": 9 * GIB}, phase="propagate"), {}, "--offload-device cpu"),
+        (step("embed", {"weights": 9 * GIB}, phase="calibrate", subgraph=1), {}, "embed weights is onloaded whole"),
+        (step("lm_head", {"weights": 9 * GIB}, phase="setup", subgraph=None), {}, "only a larger GPU helps"),
+        (step("x", {"weights": 9 * GIB}, subgraph=None), {}, "data-free pipeline already holds one module"),
+        (step("x", {"brand_new": 9 * GIB}, phase="calibrate"), {}, "tensors of fewer Linears"),
+    ],
+)
+def test_advice_names_the_lever_for_what_sets_the_peak(
+    gptq: Plan, peak: Step, options: dict[str, object], lever: str
+) -> None:
+    plan = with_memory(with_job(planned(gptq, peak), **options), 8 * GIB)
+    assert lever in advise(plan)
+    assert advise(plan).startswith("To make it fit: ")
+    assert advise(plan).count(". ") == 0, "one sentence"
+
+
+def test_advice_for_a_plan_that_fits_only_just_says_so(gptq: Plan) -> None:
+    plan = with_memory(planned(gptq, step("x", {"forward": 2 * GIB}, phase="calibrate")), 2 * GIB + MIB)
+    assert advise(plan).startswith("It fits only just")
