@@ -22,6 +22,8 @@ class LinearModule:
     """Bytes of one weight element."""
     scheme: Scheme | None = None
     sparsify: bool = False
+    copies: int = 1
+    """How many equal modules this one stands for, where nothing but their statistics adds up."""
     observed: bool = True
     """False where the library never shows the module to `sequential_epoch_end` (see pipelines.py)."""
 

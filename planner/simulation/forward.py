@@ -1,6 +1,6 @@
 """Replays a traced forward on the books, running the modifiers' hooks where the library does."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from planner.models.traces import Call, Event, ModelTrace, Segment
 from planner.simulation.context import Context, LinearModule
@@ -12,10 +12,12 @@ from planner.simulation.program import Subgraph
 class Forward:
     """`Subgraph.forward` of pipelines/sequential/helpers.py."""
 
-    def __init__(self, context: Context, trace: ModelTrace, modules: Mapping[str, LinearModule]) -> None:
-        self.context, self.trace, self.modules = context, trace, modules
+    def __init__(self, context: Context, trace: ModelTrace) -> None:
+        self.context, self.trace = context, trace
+        self.targets: list[tuple[ModifierModel, Mapping[str, LinearModule]]] = []
+        """Each modifier with its targeted modules by full name."""
 
-    def run(self, subgraph: Subgraph, modifiers: Sequence[ModifierModel]) -> list[Handle]:
+    def run(self, subgraph: Subgraph, *, hooks: bool) -> list[Handle]:
         """Run the subgraph's segments; returns the storages that its output dictionary holds.
 
         What crosses from one segment to the next inside the subgraph dies with its last reader:
@@ -24,7 +26,7 @@ class Forward:
         kept: list[Handle] = []
         inside: dict[int, tuple[int, Handle]] = {}
         for index in subgraph.segments:
-            made = self._segment(self.trace.segments[index], modifiers)
+            made = self._segment(self.trace.segments[index], hooks)
             for local, numbers in _by_local(self.trace.segments[index]).items():
                 if local not in made:
                     continue
@@ -38,7 +40,7 @@ class Forward:
                 self.context.ledger.free(inside.pop(number)[1])
         return kept
 
-    def _segment(self, segment: Segment, modifiers: Sequence[ModifierModel]) -> dict[int, Handle]:
+    def _segment(self, segment: Segment, hooks: bool) -> dict[int, Handle]:
         context, ledger = self.context, self.context.ledger
         live: dict[int, Handle] = {}
         for event in segment.events:
@@ -48,18 +50,19 @@ class Forward:
                 ledger.free(live.pop(event.id))
             elif event.kind == "onload":
                 context.onload(full_name(segment.target, event.name), event.bytes)
-            else:
-                self._hooks(segment, event, modifiers)
+            elif hooks:
+                self._hooks(segment, event)
         return live
 
-    def _hooks(self, segment: Segment, event: Event, modifiers: Sequence[ModifierModel]) -> None:
+    def _hooks(self, segment: Segment, event: Event) -> None:
         call: Call | None = event.call
-        if call is None or not modifiers:
+        if call is None:
             return
-        module = self.modules.get(full_name(segment.target, call.module))
-        if module is None:
-            return
-        for modifier in modifiers:
+        name = full_name(segment.target, call.module)
+        for modifier, modules in self.targets:
+            module = modules.get(name)
+            if module is None:
+                continue
             if event.kind == "enter":
                 modifier.before_forward(module, call)
             else:

@@ -7,7 +7,7 @@ caching allocator (c10/cuda/CUDACachingAllocator.cpp kMinBlockSize), for the all
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Device = Literal["gpu", "cpu"]
@@ -47,10 +47,8 @@ class _Books:
     peak: int = 0
     peak_blocks: int = 0
     peak_at: int = 0
-
-    def __post_init__(self) -> None:
-        self.holdings: dict[Handle, int] = {}
-        self.log: list[tuple[Handle, int]] = []
+    holdings: dict[Handle, int] = field(default_factory=dict)
+    log: list[tuple[Handle, int]] = field(default_factory=list)
 
 
 def in_blocks(nbytes: int) -> int:

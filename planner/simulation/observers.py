@@ -84,6 +84,12 @@ class WeightObservers:
             group = module.rows * module.columns // count
             _statistics(frame, args, observations=1, count=count, group=group, itemsize=module.itemsize)
             self._statistics[module.name] = [frame.hand_over("min_vals"), frame.hand_over("max_vals")]
+        self._multiply(module)
+
+    def _multiply(self, module: LinearModule) -> None:
+        """The statistics of the other modules that this one stands for."""
+        for handle in self._statistics[module.name] if module.copies > 1 else ():
+            self._context.ledger.grow(handle, self._context.ledger.size(handle) * (module.copies - 1), module.copies - 1)
 
     def qparams(self, module: LinearModule, siblings: tuple[str, ...]) -> QParams:
         """Observer.get_qparams: scales from the statistics, which then go (once all fused are done)."""

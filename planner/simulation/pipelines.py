@@ -1,19 +1,19 @@
 """The calibration pipelines (llmcompressor/pipelines/*), walked step by step on the books."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
 
 from planner.simulation.cache import ActivationCache
 from planner.simulation.context import Context, LinearModule
 from planner.simulation.forward import Forward
-from planner.simulation.ledger import Handle
+from planner.simulation.ledger import Handle, Peak
 from planner.simulation.modifiers import make_model
 from planner.simulation.modifiers.base import ModifierModel
 from planner.simulation.program import Outcome, Program, Run, StepMemory, Subgraph, cut
 
 # Batches simulated one by one at the start of a pass: from the second one on each equals the next.
 SHOWN_BATCHES = 3
-
-Closer = Callable[..., None]
 
 
 class Pipeline:
@@ -23,9 +23,6 @@ class Pipeline:
         self.context, self.program, self.runs, self.outcome, self.fold = context, program, runs, outcome, fold
         self.modifier = "+".join(run.spec.type for run in runs)
         self.models: list[ModifierModel] = [make_model(run.spec, context) for run in runs]
-        self.modules: dict[str, LinearModule] = {}
-        for run in runs:
-            self.modules.update(run.modules)
 
     def run(self) -> None:
         """Simulate the pipeline from calibration_start to calibration_end."""
@@ -66,10 +63,14 @@ class Pipeline:
             with self.context.ledger.hold("gpu", self.program.head_bytes, "weights", "lm_head.weight"):
                 pass
 
-    def compress(self, modules: Sequence[LinearModule]) -> None:
-        """sequential_epoch_end of every modifier."""
-        for run, model in zip(self.runs, self.models, strict=True):
-            model.on_sequential_epoch_end([run.modules[m.name] for m in modules if m.name in run.modules])
+    def compress(self, modules: Sequence[Sequence[LinearModule]]) -> None:
+        """sequential_epoch_end of every modifier, each with the modules that it targets."""
+        for model, targeted in zip(self.models, modules, strict=True):
+            model.on_sequential_epoch_end(targeted)
+
+    def all_modules(self, run: Run) -> list[LinearModule]:
+        """Every targeted module of the model, in model order."""
+        return [replace(module, observed=True) for unit in run.units for module in unit.named()]
 
     def finish(self) -> None:
         """calibration_end of every modifier."""
@@ -83,7 +84,7 @@ class SequentialPipeline(Pipeline):
     def run(self) -> None:
         context, job = self.context, self.context.job
         self.subgraphs = cut(self.program.trace, job.targets_per_subgraph)
-        self.forward = Forward(context, self.program.trace, self.modules)
+        self.forward = Forward(context, self.program.trace)
         self.cache = ActivationCache(context, self.program.trace)
         self.inputs: list[Handle] = []
         self.outputs: list[Handle] = []
@@ -125,12 +126,14 @@ class SequentialPipeline(Pipeline):
     def _subgraph(self, subgraph: Subgraph) -> None:
         last = subgraph is self.subgraphs[-1]
         propagate = self.context.job.propagate_error
-        self._pass(subgraph, self.models, "outputs", store=not propagate and not last)
+        modules = [self._modules(run, subgraph) for run in self.runs]
+        self.forward.targets = [(m, {t.name: t for t in targeted}) for m, targeted in zip(self.models, modules, strict=True)]
+        self._pass(subgraph, "outputs", hooks=True, store=not propagate and not last)
         self._close(subgraph, "calibrate")
-        self.compress(self._modules(subgraph))
+        self.compress(modules)
         self._close(subgraph, "compress")
         if propagate:
-            self._pass(subgraph, (), "output", store=not last)
+            self._pass(subgraph, "output", hooks=False, store=not last)
             self._close(subgraph, "propagate")
         if not last:
             self._leave()
@@ -141,7 +144,7 @@ class SequentialPipeline(Pipeline):
         step, peaks = self.outcome.steps[-1], self.context.ledger.close_step()
         self.outcome.steps[-1] = _with_ends(step, peaks["gpu"].end, peaks["cpu"].end)
 
-    def _pass(self, subgraph: Subgraph, models: Sequence[ModifierModel], name: str, *, store: bool) -> None:
+    def _pass(self, subgraph: Subgraph, name: str, *, hooks: bool, store: bool) -> None:
         """All batches once. From the third batch on every batch costs the same: skip to the last."""
         batches = self.context.job.batches
         shown = range(batches) if batches <= SHOWN_BATCHES + 1 else [*range(SHOWN_BATCHES), batches - 1]
@@ -157,7 +160,7 @@ class SequentialPipeline(Pipeline):
             else:
                 ledger.free_all(self.inputs)
                 self.inputs, ahead = fetched, None
-            self._assign(name, self.forward.run(subgraph, models))
+            self._assign(name, self.forward.run(subgraph, hooks=hooks))
             if store:
                 self._store(subgraph, last=batch == batches - 1)
 
@@ -179,23 +182,23 @@ class SequentialPipeline(Pipeline):
         self.cache.delete(subgraph.consumed, batches=batches)
         self.cache.update(subgraph.writes, batches=batches)
 
-    def _modules(self, subgraph: Subgraph) -> list[LinearModule]:
-        """Targeted modules under the subgraph's modules, in model order."""
-        if subgraph.number == 1:
-            return [m for m in self.modules.values() if m.name in self._head_names()]
-        names = [self.program.trace.segments[i].target for i in subgraph.segments]
-        prefixes = tuple(f"{n}." for n in names)
-        return [m for m in self.modules.values() if m.name.startswith(prefixes) or m.name in names or self._in_tail(m.name, subgraph)]
+    def _modules(self, run: Run, subgraph: Subgraph) -> list[LinearModule]:
+        """Targeted modules that run in the subgraph, in model order."""
+        own = {self.program.trace.segments[i].target for i in subgraph.segments}
+        called = self._called(subgraph)
+        modules: list[LinearModule] = []
+        for unit in run.units:
+            if unit.unit in own:
+                modules += unit.named()
+            elif unit.loose:
+                modules += [m for m in unit.named() if m.name in called]
+        return modules
 
-    def _head_names(self) -> set[str]:
-        return {c.module for e in self.program.trace.segments[0].events if (c := e.call) is not None}
-
-    def _in_tail(self, name: str, subgraph: Subgraph) -> bool:
-        """Modules that run after the last target, such as lm_head."""
-        if subgraph is not self.subgraphs[-1]:
-            return False
-        segment = self.program.trace.segments[subgraph.segments[-1]]
-        return any(e.call is not None and e.call.module == name for e in segment.events)
+    def _called(self, subgraph: Subgraph) -> set[str]:
+        """Full names of the modules outside of targets that the subgraph calls (head, lm_head)."""
+        segments = [self.program.trace.segments[i] for i in subgraph.segments]
+        calls = (event.call for segment in segments for event in segment.events)
+        return {call.module for call in calls if call is not None and not call.module.startswith(".")}
 
     def _close(self, subgraph: Subgraph, phase: str) -> None:
         self.close(phase, subgraph.unit, subgraph=subgraph.number, of=len(self.subgraphs), exact=subgraph.exact)
@@ -206,7 +209,7 @@ class SequentialPipeline(Pipeline):
         segments = [self.program.trace.segments[i] for i in subgraph.segments]
         crossings = self.program.trace.crossings
         return (
-            tuple((s.structure, tuple(run.signatures[s.index] for run in self.runs)) for s in segments),
+            tuple((s.structure, tuple(run.signature(s.target) for run in self.runs)) for s in segments),
             tuple(crossings[n].bytes for n in subgraph.reads),
             tuple(crossings[n].bytes for n in subgraph.writes),
             tuple(crossings[n].bytes for n in subgraph.consumed),
@@ -239,11 +242,28 @@ class DataFreePipeline(Pipeline):
         self.start()
         self.close("setup", "setup")
         self.context.keep_onloaded = False
-        self.compress(list(self.modules.values()))
+        fold = self.folded if self.fold else self.all_modules
+        self.compress([fold(run) for run in self.runs])
         self.context.keep_onloaded = True
         self.close("compress", "all modules")
         self.finish()
         self.close("finalize", "finalize")
+
+    def folded(self, run: Run) -> list[LinearModule]:
+        """Every targeted module, equal neighbours but the first and the last as one.
+
+        Statistics grow while all weights are observed, and shrink while qparams are computed: the
+        first and the last of equal units see the extremes.
+        """
+        modules: list[LinearModule] = []
+        for _, members in groupby(run.units, key=lambda unit: unit.signature):
+            units = list(members)
+            modules += units[0].named()
+            if len(units) > 2:
+                modules += units[1].named(copies=len(units) - 2)
+            if len(units) > 1:
+                modules += units[-1].named()
+        return [replace(module, observed=True) for module in modules]
 
 
 class BasicPipeline(Pipeline):
@@ -256,15 +276,17 @@ class BasicPipeline(Pipeline):
     def run(self) -> None:
         trace = self.program.trace
         self.context.device = "cpu"
-        forward = Forward(self.context, trace, self.modules)
+        forward = Forward(self.context, trace)
+        modules = [self.all_modules(run) for run in self.runs]
+        forward.targets = [(m, {t.name: t for t in targeted}) for m, targeted in zip(self.models, modules, strict=True)]
         self.start()
         self.close("setup", "setup")
         whole = Subgraph(number=1, segments=tuple(range(len(trace.segments))), reads=(), writes=(), consumed=(), unit="model")
         for _ in range(min(SHOWN_BATCHES, self.context.job.batches)):
             with self.context.ledger.hold("cpu", trace.batch_bytes, "calibration_data", "batch"):
-                self.context.ledger.free_all(forward.run(whole, self.models))
+                self.context.ledger.free_all(forward.run(whole, hooks=True))
         self.close("calibrate", "model")
-        self.compress(list(self.modules.values()))
+        self.compress(modules)
         self.close("compress", "model")
         self.finish()
         self.context.device = "gpu"
@@ -272,8 +294,6 @@ class BasicPipeline(Pipeline):
 
 
 def _with_ends(step: StepMemory, gpu: int, cpu: int) -> StepMemory:
-    from dataclasses import replace
-
     return replace(step, gpu=replace(step.gpu, end=gpu), cpu=replace(step.cpu, end=cpu))
 
 
@@ -293,9 +313,7 @@ def _rename(owner: str, renames: dict[str, str]) -> str:
 
 
 def _renamed(step: StepMemory, subgraph: Subgraph, renames: dict[str, str]) -> StepMemory:
-    from dataclasses import replace
-
-    def peak(old):  # type: ignore[no-untyped-def]
+    def peak(old: Peak) -> Peak:
         return replace(old, largest=tuple(replace(h, owner=_rename(h.owner, renames)) for h in old.largest))
 
     return replace(step, subgraph=subgraph.number, unit=subgraph.unit, gpu=peak(step.gpu), cpu=peak(step.cpu))

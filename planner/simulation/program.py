@@ -1,7 +1,6 @@
 """All that the simulation needs to know of model, recipe and job, as plain data."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from planner.models.traces import ModelTrace
 from planner.simulation.context import LinearModule
@@ -10,16 +9,40 @@ from planner.specs import ModifierSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnitTargets:
+    """What one modifier targets in one onload unit."""
+
+    unit: str
+    signature: int
+    """Units with equal numbers have equal modules, targeted in the same way."""
+    modules: tuple[LinearModule, ...]
+    """Targeted modules in model order, named from the unit on (`.self_attn.q_proj`)."""
+    loose: bool
+    """The unit is no sequential target: it runs in the head or the last subgraph."""
+
+    def named(self, *, copies: int = 1) -> list[LinearModule]:
+        """The modules with their full names."""
+        return [replace(m, name=self.unit + m.name, copies=copies) for m in self.modules]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """One modifier of the recipe, resolved onto the model's modules."""
 
     spec: ModifierSpec
-    modules: Mapping[str, LinearModule]
-    """Targeted modules by full name, in model order."""
-    signatures: tuple[int, ...]
-    """Per segment: equal numbers mean that its modules are targeted in the same way."""
+    units: tuple[UnitTargets, ...]
+    """In model order; units without a targeted module are left out."""
     unties_embeddings: bool = False
     """The head or the embedding is a target: calibration unties them (untie_word_embeddings)."""
+
+    def of(self, unit: str) -> UnitTargets | None:
+        """The targets in this unit, if any."""
+        return next((u for u in self.units if u.unit == unit), None)
+
+    def signature(self, unit: str) -> int:
+        """Number of this unit's targets; -1 without any."""
+        targets = self.of(unit)
+        return -1 if targets is None else targets.signature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +60,6 @@ class Program:
     """Weight of the output head, onloaded once by disable_lm_head; 0 without a Linear head."""
     embedding_bytes: int
     tied: bool
-    largest_parameter_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

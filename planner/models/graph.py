@@ -1,0 +1,158 @@
+"""The model as a graph of onload units: what LLM Compressor brings to the GPU, in order.
+
+Plain records; `to_networkx` gives the same as a networkx DiGraph, whose edges carry the tensors
+that cross from one unit to another.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from planner.models.traces import ModelTrace
+from planner.specs import ModuleRef
+
+UnitKind = Literal["embedding", "vision", "projector", "decoder", "norm", "head", "other"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """One weight of a unit."""
+
+    name: str
+    """Relative to the unit, from a dot on."""
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+    tied: bool = False
+    """True where another unit owns the storage: it is not counted here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleInfo:
+    """One module of a unit, as recipes see it."""
+
+    name: str
+    """Relative to the unit, from a dot on; empty for the unit itself."""
+    classes: tuple[str, ...]
+    """Class names of its MRO, own class first."""
+    rows: int = 0
+    columns: int = 0
+    itemsize: int = 0
+    """Shape of its weight flattened to (rows, columns), and bytes of an element; 0 without weight."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Structure:
+    """What equal units share."""
+
+    class_name: str
+    parameters: tuple[Parameter, ...]
+    modules: tuple[ModuleInfo, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of weights, those owned elsewhere left out."""
+        return sum(_numel(p.shape) for p in self.parameters if not p.tied)
+
+    @property
+    def bytes(self) -> int:
+        return sum(p.bytes for p in self.parameters if not p.tied)
+
+    @property
+    def linears(self) -> int:
+        return sum("Linear" in m.classes for m in self.modules)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """A part of the model that is onloaded together."""
+
+    name: str
+    kind: UnitKind
+    structure: int
+    """Index into ModelGraph.structures: units with equal numbers are identical."""
+    class_name: str
+    parameters: int
+    bytes: int
+    linears: int
+    onload: str
+    """When it goes to the GPU, in words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edge:
+    """Tensors that one unit makes and another reads, for one batch."""
+
+    source: str
+    target: str
+    tensors: tuple[tuple[str, int], ...]
+    """(name, bytes in the activation cache)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelGraph:
+    """A model, its units and how calibration data flows through them."""
+
+    name: str
+    architecture: str
+    parameters: int
+    bytes: int
+    buffer_bytes: int
+    not_loaded_parameters: int
+    checkpoint_parameters: int
+    units: tuple[Unit, ...]
+    structures: tuple[Structure, ...]
+    edges: tuple[Edge, ...]
+    trace: ModelTrace
+    notes: tuple[str, ...]
+    sequential_targets: tuple[str, ...]
+    tied_embeddings: bool
+    embedding: str
+    """Name of the input embedding; empty if there is none."""
+    head: str
+    """Name of the output head where it is a Linear; empty if there is none."""
+    fused_expert_bytes: int
+    """Fused experts that `oneshot` would convert to Linears."""
+    itemsize: int
+    layout: tuple[ModuleRef | int, ...]
+    """Model order: indices into `units`, and the modules that only contain units."""
+
+    def module_refs(self) -> list[ModuleRef]:
+        """Every module by its full name, in model order: what targets and ignores are matched against."""
+        refs: list[ModuleRef] = []
+        for entry in self.layout:
+            if isinstance(entry, ModuleRef):
+                refs.append(entry)
+            else:
+                unit = self.units[entry]
+                refs += [ModuleRef(unit.name + m.name, m.classes) for m in self.structures[unit.structure].modules]
+        return refs
+
+    def weighted(self, unit: Unit) -> list[ModuleInfo]:
+        """The unit's modules that have a matrix of weights."""
+        return [m for m in self.structures[unit.structure].modules if m.itemsize]
+
+    def largest(self, kind: UnitKind) -> int:
+        """Parameters of the largest unit of this kind; 0 without one."""
+        return max((unit.parameters for unit in self.units if unit.kind == kind), default=0)
+
+    def total(self, *kinds: UnitKind) -> int:
+        """Parameters of all units of these kinds."""
+        return sum(unit.parameters for unit in self.units if unit.kind in kinds)
+
+    def to_networkx(self) -> Any:
+        """The graph as a networkx.DiGraph: nodes carry the Unit and its Structure, edges the tensors."""
+        import networkx
+
+        graph = networkx.DiGraph(name=self.name)
+        for unit in self.units:
+            graph.add_node(unit.name, unit=unit, structure=self.structures[unit.structure])
+        for edge in self.edges:
+            graph.add_edge(edge.source, edge.target, tensors=edge.tensors, bytes=sum(size for _, size in edge.tensors))
+        return graph
+
+
+def _numel(shape: tuple[int, ...]) -> int:
+    count = 1
+    for side in shape:
+        count *= side
+    return count

@@ -1,0 +1,271 @@
+"""From a model's name to its graph: build on the meta device, list the onload units, trace once."""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+from planner.errors import JobError, UnsupportedError
+from planner.job import Job
+from planner.models.build import architecture, build_model, num_experts, parameter_bytes, parameter_count, vision_config
+from planner.models.experts import find_fused_experts, linearize
+from planner.models.graph import Edge, ModelGraph, ModuleInfo, Parameter, Structure, Unit, UnitKind
+from planner.models.inputs import calibration_batch
+from planner.models.source import ModelSource, load_source
+from planner.models.traces import ModelTrace
+from planner.models.tracing import ModelTracer
+from planner.specs import ModuleRef
+
+# Attributes that tell layers apart without changing what they do.
+_POSITIONS = re.compile(r"(layer|block|expert)_?(idx|index|id|number)$|^training$|^name$")
+
+
+def load_model(model: str, job: Job | None = None) -> ModelGraph:
+    """The graph of a preset, config.json, folder or Hub id under a job's options.
+
+    Raises ModelError for a model that cannot be read or built, JobError for sequential targets
+    that match nothing.
+    """
+    job = job or Job()
+    source = load_source(model)
+    return _Loader(source, build_model(source, job), job).load()
+
+
+class _Loader:
+    """One model on its way to a ModelGraph."""
+
+    def __init__(self, source: ModelSource, model: torch.nn.Module, job: Job) -> None:
+        self.source, self.model, self.job = source, model, job
+        self.config: Any = model.config
+        self.notes: list[str] = [*source.notes, *source.not_loaded]
+        self.keys: dict[object, int] = {}
+        self.structures: list[Structure] = []
+        self.units: list[Unit] = []
+        self.layout: list[ModuleRef | int] = []
+        self.embedding = self._name_of("get_input_embeddings")
+        self.head = self._name_of("get_output_embeddings", torch.nn.Linear)
+        self.vision = tuple(self._vision_roots())
+        self.owned: set[int] = set()
+
+    def load(self) -> ModelGraph:
+        parameters, nbytes = parameter_count(self.model), parameter_bytes(self.model)
+        buffers = sum(b.numel() * b.element_size() for b in self.model.buffers())
+        fused = 0 if self.job.linearized else self._fused_bytes()
+        self.tied = self._is_tied()
+        patterns = self._patterns()
+        if self.job.sequential_targets is not None:
+            linearize(self.model, self.config, self.job.calibrate_all_experts)
+        targets = self._targets(patterns)
+        self._visit("", self.model, frozenset(targets), self._roots(targets))
+        trace = self._trace(targets)
+        checkpoint = self.source.checkpoint_parameters or parameters + self.source.not_loaded_parameters
+        return ModelGraph(
+            name=self.source.name,
+            architecture=architecture(self.model),
+            parameters=parameters,
+            bytes=nbytes,
+            buffer_bytes=buffers,
+            not_loaded_parameters=self.source.not_loaded_parameters,
+            checkpoint_parameters=checkpoint,
+            units=tuple(self.units),
+            structures=tuple(self.structures),
+            edges=tuple(self._edges(trace)),
+            trace=trace,
+            notes=tuple(self.notes),
+            sequential_targets=tuple(patterns),
+            tied_embeddings=self.tied,
+            embedding=self.embedding,
+            head=self.head,
+            fused_expert_bytes=fused,
+            itemsize=getattr(torch, self.job.dtype).itemsize,
+            layout=tuple(self.layout),
+        )
+
+    # ------------------------------------------------------------------ parts of the model
+    def _name_of(self, getter: str, kind: type[torch.nn.Module] = torch.nn.Module) -> str:
+        try:
+            module = getattr(self.model, getter)()
+        except (AttributeError, NotImplementedError):
+            return ""
+        names = (name for name, m in self.model.named_modules() if m is module)
+        return next(names, "") if isinstance(module, kind) else ""
+
+    def _vision_roots(self) -> Iterator[str]:
+        """Modules that own the vision config: the whole tower."""
+        vision = vision_config(self.config)
+        if vision is None:
+            return
+        found: list[str] = []
+        for name, module in self.model.named_modules():
+            if getattr(module, "config", None) is vision and not name.startswith(tuple(f"{f}." for f in found)):
+                found.append(name)
+                yield name
+
+    def _fused_bytes(self) -> int:
+        return sum(parameter_bytes(module) for _, module in find_fused_experts(self.model))
+
+    def _is_tied(self) -> bool:
+        if not self.head or not self.embedding:
+            return False
+        head, embedding = self.model.get_submodule(self.head), self.model.get_submodule(self.embedding)
+        return getattr(head, "weight", 0) is getattr(embedding, "weight", 1)
+
+    # ------------------------------------------------------------------ sequential targets
+    def _patterns(self) -> list[str]:
+        """utils/pytorch/module.py infer_sequential_targets: the user's, else `_no_split_modules`."""
+        if self.job.sequential_targets is not None:
+            return list(self.job.sequential_targets)
+        return sorted(getattr(self.model, "_no_split_modules", None) or ())
+
+    def _targets(self, patterns: list[str]) -> list[str]:
+        """Names of the sequential targets that become subgraphs of their own."""
+        from compressed_tensors.utils import match_named_modules
+
+        matched = [name for name, _ in match_named_modules(self.model, patterns)]
+        if not matched:
+            classes = sorted({type(m).__name__ for m in self.model.modules() if next(m.children(), None) is not None})
+            raise JobError(f"sequential targets {', '.join(patterns) or '(none)'} match nothing in {self.source.name}; its module classes: {', '.join(classes)}")
+        inside = tuple(f"{root}." for root in self.vision)
+        targets = [name for name in matched if not name.startswith(inside)] if inside else matched
+        if len(targets) < len(matched):
+            self.notes.append(
+                "The vision tower is onloaded whole, with the head subgraph: its blocks run inside a function that LLM Compressor wraps, "
+                "although their class is among the sequential targets" + ("." if self.job.images else "; text-only samples never run it.")
+            )
+        return targets
+
+    def _roots(self, targets: Iterable[str]) -> dict[str, UnitKind]:
+        roots: dict[str, UnitKind] = dict.fromkeys(targets, "decoder")
+        roots.update(dict.fromkeys(self.vision, "vision"))
+        if self.embedding:
+            roots.setdefault(self.embedding, "embedding")
+        if self.head:
+            roots.setdefault(self.head, "head")
+        return roots
+
+    # ------------------------------------------------------------------ units
+    def _visit(self, name: str, module: torch.nn.Module, targets: frozenset[str], roots: dict[str, UnitKind]) -> None:
+        """Make a unit of `module`, or look inside when parts of it are units."""
+        if name in roots:
+            self._add_unit(name, module, roots[name], targets)
+        elif name and not any(root.startswith(f"{name}.") for root in roots):
+            self._add_unit(name, module, _guess(name, module), targets)
+        else:
+            self.layout.append(ModuleRef(name, _classes(module)))
+            if next(module.parameters(recurse=False), None) is not None:
+                self._add_unit(name, _Bare(module), "other", targets)
+            for child, part in module.named_children():
+                self._visit(f"{name}.{child}".lstrip("."), part, targets, roots)
+
+    def _add_unit(self, name: str, module: torch.nn.Module, kind: UnitKind, targets: frozenset[str]) -> None:
+        key = (kind, _structure_key(module, self.owned))
+        if key not in self.keys:
+            self.keys[key] = len(self.structures)
+            # only one of equal units gets its experts spread out: a 671B model has 58 of them
+            linearize(module, self.config, self.job.calibrate_all_experts)
+            self.structures.append(_structure(module, self.owned))
+        number = self.keys[key]
+        structure = self.structures[number]
+        self.owned |= {id(p) for p in module.parameters()}
+        self.layout.append(len(self.units))
+        self.units.append(
+            Unit(
+                name=name,
+                kind=kind,
+                structure=number,
+                class_name=structure.class_name,
+                parameters=structure.count,
+                bytes=structure.bytes,
+                linears=structure.linears,
+                onload=_onload(kind, name in targets, bool(self.job.images)),
+            )
+        )
+
+    # ------------------------------------------------------------------ the forward
+    def _trace(self, targets: list[str]) -> ModelTrace:
+        numbers = {unit.name: unit.structure for unit in self.units if unit.name in set(targets)}
+        batch = calibration_batch(self.config, self.job, getattr(torch, self.job.dtype))
+        experts = num_experts(self.config)
+        try:
+            return ModelTracer(self.model, numbers, batch, 1 / experts if experts else 0.0).run()
+        except UnsupportedError:
+            raise
+        except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
+            reason = (str(error).splitlines() or ["no reason given"])[0]
+            raise UnsupportedError(f"{self.source.name}: its forward does not run without data: {type(error).__name__}: {reason}") from error
+
+    def _edges(self, trace: ModelTrace) -> Iterator[Edge]:
+        """Who makes and who reads what crosses: one edge per pair of units."""
+        grouped: dict[tuple[str, str], list[tuple[str, int]]] = {}
+        for segment in trace.segments:
+            for number in segment.reads:
+                crossing = trace.crossings[number]
+                if crossing.producer >= 0:
+                    source = trace.segments[crossing.producer].target or self.embedding
+                    grouped.setdefault((source, segment.target or self.embedding), []).append((crossing.name, crossing.bytes))
+        return (Edge(source=a, target=b, tensors=tuple(tensors)) for (a, b), tensors in grouped.items())
+
+
+class _Bare(torch.nn.Module):
+    """The parameters that a module holds itself, without its children."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        for name, parameter in module.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+
+
+def _classes(module: torch.nn.Module) -> tuple[str, ...]:
+    return tuple(c.__name__ for c in type(module).__mro__ if c not in (torch.nn.Module, object))
+
+
+def _structure(module: torch.nn.Module, owned: set[int]) -> Structure:
+    parameters = tuple(
+        Parameter(name=f".{name}", shape=tuple(p.shape), dtype=str(p.dtype).removeprefix("torch."), bytes=p.numel() * p.element_size(), tied=id(p) in owned)
+        for name, p in module.named_parameters()
+    )
+    modules = tuple(_info(name, part) for name, part in module.named_modules())
+    return Structure(class_name=type(module).__name__, parameters=parameters, modules=modules)
+
+
+def _info(name: str, module: torch.nn.Module) -> ModuleInfo:
+    weight = getattr(module, "weight", None)
+    classes = _classes(module)
+    if not isinstance(weight, torch.nn.Parameter) or weight.dim() < 2:
+        return ModuleInfo(name=f".{name}" if name else "", classes=classes)
+    rows = weight.shape[0]
+    return ModuleInfo(name=f".{name}" if name else "", classes=classes, rows=rows, columns=weight.numel() // rows, itemsize=weight.element_size())
+
+
+def _structure_key(module: torch.nn.Module, owned: set[int]) -> object:
+    """Equal for modules that hold and do the same: classes, shapes, plain attributes."""
+    return tuple(
+        (
+            name,
+            type(part),
+            tuple((n, tuple(p.shape), p.dtype, id(p) in owned) for n, p in part.named_parameters(recurse=False)),
+            tuple((n, tuple(b.shape), b.dtype) for n, b in part.named_buffers(recurse=False)),
+            tuple((k, v) for k, v in part.__dict__.items() if isinstance(v, (int, float, str, bool)) and not _POSITIONS.search(k)),
+        )
+        for name, part in module.named_modules()
+    )
+
+
+def _guess(name: str, module: torch.nn.Module) -> UnitKind:
+    text = f"{name.rpartition('.')[2]} {type(module).__name__}".lower()
+    if isinstance(module, torch.nn.Embedding):
+        return "embedding"
+    if any(word in text for word in ("projector", "merger", "connector")):
+        return "projector"
+    return "norm" if "norm" in text else "other"
+
+
+def _onload(kind: UnitKind, is_target: bool, images: bool) -> str:
+    if is_target:
+        return "own subgraph"
+    if kind in ("vision", "projector"):
+        return "head subgraph" if images else "never (text only)"
+    if kind == "head":
+        return "setup only"
+    return "last subgraph" if kind == "norm" else "head subgraph"
