@@ -181,7 +181,8 @@ def linear_experts(experts: torch.nn.Module, config: Any, calibrate_all_experts:
     shape, device = expert_shape(experts, config), fused.down_proj.device
     with no_init_weights():
         linear = _linear_class(experts)(shape, _gate(experts), device, calibrate_all_experts)
-    _check_gate(linear, shape, experts)
+    if shape.gated:
+        _check_gate(linear, shape, experts)
     if device.type != "meta":
         _copy_weights(fused, linear, shape)
     return linear.train(experts.training)
@@ -259,20 +260,36 @@ def _check_weights(experts: Any, shape: ExpertShape) -> None:
 
 
 def _check_gate(linear: LinearExperts2D, shape: ExpertShape, experts: torch.nn.Module) -> None:
-    """Run the gate once, on nothing: some classes' gates read attributes that linear experts do not have."""
-    if not shape.gated:
-        return
+    """Try the gate on nothing: some classes' gates read attributes that linear experts do not have.
+
+    Such a model can be quantized without data; its experts raise UnsupportedError when they run.
+    """
+    own: list[Any] = [linear[number] for number in range(shape.experts)]
     try:
-        expert: Any = linear[0]
-        expert.after_up(torch.empty(1, 2 * shape.intermediate, dtype=shape.dtype, device="meta"))
+        own[0].after_up(torch.empty(1, 2 * shape.intermediate, dtype=shape.dtype, device="meta"))
     except AttributeError as error:
-        raise _refusal(experts, str(error)) from error
+        refusal = UnsupportedError(
+            f"LLM Compressor cannot run linear experts of {type(experts).__name__} ({error}): "
+            "calibration would fail; take a recipe that needs no data"
+        )
+        for expert in own:
+            expert.after_up = _Refusing(refusal)
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusing:
+    """A gate that cannot run."""
+
+    error: UnsupportedError
+
+    def __call__(self, *_: torch.Tensor) -> torch.Tensor:
+        raise self.error
 
 
 def _refusal(experts: torch.nn.Module, reason: str) -> UnsupportedError:
     return UnsupportedError(
         f"LLM Compressor cannot make linear experts of {type(experts).__name__}: {reason}; "
-        "a job with this model would fail at its start"
+        "a job with this model would fail when it starts"
     )
 
 
