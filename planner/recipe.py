@@ -9,6 +9,7 @@ here it becomes a note. 0.14 evaluates no `args` or `eval(...)` placeholders, so
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
@@ -72,7 +73,7 @@ class SparseGPTFields(ModifierFields):
 
     sparsity: Any
     sparsity_profile: str | None = None
-    mask_structure: Any = "0:0"
+    mask_structure: Any = (0, 0)
     owl_m: int | None = None
     owl_lmbda: float | None = None
     sequential_update: bool | None = False
@@ -123,12 +124,12 @@ class SparseGPTFields(ModifierFields):
         return self
 
 
-def load_recipe(text: str) -> Recipe:
+def load_recipe(text: str | Path) -> Recipe:
     """The recipe that a shipped name (`gptq_w4a16`), a path, or recipe text of several lines stands for.
 
     Raises RecipeError where LLM Compressor would refuse it, UnsupportedError where planner cannot follow.
     """
-    name, data = read_recipe(text)
+    name, data = read_recipe(str(text))
     return recipe_from_dict(data, name)
 
 

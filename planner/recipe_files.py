@@ -45,6 +45,8 @@ def list_recipes() -> tuple[RecipeInfo, ...]:
 def read_recipe(text: str) -> tuple[str, dict[str, Any]]:
     """A shipped recipe's name, a file's path, or recipe text of several lines -> name and mapping."""
     shipped = {info.name: info.path for info in list_recipes()}
+    if not text.strip():
+        raise RecipeError(f"no recipe is named; shipped: {', '.join(shipped)}")
     if text in shipped:
         return text, _parse(_read(shipped[text], text), ".yaml", text)
     if "\n" in text:
