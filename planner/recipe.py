@@ -205,7 +205,7 @@ def _quantization(data: Any, where: str, notes: list[str]) -> QuantizationSpec:
     fields = validated(QuantizationFields, data, where)
     if not fields.has_config:
         raise RecipeError("says not what to quantize; give scheme (like W4A16) or config_groups", where)
-    spec = QuantizationSpec(**_shared(fields, where, notes), calibrate_anyway=bool(fields.requires_calibration_data))
+    spec = QuantizationSpec(**_shared(fields, where, notes), calibrate_anyway=fields.requires_calibration_data)
     if fields.scheme is None and not fields.config_groups and fields.kv_cache_scheme is None:
         notes.append(f"{_inner(where)} quantizes nothing: it has neither scheme nor config_groups")
     return spec
@@ -290,7 +290,7 @@ def _ordered(group: Scheme, actorder: Any, given: bool, where: str) -> Scheme:
 
 
 def _must_calibrate(fields: ModifierFields, where: str) -> None:
-    if fields.requires_calibration_data is False:
+    if "requires_calibration_data" in fields.model_fields_set and not fields.requires_calibration_data:
         raise UnsupportedError(f"{where}: planner models this modifier with calibration data only")
 
 

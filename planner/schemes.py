@@ -63,7 +63,7 @@ class ModifierFields(BaseModel):
     start: float | None = None
     end: float | None = None
     update: float | None = None
-    requires_calibration_data: bool | None = None
+    requires_calibration_data: bool = False
 
 
 class QuantizationFields(ModifierFields):
