@@ -1,0 +1,186 @@
+import json
+import logging
+import subprocess
+import sys
+import time
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import constants
+
+from planner.errors import ModelError
+from planner.job import Job
+from planner.models.build import (
+    architecture,
+    build_model,
+    num_experts,
+    parameter_bytes,
+    parameter_count,
+    text_config,
+    vision_config,
+)
+from planner.models.source import ModelSource, load_source
+
+TINY: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 32,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+}
+
+
+def tiny(**changes: Any) -> ModelSource:
+    return ModelSource(name="toy", config={**TINY, **changes})
+
+
+def closed_form(layers: int = 3) -> int:
+    attention = 16 * (16 + 8 + 8 + 16)
+    return layers * (attention + 3 * 16 * 24 + 2 * 16) + 2 * 32 * 16 + 16
+
+
+def test_a_model_is_built_without_a_byte_of_weights() -> None:
+    model = build_model(tiny(), Job())
+    tensors = [*model.parameters(), *model.buffers()]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert parameter_count(model) == closed_form()
+    assert parameter_bytes(model) == 2 * closed_form()
+    assert architecture(model) == "LlamaForCausalLM"
+    assert not model.training
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_the_job_sets_the_dtype_whatever_the_config_says(dtype: Any) -> None:
+    model: Any = build_model(tiny(torch_dtype="float64"), Job(dtype=dtype))
+    assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, dtype)}
+    assert model.config.dtype == getattr(torch, dtype)
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_tied_weights_are_one_tensor_and_count_once() -> None:
+    model: Any = build_model(tiny(tie_word_embeddings=True), Job())
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert parameter_count(model) == closed_form() - 32 * 16
+
+
+def test_attention_is_eager_in_every_part_of_the_model() -> None:
+    for name in ("qwen2.5-vl-7b", "gemma-3-27b"):
+        model = build_model(load_source(name), Job(layers=1, vision_layers=1))
+        configs = [module.config for module in model.modules() if hasattr(module, "config")]
+        assert {config._attn_implementation for config in configs} == {"eager"}
+
+
+def test_a_kernel_named_in_the_config_is_not_needed() -> None:
+    model: Any = build_model(tiny(attn_implementation="flash_attention_2"), Job())
+    assert model.config._attn_implementation == "eager"
+
+
+def test_layers_are_cut_as_the_job_asks() -> None:
+    assert parameter_count(build_model(tiny(), Job(layers=1))) == closed_form(layers=1)
+    with pytest.raises(ModelError, match="--layers 4: the text decoder has only 3 layers"):
+        build_model(tiny(), Job(layers=4))
+    model: Any = build_model(load_source("qwen2.5-vl-7b"), Job(layers=2, vision_layers=3))
+    assert (len(model.model.language_model.layers), len(model.model.visual.blocks)) == (2, 3)
+
+
+def test_a_vision_model_is_built_whole_and_a_text_model_alone() -> None:
+    vision: Any = build_model(load_source("llama-4-scout"), Job(layers=1, vision_layers=1))
+    assert vision_config(vision.config).model_type == "llama4_vision_model"
+    assert text_config(vision.config).model_type == "llama4_text"
+    text: Any = build_model(tiny(), Job())
+    assert vision_config(text.config) is None
+    assert text_config(text.config) is text.config
+
+
+def test_experts_are_counted_under_every_familys_name() -> None:
+    counts = {"mixtral-8x7b": 8, "qwen3-30b-a3b": 128, "deepseek-r1": 256, "llama-4-scout": 16, "llama-3-8b": 0}
+    for name, count in counts.items():
+        model: Any = build_model(load_source(name), Job(layers=1))
+        assert num_experts(model.config) == count
+
+
+def test_a_quantization_config_does_not_change_the_model() -> None:
+    model: Any = build_model(tiny(quantization_config={"quant_method": "fp8"}), Job())
+    assert parameter_count(model) == closed_form()
+    assert not hasattr(model.config, "quantization_config")
+
+
+def test_building_leaves_the_source_and_global_settings_alone() -> None:
+    from transformers.utils import logging as transformers_logging
+
+    source, before = load_source("gemma-3-27b"), json.dumps(load_source("gemma-3-27b").config)
+    settings = (transformers_logging.get_verbosity(), constants.HF_HUB_OFFLINE, warnings.filters[:])
+    build_model(source, Job(layers=2, vision_layers=2))
+    assert json.dumps(source.config) == before
+    assert settings == (transformers_logging.get_verbosity(), constants.HF_HUB_OFFLINE, warnings.filters[:])
+
+
+def test_building_is_silent(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("transformers").propagate = True
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        build_model(load_source("llama-4-scout"), Job(layers=1, vision_layers=1))
+        build_model(tiny(pad_token_id=-5, num_labels=3, id2label={"0": "a"}), Job())
+    assert (caught, caplog.records, capfd.readouterr()) == ([], [], ("", ""))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"num_hidden_layers": 10**12}, "num_hidden_layers is 1000000000000; the planner takes at most 10000"),
+        ({"num_hidden_layers": 10**400}, "num_hidden_layers is beyond 10\\^300"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers is -1; it must be at least 1"),
+        ({"num_hidden_layers": None}, "num_hidden_layers"),
+        ({"hidden_size": 0}, "hidden_size is 0; it must be at least 1"),
+        ({"hidden_size": "4096"}, "hidden_size is '4096', not a whole number"),
+        ({"hidden_size": 16.0}, "hidden_size is 16.0, not a whole number"),
+        ({"hidden_size": True}, "hidden_size is True, not a whole number"),
+        ({"hidden_size": 2**40}, "at most 1048576"),
+        ({"vocab_size": 10**12}, "vocab_size is 1000000000000"),
+        ({"num_experts": 10**9}, "num_experts is 1000000000"),
+        ({"num_experts": 30_000, "num_hidden_layers": 9000}, "9000 layers of 30000 experts"),
+        ({"num_labels": 10**12}, "num_labels"),
+        ({"max_position_embeddings": 10**15}, "max_position_embeddings is 1e\\+15"),
+        ({"text_config": {"num_hidden_layers": 10**12}}, "text_config.num_hidden_layers"),
+        ({"intermediate_size": -5}, "negative dimension"),
+        ({"intermediate_size": "wide"}, "intermediate_size"),
+        ({"num_attention_heads": 5}, "multiple of the number of attention"),
+        ({"num_key_value_heads": 0}, "ZeroDivisionError"),
+        ({"hidden_act": "nope"}, "nope"),
+        ({"torch_dtype": "float99"}, "float99"),
+        ({"rope_scaling": "x"}, "rope"),
+        ({"layer_types": ["x"]}, "layer_types"),
+        ({"vision_config": "x"}, "vision|str"),
+        ({"self": 1}, "self"),
+        ({"model_type": "clip_vision_model"}, "neither a causal language model nor an image-text-to-text model"),
+    ],
+)
+def test_an_absurd_config_is_refused_at_once(change: dict[str, Any], reason: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(ModelError, match=f"toy: .*{reason}") as caught:
+        build_model(tiny(**change), Job())
+    assert time.monotonic() - start < 2
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_the_whole_of_deepseek_r1_fits_a_small_machine() -> None:
+    program = (
+        "import resource, time, torch, transformers\n"
+        "from planner.job import Job\n"
+        "from planner.models.build import build_model, parameter_count\n"
+        "from planner.models.source import load_source\n"
+        "model = build_model(load_source('deepseek-r1'), Job())\n"
+        "print(parameter_count(model), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    parameters, kibibytes = map(int, result.stdout.split())
+    assert parameters == 671_026_404_352
+    assert kibibytes < 2**20  # 1 GiB, PyTorch and transformers included
