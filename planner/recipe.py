@@ -142,7 +142,7 @@ def recipe_from_dict(data: dict[str, Any], name: str) -> Recipe:
     for entry in _entries(data, name, notes):
         specs.append(_spec(entry, specs, notes))
     if not specs:
-        raise RecipeError(f"holds no modifier; {'; '.join([*notes, _SHAPE])}", name)
+        raise RecipeError(f"holds no modifier; {'; '.join([*notes[:2], _SHAPE])}", name)
     return Recipe(name=name, modifiers=tuple(specs), notes=tuple(f"{name}: {note}" for note in notes))
 
 
