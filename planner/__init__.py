@@ -1,1 +1,42 @@
-"""Plan the CPU and GPU memory of an LLM Compressor job, step by step, without running it."""
+"""Plan the CPU and GPU memory of an LLM Compressor job, step by step, without running it.
+
+    from planner import Job, plan
+    print(plan("llama-3-8b", "gptq_w4a16", Job(samples=256)).gpu.peak_bytes)
+
+Names are imported when they are used: `import planner` is cheap and brings no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from planner.errors import PlannerError
+    from planner.job import Job
+    from planner.models.load import load_model
+    from planner.plan import compare, plan
+    from planner.recipe import load_recipe
+    from planner.schema import Plan
+
+__all__ = ["Job", "Plan", "PlannerError", "compare", "load_model", "load_recipe", "plan"]
+
+_HOMES = {
+    "Job": "planner.job",
+    "Plan": "planner.schema",
+    "PlannerError": "planner.errors",
+    "compare": "planner.plan",
+    "load_model": "planner.models.load",
+    "load_recipe": "planner.recipe",
+    "plan": "planner.plan",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'planner' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
-from planner.errors import RecipeError
+from planner.errors import JobError, RecipeError
 from planner.job import Job
 from planner.matching import check_group_sizes, check_targets, resolve, resolve_sparse
 from planner.recipe import load_recipe
@@ -56,13 +56,31 @@ def plan_graph(graph: "ModelGraph", recipe: Recipe, job: Job, *, method: Method 
     """
     notes: list[str] = [*graph.notes, *getattr(recipe, "notes", ())]
     program = make_program(graph, recipe, job, notes)
+    _check_targets(graph, program, job)
     rule = _rule(graph, recipe)
     if method == "rule-of-thumb":
         return _rule_plan(graph, recipe, job, rule, notes)
     outcome = simulate(program, Context(job=job), fold=fold)
-    notes += outcome.notes
+    if _pipelines(program, job) - {"datafree"}:
+        notes += graph.trace.notes
     notes += _pipeline_notes(job, program)
     return _record(graph, recipe, job, rule, outcome, tuple(dict.fromkeys(notes)))
+
+
+def _check_targets(graph: "ModelGraph", program: Program, job: Job) -> None:
+    """The sequential pipeline cannot start without sequential targets (infer_sequential_targets)."""
+    if _pipelines(program, job) & {"sequential"} and not any(unit.onload == "own subgraph" for unit in graph.units):
+        raise JobError(
+            f"{graph.name}: transformers names no layer class for {graph.architecture}, so LLM Compressor cannot infer sequential targets; "
+            "name one with --sequential-targets (planner graph lists classes)"
+        )
+
+
+def _pipelines(program: Program, job: Job) -> set[str]:
+    """Names of the pipelines that this job runs."""
+    if job.pipeline != "independent":
+        return {job.pipeline}
+    return {"sequential" if run.spec.requires_calibration_data else "datafree" for run in program.runs}
 
 
 # ---------------------------------------------------------------------- recipe onto model

@@ -8,7 +8,8 @@ import torch
 
 from planner.errors import JobError, UnsupportedError
 from planner.job import Job
-from planner.models.build import architecture, build_model, num_experts, parameter_bytes, parameter_count, vision_config
+from planner.models.build import architecture, build_model, num_experts, parameter_bytes, parameter_count, text_config, vision_config
+from planner.models.estimate import estimate_trace
 from planner.models.experts import find_fused_experts, linearize
 from planner.models.graph import Edge, ModelGraph, ModuleInfo, Parameter, Structure, Unit, UnitKind
 from planner.models.inputs import calibration_batch
@@ -123,9 +124,8 @@ class _Loader:
         from compressed_tensors.utils import match_named_modules
 
         matched = [name for name, _ in match_named_modules(self.model, patterns)]
-        if not matched:
-            classes = sorted({type(m).__name__ for m in self.model.modules() if next(m.children(), None) is not None})
-            raise JobError(f"sequential targets {', '.join(patterns) or '(none)'} match nothing in {self.source.name}; its module classes: {', '.join(classes)}")
+        if not matched and self.job.sequential_targets is not None:
+            raise JobError(f"sequential targets {', '.join(patterns)} match nothing in {self.source.name}; its module classes: {self._classes()}")
         inside = tuple(f"{root}." for root in self.vision)
         targets = [name for name in matched if not name.startswith(inside)] if inside else matched
         if len(targets) < len(matched):
@@ -134,6 +134,9 @@ class _Loader:
                 "although their class is among the sequential targets" + ("." if self.job.images else "; text-only samples never run it.")
             )
         return targets
+
+    def _classes(self) -> str:
+        return ", ".join(sorted({type(m).__name__ for m in self.model.modules() if next(m.children(), None) is not None}))
 
     def _roots(self, targets: Iterable[str]) -> dict[str, UnitKind]:
         roots: dict[str, UnitKind] = dict.fromkeys(targets, "decoder")
@@ -184,16 +187,23 @@ class _Loader:
 
     # ------------------------------------------------------------------ the forward
     def _trace(self, targets: list[str]) -> ModelTrace:
-        numbers = {unit.name: unit.structure for unit in self.units if unit.name in set(targets)}
+        """The traced forward; an estimate, labelled so, where it does not run without data."""
         batch = calibration_batch(self.config, self.job, getattr(torch, self.job.dtype))
+        if not targets:
+            return self._estimate("the model has no sequential targets")
+        numbers = {unit.name: unit.structure for unit in self.units if unit.name in set(targets)}
         experts = num_experts(self.config)
         try:
             return ModelTracer(self.model, numbers, batch, 1 / experts if experts else 0.0).run()
-        except UnsupportedError:
-            raise
-        except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
+        except UnsupportedError as error:
+            return self._estimate(str(error))
+        except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, NotImplementedError) as error:
             reason = (str(error).splitlines() or ["no reason given"])[0]
-            raise UnsupportedError(f"{self.source.name}: its forward does not run without data: {type(error).__name__}: {reason}") from error
+            return self._estimate(f"its forward does not run without data ({type(error).__name__}: {reason})")
+
+    def _estimate(self, reason: str) -> ModelTrace:
+        text = text_config(self.config)
+        return estimate_trace(self.units, self.structures, text, self.job, getattr(torch, self.job.dtype).itemsize, reason)
 
     def _edges(self, trace: ModelTrace) -> Iterator[Edge]:
         """Who makes and who reads what crosses: one edge per pair of units."""

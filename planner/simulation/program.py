@@ -94,7 +94,6 @@ class Outcome:
     """The simulated job."""
 
     steps: list[StepMemory] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 def cut(trace: ModelTrace, targets_per_subgraph: int) -> tuple[Subgraph, ...]:

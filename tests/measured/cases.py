@@ -1,0 +1,147 @@
+"""The jobs that were measured with the real LLM Compressor, and how to name them in both tools."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from planner.job import Job
+from planner.units import GIB
+
+HERE = Path(__file__).parent
+RUNS = HERE / "runs"
+RECIPES = HERE / "recipes"
+SHIPPED = HERE.parent.parent / "recipes"
+
+LLAMA_RECIPES = ("rtn_w8a8_static", "rtn_nvfp4", "gptq_w4a16", "gptq_w8a8", "sparsegpt_2of4")
+SHORT: dict[str, Any] = {"layers": 3, "samples": 4}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One job; `recipe` is a shipped recipe's name or that of a file in `recipes/` beside this one."""
+
+    model: str
+    recipe: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        words = [f"{key.replace('_', '')}{_word(value)}" for key, value in self.options.items() if key != "samples"]
+        return "-".join([self.model, self.recipe, *words])
+
+    @property
+    def job(self) -> Job:
+        return Job(**self.options)
+
+    @property
+    def recipe_path(self) -> Path:
+        own = RECIPES / f"{self.recipe}.yaml"
+        return own if own.exists() else SHIPPED / f"{self.recipe}.yaml"
+
+    @property
+    def recorded(self) -> Path:
+        return RUNS / f"{self.name}.json"
+
+
+def meter_arguments(job: Job) -> list[str]:
+    """The same job in the words of the meter's command line."""
+    arguments = ["--samples", job.samples, "--seq-len", job.seq_len, "--batch-size", job.batch_size]
+    arguments += ["--dtype", job.dtype, "--pipeline", job.pipeline, "--gpu-memory-gib", job.gpu_memory_bytes / GIB]
+    arguments += ["--images", job.images, "--image-size", "x".join(map(str, job.image_size))] if job.images else []
+    arguments += ["--layers", job.layers] if job.layers else []
+    arguments += ["--vision-layers", job.vision_layers] if job.vision_layers else []
+    arguments += ["--sequential-targets", ",".join(job.sequential_targets)] if job.sequential_targets else []
+    arguments += ["--targets-per-subgraph", job.targets_per_subgraph] if job.targets_per_subgraph > 1 else []
+    arguments += ["--offload-device", "cuda"] if job.offload_device == "gpu" else []
+    flags = {
+        "--no-propagate-error": not job.propagate_error,
+        "--prefetch": job.prefetch,
+        "--no-calibrate-all-experts": not job.calibrate_all_experts,
+        "--linearized": job.linearized,
+    }
+    return [str(a) for a in arguments] + [flag for flag, on in flags.items() if on]
+
+
+def cases() -> Iterator[Case]:
+    """Every measured job."""
+    yield from _llama()
+    yield from _moe()
+    yield from _vision()
+    yield from _options()
+    yield from _families()
+
+
+def _llama() -> Iterator[Case]:
+    for recipe in LLAMA_RECIPES:
+        for seq_len in (512, 2048, 4096):
+            for batch_size in (1, 4):
+                options = {"layers": 3, "samples": 4 * batch_size, "seq_len": seq_len, "batch_size": batch_size}
+                yield Case(model="llama-3-8b", recipe=recipe, options=options)
+    for recipe in ("gptq_w4a16_no_actorder", "gptq_w4a16_no_batching", "gptq_w4a16_block64", "gptq_w4a16_asym_mse"):
+        yield Case(model="llama-3-8b", recipe=recipe, options=SHORT)
+    for recipe in ("gptq_nvfp4", "rtn_fp8_static", "sparsegpt_50", "head_w8a8", "sparsegpt_then_gptq"):
+        yield Case(model="llama-3-8b", recipe=recipe, options=SHORT)
+    for recipe in ("rtn_fp8_dynamic", "rtn_w4a16", "rtn_fp8_block", "rtn_mxfp4"):
+        yield Case(model="llama-3-8b", recipe=recipe, options=SHORT)
+    # the whole depth: the CPU peak, and statistics that add up over all modules
+    for recipe in ("gptq_w4a16", "rtn_w4a16", "rtn_fp8_dynamic"):
+        yield Case(model="llama-3-8b", recipe=recipe, options={"samples": 8})
+
+
+def _moe() -> Iterator[Case]:
+    for recipe in ("rtn_w8a8_static", "gptq_w4a16"):
+        for memory in (24, 80):
+            yield Case(model="qwen3-30b-a3b", recipe=recipe, options={**SHORT, "gpu_memory_bytes": memory * GIB})
+    yield Case(model="qwen3-30b-a3b", recipe="gptq_w4a16", options={**SHORT, "linearized": True})
+    yield Case(model="qwen3-30b-a3b", recipe="gptq_w4a16", options={**SHORT, "calibrate_all_experts": False})
+    yield Case(model="qwen3-30b-a3b", recipe="sparsegpt_2of4", options=SHORT)
+    yield Case(model="qwen3-30b-a3b", recipe="rtn_w4a16", options=SHORT)
+
+
+def _vision() -> Iterator[Case]:
+    for recipe in ("rtn_w8a8_static", "gptq_w4a16"):
+        yield Case(model="qwen2.5-vl-7b", recipe=recipe, options=SHORT)
+        yield Case(model="qwen2.5-vl-7b", recipe=recipe, options={**SHORT, "images": 1, "image_size": (644, 644)})
+
+
+def _options() -> Iterator[Case]:
+    changes: tuple[dict[str, Any], ...] = (
+        {"targets_per_subgraph": 2},
+        {"propagate_error": False},
+        {"prefetch": True},
+        {"offload_device": "gpu"},
+        {"dtype": "float16"},
+        {"samples": 5, "batch_size": 2},
+        {"sequential_targets": ("LlamaAttention", "LlamaMLP")},
+    )
+    for change in changes:
+        yield Case(model="llama-3-8b", recipe="gptq_w4a16", options={**SHORT, **change})
+    yield Case(model="llama-3-8b", recipe="rtn_w8a8_static", options={**SHORT, "pipeline": "basic"})
+
+
+def _families() -> Iterator[Case]:
+    for model, recipe, layers in (
+        ("qwen3-0.6b", "head_w8a8", 3),
+        ("deepseek-r1", "gptq_w4a16", 4),
+        ("deepseek-r1", "rtn_w8a8_static", 4),
+        ("mixtral-8x7b", "gptq_w4a16", 2),
+        ("gpt-oss-20b", "gptq_w8a8", 3),
+        ("llama-4-scout", "rtn_w8a8_static", 4),
+        ("gemma-3-27b", "gptq_w4a16", 7),
+        ("mistral-7b", "sparsegpt_2of4", 3),
+        ("command-a-vision", "rtn_w8a8_static", 4),
+        ("llama-2-70b", "gptq_w4a16", 2),
+    ):
+        yield Case(model=model, recipe=recipe, options={"layers": layers, "samples": 4})
+    yield Case(model="gemma-3-27b", recipe="rtn_w8a8_static", options={"layers": 7, "samples": 4, "images": 1})
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, tuple):
+        return "x".join(map(str, value))
+    if isinstance(value, int) and value >= GIB:
+        return f"{value // GIB}gib"
+    return str(value)
