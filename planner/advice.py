@@ -3,8 +3,8 @@
 import re
 from typing import Literal
 
-from planner.parts import cpu_parts, gpu_parts
-from planner.schema import Plan, Step
+from planner.parts import PART_NAMES, cpu_parts, gpu_parts
+from planner.schema import Owned, Plan, Step
 from planner.units import GIB, human_bytes
 
 Verdict = Literal["fits", "tight", "over"]
@@ -12,6 +12,10 @@ Verdict = Literal["fits", "tight", "over"]
 # What a card must hold besides the tensors and no plan counts: the CUDA context (0.3 to 0.6 GB) and
 # what the caching allocator loses to fragmentation. A plan with less than this to spare is tight.
 BREATHING_SPACE = 1 * GIB
+
+# Hessians that sum to more than so many of the largest tensor belong to the experts of a MoE layer:
+# dense layers have seven or so Linears, the widest of which weighs most.
+MANY = 16
 
 # How the simulation names what several modules of one shape share.
 _STACK = re.compile(r" and (\d+) more\b")
@@ -50,20 +54,29 @@ def advise(plan: Plan) -> str:
     step = peak_gpu_step(plan)
     if step is None or plan.method == "rule-of-thumb":
         return "This rule knows nothing of samples, tokens or embeddings; --method simulate walks the job step by step."
-    if verdict(plan) == "fits" and (sentence := _cache_advice(plan)):
+    fit = verdict(plan)
+    if fit == "fits" and (sentence := _cpu_advice(plan)):
         return sentence
     lever = _lever(plan, step)
-    if verdict(plan) == "over":
+    if fit == "over":
         return f"To make it fit: {lever}."
-    if verdict(plan) == "tight":
+    if fit == "tight":
         return f"It fits only just, and the CUDA context is not in the figure: {lever}."
-    return f"It fits; to lower the GPU peak further: {lever}."
+    return f"It fits; what would lower the GPU peak further: {lever}."
 
 
-def _cache_advice(plan: Plan) -> str:
-    """What to do about an activation cache that is a large part of the CPU's memory, or nothing."""
+def _cpu_advice(plan: Plan) -> str:
+    """What to do about CPU memory that is not the model's weights, or nothing."""
     step = peak_cpu_step(plan)
-    cache = cpu_parts(step.cpu.by_kind)["cache"] if step else 0
+    if step is None:
+        return ""
+    fused = next((owned for owned in step.cpu.largest if owned.owner.startswith("fused experts")), None)
+    if fused is not None:
+        return (
+            f"It fits the GPU, but {human_bytes(fused.bytes)} of the CPU peak is the fused experts, kept while oneshot "
+            "converts them: load the model with load_quantizable_moe (here: --linearized)."
+        )
+    cache = cpu_parts(step.cpu.by_kind)["cache"]
     if 3 * cache < plan.cpu.peak_bytes:
         return ""
     return (
@@ -77,68 +90,66 @@ def _lever(plan: Plan, step: Step) -> str:
     parts = gpu_parts(step.gpu.by_kind)
     heaviest = max(parts, key=lambda part: parts[part])
     if step.phase == "compress" and step.subgraph is None:
-        return f"nothing to change, the data-free pipeline already holds one module at a time: {_owner(step)}"
-    if step.phase == "compress" and parts["hessians"] + parts["workspace"] > parts["weights"]:
-        return _compress_lever(plan, step)
+        return _nothing(plan, "the data-free pipeline brings one module at a time to the GPU already")
+    if heaviest == "cache":
+        return "--offload-device cpu, which keeps the activation cache in CPU memory"
+    if heaviest in ("hessians", "workspace"):
+        return _hessian_lever(plan, step, parts["hessians"])
     if heaviest == "activations":
         return _activation_lever(plan)
-    if heaviest == "cache":
-        return "--offload-device cpu keeps the activation cache in CPU memory"
-    if heaviest == "hessians":
-        return _hessian_lever(plan, step)
     if heaviest == "weights" and (step.subgraph == 1 or step.phase == "setup"):
-        return f"{_owner(step)} is onloaded whole and no calibration option changes that; only a larger GPU helps"
+        return _nothing(plan, f"{_largest(step).owner} is onloaded whole, whatever the options are")
     return _smaller_subgraphs(plan, heaviest)
 
 
-def _compress_lever(plan: Plan, step: Step) -> str:
-    stack = _STACK.search(_owner(step))
-    if "GPTQ" in (step.modifier or "") and stack:
+def _hessian_lever(plan: Plan, step: Step, hessians: int) -> str:
+    largest, modifier = _largest(step), step.modifier or ""
+    stack = _STACK.search(largest.owner)
+    if "SparseGPT" in modifier:
+        return "`offload_hessians: true` in the recipe, by which SparseGPT's Hessians wait in CPU memory"
+    if stack and step.phase == "compress":
         return (
-            f"the peak is GPTQ compressing {int(stack[1]) + 1} modules of one shape together; "
-            "`batched_quantization: 1` in the recipe takes them one by one, slower and with less memory"
+            "`batched_quantization: 1` in the recipe, because the peak is GPTQ compressing "
+            f"{int(stack[1]) + 1} modules of one shape together"
         )
-    return _hessian_lever(plan, step)
-
-
-def _hessian_lever(plan: Plan, step: Step) -> str:
-    if "SparseGPT" in (step.modifier or ""):
-        return "`offload_hessians: true` in the recipe lets SparseGPT's Hessians wait in CPU memory"
+    if hessians > MANY * largest.bytes:
+        return (
+            "cutting the layers at their experts, with ExpertMLPWithGate and the attention class in --sequential-targets, "
+            "so that the Hessians of one expert at a time are on the GPU"
+        )
+    if step.phase == "compress" and plan.job.targets_per_subgraph == 1:
+        return (
+            "to `ignore` the widest Linears in the recipe, because GPTQ holds several copies of "
+            f"{largest.owner}, whose size depends on neither samples nor tokens"
+        )
     return _smaller_subgraphs(plan, "hessians")
 
 
 def _activation_lever(plan: Plan) -> str:
     if plan.job.batch_size > 1:
-        return f"the activations of {plan.job.batch_size} samples are on the GPU together, --batch-size 1 holds one"
+        return f"--batch-size 1, because the activations of {plan.job.batch_size} samples are on the GPU together"
     if plan.job.prefetch:
-        return "leave out --prefetch, which holds the next batch on the GPU as well"
+        return "leaving out --prefetch, which holds the next batch on the GPU as well"
     return (
-        f"try --seq-len {max(1, plan.job.seq_len // 2)}: LLM Compressor computes attention in full, and its scores "
-        "grow with the square of the length, so half the tokens need a quarter"
+        f"--seq-len {max(1, plan.job.seq_len // 2)}, because LLM Compressor computes attention in full and its scores "
+        "grow with the square of the length"
     )
 
 
 def _smaller_subgraphs(plan: Plan, what: str) -> str:
     if plan.job.targets_per_subgraph > 1:
-        return f"--targets-per-subgraph 1 keeps the {_NAMES[what]} of one target at a time on the GPU"
+        return f"--targets-per-subgraph 1, which keeps the {PART_NAMES[what]} of one target at a time on the GPU"
     if plan.job.sequential_targets is not None:
-        return "only shorter or fewer samples per batch, or a larger GPU, are left"
+        return "a shorter --seq-len, or a larger GPU"
     return (
-        "name attention and MLP classes in --sequential-targets instead of whole layers, so that the "
-        f"{_NAMES[what]} of fewer Linears are on the GPU together"
+        "the classes of attention and MLP in --sequential-targets instead of whole layers, so that the "
+        f"{PART_NAMES[what]} of fewer modules are on the GPU together"
     )
 
 
-_NAMES: dict[str, str] = {
-    "weights": "weights",
-    "activations": "activations",
-    "hessians": "Hessians",
-    "workspace": "workspaces",
-    "observers": "observers",
-    "cache": "activations",
-    "other": "tensors",
-}
+def _nothing(plan: Plan, reason: str) -> str:
+    return f"nothing{' but a larger GPU' if verdict(plan) != 'fits' else ''}, because {reason}"
 
 
-def _owner(step: Step) -> str:
-    return step.gpu.largest[0].owner if step.gpu.largest else "one tensor"
+def _largest(step: Step) -> Owned:
+    return step.gpu.largest[0] if step.gpu.largest else Owned(owner="one tensor", kind="other", bytes=0)

@@ -6,9 +6,19 @@ a step always sum to its peak.
 
 from collections.abc import Mapping
 
-
 GPU_PARTS: tuple[str, ...] = ("weights", "activations", "hessians", "workspace", "observers", "cache", "other")
 CPU_PARTS: tuple[str, ...] = ("weights", "cache", "other")
+
+PART_NAMES: Mapping[str, str] = {
+    "weights": "weights",
+    "activations": "activations",
+    "hessians": "Hessians",
+    "workspace": "workspace",
+    "observers": "observers",
+    "cache": "activation cache",
+    "other": "other tensors",
+}
+"""The parts in the middle of a sentence."""
 
 _GPU: Mapping[str, str] = {
     "weights": "weights",

@@ -144,7 +144,7 @@ def test_compare_takes_recipe_as_often_as_it_is_given(planner: Planner, run: Run
 def test_the_table_is_the_default_and_stdout_holds_the_result_alone(planner: Planner, run: Run) -> None:
     code, out, err = run(*JOB)
     assert (code, err) == (0, "")
-    assert out.startswith("model     Meta-Llama-3-8B-Instruct")
+    assert out.startswith("model     llama-3-8b (LlamaForCausalLM)")
     assert out.endswith("\n")
 
 
@@ -159,7 +159,7 @@ def test_compare_json_holds_the_plans(planner: Planner, run: Run) -> None:
 
 
 def test_markdown(planner: Planner, run: Run) -> None:
-    assert run(*JOB, "--format", "markdown")[1].startswith("### Meta-Llama-3-8B-Instruct, gptq_w4a16")
+    assert run(*JOB, "--format", "markdown")[1].startswith("### llama-3-8b, gptq_w4a16")
     assert run("compare", "x", "-r", "gptq_w4a16", "--format", "markdown")[1].startswith("### ")
 
 

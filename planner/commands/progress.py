@@ -18,7 +18,7 @@ class Progress:
     """
 
     def __init__(self, delay: float = DELAY_SECONDS) -> None:
-        self._text = "working"
+        self._text = "loading the libraries"
         self._status: Status | None = None
         self._left = False
         self._lock = threading.Lock()

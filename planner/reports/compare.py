@@ -8,7 +8,7 @@ from rich.text import Text
 from planner.advice import Verdict, peak_gpu_step, verdict
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import decimals_for, number
-from planner.reports.summary import BEYOND_TENSORS, gib, gib_short, header
+from planner.reports.summary import BEYOND_TENSORS, gib_short, header, set_by
 from planner.reports.table import draw, pairs, ruled_table
 from planner.schema import Plan
 
@@ -32,8 +32,11 @@ def render(plans: Sequence[Plan], *, width: int | None = None, color: bool = Fal
         texts[1].stylize("bold")
         texts[5].stylize(_STYLE[verdict(plan)])
         table.add_row(*texts)
-    footer = pairs([(" ", _rule_note()), *(("", text) for text in _conclusions(plans))])
-    return draw(Group(pairs(_header(plans)), Text(), table, Text(), footer), width=width, color=color)
+    footer = [("summary" if place == 0 else "", text) for place, text in enumerate(_conclusions(plans))]
+    footer += [("notes" if place == 0 else "", text) for place, text in enumerate(_notes(plans))]
+    legend = Text("rule: LLM Compressor's documented rule of thumb   1 GiB is 2^30 bytes", style="dim")
+    content = (pairs(_header(plans)), Text(), table, legend, Text(), pairs(footer))
+    return draw(Group(*content), width=width, color=color)
 
 
 def render_markdown(plans: Sequence[Plan]) -> str:
@@ -42,7 +45,7 @@ def render_markdown(plans: Sequence[Plan]) -> str:
     titles = ["recipe", "GPU GiB", "rule of thumb", "CPU GiB", "rule of thumb", "fits", "GPU peak in", "set by"]
     right = [False, True, True, True, True, False, False, False]
     body = [[escape(cell) for cell in cells] for cells in _cells(plans)]
-    last = "\n".join(f"- {text}" for text in _conclusions(plans))
+    last = "\n".join(f"- {text}" for text in (*_conclusions(plans), *_notes(plans)))
     return f"### {escape(plans[0].model.name)}\n\n{head}\n\n{markdown_table(titles, right, body)}\n\n{last}\n"
 
 
@@ -71,13 +74,15 @@ def _where(plan: Plan) -> list[str]:
     step = peak_gpu_step(plan)
     if step is None:
         return ["-", "-"]
-    largest = step.gpu.largest[0] if step.gpu.largest else None
     where = step.phase if step.phase == step.unit else f"{step.phase} of {step.unit}"
-    return [where, f"{largest.owner}, {gib(largest.bytes)}" if largest else "-"]
+    return [where, set_by(step)]
 
 
-def _rule_note() -> str:
-    return "rule: the rule of thumb in LLM Compressor's documentation. 1 GiB is 2^30 bytes."
+def _notes(plans: Sequence[Plan]) -> list[str]:
+    """Every plan's notes, once each, with the recipe where they are not everybody's."""
+    notes = dict.fromkeys(note for plan in plans for note in plan.notes)
+    owners = {note: [plan.recipe for plan in plans if note in plan.notes] for note in notes}
+    return [note if len(owners[note]) == len(plans) else f"{', '.join(owners[note])}: {note}" for note in notes]
 
 
 def _conclusions(plans: Sequence[Plan]) -> list[str]:

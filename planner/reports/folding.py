@@ -81,16 +81,26 @@ def blocks(steps: Sequence[Step]) -> list[Block]:
 
 
 def label(units: Sequence[str]) -> str:
-    """One name for many units: numbers that differ in one place become ranges."""
-    if len(units) == 1:
-        return units[0]
-    pieces = [re.split(r"(\d+)", unit) for unit in units]
-    varying = {i for other in pieces for i, piece in enumerate(other) if i >= len(pieces[0]) or piece != pieces[0][i]}
-    if len({len(other) for other in pieces}) > 1 or len(varying) != 1 or not all(i % 2 for i in varying):
-        return f"{units[0]} … {units[-1]}"
+    """One name for many units: numbers that differ in one place become ranges.
+
+    A unit may itself name several targets, `model.layers.0, model.layers.1`.
+    """
+    names = [name for unit in units for name in unit.split(", ")]
+    if len(names) == 1:
+        return names[0]
+    pieces = [re.split(r"(\d+)", name) for name in names]
+    varying = _differing(pieces)
+    if len(varying) != 1 or not all(place % 2 for place in varying):
+        return f"{names[0]} … {names[-1]}"
     place = varying.pop()
     numbers = _ranges([int(other[place]) for other in pieces])
     return "".join([*pieces[0][:place], numbers, *pieces[0][place + 1 :]])
+
+
+def _differing(pieces: Sequence[Sequence[str]]) -> set[int]:
+    """Places where names, cut into text and numbers, are not the same; odd places are numbers."""
+    longest = max(map(len, pieces))
+    return {place for place in range(longest) if len({"".join(each[place : place + 1]) for each in pieces}) > 1}
 
 
 def _together(previous: Step, step: Step) -> bool:

@@ -17,8 +17,8 @@ from planner.reports.table import draw, pairs, ruled_table
 if TYPE_CHECKING:
     from planner.models.graph import ModelGraph, Unit
 
-_TITLES = ("unit, in GiB", "kind", "class", "GiB", "parameters", "Linears", "onloaded with")
-_NUMBERS = ("GiB", "parameters", "Linears")
+_TITLES = ("unit", "alike", "kind", "class", "GiB", "parameters", "Linears", "onloaded with")
+_NUMBERS = ("alike", "GiB", "parameters", "Linears")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def render(graph: "ModelGraph", *, width: int | None = None, color: bool = False
         table.add_column(title, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
     for cells in _cells(graph):
         table.add_row(*(Text(cell) for cell in cells))
-    footer = "Numbers are of one unit. 1 GiB is 2^30 bytes."
+    footer = "sizes are of one unit   1 GiB is 2^30 bytes"
     content: list[RenderableType] = [pairs(_header(graph)), Text(), table, Text(footer, style="dim")]
     if graph.notes:
         content += [Text(), pairs([("" if place else "notes", note) for place, note in enumerate(graph.notes)])]
@@ -84,9 +84,9 @@ def _cells(graph: "ModelGraph") -> list[list[str]]:
 
 def _line(alike: _Alike, decimals: int) -> list[str]:
     unit, count = alike.units[0], len(alike.units)
-    name = label([each.name for each in alike.units])
     return [
-        f"{name} ({count} alike)" if count > 1 else name,
+        label([each.name for each in alike.units]),
+        f"{count}" if count > 1 else "-",
         unit.kind,
         unit.class_name,
         number(unit.bytes, decimals),

@@ -12,7 +12,7 @@ from planner.schema import Plan
 
 def render(plan: Plan, *, steps: Literal["folded", "all"] = "folded") -> str:
     """Header, table and summary; numbers in GiB."""
-    lines = rows(plan, steps)
+    lines = rows(plan, steps) if plan.method == "simulate" else []
     head = [f"- {name}: {text}" if name else f"  {text}" for name, text in header(plan)]
     parts = [f"### {escape(plan.model.name)}, {escape(plan.recipe)}", "\n".join(head)]
     if lines:

@@ -10,9 +10,7 @@ def number(count: int, decimals: int) -> str:
 
 def decimals_for(largest: int) -> int:
     """Decimals that suit a column whose largest entry is this."""
-    if largest < GIB:
-        return 3
-    return 2 if largest < 100 * GIB else 1
+    return 3 if largest < GIB else 2
 
 
 def smallest_shown(decimals: int) -> int:

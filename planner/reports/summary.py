@@ -1,11 +1,11 @@
 """A plan in sentences: the header above the table and what to take from it below."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 from planner.advice import advise, first_over, peak_cpu_step, peak_gpu_step, verdict
 from planner.job import Job
-from planner.schema import Owned, Plan, Step
+from planner.parts import PART_NAMES, cpu_parts, gpu_parts
+from planner.schema import Plan, Step
 from planner.units import GIB, format_bytes
 
 BEYOND_TENSORS = "CUDA context and fragmentation come on top"
@@ -49,14 +49,14 @@ def gpu_lines(plan: Plan) -> list[str]:
     """The GPU peak: where, why, exactly how much, and beside it the rule of thumb."""
     exact = f"{plan.gpu.peak_bytes:,} bytes requested, {plan.gpu.peak_allocated_bytes:,} allocated in 512-byte blocks"
     rule = _beside_rule(plan, plan.gpu.peak_bytes, plan.rule_of_thumb.gpu_bytes)
-    return [*_where(peak_gpu_step(plan), "gpu"), exact, *rule]
+    return [*_where(plan, peak_gpu_step(plan), "gpu"), exact, *rule]
 
 
 def cpu_lines(plan: Plan) -> list[str]:
     """The same for the CPU."""
     exact = f"{plan.cpu.peak_bytes:,} bytes of tensors, without the Python process"
     rule = _beside_rule(plan, plan.cpu.peak_bytes, plan.rule_of_thumb.cpu_bytes)
-    return [*_where(peak_cpu_step(plan), "cpu"), exact, *rule]
+    return [*_where(plan, peak_cpu_step(plan), "cpu"), exact, *rule]
 
 
 def fit_line(plan: Plan) -> str:
@@ -104,22 +104,24 @@ def _unusual(job: Job) -> list[str]:
     return [text for unusual, text in said if unusual]
 
 
-def _where(step: Step | None, device: Literal["gpu", "cpu"]) -> list[str]:
+def set_by(step: Step, device: Literal["gpu", "cpu"] = "gpu") -> str:
+    """What sets a step's peak: the heaviest part, its share, and its largest tensor."""
+    memory, parts = (step.gpu, gpu_parts) if device == "gpu" else (step.cpu, cpu_parts)
+    if not memory.largest or not memory.peak_bytes:
+        return "nothing"
+    sizes = parts(memory.by_kind)
+    heaviest = max(sizes, key=lambda name: sizes[name])
+    share = f"{100 * sizes[heaviest] / memory.peak_bytes:.0f} % {PART_NAMES[heaviest]}"
+    of_it = (owned for owned in memory.largest if parts({owned.kind: 1})[heaviest])
+    largest = next(of_it, memory.largest[0])
+    return f"{largest.owner}, {gib(largest.bytes)} ({share})"
+
+
+def _where(plan: Plan, step: Step | None, device: Literal["gpu", "cpu"]) -> list[str]:
     if step is None:
         return []
-    memory = step.gpu if device == "gpu" else step.cpu
-    return [f"in {place(step)}", *_set_by(memory.largest)]
-
-
-def _set_by(largest: Sequence[Owned]) -> list[str]:
-    """The tensor that sets a peak, and the next one that is not another copy of it."""
-    if not largest:
-        return []
-    first = largest[0]
-    other = next((owned for owned in largest if owned.owner != first.owner), first)
-    worth_naming = other is not first and 10 * other.bytes >= first.bytes
-    following = f"; next {other.owner}, {gib(other.bytes)}" if worth_naming else ""
-    return [f"set by {first.owner}, {gib(first.bytes)}{following}"]
+    where = [f"in {place(step)}"] if plan.method == "simulate" else []
+    return [*where, f"set by {set_by(step, device)}"]
 
 
 def _beside_rule(plan: Plan, ours: int, rule: int) -> list[str]:

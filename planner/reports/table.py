@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rich.box import Box
@@ -19,6 +19,9 @@ from planner.schema import Plan
 # Wide enough for every table: for output that goes into a pipe or a file.
 UNLIMITED = 250
 
+# Length to which unit names are cut, from the left, where the terminal is too narrow for the table.
+SHORT = 20
+
 _PEAK, _OVER = "*", "!"
 _FEW = 3  # GPU parts below which the CPU's cache column goes first
 _VERDICT_STYLE = {"fits": "green", "tight": "bold yellow", "over": "bold red"}
@@ -29,7 +32,7 @@ def render(
     plan: Plan, *, steps: Literal["folded", "all"] = "folded", width: int | None = None, color: bool = False
 ) -> str:
     """The plan as text: header, one line per step, summary. `width` None: as wide as it needs."""
-    lines = rows(plan, steps)
+    lines = rows(plan, steps) if plan.method == "simulate" else []
     parts: list[RenderableType] = [pairs(header(plan))]
     if lines:
         parts += [Text(), _step_table(lines, width or UNLIMITED), *_legend(lines)]
@@ -73,6 +76,9 @@ def _step_table(lines: list[Row], width: int) -> Table:
     gpu = gpu_columns(lines, least=smallest_shown(on_gpu))
     cpu = cpu_columns(lines, least=smallest_shown(on_cpu))
     table = _table(lines, _Columns(gpu, cpu, on_gpu, on_cpu))
+    if _width(table) > width:
+        lines = [replace(line, label=_short(line.label)) for line in lines]
+        table = _table(lines, _Columns(gpu, cpu, on_gpu, on_cpu))
     while _width(table) > width and (cpu or gpu):
         if len(cpu) > 1:
             cpu = [name for name in cpu if name == "cache"]
@@ -122,6 +128,15 @@ def _parts(total: int, parts: Mapping[str, int], names: Sequence[str], decimals:
     if "other" in names:
         shown["other"] = total - sum(shown.values())
     return [Text(number(shown[name], decimals)) for name in names]
+
+
+def _short(label: str) -> str:
+    """A long module name without its first parts: `…layers.1-26`."""
+    parts = label.split(".")
+    while len(".".join(parts)) > SHORT and len(parts) > 2:
+        parts = parts[1:]
+    text = ".".join(parts)
+    return text if text == label else f"…{text}"
 
 
 def _without_least(names: Sequence[str], lines: list[Row]) -> list[str]:
