@@ -1,0 +1,119 @@
+"""Regenerate what a program can say better than a person: docs/cli.md, the JSON schema, outputs in the README.
+
+    python docs/update.py            write what has changed
+    python docs/update.py --check    write nothing; exit 1 where something is out of date
+
+An output in a markdown file stands between `<!-- output -->` and `<!-- end -->`, as a console block
+whose first line is the command. Its text is what the command prints on a terminal of WIDTH columns.
+"""
+
+import io
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+WIDTH = 100
+COMMANDS = ("", "plan", "compare", "graph", "models", "recipes")
+PAGES_WITH_OUTPUT = (ROOT / "README.md", DOCS / "memory-words.md", DOCS / "how-it-works.md")
+
+_OUTPUT = re.compile(r"(<!-- output -->\n```console\n\$ (planner [^\n]*)\n).*?(```\n<!-- end -->)", re.DOTALL)
+_CLI_HEAD = """# Command line
+
+Written by `make docs` from `planner --help`; do not edit.
+
+"""
+
+
+class Terminal(io.StringIO):
+    """A stdout that says it is a terminal, so that commands print as they do for a person."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@contextmanager
+def terminal() -> Iterator[Terminal]:
+    """Everything printed inside goes to a terminal of WIDTH columns without colours."""
+    wanted = {"COLUMNS": f"{WIDTH}", "TERMINAL_WIDTH": f"{WIDTH}", "NO_COLOR": "1", "TERM": "dumb"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        with redirect_stdout(Terminal()) as stream:
+            yield stream
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+
+
+def run(command: str) -> str:
+    """What `planner ...` prints; a failing command ends this script."""
+    from planner.cli import main
+
+    with terminal() as stream:
+        code = main(shlex.split(command)[1:])
+    if code != 0:
+        raise SystemExit(f"docs/update.py: {command!r} ended with exit code {code}")
+    return plain(stream.getvalue())
+
+
+def plain(text: str) -> str:
+    """Without escape sequences and blanks at the ends of lines."""
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).splitlines()
+    return "\n".join(line.rstrip() for line in lines).strip("\n") + "\n"
+
+
+def cli_page() -> str:
+    """docs/cli.md."""
+    parts = []
+    for name in COMMANDS:
+        command = f"planner {name}".strip()
+        parts.append(f"## {command}\n\n```text\n{run(f'{command} --help')}```\n")
+    return _CLI_HEAD + "\n".join(parts)
+
+
+def schema() -> str:
+    """docs/plan.schema.json."""
+    from planner.schema import Plan
+
+    return json.dumps(Plan.model_json_schema(), indent=1) + "\n"
+
+
+def page_with_output(path: Path) -> str:
+    """The page with every output as it is today."""
+    text = path.read_text(encoding="utf-8")
+    return _OUTPUT.sub(lambda match: f"{match[1]}{run(match[2])}{match[3]}", text)
+
+
+def generated() -> dict[Path, Callable[[], str]]:
+    """Every generated file, and what makes its text."""
+    files: dict[Path, Callable[[], str]] = {DOCS / "cli.md": cli_page, DOCS / "plan.schema.json": schema}
+    for path in PAGES_WITH_OUTPUT:
+        files[path] = lambda path=path: page_with_output(path)
+    return files
+
+
+def main(arguments: list[str]) -> int:
+    stale = []
+    for path, make in generated().items():
+        text = make()
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(path.relative_to(ROOT))
+            if "--check" not in arguments:
+                path.write_text(text, encoding="utf-8")
+    for path in stale:
+        print(f"{path} {'is out of date; run `make docs`' if '--check' in arguments else 'written'}")
+    return 1 if stale and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
