@@ -61,8 +61,8 @@ def advise(plan: Plan) -> str:
     if fit == "over":
         return f"To make it fit: {lever}."
     if fit == "tight":
-        return f"It fits only just, and the CUDA context is not in the figure: {lever}."
-    return f"It fits; what would lower the GPU peak further: {lever}."
+        return f"It fits only just, and the CUDA context is not in the figure; to be safe: {lever}."
+    return f"Nothing needs to change; a lower GPU peak would take {lever}."
 
 
 def _cpu_advice(plan: Plan) -> str:
@@ -114,12 +114,13 @@ def _hessian_lever(plan: Plan, step: Step, hessians: int) -> str:
         )
     if hessians > MANY * largest.bytes:
         return (
-            "cutting the layers at their experts, with ExpertMLPWithGate and the attention class in --sequential-targets, "
+            "cutting the layers at their experts, with ExpertMLPWithGate and the attention class in "
+            "--sequential-targets, "
             "so that the Hessians of one expert at a time are on the GPU"
         )
     if step.phase == "compress" and plan.job.targets_per_subgraph == 1:
         return (
-            "to `ignore` the widest Linears in the recipe, because GPTQ holds several copies of "
+            "ignoring the widest Linears in the recipe, because GPTQ holds several copies of "
             f"{largest.owner}, whose size depends on neither samples nor tokens"
         )
     return _smaller_subgraphs(plan, "hessians")
@@ -148,7 +149,7 @@ def _smaller_subgraphs(plan: Plan, what: str) -> str:
 
 
 def _nothing(plan: Plan, reason: str) -> str:
-    return f"nothing{' but a larger GPU' if verdict(plan) != 'fits' else ''}, because {reason}"
+    return f"{'a smaller model' if verdict(plan) == 'fits' else 'a larger GPU'}, because {reason}"
 
 
 def _largest(step: Step) -> Owned:

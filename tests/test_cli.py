@@ -1,5 +1,6 @@
 """The command line: arguments in, text and exit codes out. Plans are stubs here; test_docs.py runs real ones."""
 
+import importlib
 import json
 import os
 import signal
@@ -189,6 +190,12 @@ def test_every_sub_command_explains_itself(run: Run, command: str) -> None:
     if command in ("plan", "compare"):
         assert "Calibration data" in out
         assert "Examples" in out
+
+
+@pytest.mark.parametrize("command", ["plan", "compare", "graph"])
+def test_examples_in_the_help_fit_in_a_line(command: str) -> None:
+    text = importlib.import_module(f"planner.commands.{command}").EPILOG
+    assert all(len(line) <= 78 for line in text.splitlines())
 
 
 # mistakes

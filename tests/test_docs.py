@@ -1,0 +1,91 @@
+"""The documentation cannot lie: what is generated is up to date, and what is shown runs."""
+
+import importlib.util
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import jsonschema
+import pytest
+
+from planner.cli import main
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+FILES = Path(__file__).parent / "data" / "docs"
+
+
+def load_update() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_update", ROOT / "docs" / "update.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+update = load_update()
+
+
+def shown_commands() -> list[str]:
+    """Every `planner ...` line in a code block, and every example in `--help`, once each."""
+    found: dict[str, None] = {}
+    for page in PAGES:
+        for block in re.findall(r"```(?:console|sh|text)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            for line in block.splitlines():
+                match = re.match(r"(?:\$ | )?(planner (?:plan|compare|graph|models|recipes)\b.*)", line)
+                if match and "[OPTIONS]" not in line:
+                    found.setdefault(match[1].strip())
+    return list(found)
+
+
+@pytest.mark.parametrize("command", shown_commands())
+def test_every_command_shown_runs(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(FILES, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    code = main(shlex.split(command)[1:])
+    captured = capsys.readouterr()
+    assert (code, captured.err) == (0, "")
+    assert captured.out or {"--output", "-o"} & set(shlex.split(command))
+
+
+def test_commands_are_found_where_they_are_shown() -> None:
+    commands = shown_commands()
+    assert "planner plan llama-3-8b --recipe gptq_w4a16" in commands
+    assert len(commands) < 30, "each one costs seconds; show fewer"
+
+
+@pytest.mark.parametrize("path", update.generated(), ids=lambda path: path.name)
+def test_what_is_generated_is_up_to_date(path: Path) -> None:
+    assert path.read_text(encoding="utf-8") == update.generated()[path](), "run `make docs`"
+
+
+def test_python_shown_in_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})  # noqa: S102  (the point of the test)
+    assert "model.layers.0" in capsys.readouterr().out
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    for page in PAGES:
+        for link in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_a_plan_follows_the_published_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "qwen3-0.6b", "--recipe", "gptq_w4a16", "--samples", "2", "--format", "json"]) == 0
+    schema = json.loads((ROOT / "docs" / "plan.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(json.loads(capsys.readouterr().out), schema)
+
+
+def test_the_changelog_names_the_version_that_is_packaged() -> None:
+    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert version
+    assert f"## {version[1]}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
