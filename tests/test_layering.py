@@ -25,7 +25,7 @@ ROOMS = (
     ("__main__",),
 )
 # Where modules are built and run on tensors without data.
-TORCH_ROOMS = {f"models.{name}" for name in ("build", "tracing", "experts", "load", "inputs", "recorder")}
+TORCH_ROOMS = {f"models.{name}" for name in ("build", "tracing", "experts", "load", "inputs", "recorder", "wrapping")}
 HEAVY = {"torch", "transformers", "accelerate", "compressed_tensors"}
 
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
