@@ -1,6 +1,7 @@
 """From a model's name to its graph: build on the meta device, list the onload units, trace once."""
 
 import re
+from dataclasses import replace
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -16,7 +17,13 @@ from planner.models.inputs import calibration_batch
 from planner.models.source import ModelSource, load_source
 from planner.models.traces import ModelTrace
 from planner.models.tracing import ModelTracer
+from planner.models.wrapping import without_lost_masks
 from planner.specs import ModuleRef
+
+LOST_MASK = (
+    "LLM Compressor traces this model so that its attention gets no mask while calibrating "
+    "(the traced config has no attention implementation): no mask is in memory, and attention is not causal."
+)
 
 # Attributes that tell layers apart without changing what they do.
 _POSITIONS = re.compile(r"(layer|block|expert)_?(idx|index|id|number)$|^training$|^name$")
@@ -194,7 +201,9 @@ class _Loader:
         numbers = {unit.name: unit.structure for unit in self.units if unit.name in set(targets)}
         experts = num_experts(self.config)
         try:
-            return ModelTracer(self.model, numbers, batch, 1 / experts if experts else 0.0).run()
+            with without_lost_masks(self.model, targets) as lost:
+                trace = ModelTracer(self.model, numbers, batch, 1 / experts if experts else 0.0).run()
+            return replace(trace, notes=(*trace.notes, LOST_MASK)) if lost else trace
         except UnsupportedError as error:
             return self._estimate(str(error))
         except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, NotImplementedError) as error:

@@ -58,6 +58,8 @@ class Crossing:
     """Index of the segment that makes it; -1 for the calibration batch."""
     last_reader: int
     """Index of the last segment that reads it."""
+    batched: bool = True
+    """Its size grows with the number of samples in the batch."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,12 @@ vision tower) runs as it is. See recorder.py for how a forward runs without data
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch.nn.modules import module as torch_module
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from planner.models.inputs import CalibrationBatch
@@ -97,6 +98,7 @@ class ModelTracer:
         if isinstance(head, torch.nn.Linear):
             yield _patched_forward(head, self._meta_head(head))
         yield self._hooks()
+        yield HalfSoftmax()
 
     @contextmanager
     def _hooks(self) -> Iterator[None]:
@@ -252,7 +254,8 @@ class ModelTracer:
         number = self._crossing_ids.setdefault((*owner, *geometry), len(self.crossings))
         if number == len(self.crossings):
             nbytes, storage = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
-            self.crossings[number] = Crossing(number, name, nbytes, storage, number, owner[0], owner[0])
+            batched = tensor.dim() > 0 and tensor.shape[0] % self._batch_size() == 0
+            self.crossings[number] = Crossing(number, name, nbytes, storage, number, owner[0], owner[0], batched)
             self.segments[owner[0]].writes[number] = owner[1]
         self.segments[-1].reads[number] = None
 
@@ -280,7 +283,7 @@ class ModelTracer:
     # ------------------------------------------------------------------ result
     def _finish(self) -> ModelTrace:
         readers = {n: max((s.index for s in self.segments if n in s.reads), default=-1) for n in self.crossings}
-        crossings = {n: _with_reader(c, readers[n]) for n, c in self.crossings.items()}
+        crossings = {n: replace(c, last_reader=readers[n]) for n, c in self.crossings.items()}
         segments = tuple(self._segment(builder) for builder in self.segments)
         return ModelTrace(
             segments=segments,
@@ -301,8 +304,18 @@ class ModelTracer:
         return Segment(builder.index, builder.target, structure, events, tuple(builder.reads), writes)
 
 
-def _with_reader(crossing: Crossing, last_reader: int) -> Crossing:
-    return Crossing(crossing.id, crossing.name, crossing.bytes, crossing.storage_bytes, crossing.storage, crossing.producer, last_reader)
+class HalfSoftmax(TorchFunctionMode):
+    """CUDA's softmax of float16 into float32 reads the half directly, without a float32 copy.
+
+    aten/src/ATen/native/SoftMax.cpp softmax(): half_to_float is taken for CUDA float16 inputs alone.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") == "softmax" and kwargs.get("dtype") == torch.float32 and args[0].dtype == torch.float16:
+            dim = kwargs["dim"] if "dim" in kwargs else args[1]
+            return torch._softmax(args[0], dim, True)
+        return func(*args, **kwargs)
 
 
 def _signature(values: Any) -> Any:

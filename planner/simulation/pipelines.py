@@ -152,17 +152,27 @@ class SequentialPipeline(Pipeline):
         for position, batch in enumerate(shown):
             if store and position == SHOWN_BATCHES and batches > SHOWN_BATCHES + 1:
                 self._skip(subgraph, batches - SHOWN_BATCHES - 1)
-            fetched = ahead if ahead is not None else self.cache.fetch(subgraph.reads)
-            ledger = self.context.ledger
-            if self.context.job.prefetch and batch + 1 < batches:
-                ledger.free_all(self.inputs)
-                self.inputs, ahead = fetched, self.cache.fetch(subgraph.reads)
+            last = batch == batches - 1
+            fetched = ahead if ahead is not None else self.cache.fetch(subgraph.reads, last=last)
+            self._assign("inputs", fetched)
+            # iter_prefetch: the next batch is on its way while this one runs
+            ahead = self.cache.fetch(subgraph.reads, last=batch + 2 == batches) if self.context.job.prefetch and not last else None
+            if last and self._is_short():
+                self._short_batch(name)
             else:
-                ledger.free_all(self.inputs)
-                self.inputs, ahead = fetched, None
-            self._assign(name, self.forward.run(subgraph, hooks=hooks))
+                self._assign(name, self.forward.run(subgraph, hooks=hooks))
             if store:
-                self._store(subgraph, last=batch == batches - 1)
+                self._store(subgraph, last=last)
+
+    def _is_short(self) -> bool:
+        """The last batch holds fewer samples than the others; it never sets a peak."""
+        return self.context.job.batches > 1 and self.context.job.last_batch_size < self.context.job.batch_size
+
+    def _short_batch(self, name: str) -> None:
+        """The outputs of the last batch are as much smaller as it is."""
+        job, ledger = self.context.job, self.context.ledger
+        sizes = [(ledger.size(h) * job.last_batch_size // job.batch_size, *ledger.about(h)[1:]) for h in getattr(self, name)]
+        self._assign(name, [self.context.take(*size) for size in sizes])
 
     def _assign(self, name: str, produced: list[Handle]) -> None:
         """outputs = subgraph.forward(...): the last batch's outputs go now."""
@@ -175,7 +185,7 @@ class SequentialPipeline(Pipeline):
             name = "output" if self.context.job.propagate_error else "outputs"
             self._assign(name, [])
         self.cache.update(subgraph.writes, last=last)
-        self.cache.delete(subgraph.consumed, last=last)
+        self.inputs += self.cache.delete(subgraph.consumed, last=last)
 
     def _skip(self, subgraph: Subgraph, batches: int) -> None:
         """Batches that are not shown: each only moves the cache on by the same bytes."""
