@@ -54,6 +54,11 @@ def advise(plan: Plan) -> str:
     step = peak_gpu_step(plan)
     if step is None or plan.method == "rule-of-thumb":
         return "This rule knows nothing of samples, tokens or embeddings; --method simulate walks the job step by step."
+    if not plan.gpu.peak_bytes:
+        return (
+            f"The {plan.job.pipeline} pipeline computes where the model lies, which is the CPU here: leave out "
+            "--pipeline, and LLM Compressor brings one layer at a time to the GPU."
+        )
     fit = verdict(plan)
     if fit == "fits" and (sentence := _cpu_advice(plan)):
         return sentence

@@ -6,8 +6,8 @@ a step always sum to its peak.
 
 from collections.abc import Mapping
 
-GPU_PARTS: tuple[str, ...] = ("weights", "activations", "hessians", "workspace", "observers", "cache", "other")
-CPU_PARTS: tuple[str, ...] = ("weights", "cache", "other")
+PARTS: tuple[str, ...] = ("weights", "activations", "hessians", "workspace", "observers", "cache", "other")
+"""In reading order."""
 
 PART_NAMES: Mapping[str, str] = {
     "weights": "weights",
@@ -38,25 +38,22 @@ _GPU: Mapping[str, str] = {
     "qparams": "observers",
     "activation_cache": "cache",
 }
-_CPU: Mapping[str, str] = {
-    "model": "weights",
-    "weights": "weights",
-    "qparams": "weights",  # on the CPU, scales and zero points live and are saved with the weights
-    "activation_cache": "cache",
-}
+# On the CPU, scales and zero points live and are saved with the weights, and samples only wait.
+_CPU: Mapping[str, str] = {**_GPU, "qparams": "weights", "calibration_data": "other"}
 
 
 def gpu_parts(by_kind: Mapping[str, int]) -> dict[str, int]:
     """The parts of a GPU peak, in reading order; they sum to what `by_kind` sums to."""
-    parts = dict.fromkeys(GPU_PARTS, 0)
-    for kind, count in by_kind.items():
-        parts[_GPU.get(kind, "other")] += count
-    return parts
+    return _parts(by_kind, _GPU)
 
 
 def cpu_parts(by_kind: Mapping[str, int]) -> dict[str, int]:
     """The parts of a CPU peak, in reading order; they sum to what `by_kind` sums to."""
-    parts = dict.fromkeys(CPU_PARTS, 0)
+    return _parts(by_kind, _CPU)
+
+
+def _parts(by_kind: Mapping[str, int], part_of: Mapping[str, str]) -> dict[str, int]:
+    parts = dict.fromkeys(PARTS, 0)
     for kind, count in by_kind.items():
-        parts[_CPU.get(kind, "other")] += count
+        parts[part_of.get(kind, "other")] += count
     return parts

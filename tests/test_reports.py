@@ -1,14 +1,16 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.advice import advise, first_over, verdict
+from planner.models.graph import ModelGraph, Unit
 from planner.parts import cpu_parts, gpu_parts
-from planner.reports import compare, json_, markdown, table
+from planner.reports import compare, graph, json_, markdown, table
 from planner.reports.folding import fold, label, unfolded
 from planner.reports.rows import rows
 from planner.schema import CpuPeak, CpuStep, GpuPeak, GpuStep, Owned, Plan, Step
@@ -392,3 +394,66 @@ def test_advice_names_the_lever_for_what_sets_the_peak(
 def test_advice_for_a_plan_that_fits_only_just_says_so(gptq: Plan) -> None:
     plan = with_memory(planned(gptq, step("x", {"forward": 2 * GIB}, phase="calibrate")), 2 * GIB + MIB)
     assert advise(plan).startswith("It fits only just")
+
+
+def test_a_plan_that_needs_no_gpu_says_so(gptq: Plan) -> None:
+    plan = with_job(planned(gptq, step("model", {}, phase="calibrate"), step("model", {})), pipeline="basic")
+    text = table.render(plan)
+    assert "needs no GPU" in text
+    assert "leave out --pipeline" in text
+    assert "0 bytes requested" not in text
+
+
+def test_advice_speaks_of_fused_experts_when_they_are_kept_while_they_are_converted(gptq: Plan) -> None:
+    fused = Owned(owner="fused experts while they are linearized", kind="model", bytes=54 * GIB)
+    cpu = CpuStep(peak_bytes=110 * GIB, end_bytes=57 * GIB, by_kind={"model": 110 * GIB}, largest=(fused,))
+    plan = planned(gptq, step(phase="setup", unit="setup", subgraph=None, cpu=cpu))
+    assert "54.00 GiB of the CPU peak is the fused experts" in advise(plan)
+    assert "--linearized" in advise(plan)
+
+
+# the graph
+
+
+@pytest.fixture
+def toy_graph() -> ModelGraph:
+    def unit(name: str, kind: str, structure: int, count: int, linears: int) -> Unit:
+        return Unit(
+            name=name,
+            kind=kind,
+            structure=structure,
+            class_name=f"Toy{kind.title()}WithALongName",
+            parameters=count,
+            bytes=2 * count,
+            linears=linears,
+            onload="own subgraph" if kind == "decoder" else "head subgraph",
+        )
+
+    layers = [
+        unit(f"model.language_model.layers.{n}", "decoder", 1 if n < 3 else 2, GIB * (1 + n // 3), 7) for n in range(8)
+    ]
+    units = (unit("model.embed_tokens", "embedding", 0, GIB, 0), *layers)
+    total = sum(each.parameters for each in units)
+    facts = {"name": "toy", "architecture": "Toy", "parameters": total, "bytes": 2 * total}
+    return SimpleNamespace(**facts, not_loaded_parameters=5, notes=("a note",), units=units)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("width", [80, 100, None])
+def test_the_graph_has_a_line_per_distinct_unit(toy_graph: ModelGraph, width: int | None) -> None:
+    text = graph.render(toy_graph, width=width)
+    units = [line for line in text.splitlines() if "Toy" in line and "model  " not in line]
+    assert len(units) == 3
+    assert any("layers.0-2" in line and " 3 " in line for line in units)
+    assert any("layers.3-7" in line and " 5 " in line for line in units)
+    assert width is None or max(map(len, text.splitlines())) <= width
+    assert "notes     a note" in text
+
+
+def test_the_graph_in_json_holds_every_unit(toy_graph: ModelGraph) -> None:
+    record = json.loads(graph.render_json(toy_graph))
+    assert record["parameters"] == sum(unit["parameters"] for unit in record["units"])
+    assert len(record["units"]) == 9
+
+
+def test_the_graph_in_markdown(toy_graph: ModelGraph) -> None:
+    assert "| model.language_model.layers.3-7 | 5 | decoder |" in graph.render_markdown(toy_graph)

@@ -6,18 +6,20 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from planner.reports.folding import label
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import decimals_for, number
 from planner.reports.summary import gib
-from planner.reports.table import draw, pairs, ruled_table
+from planner.reports.table import UNLIMITED, draw, pairs, ruled_table, short_name, width_of
 
 if TYPE_CHECKING:
     from planner.models.graph import ModelGraph, Unit
 
 _TITLES = ("unit", "alike", "kind", "class", "GiB", "parameters", "Linears", "onloaded with")
+_DISPENSABLE = (("kind",), ("kind", "parameters"), ("kind", "parameters", "onloaded with"))
 _NUMBERS = ("alike", "GiB", "parameters", "Linears")
 
 
@@ -30,12 +32,7 @@ class _Alike:
 
 def render(graph: "ModelGraph", *, width: int | None = None, color: bool = False) -> str:
     """A line per distinct unit, for people; numbers are those of one unit."""
-    table = ruled_table()
-    for title in _TITLES:
-        is_number = title in _NUMBERS
-        table.add_column(title, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
-    for cells in _cells(graph):
-        table.add_row(*(Text(cell) for cell in cells))
+    table = _widest(graph, width or UNLIMITED)
     footer = "sizes are of one unit   1 GiB is 2^30 bytes"
     content: list[RenderableType] = [pairs(_header(graph)), Text(), table, Text(footer, style="dim")]
     if graph.notes:
@@ -43,13 +40,31 @@ def render(graph: "ModelGraph", *, width: int | None = None, color: bool = False
     return draw(Group(*content), width=width, color=color)
 
 
+def _widest(graph: "ModelGraph", width: int) -> Table:
+    """The table with as much as fits: names lose their first parts, then what others tell goes."""
+    body = _cells(graph)
+    short = [[short_name(name), *others] for name, *others in body]
+    less = (_TITLES, *(tuple(title for title in _TITLES if title not in gone) for gone in _DISPENSABLE))
+    tables = [_table(body, _TITLES), *(_table(short, titles) for titles in less)]
+    return next((table for table in tables if width_of(table) <= width), tables[-1])
+
+
+def _table(body: list[list[str]], titles: Sequence[str]) -> Table:
+    table = ruled_table()
+    for title in titles:
+        table.add_column(title, justify="right" if title in _NUMBERS else "left", no_wrap=title in _NUMBERS)
+    for cells in body:
+        table.add_row(*(Text(cell) for title, cell in zip(_TITLES, cells, strict=True) if title in titles))
+    return table
+
+
 def render_markdown(graph: "ModelGraph") -> str:
     """The same as a markdown table."""
     head = "\n".join(f"- {name}: {text}" if name else f"  {text}" for name, text in _header(graph))
     body = [[escape(cell) for cell in cells] for cells in _cells(graph)]
-    table = markdown_table(_TITLES, [title in _NUMBERS for title in _TITLES], body)
+    text = markdown_table(_TITLES, [title in _NUMBERS for title in _TITLES], body)
     notes = "".join(f"\n- note: {note}" for note in graph.notes)
-    return f"### {escape(graph.name)}\n\n{head}\n\n{table}\n{notes}"
+    return f"### {escape(graph.name)}\n\n{head}\n\n{text}\n{notes}"
 
 
 def render_json(graph: "ModelGraph") -> str:

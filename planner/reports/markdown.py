@@ -3,9 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from planner.parts import CPU_PARTS, GPU_PARTS
 from planner.reports.numbers import decimals_for, number
-from planner.reports.rows import Row, rows
+from planner.reports.rows import Row, cpu_columns, gpu_columns, rows
 from planner.reports.summary import advice_line, cpu_lines, fit_line, gib, gpu_lines, header
 from planner.schema import Plan
 
@@ -32,8 +31,7 @@ def escape(text: str) -> str:
 
 
 def _table(lines: Sequence[Row]) -> str:
-    gpu = [name for name in GPU_PARTS if any(line.gpu_parts[name] for line in lines)]
-    cpu = [name for name in CPU_PARTS if any(line.cpu_parts[name] for line in lines)]
+    gpu, cpu = gpu_columns(lines), cpu_columns(lines)
     numbers = ["GPU GiB", *map(_title, gpu), "CPU GiB", *map(_title, cpu)]
     on_gpu, on_cpu = decimals_for(max(line.gpu for line in lines)), decimals_for(max(line.cpu for line in lines))
     body = [

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from planner.advice import runs_out
-from planner.parts import CPU_PARTS, GPU_PARTS, cpu_parts, gpu_parts
+from planner.parts import PARTS, cpu_parts, gpu_parts
 from planner.reports.folding import Fold, fold, unfolded
 from planner.schema import Plan, Step
 
@@ -50,12 +50,12 @@ def rows(plan: Plan, steps: Literal["folded", "all"] = "folded") -> list[Row]:
 
 def gpu_columns(lines: Sequence[Row], least: int = 1) -> list[str]:
     """The parts of which some line has at least `least` bytes; a column of zeros tells nothing."""
-    return [name for name in GPU_PARTS if any(line.gpu_parts[name] >= least for line in lines)]
+    return [name for name in PARTS if any(line.gpu_parts[name] >= least for line in lines)]
 
 
 def cpu_columns(lines: Sequence[Row], least: int = 1) -> list[str]:
     """The same for the CPU."""
-    return [name for name in CPU_PARTS if any(line.cpu_parts[name] >= least for line in lines)]
+    return [name for name in PARTS if any(line.cpu_parts[name] >= least for line in lines)]
 
 
 def _fold_rows(plan: Plan, fold: Fold) -> Iterable[Row]:
@@ -85,7 +85,7 @@ def _row(plan: Plan, fold: Fold, steps: tuple[Step, ...], text: str) -> Row:
         gpu_parts=gpu_parts(step.gpu.by_kind),
         cpu=highest.cpu.peak_bytes,
         cpu_parts=cpu_parts(highest.cpu.by_kind),
-        is_gpu_peak=any(each.index == plan.gpu.peak_step for each in steps),
+        is_gpu_peak=bool(plan.gpu.peak_bytes) and any(each.index == plan.gpu.peak_step for each in steps),
         is_cpu_peak=any(each.index == plan.cpu.peak_step for each in steps),
         runs_out=any(runs_out(each, plan) for each in steps),
     )

@@ -47,6 +47,8 @@ def gib_short(count: int) -> str:
 
 def gpu_lines(plan: Plan) -> list[str]:
     """The GPU peak: where, why, exactly how much, and beside it the rule of thumb."""
+    if not plan.gpu.peak_bytes:
+        return ["because nothing is computed on a GPU"]
     exact = f"{plan.gpu.peak_bytes:,} bytes requested, {plan.gpu.peak_allocated_bytes:,} allocated in 512-byte blocks"
     rule = _beside_rule(plan, plan.gpu.peak_bytes, plan.rule_of_thumb.gpu_bytes)
     return [*_where(plan, peak_gpu_step(plan), "gpu"), exact, *rule]
@@ -61,6 +63,8 @@ def cpu_lines(plan: Plan) -> list[str]:
 
 def fit_line(plan: Plan) -> str:
     """Whether it fits, and the first step that does not."""
+    if not plan.gpu.peak_bytes:
+        return "needs no GPU"
     total = gib_short(plan.job.gpu_memory_bytes)
     spare = plan.job.gpu_memory_bytes - plan.gpu.peak_allocated_bytes
     if verdict(plan) != "over":

@@ -76,10 +76,10 @@ def _step_table(lines: list[Row], width: int) -> Table:
     gpu = gpu_columns(lines, least=smallest_shown(on_gpu))
     cpu = cpu_columns(lines, least=smallest_shown(on_cpu))
     table = _table(lines, _Columns(gpu, cpu, on_gpu, on_cpu))
-    if _width(table) > width:
-        lines = [replace(line, label=_short(line.label)) for line in lines]
+    if width_of(table) > width:
+        lines = [replace(line, label=short_name(line.label)) for line in lines]
         table = _table(lines, _Columns(gpu, cpu, on_gpu, on_cpu))
-    while _width(table) > width and (cpu or gpu):
+    while width_of(table) > width and (cpu or gpu):
         if len(cpu) > 1:
             cpu = [name for name in cpu if name == "cache"]
         elif cpu and len(gpu) <= _FEW:
@@ -130,8 +130,8 @@ def _parts(total: int, parts: Mapping[str, int], names: Sequence[str], decimals:
     return [Text(number(shown[name], decimals)) for name in names]
 
 
-def _short(label: str) -> str:
-    """A long module name without its first parts: `…layers.1-26`."""
+def short_name(label: str) -> str:
+    """A module name without its first parts, where it is longer than SHORT: `…layers.1-26`."""
     parts = label.split(".")
     while len(".".join(parts)) > SHORT and len(parts) > 2:
         parts = parts[1:]
@@ -148,7 +148,8 @@ def _without_least(names: Sequence[str], lines: list[Row]) -> list[str]:
     return [*(name for name in named if name != least), "other"]
 
 
-def _width(table: Table) -> int:
+def width_of(table: Table) -> int:
+    """Columns that the table takes where nothing limits it."""
     console = Console(width=10 * UNLIMITED, file=io.StringIO())
     return console.measure(table).maximum
 
