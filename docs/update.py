@@ -41,7 +41,7 @@ class Terminal(io.StringIO):
 @contextmanager
 def terminal() -> Iterator[Terminal]:
     """Everything printed inside goes to a terminal of WIDTH columns without colours."""
-    wanted = {"COLUMNS": f"{WIDTH}", "TERMINAL_WIDTH": f"{WIDTH}", "NO_COLOR": "1", "TERM": "dumb"}
+    wanted = {"COLUMNS": f"{WIDTH}", "NO_COLOR": "1", "TERM": "dumb"}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
