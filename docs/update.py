@@ -20,6 +20,7 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 WIDTH = 100
+HELP_WIDTH = 80  # what rich takes for a terminal that cannot move the cursor, whatever COLUMNS says
 COMMANDS = ("", "plan", "compare", "graph", "models", "recipes")
 PAGES_WITH_OUTPUT = (ROOT / "README.md", DOCS / "memory-words.md", DOCS / "how-it-works.md")
 
@@ -39,9 +40,9 @@ class Terminal(io.StringIO):
 
 
 @contextmanager
-def terminal() -> Iterator[Terminal]:
-    """Everything printed inside goes to a terminal of WIDTH columns without colours."""
-    wanted = {"COLUMNS": f"{WIDTH}", "NO_COLOR": "1", "TERM": "dumb"}
+def terminal(width: int) -> Iterator[Terminal]:
+    """Everything printed inside goes to a terminal of `width` columns without colours."""
+    wanted = {"COLUMNS": f"{width}", "NO_COLOR": "1", "TERM": "dumb"}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
@@ -55,11 +56,11 @@ def terminal() -> Iterator[Terminal]:
                 os.environ[name] = value
 
 
-def run(command: str) -> str:
+def run(command: str, width: int = WIDTH) -> str:
     """What `planner ...` prints; a failing command ends this script."""
     from planner.cli import main
 
-    with terminal() as stream:
+    with terminal(width) as stream:
         code = main(shlex.split(command)[1:])
     if code != 0:
         raise SystemExit(f"docs/update.py: {command!r} ended with exit code {code}")
@@ -77,7 +78,7 @@ def cli_page() -> str:
     parts = []
     for name in COMMANDS:
         command = f"planner {name}".strip()
-        parts.append(f"## {command}\n\n```text\n{run(f'{command} --help')}```\n")
+        parts.append(f"## {command}\n\n```text\n{run(f'{command} --help', HELP_WIDTH)}```\n")
     return _CLI_HEAD + "\n".join(parts)
 
 
