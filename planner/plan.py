@@ -1,6 +1,6 @@
 """The only place where graph, recipe, modifiers and pipeline meet: one job in, one Plan out."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
@@ -11,6 +11,7 @@ from planner.recipe import load_recipe
 from planner.rule_of_thumb import rule_of_thumb
 from planner.schema import CpuPeak, CpuStep, GpuPeak, GpuStep, ModelFacts, Owned, Plan, RuleOfThumb, Step
 from planner.simulation.context import Context, LinearModule
+from planner.simulation.forward import full_name
 from planner.simulation.host import simulate
 from planner.simulation.ledger import Peak
 from planner.simulation.modifiers.rtn import qparam_bytes
@@ -117,6 +118,7 @@ def _run(graph: "ModelGraph", spec: ModifierSpec, job: Job, notes: list[str]) ->
     sparse = isinstance(spec, SparseGPTSpec)
     units = tuple(_unit_targets(graph, chosen, schemes, sparse))
     _check_vision(spec, units, graph, job, notes)
+    notes += _failures(spec, units, graph)
     return Run(spec=spec, units=units, unties_embeddings=not sparse and bool({graph.embedding, graph.head} & chosen))
 
 
@@ -171,6 +173,35 @@ def _check_vision(spec: ModifierSpec, units: Sequence[UnitTargets], graph: "Mode
         notes.append(f"{spec.type} targets {count} in the vision tower, but LLM Compressor never computes their weight scales: add the tower to ignore.")
 
 
+def _failures(spec: ModifierSpec, units: Sequence[UnitTargets], graph: "ModelGraph") -> Iterator[str]:
+    """Jobs that the library starts and does not finish: the plan says so beside its numbers."""
+    if isinstance(spec, SparseGPTSpec):
+        if spec.offload_hessians:
+            # sgpt_sparsify.py sparsify_weight divides a GPU tensor by the CPU Hessian's diagonal
+            yield (
+                "This job fails in LLM Compressor: with offload_hessians, SparseGPT compresses with the Hessian on the CPU and the weight "
+                "on the GPU ('Expected all tensors to be on the same device'). Leave offload_hessians out."
+            )
+        names = {u.unit + m.name for u in units for m in u.modules}
+        deep = next((c for c in _deep_calls(graph) if c in names), None)
+        if deep is not None:
+            # sgpt_sparsify.py accumulate_hessian, unlike GPTQ's, flattens inputs of 3 dimensions at most
+            yield (
+                f"This job fails in LLM Compressor: SparseGPT cannot take the input of {deep}, which has more than 3 dimensions "
+                "('t() expects a tensor with <= 2 dimensions'). Add it to ignore."
+            )
+    if isinstance(spec, QuantizationSpec) and spec.kv_cache is not None:
+        yield "kv_cache_scheme: its observers copy one layer's keys or values at a time; these temporaries are not counted."
+
+
+def _deep_calls(graph: "ModelGraph") -> Iterator[str]:
+    """Full names of modules whose input has more than three dimensions."""
+    for segment in graph.trace.segments:
+        for event in segment.events:
+            if event.kind == "exit" and event.call is not None and len(event.call.dims) > 3:
+                yield full_name(segment.target, event.call.module)
+
+
 def _qparams(run: Run) -> int:
     """CPU bytes of the qparams that initialize_quantization registers."""
     sums = cache(lambda signature: sum(map(qparam_bytes, first[signature].modules)))
@@ -193,7 +224,7 @@ def _pipeline_notes(job: Job, program: Program) -> list[str]:
 def _rule(graph: "ModelGraph", recipe: Recipe) -> RuleOfThumb:
     return rule_of_thumb(
         checkpoint_parameters=graph.checkpoint_parameters,
-        text_layer_parameters=graph.largest("decoder"),
+        text_layer_parameters=graph.layer_parameters,
         vision_tower_parameters=graph.total("vision"),
         has_hessians=any(spec.has_hessians for spec in recipe.modifiers),
     )

@@ -99,6 +99,9 @@ class ModelGraph:
     buffer_bytes: int
     not_loaded_parameters: int
     checkpoint_parameters: int
+    """What the checkpoint holds; what is loaded, where that is all that is known."""
+    layer_parameters: int
+    """Parameters of the largest text decoder layer."""
     units: tuple[Unit, ...]
     structures: tuple[Structure, ...]
     edges: tuple[Edge, ...]

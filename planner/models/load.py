@@ -10,6 +10,7 @@ import torch
 from planner.errors import JobError, UnsupportedError
 from planner.job import Job
 from planner.models.build import architecture, build_model, num_experts, parameter_bytes, parameter_count, text_config, vision_config
+from planner.models.dataflow import DataflowTracer
 from planner.models.estimate import estimate_trace
 from planner.models.experts import find_fused_experts, linearize
 from planner.models.graph import Edge, ModelGraph, ModuleInfo, Parameter, Structure, Unit, UnitKind
@@ -61,21 +62,26 @@ class _Loader:
         buffers = sum(b.numel() * b.element_size() for b in self.model.buffers())
         fused = 0 if self.job.linearized else self._fused_bytes()
         self.tied = self._is_tied()
+        layer = max((parameter_count(self.model.get_submodule(name)) for name in self._layers()), default=0)
         patterns = self._patterns()
         if self.job.sequential_targets is not None:
             linearize(self.model, self.config, self.job.calibrate_all_experts)
         targets = self._targets(patterns)
         self._visit("", self.model, frozenset(targets), self._roots(targets))
         trace = self._trace(targets)
-        checkpoint = self.source.checkpoint_parameters or parameters + self.source.not_loaded_parameters
+        whole = self.job.layers is None and self.job.vision_layers is None
+        checkpoint = (self.source.checkpoint_parameters if whole else None) or parameters + (
+            self.source.not_loaded_parameters if whole else 0
+        )
         return ModelGraph(
             name=self.source.name,
             architecture=architecture(self.model),
             parameters=parameters,
             bytes=nbytes,
             buffer_bytes=buffers,
-            not_loaded_parameters=self.source.not_loaded_parameters,
+            not_loaded_parameters=self.source.not_loaded_parameters if whole else 0,
             checkpoint_parameters=checkpoint,
+            layer_parameters=layer,
             units=tuple(self.units),
             structures=tuple(self.structures),
             edges=tuple(self._edges(trace)),
@@ -131,8 +137,13 @@ class _Loader:
         from compressed_tensors.utils import match_named_modules
 
         matched = [name for name, _ in match_named_modules(self.model, patterns)]
-        if not matched and self.job.sequential_targets is not None:
-            raise JobError(f"sequential targets {', '.join(patterns)} match nothing in {self.source.name}; its module classes: {self._classes()}")
+        if self.job.sequential_targets is not None:
+            for pattern in patterns:
+                if next(iter(match_named_modules(self.model, [pattern])), None) is None:
+                    raise JobError(
+                        f"--sequential-targets: {pattern} matches nothing in {self.source.name}; "
+                        f"its module classes are {self._classes()}"
+                    )
         inside = tuple(f"{root}." for root in self.vision)
         targets = [name for name in matched if not name.startswith(inside)] if inside else matched
         if len(targets) < len(matched):
@@ -202,13 +213,25 @@ class _Loader:
         experts = num_experts(self.config)
         try:
             with without_lost_masks(self.model, targets) as lost:
-                trace = ModelTracer(self.model, numbers, batch, 1 / experts if experts else 0.0).run()
+                tracer = DataflowTracer if self._cuts_layers(targets) else ModelTracer
+                trace = tracer(self.model, numbers, batch, 1 / experts if experts else 0.0).run()
             return replace(trace, notes=(*trace.notes, LOST_MASK)) if lost else trace
         except UnsupportedError as error:
             return self._estimate(str(error))
         except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, NotImplementedError) as error:
             reason = (str(error).splitlines() or ["no reason given"])[0]
             return self._estimate(f"its forward does not run without data ({type(error).__name__}: {reason})")
+
+    def _cuts_layers(self, targets: list[str]) -> bool:
+        """Some target lies inside of what is a target by default, so borders run through a layer."""
+        return any(name.startswith(tuple(f"{layer}." for layer in self._layers())) for name in targets)
+
+    def _layers(self) -> list[str]:
+        """Names of the text decoder's layers: what is a sequential target by default."""
+        classes = set(getattr(self.model, "_no_split_modules", None) or ())
+        inside = tuple(f"{root}." for root in self.vision)
+        named = ((name, type(m).__name__) for name, m in self.model.named_modules())
+        return [name for name, kind in named if kind in classes and not (inside and name.startswith(inside))]
 
     def _estimate(self, reason: str) -> ModelTrace:
         text = text_config(self.config)

@@ -91,12 +91,12 @@ class ModelTracer:
         return self._finish()
 
     def _patches(self) -> Iterator[Any]:
+        head = self._output_head()
+        if head is not None:
+            yield _patched_forward(head, self._meta_head(head))
         for name in self.targets:
             module = self.model.get_submodule(name)
             yield _patched_forward(module, self._target_forward(name, module))
-        head = self.model.get_output_embeddings() if hasattr(self.model, "get_output_embeddings") else None
-        if isinstance(head, torch.nn.Linear):
-            yield _patched_forward(head, self._meta_head(head))
         yield self._hooks()
         yield HalfSoftmax()
 
@@ -109,6 +109,10 @@ class ModelTracer:
         finally:
             before.remove()
             after.remove()
+
+    def _output_head(self) -> torch.nn.Linear | None:
+        head = self.model.get_output_embeddings() if hasattr(self.model, "get_output_embeddings") else None
+        return head if isinstance(head, torch.nn.Linear) else None
 
     def _meta_head(self, head: torch.nn.Linear) -> Callable[..., torch.Tensor]:
         """utils/helpers.py disable_lm_head: the logits exist on the meta device alone."""
@@ -132,7 +136,7 @@ class ModelTracer:
             self.recorder.events.append(Event("exit", call=self._call(name, args[0], output)))
 
     def _is_head(self, module: torch.nn.Module) -> bool:
-        return self.recorder._paused == 1 and module is self.model.get_output_embeddings()  # type: ignore[operator]
+        return self.recorder._paused == 1 and module is self._output_head()
 
     def _call(self, name: str, tensor: torch.Tensor, output: Any) -> Call:
         columns = tensor.shape[-1] if tensor.dim() else 1
@@ -337,8 +341,11 @@ def _leaf_name(path: Sequence[Any]) -> str:
 
 @contextmanager
 def _patched_forward(module: torch.nn.Module, forward: Any) -> Iterator[None]:
+    before = module.__dict__.get("forward")
     module.forward = forward  # type: ignore[method-assign]
     try:
         yield
     finally:
         del module.forward
+        if before is not None:
+            module.forward = before  # type: ignore[method-assign]

@@ -31,8 +31,8 @@ def ancestors(model: torch.nn.Module, targets: Iterable[str]) -> list[torch.nn.M
         if not more:
             break
         names |= more
-    containers = (torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.Sequential)
-    return [m for m in (model.get_submodule(n) for n in sorted(names)) if not isinstance(m, containers)]
+    modules = (model.get_submodule(name) for name in sorted(names))
+    return [m for m in modules if type(m).forward is not torch.nn.Module.forward]  # lists have no forward
 
 
 def loses_mask(module: torch.nn.Module) -> bool:

@@ -43,9 +43,9 @@ class Frame:
         self._context, self.kind, self.owner = context, kind, owner
         self._names: dict[str, Handle] = {}
 
-    def assign(self, name: str, nbytes: int, kind: str | None = None) -> Handle:
-        """name = a new tensor of `nbytes`."""
-        handle = self._context.take(nbytes, kind or self.kind, f"{self.owner} {name}")
+    def assign(self, name: str, nbytes: int, kind: str | None = None, label: str | None = None) -> Handle:
+        """name = a new tensor of `nbytes`, which the books call `label`."""
+        handle = self._context.take(nbytes, kind or self.kind, f"{self.owner} {label or name}")
         self.bind(name, handle)
         return handle
 

@@ -129,7 +129,7 @@ class _Batch:
                 counter = hessians.pop_counter(module.name)
                 if counter is not None:
                     frame.bind("num_samples", counter)
-                frame.assign(f"normalized Hessian {index}", hessian_bytes(self.columns))
+                frame.assign(f"normalized Hessian {index}", hessian_bytes(self.columns), label="normalized Hessian")
             frame.assign("stacked Hessians", self.stacked_hessians)
             frame.delete(*(f"normalized Hessian {i}" for i in range(self.count)))
             frame.assign("stacked weights", self.stacked_weights)

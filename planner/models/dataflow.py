@@ -1,0 +1,281 @@
+"""The forward as a graph of operations, cut where LLM Compressor cuts it inside a layer.
+
+With sequential targets below the decoder layer, borders run through a layer's own forward, and the
+order of operations is that of a breadth-first walk of the traced graph, not that of the program
+(pipelines/sequential/helpers.py topological_partition). What waits for a slow chain is computed late
+and kept in the activation cache until then: with experts as targets, every expert's output.
+
+A node is one call of a module that holds no target, or one torch function call in the forward of a
+module that does. An in-place call without assignment (`x.index_add_(...)`) gives a node that nothing
+depends on, as in torch.fx; an augmented assignment (`x += y`) gives one that later uses depend on.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import networkx
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from planner.models.inputs import CalibrationBatch
+from planner.models.recorder import storage_key
+from planner.models.traces import Crossing, Event, ModelTrace, Segment
+from planner.models.tracing import HalfSoftmax, ModelTracer, _patched_forward
+from planner.models.wrapping import ancestors
+
+_AUGMENTED = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "and", "or", "matmul")}
+
+
+@dataclass(slots=True)
+class _Value:
+    """A tensor that a node made: what other nodes read, and what may cross a border."""
+
+    storage: int
+    """Id of the allocation behind it; -1 for a calibration input or a parameter."""
+    bytes: int
+    storage_bytes: int
+    batched: bool
+
+
+@dataclass(slots=True)
+class _Node:
+    """One operation of the traced graph."""
+
+    index: int
+    name: str
+    target: bool = False
+    reads: dict[int, None] = field(default_factory=dict)
+    """Ids of the values that it reads."""
+    values: list[int] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+
+
+class DataflowTracer(ModelTracer):
+    """Traces the whole model node by node, then cuts the graph."""
+
+    def __init__(self, model: torch.nn.Module, targets: dict[str, int], batch: CalibrationBatch, selected_share: float) -> None:
+        super().__init__(model, targets, batch, selected_share)
+        self._ancestors = {id(m) for m in ancestors(model, targets)}
+        self._containers = {id(m) for m in model.modules() if type(m).forward is torch.nn.Module.forward}
+        self.nodes: list[_Node] = []
+        self.values: list[_Value] = []
+        self._producer: dict[int, int] = {}
+        self._value_of: dict[int, int] = {}
+        self._kept: list[torch.Tensor] = []
+        self._depth = 0
+        self._open_node = _Node(-1, "")
+
+    # ------------------------------------------------------------------ run
+    def run(self) -> ModelTrace:
+        """Run the forward once, node by node, and cut it at the sequential targets."""
+        recorder = self.recorder
+        recorder.where, recorder.relative = self._where, self._relative
+        for name, tensor in (*self.model.named_parameters(), *self.model.named_buffers()):
+            recorder.name_parameter(tensor, name)
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            for context in self._patches():
+                stack.enter_context(context)
+            stack.enter_context(_FunctionNodes(self))
+            stack.enter_context(recorder)
+            recorder.begin()
+            for name, tensor in self.batch.fields.items():
+                self._placeholder(name, tensor)
+            self.model(**self.batch.fields, use_cache=False)
+        return self._cut()
+
+    def _patches(self) -> Iterator[Any]:
+        """Module hooks see no keyword arguments: leaf modules note what they read themselves."""
+        head = self._output_head()
+        if head is not None:
+            yield _patched_forward(head, self._meta_head(head))
+        for module in self.model.modules():
+            if id(module) in self._ancestors | self._containers:
+                for child in module.children():
+                    if id(child) not in self._ancestors | self._containers:
+                        yield _patched_forward(child, self._leaf_forward(child))
+        yield self._hooks()
+        yield HalfSoftmax()
+
+    def _leaf_forward(self, module: torch.nn.Module) -> Any:
+        original = module.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if self._depth == 1:
+                self._note_reads(self._open_node, (args, kwargs))
+            return original(*args, **kwargs)
+
+        return forward
+
+    def _placeholder(self, name: str, tensor: torch.Tensor) -> None:
+        node = self._begin(name, False, ())
+        self.recorder.adopt(tensor)
+        self._end(node, [tensor])
+
+    # ------------------------------------------------------------------ nodes
+    def _before(self, module: torch.nn.Module, args: Any) -> None:
+        if self._depth or id(module) not in self._ancestors:
+            if not self._depth:
+                name = self._names.get(id(module), "")
+                self._open_node = self._begin(name, name in self.targets, ())
+            self._depth += 1
+        super()._before(module, args)
+
+    def _after(self, module: torch.nn.Module, args: Any, output: Any) -> None:
+        super()._after(module, args, output)
+        if self._depth:
+            self._depth -= 1
+            if not self._depth:
+                self._end(self._open_node, output)
+
+    def function(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """One torch function call outside of leaf modules."""
+        name = getattr(func, "__name__", "function")
+        if self._depth or name == "__get__":
+            return func(*args, **kwargs)
+        node = self._begin(name, False, (args, kwargs))
+        self._depth += 1
+        try:
+            result = func(*args, **kwargs)
+        finally:
+            self._depth -= 1
+        self._end(node, result, replaces=name in _AUGMENTED)
+        return result
+
+    def _begin(self, name: str, target: bool, reads: Any) -> _Node:
+        node = _Node(len(self.nodes), name, target)
+        self.nodes.append(node)
+        self._note_reads(node, reads)
+        self.recorder.events = node.events
+        return node
+
+    def _note_reads(self, node: _Node, values: Any) -> None:
+        for value in _tensors(values):
+            number = self._value_of.get(id(value))
+            if number is not None and self._producer[number] != node.index:
+                node.reads[number] = None
+
+    def _end(self, node: _Node, result: Any, *, replaces: bool = False) -> None:
+        self.recorder.events = []
+        if self.recorder._paused:
+            return
+        for tensor in _tensors(result):
+            if id(tensor) in self._value_of and not replaces:
+                continue
+            self._kept.append(tensor)
+            number = len(self.values)
+            self.values.append(self._value(tensor))
+            self._value_of[id(tensor)] = number
+            self._producer[number] = node.index
+            node.values.append(number)
+
+    def _value(self, tensor: torch.Tensor) -> _Value:
+        nbytes = tensor.numel() * tensor.element_size()
+        storage = self.recorder.ids.get(storage_key(tensor), -1)
+        batched = tensor.dim() > 0 and tensor.shape[0] % self._batch_size() == 0
+        return _Value(storage, nbytes, tensor.untyped_storage().nbytes(), batched)
+
+    # ------------------------------------------------------------------ the cut
+    def graph(self) -> networkx.DiGraph:
+        """Nodes of the traced graph; an edge where one reads what the other made."""
+        graph = networkx.DiGraph()
+        for node in self.nodes:
+            graph.add_node(node.index, name=node.name, target=node.target)
+            graph.add_edges_from((self._producer[v], node.index) for v in node.reads)
+        return graph
+
+    def partition(self) -> list[list[_Node]]:
+        """helpers.py topological_partition with one target a part: breadth first, in program order."""
+        graph = self.graph()
+        waiting = {index: graph.in_degree(index) for index in graph}
+        queue = deque(index for index in sorted(graph) if not waiting[index])
+        parts: list[list[_Node]] = [[]]
+        while queue:
+            node = self.nodes[queue.popleft()]
+            if node.target and (len(parts) > 1 or parts[0]):
+                parts.append([])
+            parts[-1].append(node)
+            for user in sorted(graph.successors(node.index)):
+                waiting[user] -= 1
+                if not waiting[user]:
+                    queue.append(user)
+        return parts
+
+    def _cut(self) -> ModelTrace:
+        parts = self.partition()
+        home = {node.index: index for index, part in enumerate(parts) for node in part}
+        last = {v: -1 for v in range(len(self.values))}
+        for node in self.nodes:
+            for value in node.reads:
+                last[value] = max(last[value], home[node.index])
+        crossings = {}
+        for number, value in enumerate(self.values):
+            producer = home[self._producer[number]]
+            is_input = self._producer[number] < len(self.batch.fields)
+            if last[number] > producer or is_input:
+                name = self.nodes[self._producer[number]].name
+                crossings[number] = Crossing(
+                    number, name, value.bytes, value.storage_bytes, value.storage, -1 if is_input else producer, max(0, last[number]), value.batched
+                )
+        segments = tuple(self._part(index, part, crossings, home) for index, part in enumerate(parts))
+        size = self.batch.bytes
+        return ModelTrace(segments, crossings, size // self._batch_size(), size)
+
+    def _part(self, index: int, part: list[_Node], crossings: dict[int, Crossing], home: dict[int, int]) -> Segment:
+        target = next((node.name for node in part if node.target), "")
+        writes = [(v, self.values[v].storage) for node in part for v in node.values if v in crossings and crossings[v].producer == index]
+        reads = dict.fromkeys(v for node in part for v in node.reads if v in crossings and crossings[v].producer < index)
+        if index == 0:
+            reads.update(dict.fromkeys(v for v, c in crossings.items() if c.producer < 0))
+        kept = {storage for _, storage in writes}
+        events = tuple(_relative(event, target) for event in self._events(part, kept))
+        return Segment(index, target, index, events, tuple(reads), tuple(writes))
+
+    def _events(self, part: list[_Node], kept: set[int]) -> Iterator[Event]:
+        """The nodes' events in order; a value goes after the last node that reads it."""
+        last_use: dict[int, int] = {}
+        for position, node in enumerate(part):
+            for value in (*node.reads, *node.values):
+                last_use[self.values[value].storage] = position
+        alive: set[int] = set()
+        for position, node in enumerate(part):
+            for event in node.events:
+                if event.kind == "alloc":
+                    alive.add(event.id)
+                elif event.kind == "free":
+                    alive.discard(event.id)
+                yield event
+            for storage in [s for s in alive if s not in kept and last_use.get(s, position) <= position]:
+                alive.discard(storage)
+                yield Event("free", storage)
+
+
+class _FunctionNodes(TorchFunctionMode):
+    """Shows every torch function call of Python code to the tracer."""
+
+    def __init__(self, tracer: DataflowTracer) -> None:
+        super().__init__()
+        self._tracer = tracer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self._tracer.function(func, args, kwargs or {})
+
+
+def _tensors(values: Any) -> Iterable[torch.Tensor]:
+    return (v for v in pytree.tree_leaves(values) if isinstance(v, torch.Tensor))
+
+
+def _relative(event: Event, target: str) -> Event:
+    """Names under the segment's target start with a dot."""
+    if not target:
+        return event
+    name, call = event.name, event.call
+    if (name + ".").startswith((f"{target}.", f"{target} ")):
+        name = "." + name[len(target) :].lstrip(".")
+    if call is not None and (call.module + ".").startswith(f"{target}."):
+        call = replace(call, module=call.module[len(target) :] or ".")
+    return replace(event, name=name, call=call)
