@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from planner.errors import PlannerError
     from planner.job import Job
     from planner.models.load import load_model
-    from planner.plan import compare, plan
+    from planner.planning import compare, plan
     from planner.recipe import load_recipe
     from planner.schema import Plan
 
@@ -23,10 +23,10 @@ _HOMES = {
     "Job": "planner.job",
     "Plan": "planner.schema",
     "PlannerError": "planner.errors",
-    "compare": "planner.plan",
+    "compare": "planner.planning",
     "load_model": "planner.models.load",
     "load_recipe": "planner.recipe",
-    "plan": "planner.plan",
+    "plan": "planner.planning",
 }
 
 

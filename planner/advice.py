@@ -110,8 +110,6 @@ def _lever(plan: Plan, step: Step) -> str:
 def _hessian_lever(plan: Plan, step: Step, hessians: int) -> str:
     largest, modifier = _largest(step), step.modifier or ""
     stack = _STACK.search(largest.owner)
-    if "SparseGPT" in modifier:
-        return "`offload_hessians: true` in the recipe, by which SparseGPT's Hessians wait in CPU memory"
     if stack and step.phase == "compress":
         return (
             "`batched_quantization: 1` in the recipe, because the peak is GPTQ compressing "
@@ -125,10 +123,14 @@ def _hessian_lever(plan: Plan, step: Step, hessians: int) -> str:
         )
     if step.phase == "compress" and plan.job.targets_per_subgraph == 1:
         return (
-            "ignoring the widest Linears in the recipe, because GPTQ holds several copies of "
+            f"ignoring the widest Linears in the recipe, because {_algorithm(modifier)} holds several copies of "
             f"{largest.owner}, whose size depends on neither samples nor tokens"
         )
     return _smaller_subgraphs(plan, "hessians")
+
+
+def _algorithm(modifier: str) -> str:
+    return "SparseGPT" if "SparseGPT" in modifier else "GPTQ"
 
 
 def _activation_lever(plan: Plan) -> str:

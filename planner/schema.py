@@ -47,7 +47,9 @@ class Step(_Record):
     """One step of the job, in time order."""
 
     index: int
-    modifier: str | None = Field(description="class name of the modifier this pipeline run serves, joined by + when several")
+    modifier: str | None = Field(
+        description="class name of the modifier this pipeline run serves, joined by + when several"
+    )
     subgraph: int | None = Field(description="number of the subgraph, from 1")
     of: int | None = Field(description="how many subgraphs there are")
     phase: Phase
@@ -64,7 +66,9 @@ class ModelFacts(_Record):
     architecture: str
     parameters: int
     bytes: int
-    not_loaded_parameters: int = Field(description="parameters that the checkpoint holds and transformers does not load")
+    not_loaded_parameters: int = Field(
+        description="parameters that the checkpoint holds and transformers does not load"
+    )
 
 
 class GpuPeak(_Record):

@@ -36,7 +36,7 @@ def load(recipe: str) -> Plan:
 
 
 class Planner:
-    """Stands for planner.plan: hands out recorded plans and keeps what it was asked for."""
+    """Stands for planner.planning: hands out recorded plans and keeps what it was asked for."""
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
@@ -55,9 +55,9 @@ class Planner:
 
 @pytest.fixture
 def planner(monkeypatch: pytest.MonkeyPatch) -> Iterator[Planner]:
-    stub, module = Planner(), types.ModuleType("planner.plan")
+    stub, module = Planner(), types.ModuleType("planner.planning")
     module.plan, module.compare = stub.plan, stub.compare  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "planner.plan", module)
+    monkeypatch.setitem(sys.modules, "planner.planning", module)
     yield stub
 
 
@@ -359,12 +359,12 @@ def test_ctrl_c_is_exit_code_130_without_a_word(planner: Planner, run: Run, tmp_
 
 SLOW = """
 import sys, time, types
-module = types.ModuleType("planner.plan")
+module = types.ModuleType("planner.planning")
 def plan(*_, **__):
     print("started", file=sys.stderr, flush=True)
     time.sleep(60)
 module.plan = plan
-sys.modules["planner.plan"] = module
+sys.modules["planner.planning"] = module
 from planner.cli import run
 run()
 """

@@ -49,7 +49,7 @@ def compare(
     job = options.job()
     check_output(output)
     with Progress() as progress:
-        from planner.plan import compare as make_plans
+        from planner.planning import compare as make_plans
 
         results = make_plans(model, recipe, job, method=method, progress=progress.say)
         text = _rendered(results, format, output)

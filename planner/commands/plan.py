@@ -57,7 +57,7 @@ def plan(
     job = options.job()
     check_output(output)
     with Progress() as progress:
-        from planner.plan import plan as make_plan
+        from planner.planning import plan as make_plan
 
         result = make_plan(model, recipe, job, method=method, progress=progress.say)
         text = _rendered(result, format, steps, output)

@@ -57,7 +57,9 @@ class _Node:
 class DataflowTracer(ModelTracer):
     """Traces the whole model node by node, then cuts the graph."""
 
-    def __init__(self, model: torch.nn.Module, targets: dict[str, int], batch: CalibrationBatch, selected_share: float) -> None:
+    def __init__(
+        self, model: torch.nn.Module, targets: dict[str, int], batch: CalibrationBatch, selected_share: float
+    ) -> None:
         super().__init__(model, targets, batch, selected_share)
         self._ancestors = {id(m) for m in ancestors(model, targets)}
         self._containers = {id(m) for m in model.modules() if type(m).forward is torch.nn.Module.forward}
@@ -180,9 +182,9 @@ class DataflowTracer(ModelTracer):
         return _Value(storage, nbytes, tensor.untyped_storage().nbytes(), batched)
 
     # ------------------------------------------------------------------ the cut
-    def graph(self) -> networkx.DiGraph:
+    def graph(self) -> Any:
         """Nodes of the traced graph; an edge where one reads what the other made."""
-        graph = networkx.DiGraph()
+        graph: Any = networkx.DiGraph()
         for node in self.nodes:
             graph.add_node(node.index, name=node.name, target=node.target)
             graph.add_edges_from((self._producer[v], node.index) for v in node.reads)
@@ -208,27 +210,47 @@ class DataflowTracer(ModelTracer):
     def _cut(self) -> ModelTrace:
         parts = self.partition()
         home = {node.index: index for index, part in enumerate(parts) for node in part}
-        last = {v: -1 for v in range(len(self.values))}
+        last = dict.fromkeys(range(len(self.values)), -1)
         for node in self.nodes:
-            for value in node.reads:
-                last[value] = max(last[value], home[node.index])
+            for read in node.reads:
+                last[read] = max(last[read], home[node.index])
         crossings = {}
-        for number, value in enumerate(self.values):
-            producer = home[self._producer[number]]
-            is_input = self._producer[number] < len(self.batch.fields)
-            if last[number] > producer or is_input:
-                name = self.nodes[self._producer[number]].name
-                crossings[number] = Crossing(
-                    number, name, value.bytes, value.storage_bytes, value.storage, -1 if is_input else producer, max(0, last[number]), value.batched
-                )
-        segments = tuple(self._part(index, part, crossings, home) for index, part in enumerate(parts))
+        for number in range(len(self.values)):
+            crossing = self._crossing(number, home[self._producer[number]], last[number])
+            if crossing is not None:
+                crossings[number] = crossing
+        segments = tuple(self._part(index, part, crossings) for index, part in enumerate(parts))
         size = self.batch.bytes
         return ModelTrace(segments, crossings, size // self._batch_size(), size)
 
-    def _part(self, index: int, part: list[_Node], crossings: dict[int, Crossing], home: dict[int, int]) -> Segment:
+    def _crossing(self, number: int, producer: int, last: int) -> Crossing | None:
+        """This value as a crossing, where a later part reads it or it is a calibration input."""
+        value, maker = self.values[number], self._producer[number]
+        is_input = maker < len(self.batch.fields)
+        if last <= producer and not is_input:
+            return None
+        return Crossing(
+            id=number,
+            name=self.nodes[maker].name,
+            bytes=value.bytes,
+            storage_bytes=value.storage_bytes,
+            storage=value.storage,
+            producer=-1 if is_input else producer,
+            last_reader=max(0, last),
+            batched=value.batched,
+        )
+
+    def _part(self, index: int, part: list[_Node], crossings: dict[int, Crossing]) -> Segment:
         target = next((node.name for node in part if node.target), "")
-        writes = [(v, self.values[v].storage) for node in part for v in node.values if v in crossings and crossings[v].producer == index]
-        reads = dict.fromkeys(v for node in part for v in node.reads if v in crossings and crossings[v].producer < index)
+        writes = [
+            (v, self.values[v].storage)
+            for node in part
+            for v in node.values
+            if v in crossings and crossings[v].producer == index
+        ]
+        reads = dict.fromkeys(
+            v for node in part for v in node.reads if v in crossings and crossings[v].producer < index
+        )
         if index == 0:
             reads.update(dict.fromkeys(v for v, c in crossings.items() if c.producer < 0))
         kept = {storage for _, storage in writes}

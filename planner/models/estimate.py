@@ -17,13 +17,17 @@ TOKEN_BYTES = 8
 FP32 = 4
 
 
-def estimate_trace(units: Sequence["Unit"], structures: Sequence["Structure"], config: Any, job: Job, itemsize: int, reason: str) -> ModelTrace:
+def estimate_trace(
+    units: Sequence["Unit"], structures: Sequence["Structure"], config: Any, job: Job, itemsize: int, reason: str
+) -> ModelTrace:
     """A trace made of shapes alone, for these onload units in model order."""
     return _Estimate(units, structures, config, job, itemsize).trace(reason)
 
 
 class _Estimate:
-    def __init__(self, units: Sequence["Unit"], structures: Sequence["Structure"], config: Any, job: Job, itemsize: int) -> None:
+    def __init__(
+        self, units: Sequence["Unit"], structures: Sequence["Structure"], config: Any, job: Job, itemsize: int
+    ) -> None:
         self.units, self.structures, self.job, self.itemsize = units, structures, job, itemsize
         self.tokens = job.batch_size * job.seq_len
         self.hidden = self.tokens * int(getattr(config, "hidden_size", 0) or 0) * itemsize
@@ -45,7 +49,9 @@ class _Estimate:
         tokens = 2 * self.tokens * TOKEN_BYTES
         crossings = {0: Crossing(0, "input_ids", tokens, tokens, 0, -1, max(0, count))}
         for index in range(count):
-            crossings[1 + index] = Crossing(1 + index, "hidden_states", self.hidden, self.hidden, 1 + index, index, index + 1)
+            crossings[1 + index] = Crossing(
+                1 + index, "hidden_states", self.hidden, self.hidden, 1 + index, index, index + 1
+            )
         return crossings
 
     def _head(self, feeds: bool) -> Segment:
@@ -72,7 +78,16 @@ class _Estimate:
 
     def _linear(self, module: "ModuleInfo", number: int) -> Iterator[Event]:
         """Its input and its output beside each other; hooks see them as they would for real."""
-        call = Call(module.name, self.tokens, module.columns, self.itemsize, True, (self.tokens, module.columns), (self.tokens, module.rows), self.itemsize)
+        call = Call(
+            module.name,
+            self.tokens,
+            module.columns,
+            self.itemsize,
+            True,
+            (self.tokens, module.columns),
+            (self.tokens, module.rows),
+            self.itemsize,
+        )
         yield Event("alloc", number, self.tokens * module.columns * self.itemsize, f"{module.name} input")
         yield Event("enter", call=call)
         yield Event("alloc", number + 1, self.tokens * module.rows * self.itemsize, f"{module.name} output")

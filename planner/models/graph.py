@@ -146,7 +146,7 @@ class ModelGraph:
         """The graph as a networkx.DiGraph: nodes carry the Unit and its Structure, edges the tensors."""
         import networkx
 
-        graph = networkx.DiGraph(name=self.name)
+        graph: Any = networkx.DiGraph(name=self.name)
         for unit in self.units:
             graph.add_node(unit.name, unit=unit, structure=self.structures[unit.structure])
         for edge in self.edges:

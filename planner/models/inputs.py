@@ -83,7 +83,10 @@ def _images(config: Any, job: Job, dtype: torch.dtype) -> _Images:
             return _pixtral(config, vision, job, dtype)
         return _fixed_size(config, vision, job, dtype)
     known = ", ".join(QWEN_VL + FIXED_SIZE + PIXTRAL)
-    raise UnsupportedError(f"--images {job.images}: the image inputs of {family} are not modelled; plan it with --images 0. Modelled: {known}")
+    raise UnsupportedError(
+        f"--images {job.images}: the image inputs of {family} are not modelled; plan it with --images 0. "
+        f"Modelled: {known}"
+    )
 
 
 def _qwen_vl(config: Any, vision: Any, job: Job) -> _Images:
@@ -96,7 +99,9 @@ def _qwen_vl(config: Any, vision: Any, job: Job) -> _Images:
         "pixel_values": torch.empty(job.images * rows * columns, width, device="meta"),
         "image_grid_thw": torch.tensor([[1, rows, columns]] * job.images),
     }
-    return _Images(fields=fields, runs=(tokens,) * job.images, token=config.image_token_id, start=config.vision_start_token_id)
+    return _Images(
+        fields=fields, runs=(tokens,) * job.images, token=config.image_token_id, start=config.vision_start_token_id
+    )
 
 
 def _fixed_size(config: Any, vision: Any, job: Job, dtype: torch.dtype) -> _Images:
@@ -134,7 +139,10 @@ def _place(ids: torch.Tensor, images: _Images) -> None:
     """Overwrite ids with one run of placeholders per image, an ordinary token between them."""
     needed = sum(length + 2 for length in images.runs)
     if needed > len(ids):
-        raise JobError(f"{len(images.runs)} image(s) take {needed} tokens, more than --seq-len {len(ids)}; raise --seq-len or lower --image-size")
+        raise JobError(
+            f"{len(images.runs)} image(s) take {needed} tokens, more than --seq-len {len(ids)}; "
+            "raise --seq-len or lower --image-size"
+        )
     position = 1
     for length in images.runs:
         if images.start is not None:

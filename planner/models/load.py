@@ -1,15 +1,23 @@
 """From a model's name to its graph: build on the meta device, list the onload units, trace once."""
 
 import re
-from dataclasses import replace
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from planner.errors import JobError, UnsupportedError
 from planner.job import Job
-from planner.models.build import architecture, build_model, num_experts, parameter_bytes, parameter_count, text_config, vision_config
+from planner.models.build import (
+    architecture,
+    build_model,
+    num_experts,
+    parameter_bytes,
+    parameter_count,
+    text_config,
+    vision_config,
+)
 from planner.models.dataflow import DataflowTracer
 from planner.models.estimate import estimate_trace
 from planner.models.experts import find_fused_experts, linearize
@@ -148,13 +156,16 @@ class _Loader:
         targets = [name for name in matched if not name.startswith(inside)] if inside else matched
         if len(targets) < len(matched):
             self.notes.append(
-                "The vision tower is onloaded whole, with the head subgraph: its blocks run inside a function that LLM Compressor wraps, "
-                "although their class is among the sequential targets" + ("." if self.job.images else "; text-only samples never run it.")
+                "The vision tower is onloaded whole, with the head subgraph: its blocks run inside a function that "
+                "LLM Compressor wraps, although their class is among the sequential targets"
+                + ("." if self.job.images else "; text-only samples never run it.")
             )
         return targets
 
     def _classes(self) -> str:
-        return ", ".join(sorted({type(m).__name__ for m in self.model.modules() if next(m.children(), None) is not None}))
+        return ", ".join(
+            sorted({type(m).__name__ for m in self.model.modules() if next(m.children(), None) is not None})
+        )
 
     def _roots(self, targets: Iterable[str]) -> dict[str, UnitKind]:
         roots: dict[str, UnitKind] = dict.fromkeys(targets, "decoder")
@@ -235,7 +246,9 @@ class _Loader:
 
     def _estimate(self, reason: str) -> ModelTrace:
         text = text_config(self.config)
-        return estimate_trace(self.units, self.structures, text, self.job, getattr(torch, self.job.dtype).itemsize, reason)
+        return estimate_trace(
+            self.units, self.structures, text, self.job, getattr(torch, self.job.dtype).itemsize, reason
+        )
 
     def _edges(self, trace: ModelTrace) -> Iterator[Edge]:
         """Who makes and who reads what crosses: one edge per pair of units."""
@@ -245,7 +258,9 @@ class _Loader:
                 crossing = trace.crossings[number]
                 if crossing.producer >= 0:
                     source = trace.segments[crossing.producer].target or self.embedding
-                    grouped.setdefault((source, segment.target or self.embedding), []).append((crossing.name, crossing.bytes))
+                    grouped.setdefault((source, segment.target or self.embedding), []).append(
+                        (crossing.name, crossing.bytes)
+                    )
         return (Edge(source=a, target=b, tensors=tuple(tensors)) for (a, b), tensors in grouped.items())
 
 
@@ -264,7 +279,13 @@ def _classes(module: torch.nn.Module) -> tuple[str, ...]:
 
 def _structure(module: torch.nn.Module, owned: set[int]) -> Structure:
     parameters = tuple(
-        Parameter(name=f".{name}", shape=tuple(p.shape), dtype=str(p.dtype).removeprefix("torch."), bytes=p.numel() * p.element_size(), tied=id(p) in owned)
+        Parameter(
+            name=f".{name}",
+            shape=tuple(p.shape),
+            dtype=str(p.dtype).removeprefix("torch."),
+            bytes=p.numel() * p.element_size(),
+            tied=id(p) in owned,
+        )
         for name, p in module.named_parameters()
     )
     modules = tuple(_info(name, part) for name, part in module.named_modules())
@@ -277,7 +298,13 @@ def _info(name: str, module: torch.nn.Module) -> ModuleInfo:
     if not isinstance(weight, torch.nn.Parameter) or weight.dim() < 2:
         return ModuleInfo(name=f".{name}" if name else "", classes=classes)
     rows = weight.shape[0]
-    return ModuleInfo(name=f".{name}" if name else "", classes=classes, rows=rows, columns=weight.numel() // rows, itemsize=weight.element_size())
+    return ModuleInfo(
+        name=f".{name}" if name else "",
+        classes=classes,
+        rows=rows,
+        columns=weight.numel() // rows,
+        itemsize=weight.element_size(),
+    )
 
 
 def _structure_key(module: torch.nn.Module, owned: set[int]) -> object:
@@ -288,7 +315,11 @@ def _structure_key(module: torch.nn.Module, owned: set[int]) -> object:
             type(part),
             tuple((n, tuple(p.shape), p.dtype, id(p) in owned) for n, p in part.named_parameters(recurse=False)),
             tuple((n, tuple(b.shape), b.dtype) for n, b in part.named_buffers(recurse=False)),
-            tuple((k, v) for k, v in part.__dict__.items() if isinstance(v, (int, float, str, bool)) and not _POSITIONS.search(k)),
+            tuple(
+                (k, v)
+                for k, v in part.__dict__.items()
+                if isinstance(v, (int, float, str, bool)) and not _POSITIONS.search(k)
+            ),
         )
         for name, part in module.named_modules()
     )

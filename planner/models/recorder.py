@@ -10,6 +10,7 @@ branch on an unknown value gets a fixed answer (see `_answer`).
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ _READ_AS_TRUE = {"all", "eq", "isfinite"}
 Key = int
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Records the events of everything that runs inside it into `events`.
 
     `selected_share` is the share of an unknown mask that counts as true: 1/experts makes the
@@ -41,12 +42,12 @@ class Recorder(TorchDispatchMode):
     """
 
     def __init__(self, selected_share: float = 0.0) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.selected_share = selected_share
         self.events: list[Event] = []
         self.ids: dict[Key, int] = {}
         self.on_read: Callable[[Key, torch.Tensor], None] | None = None
-        self.on_death: Callable[[Key], None] = lambda key: None
+        self.on_death: Callable[[Key], object] | None = None
         self.where: Callable[[], str] = lambda: ""
         self.relative: Callable[[str], str] = lambda name: name
         self._refs: dict[Key, Any] = {}
@@ -125,7 +126,10 @@ class Recorder(TorchDispatchMode):
             return func(*args, **kwargs)
         here = {"device": torch.device("cpu")} if device is not None else {}
         try:
-            shape = func(*_map(args, _to_meta), **{**_map_dict(kwargs, _to_meta), **({"device": torch.device("meta")} if here else {})})
+            shape = func(
+                *_map(args, _to_meta),
+                **{**_map_dict(kwargs, _to_meta), **({"device": torch.device("meta")} if here else {})},
+            )
         except (RuntimeError, NotImplementedError):
             return func(*args, **{**kwargs, **here})  # the size depends on the values: they are small
         if sum(t.untyped_storage().nbytes() for t in _tensors([shape]) if not func._schema.is_mutable) > KNOWN_LIMIT:
@@ -137,7 +141,9 @@ class Recorder(TorchDispatchMode):
             return func(*args, **kwargs)
         except (RuntimeError, NotImplementedError) as error:
             reason = str(error).splitlines()[0]
-            raise UnsupportedError(f"{self.where() or 'the model'}: {name} does not run without data ({reason})") from error
+            raise UnsupportedError(
+                f"{self.where() or 'the model'}: {name} does not run without data ({reason})"
+            ) from error
 
     # ------------------------------------------------------------------ reading what is unknown
     def _answer(self, name: str, args: Any, kwargs: Any) -> tuple[bool, Any]:
@@ -190,7 +196,9 @@ class Recorder(TorchDispatchMode):
             if name is not None:
                 if key not in self._touched:
                     self._touched.add(key)
-                    self.events.append(Event("onload", bytes=tensor.untyped_storage().nbytes(), name=self.relative(name)))
+                    self.events.append(
+                        Event("onload", bytes=tensor.untyped_storage().nbytes(), name=self.relative(name))
+                    )
             elif key not in self.ids and self.on_read is not None:
                 self.on_read(key, tensor)
 
@@ -205,7 +213,11 @@ class Recorder(TorchDispatchMode):
             if self._paused:
                 continue
             self.ids[key] = self._next
-            self.events.append(Event("alloc", self._next, tensor.untyped_storage().nbytes(), f"{self.where()} {name.strip('_')}".strip()))
+            self.events.append(
+                Event(
+                    "alloc", self._next, tensor.untyped_storage().nbytes(), f"{self.where()} {name.strip('_')}".strip()
+                )
+            )
             self._next += 1
             if name in _READ_AS_TRUE and tensor.numel() == 1 and tensor.dtype == torch.bool:
                 self._truths.add(key)
@@ -213,12 +225,13 @@ class Recorder(TorchDispatchMode):
 
     def _watch(self, tensor: torch.Tensor, key: Key) -> None:
         if key not in self._refs:
-            self._refs[key] = weakref.ref(tensor.untyped_storage(), lambda _ref, k=key: self._died(k))
+            self._refs[key] = weakref.ref(tensor.untyped_storage(), partial(self._died, key))
 
-    def _died(self, key: Key) -> None:
+    def _died(self, key: Key, _reference: object) -> None:
         self._refs.pop(key, None)
         self._truths.discard(key)
-        self.on_death(key)
+        if self.on_death is not None:
+            self.on_death(key)
         number = self.ids.pop(key, None)
         if number is not None:
             self.events.append(Event("free", number))

@@ -52,7 +52,9 @@ class _Builder:
 class ModelTracer:
     """Traces `model`, cutting at `targets` (module name -> structure number), in call order."""
 
-    def __init__(self, model: torch.nn.Module, targets: dict[str, int], batch: CalibrationBatch, selected_share: float) -> None:
+    def __init__(
+        self, model: torch.nn.Module, targets: dict[str, int], batch: CalibrationBatch, selected_share: float
+    ) -> None:
         self.model, self.targets, self.batch = model, targets, batch
         self.recorder = Recorder(selected_share)
         self.segments: list[_Builder] = [_Builder(0, "")]
@@ -111,7 +113,8 @@ class ModelTracer:
             after.remove()
 
     def _output_head(self) -> torch.nn.Linear | None:
-        head = self.model.get_output_embeddings() if hasattr(self.model, "get_output_embeddings") else None
+        getter: Any = getattr(self.model, "get_output_embeddings", None)
+        head = getter() if getter is not None else None
         return head if isinstance(head, torch.nn.Linear) else None
 
     def _meta_head(self, head: torch.nn.Linear) -> Callable[..., torch.Tensor]:
@@ -316,7 +319,11 @@ class HalfSoftmax(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "__name__", "") == "softmax" and kwargs.get("dtype") == torch.float32 and args[0].dtype == torch.float16:
+        if (
+            getattr(func, "__name__", "") == "softmax"
+            and kwargs.get("dtype") == torch.float32
+            and args[0].dtype == torch.float16
+        ):
             dim = kwargs["dim"] if "dim" in kwargs else args[1]
             return torch._softmax(args[0], dim, True)
         return func(*args, **kwargs)
@@ -325,7 +332,9 @@ class HalfSoftmax(TorchFunctionMode):
 def _signature(values: Any) -> Any:
     leaves, spec = pytree.tree_flatten(values)
     described = tuple(
-        (tuple(v.shape), str(v.dtype), v.is_meta) if isinstance(v, torch.Tensor) else (type(v).__name__, v if isinstance(v, (int, str, bool, float)) else None)
+        (tuple(v.shape), str(v.dtype), v.is_meta)
+        if isinstance(v, torch.Tensor)
+        else (type(v).__name__, v if isinstance(v, (int, str, bool, float)) else None)
         for v in leaves
     )
     return described, str(spec)
@@ -342,10 +351,10 @@ def _leaf_name(path: Sequence[Any]) -> str:
 @contextmanager
 def _patched_forward(module: torch.nn.Module, forward: Any) -> Iterator[None]:
     before = module.__dict__.get("forward")
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
     try:
         yield
     finally:
         del module.forward
         if before is not None:
-            module.forward = before  # type: ignore[method-assign]
+            module.forward = before

@@ -45,7 +45,9 @@ class Forward:
         live: dict[int, Handle] = {}
         for event in segment.events:
             if event.kind == "alloc":
-                live[event.id] = ledger.alloc(context.device, event.bytes, event.category, full_name(segment.target, event.name))
+                live[event.id] = ledger.alloc(
+                    context.device, event.bytes, event.category, full_name(segment.target, event.name)
+                )
             elif event.kind == "free":
                 ledger.free(live.pop(event.id))
             elif event.kind == "onload":

@@ -32,14 +32,22 @@ def _linearize(program: Program, context: Context) -> None:
 
 def _pipelines(program: Program, context: Context) -> list[tuple[Sequence[Run], type[Pipeline]]]:
     """pipelines/registry.py from_modifiers, pipelines/independent/pipeline.py."""
-    classes: dict[str, type[Pipeline]] = {"sequential": SequentialPipeline, "basic": BasicPipeline, "datafree": DataFreePipeline}
+    classes: dict[str, type[Pipeline]] = {
+        "sequential": SequentialPipeline,
+        "basic": BasicPipeline,
+        "datafree": DataFreePipeline,
+    }
     chosen = context.job.pipeline
     if chosen != "independent":
         return [(program.runs, classes[chosen])]
-    return [((run,), SequentialPipeline if run.spec.requires_calibration_data else DataFreePipeline) for run in program.runs]
+    return [
+        ((run,), SequentialPipeline if run.spec.requires_calibration_data else DataFreePipeline) for run in program.runs
+    ]
 
 
 def _close(context: Context, outcome: Outcome, phase: str, unit: str) -> None:
     peaks = context.ledger.close_step()
-    step = StepMemory(modifier=None, subgraph=None, of=None, phase=phase, unit=unit, exact=True, gpu=peaks["gpu"], cpu=peaks["cpu"])
+    step = StepMemory(
+        modifier=None, subgraph=None, of=None, phase=phase, unit=unit, exact=True, gpu=peaks["gpu"], cpu=peaks["cpu"]
+    )
     outcome.steps.append(step)

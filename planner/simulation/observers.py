@@ -89,7 +89,9 @@ class WeightObservers:
     def _multiply(self, module: LinearModule) -> None:
         """The statistics of the other modules that this one stands for."""
         for handle in self._statistics[module.name] if module.copies > 1 else ():
-            self._context.ledger.grow(handle, self._context.ledger.size(handle) * (module.copies - 1), module.copies - 1)
+            self._context.ledger.grow(
+                handle, self._context.ledger.size(handle) * (module.copies - 1), module.copies - 1
+            )
 
     def qparams(self, module: LinearModule, siblings: tuple[str, ...]) -> QParams:
         """Observer.get_qparams: scales from the statistics, which then go (once all fused are done)."""

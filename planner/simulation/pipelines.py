@@ -19,7 +19,9 @@ SHOWN_BATCHES = 3
 class Pipeline:
     """Common ground: the runs that share this pass over the data, and how steps are closed."""
 
-    def __init__(self, context: Context, program: Program, runs: Sequence[Run], outcome: Outcome, *, fold: bool = True) -> None:
+    def __init__(
+        self, context: Context, program: Program, runs: Sequence[Run], outcome: Outcome, *, fold: bool = True
+    ) -> None:
         self.context, self.program, self.runs, self.outcome, self.fold = context, program, runs, outcome, fold
         self.modifier = "+".join(run.spec.type for run in runs)
         self.models: list[ModifierModel] = [make_model(run.spec, context) for run in runs]
@@ -28,11 +30,20 @@ class Pipeline:
         """Simulate the pipeline from calibration_start to calibration_end."""
         raise NotImplementedError(type(self).__name__)
 
-    def close(self, phase: str, unit: str, *, subgraph: int | None = None, of: int | None = None, exact: bool = True) -> StepMemory:
+    def close(
+        self, phase: str, unit: str, *, subgraph: int | None = None, of: int | None = None, exact: bool = True
+    ) -> StepMemory:
         """End a step and record it."""
         peaks = self.context.ledger.close_step()
         step = StepMemory(
-            modifier=self.modifier, subgraph=subgraph, of=of, phase=phase, unit=unit, exact=exact, gpu=peaks["gpu"], cpu=peaks["cpu"]
+            modifier=self.modifier,
+            subgraph=subgraph,
+            of=of,
+            phase=phase,
+            unit=unit,
+            exact=exact,
+            gpu=peaks["gpu"],
+            cpu=peaks["cpu"],
         )
         self.outcome.steps.append(step)
         return step
@@ -127,7 +138,9 @@ class SequentialPipeline(Pipeline):
         last = subgraph is self.subgraphs[-1]
         propagate = self.context.job.propagate_error
         modules = [self._modules(run, subgraph) for run in self.runs]
-        self.forward.targets = [(m, {t.name: t for t in targeted}) for m, targeted in zip(self.models, modules, strict=True)]
+        self.forward.targets = [
+            (m, {t.name: t for t in targeted}) for m, targeted in zip(self.models, modules, strict=True)
+        ]
         self._pass(subgraph, "outputs", hooks=True, store=not propagate and not last)
         self._close(subgraph, "calibrate")
         self.compress(modules)
@@ -156,7 +169,11 @@ class SequentialPipeline(Pipeline):
             fetched = ahead if ahead is not None else self.cache.fetch(subgraph.reads, last=last)
             self._assign("inputs", fetched)
             # iter_prefetch: the next batch is on its way while this one runs
-            ahead = self.cache.fetch(subgraph.reads, last=batch + 2 == batches) if self.context.job.prefetch and not last else None
+            ahead = (
+                self.cache.fetch(subgraph.reads, last=batch + 2 == batches)
+                if self.context.job.prefetch and not last
+                else None
+            )
             if last and self._is_short():
                 self._short_batch(name)
             else:
@@ -171,7 +188,9 @@ class SequentialPipeline(Pipeline):
     def _short_batch(self, name: str) -> None:
         """The outputs of the last batch are as much smaller as it is."""
         job, ledger = self.context.job, self.context.ledger
-        sizes = [(ledger.size(h) * job.last_batch_size // job.batch_size, *ledger.about(h)[1:]) for h in getattr(self, name)]
+        sizes = [
+            (ledger.size(h) * job.last_batch_size // job.batch_size, *ledger.about(h)[1:]) for h in getattr(self, name)
+        ]
         self._assign(name, [self.context.take(*size) for size in sizes])
 
     def _assign(self, name: str, produced: list[Handle]) -> None:
@@ -230,9 +249,14 @@ class SequentialPipeline(Pipeline):
 
     def _stale(self) -> list[list[tuple[str, str, int]]]:
         ledger = self.context.ledger
-        return [[(*ledger.about(h)[1:], ledger.size(h)) for h in group] for group in (self.inputs, self.outputs, self.output)]
+        return [
+            [(*ledger.about(h)[1:], ledger.size(h)) for h in group]
+            for group in (self.inputs, self.outputs, self.output)
+        ]
 
-    def _repeat(self, subgraph: Subgraph, template: Subgraph, steps: list[StepMemory], stale: list[list[tuple[str, str, int]]]) -> None:
+    def _repeat(
+        self, subgraph: Subgraph, template: Subgraph, steps: list[StepMemory], stale: list[list[tuple[str, str, int]]]
+    ) -> None:
         """Copy the steps of an equal subgraph under this one's names, and leave what it leaves."""
         renames = _renames(self.program, template, subgraph)
         for step in steps:
@@ -291,7 +315,9 @@ class BasicPipeline(Pipeline):
         forward.targets = [(m, {t.name: t for t in targeted}) for m, targeted in zip(self.models, modules, strict=True)]
         self.start()
         self.close("setup", "setup")
-        whole = Subgraph(number=1, segments=tuple(range(len(trace.segments))), reads=(), writes=(), consumed=(), unit="model")
+        whole = Subgraph(
+            number=1, segments=tuple(range(len(trace.segments))), reads=(), writes=(), consumed=(), unit="model"
+        )
         for _ in range(min(SHOWN_BATCHES, self.context.job.batches)):
             with self.context.ledger.hold("cpu", trace.batch_bytes, "calibration_data", "batch"):
                 self.context.ledger.free_all(forward.run(whole, hooks=True))

@@ -104,7 +104,9 @@ def cut(trace: ModelTrace, targets_per_subgraph: int) -> tuple[Subgraph, ...]:
     the activation cache; it is consumed by the last subgraph that reads it (trace_consumed_names).
     """
     count = len(trace.segments)
-    groups = [(0,)] + [tuple(range(i, min(i + targets_per_subgraph, count))) for i in range(1, count, targets_per_subgraph)]
+    groups = [(0,)] + [
+        tuple(range(i, min(i + targets_per_subgraph, count))) for i in range(1, count, targets_per_subgraph)
+    ]
     reads = [_reads(trace, group) for group in groups]
     seen: set[int] = set()
     consumed: list[tuple[int, ...]] = []

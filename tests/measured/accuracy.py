@@ -1,6 +1,6 @@
 """Write docs/accuracy.md: every measured job, predicted beside measured.
 
-    python -m tests.measured.accuracy
+python -m tests.measured.accuracy
 """
 
 from pathlib import Path
@@ -36,7 +36,7 @@ Temporaries that PyTorch's own CUDA kernels take (the kind `cuda_workspace`) are
 Over {count} jobs and {steps} steps: {exact} steps are equal to the byte or within 64 bytes of it, the
 worst step is off by {worst:.2%}, the worst CPU peak by {worst_cpu:.2%}.
 
-| model | recipe | options | GPU predicted | GPU measured | ratio | worst step | CPU predicted | CPU measured | ratio | rule |
+| model | recipe | options | GPU predicted | measured | ratio | worst step | CPU predicted | measured | ratio | rule |
 |---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|
 """
 
@@ -76,7 +76,9 @@ def options(case: Case) -> str:
         if key == "gpu_memory_bytes":
             words.append(f"--gpu-memory {value // GIB}GiB")
         elif isinstance(value, bool):
-            words.append({"linearized": "--linearized", "prefetch": "--prefetch"}.get(key, f"--no-{key.replace('_', '-')}"))
+            words.append(
+                {"linearized": "--linearized", "prefetch": "--prefetch"}.get(key, f"--no-{key.replace('_', '-')}")
+            )
         elif isinstance(value, tuple):
             words.append(f"--{key.replace('_', '-')} {('x' if key == 'image_size' else ',').join(map(str, value))}")
         else:

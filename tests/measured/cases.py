@@ -118,7 +118,9 @@ def _options() -> Iterator[Case]:
     for change in changes:
         yield Case(model="llama-3-8b", recipe="gptq_w4a16", options={**SHORT, **change})
     yield Case(model="llama-3-8b", recipe="rtn_w8a8_static", options={**SHORT, "pipeline": "basic"})
-    yield Case(model="llama-3-8b", recipe="gptq_w4a16", options={**SHORT, "layers": 2, "sequential_targets": ("Linear",)})
+    yield Case(
+        model="llama-3-8b", recipe="gptq_w4a16", options={**SHORT, "layers": 2, "sequential_targets": ("Linear",)}
+    )
     for recipe in ("sparsegpt_preserve_mask", "gptq_w4a16_block100", "gptq_fp8_block", "rtn_w8a8_static_mse"):
         yield Case(model="llama-3-8b", recipe=recipe, options=SHORT)
 
@@ -137,11 +139,21 @@ def _families() -> Iterator[Case]:
         ("llama-2-70b", "gptq_w4a16", 2),
     ):
         yield Case(model=model, recipe=recipe, options={"layers": layers, "samples": 4})
-    experts = {"sequential_targets": ("Qwen3MoeAttention", "ExpertMLPWithGate"), "targets_per_subgraph": 32, "linearized": True}
+    experts = {
+        "sequential_targets": ("Qwen3MoeAttention", "ExpertMLPWithGate"),
+        "targets_per_subgraph": 32,
+        "linearized": True,
+    }
     yield Case(model="qwen3-30b-a3b", recipe="gptq_w4a16", options={"layers": 2, "samples": 4, **experts})
     yield Case(model="llama-4-scout", recipe="gptq_w4a16", options={"layers": 4, "samples": 4})
-    yield Case(model="deepseek-r1", recipe="gptq_w4a16", options={"layers": 5, "samples": 4, "gpu_memory_bytes": 141 * GIB})
-    yield Case(model="qwen2.5-vl-7b", recipe="sparsegpt_2of4", options={"layers": 3, "samples": 4, "images": 2, "image_size": (448, 336)})
+    yield Case(
+        model="deepseek-r1", recipe="gptq_w4a16", options={"layers": 5, "samples": 4, "gpu_memory_bytes": 141 * GIB}
+    )
+    yield Case(
+        model="qwen2.5-vl-7b",
+        recipe="sparsegpt_2of4",
+        options={"layers": 3, "samples": 4, "images": 2, "image_size": (448, 336)},
+    )
     yield Case(model="gemma-3-27b", recipe="rtn_w8a8_static", options={"layers": 7, "samples": 4, "images": 1})
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from planner.models.load import load_model
-from planner.plan import plan_graph
+from planner.planning import plan_graph
 from planner.recipe import load_recipe
 from planner.schema import Plan, Step
 from tests.measured.cases import Case

@@ -8,7 +8,7 @@ from tests.measured.compare import cpu_peak, gpu_pairs, gpu_peak, measured, pred
 
 SHARE = 0.01
 SMALL = 4 * MIB
-CASES = [case for case in cases()]
+CASES = list(cases())
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case.name, scope="module")
@@ -28,7 +28,11 @@ def test_the_peaks_of_the_job_are_within_one_percent(case: Case) -> None:
 
 def test_the_model_has_the_measured_size_and_class(case: Case) -> None:
     facts, theirs = predicted(case).model, measured(case)["model"]
-    assert (facts.parameters, facts.bytes, facts.architecture) == (theirs["params"], theirs["bytes"], theirs["architecture"])  # type: ignore[index]
+    assert (facts.parameters, facts.bytes, facts.architecture) == (
+        theirs["params"],
+        theirs["bytes"],
+        theirs["architecture"],
+    )  # type: ignore[index]
 
 
 def test_runs_were_made_with_the_library_that_the_plan_models(case: Case) -> None:

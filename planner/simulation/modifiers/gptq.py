@@ -135,7 +135,9 @@ class _Batch:
             frame.assign("stacked weights", self.stacked_weights)
             frame.assign("scales", self.count * qparams[0].scale_bytes)
             frame.assign("zero_points", self.count * qparams[0].zero_point_bytes)
-            results = {name: frame.hand_over(name) for name in ("stacked Hessians", "stacked weights", "scales", "zero_points")}
+            results = {
+                name: frame.hand_over(name) for name in ("stacked Hessians", "stacked weights", "scales", "zero_points")
+            }
         # the tuple is unpacked after the function has returned: only now do the old values go
         for name, handle in results.items():
             self.frame.bind(name, handle)
@@ -159,7 +161,11 @@ class _Batch:
                     frame.assign("invperm", self.count * self.columns * 8)
                 frame.assign("quantized", self.stacked_weights)
             frame.assign("losses", self.count * FP32)
-            results = {name: frame.hand_over(name) for name in ("quantized", "losses", "used_rtn_fallback") if name in frame._names}
+            results = {
+                name: frame.hand_over(name)
+                for name in ("quantized", "losses", "used_rtn_fallback")
+                if name in frame._names
+            }
         if not ordered:
             # the result is the working buffer itself: it outlives the next batch's `weights = ...`
             self.frame.bind("quantized", self.frame.hand_over("stacked weights"))
@@ -216,7 +222,10 @@ class _Batch:
             frame.assign("idx", width * 8)
         scale_item = max(1, qparams.scale_bytes // max(1, self._scales()))
         if self.args.strategy == "block":
-            frame.assign("eff", elements // self.rows * -(-self.rows // (self.args.block_structure or (128, 128))[0]) * scale_item)
+            frame.assign(
+                "eff",
+                elements // self.rows * -(-self.rows // (self.args.block_structure or (128, 128))[0]) * scale_item,
+            )
         frame.assign("eff", elements * scale_item)
         if self.args.strategy == "tensor_group":
             frame.assign("eff", elements * FP32)  # divided by the fp32 global scale
@@ -253,7 +262,10 @@ class _Batch:
                     names["weight_scale"] = stored
                 if scales * zeros != qparams.zero_point_bytes:
                     names["weight_zero_point"] = scales * zeros
-                fresh = {n: self.context.take(size, "writeback", f"{module.name} {n} written back") for n, size in names.items()}
+                fresh = {
+                    n: self.context.take(size, "writeback", f"{module.name} {n} written back")
+                    for n, size in names.items()
+                }
                 for name, handle in fresh.items():
                     frame.bind(name, handle)
                 if self.args.strategy == "tensor_group":

@@ -28,7 +28,9 @@ class Hessians:
             self.modules[module.name] = module
             self.held[module.name] = context.take(hessian_bytes(module.columns), "hessian", owner)
             if self._counter_bytes:
-                self.counters[module.name] = context.take(self._counter_bytes, "hessian_update", f"{module.name} num_samples")
+                self.counters[module.name] = context.take(
+                    self._counter_bytes, "hessian_update", f"{module.name} num_samples"
+                )
         elif self._offload:
             self._move(module, "gpu")
         with context.frame("hessian_update", module.name) as frame:

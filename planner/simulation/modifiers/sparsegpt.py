@@ -33,7 +33,10 @@ class SparseGPTModel(ModifierModel):
     def _sparsify(self, caller: Frame, module: LinearModule) -> None:
         """sgpt_sparsify.py sparsify_weight."""
         context, matrix = self.context, module.rows * module.columns * FP32
-        with context.accessed(f"{module.name}.weight", module.weight_bytes), context.frame("compress", module.name) as frame:
+        with (
+            context.accessed(f"{module.name}.weight", module.weight_bytes),
+            context.frame("compress", module.name) as frame,
+        ):
             frame.assign("W", module.weight_bytes)
             self._take_hessian(frame, module)
             if module.itemsize != FP32:
@@ -68,11 +71,12 @@ class SparseGPTModel(ModifierModel):
         frame.assign("diag", module.columns * 8)
         frame.temporary(2 * module.columns * FP32, "H[diag, diag] + damp")
         if self.spec.offload_hessians:
-            return self._invert_on_cpu(frame, size)
-        frame.assign("H", size)
-        with frame.during(size, "input copy in cholesky_inverse", "cuda_workspace"):
+            self._invert_on_cpu(frame, size)
+        else:
             frame.assign("H", size)
-        frame.assign("H", size)
+            with frame.during(size, "input copy in cholesky_inverse", "cuda_workspace"):
+                frame.assign("H", size)
+            frame.assign("H", size)
 
     def _invert_on_cpu(self, frame: Frame, size: int) -> None:
         ledger = self.context.ledger
