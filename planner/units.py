@@ -24,7 +24,8 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)?\s*", re.IGNORECASE)
 def parse_bytes(text: str) -> int:
     """Read `24GiB`, `80 GB`, `512MiB` or a plain number of bytes; a bare letter is refused.
 
-    Raises JobError for anything else, zero included: no machine has no memory.
+    Raises JobError for anything else: zero (no machine has no memory), or a small number without a
+    unit, which was never meant in bytes.
     """
     match = _SIZE.fullmatch(text)
     unit = (match[2] or "b").lower() if match else ""
@@ -33,6 +34,8 @@ def parse_bytes(text: str) -> int:
     size = int(float(match[1]) * _UNITS[unit])
     if size <= 0:
         raise JobError(f"{text!r} is not a positive size")
+    if not match[2] and size < MIB:
+        raise JobError(f"{text!r} has no unit and would be {size} bytes; write {match[1]}GiB or {match[1]}GB")
     return size
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.advice import advise, first_over, verdict
-from planner.models.graph import ModelGraph, Unit
+from planner.models.graph import Edge, ModelGraph, Unit
 from planner.parts import cpu_parts, gpu_parts
 from planner.reports import compare, graph, json_, markdown, table
 from planner.reports.folding import fold, label, unfolded
@@ -370,7 +370,7 @@ GPTQ_STACK = "model.layers.3.mlp.experts.0.gate_proj and 255 more Hessians"
         (step("x", {"hessian": 9 * GIB}, phase="calibrate", experts=True), {}, "ExpertMLPWithGate"),
         (step(GPTQ_STACK, {"compress_inputs": 9 * GIB}), {}, "256 modules of one shape together"),
         (step(GPTQ_STACK, {"compress_inputs": 9 * GIB}), {}, "`batched_quantization: 1`"),
-        (step("x", {"hessian": 9 * GIB}, modifier="SparseGPTModifier"), {}, "`offload_hessians: true`"),
+        (step("x", {"hessian": 9 * GIB}, modifier="SparseGPTModifier"), {}, "because SparseGPT holds several copies"),
         (step("x", {"hessian": 9 * GIB}, phase="calibrate"), {"targets_per_subgraph": 2}, "--targets-per-subgraph 1"),
         (step("x", {"forward": 9 * GIB}, phase="calibrate"), {}, "--seq-len 1024"),
         (step("x", {"forward": 9 * GIB}, phase="calibrate"), {"batch_size": 4}, "--batch-size 1"),
@@ -435,7 +435,8 @@ def toy_graph() -> ModelGraph:
     units = (unit("model.embed_tokens", "embedding", 0, GIB, 0), *layers)
     total = sum(each.parameters for each in units)
     facts = {"name": "toy", "architecture": "Toy", "parameters": total, "bytes": 2 * total}
-    return SimpleNamespace(**facts, not_loaded_parameters=5, notes=("a note",), units=units)  # type: ignore[return-value]
+    edges = (Edge(source="a", target="b", tensors=(("hidden_states", 64),)),)
+    return SimpleNamespace(**facts, not_loaded_parameters=5, notes=("a note",), units=units, edges=edges)  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("width", [80, 100, None])
@@ -453,6 +454,7 @@ def test_the_graph_in_json_holds_every_unit(toy_graph: ModelGraph) -> None:
     record = json.loads(graph.render_json(toy_graph))
     assert record["parameters"] == sum(unit["parameters"] for unit in record["units"])
     assert len(record["units"]) == 9
+    assert record["edges"] == [{"source": "a", "target": "b", "tensors": [{"name": "hidden_states", "bytes": 64}]}]
 
 
 def test_the_graph_in_markdown(toy_graph: ModelGraph) -> None:

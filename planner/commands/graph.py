@@ -23,7 +23,17 @@ planner graph qwen2.5-vl-7b
 planner graph deepseek-r1 --format json --output deepseek-r1.json"""
 
 
-@takes_job_options("sequential_targets", "dtype", "layers", "vision_layers")
+@takes_job_options(
+    "seq_len",
+    "batch_size",
+    "images",
+    "image_size",
+    "sequential_targets",
+    "linearized",
+    "dtype",
+    "layers",
+    "vision_layers",
+)
 def graph(
     model: ModelArgument, options: JobOptions, format: FormatOption = "table", output: OutputOption = None
 ) -> None:

@@ -68,7 +68,7 @@ def render_markdown(graph: "ModelGraph") -> str:
 
 
 def render_json(graph: "ModelGraph") -> str:
-    """Every unit, unfolded: {"schema_version": 1, "name": ..., "units": [...]}."""
+    """Every unit, unfolded, and what one batch carries between them: {"name": ..., "units": [...], "edges": [...]}."""
     record = {
         "schema_version": 1,
         "name": graph.name,
@@ -78,6 +78,10 @@ def render_json(graph: "ModelGraph") -> str:
         "not_loaded_parameters": graph.not_loaded_parameters,
         "notes": list(graph.notes),
         "units": [asdict(unit) for unit in graph.units],
+        "edges": [
+            {"source": e.source, "target": e.target, "tensors": [{"name": n, "bytes": b} for n, b in e.tensors]}
+            for e in graph.edges
+        ],
     }
     return json.dumps(record, indent=1, ensure_ascii=False) + "\n"
 
