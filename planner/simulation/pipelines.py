@@ -103,6 +103,7 @@ class SequentialPipeline(Pipeline):
         # sample_input = next(iter(dataloader)) stays a local name of the pipeline
         sample = context.ledger.alloc("cpu", self.program.trace.batch_bytes, "calibration_data", "sample input")
         self.onload_head()
+        self._trace()
         self.start()
         self.close("setup", "setup")
         self.onload_head()
@@ -112,6 +113,15 @@ class SequentialPipeline(Pipeline):
         self.finish()
         self._release(sample)
         self.close("finalize", "finalize")
+
+    def _trace(self) -> None:
+        """helpers.py trace_subgraphs runs what stands before the first target on the CPU, for one batch."""
+        crossings = self.program.trace.crossings
+        hidden = max(
+            (crossings[n].bytes for n in self.subgraphs[0].writes if crossings[n].name != "attention_mask"), default=0
+        )
+        with self.context.ledger.hold("cpu", hidden, "trace", "hidden states while the model is traced"):
+            pass
 
     def _release(self, sample: Handle) -> None:
         """The pipeline returns: its local names and the cache go."""
