@@ -97,7 +97,7 @@ class Toy:
 
     def _crossings(self) -> dict[int, Crossing]:
         last = self.layers
-        sizes = {IDS: ("input_ids", self.ids * self.batch_size, -1, 0), MASK: ("mask", self.mask, 0, last)}
+        sizes = {IDS: ("input_ids", self.ids * self.batch_size, -1, 0), MASK: ("attention_mask", self.mask, 0, last)}
         sizes[POSITIONS] = ("positions", self.positions, 0, last)
         for index in range(self.layers):
             sizes[HIDDEN + index] = ("hidden_states", self.hidden, index, index + 1)
@@ -171,6 +171,7 @@ class Toy:
             buffer_bytes=0,
             not_loaded_parameters=0,
             checkpoint_parameters=self.weight_bytes // self.itemsize,
+            layer_parameters=max(kind.weight_bytes(self.itemsize) for kind in self.kinds) // self.itemsize,
             units=tuple(units),
             structures=tuple(structures),
             edges=(Edge(source=EMBEDDING, target="model.layers.0", tensors=(("hidden_states", self.hidden),)),),
@@ -216,6 +217,8 @@ class Toy:
         return Program(**(values | changes))
 
     def run(self, spec: ModifierSpec) -> Run:
+        if isinstance(spec, QuantizationSpec) and not spec.groups:
+            return Run(spec=spec, units=())
         scheme = spec.groups[0] if isinstance(spec, QuantizationSpec) else None
         units = (
             UnitTargets(
@@ -276,6 +279,11 @@ def rtn(args: QuantArgs | None = None, **changes: Any) -> QuantizationSpec:
         ignore=(HEAD,),
         **changes,
     )
+
+
+def onlooker() -> QuantizationSpec:
+    """A modifier that asks for data and targets nothing: what is left is the pipeline's own memory."""
+    return QuantizationSpec(where="toy.yaml: onlooker", calibrate_anyway=True)
 
 
 def static_rtn(args: QuantArgs | None = None) -> QuantizationSpec:
