@@ -9,7 +9,8 @@ from planner.job import Job
 from planner.simulation.context import Context
 from planner.simulation.host import simulate
 from planner.simulation.modifiers.gptq import GPTQModel
-from planner.simulation.program import StepMemory
+from planner.simulation.pipelines import SequentialPipeline
+from planner.simulation.program import StepMemory, Subgraph
 from planner.specs import ModifierSpec
 from planner.units import GIB
 from tests import toys
@@ -384,3 +385,17 @@ def test_at_the_end_only_weights_samples_and_qparams_are_left(options: dict[str,
         "calibration_data": job.samples * toy.ids,
         "qparams": 1234,
     }
+
+
+def test_only_distinct_layers_are_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    walked: list[str] = []
+    walk = SequentialPipeline._subgraph
+
+    def noted(self: SequentialPipeline, subgraph: Subgraph) -> None:
+        walked.append(subgraph.unit)
+        walk(self, subgraph)
+
+    monkeypatch.setattr(SequentialPipeline, "_subgraph", noted)
+    steps(toys.gptq(), toy=replace(TOY, order=(0,) * 50))
+    # the first layer finds the head's outputs, the second a layer's; the last adds the norm
+    assert walked == ["head", "model.layers.0", "model.layers.1", "model.layers.49"]

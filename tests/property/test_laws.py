@@ -1,0 +1,243 @@
+"""Laws that every plan of every toy job obeys."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from planner.binding import make_program
+from planner.job import Job
+from planner.planning import plan_graph
+from planner.schema import Plan
+from planner.simulation import pipelines
+from planner.simulation.context import Context
+from planner.simulation.host import simulate
+from planner.simulation.modifiers import gptq, sparsegpt
+from planner.simulation.modifiers.gptq import GPTQModel
+from planner.simulation.program import Outcome
+from planner.specs import GPTQSpec, Recipe
+from tests import toys
+from tests.property import strategies
+from tests.toys import Toy, WatchedLedger
+
+Case = tuple[Toy, Recipe, Job]
+EXAMPLES = settings(
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+def planned(case: Case, *, fold: bool = True) -> Plan:
+    toy, recipe, job = case
+    return plan_graph(toy.graph, recipe, job, fold=fold)
+
+
+def simulated(case: Case, *, fold: bool = True) -> tuple[Outcome, WatchedLedger]:
+    toy, recipe, job = case
+    context, ledger = toys.watched(job)
+    return simulate(make_program(toy.graph, recipe, job, []), context, fold=fold), ledger
+
+
+def known(case: Case) -> bool:
+    """Jobs whose last stale bytes are told wrong today; delete each line with its mistake."""
+    _, recipe, job = case
+    return (
+        # GPTQ through the data-free pipeline compresses nothing: its observers stay
+        (job.pipeline == "datafree" and any(isinstance(spec, GPTQSpec) for spec in recipe.modifiers))
+        # the fourth of five batches leaves its inputs behind
+        or (job.offload_device == "gpu" and job.batches == 5)
+        # a short last batch is fetched as a whole one
+        or (job.prefetch and job.samples % job.batch_size > 0)
+    )
+
+
+# ---------------------------------------------------------------------- the books
+@EXAMPLES
+@given(strategies.cases())
+def test_the_parts_of_every_peak_sum_to_it(case: Case) -> None:
+    for step in planned(case).steps:
+        for device in (step.gpu, step.cpu):
+            assert sum(device.by_kind.values()) == device.peak_bytes
+            assert all(nbytes > 0 for nbytes in device.by_kind.values())
+            assert sum(h.bytes for h in device.largest) <= device.peak_bytes
+            assert 0 <= device.end_bytes <= device.peak_bytes
+
+
+@EXAMPLES
+@given(strategies.cases())
+def test_every_peak_is_the_highest_prefix_sum_of_its_steps_events(case: Case) -> None:
+    _, ledger = simulated(case, fold=False)
+    for step in ledger.steps:
+        for peak, (nbytes, blocks, holders) in step.values():
+            assert (peak.bytes, peak.allocated) == (nbytes, blocks)
+            kinds: dict[str, int] = {}
+            for handle, size in holders.items():
+                kind = ledger.about(handle)[1]
+                kinds[kind] = kinds.get(kind, 0) + size
+            assert peak.by_kind == {kind: size for kind, size in kinds.items() if size}
+
+
+@EXAMPLES
+@given(strategies.cases())
+def test_no_holding_is_ever_negative(case: Case) -> None:
+    _, ledger = simulated(case, fold=False)
+    for device in ("gpu", "cpu"):
+        assert all(size > 0 for size in ledger.naive[device].live.values())
+
+
+@EXAMPLES
+@given(strategies.cases())
+def test_allocated_is_never_less_than_requested(case: Case) -> None:
+    plan = planned(case)
+    assert plan.gpu.peak_allocated_bytes >= plan.gpu.peak_bytes
+    for step in plan.steps:
+        assert step.gpu.peak_allocated_bytes >= step.gpu.peak_bytes
+        assert step.gpu.peak_allocated_bytes % 512 == 0
+
+
+@EXAMPLES
+@given(strategies.cases())
+def test_the_jobs_peaks_are_the_first_highest_steps(case: Case) -> None:
+    plan = planned(case)
+    for device, peak in (("gpu", plan.gpu), ("cpu", plan.cpu)):
+        heights = [getattr(step, device).peak_bytes for step in plan.steps]
+        assert peak.peak_bytes == max(heights)
+        assert peak.peak_step == heights.index(max(heights))
+
+
+# ---------------------------------------------------------------------- lifetimes
+CARRIED = {"weights", "batch", "forward", "activation_cache", "qparams"}
+"""What may cross to the next step: onloaded weights and their qparams, stale inputs and outputs, the cache."""
+STATISTICS = {"hessian", "hessian_update", "observer"}
+MAY_STAY = {
+    "setup": set(),
+    "prepare": {"activation_cache"},
+    "calibrate": CARRIED | STATISTICS,
+    "compress": CARRIED,
+    "propagate": CARRIED,
+    "finalize": set(),
+}
+
+
+@EXAMPLES
+@given(strategies.cases())
+def test_what_a_step_allocates_and_does_not_carry_is_freed_in_it(case: Case) -> None:
+    assume(not known(case))
+    kept: list[tuple[str, set[str]]] = []
+    close = pipelines.Pipeline.close
+
+    def noted(self: pipelines.Pipeline, phase: str, unit: str, **rest: Any) -> Any:
+        kept.append((phase, set(self.context.ledger.live_by_kind("gpu"))))
+        return close(self, phase, unit, **rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipelines.Pipeline, "close", noted)
+        simulated(case, fold=False)
+    assert kept
+    for phase, kinds in kept:
+        assert kinds <= MAY_STAY[phase], phase
+
+
+@EXAMPLES
+@given(strategies.cases(), st.booleans())
+def test_a_job_leaves_weights_samples_and_qparams(case: Case, fold: bool) -> None:
+    assume(not known(case))
+    toy, recipe, job = case
+    context = Context(job=job)
+    program = make_program(toy.graph, recipe, job, [])
+    simulate(program, context, fold=fold)
+    assert context.ledger.live("gpu") == 0
+    left = {"model": toy.weight_bytes, "calibration_data": job.samples * toy.ids, "qparams": program.qparam_bytes}
+    assert context.ledger.live_by_kind("cpu") == {kind: size for kind, size in left.items() if size}
+
+
+# ---------------------------------------------------------------------- more of something
+@EXAMPLES
+@given(strategies.cases(), st.integers(1, 30))
+def test_more_samples_never_lower_the_cpu_peak(case: Case, more: int) -> None:
+    toy, recipe, job = case
+    larger = job.model_copy(update={"samples": job.samples + more})
+    assert planned((toy, recipe, larger)).cpu.peak_bytes >= planned(case).cpu.peak_bytes
+
+
+@EXAMPLES
+@given(strategies.gptqs(), st.integers(1, 40), st.integers(1, 5), st.integers(1, 5), st.data())
+def test_a_larger_gpu_never_lowers_the_gptq_batch_size(
+    spec: GPTQSpec, count: int, rows: int, columns: int, data: st.DataObject
+) -> None:
+    one = toys.linear(rows=rows * 100, columns=columns * 100, scheme=spec.groups[0])
+    small, large = sorted(data.draw(st.tuples(*[st.integers(1, 200_000_000)] * 2)))
+    sizes = []
+    for memory in (small, large):
+        model = GPTQModel(Context(job=toys.job(gpu_memory_bytes=memory)), spec)
+        batches = model._batches([one] * count)
+        assert sum(map(len, batches)) == count
+        sizes.append(max(map(len, batches)))
+    assert sizes[0] <= sizes[1]
+
+
+@EXAMPLES
+@given(strategies.cases(pipeline="sequential", propagate_error=True))
+def test_prefetching_never_lowers_a_peak(case: Case) -> None:
+    toy, recipe, job = case
+    plain, ahead = (planned((toy, recipe, job.model_copy(update={"prefetch": on}))) for on in (False, True))
+    assert len(plain.steps) == len(ahead.steps)
+    for before, after in zip(plain.steps, ahead.steps, strict=True):
+        assert after.gpu.peak_bytes >= before.gpu.peak_bytes
+
+
+# ---------------------------------------------------------------------- short cuts change nothing
+@EXAMPLES
+@given(strategies.cases())
+def test_a_folded_plan_equals_the_unfolded_one(case: Case) -> None:
+    folded, whole = planned(case), planned(case, fold=False)
+    assert figures(folded) == figures(whole)
+    assert [(s.gpu.by_kind, s.cpu.by_kind) for s in folded.steps] == [
+        (s.gpu.by_kind, s.cpu.by_kind) for s in whole.steps
+    ]
+
+
+def figures(plan: Plan) -> list[tuple[Any, ...]]:
+    """The peaks and ends of every step. What a peak is made of may be told at another of several equal moments."""
+    return [
+        (
+            s.phase,
+            s.unit,
+            s.gpu.peak_bytes,
+            s.gpu.peak_allocated_bytes,
+            s.gpu.end_bytes,
+            s.cpu.peak_bytes,
+            s.cpu.end_bytes,
+        )
+        for s in plan.steps
+    ]
+
+
+@contextmanager
+def every_batch_and_block() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipelines, "SHOWN_BATCHES", 10**6)
+        patch.setattr(gptq, "SHOWN_BLOCKS", 10**6)
+        patch.setattr(sparsegpt, "SHOWN_BLOCKS", 10**6)
+        yield
+
+
+@EXAMPLES
+@given(strategies.cases())
+def test_skipped_batches_and_blocks_change_no_figure(case: Case) -> None:
+    assume(not known(case))
+    short = figures(planned(case, fold=False))
+    with every_batch_and_block():
+        assert figures(planned(case, fold=False)) == short
+
+
+@EXAMPLES
+@given(strategies.cases())
+def test_a_plan_survives_json(case: Case) -> None:
+    plan = planned(case)
+    assert Plan.model_validate_json(plan.model_dump_json()) == plan
