@@ -163,7 +163,7 @@ class DataflowTracer(ModelTracer):
 
     def _end(self, node: _Node, result: Any, *, replaces: bool = False) -> None:
         self.recorder.events = []
-        if self.recorder._paused:
+        if not self.recorder.recording:
             return
         for tensor in _tensors(result):
             if id(tensor) in self._value_of and not replaces:

@@ -17,7 +17,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from planner.errors import UnsupportedError
-from planner.models.traces import Call, Event
+from planner.models.traces import Event
 
 aten = torch.ops.aten
 
@@ -81,10 +81,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         finally:
             self._paused -= 1
 
-    def call(self, kind: str, call: Call) -> None:
-        """A hook point of a Linear."""
-        if not self._paused:
-            self.events.append(Event(kind, call=call))  # type: ignore[arg-type]
+    @property
+    def recording(self) -> bool:
+        """False inside of `paused`, and after `stop`."""
+        return not self._paused
+
+    def stop(self) -> None:
+        """Record nothing any more: what follows is not on the device."""
+        self._paused += 1
 
     # ------------------------------------------------------------------ operators
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -42,10 +42,8 @@ class _Builder:
     target: str
     structure: int = 0
     events: list[Event] = field(default_factory=list)
-    local: dict[Key, int] = field(default_factory=dict)
     reads: dict[int, None] = field(default_factory=dict)
     writes: dict[int, int] = field(default_factory=dict)
-    replay: bool = False
     glue_from: int = 0
 
 
@@ -67,6 +65,7 @@ class ModelTracer:
         self._stack: list[str] = []
         self._prefix = ""
         self._inside_target = False
+        self._head_ran = False
 
     # ------------------------------------------------------------------ run
     def run(self) -> ModelTrace:
@@ -85,7 +84,7 @@ class ModelTracer:
                 stack.enter_context(context)
             stack.enter_context(recorder)
             recorder.begin()
-            self._open(self.segments[0])
+            self.segments[0].events = recorder.events
             result = self.model(**inputs, use_cache=False)
             self._read_values(result)
             self._close()
@@ -121,7 +120,8 @@ class ModelTracer:
         """utils/helpers.py disable_lm_head: the logits exist on the meta device alone."""
 
         def forward(hidden: torch.Tensor) -> torch.Tensor:
-            self.recorder._paused += 1  # for good: nothing after the logits is on the GPU
+            self.recorder.stop()
+            self._head_ran = True
             return torch.empty(*hidden.shape[:-1], head.out_features, dtype=hidden.dtype, device="meta")
 
         return forward
@@ -130,16 +130,16 @@ class ModelTracer:
     def _before(self, module: torch.nn.Module, args: Any) -> None:
         name = self._names.get(id(module), "")
         self._stack.append(name)
-        if isinstance(module, HOOKED) and args and not self.recorder._paused:
-            self.recorder.call("enter", self._call(name, args[0], None))
+        if isinstance(module, HOOKED) and args and self.recorder.recording:
+            self.recorder.events.append(Event("enter", call=self._call(name, args[0], None)))
 
     def _after(self, module: torch.nn.Module, args: Any, output: Any) -> None:
         name = self._stack.pop()
-        if isinstance(module, HOOKED) and args and (not self.recorder._paused or self._is_head(module)):
+        if isinstance(module, HOOKED) and args and (self.recorder.recording or self._is_head(module)):
             self.recorder.events.append(Event("exit", call=self._call(name, args[0], output)))
 
     def _is_head(self, module: torch.nn.Module) -> bool:
-        return self.recorder._paused == 1 and module is self._output_head()
+        return self._head_ran and module is self._output_head()
 
     def _call(self, name: str, tensor: torch.Tensor, output: Any) -> Call:
         columns = tensor.shape[-1] if tensor.dim() else 1
@@ -186,7 +186,7 @@ class ModelTracer:
         segment = _Builder(len(self.segments), name)
         self.segments.append(segment)
         self.recorder.begin()
-        self._open(segment)
+        segment.events = self.recorder.events
 
     def _record(self, key: Any, name: str, original: Any, args: Any, kwargs: Any) -> Any:
         self._inside_target = True
@@ -209,7 +209,7 @@ class ModelTracer:
     def _replay(self, template: tuple[int, list[Event], Any]) -> Any:
         index, events, outputs = template
         segment = self.segments[-1]
-        segment.structure, segment.replay = index, True
+        segment.structure = index
         segment.glue_from = len(events)
         self.recorder.events.extend(events)
         self.recorder._next = 1 + max((e.id for e in events), default=-1)
@@ -229,9 +229,6 @@ class ModelTracer:
         return tensor
 
     # ------------------------------------------------------------------ what crosses the borders
-    def _open(self, segment: _Builder) -> None:
-        segment.events, segment.local = self.recorder.events, self.recorder.ids
-
     def _close(self) -> None:
         segment = self.segments[-1]
         for key, local in self.recorder.ids.items():

@@ -63,6 +63,18 @@ class Frame:
             if handle is not None:
                 self._context.ledger.free(handle)
 
+    def holds(self, name: str) -> bool:
+        """The name is set."""
+        return name in self._names
+
+    def names(self, prefix: str) -> list[str]:
+        """Names that begin with `prefix`."""
+        return [name for name in self._names if name.startswith(prefix)]
+
+    def free(self, handle: Handle) -> None:
+        """A tensor that was returned and is not kept."""
+        self._context.ledger.free(handle)
+
     def hand_over(self, name: str) -> Handle:
         """Return this name's tensor to the caller."""
         return self._names.pop(name)

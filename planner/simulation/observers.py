@@ -160,7 +160,7 @@ def _mse_statistics(frame: Frame, args: QuantArgs, observations: int, count: int
             frame.assign(name, small)
     qparams = calculate_qparams(frame, count, itemsize, args, rounded=False)
     frame.bind("zp_base", qparams.zero_point)
-    frame._context.ledger.free(qparams.scale)
+    frame.free(qparams.scale)
     for name in ("min_base", "max_base"):
         with frame.during(small, "zeros"):
             frame.assign(name, small)

@@ -33,6 +33,7 @@ class GPTQModel(QuantizationModel):
         self.spec = spec
         # num_samples is a 0-dim fp32 tensor on the device (base.py calibrate_module)
         self.hessians = Hessians(context, counter_bytes=FP32)
+        self._observed: frozenset[str] = frozenset()
 
     def after_forward(self, module: LinearModule, call: Call) -> None:
         super().after_forward(module, call)
@@ -45,7 +46,7 @@ class GPTQModel(QuantizationModel):
         for module in observed:
             self.observers.observe(module)
         self._finish_inputs(modules)
-        self._names = frozenset(m.name for m in observed if m.scheme and m.scheme.weights)
+        self._observed = frozenset(m.name for m in observed if m.scheme and m.scheme.weights)
         with self.context.frame("compress", "compress_module_list") as frame:
             for batch in self._batches(list(self.hessians.modules.values())):
                 _Batch(self, frame, batch).run()
@@ -79,7 +80,7 @@ class GPTQModel(QuantizationModel):
 
     def weight_qparams(self, module: LinearModule) -> QParams:
         """The module's scales and zero points, its statistics consumed."""
-        return self.observers.qparams(module, siblings_of(module.name, self._names))
+        return self.observers.qparams(module, siblings_of(module.name, self._observed))
 
 
 class _Batch:
@@ -114,8 +115,7 @@ class _Batch:
     def _bind_qparams(self, qparams: list[QParams]) -> None:
         """batch_qparams = [...]: the last batch's values go when the new list is there."""
         handles = [handle for q in qparams for handle in q.handles]
-        for name in [n for n in self.frame._names if n.startswith("batch_qparams")]:
-            self.frame.delete(name)
+        self.frame.delete(*self.frame.names("batch_qparams"))
         for index, handle in enumerate(handles):
             self.frame.bind(f"batch_qparams {index}", handle)
 
@@ -164,7 +164,7 @@ class _Batch:
             results = {
                 name: frame.hand_over(name)
                 for name in ("quantized", "losses", "used_rtn_fallback")
-                if name in frame._names
+                if frame.holds(name)
             }
         if not ordered:
             # the result is the working buffer itself: it outlives the next batch's `weights = ...`
