@@ -16,7 +16,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import networkx
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -184,6 +183,8 @@ class DataflowTracer(ModelTracer):
     # ------------------------------------------------------------------ the cut
     def graph(self) -> Any:
         """Nodes of the traced graph; an edge where one reads what the other made."""
+        import networkx  # costs 50 ms, and most plans need no cut
+
         graph: Any = networkx.DiGraph()
         for node in self.nodes:
             graph.add_node(node.index, name=node.name, target=node.target)

@@ -235,7 +235,8 @@ class _Loader:
 
     def _cuts_layers(self, targets: list[str]) -> bool:
         """Some target lies inside of what is a target by default, so borders run through a layer."""
-        return any(name.startswith(tuple(f"{layer}." for layer in self._layers())) for name in targets)
+        inside = tuple(f"{layer}." for layer in self._layers())
+        return any(name.startswith(inside) for name in targets)
 
     def _layers(self) -> list[str]:
         """Names of the text decoder's layers: what is a sequential target by default."""
