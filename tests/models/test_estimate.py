@@ -1,0 +1,134 @@
+"""Models that cannot be traced: shapes alone, labelled as an estimate."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+from planner.job import Job
+from planner.models.estimate import estimate_trace
+from planner.models.load import load_model
+from planner.models.traces import ModelTrace, Segment
+from planner.planning import plan_graph
+from planner.recipe import load_recipe
+from tests import toys
+from tests.toys import EMBEDDING, Toy
+
+HIDDEN, HEADS, SEQ, BATCH = 40, 4, 10, 2
+TOKENS = SEQ * BATCH
+TOY = Toy(tokens=TOKENS, batch_size=BATCH)
+
+
+def estimate() -> ModelTrace:
+    graph, config = TOY.graph, SimpleNamespace(hidden_size=HIDDEN, num_attention_heads=HEADS)
+    return estimate_trace(
+        graph.units, graph.structures, config, Job(samples=2, batch_size=BATCH, seq_len=SEQ), 2, "too odd"
+    )
+
+
+def peak(segment: Segment) -> int:
+    live: dict[int, int] = {}
+    best = 0
+    for event in segment.events:
+        if event.kind == "alloc":
+            live[event.id] = event.bytes
+        elif event.kind == "free":
+            del live[event.id]
+        best = max(best, sum(live.values()))
+    return best
+
+
+# ---------------------------------------------------------------------- from shapes
+def test_every_segment_of_an_estimate_is_inexact_and_the_note_says_why() -> None:
+    trace = estimate()
+    assert [segment.exact for segment in trace.segments] == [False] * 4
+    assert trace.notes == ("Activations are estimated from the shapes of the Linears, not traced: too odd",)
+
+
+def test_each_unit_with_a_subgraph_of_its_own_is_a_segment() -> None:
+    assert [s.target for s in estimate().segments] == ["", "model.layers.0", "model.layers.1", "model.layers.2"]
+
+
+def test_hidden_states_go_from_unit_to_unit_and_tokens_to_all() -> None:
+    trace = estimate()
+    hidden, tokens = TOKENS * HIDDEN * 2, 2 * TOKENS * 8
+    assert [(c.name, c.bytes, c.producer, c.last_reader) for c in trace.crossings.values()] == [
+        ("input_ids", tokens, -1, 3),
+        ("hidden_states", hidden, 0, 1),
+        ("hidden_states", hidden, 1, 2),
+        ("hidden_states", hidden, 2, 3),
+    ]
+    assert (trace.batch_bytes, trace.sample_bytes) == (tokens, tokens // BATCH)
+
+
+def test_a_unit_peaks_at_its_scores_or_its_widest_linear() -> None:
+    scores = BATCH * HEADS * SEQ * SEQ * (2 + 4 + 4)
+    widest = max(TOKENS * (x.rows + x.columns) * 2 for x in TOY.layer(0).linears)
+    assert peak(estimate().segments[1]) == max(scores, widest, TOKENS * HIDDEN * 2)
+
+
+def test_the_head_onloads_the_embedding_and_a_unit_all_of_its_weights() -> None:
+    onloads = [{e.name: e.bytes for e in s.events if e.kind == "onload"} for s in estimate().segments]
+    assert onloads[0] == {f"{EMBEDDING}.weight": TOY.embedding}
+    assert onloads[1] == {f"{x.name}.weight": x.bytes(2) for x in TOY.layer(0).linears}
+
+
+def test_hooks_see_each_linear_with_all_tokens() -> None:
+    calls = [e.call for e in estimate().segments[1].events if e.kind == "exit" and e.call]
+    assert [(c.module, c.rows, c.columns) for c in calls] == [(".up", TOKENS, 200), (".down", TOKENS, 400)]
+
+
+# ---------------------------------------------------------------------- whole plans
+@pytest.fixture
+def untraceable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A Llama whose layers refuse to run."""
+
+    def forward(self: LlamaDecoderLayer, *args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("this layer needs data\nand more")
+
+    monkeypatch.setattr(LlamaDecoderLayer, "forward", forward)
+    path = tmp_path / "config.json"
+    sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 4}
+    path.write_text(json.dumps({"model_type": "llama", "vocab_size": 100, **sizes}))
+    return str(path)
+
+
+def test_a_model_that_cannot_be_traced_is_planned_inexactly_with_a_note(untraceable: str) -> None:
+    job = Job(samples=2, seq_len=64)
+    plan = plan_graph(load_model(untraceable, job), load_recipe("gptq_w4a16"), job)
+    passes = [step for step in plan.steps if step.subgraph is not None]
+    assert passes
+    assert not any(step.exact for step in passes)
+    assert all(step.exact for step in plan.steps if step.subgraph is None)
+    (note,) = [note for note in plan.notes if "estimated" in note]
+    assert note.endswith("its forward does not run without data (RuntimeError: this layer needs data)")
+
+
+def test_an_estimate_takes_nothing_from_a_recipe_without_data(untraceable: str) -> None:
+    job = Job(samples=2, seq_len=64)
+    plan = plan_graph(load_model(untraceable, job), load_recipe("rtn_fp8_dynamic"), job)
+    assert all(step.exact for step in plan.steps)
+    assert not any("estimated" in note for note in plan.notes)
+
+
+def test_estimated_layers_fold_and_leave_nothing(untraceable: str) -> None:
+    job = Job(samples=2, seq_len=64)
+    graph, recipe = load_model(untraceable, job), load_recipe("gptq_w4a16")
+    plan = plan_graph(graph, recipe, job)
+    assert plan == plan_graph(graph, recipe, job, fold=False)
+    assert plan.steps[-1].gpu.end_bytes == 0
+
+
+def test_a_real_model_that_needs_data_is_estimated(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(
+        json.dumps(
+            {"model_type": "xlstm", "hidden_size": 256, "num_heads": 4, "num_hidden_layers": 2, "vocab_size": 100}
+        )
+    )
+    graph = load_model(str(path), toys.job(seq_len=128))
+    assert not any(segment.exact for segment in graph.trace.segments)
+    assert "mlstm_backend" in graph.trace.notes[0]
