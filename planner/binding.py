@@ -10,11 +10,12 @@ from planner.matching import check_group_sizes, check_targets, resolve, resolve_
 from planner.simulation.context import LinearModule
 from planner.simulation.forward import full_name
 from planner.simulation.modifiers.rtn import qparam_bytes
+from planner.simulation.observers import siblings_of
 from planner.simulation.program import Program, Run, UnitTargets
 from planner.specs import GPTQSpec, ModifierSpec, QuantizationSpec, Recipe, Scheme, SparseGPTSpec
 
 if TYPE_CHECKING:
-    from planner.models.graph import ModelGraph, Unit
+    from planner.models.graph import ModelGraph, ModuleInfo, Unit
 
 
 def make_program(graph: "ModelGraph", recipe: Recipe, job: Job, notes: list[str]) -> Program:
@@ -47,11 +48,14 @@ def _run(graph: "ModelGraph", spec: ModifierSpec, job: Job, notes: list[str]) ->
         notes += check_targets(spec, refs, schemes)
         chosen = frozenset(schemes)
         _check_groups(graph, spec, schemes)
-    sparse = isinstance(spec, SparseGPTSpec)
-    units = tuple(_unit_targets(graph, chosen, schemes, sparse))
-    _check_vision(spec, units, job, notes)
+    units = tuple(_unit_targets(graph, spec, chosen, schemes))
+    _check_hidden(spec, units, graph, job, notes)
     notes += _failures(spec, units, graph)
-    return Run(spec=spec, units=units, unties_embeddings=not sparse and bool({graph.embedding, graph.head} & chosen))
+    return Run(
+        spec=spec,
+        units=units,
+        unties_embeddings=not isinstance(spec, SparseGPTSpec) and bool({graph.embedding, graph.head} & chosen),
+    )
 
 
 def _check_groups(graph: "ModelGraph", spec: QuantizationSpec, schemes: dict[str, Scheme]) -> None:
@@ -60,61 +64,101 @@ def _check_groups(graph: "ModelGraph", spec: QuantizationSpec, schemes: dict[str
 
 
 def _unit_targets(
-    graph: "ModelGraph", chosen: frozenset[str], schemes: dict[str, Scheme], sparse: bool
+    graph: "ModelGraph", spec: ModifierSpec, chosen: frozenset[str], schemes: dict[str, Scheme]
 ) -> Iterable[UnitTargets]:
     """Targeted modules unit by unit; equal units targeted equally share one list of modules."""
     known: dict[object, tuple[int, tuple[LinearModule, ...]]] = {}
     for unit in graph.units:
-        hits = tuple((m, schemes.get(unit.name + m.name)) for m in graph.weighted(unit) if unit.name + m.name in chosen)
+        hits = tuple(
+            (m, schemes.get(unit.name + m.name), _is_observed(unit, unit.name + m.name, graph))
+            for m in graph.weighted(unit)
+            if unit.name + m.name in chosen
+        )
         if not hits:
             continue
-        key = (unit.structure, unit.kind, tuple((m.name, id(scheme)) for m, scheme in hits))
+        key = (unit.structure, unit.kind, tuple((m.name, id(scheme), seen) for m, scheme, seen in hits))
         if key not in known:
-            known[key] = (
-                len(known),
-                tuple(_module(unit, m.name, m.rows, m.columns, m.itemsize, s, sparse) for m, s in hits),
-            )
+            _check_fused(unit, {m.name: scheme for m, scheme, _ in hits}, graph, spec)
+            sparse = isinstance(spec, SparseGPTSpec)
+            known[key] = (len(known), tuple(_module(m, scheme, sparse, seen) for m, scheme, seen in hits))
         signature, modules = known[key]
         yield UnitTargets(unit=unit.name, signature=signature, modules=modules, loose=unit.onload != "own subgraph")
 
 
-def _module(
-    unit: "Unit", name: str, rows: int, columns: int, itemsize: int, scheme: Scheme | None, sparse: bool
-) -> LinearModule:
-    # Subgraph.submodules (pipelines/sequential/helpers.py) lists what the graph calls as modules; what a
-    # wrapped function calls (vision tower, projector) is never shown to sequential_epoch_end
+def _module(info: "ModuleInfo", scheme: Scheme | None, sparse: bool, observed: bool) -> LinearModule:
     return LinearModule(
-        name=name,
-        rows=rows,
-        columns=columns,
-        itemsize=itemsize,
+        name=info.name,
+        rows=info.rows,
+        columns=info.columns,
+        itemsize=info.itemsize,
         scheme=scheme,
         sparsify=sparse,
-        observed=unit.kind not in ("vision", "projector"),
+        embedding="Embedding" in info.classes,
+        observed=observed,
     )
 
 
-def _check_vision(spec: ModifierSpec, units: Sequence[UnitTargets], job: Job, notes: list[str]) -> None:
-    """Targets inside a wrapped vision tower: the library fails on them, skips them, or never runs them."""
-    hidden = [u.unit + m.name for u in units for m in u.modules if not m.observed]
-    if not hidden or not spec.requires_calibration_data:
+def _is_observed(unit: "Unit", name: str, graph: "ModelGraph") -> bool:
+    """Subgraph.submodules (pipelines/sequential/helpers.py) lists what the traced graph calls as modules:
+    not what a wrapped function calls, such as the vision tower."""
+    return unit.kind not in ("vision", "projector") and name not in graph.trace.wrapped
+
+
+def _check_fused(unit: "Unit", schemes: dict[str, Scheme | None], graph: "ModelGraph", spec: ModifierSpec) -> None:
+    """observers/helpers.py fuse_weight_observers: fused siblings share a global scale, or none of them has one."""
+    names = frozenset(m.name for m in graph.weighted(unit))
+    for name, scheme in schemes.items():
+        if not _has_global_scale(scheme):
+            continue
+        odd = [n for n in siblings_of(name, names) if not _has_global_scale(schemes.get(n))]
+        if odd:
+            raise RecipeError(
+                f"{unit.name}{name} gets a scheme with a global scale and {unit.name}{odd[0]} does not; LLM Compressor "
+                "refuses that, because served models fuse them: target both alike, or ignore both",
+                spec.where,
+            )
+
+
+def _has_global_scale(scheme: Scheme | None) -> bool:
+    return scheme is not None and scheme.weights is not None and scheme.weights.strategy == "tensor_group"
+
+
+def _check_hidden(
+    spec: ModifierSpec, units: Sequence[UnitTargets], graph: "ModelGraph", job: Job, notes: list[str]
+) -> None:
+    """Targets that the traced graph does not show: the library fails on them, skips them, or never runs them."""
+    hidden = [(u.unit + m.name, m.embedding) for u in units for m in u.modules if not m.observed]
+    if not hidden or not spec.requires_calibration_data or isinstance(spec, SparseGPTSpec):
         return
-    count = f"{hidden[0]} and {len(hidden) - 1} more" if len(hidden) > 1 else hidden[0]
-    if isinstance(spec, GPTQSpec) and job.images:
+    run = [(name, e) for name, e in hidden if job.images or name in graph.trace.wrapped]
+    hooked = [name for name, embedding in run if not embedding]
+    if isinstance(spec, GPTQSpec) and hooked:
         raise RecipeError(
-            f"targets {count} inside the vision tower, where LLM Compressor stops with 'No statistics available': "
-            "it calls the tower inside a wrapped function; add the tower to ignore, e.g. re:.*visual.*",
+            f"targets {few_more(hooked)}, which LLM Compressor calls inside a wrapped function: it hooks them, never "
+            "observes their weights, and stops with 'No statistics available'; add them to ignore, "
+            f"e.g. {_ignore_for(hooked[0])}",
             spec.where,
         )
-    if not job.images:
+    idle = [name for name, _ in hidden if not job.images and name not in graph.trace.wrapped]
+    if idle:
+        notes.append(f"{spec.type} targets {few_more(idle)}, which text-only samples never run: they stay as they are.")
+    if run:
         notes.append(
-            f"{spec.type} targets {count} in the vision tower; text-only samples never run it: they stay as they are."
+            f"{spec.type} targets {few_more([name for name, _ in run])}, which LLM Compressor calls inside a wrapped "
+            "function: their weight scales are never computed. Add them to ignore."
         )
-    elif isinstance(spec, QuantizationSpec):
-        notes.append(
-            f"{spec.type} targets {count} in the vision tower, but LLM Compressor never computes "
-            "their weight scales: add the tower to ignore."
-        )
+
+
+def few_more(names: Sequence[str]) -> str:
+    """The first name, and how many more there are."""
+    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
+
+
+def _ignore_for(name: str) -> str:
+    """An ignore pattern for the part of the model that `name` lies in."""
+    parts = name.split(".")
+    tower = next((part for part in parts if "vis" in part or "proj" in part), parts[-1])
+    return f"re:.*{tower}.*"
 
 
 def _failures(spec: ModifierSpec, units: Sequence[UnitTargets], graph: "ModelGraph") -> Iterator[str]:

@@ -153,7 +153,7 @@ class _Loader:
                         f"its module classes are {self._classes()}"
                     )
         inside = tuple(f"{root}." for root in self.vision)
-        targets = [name for name in matched if not name.startswith(inside)] if inside else matched
+        targets = [name for name in matched if not self._runs_wrapped(name, inside)] if inside else matched
         if len(targets) < len(matched):
             self.notes.append(
                 "The vision tower is onloaded whole, with the head subgraph: its blocks run inside a function that "
@@ -161,6 +161,10 @@ class _Loader:
                 + ("." if self.job.images else "; text-only samples never run it.")
             )
         return targets
+
+    def _runs_wrapped(self, name: str, inside: tuple[str, ...]) -> bool:
+        """The vision tower and its projector run where the model asks `if pixel_values is not None`."""
+        return name.startswith(inside) or _guess(name, self.model.get_submodule(name)) == "projector"
 
     def _classes(self) -> str:
         return ", ".join(

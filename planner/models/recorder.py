@@ -101,9 +101,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
             return self._made(name, value)
         self._take_workspace(name, args)
         unknown = any(t.is_meta for t in inputs)
-        if unknown:
-            return self._made(name, self._on_meta(func, name, args, kwargs))
-        return self._made(name, self._with_values(func, name, args, kwargs))
+        run = self._on_meta if unknown else self._with_values
+        result = self._made(name, run(func, name, args, kwargs))
+        if name == "masked_scatter":  # masked_scatter_ on a copy of self
+            self._scatter_workspace(result, args[1])
+        return result
 
     def _on_meta(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         if name in ("_to_copy", "to") and _moves_only(args[0], kwargs):
@@ -249,13 +251,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
     def _take_workspace(self, name: str, args: Any) -> None:
         """Memory that CUDA kernels take beside their result, where neither CPU nor meta kernels do."""
         if name == "masked_scatter_":
-            # native/cuda/IndexKernel.cpp masked_scatter_: an int64 prefix sum over self, and a
-            # contiguous mask when the given one is broadcast
-            target, mask = args[0], args[1]
-            contiguous = mask.shape == target.shape and mask.is_contiguous()
-            self._workspace(target.numel() * 8 + (0 if contiguous else target.numel()), "prefix sum of masked_scatter_")
+            self._scatter_workspace(args[0], args[1])
         elif name in ("index", "index_put_", "_index_put_impl_"):
             self._index_workspace(name, args)
+
+    def _scatter_workspace(self, target: torch.Tensor, mask: torch.Tensor) -> None:
+        # native/cuda/IndexKernel.cpp masked_scatter_: an int64 prefix sum over self, and a
+        # contiguous mask when the given one is broadcast
+        contiguous = mask.shape == target.shape and mask.is_contiguous()
+        self._workspace(target.numel() * 8 + (0 if contiguous else target.numel()), "prefix sum of masked_scatter_")
 
     def _index_workspace(self, name: str, args: Any) -> None:
         # native/TensorAdvancedIndexing.cpp expandTensors: a bool index becomes its nonzero()

@@ -93,3 +93,5 @@ class ModelTrace:
     batch_bytes: int
     """Bytes of one collated batch."""
     notes: tuple[str, ...] = field(default=())
+    wrapped: frozenset[str] = frozenset()
+    """Modules that a wrapped function calls: `sequential_epoch_end` never sees them."""

@@ -5,9 +5,11 @@ outputs are made. What LLM Compressor runs between targets (embeddings, masks, r
 vision tower) runs as it is. See recorder.py for how a forward runs without data.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from types import FrameType
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from torch.utils import _pytree as pytree
 from planner.models.inputs import CalibrationBatch
 from planner.models.recorder import Key, Recorder, storage_key
 from planner.models.traces import Call, Crossing, Event, ModelTrace, Segment
+from planner.models.wrapping import ancestors, forwards, names_wrapped_in_loops, wrapped_lines
 
 HOOKED = (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 
@@ -29,6 +32,8 @@ class _Output:
     size: torch.Size
     stride: tuple[int, ...]
     offset: int
+    elements: int
+    """Of the whole storage, of which the output may be a view."""
     dtype: torch.dtype
     known: torch.Tensor | None
     storage: int
@@ -66,6 +71,11 @@ class ModelTracer:
         self._prefix = ""
         self._inside_target = False
         self._head_ran = False
+        traced = list(forwards(ancestors(model, targets)))
+        self._wrapped_lines = {forward.code: wrapped_lines(forward) for forward in traced}
+        self._loop_names = {forward.code: names_wrapped_in_loops(forward) for forward in traced}
+        self.wrapped: dict[str, None] = {}
+        """Modules that run inside of a wrapped function: the traced graph does not show them."""
 
     # ------------------------------------------------------------------ run
     def run(self) -> ModelTrace:
@@ -86,7 +96,7 @@ class ModelTracer:
             recorder.begin()
             self.segments[0].events = recorder.events
             result = self.model(**inputs, use_cache=False)
-            self._read_values(result)
+            # what the model returns crosses no border: the last subgraph returns nothing
             self._close()
             del result, inputs
         return self._finish()
@@ -130,6 +140,8 @@ class ModelTracer:
     def _before(self, module: torch.nn.Module, args: Any) -> None:
         name = self._names.get(id(module), "")
         self._stack.append(name)
+        if isinstance(module, HOOKED) and not self._inside_target and self._in_wrapped():
+            self.wrapped[name] = None
         if isinstance(module, HOOKED) and args and self.recorder.recording:
             self.recorder.events.append(Event("enter", call=self._call(name, args[0], None)))
 
@@ -172,6 +184,7 @@ class ModelTracer:
                 return original(*args, **kwargs)
             self._next_segment(name)
             self._read_values((args, kwargs))
+            self._read_wrapped()
             key = (self.targets[name], _signature((args, kwargs)))
             template = self._templates.get(key)
             if template is None:
@@ -179,6 +192,26 @@ class ModelTracer:
             return self._replay(template)
 
         return forward
+
+    def _frames(self) -> Iterator[FrameType]:
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:
+            yield frame
+            frame = frame.f_back
+
+    def _in_wrapped(self) -> bool:
+        """The call that is running comes from a wrapped piece of a traced forward."""
+        known = self._wrapped_lines
+        return any(
+            first <= frame.f_lineno <= last for frame in self._frames() for first, last in known.get(frame.f_code, ())
+        )
+
+    def _read_wrapped(self) -> None:
+        """A wrapped `if` that follows in the loop over layers is given its names at every layer."""
+        for frame in self._frames():
+            for name in self._loop_names.get(frame.f_code, ()):
+                if name in frame.f_locals:
+                    self._read_values({name: frame.f_locals[name]})
 
     def _next_segment(self, name: str) -> None:
         self._close()
@@ -204,7 +237,8 @@ class ModelTracer:
     def _describe(self, tensor: torch.Tensor) -> _Output:
         known = tensor if tensor.is_cpu and tensor.dim() else None
         local = self.recorder.ids.get(storage_key(tensor), -1)
-        return _Output(tensor.size(), tensor.stride(), int(tensor.storage_offset()), tensor.dtype, known, local)
+        offset, elements = int(tensor.storage_offset()), tensor.untyped_storage().nbytes() // tensor.element_size()
+        return _Output(tensor.size(), tensor.stride(), offset, elements, tensor.dtype, known, local)
 
     def _replay(self, template: tuple[int, list[Event], Any]) -> Any:
         index, events, outputs = template
@@ -222,7 +256,8 @@ class ModelTracer:
             if output.known is not None:
                 tensor = output.known.clone()
             else:
-                tensor = torch.empty_strided(output.size, output.stride, dtype=output.dtype, device="meta")
+                whole = torch.empty(output.elements, dtype=output.dtype, device="meta")
+                tensor = whole.as_strided(output.size, output.stride, output.offset)
         key = storage_key(tensor)
         self.recorder.ids[key] = output.storage
         self._owners[key] = (self.segments[-1].index, output.storage)
@@ -294,6 +329,7 @@ class ModelTracer:
             crossings=crossings,
             sample_bytes=self.batch.bytes // self._batch_size(),
             batch_bytes=self.batch.bytes,
+            wrapped=frozenset(self.wrapped),
         )
 
     def _batch_size(self) -> int:
@@ -329,7 +365,7 @@ class HalfSoftmax(TorchFunctionMode):
 def _signature(values: Any) -> Any:
     leaves, spec = pytree.tree_flatten(values)
     described = tuple(
-        (tuple(v.shape), str(v.dtype), v.is_meta)
+        (tuple(v.shape), v.stride(), str(v.dtype), v.is_meta)
         if isinstance(v, torch.Tensor)
         else (type(v).__name__, v if isinstance(v, (int, str, bool, float)) else None)
         for v in leaves

@@ -1,8 +1,11 @@
-"""Which mask calls LLM Compressor's tracer cuts off from the model's attention implementation.
+"""What LLM Compressor's tracer turns into functions that run as they are, and what that costs.
 
-pipelines/sequential/ast_utils/auto_wrapper.py turns untraceable pieces of a forward (an `if` whose
-test is no constant, calls of the functions named in `tracing_ignore`) into functions that run as
-they are. Any other call of a transformers mask function becomes a node of the traced graph, and so
+pipelines/sequential/ast_utils/auto_wrapper.py rewrites the forward of every module that contains a
+sequential target: an `if` whose test is no constant, a call of a function named in `tracing_ignore`,
+and starred arguments become wrapped functions. What a module inside of one does is not in the traced
+graph: it is no subgraph of its own, and `sequential_epoch_end` never sees it.
+
+A mask function that is called outside of any wrapped piece becomes a node of the traced graph, and so
 does its `config` argument: helpers.py SequentialTracer.create_arg makes it anew from `to_dict()`,
 which knows no attention implementation. With none, transformers' masking_utils.py
 _preprocess_mask_arguments exits early and the mask is None: these models calibrate without a mask.
@@ -13,21 +16,35 @@ import inspect
 import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from types import FunctionType, ModuleType
+from dataclasses import dataclass
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import torch
 
 # args/dataset_arguments.py tracing_ignore
 TRACING_IGNORE = {
-    "_update_causal_mask",
-    "create_causal_mask",
-    "make_causal_mask",
-    "get_causal_mask",
-    "mask_interface",
-    "mask_function",
-}
+    "_update_causal_mask", "create_causal_mask", "_update_mamba_mask", "make_causal_mask", "get_causal_mask",
+    "mask_interface", "mask_function", "_prepare_4d_causal_attention_mask", "_prepare_fsmt_decoder_inputs",
+    "_prepare_4d_causal_attention_mask_with_cache_position", "_update_linear_attn_mask",
+    "project_per_layer_inputs", "_apply_attn_res",
+}  # fmt: skip
 MASK_FUNCTIONS = ("create_causal_mask", "create_sliding_window_causal_mask", "create_chunked_causal_mask")
+_LEAVES = (ast.Continue, ast.Break, ast.Return)
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """A forward that is traced: its code, its syntax tree, and the names that a test can be told by."""
+
+    code: CodeType
+    tree: ast.Module
+    namespace: dict[str, Any]
+
+    @property
+    def offset(self) -> int:
+        """Lines of the file before the function's first."""
+        return self.code.co_firstlineno - 1
 
 
 def ancestors(model: torch.nn.Module, targets: Iterable[str]) -> list[torch.nn.Module]:
@@ -42,16 +59,36 @@ def ancestors(model: torch.nn.Module, targets: Iterable[str]) -> list[torch.nn.M
     return [m for m in modules if type(m).forward is not torch.nn.Module.forward]  # lists have no forward
 
 
+def forwards(modules: Iterable[torch.nn.Module]) -> Iterator[Forward]:
+    """The forwards of these modules, as far as their source is there."""
+    for module in modules:
+        function = inspect.unwrap(type(module).forward)
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        except (OSError, TypeError, SyntaxError):
+            continue
+        yield Forward(function.__code__, tree, {**getattr(function, "__globals__", {}), "self": module})
+
+
+def wrapped_lines(forward: Forward) -> tuple[tuple[int, int], ...]:
+    """First and last line, in the file, of every piece that becomes a function."""
+    return tuple(
+        (first + forward.offset, last + forward.offset) for first, last in _wrapped(forward.tree.body, forward)
+    )
+
+
+def names_wrapped_in_loops(forward: Forward) -> frozenset[str]:
+    """Names that a wrapped `if` inside a loop over layers is given whole, used or not, each time round."""
+    loops = (node for node in ast.walk(forward.tree) if isinstance(node, ast.For))
+    tests = (node for loop in loops for node in ast.walk(loop) if isinstance(node, (ast.If, ast.IfExp)))
+    wrapped = (node for node in tests if _is_wrapped_if(node, forward.namespace))
+    parts = (part for node in wrapped for part in ast.walk(node))
+    return frozenset(part.id for part in parts if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load))
+
+
 def loses_mask(module: torch.nn.Module) -> bool:
     """True when a mask function is called in this module's forward outside of any wrapped piece."""
-    forward = inspect.unwrap(type(module).forward)
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(forward)))
-    except (OSError, TypeError, SyntaxError):
-        return False
-    namespace = {**getattr(forward, "__globals__", {}), "self": module}
-    aliases = {target for node in ast.walk(tree) if isinstance(node, ast.Assign) for target in _aliases(node)}
-    return any(_is_cut_off(call, aliases, namespace) for call in _traced_calls(tree.body, namespace))
+    return any(_loses_mask(forward) for forward in forwards([module]))
 
 
 @contextmanager
@@ -74,6 +111,53 @@ def without_lost_masks(model: torch.nn.Module, targets: Iterable[str]) -> Iterat
             setattr(home, name, function)
 
 
+# ---------------------------------------------------------------------- syntax
+def _wrapped(nodes: Iterable[ast.AST], forward: Forward) -> Iterator[tuple[int, int]]:
+    for node in nodes:
+        if isinstance(node, (ast.If, ast.IfExp)):
+            if _is_wrapped_if(node, forward.namespace):
+                yield _lines(node)
+            else:
+                yield from _wrapped(_live(node, forward.namespace), forward)
+        elif _is_wrapped_call(node, forward.namespace):
+            yield _lines(node)
+        else:
+            yield from _wrapped(ast.iter_child_nodes(node), forward)
+
+
+def _lines(node: Any) -> tuple[int, int]:
+    return node.lineno, node.end_lineno or node.lineno
+
+
+def _is_wrapped_if(node: ast.If | ast.IfExp, namespace: dict[str, Any]) -> bool:
+    """auto_wrapper.py visit_If: no constant test, and no control flow that leaves the piece."""
+    return _constant(node.test, namespace) is None and not any(isinstance(part, _LEAVES) for part in ast.walk(node))
+
+
+def _is_wrapped_call(node: ast.AST, namespace: dict[str, Any]) -> bool:
+    """auto_wrapper.py visit_Call and visit_Tuple: starred arguments, or a function in tracing_ignore."""
+    if isinstance(node, ast.Tuple):
+        return isinstance(node.ctx, ast.Load) and any(isinstance(e, ast.Starred) for e in node.elts)
+    if not isinstance(node, ast.Call):
+        return False
+    if any(isinstance(argument, ast.Starred) for argument in node.args):
+        return True
+    function = _evaluated(node.func, namespace)
+    return getattr(function, "__name__", "") in TRACING_IGNORE
+
+
+def _live(node: ast.If | ast.IfExp, namespace: dict[str, Any]) -> list[ast.AST]:
+    """The branch that a constant test takes; both where it is no constant."""
+    value = _constant(node.test, namespace)
+    bodies: list[Any] = [node.body, node.orelse] if value is None else [node.body if value else node.orelse]
+    return [part for body in bodies for part in (body if isinstance(body, list) else [body])]
+
+
+def _loses_mask(forward: Forward) -> bool:
+    aliases = {name for node in ast.walk(forward.tree) if isinstance(node, ast.Assign) for name in _aliases(node)}
+    return any(_is_cut_off(call, aliases, forward.namespace) for call in _traced_calls(forward.tree.body, forward))
+
+
 def _aliases(node: ast.Assign) -> Iterator[str]:
     """Local names that are bound to a mask function: `mask_function = create_causal_mask if ... else ...`."""
     if isinstance(node.value, ast.Call):
@@ -82,19 +166,16 @@ def _aliases(node: ast.Assign) -> Iterator[str]:
         yield from (target.id for target in node.targets if isinstance(target, ast.Name))
 
 
-def _traced_calls(nodes: Iterable[ast.AST], namespace: dict[str, Any]) -> Iterator[ast.Call]:
+def _traced_calls(nodes: Iterable[ast.AST], forward: Forward) -> Iterator[ast.Call]:
     """Calls that stand outside of wrapped `if` statements."""
     for node in nodes:
         if isinstance(node, (ast.If, ast.IfExp)):
-            value = _constant(node.test, namespace)
-            if value is None:
-                continue  # wrapped: its content runs as ordinary code
-            branch: Any = node.body if value else node.orelse
-            yield from _traced_calls(branch if isinstance(branch, list) else [branch], namespace)
+            if not _is_wrapped_if(node, forward.namespace):
+                yield from _traced_calls(_live(node, forward.namespace), forward)
             continue
         if isinstance(node, ast.Call):
             yield node
-        yield from _traced_calls(ast.iter_child_nodes(node), namespace)
+        yield from _traced_calls(ast.iter_child_nodes(node), forward)
 
 
 def _is_cut_off(call: ast.Call, aliases: set[str], namespace: dict[str, Any]) -> bool:
@@ -103,19 +184,31 @@ def _is_cut_off(call: ast.Call, aliases: set[str], namespace: dict[str, Any]) ->
     if call.func.id in aliases:
         return True
     function = namespace.get(call.func.id)
-    return (
-        isinstance(function, FunctionType)
-        and function.__name__ in MASK_FUNCTIONS
-        and function.__name__ not in TRACING_IGNORE
-    )
+    if not isinstance(function, FunctionType):
+        return False
+    return function.__name__ in MASK_FUNCTIONS and function.__name__ not in TRACING_IGNORE
 
 
 def _constant(test: ast.expr, namespace: dict[str, Any]) -> bool | None:
     """The test's value where it can be told without running the forward."""
     if any(isinstance(part, ast.NamedExpr) for part in ast.walk(test)):
         return None
-    try:
-        # the test stands in the installed transformers, which runs it anyway
-        return bool(eval(compile(ast.Expression(body=test), "<test>", "eval"), namespace, {}))  # noqa: S307
-    except Exception:  # a local name, most of the time
+    value = _evaluated(test, namespace, missing=_UNKNOWN)
+    if value is _UNKNOWN:
         return None
+    try:
+        return bool(value)
+    except Exception:
+        return None
+
+
+_UNKNOWN = object()
+
+
+def _evaluated(expression: ast.expr, namespace: dict[str, Any], missing: object = None) -> Any:
+    """The expression's value in the forward's module, with `self`; `missing` where it needs a local name."""
+    try:
+        # the expression stands in the installed transformers, which runs it anyway
+        return eval(compile(ast.Expression(body=expression), "<expression>", "eval"), namespace, {})  # noqa: S307
+    except Exception:
+        return missing

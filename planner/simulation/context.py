@@ -22,10 +22,12 @@ class LinearModule:
     """Bytes of one weight element."""
     scheme: Scheme | None = None
     sparsify: bool = False
+    embedding: bool = False
+    """An nn.Embedding: quantized, but never hooked for Hessians."""
     copies: int = 1
     """How many equal modules this one stands for, where nothing but their statistics adds up."""
     observed: bool = True
-    """False where the library never shows the module to `sequential_epoch_end` (see pipelines.py)."""
+    """False where the library never shows the module to `sequential_epoch_end` (see models/wrapping.py)."""
 
     @property
     def weight_bytes(self) -> int:

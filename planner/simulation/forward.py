@@ -1,6 +1,7 @@
 """Replays a traced forward on the books, running the modifiers' hooks where the library does."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from planner.models.traces import Call, Event, ModelTrace, Segment
 from planner.simulation.context import Context, LinearModule
@@ -14,6 +15,8 @@ class Forward:
 
     def __init__(self, context: Context, trace: ModelTrace) -> None:
         self.context, self.trace = context, trace
+        self.share = (1, 1)
+        """Part of a whole batch that runs now: (samples, batch size)."""
         self.targets: list[tuple[ModifierModel, Mapping[str, LinearModule]]] = []
         """Each modifier with its targeted modules by full name."""
 
@@ -46,7 +49,7 @@ class Forward:
         for event in segment.events:
             if event.kind == "alloc":
                 live[event.id] = ledger.alloc(
-                    context.device, event.bytes, event.category, full_name(segment.target, event.name)
+                    context.device, self._scaled(event.bytes), event.category, full_name(segment.target, event.name)
                 )
             elif event.kind == "free":
                 ledger.free(live.pop(event.id))
@@ -56,10 +59,17 @@ class Forward:
                 self._hooks(segment, event)
         return live
 
+    def _scaled(self, amount: int) -> int:
+        """Bytes or rows in a smaller batch; what does not divide does not depend on the batch."""
+        part, whole = self.share
+        return amount * part // whole if amount % whole == 0 else amount
+
     def _hooks(self, segment: Segment, event: Event) -> None:
         call: Call | None = event.call
         if call is None:
             return
+        if self.share != (1, 1):
+            call = replace(call, rows=self._scaled(call.rows))
         name = full_name(segment.target, call.module)
         for modifier, modules in self.targets:
             module = modules.get(name)

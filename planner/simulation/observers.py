@@ -5,6 +5,7 @@ quantization/utils/helpers.py calculate_qparams. `count` is the number of scales
 bytes of an element of the observed tensor: minima, maxima and scales keep its dtype.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planner.errors import UnsupportedError
@@ -17,7 +18,7 @@ MINMAX = ("memoryless_minmax", "static_minmax", "minmax")
 MSE = ("memoryless_mse", "mse", "nvfp4_expanded_mse", "fouroversix")
 # mse_quant.py _grid_search_mse_triton: values that one program handles
 MSE_TILE = 512
-# calibration.py FUSED_LAYER_NAMES: siblings that share one global scale
+# observers/helpers.py FUSED_LAYER_NAMES: siblings that share one global scale
 FUSED = (
     ("gate_proj", "up_proj"),
     ("q_proj", "k_proj", "v_proj"),
@@ -71,8 +72,11 @@ class WeightObservers:
         self._statistics: dict[str, list[Handle]] = {}
         self._done: set[str] = set()
 
-    def observe(self, module: LinearModule) -> None:
-        """Observer.forward on the weight; nothing the second time (weights do not change)."""
+    def observe(self, module: LinearModule, fused: Sequence[LinearModule] = ()) -> None:
+        """Observer.forward on the weight; nothing the second time (weights do not change).
+
+        fusion.py get_fused_statistics observes the fused weights while this one is still an argument.
+        """
         args = module.scheme.weights if module.scheme else None
         if args is None or module.name in self._statistics:
             return
@@ -84,7 +88,10 @@ class WeightObservers:
             group = module.rows * module.columns // count
             _statistics(frame, args, observations=1, count=count, group=group, itemsize=module.itemsize)
             self._statistics[module.name] = [frame.hand_over("min_vals"), frame.hand_over("max_vals")]
-        self._multiply(module)
+            self._multiply(module)
+            if args.strategy == "tensor_group":
+                for other in fused:
+                    self.observe(other, fused)
 
     def _multiply(self, module: LinearModule) -> None:
         """The statistics of the other modules that this one stands for."""

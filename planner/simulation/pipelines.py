@@ -176,6 +176,9 @@ class SequentialPipeline(Pipeline):
             if store and position == SHOWN_BATCHES and batches > SHOWN_BATCHES + 1:
                 self._skip(subgraph, batches - SHOWN_BATCHES - 1)
             last = batch == batches - 1
+            if ahead is not None and position == SHOWN_BATCHES:  # fetched before the batches that are skipped
+                self.context.ledger.free_all(ahead)
+                ahead = None
             fetched = ahead if ahead is not None else self.cache.fetch(subgraph.reads, last=last)
             self._assign("inputs", fetched)
             # iter_prefetch: the next batch is on its way while this one runs
@@ -184,24 +187,15 @@ class SequentialPipeline(Pipeline):
                 if self.context.job.prefetch and not last
                 else None
             )
-            if last and self._is_short():
-                self._short_batch(name)
-            else:
-                self._assign(name, self.forward.run(subgraph, hooks=hooks))
+            self.forward.share = self._share(last)
+            self._assign(name, self.forward.run(subgraph, hooks=hooks))
             if store:
                 self._store(subgraph, last=last)
 
-    def _is_short(self) -> bool:
-        """The last batch holds fewer samples than the others; it never sets a peak."""
-        return self.context.job.batches > 1 and self.context.job.last_batch_size < self.context.job.batch_size
-
-    def _short_batch(self, name: str) -> None:
-        """The outputs of the last batch are as much smaller as it is."""
-        job, ledger = self.context.job, self.context.ledger
-        sizes = [
-            (ledger.size(h) * job.last_batch_size // job.batch_size, *ledger.about(h)[1:]) for h in getattr(self, name)
-        ]
-        self._assign(name, [self.context.take(*size) for size in sizes])
+    def _share(self, last: bool) -> tuple[int, int]:
+        """The last batch may hold fewer samples than the others."""
+        job = self.context.job
+        return (job.last_batch_size, job.batch_size) if last and job.batches > 1 else (1, 1)
 
     def _assign(self, name: str, produced: list[Handle]) -> None:
         """outputs = subgraph.forward(...): the last batch's outputs go now."""

@@ -37,16 +37,15 @@ class GPTQModel(QuantizationModel):
 
     def after_forward(self, module: LinearModule, call: Call) -> None:
         super().after_forward(module, call)
-        if module.scheme is not None and module.scheme.weights is not None:
+        # base.py on_calibration_start leaves embeddings out
+        if not module.embedding and module.scheme is not None and module.scheme.weights is not None:
             self.hessians.accumulate(module, call)
 
     def on_sequential_epoch_end(self, modules: Sequence[LinearModule]) -> None:
         """base.py: observe weights, activation qparams, compress_modules."""
         observed = [m for m in modules if m.observed]
-        for module in observed:
-            self.observers.observe(module)
+        self._observed = self.observe_weights(observed)
         self._finish_inputs(modules)
-        self._observed = frozenset(m.name for m in observed if m.scheme and m.scheme.weights)
         with self.context.frame("compress", "compress_module_list") as frame:
             for batch in self._batches(list(self.hessians.modules.values())):
                 _Batch(self, frame, batch).run()

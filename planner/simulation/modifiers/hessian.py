@@ -26,6 +26,8 @@ class Hessians:
         context, owner = self._context, f"{module.name} Hessian"
         if module.name not in self.modules:
             self.modules[module.name] = module
+            # make_empty_hessian reads module.weight, which onloads an lm_head that the forward never touches
+            context.onload(f"{module.name}.weight", module.weight_bytes)
             self.held[module.name] = context.take(hessian_bytes(module.columns), "hessian", owner)
             if self._counter_bytes:
                 self.counters[module.name] = context.take(

@@ -31,6 +31,15 @@ class QuantizationModel(ModifierModel):
         args = module.scheme.output_activations if module.scheme else None
         if args is not None and not args.dynamic and call.rows:
             self._observe(f"{module.name}.output", args, call.rows, call.output[-1], call.output_itemsize)
+            self._quantize_output(module, call.rows * call.output[-1] * call.output_itemsize)
+
+    def _quantize_output(self, module: LinearModule, nbytes: int) -> None:
+        """calibrate_output_hook calls forward_quantize itself, past DisableQuantization: compressed_tensors
+        forward.py _quantize_dequantize holds the scaled, rounded and dequantized output, and a product."""
+        with self.context.frame("observer", f"{module.name} output") as frame:
+            for name in ("scaled", "rounded", "dequantized"):
+                frame.assign(name, nbytes)
+            frame.temporary(nbytes, "product")
 
     def _observe(self, name: str, args: QuantArgs, rows: int, columns: int, itemsize: int) -> None:
         """min_max.py: this batch's extremes, averaged into the ones that are kept."""
@@ -67,12 +76,18 @@ class QuantizationModel(ModifierModel):
         """base.py: activation qparams, then observe every weight, then every weight's qparams."""
         self._finish_inputs(modules)
         targets = [m for m in modules if m.observed]
-        for module in targets:
-            self.observers.observe(module)
-        names = frozenset(m.name for m in targets if m.scheme and m.scheme.weights)
+        names = self.observe_weights(targets)
         for module in targets:
             if module.name in names:
                 self._update_qparams(module, siblings_of(module.name, names))
+
+    def observe_weights(self, modules: Sequence[LinearModule]) -> frozenset[str]:
+        """observe(modules, "weight"); returns the names of those that have a weight to quantize."""
+        names = frozenset(m.name for m in modules if m.scheme and m.scheme.weights)
+        by_name = {m.name: m for m in modules}
+        for module in modules:
+            self.observers.observe(module, [by_name[name] for name in siblings_of(module.name, names)])
+        return names
 
     def _update_qparams(self, module: LinearModule, siblings: tuple[str, ...]) -> None:
         """calibration.py update_qparams: each value is written to the CPU and to the GPU copy."""
