@@ -78,12 +78,25 @@ def wrapped_lines(forward: Forward) -> tuple[tuple[int, int], ...]:
 
 
 def names_wrapped_in_loops(forward: Forward) -> frozenset[str]:
-    """Names that a wrapped `if` inside a loop over layers is given whole, used or not, each time round."""
-    loops = (node for node in ast.walk(forward.tree) if isinstance(node, ast.For))
-    tests = (node for loop in loops for node in ast.walk(loop) if isinstance(node, (ast.If, ast.IfExp)))
-    wrapped = (node for node in tests if _is_wrapped_if(node, forward.namespace))
-    parts = (part for node in wrapped for part in ast.walk(node))
-    return frozenset(part.id for part in parts if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load))
+    """Names that a wrapped `if` inside a loop over layers is given whole, used or not, each time round.
+
+    What the loop itself assigns is made anew each time: it crosses no border for this. A piece that
+    depends on nothing the loop assigns runs before the first layer (topological_partition).
+    """
+    names: set[str] = set()
+    for loop in (node for node in ast.walk(forward.tree) if isinstance(node, ast.For)):
+        tests = (node for node in ast.walk(loop) if isinstance(node, (ast.If, ast.IfExp)))
+        made = _names(loop.body, ast.Store)
+        for node in tests:
+            used = _names([node], ast.Load)
+            if used & made and _is_wrapped_if(node, forward.namespace):
+                names |= used - made
+    return frozenset(names)
+
+
+def _names(nodes: Iterable[ast.AST], context: type[ast.expr_context]) -> set[str]:
+    parts = (part for node in nodes for part in ast.walk(node))
+    return {part.id for part in parts if isinstance(part, ast.Name) and isinstance(part.ctx, context)}
 
 
 def loses_mask(module: torch.nn.Module) -> bool:
