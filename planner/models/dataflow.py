@@ -115,7 +115,7 @@ class DataflowTracer(ModelTracer):
     def _placeholder(self, name: str, tensor: torch.Tensor) -> None:
         node = self._begin(name, False, ())
         self.recorder.adopt(tensor)
-        self._end(node, [tensor])
+        self._end(node, tensor)
 
     # ------------------------------------------------------------------ nodes
     def _before(self, module: torch.nn.Module, args: Any) -> None:
@@ -164,15 +164,26 @@ class DataflowTracer(ModelTracer):
         self.recorder.events = []
         if not self.recorder.recording:
             return
-        for tensor in _tensors(result):
-            if id(tensor) in self._value_of and not replaces:
-                continue
-            self._kept.append(tensor)
-            number = len(self.values)
-            self.values.append(self._value(tensor))
-            self._value_of[id(tensor)] = number
-            self._producer[number] = node.index
-            node.values.append(number)
+        made = [t for t in _tensors(result) if id(t) not in self._value_of or replaces]
+        values = [self._add_value(node, tensor) for tensor in made]
+        if isinstance(result, (tuple, list)):
+            self._unpack(values, made)
+
+    def _add_value(self, node: _Node, tensor: torch.Tensor) -> int:
+        self._kept.append(tensor)
+        number = len(self.values)
+        self.values.append(self._value(tensor))
+        self._value_of[id(tensor)] = number
+        self._producer[number] = node.index
+        node.values.append(number)
+        return number
+
+    def _unpack(self, values: list[int], made: list[torch.Tensor]) -> None:
+        """A tuple is one value of the traced graph: each element is taken out by a node that reads it whole."""
+        for tensor in made:
+            node = _Node(len(self.nodes), "getitem", reads=dict.fromkeys(values))
+            self.nodes.append(node)
+            self._add_value(node, tensor)
 
     def _value(self, tensor: torch.Tensor) -> _Value:
         nbytes = tensor.numel() * tensor.element_size()
