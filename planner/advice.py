@@ -115,7 +115,8 @@ def _hessian_lever(plan: Plan, step: Step, hessians: int) -> str:
             "`batched_quantization: 1` in the recipe, because the peak is GPTQ compressing "
             f"{int(stack[1]) + 1} modules of one shape together"
         )
-    if hessians > MANY * largest.bytes:
+    one = max((owned.bytes for owned in step.gpu.largest if owned.kind == "hessian"), default=largest.bytes)
+    if hessians > MANY * one:
         return (
             "cutting the layers at their experts, with ExpertMLPWithGate and the attention class in "
             "--sequential-targets, "

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable
 
 MAX_SHOWN = 80
+MAX_PATH_SHOWN = 4096
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
@@ -13,10 +14,10 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     return f"; did you mean {by_lower[close[0]]}?" if close else ""
 
 
-def shorten(text: str) -> str:
+def shorten(text: str, longest: int = MAX_SHOWN) -> str:
     """The text on one line, printable, and cut where it would fill the screen."""
     line = "".join(char if char.isprintable() else " " for char in text)
-    return line if len(line) <= MAX_SHOWN else line[: MAX_SHOWN - 3] + "..."
+    return line if len(line) <= longest else line[: longest - 3] + "..."
 
 
 def few(names: Iterable[str], shown: int = 1) -> str:

@@ -84,7 +84,9 @@ def check_targets(
     if not resolved:
         notes.append(f"{spec.where} leaves this model as it is: all that it targets is ignored")
     if isinstance(spec, GPTQSpec) and not _gptq_hooks(modules, resolved):
-        raise RecipeError("finds nothing to quantize in this model: all that it targets is ignored", spec.where)
+        raise RecipeError(
+            "finds nothing to quantize in this model: no Linear is both targeted and not ignored", spec.where
+        )
     return tuple(notes)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from planner.errors import RecipeError
-from planner.hints import did_you_mean, shorten
+from planner.hints import MAX_PATH_SHOWN, did_you_mean, shorten
 
 # Real recipes have a few kB. Aliases can make a small YAML expand without end, so that is counted too.
 MAX_BYTES = 2**20
@@ -52,7 +52,7 @@ def read_recipe(text: str) -> tuple[str, dict[str, Any]]:
     if "\n" in text:
         return "recipe text", _parse(text, "", "recipe text")
     path = Path(text)
-    where = shorten(text)
+    where = shorten(text, MAX_PATH_SHOWN)  # a path that is cut cannot be opened
     return where, _parse(_read(path, where, tuple(shipped)), path.suffix.lower(), where)
 
 

@@ -33,7 +33,7 @@ def build_model(source: ModelSource, job: Job) -> torch.nn.Module:
     """
     check_sizes(source.config, source.name)
     dtype = getattr(torch, job.dtype)
-    with _quiet():
+    with quiet():
         config = _config(source)
         with _explained(source.name, "built"):
             truncate(config, job.layers, job.vision_layers)
@@ -193,7 +193,7 @@ def _explained(name: str, done: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep Python warnings and transformers' log to themselves, and the Hub out of it.
 
     Some configs (timm backbones) look their own up on the Hub when they are made.

@@ -15,6 +15,7 @@ from planner.models.build import (
     num_experts,
     parameter_bytes,
     parameter_count,
+    quiet,
     text_config,
     vision_config,
 )
@@ -32,6 +33,11 @@ from planner.specs import ModuleRef
 LOST_MASK = (
     "LLM Compressor traces this model so that its attention gets no mask while calibrating "
     "(the traced config has no attention implementation): no mask is in memory, and attention is not causal."
+)
+
+CUT_LAYERS = (
+    "Borders run inside the layers: which side of a border a small operation falls on can differ from LLM Compressor's "
+    "choice, by which single steps may be off by a few percent."
 )
 
 # Attributes that tell layers apart without changing what they do.
@@ -227,10 +233,12 @@ class _Loader:
         numbers = {unit.name: unit.structure for unit in self.units if unit.name in set(targets)}
         experts = num_experts(self.config)
         try:
-            with without_lost_masks(self.model, targets) as lost:
+            with quiet(), without_lost_masks(self.model, targets) as lost:
                 tracer = DataflowTracer if self._cuts_layers(targets) else ModelTracer
                 trace = tracer(self.model, numbers, batch, 1 / experts if experts else 0.0).run()
-            return replace(trace, notes=(*trace.notes, LOST_MASK)) if lost else trace
+            notes = [LOST_MASK] if lost else []
+            notes += [CUT_LAYERS] if tracer is DataflowTracer else []
+            return replace(trace, notes=(*trace.notes, *notes))
         except UnsupportedError as error:
             return self._estimate(str(error))
         except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, NotImplementedError) as error:

@@ -109,7 +109,7 @@ def _table(lines: list[Row], columns: _Columns) -> Table:
 
 
 def _cells(line: Row, columns: _Columns) -> list[Text]:
-    gpu_mark = _PEAK if line.is_gpu_peak else _OVER if line.runs_out else " "
+    gpu_mark = (_OVER if line.runs_out else "") + (_PEAK if line.is_gpu_peak else "") or " "
     gpu_style = "bold red" if line.runs_out else "bold yellow" if line.is_gpu_peak else "bold"
     cpu_mark, cpu_style = (_PEAK, "bold yellow") if line.is_cpu_peak else (" ", "bold")
     return [
@@ -157,7 +157,7 @@ def width_of(table: Table) -> int:
 def _legend(lines: list[Row]) -> list[Text]:
     marks = [
         (f"{_PEAK} highest", True),
-        (f"{_OVER} does not fit", any(line.runs_out and not line.is_gpu_peak for line in lines)),
+        (f"{_OVER} does not fit", any(line.runs_out for line in lines)),
         ("~ estimated, see notes", not all(line.exact for line in lines)),
         ("1 GiB is 2^30 bytes", True),
     ]
