@@ -86,6 +86,15 @@ class Aliased(torch.nn.Module):
 
 class UnderAnOpenTest(torch.nn.Module):
     def forward(self, x: Any) -> Any:
+        mask = None
+        if x is not None:
+            function = create_causal_mask
+            mask = function(x)
+        return mask
+
+
+class UnderAnOpenTestThatReturns(torch.nn.Module):
+    def forward(self, x: Any) -> Any:
         if x is not None:
             function = create_causal_mask
             return function(x)
@@ -127,6 +136,7 @@ def other_mask(x: Any) -> Any:
         (Plain, False),  # named in tracing_ignore: wrapped as a whole
         (Aliased, True),
         (UnderAnOpenTest, False),  # the whole `if` is wrapped and runs as it is
+        (UnderAnOpenTestThatReturns, True),  # control flow that leaves the piece is not wrapped
         (UnderAConstantTest, True),
         (InTheBranchNotTaken, False),
         (WithoutMask, False),

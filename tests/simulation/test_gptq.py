@@ -180,9 +180,9 @@ def per_module(rows: int, columns: int, block: int = 128) -> int:
 
 
 def card_for(count: int, targets: Sequence[LinearModule]) -> int:
-    """The smallest card whose free memory takes batches of `count` once the Hessians are there."""
+    """The smallest card whose free memory takes batches of `count` once weights and Hessians are there."""
     rows, columns = targets[0].rows, targets[0].columns
-    held = sum(4 * m.columns**2 + 4 for m in targets)
+    held = sum(m.weight_bytes + 4 * m.columns**2 + 4 for m in targets)
     return held + -(-count * per_module(rows, columns) * 100 // 75)
 
 
@@ -230,6 +230,11 @@ def test_only_equal_shapes_and_schemes_share_a_batch() -> None:
 def test_modules_without_weight_scheme_get_no_hessian() -> None:
     module = toys.linear(scheme=toys.scheme(None))
     _, context = calibrated(toys.gptq(), [module])
+    assert context.ledger.live("gpu") == 0
+
+
+def test_an_embedding_is_never_hooked() -> None:
+    _, context = calibrated(toys.gptq(), [toys.linear(scheme=toys.scheme(W4A16), embedding=True)])
     assert context.ledger.live("gpu") == 0
 
 

@@ -77,6 +77,14 @@ def test_output_observers_take_the_outputs_dtype(context: Context) -> None:
     assert context.ledger.live("gpu") == 2 * 4
 
 
+def test_an_observed_output_is_quantized_and_back_at_once(context: Context) -> None:
+    module = toys.linear(scheme=toys.scheme(CHANNEL, output_activations=toys.static_input()))
+    output, extremes = TOKENS * module.rows * 2, 2 * 2
+    # scaled, rounded and dequantized outputs, and a product beside them
+    assert observed(context, module, 1) == [extremes + 4 * output]
+    assert context.ledger.live("gpu") == extremes
+
+
 @pytest.mark.parametrize("inputs", [None, toys.static_input(strategy="token", dynamic=True, observer=None)])
 def test_weight_only_and_dynamic_schemes_observe_no_activations(context: Context, inputs: QuantArgs | None) -> None:
     module = toys.linear(scheme=toys.scheme(CHANNEL, input_activations=inputs))

@@ -95,9 +95,10 @@ def test_an_unstructured_mask_sorts_all_weights_of_a_block() -> None:
 
 
 def test_the_result_before_lives_until_the_next_one_is_there() -> None:
-    n = 1024
-    one, two = (peaks(toys.sparsegpt(), *(sparse(f"m{i}", n, n) for i in range(count)))["gpu"] for count in (1, 2))
-    weight = n * n * 2
+    rows, n = 2048, 512
+    one, two = (peaks(toys.sparsegpt(), *(sparse(f"m{i}", rows, n) for i in range(count)))["gpu"] for count in (1, 2))
+    weight = rows * n * 2
+    assert weight > 4 * n * n  # the Hessian that waits while the first is pruned
     # the first module's weight and its pruned copy, beside the second module's own peak
     assert two == one + weight + weight
 
@@ -112,8 +113,8 @@ def test_hessians_that_wait_on_the_cpu_are_inverted_there() -> None:
 
 # ---------------------------------------------------------------------- while calibrating, and after
 def test_only_modules_to_be_pruned_get_a_hessian() -> None:
-    _, context = calibrated(toys.sparsegpt(), [toys.linear("other"), sparse("m", columns=100)])
-    assert context.ledger.live_by_kind("gpu") == {"hessian": 4 * 100 * 100}
+    _, context = calibrated(toys.sparsegpt(), [toys.linear("other"), sparse("m", 50, 100)])
+    assert context.ledger.live_by_kind("gpu") == {"hessian": 4 * 100 * 100, "weights": 50 * 100 * 2}
 
 
 @pytest.mark.parametrize("changes", [{}, UNSTRUCTURED, {"preserve_sparsity_mask": True}, {"offload_hessians": True}])
