@@ -51,8 +51,6 @@ def known(case: Case) -> bool:
         (job.pipeline == "datafree" and any(isinstance(spec, GPTQSpec) for spec in recipe.modifiers))
         # the fourth of five batches leaves its inputs behind
         or (job.offload_device == "gpu" and job.batches == 5)
-        # a short last batch is fetched as a whole one
-        or (job.prefetch and job.samples % job.batch_size > 0)
     )
 
 
