@@ -61,7 +61,7 @@ def row(case: Case) -> str:
     """One job as a line of the table."""
     gpu, cpu, rule = gpu_peak(case), cpu_peak(case), predicted(case).rule_of_thumb.gpu_bytes
     cells = [
-        case.model, case.recipe, options(case),
+        case.model_name, case.recipe, options(case),
         f"{gpu.predicted / GIB:.3f}", f"{gpu.measured / GIB:.3f}", _ratio(gpu), f"{worst(case):+.2%}",
         f"{cpu.predicted / GIB:.2f}", f"{cpu.measured / GIB:.2f}", _ratio(cpu),
         f"{rule / gpu.measured:.2f}" if gpu.measured else "none used",

@@ -9,6 +9,7 @@ from planner.job import Job
 from planner.units import GIB
 
 HERE = Path(__file__).parent
+CONFIGS = HERE / "configs"
 RUNS = HERE / "runs"
 RECIPES = HERE / "recipes"
 SHIPPED = HERE.parent.parent / "recipes"
@@ -26,9 +27,13 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def model_name(self) -> str:
+        return Path(self.model).stem if self.model.endswith(".json") else self.model
+
+    @property
     def name(self) -> str:
         words = [f"{key.replace('_', '')}{_word(value)}" for key, value in self.options.items() if key != "samples"]
-        return "-".join([self.model, self.recipe, *words])
+        return "-".join([self.model_name, self.recipe, *words])
 
     @property
     def job(self) -> Job:
@@ -70,6 +75,7 @@ def cases() -> Iterator[Case]:
     yield from _vision()
     yield from _options()
     yield from _families()
+    yield from _corners()
 
 
 def _llama() -> Iterator[Case]:
@@ -155,6 +161,35 @@ def _families() -> Iterator[Case]:
         options={"layers": 3, "samples": 4, "images": 2, "image_size": (448, 336)},
     )
     yield Case(model="gemma-3-27b", recipe="rtn_w8a8_static", options={"layers": 7, "samples": 4, "images": 1})
+
+
+def _corners() -> Iterator[Case]:
+    """Jobs that a review found wrong, and what they now hold fast."""
+    for recipe in ("rtn_nvfp4a16", "gptq_embedding", "gptq_head", "rtn_fp8_outputs"):
+        yield Case(model="llama-3-8b", recipe=recipe, options={**SHORT, "seq_len": 512})
+    short = {"layers": 2, "samples": 15, "batch_size": 8, "seq_len": 1024}
+    yield Case(model="llama-3-8b", recipe="gptq_w4a16", options=short)
+    odd = {"propagate_error": False, "prefetch": True, "samples": 9, "batch_size": 2}
+    yield Case(model="llama-3-8b", recipe="rtn_w8a8_static", options={**SHORT, **odd})
+    # enough samples that what a model returns would show in the cache, if it crossed borders
+    images = {"layers": 1, "samples": 48, "images": 4}
+    yield Case(model="gemma-3-27b", recipe="rtn_w8a8_static", options=images)
+    many = {"layers": 2, "samples": 48, "images": 2, "image_size": (336, 336)}
+    yield Case(model=_config("llava"), recipe="rtn_w8a8_static", options=many)
+    yield Case(
+        model=_config("paligemma"), recipe="gptq_w4a16", options={**SHORT, "images": 1, "image_size": (224, 224)}
+    )
+    large = {"layers": 4, "samples": 3, "images": 1, "image_size": (1408, 1408)}
+    yield Case(model=_config("qwen3-vl"), recipe="rtn_w8a8_static", options=large)
+    yield Case(model=_config("gemma4"), recipe="rtn_w8a8_static", options={"samples": 48, "seq_len": 512})
+    yield Case(model=_config("falcon"), recipe="gptq_w8a8", options=SHORT)
+    parallel = {"sequential_targets": ("Cohere2Attention", "Cohere2MLP")}
+    yield Case(model=_config("cohere2"), recipe="gptq_w4a16", options={**SHORT, "layers": 2, **parallel})
+
+
+def _config(name: str) -> str:
+    """A config of true widths that is no preset."""
+    return str(CONFIGS / f"{name}.json")
 
 
 def _word(value: Any) -> str:

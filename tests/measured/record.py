@@ -43,7 +43,7 @@ def record(case: Case, python: str, meter: str) -> bool:
         if done.returncode or not out.exists():
             print(f"{case.name}: FAILED\n{done.stderr[-3000:]}", file=sys.stderr)
             return False
-        shown = ["meter.py", f"{case.model}/config.json", "--recipe", case.recipe_path.name, *words[3:]]
+        shown = ["meter.py", f"{case.model_name}/config.json", "--recipe", case.recipe_path.name, *words[3:]]
         write(case, " ".join(shown), json.loads(out.read_text()))
     print(f"{case.name}: recorded")
     return True
