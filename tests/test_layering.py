@@ -27,8 +27,7 @@ ROOMS = (
 )
 # Where modules are built and run on tensors without data.
 TORCH_ROOMS = {
-    f"models.{name}"
-    for name in ("build", "dataflow", "experts", "inputs", "load", "recorder", "tracing", "wrapping")
+    f"models.{name}" for name in ("build", "dataflow", "experts", "inputs", "load", "recorder", "tracing", "wrapping")
 }
 HEAVY = {"torch", "transformers", "accelerate", "compressed_tensors"}
 
