@@ -228,10 +228,20 @@ def every_batch_and_block() -> Iterator[None]:
 @EXAMPLES
 @given(strategies.cases())
 def test_skipped_batches_and_blocks_change_no_figure(case: Case) -> None:
+    """But for one: before a short last batch, the whole batch that is skipped may hold a little more on the CPU."""
     assume(not known(case))
-    short = figures(planned(case, fold=False))
+    toy, _, job = case
+    short = planned(case, fold=False)
     with every_batch_and_block():
-        assert figures(planned(case, fold=False)) == short
+        every = planned(case, fold=False)
+    missed = toy.hidden + toy.mask + toy.positions + toy.ids * job.batch_size if job.samples % job.batch_size else 0
+    for shown, true in zip(short.steps, every.steps, strict=True):
+        assert 0 <= true.cpu.peak_bytes - shown.cpu.peak_bytes <= missed
+        assert (shown.gpu.peak_bytes, shown.gpu.peak_allocated_bytes) == (
+            true.gpu.peak_bytes,
+            true.gpu.peak_allocated_bytes,
+        )
+        assert (shown.gpu.end_bytes, shown.cpu.end_bytes) == (true.gpu.end_bytes, true.cpu.end_bytes)
 
 
 @EXAMPLES
