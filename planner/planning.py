@@ -58,7 +58,8 @@ def plan_graph(
 ) -> Plan:
     """Plan a recipe on a model that is built already. Pure: no torch, no files.
 
-    `fold=False` simulates every subgraph, equal or not; the result is the same.
+    `fold=False` simulates every subgraph, equal or not; the bytes are the same (in a data-free plan, folding makes
+    one owner stand for several: `... and 30 more`).
     """
     notes: list[str] = [*graph.notes, *recipe.notes]
     program = make_program(graph, recipe, job, notes)

@@ -61,7 +61,9 @@ class _Loader:
     def __init__(self, source: ModelSource, model: torch.nn.Module, job: Job) -> None:
         self.source, self.model, self.job = source, model, job
         self.config: Any = model.config
-        self.notes: list[str] = [*source.notes, *source.not_loaded]
+        whole = job.layers is None and job.vision_layers is None
+        self.notes: list[str] = [*source.notes]
+        self.notes += [f"Not loaded from the checkpoint: {what}" for what in source.not_loaded if whole]
         self.keys: dict[object, int] = {}
         self.structures: list[Structure] = []
         self.units: list[Unit] = []
@@ -265,15 +267,15 @@ class _Loader:
 
     def _edges(self, trace: ModelTrace) -> Iterator[Edge]:
         """Who makes and who reads what crosses: one edge per pair of units."""
+        names = trace.names()
         grouped: dict[tuple[str, str], list[tuple[str, int]]] = {}
         for segment in trace.segments:
             for number in segment.reads:
                 crossing = trace.crossings[number]
                 if crossing.producer >= 0:
                     source = trace.segments[crossing.producer].target or self.embedding
-                    grouped.setdefault((source, segment.target or self.embedding), []).append(
-                        (crossing.name, crossing.bytes)
-                    )
+                    pair = (source, segment.target or self.embedding)
+                    grouped.setdefault(pair, []).append((names[number], crossing.bytes))
         return (Edge(source=a, target=b, tensors=tuple(tensors)) for (a, b), tensors in grouped.items())
 
 

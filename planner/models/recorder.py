@@ -96,6 +96,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         name = func._overloadpacket.__name__
         inputs = [t for t in _tensors(args) if t.dim() or not t.is_cpu] + list(_tensors(kwargs.values()))
         self._read(inputs)
+        if self._paused and kwargs.get("device") == torch.device("meta"):
+            return self._made(name, func(*args, **kwargs))  # what the tracer makes itself has no values
         answered, value = self._answer(name, args, kwargs)
         if answered:
             return self._made(name, value)

@@ -95,3 +95,14 @@ class ModelTrace:
     notes: tuple[str, ...] = field(default=())
     wrapped: frozenset[str] = frozenset()
     """Modules that a wrapped function calls: `sequential_epoch_end` never sees them."""
+
+    def names(self) -> dict[int, str]:
+        """Names of the crossings, numbered where one segment makes several of a name (cos and sin, two masks)."""
+        alike: dict[tuple[int, str], list[int]] = {}
+        for number, crossing in self.crossings.items():
+            alike.setdefault((crossing.producer, crossing.name), []).append(number)
+        return {
+            number: name if len(numbers) == 1 else f"{name}.{position}"
+            for (_, name), numbers in alike.items()
+            for position, number in enumerate(numbers)
+        }

@@ -81,17 +81,24 @@ class WeightObservers:
         if args is None or module.name in self._statistics:
             return
         context, size = self._context, module.weight_bytes
-        with context.accessed(f"{module.name}.weight", size), context.frame("observer", module.name) as frame:
-            if args.strategy == "block":
-                _flatten_blocks(frame, module, args)
-            count = scale_count(module.rows, module.columns, args)
-            group = module.rows * module.columns // count
-            _statistics(frame, args, observations=1, count=count, group=group, itemsize=module.itemsize)
-            self._statistics[module.name] = [frame.hand_over("min_vals"), frame.hand_over("max_vals")]
+        with context.accessed(f"{module.name}.weight", size):
+            with context.frame("observer", module.label) as frame:
+                if args.strategy == "block":
+                    _flatten_blocks(frame, module, args)
+                count = scale_count(module.rows, module.columns, args)
+                group = module.rows * module.columns // count
+                _statistics(frame, args, observations=1, count=count, group=group, itemsize=module.itemsize)
+                self._statistics[module.name] = [frame.hand_over("min_vals"), frame.hand_over("max_vals")]
             self._multiply(module)
             if args.strategy == "tensor_group":
                 for other in fused:
                     self.observe(other, fused)
+
+    def forget_all(self) -> None:
+        """calibration.py freeze_module_quantization: the observers go, with what statistics they still have."""
+        for handles in self._statistics.values():
+            self._context.ledger.free_all(handles)
+        self._statistics.clear()
 
     def _multiply(self, module: LinearModule) -> None:
         """The statistics of the other modules that this one stands for."""
@@ -105,7 +112,7 @@ class WeightObservers:
         assert module.scheme is not None and module.scheme.weights is not None
         args = module.scheme.weights
         fused = siblings if args.strategy == "tensor_group" else ()
-        with self._context.frame("observer", module.name) as frame:
+        with self._context.frame("observer", module.label) as frame:
             count = scale_count(module.rows, module.columns, args)
             result = calculate_qparams(frame, count, module.itemsize, args)
             self._forget(module.name, fused)

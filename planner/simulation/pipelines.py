@@ -212,7 +212,7 @@ class SequentialPipeline(Pipeline):
 
     def _skip(self, subgraph: Subgraph, batches: int) -> None:
         """Batches that are not shown: each only moves the cache on by the same bytes."""
-        self.cache.delete(subgraph.consumed, batches=batches)
+        self.context.ledger.free_all(self.cache.delete(subgraph.consumed, batches=batches))
         self.cache.update(subgraph.writes, batches=batches)
 
     def _modules(self, run: Run, subgraph: Subgraph) -> list[LinearModule]:

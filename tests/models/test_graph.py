@@ -184,7 +184,7 @@ def test_edges_carry_the_tensors_that_cross() -> None:
     assert into_first["bytes"] - hidden == exported.edges["model.embed_tokens", "model.layers.31"]["bytes"]
 
 
-@pytest.mark.parametrize("model", ["llama-3-8b", "qwen3-30b-a3b", "deepseek-r1"])
+@pytest.mark.parametrize("model", ["llama-3-8b", "qwen3-30b-a3b", "deepseek-r1", "gemma-3-27b"])
 def test_consumed_names_follow_from_the_last_edge_that_carries_a_tensor(model: str) -> None:
     found = graph(model)
     exported, order = found.to_networkx(), [unit.name for unit in found.units]
@@ -195,9 +195,9 @@ def test_consumed_names_follow_from_the_last_edge_that_carries_a_tensor(model: s
     by_edges: dict[str, set[str]] = {}
     for (_, name), target in last.items():
         by_edges.setdefault(target, set()).add(name)
-    crossings = found.trace.crossings
+    crossings, names = found.trace.crossings, found.trace.names()
     for subgraph in cut(found.trace, 1)[1:]:
-        consumed = {crossings[n].name for n in subgraph.consumed if crossings[n].producer >= 0}
+        consumed = {names[n] for n in subgraph.consumed if crossings[n].producer >= 0}
         assert by_edges.get(subgraph.unit, set()) == consumed
 
 

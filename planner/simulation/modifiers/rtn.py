@@ -71,6 +71,10 @@ class QuantizationModel(ModifierModel):
             for name in (f"{module.name}.input", f"{module.name}.output"):
                 self.context.ledger.free_all(self._inputs.pop(name, ()))
 
+    def on_calibration_end(self) -> None:
+        """mixin.py end_calibration: observers are removed."""
+        self.observers.forget_all()
+
     # ------------------------------------------------------------------ compress
     def on_sequential_epoch_end(self, modules: Sequence[LinearModule]) -> None:
         """base.py: activation qparams, then observe every weight, then every weight's qparams."""
