@@ -32,3 +32,13 @@ class UnsupportedError(PlannerError):
 
 class OutputError(PlannerError):
     """The result cannot be written where it was asked to go."""
+
+
+class MeasureError(PlannerError):
+    """A measurement cannot be made here, or a file holds none."""
+
+
+class StoppedError(PlannerError):
+    """The job that was being measured did not come to its end; what was measured is kept."""
+
+    exit_code = 1
