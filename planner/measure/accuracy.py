@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from planner.measure.record import MeasuredStep, Measurement
 from planner.parts import PART_NAMES, gpu_parts
@@ -60,11 +60,13 @@ class Pair(_Record):
     planned: int
     measured: int
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def difference(self) -> int:
         """Bytes that the plan has too much (negative: too few)."""
         return self.planned - self.measured
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def ratio(self) -> float:
         """Planned / measured."""
@@ -138,7 +140,7 @@ def compare(plan: Plan, measurement: Measurement, file: str = "") -> JobAccuracy
     matches, missing = _matches(plan, measurement)
     base = measurement.host.baseline_rss_bytes or 0
     names = [name for name in FIGURES if name != "cpu_process" or base]
-    figures = [figure for name in names if (figure := _figure(name, plan, matches, base)) is not None]
+    figures = [figure for name in names if (figure := _figure(name, matches, base)) is not None]
     return JobAccuracy(
         file=file,
         model=plan.model.name,
@@ -209,13 +211,11 @@ def _numbered(
 # ---------------------------------------------------------------------- figures
 
 
-def _figure(name: FigureName, plan: Plan, matches: Sequence[Match], base: int) -> Figure | None:
+def _figure(name: FigureName, matches: Sequence[Match], base: int) -> Figure | None:
     title, planned, measured = FIGURES[name]
     values = [(mine, step, measured(step, base)) for mine, step in matches]
     pairs = [
-        Pair(
-            where=_where(step), phase=step.phase, planned=max(planned(each) for each in mine), measured=max(value, 0)
-        )
+        Pair(where=_where(step), phase=step.phase, planned=max(planned(each) for each in mine), measured=max(value, 0))
         for mine, step, value in values
         if value is not None
     ]
@@ -226,9 +226,7 @@ def _figure(name: FigureName, plan: Plan, matches: Sequence[Match], base: int) -
     return Figure(
         name=name,
         title=title,
-        peak=Pair(
-            where=highest.where, planned=max(pair.planned for pair in pairs), measured=highest.measured
-        ),
+        peak=Pair(where=highest.where, planned=max(pair.planned for pair in pairs), measured=highest.measured),
         worst=max(off, key=lambda pair: abs(pair.ratio - 1), default=None),
         median_ratio=median(pair.ratio for pair in pairs),
         steps=len(pairs),

@@ -75,6 +75,7 @@ def _from_meter(data: dict[str, Any], path: Path) -> Measurement:
             recipe=recipe,
             job=_meter_job(data["job"]),
             collected=True,
+            progress_bars=False,
             steps=tuple(_meter_step(index, step) for index, step in enumerate(data["steps"])),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -120,3 +121,8 @@ def _meter_step(index: int, step: dict[str, Any]) -> MeasuredStep:
         ),
         cpu=CpuFigures(tensor_bytes=cpu["peak_bytes"], by_kind=cpu["by_kind"]),
     )
+
+
+def recipe_file(recipe: str) -> Path:
+    """The file of a shipped recipe, or the path as given."""
+    return next((info.path for info in list_recipes() if info.name == recipe), Path(recipe))

@@ -51,7 +51,7 @@ def fill(model: torch.nn.Module) -> None:
             if parameter.dim() < 2:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
             else:
-                for piece in parameter.data.view(-1).split(TILE):
+                for piece in torch.split(parameter.data.view(-1), TILE):
                     piece.copy_(tiles[parameter.dtype][: len(piece)])
 
 

@@ -120,6 +120,9 @@ class Measurement(_Record):
     recipe: MeasuredRecipe | None = None
     job: Job | None = None
     collected: bool = Field(default=False, description="Python's garbage collector was run at fixed points")
+    progress_bars: bool = Field(
+        default=True, description="tqdm's bars were on; one keeps a batch while the next is fetched"
+    )
     steps: tuple[MeasuredStep, ...] = ()
     modules: tuple[ModuleMetric, ...] = Field(default=(), description="from a log: one entry per compressed module")
     notes: tuple[str, ...] = ()

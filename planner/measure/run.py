@@ -7,10 +7,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from tqdm.std import tqdm
 
 from planner.job import Job
 from planner.measure.checks import available_bytes, versions
@@ -109,6 +112,7 @@ class _Run:
             recipe=request.recipe,
             job=request.job,
             collected=request.collect,
+            progress_bars=os.environ.get("TQDM_DISABLE", "") in ("", "0"),
             steps=steps,
             notes=request.notes,
         )
@@ -157,13 +161,20 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the library's log and progress bars to themselves. Best before llmcompressor is imported."""
+    """Keep the library's log and progress bars to themselves. Works before llmcompressor is imported.
+
+    The bars must stay switched on: a bar holds the batch before while the next one is fetched, and
+    that is what users' jobs have. TQDM_DISABLE=1 in the environment measures without.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("LLM_COMPRESSOR_LOG_LEVEL", "ERROR")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.getLogger("torch.fx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    with (
+        warnings.catch_warnings(),
+        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+        patch.object(tqdm, "__init__", partialmethod(tqdm.__init__, file=nowhere)),
+    ):
         warnings.simplefilter("ignore")
         yield
 

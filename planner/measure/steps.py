@@ -2,7 +2,7 @@
 
 Version-dependent (llmcompressor 0.14.0.1), and all of that dependence is here. The library calls,
 in this order: `CalibrationPipeline.from_modifiers` (a pipeline run starts), `trace_subgraphs`,
-`LifecycleCallbacks.calibration_start`, `IntermediatesCache.from_dataloader`, then for each subgraph
+`LifecycleCallbacks.calibration_start` (after it the cache is filled), then for each subgraph
 `_get_batches` (calibrate), `sequential_epoch_end` (compress), `_get_batches` (propagate), at last
 `calibration_end` and `post_process`.
 """
@@ -20,6 +20,8 @@ from planner.measure.probes import Sampler
 from planner.measure.record import CpuFigures, GpuFigures, MeasuredPhase, MeasuredStep
 
 COLLECTED_BATCHES = 2
+# What a pipeline does first, once calibration_start has told the modifiers.
+_AFTER_START: dict[str, MeasuredPhase] = {"SequentialPipeline": "prepare", "BasicPipeline": "calibrate"}
 _DESCRIPTION = re.compile(r"\((\d+)/(\d+)\): (\w+)")
 
 OnStep = Callable[[tuple[MeasuredStep, ...]], None]
@@ -53,6 +55,11 @@ class Recorder:
     @property
     def phase(self) -> MeasuredPhase | None:
         return self._place.phase if self._place else None
+
+    @property
+    def subgraph(self) -> tuple[int | None, int | None]:
+        """Number of the subgraph that the job is in, and how many there are."""
+        return (self._place.subgraph, self._place.of) if self._place else (None, None)
 
     def begin(self, phase: MeasuredPhase, subgraph: int | None = None, of: int | None = None) -> None:
         """From here on it is this phase, of the same modifier."""
@@ -150,7 +157,6 @@ class _Watcher:
         self.sequential: Any = importlib.import_module("llmcompressor.pipelines.sequential.pipeline")
         self.callbacks: Any = importlib.import_module("llmcompressor.core").LifecycleCallbacks
         self.registry: Any = importlib.import_module("llmcompressor.pipelines.registry").CalibrationPipeline
-        self.cache: Any = importlib.import_module("llmcompressor.pipelines.cache").IntermediatesCache
         self.recorder, self.collect = recorder, collect
         self.pipeline = ""
 
@@ -158,7 +164,6 @@ class _Watcher:
         """Each wrapped function: whose it is, its name, and what takes its place."""
         for owner, name, wrap in (
             (self.registry, "from_modifiers", self._from_modifiers),
-            (self.cache, "from_dataloader", self._from_dataloader),
             (self.callbacks, "calibration_start", self._calibration_start),
             (self.callbacks, "sequential_epoch_end", self._epoch_end),
             (self.callbacks, "calibration_end", self._calibration_end),
@@ -189,13 +194,6 @@ class _Watcher:
 
         return wrapped
 
-    def _from_dataloader(self, function: Any) -> Any:
-        def wrapped(cls: Any, *values: Any, **named: Any) -> Any:
-            self.recorder.begin("prepare")
-            return function(cls, *values, **named)
-
-        return wrapped
-
     def _get_batches(self, function: Any) -> Any:
         def wrapped(activations: Any, count: int, names: Any, description: str, *rest: Any) -> Iterator[Any]:
             match = _DESCRIPTION.match(description)
@@ -206,20 +204,15 @@ class _Watcher:
                 yield item
                 if self.collect and number < COLLECTED_BATCHES:
                     gc.collect()
-            self._after(int(match[1]), int(match[2]), "compress" if phase == "calibrate" else "between")
+            after: MeasuredPhase = "compress" if phase == "calibrate" else "between"
+            self.recorder.begin(after, int(match[1]), int(match[2]))
 
         return wrapped
-
-    def _after(self, subgraph: int, of: int, phase: MeasuredPhase) -> None:
-        self.recorder.begin(phase, subgraph, of)
 
     def _calibration_start(self, function: Any) -> Any:
         def wrapped(cls: Any, **named: Any) -> Any:
             result = function(cls, **named)
-            if self.pipeline == "BasicPipeline":
-                self.recorder.begin("calibrate")
-            elif self.pipeline != "SequentialPipeline":
-                self.recorder.begin("compress")
+            self.recorder.begin(_AFTER_START.get(self.pipeline, "compress"))
             return result
 
         return wrapped
@@ -229,8 +222,7 @@ class _Watcher:
             if self.pipeline == "BasicPipeline":
                 self.recorder.begin("compress")
             result = function(cls, modules, **named)
-            place = self.recorder._place
-            self.recorder.begin("between", place.subgraph if place else None, place.of if place else None)
+            self.recorder.begin("between", *self.recorder.subgraph)
             return result
 
         return wrapped

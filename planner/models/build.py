@@ -42,7 +42,7 @@ def build_model(source: ModelSource, job: Job) -> torch.nn.Module:
 
 
 def build_on_cpu(source: ModelSource, job: Job) -> Any:
-    """The same model in CPU memory: its weights uninitialised, its buffers computed, attention as transformers picks it.
+    """The same model in CPU memory: weights uninitialised, buffers computed, attention as transformers picks it.
 
     This is what `planner measure` runs; it takes as much memory as the weights when they are written to.
     """
