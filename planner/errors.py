@@ -41,4 +41,6 @@ class MeasureError(PlannerError):
 class StoppedError(PlannerError):
     """The job that was being measured did not come to its end; what was measured is kept."""
 
-    exit_code = 1
+    def __init__(self, message: str, interrupted: bool = False) -> None:
+        super().__init__(message)
+        self.exit_code = 130 if interrupted else 1  # 130: what a shell reports for Ctrl-C

@@ -7,7 +7,7 @@ import typer
 from planner.commands.options import FLAG, JobOptions, OutputOption, takes_job_options
 from planner.commands.output import check_output, write_result
 from planner.commands.progress import Progress
-from planner.errors import JobError, StoppedError
+from planner.errors import JobError, RecipeError, StoppedError, UnsupportedError
 
 if TYPE_CHECKING:
     from planner.job import Job
@@ -63,7 +63,8 @@ def measure(
         typer.Option(
             "--force",
             metavar=FLAG,
-            help="Start although the plan says that memory will not do.",
+            help="Start although the plan says that memory will not do, or there is no plan: "
+            "a modifier that LLM Compressor has and the planner does not.",
             rich_help_panel=MEASURING,
         ),
     ] = False,
@@ -119,29 +120,26 @@ def _write_log(log: str, output: str | None) -> None:
 
 def _measured(
     model: str, recipe: str, job: "Job", *, force: bool, collect: bool, verbose: bool, output: str | None
-) -> "tuple[Plan, Measurement]":
+) -> "tuple[Plan | None, Measurement]":
     """Check, plan, check the plan against the machine, run."""
     from planner.measure.checks import find_card, require_library, require_memory
-    from planner.measure.files import recipe_file, render
+    from planner.measure.files import recipe_file, recipe_text, render
     from planner.models.source import load_source
-    from planner.planning import plan as make_plan
-    from planner.recipe import load_recipe
 
     require_library()
-    load_recipe(recipe)
-    source, path = load_source(model), recipe_file(recipe)
+    source, path, text = load_source(model), recipe_file(recipe), recipe_text(recipe)
     with Progress() as progress:
         card = find_card()
         job = job.model_copy(update={"gpu_memory_bytes": card.total_bytes})
-        plan = make_plan(model, recipe, job, progress=progress.say)
-        if not force:
+        plan = _planned(model, recipe, job, force, progress)
+        if plan is not None and not force:
             require_memory(plan, card)
         from planner.measure.record import MeasuredRecipe
         from planner.measure.run import Request, measure
 
         request = Request(
             source=source,
-            recipe=MeasuredRecipe(name=recipe, text=path.read_text(encoding="utf-8")),
+            recipe=MeasuredRecipe(name=recipe, text=text),
             recipe_path=path,
             job=job,
             card=card,
@@ -156,12 +154,24 @@ def _measured(
         return plan, measure(request, keep, progress.say)
 
 
-def _report(plan: "Plan", result: "Measurement", output: str | None) -> None:
+def _planned(model: str, recipe: str, job: "Job", force: bool, progress: Progress) -> "Plan | None":
+    """The plan of the job; None where it cannot be planned and --force asks to go on all the same."""
+    from planner.planning import plan as make_plan
+
+    try:
+        return make_plan(model, recipe, job, progress=progress.say)
+    except (RecipeError, UnsupportedError) as error:
+        if not force:
+            raise type(error)(f"{error}; --force measures without a plan") from None
+        return None
+
+
+def _report(plan: "Plan | None", result: "Measurement", output: str | None) -> None:
     """The record; where it went to a file, the plan beside it on stdout. A job that stopped is an error."""
     from planner.measure.files import render
 
     write_result(render(result), output)
-    if output is not None:
+    if output is not None and plan is not None and result.steps:
         from planner.commands.common import look
         from planner.measure.accuracy import Accuracy, compare
         from planner.reports.accuracy import render as table
@@ -169,4 +179,4 @@ def _report(plan: "Plan", result: "Measurement", output: str | None) -> None:
         write_result(table(Accuracy(jobs=(compare(plan, result, output),)), **look(None)), None)
     if not result.complete:
         kept = f"the {len(result.steps)} steps before that are in {output or 'the record'}"
-        raise StoppedError(f"{result.stopped}; {kept}")
+        raise StoppedError(f"{result.stopped}; {kept}", interrupted=(result.stopped or "").startswith("interrupted"))

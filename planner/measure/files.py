@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from planner.errors import MeasureError
+from planner.errors import MeasureError, RecipeError
 from planner.job import Job
 from planner.measure.record import (
     Card,
@@ -121,6 +121,14 @@ def _meter_step(index: int, step: dict[str, Any]) -> MeasuredStep:
         ),
         cpu=CpuFigures(tensor_bytes=cpu["peak_bytes"], by_kind=cpu["by_kind"]),
     )
+
+
+def recipe_text(recipe: str) -> str:
+    """The text of that file; RecipeError where it cannot be read."""
+    try:
+        return recipe_file(recipe).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"cannot be read ({getattr(error, 'strerror', None) or error})", recipe) from None
 
 
 def recipe_file(recipe: str) -> Path:

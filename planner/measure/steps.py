@@ -96,8 +96,8 @@ class Recorder:
         )
         if step.phase == "between" and self.steps and not partial and not _higher(step, self.steps[-1]):
             self.steps[-1] = _extended(self.steps[-1], step)
-        else:
-            self.steps.append(step)
+            return
+        self.steps.append(step)
         if self._on_step:
             self._on_step(tuple(self.steps))
 
