@@ -25,7 +25,7 @@ def test_sizes_are_read_with_their_unit(text: str, count: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "80G", "80k", "GiB", "-1GiB", "1e9", "0", "0GiB", "24GiBs", "1,5GB", "nan", "24"])
 def test_what_is_not_a_size_is_refused_by_name(text: str) -> None:
-    with pytest.raises(JobError, match="size|unit"):
+    with pytest.raises(JobError, match=r"size|unit"):
         parse_bytes(text)
 
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from planner.commands.common import look
-from planner.commands.options import RESULT, Format, FormatOption, OutputOption
+from planner.commands.options import RESULT, Format, FormatOption, JobOptions, OutputOption, takes_job_options
 from planner.commands.output import check_output, write_result
 from planner.commands.progress import Progress
 from planner.errors import MeasureError
 
 if TYPE_CHECKING:
+    from planner.job import Job
     from planner.measure.accuracy import Accuracy
     from planner.measure.record import Measurement
     from planner.schema import Plan
@@ -23,7 +24,9 @@ planner accuracy run.json
 planner accuracy tests/measured/gpu/*.json --format markdown"""
 
 
+@takes_job_options()
 def accuracy(
+    options: JobOptions,
     runs: Annotated[
         list[str],
         typer.Argument(
@@ -61,7 +64,9 @@ def accuracy(
     """Plan the jobs that were measured and lay plan beside measurement: at the peak, and step by step.
 
     Ratios are planned / measured. Where they differ, the part or tensor that would explain it is named.
+    The job's options matter only for a run that does not say what its job was: one read from a log.
     """
+    job = options.job()
     check_output(output)
     with Progress() as progress:
         from planner.measure.accuracy import Accuracy, compare
@@ -71,14 +76,13 @@ def accuracy(
         jobs = []
         for run, measurement in measured:
             progress.say(f"planning {run}")
-            jobs.append(compare(_plan(run, measurement, model, recipe), measurement, Path(run).name))
+            jobs.append(compare(_plan(run, measurement, model, recipe, job), measurement, Path(run).name))
         text = _rendered(Accuracy(jobs=tuple(jobs)), format, every_step, output)
     write_result(text, output)
 
 
-def _plan(run: str, measurement: "Measurement", model: str | None, recipe: str | None) -> "Plan":
+def _plan(run: str, measurement: "Measurement", model: str | None, recipe: str | None, job: "Job") -> "Plan":
     """The plan of the measured job: from what the record holds, so that it needs no other file."""
-    from planner.job import Job
     from planner.planning import plan as make_plan
 
     with TemporaryDirectory(prefix="planner_accuracy_") as folder:
@@ -89,7 +93,7 @@ def _plan(run: str, measurement: "Measurement", model: str | None, recipe: str |
             if value is None:
                 raise MeasureError(f"{run}: does not say what was run; name it with {option}")
         assert model and recipe and name
-        plan = make_plan(model, recipe, measurement.job or Job())
+        plan = make_plan(model, recipe, measurement.job or job)
     return plan.model_copy(update={"recipe": name})
 
 

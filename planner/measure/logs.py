@@ -3,8 +3,9 @@ r"""What a finished run's own log tells: time, error and memory of every compres
 llmcompressor 0.14.0.1: utils/metric_logging.py writes METRIC lines after each module; before them,
 modifiers/gptq/base.py says `Quantizing 3 module(s): [names]` and modifiers/pruning/sparsegpt/base.py
 `Sparsifying name using N samples`. logger.py writes them to the console as
-`time | function | LEVEL - message`, to a file as JSON, or, with LLM_COMPRESSOR_LOG_FILE, as loguru
-does by itself. The progress bars on stderr, `(2/33): Calibrating: ...`, tell the subgraph.
+`time | function | LEVEL - message`; with LLM_COMPRESSOR_LOG_FILE everything is in the file twice, as
+JSON and as loguru writes it by itself (entrypoints/oneshot.py adds a second sink). The progress bars
+on stderr, `(2/33): Calibrating: ...`, tell the subgraph.
 """
 
 import json
@@ -21,7 +22,7 @@ MAX_BYTES = 2**30
 
 _MESSAGE = re.compile(r"\|\s*(INFO|METRIC)\s*(?:-|\|[^|]*? -) (.*)")
 _QUANTIZING = re.compile(r"Quantizing \d+ module\(s\): \[(.*)\]")
-_SPARSIFYING = re.compile(r"Sparsifying (\S+) using \d+ samples")
+_SPARSIFYING = re.compile(r"Sparsifying (\S+?)\.? using \d+ samples")
 _TIME = re.compile(r"time ([\d.]+)s")
 _ERROR = re.compile(r"error (\S+)")
 _MEMORY = re.compile(r"Accelerator (\d+) \| usage: ([\d.]+)% \| total memory: ([\d.]+) Gb")
@@ -89,6 +90,8 @@ class _Reader:
     total: int = 0
     device: int = 0
     place: tuple[int | None, int | None] = (None, None)
+    is_json: bool = False
+    """The log has JSON records: its text lines say the same again."""
     _waiting: list[_Entry] = field(default_factory=list)
     _batches: int = 0
     _unnamed: int = 0
@@ -96,8 +99,11 @@ class _Reader:
     def take(self, line: str) -> None:
         for match in _BAR.finditer(line):
             self.place = int(match[1]), int(match[2])
-        if message := _message(line):
-            self._message(message, line)
+        is_json = line.lstrip().startswith("{")
+        if message := _message(line, is_json):
+            self.is_json |= is_json
+            if is_json or not self.is_json:
+                self._message(message, line)
 
     def _message(self, message: str, line: str) -> None:
         if match := _QUANTIZING.match(message):
@@ -169,16 +175,15 @@ class _Reader:
             yield f"{self._unnamed} modules are unnamed: the log holds no INFO lines."
 
 
-def _message(line: str) -> str:
+def _message(line: str, is_json: bool) -> str:
     """The message of an INFO or METRIC line in any of the three formats; empty for every other line."""
-    stripped = line.strip()
-    if stripped.startswith("{"):
+    if is_json:
         try:
-            record = json.loads(stripped)["record"]
+            record = json.loads(line)["record"]
             return str(record["message"]) if record["level"]["name"] in ("INFO", "METRIC") else ""
         except (ValueError, KeyError, TypeError):
             return ""
-    match = _MESSAGE.search(stripped)
+    match = _MESSAGE.search(line.strip())
     return match[2].strip() if match else ""
 
 

@@ -22,7 +22,7 @@ class DeviceProbe(Protocol):
         """Start new peaks."""
 
     def read(self) -> GpuFigures:
-        """Peaks since the last reset, without device_bytes."""
+        """Peaks since the last reset; device_bytes as far as the allocator's books tell."""
 
     def used(self) -> int | None:
         """Bytes in use on the whole card now."""
@@ -42,17 +42,23 @@ class CudaProbe:
         stats = torch.cuda.memory_stats()
         retries = int(stats.get("num_alloc_retries", 0))
         new, self._retries = retries - self._retries, retries
+        reserved = stats.get("reserved_bytes.all.peak")
         return GpuFigures(
             requested_bytes=stats.get("requested_bytes.all.peak"),
             allocated_bytes=stats.get("allocated_bytes.all.peak"),
-            reserved_bytes=stats.get("reserved_bytes.all.peak"),
+            reserved_bytes=reserved,
+            device_bytes=None if reserved is None else reserved + self._outside(stats),
             end_allocated_bytes=stats.get("allocated_bytes.all.current"),
             retries=new,
         )
 
-    def used(self) -> int | None:
+    def used(self) -> int:
         free, total = torch.cuda.mem_get_info()
         return int(total - free)
+
+    def _outside(self, stats: dict[str, int]) -> int:
+        """What the driver gave to anybody but the allocator: context, library handles, other processes."""
+        return self.used() - int(stats["reserved_bytes.all.current"])
 
 
 class NoDevice:
@@ -122,7 +128,7 @@ class Sampler:
         self._probe.reset()
         return Reading(
             seconds=round(seconds, 4),
-            gpu=gpu.model_copy(update={"device_bytes": used}),
+            gpu=gpu.model_copy(update={"device_bytes": _higher(used, gpu.device_bytes)}),
             cpu=CpuFigures(rss_bytes=rss),
         )
 
