@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 EPILOG = """[bold]Examples[/bold]
 
 planner accuracy run.json
-planner accuracy tests/measured/gpu/*.json --format markdown"""
+planner accuracy run.json --every-step --format markdown"""
 
 
 @takes_job_options()

@@ -112,7 +112,7 @@ class _Run:
             recipe=request.recipe,
             job=request.job,
             collected=request.collect,
-            progress_bars=os.environ.get("TQDM_DISABLE", "") in ("", "0"),
+            progress_bars=not os.environ.get("TQDM_DISABLE"),
             steps=steps,
             notes=request.notes,
         )

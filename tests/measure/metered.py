@@ -44,7 +44,6 @@ def main(arguments: list[str]) -> int:
     size, *words = arguments
     fakecuda.install(shape=True, total_bytes=int(float(size) * GIB))
     answer_as_cuda()
-    os.environ["TQDM_DISABLE"] = "1"
     import kernels  # type: ignore[import-not-found]
 
     kernels.claim_triton()
