@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from planner.commands.common import look
-from planner.commands.options import RESULT, Format, FormatOption, JobOptions, OutputOption, takes_job_options
+from planner.commands.options import FLAG, RESULT, Format, FormatOption, JobOptions, OutputOption, takes_job_options
 from planner.commands.output import check_output, write_result
 from planner.commands.progress import Progress
 from planner.errors import MeasureError
@@ -24,40 +24,46 @@ planner accuracy run.json
 planner accuracy run.json --every-step --format markdown"""
 
 
+RunsArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RUN...",
+        show_default=False,
+        help="What `planner measure` wrote (also from a log), or the meter's JSON.",
+    ),
+]
+OtherModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        show_default=False,
+        help="Plan this model; needed where the run does not say which it was (a log).",
+    ),
+]
+OtherRecipeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        "-r",
+        metavar="RECIPE",
+        show_default=False,
+        help="Plan this recipe; needed where the run does not say which it was.",
+    ),
+]
+EveryStepOption = Annotated[
+    bool,
+    typer.Option("--every-step", metavar=FLAG, help="Also a line for every step.", rich_help_panel=RESULT),
+]
+
+
 @takes_job_options()
 def accuracy(
     options: JobOptions,
-    runs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="RUN...",
-            show_default=False,
-            help="What `planner measure` wrote (also from a log), or the meter's JSON.",
-        ),
-    ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            metavar="MODEL",
-            show_default=False,
-            help="Plan this model; needed where the run does not say which it was (a log).",
-        ),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            "--recipe",
-            "-r",
-            metavar="RECIPE",
-            show_default=False,
-            help="Plan this recipe; needed where the run does not say which it was.",
-        ),
-    ] = None,
-    every_step: Annotated[
-        bool,
-        typer.Option("--every-step", metavar=" ", help="Also a line for every step.", rich_help_panel=RESULT),
-    ] = False,
+    runs: RunsArgument,
+    model: OtherModelOption = None,
+    recipe: OtherRecipeOption = None,
+    every_step: EveryStepOption = False,
     format: FormatOption = "table",
     output: OutputOption = None,
 ) -> None:

@@ -23,6 +23,64 @@ planner measure --log llmcompressor.log -o run.json
 planner accuracy run.json"""
 
 
+MeasuredModelArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL",
+        show_default=False,
+        help="A preset, a config.json or a folder holding one, or a Hugging Face Hub id. Weights are random.",
+    ),
+]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        "-r",
+        metavar="RECIPE",
+        show_default=False,
+        help="A shipped recipe or a recipe file that LLM Compressor accepts.",
+    ),
+]
+LogOption = Annotated[
+    str | None,
+    typer.Option(
+        "--log",
+        metavar="FILE",
+        show_default=False,
+        help="Run nothing: read the log of a finished LLM Compressor run, as far as it goes.",
+        rich_help_panel=MEASURING,
+    ),
+]
+ForceOption = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        metavar=FLAG,
+        help="Start although the plan says that memory will not do, or there is no plan: "
+        "a modifier that LLM Compressor has and the planner does not.",
+        rich_help_panel=MEASURING,
+    ),
+]
+CollectOption = Annotated[
+    bool,
+    typer.Option(
+        "--collect",
+        metavar=FLAG,
+        help="Run Python's garbage collector after the first batches of each pass, so that peaks repeat.",
+        rich_help_panel=MEASURING,
+    ),
+]
+VerboseOption = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        metavar=FLAG,
+        help="Show LLM Compressor's log and progress bars.",
+        rich_help_panel=MEASURING,
+    ),
+]
+
+
 @takes_job_options(
     *("samples", "seq_len", "batch_size", "images", "image_size", "pipeline", "sequential_targets"),
     *("targets_per_subgraph", "offload_device", "no_propagate_error", "prefetch", "no_calibrate_all_experts"),
@@ -30,62 +88,12 @@ planner accuracy run.json"""
 )
 def measure(
     options: JobOptions,
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL",
-            show_default=False,
-            help="A preset, a config.json or a folder holding one, or a Hugging Face Hub id. Weights are random.",
-        ),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            "--recipe",
-            "-r",
-            metavar="RECIPE",
-            show_default=False,
-            help="A shipped recipe or a recipe file that LLM Compressor accepts.",
-        ),
-    ] = None,
-    log: Annotated[
-        str | None,
-        typer.Option(
-            "--log",
-            metavar="FILE",
-            show_default=False,
-            help="Run nothing: read the log of a finished LLM Compressor run, as far as it goes.",
-            rich_help_panel=MEASURING,
-        ),
-    ] = None,
-    force: Annotated[
-        bool,
-        typer.Option(
-            "--force",
-            metavar=FLAG,
-            help="Start although the plan says that memory will not do, or there is no plan: "
-            "a modifier that LLM Compressor has and the planner does not.",
-            rich_help_panel=MEASURING,
-        ),
-    ] = False,
-    collect: Annotated[
-        bool,
-        typer.Option(
-            "--collect",
-            metavar=FLAG,
-            help="Run Python's garbage collector after the first batches of each pass, so that peaks repeat.",
-            rich_help_panel=MEASURING,
-        ),
-    ] = False,
-    verbose: Annotated[
-        bool,
-        typer.Option(
-            "--verbose",
-            metavar=FLAG,
-            help="Show LLM Compressor's log and progress bars.",
-            rich_help_panel=MEASURING,
-        ),
-    ] = False,
+    model: MeasuredModelArgument = None,
+    recipe: RecipeOption = None,
+    log: LogOption = None,
+    force: ForceOption = False,
+    collect: CollectOption = False,
+    verbose: VerboseOption = False,
     output: OutputOption = None,
 ) -> None:
     """Run the job for real on this machine's accelerator, with random weights, and record every step.
