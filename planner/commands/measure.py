@@ -98,7 +98,7 @@ def measure(
 ) -> None:
     """Run the job for real on this machine's accelerator, with random weights, and record every step.
 
-    Needs the extra `planner[measure]` and a GPU. --layers 2 or 3 tells as much as the whole depth:
+    Needs the extra `measure` and a GPU. --layers 2 or 3 tells as much as the whole depth:
     widths stay true. The record, JSON, goes to --output after every step, or to stdout at the end.
     """
     if log is not None:
