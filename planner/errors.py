@@ -32,3 +32,15 @@ class UnsupportedError(PlannerError):
 
 class OutputError(PlannerError):
     """The result cannot be written where it was asked to go."""
+
+
+class MeasureError(PlannerError):
+    """A measurement cannot be made here, or a file holds none."""
+
+
+class StoppedError(PlannerError):
+    """The job that was being measured did not come to its end; what was measured is kept."""
+
+    def __init__(self, message: str, interrupted: bool = False) -> None:
+        super().__init__(message)
+        self.exit_code = 130 if interrupted else 1  # 130: what a shell reports for Ctrl-C

@@ -36,7 +36,7 @@ def shown_commands() -> list[str]:
     for page in PAGES:
         for block in re.findall(r"```(?:console|sh|text)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
             for line in block.splitlines():
-                match = re.match(r"(?:\$ | )?(planner (?:plan|compare|graph|models|recipes)\b.*)", line)
+                match = re.match(r"(?:\$ | )?(planner (?:plan|compare|graph|accuracy|models|recipes)\b.*)", line)
                 if match and "[OPTIONS]" not in line:
                     found.setdefault(match[1].strip())
     return list(found)

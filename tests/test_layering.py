@@ -14,12 +14,12 @@ ROOT = Path(__file__).parent.parent / "planner"
 ROOMS = (
     ("errors", "units", "hints", "parts"),
     ("job", "specs"),
-    ("schema", "models.traces", "models.graph", "models.source"),
+    ("schema", "models.traces", "models.graph", "models.source", "measure.record"),
     ("recipe", "recipe_files", "schemes", "matching", "rule_of_thumb", "simulation"),
     ("models",),
     ("binding", "record"),
     ("planning",),
-    ("advice",),
+    ("advice", "measure"),
     ("reports",),
     ("commands",),
     ("cli",),
@@ -29,7 +29,9 @@ ROOMS = (
 TORCH_ROOMS = {
     f"models.{name}" for name in ("build", "dataflow", "experts", "inputs", "load", "recorder", "tracing", "wrapping")
 }
-HEAVY = {"torch", "transformers", "accelerate", "compressed_tensors"}
+# Where the real library runs on real tensors: reached from `planner measure` alone.
+MEASURE_ROOMS = {f"measure.{name}" for name in ("checks", "model", "probes", "run", "steps")}
+HEAVY = {"llmcompressor", "torch", "transformers", "accelerate", "compressed_tensors"}
 
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
 
@@ -93,7 +95,7 @@ def test_no_arrow_points_up(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_torch_is_imported_in_its_own_rooms_only(path: Path) -> None:
-    if name_of(path) in TORCH_ROOMS:
+    if name_of(path) in TORCH_ROOMS | MEASURE_ROOMS:
         return
     found = [(module, line) for module, line in imports(top_level(parse(path))) if module.split(".")[0] in HEAVY]
     assert not found, f"{path.name} is a pure room, and imports {found}"
@@ -105,8 +107,17 @@ def test_models_are_built_for_a_plan_alone(path: Path) -> None:
     allowed = TORCH_ROOMS if own == "planning" or own.startswith("models.") else set()
     if own == "commands.graph":
         allowed = {"models.load"}
+    if own in MEASURE_ROOMS:
+        allowed = {"models.build", "models.inputs"}
     reached = {module.removeprefix("planner.") for module, _ in imports(parse(path))} & TORCH_ROOMS
     assert reached <= allowed, f"planner.{own} reaches into {reached}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_the_library_is_run_for_a_measurement_alone(path: Path) -> None:
+    own = name_of(path)
+    reached = {module.removeprefix("planner.") for module, _ in imports(parse(path))} & MEASURE_ROOMS
+    assert not reached or own == "commands.measure" or own in MEASURE_ROOMS, f"planner.{own} reaches into {reached}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -122,7 +133,9 @@ def test_no_function_is_too_long_to_read(path: Path) -> None:
 
 
 def test_pure_rooms_bring_no_torch_when_they_are_imported() -> None:
-    pure = [f"planner.{name_of(path)}" for path in FILES if name_of(path) not in TORCH_ROOMS | {"__main__"}]
+    pure = [
+        f"planner.{name_of(path)}" for path in FILES if name_of(path) not in TORCH_ROOMS | MEASURE_ROOMS | {"__main__"}
+    ]
     code = f"""
 import importlib, sys
 for name in {pure!r}:

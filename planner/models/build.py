@@ -31,20 +31,41 @@ def build_model(source: ModelSource, job: Job) -> torch.nn.Module:
     `--layers` and `--vision-layers` are applied. Experts stay fused (see experts.py). Anything that
     keeps transformers from building the model becomes a ModelError with its reason.
     """
-    check_sizes(source.config, source.name)
-    dtype = getattr(torch, job.dtype)
     with quiet():
-        config = _config(source)
+        config = model_config(source, job)
         with _explained(source.name, "built"):
-            truncate(config, job.layers, job.vision_layers)
-            for part in (config, text_config(config), vision_config(config)):
-                if part is not None:
-                    part.dtype = dtype
-            model = _uninitialised(config, dtype, source.name)
+            model = _uninitialised(config, getattr(torch, job.dtype), source.name)
     # llmcompressor utils/helpers.py use_eager_attention sets this for the whole calibration; the
     # setter of transformers' PreTrainedConfig passes it on to the configs of the model's parts.
     model.config._attn_implementation = "eager"
     return cast(torch.nn.Module, model)
+
+
+def build_on_cpu(source: ModelSource, job: Job) -> Any:
+    """The same model in CPU memory: weights uninitialised, buffers computed, attention as transformers picks it.
+
+    This is what `planner measure` runs; it takes as much memory as the weights when they are written to.
+    """
+    from transformers.initialization import no_init_weights
+
+    with quiet():
+        config = model_config(source, job)
+        with _explained(source.name, "built"), _default_dtype(getattr(torch, job.dtype)), no_init_weights():
+            model = _auto_class(config, source.name).from_config(config)
+    model.tie_weights()
+    return model.eval()
+
+
+def model_config(source: ModelSource, job: Job) -> Any:
+    """The transformers config that a job's model is built from: cut to its layers, in its dtype."""
+    check_sizes(source.config, source.name)
+    config = _config(source)
+    with _explained(source.name, "built"):
+        truncate(config, job.layers, job.vision_layers)
+        for part in (config, text_config(config), vision_config(config)):
+            if part is not None:
+                part.dtype = getattr(torch, job.dtype)
+    return config
 
 
 def text_config(config: Any) -> Any:
@@ -153,13 +174,8 @@ def _uninitialised(config: Any, dtype: torch.dtype, name: str) -> Any:
     from transformers.initialization import no_init_weights
 
     auto = _auto_class(config, name)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with init_empty_weights(include_buffers=True), no_init_weights():
-            model = auto.from_config(config)
-    finally:
-        torch.set_default_dtype(before)
+    with _default_dtype(dtype), init_empty_weights(include_buffers=True), no_init_weights():
+        model = auto.from_config(config)
     model.tie_weights()
     return model.eval()
 
@@ -176,6 +192,17 @@ def _auto_class(config: Any, name: str) -> Any:
         f"{name}: transformers has neither a causal language model nor an image-text-to-text model "
         f"of model_type {config.model_type!r}"
     )
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Tensors made inside have this type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @contextmanager

@@ -1,0 +1,116 @@
+"""Plans beside measurements, as tables, JSON and markdown."""
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from planner.measure.accuracy import Accuracy, Figure, JobAccuracy, Pair
+from planner.reports.markdown import escape, markdown_table
+from planner.reports.numbers import decimals_for, number
+from planner.reports.summary import gib
+from planner.reports.table import draw, pairs, ruled_table
+
+TITLES = ("figure, in GiB", "planned", "measured", "ratio", "peak in", "worst step", "ratio", "median", "equal")
+_RIGHT = (False, True, True, True, False, False, True, True, True)
+_STEP_TITLES = ("step, in GiB", "planned", "measured", "ratio")
+_STEP_RIGHT = (False, True, True, True)
+_EQUAL = "equal: steps within 1 % or 4 MiB   ratio: planned / measured   1 GiB is 2^30 bytes"
+
+
+def render(accuracy: Accuracy, *, steps: bool = False, width: int | None = None, color: bool = False) -> str:
+    """A block per job: where the plan is right and where not. `steps`: every step of every figure."""
+    parts: list[RenderableType] = []
+    for job in accuracy.jobs:
+        parts += [pairs(_header(job)), Text(), _table(TITLES, _RIGHT, _cells(job.figures))]
+        if steps:
+            for figure in job.figures:
+                parts += [Text(), Text(figure.title, style="bold")]
+                parts.append(_table(_STEP_TITLES, _STEP_RIGHT, _step_cells(figure)))
+        parts += [Text(), pairs(_remarks(job)), Text()]
+    parts.append(Text(_EQUAL, style="dim"))
+    return draw(Group(*parts), width=width, color=color)
+
+
+def render_markdown(accuracy: Accuracy, *, steps: bool = False) -> str:
+    """The same to paste."""
+    return "\n\n".join(part for job in accuracy.jobs for part in _markdown(job, steps)) + "\n"
+
+
+def render_json(accuracy: Accuracy) -> str:
+    """The Accuracy record."""
+    return accuracy.model_dump_json(indent=1) + "\n"
+
+
+def _markdown(job: JobAccuracy, steps: bool) -> Iterator[str]:
+    yield f"### {escape(job.model)}, {escape(job.recipe)}"
+    yield "\n".join(f"- {name}: {text}" for name, text in _header(job)[2:])
+    yield markdown_table(TITLES, _RIGHT, [[escape(cell) for cell in line] for line in _cells(job.figures)])
+    if steps:
+        for figure in job.figures:
+            yield f"{figure.title}:"
+            yield markdown_table(_STEP_TITLES, _STEP_RIGHT, [list(map(escape, line)) for line in _step_cells(figure)])
+    if remarks := _remarks(job):
+        yield "\n".join(f"- {name}: {text}" if name else f"- {text}" for name, text in remarks)
+
+
+def _header(job: JobAccuracy) -> list[tuple[str, str]]:
+    lines = [
+        ("model", job.model),
+        ("recipe", job.recipe),
+        ("measured", f"{job.file or 'job'}, on {job.card} ({job.source})"),
+    ]
+    return lines if job.complete else [*lines, ("stopped", job.stopped or "not complete")]
+
+
+def _cells(figures: Sequence[Figure]) -> list[list[str]]:
+    return [_figure(figure) for figure in figures]
+
+
+def _figure(figure: Figure) -> list[str]:
+    worst = figure.worst
+    return [
+        figure.title,
+        *_numbers(figure.peak),
+        figure.peak.where,
+        worst.where if worst else "none differs",
+        ratio(worst.ratio) if worst else "-",
+        ratio(figure.median_ratio),
+        f"{figure.equal}/{figure.steps}",
+    ]
+
+
+def _step_cells(figure: Figure) -> list[list[str]]:
+    return [[pair.where, *_numbers(pair)] for pair in figure.pairs]
+
+
+def _numbers(pair: Pair) -> list[str]:
+    decimals = decimals_for(max(pair.planned, pair.measured))
+    return [number(pair.planned, decimals), number(pair.measured, decimals), ratio(pair.ratio)]
+
+
+def ratio(value: float) -> str:
+    """Three decimals; `-` where nothing was measured and something planned."""
+    return "-" if value == float("inf") else f"{value:.3f}"
+
+
+def _remarks(job: JobAccuracy) -> list[tuple[str, str]]:
+    lines = [
+        (
+            f"{suspect.text} ({suspect.phase}, {suspect.steps} step{'s' * (suspect.steps > 1)}, "
+            f"{gib(abs(suspect.difference))} at most, in {suspect.where})"
+        )
+        for suspect in job.suspects
+    ]
+    found = [("suspects" if place == 0 else "", text) for place, text in enumerate(lines)]
+    found += [("not planned", f"{u.title}: {gib(u.peak_bytes)} in {u.where}") for u in job.unplanned]
+    return [*found, *(("note", note) for note in job.notes)]
+
+
+def _table(titles: Sequence[str], right: Sequence[bool], cells: Sequence[Sequence[str]]) -> RenderableType:
+    table = ruled_table()
+    for title, is_number in zip(titles, right, strict=True):
+        table.add_column(title, justify="right" if is_number else "left", overflow="fold", no_wrap=is_number)
+    for line in cells:
+        table.add_row(*(Text(cell) for cell in line))
+    return table

@@ -1,0 +1,1 @@
+"""Measurements on a real CUDA GPU: `python -m tests.measured.gpu.run`."""
