@@ -64,8 +64,8 @@ class _Run:
         self.versions = versions()
 
     def measure(self) -> Measurement:
-        quiet = _verbose if self.request.verbose else quiet
-        with quiet(), Sampler(self.probe) as sampler:
+        output = _verbose if self.request.verbose else _quiet
+        with output(), Sampler(self.probe) as sampler:
             recorder = Recorder(sampler, self._on_step)
             stopped = None
             try:
@@ -160,7 +160,7 @@ def _reason(error: BaseException) -> str:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Keep the library's log and progress bars to themselves. Works before llmcompressor is imported.
 
     The bars must stay switched on: a bar holds the batch before while the next one is fetched, and
