@@ -87,7 +87,7 @@ def test_a_file_that_is_not_there_is_refused() -> None:
 def test_the_meters_runs_are_read_with_the_job_that_was_asked_for(case: Case) -> None:
     measurement = read_measurement(str(case.recorded))
     assert measurement.job == case.job
-    assert (measurement.model or MeasuredModel(name="")).name == case.model
+    assert (measurement.model or MeasuredModel(name="")).name == case.model_name
     assert (measurement.recipe or MeasuredRecipe(name="")).name.removesuffix(".yaml") == case.recipe
     assert all(step.gpu.requested_bytes is not None for step in measurement.steps)
 

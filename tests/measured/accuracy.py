@@ -33,6 +33,10 @@ The counting device cannot see what CUDA libraries allocate inside C++ (cuBLAS a
 workspaces), the caching allocator's reserve, or the CUDA context: leave room for them, about 1 GiB.
 Temporaries that PyTorch's own CUDA kernels take (the kind `cuda_workspace`) are modelled in both.
 
+Progress bars were off. With them on, which is the default, Python's `enumerate` and tqdm between them hold
+the inputs of one more batch now and then (26,230,784 B for a 2,048-token sample of Llama-3-8B, 1.4 % of
+its propagate step): `planner measure` sees it, these plans leave it out.
+
 Over {count} jobs and {steps} steps: {exact} steps are equal to the byte or within 64 bytes of it, the
 worst step is off by {worst:.2%}, the worst CPU peak by {worst_cpu:.2%}.
 
