@@ -101,10 +101,7 @@ class Toy:
         sizes[POSITIONS] = ("positions", self.positions, 0, last)
         for index in range(self.layers):
             sizes[HIDDEN + index] = ("hidden_states", self.hidden, index, index + 1)
-        return {
-            n: Crossing(n, name, size, size, n, made, read, n != POSITIONS)
-            for n, (name, size, made, read) in sizes.items()
-        }
+        return {n: Crossing(n, name, size, made, read, n != POSITIONS) for n, (name, size, made, read) in sizes.items()}
 
     def _head(self) -> Segment:
         events = (

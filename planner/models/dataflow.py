@@ -36,7 +36,6 @@ class _Value:
     storage: int
     """Id of the allocation behind it; -1 for a calibration input or a parameter."""
     bytes: int
-    storage_bytes: int
     batched: bool
 
 
@@ -189,7 +188,7 @@ class DataflowTracer(ModelTracer):
         nbytes = tensor.numel() * tensor.element_size()
         storage = self.recorder.ids.get(storage_key(tensor), -1)
         batched = tensor.dim() > 0 and tensor.shape[0] % self._batch_size() == 0
-        return _Value(storage, nbytes, tensor.untyped_storage().nbytes(), batched)
+        return _Value(storage, nbytes, batched)
 
     # ------------------------------------------------------------------ the cut
     def graph(self) -> Any:
@@ -245,8 +244,6 @@ class DataflowTracer(ModelTracer):
             id=number,
             name=self.nodes[maker].name,
             bytes=value.bytes,
-            storage_bytes=value.storage_bytes,
-            storage=value.storage,
             producer=-1 if is_input else producer,
             last_reader=max(0, last),
             batched=value.batched,

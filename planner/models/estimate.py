@@ -47,11 +47,9 @@ class _Estimate:
     def _crossings(self, count: int) -> dict[int, Crossing]:
         """0: the tokens; 1 on: the hidden states between one unit and the next."""
         tokens = 2 * self.tokens * TOKEN_BYTES
-        crossings = {0: Crossing(0, "input_ids", tokens, tokens, 0, -1, max(0, count))}
+        crossings = {0: Crossing(0, "input_ids", tokens, -1, max(0, count))}
         for index in range(count):
-            crossings[1 + index] = Crossing(
-                1 + index, "hidden_states", self.hidden, self.hidden, 1 + index, index, index + 1
-            )
+            crossings[1 + index] = Crossing(1 + index, "hidden_states", self.hidden, index, index + 1)
         return crossings
 
     def _head(self, feeds: bool) -> Segment:

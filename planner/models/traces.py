@@ -50,10 +50,6 @@ class Crossing:
     name: str
     bytes: int
     """Bytes of the copy in the cache: numel * itemsize of what is passed."""
-    storage_bytes: int
-    """Bytes of the storage behind it on the GPU: more than `bytes` when it is a view."""
-    storage: int
-    """Crossings with equal numbers share one storage."""
     producer: int
     """Index of the segment that makes it; -1 for the calibration batch."""
     last_reader: int

@@ -274,7 +274,7 @@ class ModelTracer:
         number = len(self.crossings)
         self._owners[key] = (-1, number)
         nbytes = tensor.numel() * tensor.element_size()
-        self.crossings[number] = Crossing(number, name, nbytes, nbytes, number, -1, 0)
+        self.crossings[number] = Crossing(number, name, nbytes, -1, 0)
         self._crossing_ids[(-1, number)] = number
         self.segments[0].reads[number] = None
 
@@ -292,9 +292,9 @@ class ModelTracer:
         geometry = () if owner[0] < 0 else (int(tensor.storage_offset()), tuple(tensor.shape))
         number = self._crossing_ids.setdefault((*owner, *geometry), len(self.crossings))
         if number == len(self.crossings):
-            nbytes, storage = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
+            nbytes = tensor.numel() * tensor.element_size()
             batched = tensor.dim() > 0 and tensor.shape[0] % self._batch_size() == 0
-            self.crossings[number] = Crossing(number, name, nbytes, storage, number, owner[0], owner[0], batched)
+            self.crossings[number] = Crossing(number, name, nbytes, owner[0], owner[0], batched)
             self.segments[owner[0]].writes[number] = owner[1]
         self.segments[-1].reads[number] = None
 

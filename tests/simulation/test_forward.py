@@ -39,7 +39,7 @@ def small_trace(*segments: Segment, crossings: dict[int, Crossing]) -> ModelTrac
 
 
 def crossing(number: int, size: int, producer: int, last_reader: int) -> Crossing:
-    return Crossing(number, f"value {number}", size, size, number, producer, last_reader)
+    return Crossing(number, f"value {number}", size, producer, last_reader)
 
 
 # ---------------------------------------------------------------------- one subgraph

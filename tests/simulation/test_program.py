@@ -73,7 +73,7 @@ def test_a_subgraph_of_many_targets_names_the_first_four() -> None:
 
 
 def test_a_value_of_the_batch_may_be_read_late() -> None:
-    crossings = {0: Crossing(0, "late", 8, 8, 0, -1, 2)}
+    crossings = {0: Crossing(0, "late", 8, -1, 2)}
     segments = tuple(Segment(i, f"t{i}" if i else "", i, (), (0,) if i == 2 else (), ()) for i in range(3))
     head, middle, last = cut(ModelTrace(segments, crossings, 8, 8), 1)
     assert (head.consumed, middle.consumed, last.consumed) == ((), (), (0,))
