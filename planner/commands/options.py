@@ -211,7 +211,7 @@ def takes_job_options(*names: str) -> Callable[[Callable[..., None]], Callable[.
             command(options=JobOptions(**{name: values.pop(name) for name in chosen}), **values)
 
         parameters = _parameters(command, chosen)
-        with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
         with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         with_options.__doc__, with_options.__name__ = command.__doc__, command.__name__
         return with_options

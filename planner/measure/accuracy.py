@@ -60,13 +60,13 @@ class Pair(_Record):
     planned: int
     measured: int
 
-    @computed_field  # type: ignore[prop-decorator]
+    @computed_field  # type: ignore[prop-decorator]  # pydantic's documented form
     @property
     def difference(self) -> int:
         """Bytes that the plan has too much (negative: too few)."""
         return self.planned - self.measured
 
-    @computed_field  # type: ignore[prop-decorator]
+    @computed_field  # type: ignore[prop-decorator]  # pydantic's documented form
     @property
     def ratio(self) -> float:
         """Planned / measured."""

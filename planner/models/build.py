@@ -170,7 +170,7 @@ def _uninitialised(config: Any, dtype: torch.dtype, name: str) -> Any:
     include_buffers makes accelerate use torch's meta device context. Without it each parameter is
     allocated for real first: 30 GB for one fused experts tensor of DeepSeek-V3.
     """
-    from accelerate import init_empty_weights  # type: ignore[import-untyped]
+    from accelerate import init_empty_weights  # type: ignore[import-untyped]  # no stubs
     from transformers.initialization import no_init_weights
 
     auto = _auto_class(config, name)

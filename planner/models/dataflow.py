@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 from planner.models.inputs import CalibrationBatch
 from planner.models.recorder import storage_key
 from planner.models.traces import Crossing, Event, ModelTrace, Segment
-from planner.models.tracing import HalfSoftmax, ModelTracer, _patched_forward
+from planner.models.tracing import HalfSoftmax, ModelTracer, patched_forward
 from planner.models.wrapping import ancestors
 
 _AUGMENTED = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "and", "or", "matmul")}
@@ -92,12 +92,12 @@ class DataflowTracer(ModelTracer):
         """Module hooks see no keyword arguments: leaf modules note what they read themselves."""
         head = self._output_head()
         if head is not None:
-            yield _patched_forward(head, self._meta_head(head))
+            yield patched_forward(head, self._meta_head(head))
         for module in self.model.modules():
             if id(module) in self._ancestors | self._containers:
                 for child in module.children():
                     if id(child) not in self._ancestors | self._containers:
-                        yield _patched_forward(child, self._leaf_forward(child))
+                        yield patched_forward(child, self._leaf_forward(child))
         yield self._hooks()
         yield HalfSoftmax()
 

@@ -104,10 +104,10 @@ class ModelTracer:
     def _patches(self) -> Iterator[Any]:
         head = self._output_head()
         if head is not None:
-            yield _patched_forward(head, self._meta_head(head))
+            yield patched_forward(head, self._meta_head(head))
         for name in self.targets:
             module = self.model.get_submodule(name)
-            yield _patched_forward(module, self._target_forward(name, module))
+            yield patched_forward(module, self._target_forward(name, module))
         yield self._hooks()
         yield HalfSoftmax()
 
@@ -382,7 +382,8 @@ def _leaf_name(path: Sequence[Any]) -> str:
 
 
 @contextmanager
-def _patched_forward(module: torch.nn.Module, forward: Any) -> Iterator[None]:
+def patched_forward(module: torch.nn.Module, forward: Any) -> Iterator[None]:
+    """The module runs `forward` inside the block; a patch that was there before comes back after it."""
     before = module.__dict__.get("forward")
     module.forward = forward
     try:

@@ -87,7 +87,7 @@ class WeightObservers:
                     _flatten_blocks(frame, module, args)
                 count = scale_count(module.rows, module.columns, args)
                 group = module.rows * module.columns // count
-                _statistics(frame, args, observations=1, count=count, group=group, itemsize=module.itemsize)
+                observed_range(frame, args, observations=1, count=count, group=group, itemsize=module.itemsize)
                 self._statistics[module.name] = [frame.hand_over("min_vals"), frame.hand_over("max_vals")]
             self._multiply(module)
             if args.strategy == "tensor_group":
@@ -147,7 +147,7 @@ def _flatten_blocks(frame: Frame, module: LinearModule, args: QuantArgs) -> None
     frame.assign("weight in blocks", rows * columns * module.itemsize)
 
 
-def _statistics(frame: Frame, args: QuantArgs, *, observations: int, count: int, group: int, itemsize: int) -> None:
+def observed_range(frame: Frame, args: QuantArgs, *, observations: int, count: int, group: int, itemsize: int) -> None:
     """Leave min_vals and max_vals in `frame`."""
     if args.observer in MSE:
         _mse_statistics(frame, args, observations, count, group, itemsize)

@@ -7,7 +7,7 @@ from planner.simulation.context import Context, LinearModule
 from planner.simulation.dtypes import zero_point_itemsize
 from planner.simulation.ledger import Handle
 from planner.simulation.modifiers.base import ModifierModel
-from planner.simulation.observers import MINMAX, QParams, WeightObservers, _statistics, scale_count, siblings_of
+from planner.simulation.observers import MINMAX, QParams, WeightObservers, observed_range, scale_count, siblings_of
 from planner.specs import QuantArgs
 
 
@@ -46,7 +46,7 @@ class QuantizationModel(ModifierModel):
         # observers/helpers.py _flatten_activation: one scale, or one per group of columns
         count = columns // (args.group_size or columns) if args.strategy == "tensor_group" else 1
         with self.context.frame("observer", name) as frame:
-            _statistics(frame, args, observations=rows, count=count, group=columns // count, itemsize=itemsize)
+            observed_range(frame, args, observations=rows, count=count, group=columns // count, itemsize=itemsize)
             if name in self._inputs:
                 self._average(name, args, count * itemsize)
             else:
