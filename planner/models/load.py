@@ -40,6 +40,8 @@ CUT_LAYERS = (
     "choice, by which single steps may be off by a few percent."
 )
 
+NO_TRACE = ModelTrace(segments=(), crossings={}, sample_bytes=0, batch_bytes=0)
+
 # Attributes that tell layers apart without changing what they do.
 _POSITIONS = re.compile(r"(layer|block|expert)_?(idx|index|id|number)$|^training$|^name$")
 
@@ -53,6 +55,14 @@ def load_model(model: str, job: Job | None = None) -> ModelGraph:
     job = job or Job()
     source = load_source(model)
     return _Loader(source, build_model(source, job), job).load()
+
+
+def list_parts(source: ModelSource, model: torch.nn.Module, job: Job) -> ModelGraph:
+    """The graph of a built model without its forward: units, tensors and modules, no edges and an empty trace.
+
+    Spreads out the fused experts of `model`, of the first of equal layers only.
+    """
+    return _Loader(source, model, job).load(traced=False)
 
 
 class _Loader:
@@ -73,7 +83,7 @@ class _Loader:
         self.vision = tuple(self._vision_roots())
         self.owned: set[int] = set()
 
-    def load(self) -> ModelGraph:
+    def load(self, traced: bool = True) -> ModelGraph:
         parameters, nbytes = parameter_count(self.model), parameter_bytes(self.model)
         buffers = sum(b.numel() * b.element_size() for b in self.model.buffers())
         fused = 0 if self.job.linearized else self._fused_bytes()
@@ -84,7 +94,7 @@ class _Loader:
             linearize(self.model, self.config, self.job.calibrate_all_experts)
         targets = self._targets(patterns)
         self._visit("", self.model, frozenset(targets), self._roots(targets))
-        trace = self._trace(targets)
+        trace = self._trace(targets) if traced else NO_TRACE
         whole = self.job.layers is None and self.job.vision_layers is None
         checkpoint = (self.source.checkpoint_parameters if whole else None) or parameters + (
             self.source.not_loaded_parameters if whole else 0
