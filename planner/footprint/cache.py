@@ -1,0 +1,153 @@
+"""Bytes of a model's cache while serving: keys and values, latents, windows and states."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+
+from planner.errors import JobError
+from planner.footprint.model import CacheKind, CacheLayer
+from planner.hints import did_you_mean
+
+# Bits per element of keys and values, scales included.
+# fp8, int8: one scale for a whole layer (vLLM layers/quantization/kv_cache.py; TensorRT-LLM's
+# kv_cache_scaling_factor), which is not counted. q*: ggml blocks of 32 elements with fp16 scale, q4_1 and
+# q5_1 with an fp16 minimum too (ggml-common.h block_q8_0, block_q5_1, ...). nvfp4: an fp8 scale for 16 elements.
+KV_DTYPES: Mapping[str, Fraction] = {
+    "float32": Fraction(32),
+    "bfloat16": Fraction(16),
+    "float16": Fraction(16),
+    "fp8": Fraction(8),
+    "int8": Fraction(8),
+    "q8_0": Fraction(17, 2),
+    "q5_1": Fraction(6),
+    "q5_0": Fraction(11, 2),
+    "q4_1": Fraction(5),
+    "q4_0": Fraction(9, 2),
+}
+_ALIASES = {
+    "fp32": "float32", "f32": "float32", "bf16": "bfloat16", "fp16": "float16", "f16": "float16",
+    "fp8_e4m3": "fp8", "fp8_e5m2": "fp8",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheGroup:
+    """Layers that cache alike, on one GPU."""
+
+    kind: CacheKind
+    layers: int
+    heads: int
+    """Key-value heads of the whole model."""
+    key_dim: int
+    value_dim: int
+    window: int | None
+    tokens: int
+    """Kept of each sequence, rounding included; 0 for states."""
+    bytes: int
+    """Of all layers and sequences, on one GPU."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheSize:
+    """What a cache takes on one GPU."""
+
+    bytes: int
+    bytes_per_token: int
+    """What one more token of one sequence costs at this context, block rounding left out."""
+    state_bytes: int
+    """Of `bytes`, what recurrent layers keep whatever the context."""
+    groups: tuple[CacheGroup, ...]
+
+
+def kv_dtype(name: str) -> str:
+    """The name of this dtype in KV_DTYPES. Raises JobError for one that is not there."""
+    key = name.strip().lower()
+    key = _ALIASES.get(key, key)
+    if key not in KV_DTYPES:
+        hint = did_you_mean(key, [*KV_DTYPES, *_ALIASES]) or ";"
+        raise JobError(f"unknown KV cache type {name!r}{hint} there are {', '.join(KV_DTYPES)}")
+    return key
+
+
+def cache_size(
+    layers: Sequence[CacheLayer],
+    context: int,
+    *,
+    sequences: int = 1,
+    dtype: str = "bfloat16",
+    block: int = 16,
+    shards: int = 1,
+) -> CacheSize:
+    """What `sequences` sequences of `context` tokens keep on each of `shards` tensor-parallel GPUs.
+
+    Raises JobError for an unknown dtype, for sizes below one, and for heads that `shards` cannot divide.
+    """
+    for name, value in (("context", context), ("sequences", sequences), ("block", block), ("shards", shards)):
+        if value < 1:
+            raise JobError(f"KV cache: {name} is {value}; it must be at least 1")
+    bits = KV_DTYPES[kv_dtype(dtype)]
+    alike: dict[tuple[object, ...], list[CacheLayer]] = {}
+    for layer in layers:
+        key = (layer.kind, layer.heads, layer.key_dim, layer.value_dim, layer.window, layer.state_bytes)
+        alike.setdefault(key, []).append(layer)
+    groups = tuple(_group(same, context, sequences, bits, block, shards) for same in alike.values())
+    growing = (same for same in alike.values() if _grows(same[0], context))
+    return CacheSize(
+        bytes=sum(group.bytes for group in groups),
+        bytes_per_token=ceil(sum(len(same) * _token_bits(same[0], bits, shards) for same in growing) / 8),
+        state_bytes=sum(group.bytes for group in groups if group.kind == "recurrent"),
+        groups=groups,
+    )
+
+
+def _group(same: list[CacheLayer], context: int, sequences: int, bits: Fraction, block: int, shards: int) -> CacheGroup:
+    layer, tokens = same[0], _kept_tokens(same[0], context, block)
+    each = ceil(tokens * _token_bits(layer, bits, shards) / 8) + _share(layer.state_bytes, shards)
+    return CacheGroup(
+        kind=layer.kind,
+        layers=len(same),
+        heads=layer.heads,
+        key_dim=layer.key_dim,
+        value_dim=layer.value_dim,
+        window=layer.window,
+        tokens=tokens,
+        bytes=each * len(same) * sequences,
+    )
+
+
+def _kept_tokens(layer: CacheLayer, context: int, block: int) -> int:
+    """Tokens of one sequence that one layer has room for."""
+    if layer.kind in ("recurrent", "shared"):
+        return 0
+    whole = ceil(context / block) * block
+    if layer.window is None:
+        return whole
+    if layer.kind == "cross":
+        return ceil(layer.window / block) * block
+    # A window may begin inside of a block: its first and its last block are both partly used.
+    return min(whole, (ceil((layer.window - 1) / block) + 1) * block)
+
+
+def _grows(layer: CacheLayer, context: int) -> bool:
+    if layer.kind in ("recurrent", "shared", "cross"):
+        return False
+    return layer.window is None or context < layer.window
+
+
+def _token_bits(layer: CacheLayer, bits: Fraction, shards: int) -> Fraction:
+    """Bits of one token in one layer on one of the GPUs."""
+    return _local_heads(layer, shards) * (layer.key_dim + layer.value_dim) * bits
+
+
+def _local_heads(layer: CacheLayer, shards: int) -> int:
+    """A latent is whole on each GPU; fewer heads than GPUs are repeated (vLLM ModelConfig.get_num_kv_heads)."""
+    if layer.kind == "latent" or layer.heads == 0:
+        return layer.heads
+    if layer.heads % shards and shards % layer.heads:
+        raise JobError(f"{layer.heads} key-value heads cannot be split over {shards} GPUs: neither divides the other")
+    return max(1, layer.heads // shards)
+
+
+def _share(amount: int, shards: int) -> int:
+    return ceil(amount / shards)

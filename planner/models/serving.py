@@ -1,0 +1,78 @@
+"""From a model's name to what serving needs to know of it, and to the activations of its prefill."""
+
+from typing import Any
+
+from planner.footprint.model import Activations, CacheLayer, ServedModel
+from planner.footprint.tensors import Weight, weights_of
+from planner.job import Job
+from planner.models.build import build_model, num_experts, text_config
+from planner.models.cache_layers import read_cache
+from planner.models.load import list_parts
+from planner.models.prefill import PrefillTracer
+from planner.models.source import load_source
+
+PER_TOKEN_KEYS = ("num_experts_per_tok", "top_k_experts", "num_experts_per_token", "moe_topk", "moe_k", "moe_top_k")
+POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "max_seq_len", "n_ctx")
+
+
+def load_served(model: str, dtype: str = "bfloat16") -> tuple[ServedModel, Activations]:
+    """The model of this name as servers see it, and the activations of its prefill.
+
+    `dtype` is what it computes and keeps its states in. Raises ModelError for a model that cannot be read
+    or built, UnsupportedError where neither model nor config says what a layer caches.
+    """
+    job = Job.model_validate({"dtype": dtype})
+    source = load_source(model)
+    built: Any = build_model(source, job)
+    text = text_config(built.config)
+    cache, notes = read_cache(built, source.name)  # before list_parts spreads out the experts
+    graph = list_parts(source, built, job)
+    weights = weights_of(graph)
+    experts, chosen = num_experts(built.config), _first(text, PER_TOKEN_KEYS) or 0
+    served = ServedModel(
+        name=source.name,
+        architecture=graph.architecture,
+        model_type=str(text.model_type),
+        parameters=graph.parameters,
+        active_parameters=active_parameters(weights, experts, chosen),
+        weights=weights,
+        cache=cache,
+        layers=int(text.num_hidden_layers),
+        hidden_size=int(text.hidden_size),
+        attention_heads=int(getattr(text, "num_attention_heads", 0) or 0),
+        kv_heads=_kv_heads(cache),
+        vocabulary=int(text.vocab_size),
+        experts=experts,
+        experts_per_token=chosen if experts else 0,
+        max_positions=_first(text, POSITION_KEYS),
+        tied=graph.tied_embeddings,
+        graph=graph,
+        notes=(*source.notes, *(f"Not loaded from the checkpoint: {what}" for what in source.not_loaded), *notes),
+    )
+    return served, PrefillTracer(source, dtype)
+
+
+def active_parameters(weights: tuple[Weight, ...], experts: int, chosen: int) -> int:
+    """Weights that decoding one token of text reads.
+
+    All but tables that are looked up (a table that is the head as well is read whole, as the head), the
+    vision tower and its projector; of `experts` routed experts the `chosen` ones.
+    """
+    tied = not any(w.unit == "head" for w in weights)
+    total = 0
+    for weight in weights:
+        if weight.unit in ("vision", "projector"):
+            continue
+        if "Embedding" in weight.classes and not (tied and weight.unit == "embedding"):
+            continue
+        total += weight.elements * chosen // experts if weight.is_expert and experts and chosen else weight.elements
+    return total
+
+
+def _first(config: Any, keys: tuple[str, ...]) -> int | None:
+    return next((int(value) for key in keys if isinstance(value := getattr(config, key, None), int)), None)
+
+
+def _kv_heads(cache: tuple[CacheLayer, ...]) -> int:
+    """The most key-value heads of any layer: what tensor parallelism divides."""
+    return max((layer.heads for layer in cache), default=0)
