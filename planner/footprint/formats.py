@@ -12,11 +12,11 @@ from planner.footprint.model import ServedModel
 from planner.footprint.tensors import StoredModel
 from planner.hints import did_you_mean, shorten
 
-Family = Literal["plain", "bitsandbytes", "compressed-tensors", "gguf", "exllama"]
+Family = Literal["plain", "bitsandbytes", "compressed-tensors", "gptq", "gguf", "exllama"]
 
 # Each module offers `formats() -> Iterable[Format]` and `parse(text) -> Format | None` for names with a
 # number or a path in them (`exl2:2.55`, a recipe file). Asked in this order.
-_FAMILIES = ("plain", "bitsandbytes", "compressed", "gguf.formats", "exllama")
+_FAMILIES = ("plain", "bitsandbytes", "compressed", "gptq", "gguf.formats", "exllama")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
