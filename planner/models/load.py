@@ -213,7 +213,7 @@ class _Loader:
                 self._visit(f"{name}.{child}".lstrip("."), part, targets, roots)
 
     def _add_unit(self, name: str, module: torch.nn.Module, kind: UnitKind, targets: frozenset[str]) -> None:
-        key = (kind, _structure_key(module, self.owned))
+        key = (kind, structure_key(module, self.owned))
         if key not in self.keys:
             self.keys[key] = len(self.structures)
             # only one of equal units gets its experts spread out: a 671B model has 58 of them
@@ -332,7 +332,7 @@ def _info(name: str, module: torch.nn.Module) -> ModuleInfo:
     )
 
 
-def _structure_key(module: torch.nn.Module, owned: set[int]) -> object:
+def structure_key(module: torch.nn.Module, owned: set[int]) -> object:
     """Equal for modules that hold and do the same: classes, shapes, plain attributes."""
     return tuple(
         (
