@@ -185,7 +185,7 @@ class ModelTracer:
             self._next_segment(name)
             self._read_values((args, kwargs))
             self._read_wrapped()
-            key = (self.targets[name], _signature((args, kwargs)))
+            key = (self.targets[name], signature((args, kwargs)))
             template = self._templates.get(key)
             if template is None:
                 return self._record(key, name, original, args, kwargs)
@@ -362,7 +362,7 @@ class HalfSoftmax(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _signature(values: Any) -> Any:
+def signature(values: Any) -> Any:
     leaves, spec = pytree.tree_flatten(values)
     described = tuple(
         (tuple(v.shape), v.stride(), str(v.dtype), v.is_meta)
