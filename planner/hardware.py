@@ -7,7 +7,7 @@ from pathlib import Path
 
 from planner.errors import JobError
 from planner.hints import did_you_mean, shorten
-from planner.units import GIB, format_bytes, parse_bytes
+from planner.units import GIB, MIB, format_bytes, parse_bytes
 
 TABLE = Path(__file__).with_suffix(".json")
 
@@ -18,7 +18,8 @@ class Gpu:
 
     name: str
     memory_bytes: int
-    """As the data sheet names it, in units of 2^30: what the driver shows is 1 to 3 % less."""
+    """What nvidia-smi shows as total (ECC may cost a sixteenth); where nobody wrote that down, the data sheet's number
+    in units of 2^30."""
     bandwidth: int | None
     """Bytes per second of its memory, by the data sheet; None where nothing is known but the size."""
     source: str
@@ -45,14 +46,14 @@ def find_gpu(text: str) -> Gpu:
         size = parse_bytes(text)
         return Gpu(name=_size(size), memory_bytes=size, bandwidth=None, source="as given")
     hint = did_you_mean(_plain(text), named)
-    known = f"; known are {', '.join(gpu.name for gpu in list_gpus())}" if not hint else hint
+    known = hint or f"; known are {', '.join(gpu.name for gpu in list_gpus())}"
     raise JobError(f"unknown GPU {shorten(text)!r}{known} (or give its memory, like 24GiB)")
 
 
 def _gpu(record: dict[str, object]) -> Gpu:
     return Gpu(
         name=str(record["name"]),
-        memory_bytes=int(str(record["memory_gib"])) * GIB,
+        memory_bytes=int(str(record["memory_mib"])) * MIB,
         bandwidth=int(float(str(record["bandwidth_gb_s"])) * 10**9),
         source=str(record["source"]),
         aliases=tuple(record.get("aliases", ())),  # type: ignore[arg-type]  # a list of texts, a test says so

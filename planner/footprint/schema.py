@@ -101,6 +101,8 @@ class OverheadPart(_Record):
 
 
 class Overhead(_Record):
+    """All that is held beside weights, cache and activations."""
+
     bytes: int = Field(description="on all GPUs together")
     parts: tuple[OverheadPart, ...]
 
@@ -116,6 +118,8 @@ class GpuShare(_Record):
 
 
 class GpuFacts(_Record):
+    """The GPU that was asked about."""
+
     name: str
     memory_bytes: int
     bandwidth: int | None = Field(description="bytes per second")
@@ -123,6 +127,8 @@ class GpuFacts(_Record):
 
 
 class SplitFacts(_Record):
+    """How the model lies on its devices; mode is null on one GPU that holds everything."""
+
     mode: SplitMode | None
     gpus: int
     gpu_layers: int | None = Field(description="decoder layers on GPUs")

@@ -1,0 +1,35 @@
+"""What each serving engine does by default, with the source of every number."""
+
+from planner.errors import JobError
+from planner.footprint.formats import Format
+from planner.footprint.overhead import ENGINES
+from planner.footprint.schema import Engine, ServeOptions
+from planner.hardware import Gpu
+from planner.units import GIB
+
+# vllm/config/cache.py CacheConfig.DEFAULT_BLOCK_SIZE; llama.cpp src/llama-context.cpp rounds the context of a
+# sequence up to 256 cells; exllamav2/generator/dynamic.py PAGE_SIZE.
+BLOCK: dict[Engine, int] = {"vllm": 16, "llama.cpp": 256, "exllama": 256}
+
+# vllm/engine/arg_utils.py get_batch_defaults, for the API server: 8192 tokens on cards of 70 GiB and more that are
+# no A100, else 2048. llama.cpp common/common.h n_ubatch. exllamav2/config.py max_input_len.
+_CHUNK: dict[Engine, int] = {"vllm": 2048, "llama.cpp": 512, "exllama": 2048}
+_LARGE_CHUNK, _LARGE_CARD = 8192, 70 * GIB
+
+
+def engine_of(kept: Format, options: ServeOptions) -> Engine:
+    """The engine asked for, or the one that the format is made for. Raises JobError where it cannot read it."""
+    usual = ENGINES[kept.family]
+    asked = options.engine or usual
+    if asked != usual and not (asked == "vllm" and kept.family == "gguf"):
+        raise JobError(f"--engine {asked}: it does not read {kept.name}; {usual} does")
+    return asked
+
+
+def chunk_of(engine: Engine, options: ServeOptions, gpu: Gpu | None) -> int:
+    """Tokens of one prefill step over all sequences; 0 without a limit."""
+    if options.prefill_chunk is not None:
+        return options.prefill_chunk
+    if engine == "vllm" and gpu is not None and gpu.memory_bytes >= _LARGE_CARD and "A100" not in gpu.name:
+        return _LARGE_CHUNK
+    return _CHUNK[engine]

@@ -1,0 +1,122 @@
+"""What every GPU needs at a context and a number of sequences: the sum that fits or does not."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+from planner.footprint.cache import CacheSize, cache_size
+from planner.footprint.engines import BLOCK
+from planner.footprint.model import Activations, CacheLayer, ServedModel
+from planner.footprint.overhead import overhead_parts
+from planner.footprint.schema import Engine, GpuShare, OverheadPart, ServeOptions
+from planner.footprint.search import largest
+from planner.footprint.split import Placement, Share
+
+Most = int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """A model in a format on its devices."""
+
+    model: ServedModel
+    activations: Activations
+    placement: Placement
+    engine: Engine
+    chunk: int
+    memory: int | None
+    """Of one GPU."""
+    options: ServeOptions
+
+    def cache(
+        self, layers: tuple[CacheLayer, ...], context: int, sequences: int, block: int | None = None
+    ) -> CacheSize:
+        """The cache of these layers on one GPU."""
+        return cache_size(
+            layers,
+            context,
+            sequences=sequences,
+            dtype=self.options.kv_dtype,
+            block=block or BLOCK[self.engine],
+            shards=self.placement.shards,
+        )
+
+    def whole_cache(self, context: int) -> CacheSize:
+        """The cache of one sequence as if one device kept it all."""
+        return cache_size(self.model.cache, context, dtype=self.options.kv_dtype, block=BLOCK[self.engine], shards=1)
+
+    def step(self, context: int, sequences: int) -> tuple[int, int]:
+        """Tokens per sequence and sequences of a prefill step.
+
+        A chunk is shared by the sequences (vllm/v1/core/sched/scheduler.py token_budget); packed one after the other
+        they take as much memory as one long sequence.
+        """
+        if self.chunk:
+            return min(self.chunk, context * sequences), 1
+        return context, sequences
+
+    def forward(self, context: int, sequences: int) -> int:
+        """Bytes of activations on one GPU: of a prefill step or of a decoding step, whichever needs more."""
+        tokens, together = self.step(context, sequences)
+        kind, shards = self.options.attention, self.placement.shards
+        prefill = self.activations(tokens, max(context, tokens), batch=together, attention=kind, shards=shards)
+        decode = self.activations(1, context, batch=sequences, attention=kind, shards=shards)
+        return max(prefill, decode)
+
+    def overhead(self, share: Share) -> tuple[OverheadPart, ...]:
+        """The parts on one GPU."""
+        return overhead_parts(self.engine, self.options, weights=share.bytes, memory=self.memory)
+
+
+def shares(setting: Setting, context: int, sequences: int, prefilled: int | None = None) -> tuple[GpuShare, ...]:
+    """Every GPU with its parts; `prefilled`: sequences of a forward, where these are not all in the cache."""
+    forward = setting.forward(context, sequences if prefilled is None else prefilled)
+    made: dict[int, GpuShare] = {}
+    for share in setting.placement.gpus:
+        if id(share) not in made:
+            made[id(share)] = _share(setting, share, context, sequences, forward)
+    return tuple(made[id(share)] for share in setting.placement.gpus)
+
+
+def _share(setting: Setting, share: Share, context: int, sequences: int, forward: int) -> GpuShare:
+    kept = setting.cache(share.cache, context, sequences).bytes
+    overhead = sum(part.bytes for part in setting.overhead(share))
+    return GpuShare(
+        total_bytes=share.bytes + kept + forward + overhead,
+        weights_bytes=share.bytes,
+        kv_cache_bytes=kept,
+        activations_bytes=forward,
+        overhead_bytes=overhead,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The largest that fits; None where no memory is given."""
+
+    context: int | None
+    batch: int | None
+    users: int | None
+
+
+def limits(setting: Setting, context: int, batch: int, *, most_context: int, most_batch: int) -> Limits:
+    """Longest context for the batch, largest batch at the context, most users at the context."""
+    if setting.memory is None:
+        return Limits(context=None, batch=None, users=None)
+    fits = _fits(setting)
+    longest = largest(lambda tokens: fits(tokens, batch, batch), most_context)
+    return Limits(
+        context=longest,
+        batch=largest(lambda sequences: fits(context, sequences, sequences), most_batch),
+        users=largest(lambda sequences: fits(context, sequences, 1 if not setting.chunk else sequences), most_batch),
+    )
+
+
+def _fits(setting: Setting) -> Callable[[int, int, int], bool]:
+    memory = setting.memory or 0
+
+    @cache
+    def fits(context: int, sequences: int, prefilled: int) -> bool:
+        return all(gpu.total_bytes <= memory for gpu in shares(setting, context, sequences, prefilled))
+
+    return fits

@@ -1,0 +1,170 @@
+"""The parts of a Serving record: what weights, cache, activations and overhead take, and how fast it can be."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from planner.footprint.cache import KV_DTYPES, kv_dtype
+from planner.footprint.formats import Format
+from planner.footprint.model import ServedModel
+from planner.footprint.need import Limits, Setting
+from planner.footprint.rules import activation_rule, kv_cache_rule
+from planner.footprint.schema import (
+    MAX_CONTEXT,
+    ActivationUse,
+    CacheUse,
+    GpuFacts,
+    GpuShare,
+    ModelSize,
+    Overhead,
+    OverheadPart,
+    ServeOptions,
+    Speed,
+    WeightUse,
+)
+from planner.footprint.speed import CPU_BANDWIDTH, bytes_read, speed
+from planner.footprint.split import Placement, Share
+from planner.footprint.tensors import StoredModel, Weight
+from planner.hardware import Gpu
+
+_ATTENTION = ("attn", "attention", "mamba", "mixer", "ssm")
+
+
+def model_size(served: ServedModel) -> ModelSize:
+    """The model's numbers."""
+    return ModelSize(
+        name=served.name,
+        architecture=served.architecture,
+        parameters=served.parameters,
+        active_parameters=served.active_parameters,
+        max_positions=served.max_positions,
+    )
+
+
+def gpu_facts(gpu: Gpu | None) -> GpuFacts | None:
+    """The GPU as the record keeps it."""
+    if gpu is None:
+        return None
+    return GpuFacts(name=gpu.name, memory_bytes=gpu.memory_bytes, bandwidth=gpu.bandwidth, source=gpu.source)
+
+
+def weight_use(kept: Format, stored: StoredModel, placement: Placement) -> WeightUse:
+    """The weights as they lie on the devices."""
+    parts: dict[str, int] = defaultdict(int)
+    for tensor in stored.tensors:
+        parts[_part(tensor.weight)] += tensor.gpu_bytes + tensor.cpu_bytes
+    on_gpus, on_cpu = placement.bytes, placement.cpu.bytes
+    once = stored.gpu_bytes + stored.cpu_bytes
+    return WeightUse(
+        format=kept.name,
+        family=kept.family,
+        bytes=on_gpus,
+        cpu_bytes=on_cpu,
+        file_bytes=stored.file_bytes,
+        replicated_bytes=on_gpus + on_cpu - once,
+        bits_per_weight=stored.bits_per_weight,
+        by_unit=dict(parts),
+    )
+
+
+def cache_use(setting: Setting, context: int, gpus: Sequence[GpuShare]) -> CacheUse:
+    """The cache on the devices; beside it the multi-head rule."""
+    model, options = setting.model, setting.options
+    dtype = kv_dtype(options.kv_dtype)
+    each = [setting.cache(share.cache, context, options.batch) for share in setting.placement.gpus]
+    on_cpu = setting.cache(setting.placement.cpu.cache, context, options.batch)
+    return CacheUse(
+        dtype=dtype,
+        bytes=sum(gpu.kv_cache_bytes or 0 for gpu in gpus),
+        cpu_bytes=on_cpu.bytes,
+        bytes_per_token=setting.whole_cache(context).bytes_per_token,
+        state_bytes=sum(size.state_bytes for size in each) + on_cpu.state_bytes,
+        rule_bytes=kv_cache_rule(options.batch, context, model.hidden_size, model.layers, KV_DTYPES[dtype] / 8),
+    )
+
+
+def activation_use(setting: Setting, context: int, gpus: Sequence[GpuShare]) -> ActivationUse:
+    """The highest of a prefill step and a decoding step; beside it the rule for the whole batch at once."""
+    model, batch = setting.model, setting.options.batch
+    tokens, together = setting.step(context, batch)
+    return ActivationUse(
+        bytes=sum(gpu.activations_bytes or 0 for gpu in gpus),
+        method="traced",
+        tokens=tokens,
+        sequences=together,
+        rule_bytes=activation_rule(batch, context, model.hidden_size, model.layers),
+    )
+
+
+def overhead_use(setting: Setting, gpus: Sequence[GpuShare]) -> Overhead:
+    """All GPUs together; the parts are those of the fullest."""
+    fullest = max(range(len(gpus)), key=lambda rank: gpus[rank].total_bytes)
+    parts: tuple[OverheadPart, ...] = setting.overhead(setting.placement.gpus[fullest])
+    return Overhead(bytes=sum(gpu.overhead_bytes for gpu in gpus), parts=parts)
+
+
+def decode_speed(setting: Setting, context: int, gpu: Gpu | None) -> Speed | None:
+    """The ceiling at this context and batch, or None where no bandwidth is known."""
+    options, placement = setting.options, setting.placement
+    bandwidth = options.bandwidth or (gpu.bandwidth if gpu else None)
+    cpu_bandwidth = options.cpu_bandwidth or (bandwidth if gpu and gpu.unified else None) or CPU_BANDWIDTH
+    return speed(
+        [_step_bytes(setting, share, context) for share in placement.gpus],
+        _step_bytes(setting, placement.cpu, context),
+        options.batch,
+        bandwidth=bandwidth,
+        cpu_bandwidth=cpu_bandwidth or CPU_BANDWIDTH,
+        together=placement.mode in ("tensor", "expert"),
+    )
+
+
+def _step_bytes(setting: Setting, share: Share, context: int) -> int:
+    """Weights once, and every sequence's cache; states are written back."""
+    batch = setting.options.batch
+    kept = setting.cache(share.cache, context, batch, block=1) if share.cache else None
+    cache = kept.bytes + kept.state_bytes if kept else 0
+    return bytes_read(share.weights, setting.model, batch) + cache
+
+
+def _part(weight: Weight) -> str:
+    if weight.unit != "decoder":
+        return weight.unit
+    if weight.is_expert:
+        return "experts"
+    if any(word in weight.name for word in _ATTENTION) and "norm" not in weight.name:
+        return "attention"
+    return "norm" if "norm" in weight.name else "mlp"
+
+
+def notes(setting: Setting, stored: StoredModel, context: int, found: Limits, gpu: Gpu | None) -> tuple[str, ...]:
+    """What the reader has to know to read the numbers right."""
+    model, options = setting.model, setting.options
+    said = [*model.notes, *stored.notes, *setting.placement.notes]
+    if model.max_positions and context > model.max_positions:
+        said.append(f"{context:,} tokens are more than the {model.max_positions:,} positions the config allows")
+    if found.context and found.context == model.max_positions:
+        said.append(
+            f"memory would allow more, the config allows {model.max_positions:,} positions (--beyond-positions)"
+        )
+    if found.context == MAX_CONTEXT:
+        said.append(f"contexts above {MAX_CONTEXT:,} tokens are not looked at")
+    if setting.engine == "vllm" and gpu is not None and not options.overhead:
+        said.append(
+            "vLLM takes its whole share of the card at start and gives what is left to the cache; "
+            "the total is what this context and batch need"
+        )
+    if gpu is not None and gpu.unified:
+        said.append("CPU and GPU share this memory, and the system keeps a part of it (macOS about a quarter)")
+    if setting.placement.mode == "layer" and options.gpus > 1:
+        said.append("split by layer, the GPUs work one after the other for each token")
+    return tuple(dict.fromkeys(said))
+
+
+def parameter_notes(options: ServeOptions) -> tuple[str, ...]:
+    """What is missing where only a number of parameters is given."""
+    said = [
+        "KV cache and activations need the model's attention: give a MODEL; the total is without them",
+        "every parameter is taken at the format's bits; real files keep some tensors in more",
+    ]
+    if options.gpus > 1:
+        said.append("the weights are divided evenly; what is copied to every GPU is not known")
+    return tuple(said)
