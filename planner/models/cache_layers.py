@@ -23,8 +23,7 @@ def read_cache(model: torch.nn.Module, name: str) -> tuple[tuple[CacheLayer, ...
     """
     text = text_config(model.config)
     try:
-        layers = _run(model)
-        read = [*_read_layers(layers, text, name)]
+        read = [*_read_layers(list(filled_cache(model).layers), text, name)]
         return tuple(read), tuple(_notes(read, text))
     except (PlannerError, RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
         reason = (str(error).splitlines() or ["no reason given"])[0]
@@ -33,21 +32,30 @@ def read_cache(model: torch.nn.Module, name: str) -> tuple[tuple[CacheLayer, ...
 
 
 # ---------------------------------------------------------------------- the model fills a cache
-def _run(model: torch.nn.Module) -> list[Any]:
-    """transformers' cache layers after a forward of PROBE_TOKENS tokens."""
+def filled_cache(model: Any, tokens: int = PROBE_TOKENS, batch: int = 1) -> Any:
+    """transformers' cache of `batch` sequences after a forward of `tokens` tokens.
+
+    Raises UnsupportedError for a model that takes no such cache; whatever the forward itself raises.
+    """
     from transformers.cache_utils import DynamicCache
 
     experts = num_experts(model.config)
-    ids = torch.full((1, PROBE_TOKENS), 9)
+    ids = torch.full((batch, tokens), 9)
+    with quiet(), torch.no_grad():
+        cache = DynamicCache(config=model.config)
+        with Recorder(1 / experts if experts else 0.0):
+            fields = {cache_argument(model): cache, "attention_mask": torch.ones_like(ids), "use_cache": True}
+            model(input_ids=ids, **fields)
+    return cache
+
+
+def cache_argument(model: torch.nn.Module) -> str:
+    """What the model's forward calls its cache."""
     accepted = inspect.signature(model.forward).parameters
     name = next((n for n in ("past_key_values", "cache_params") if n in accepted), None)
     if name is None:
         raise UnsupportedError(f"{type(model).__name__} takes no cache of transformers' kind")
-    with quiet(), torch.no_grad():
-        cache = DynamicCache(config=model.config)
-        with Recorder(1 / experts if experts else 0.0):
-            model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True, **{name: cache})
-    return list(cache.layers)
+    return name
 
 
 def _read_layers(layers: list[Any], text: Any, name: str) -> Iterator[CacheLayer]:
