@@ -1,0 +1,207 @@
+"""What a training step does on a GPU where the CPU and the meta device do otherwise, and the modules of adapters.
+
+Nothing is computed: every function makes the tensors that the real one makes and keeps.
+"""
+
+import sys
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
+
+FLASH, FLASH_AGAIN, EAGER_AGAIN = "planner_flash_training", "planner_flash_recomputed", "planner_eager_recomputed"
+
+# torch docs amp.rst "CUDA Op-Specific Behavior" (aten/src/ATen/autocast_mode.h AT_FORALL_LOWER_PRECISION_FP and
+# AT_FORALL_FP32*), by the name of the Python function.
+_LOWER = frozenset(
+    ("linear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "addmm", "addbmm", "baddbmm", "einsum",
+     "conv1d", "conv2d", "conv3d", "prelu", "scaled_dot_product_attention")
+)  # fmt: skip
+_FP32 = frozenset(
+    ("pow", "__pow__", "__rpow__", "rsqrt", "reciprocal", "exp", "expm1", "log", "log2", "log10", "log1p", "softplus",
+     "layer_norm", "group_norm", "norm", "cumsum", "cumprod", "sum", "prod", "cosine_similarity", "cross_entropy",
+     "nll_loss", "logsumexp", "softmin")
+)  # fmt: skip
+_SOFTMAX = frozenset(("softmax", "log_softmax"))
+
+
+def register() -> None:
+    """Let transformers know these attention functions by name.
+
+    A name without a mask function gets no mask (masking_utils.py _preprocess_mask_arguments), as FlashAttention.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import eager_mask
+
+    AttentionInterface.register(FLASH, _flash_attention)
+    AttentionInterface.register(FLASH_AGAIN, _flash_recomputed)
+    AttentionInterface.register(EAGER_AGAIN, _eager_recomputed)
+    AttentionMaskInterface.register(EAGER_AGAIN, eager_mask)
+
+
+class _Flash(torch.autograd.Function):
+    """FlashAttention 2: flash_attn_interface.py FlashAttnFunc saves q, k, v, out and the fp32 logsumexp."""
+
+    @staticmethod
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """All are (batch, heads, tokens, dim); keys and values may have fewer heads."""
+        batch, heads, tokens, _dim = query.shape
+        out = query.new_empty(batch, tokens, heads, value.shape[-1])
+        ctx.save_for_backward(query, key, value, out, query.new_empty((batch, heads, tokens), dtype=torch.float32))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *_grads: torch.Tensor) -> Any:
+        """csrc/flash_attn/flash_api.cpp mha_bwd: `softmax_d`, `dq_accum` in fp32, `dk_expanded` and `dv_expanded`."""
+        query, key, value, _out, logsumexp = ctx.saved_tensors
+        batch, heads, _tokens, dim = query.shape
+        grads = [torch.empty_like(each) for each in (query, key, value)]
+        work = [torch.empty_like(logsumexp), query.new_empty(query.shape, dtype=torch.float32)]
+        if key.shape[1] != heads:
+            work += [key.new_empty(batch, heads, key.shape[2], dim) for _ in range(2)]
+        del work
+        return tuple(grads)
+
+
+def flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    """(batch, tokens, heads, dim) of (batch, heads, tokens, dim) inputs, in 16 bit.
+
+    transformers/integrations/flash_attention.py flash_attention_forward: values are padded to the width of keys
+    (latent attention), fp32 inputs are cast (peft keeps norms in fp32).
+    """
+    width = value.shape[-1]
+    if width != query.shape[-1]:
+        value = torch.nn.functional.pad(value, [0, query.shape[-1] - width])
+    if query.dtype == torch.float32:
+        query, key, value = (each.to(dtype or torch.bfloat16) for each in (query, key, value))
+    out = _Flash.apply(query, key, value)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return out[..., :width]  # type: ignore[no-any-return]
+
+
+def _flash_attention(
+    _module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
+) -> tuple[torch.Tensor, None]:
+    return flash(query, key, value, Autocast.type), None
+
+
+def _flash_recomputed(
+    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
+) -> tuple[torch.Tensor, None]:
+    return recomputed(lambda *each: flash(*each, Autocast.type), query, key, value), None
+
+
+def _eager_recomputed(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+    function = sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[attr-defined]
+    return recomputed(function, module, *args, **kwargs)
+
+
+def recomputed(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """Run it, keep its inputs alone, and run it again in the backward."""
+    options = {"use_reentrant": False, "preserve_rng_state": False, "determinism_check": "none"}
+    return checkpoint(function, *args, **options, **kwargs)
+
+
+class Autocast(TorchFunctionMode):
+    """torch.autocast for CUDA, CUDA's dropout, and torch's attention function as FlashAttention.
+
+    autocast itself does nothing on the meta device. `dtype` None: no autocast. Copies of trained fp32 weights are
+    cached until `clear` (autocast_mode.cpp cached_cast), as autocast does until its context is left.
+    """
+
+    type: torch.dtype | None = None
+
+    def __init__(self, dtype: torch.dtype | None, fused_attention: bool) -> None:
+        super().__init__()
+        Autocast.type = self.dtype = dtype
+        self.fused_attention = fused_attention
+        self.cache: dict[int, torch.Tensor] = {}
+        self.caching = True
+
+    def clear(self) -> None:
+        """The autocast context is left."""
+        self.cache.clear()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, name = kwargs or {}, getattr(func, "__name__", "")
+        if name == "dropout":
+            return _dropout(func, args, kwargs)
+        if self.dtype is not None:
+            args, kwargs = self._cast(name, args, kwargs)
+        if name == "scaled_dot_product_attention" and self.fused_attention:
+            named = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
+            return flash(named["query"], named["key"], named["value"], self.dtype).transpose(1, 2)
+        return func(*args, **kwargs)
+
+    def _cast(self, name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        if name in _SOFTMAX:  # fp32_set_opt_dtype: a type that the caller asks for is kept
+            has_type = kwargs.get("dtype") is not None or any(isinstance(a, torch.dtype) for a in args)
+            return args, kwargs if has_type else {**kwargs, "dtype": torch.float32}
+        wanted = self.dtype if name in _LOWER else torch.float32 if name in _FP32 else None
+        if wanted is None:
+            return args, kwargs
+        return tuple(self._to(a, wanted) for a in args), {k: self._to(v, wanted) for k, v in kwargs.items()}
+
+    def _to(self, value: Any, wanted: torch.dtype) -> Any:
+        if isinstance(value, list | tuple):
+            return type(value)(self._to(each, wanted) for each in value)
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.dtype == wanted:
+            return value
+        if not (self.caching and isinstance(value, torch.nn.Parameter) and value.requires_grad):
+            return value.to(wanted)
+        if id(value) not in self.cache:
+            self.cache[id(value)] = value.to(wanted)
+        return self.cache[id(value)]
+
+
+def _dropout(func: Any, args: Any, kwargs: Any) -> Any:
+    """aten/src/ATen/native/Dropout.cpp: CUDA takes native_dropout, which keeps a bool mask."""
+    named = dict(zip(("input", "p", "training"), args, strict=False)) | kwargs
+    if not named.get("training", True) or not named.get("p", 0.5):
+        return func(*args, **kwargs)
+    return torch.native_dropout(named["input"], named.get("p", 0.5), True)[0]
+
+
+class LoraLinear(torch.nn.Module):
+    """peft/tuners/lora/layer.py Linear.forward with one adapter in fp32."""
+
+    def __init__(self, base: torch.nn.Module, rank: int, dropout: float) -> None:
+        super().__init__()
+        linear: Any = base
+        self.base, self.rate = base, dropout
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        options: dict[str, Any] = {"bias": False, "device": "meta", "dtype": torch.float32}
+        self.lora_a = torch.nn.Linear(self.in_features, rank, **options)
+        self.lora_b = torch.nn.Linear(rank, self.out_features, **options)
+
+    @property
+    def weight(self) -> Any:
+        """What model code reads of a Linear."""
+        return self.base.weight
+
+    @property
+    def bias(self) -> Any:
+        """The same."""
+        return self.base.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result = self.base(x)
+        kind = result.dtype
+        wide = torch.nn.functional.dropout(x.to(torch.float32), self.rate, self.training)
+        return (result + self.lora_b(self.lora_a(wide)) * 2.0).to(kind)  # type: ignore[no-any-return]
+
+
+class FourBitLinear(torch.nn.Module):
+    """bitsandbytes/nn/modules.py Linear4bit.forward: input in the compute type, output in the input's type.
+
+    Its backward reads the packed weight alone (autograd/_functions.py MatMul4Bit).
+    """
+
+    def __init__(self, base: torch.nn.Linear, compute: torch.dtype) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.compute = base.in_features, base.out_features, compute
+        self.weight, self.bias = base.weight, base.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        bias = None if self.bias is None else self.bias.to(self.compute)
+        return torch.nn.functional.linear(x.to(self.compute), self.weight, bias).to(x.dtype)
