@@ -6,7 +6,7 @@ values; a test holds both lists of defaults together.
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
@@ -199,18 +199,23 @@ class JobOptions:
 
 
 def takes_job_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command these options of JobOptions, or all; it gets them as its one argument `options`.
+    """Give a command these options of JobOptions, or all; it gets them as its one argument `options`."""
+    return takes_options(JobOptions, *names)
+
+
+def takes_options(kind: type[Any], *names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the fields of a dataclass as options, these or all; it gets a record as its one `options`.
 
     typer reads a function's signature. Writing twenty parameters once per sub-command would let the
     sub-commands drift apart, so the signature is made here, from the one list.
     """
-    chosen = names or tuple(item.name for item in fields(JobOptions))
+    chosen = names or tuple(item.name for item in fields(kind))
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         def with_options(**values: Any) -> None:  # what typer parsed, by parameter name
-            command(options=JobOptions(**{name: values.pop(name) for name in chosen}), **values)
+            command(options=kind(**{name: values.pop(name) for name in chosen}), **values)
 
-        parameters = _parameters(command, chosen)
+        parameters = _parameters(command, kind, chosen)
         with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
         with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         with_options.__doc__, with_options.__name__ = command.__doc__, command.__name__
@@ -219,18 +224,19 @@ def takes_job_options(*names: str) -> Callable[[Callable[..., None]], Callable[.
     return decorate
 
 
-def _parameters(command: Callable[..., None], chosen: tuple[str, ...]) -> list[inspect.Parameter]:
-    """The command's own parameters by keyword, with the job's options in the place of `options`."""
+def _parameters(command: Callable[..., None], kind: type[Any], chosen: tuple[str, ...]) -> list[inspect.Parameter]:
+    """The command's own parameters by keyword, with the fields in the place of `options`."""
     found: list[inspect.Parameter] = []
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
         if parameter.name == "options":
-            found.extend(_job_parameter(name) for name in chosen)
+            found.extend(_field_parameter(kind, name) for name in chosen)
         else:
             found.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
     return found
 
 
-def _job_parameter(name: str) -> inspect.Parameter:
-    annotation = get_type_hints(JobOptions, include_extras=True)[name]
-    default = next(item.default for item in fields(JobOptions) if item.name == name)
+def _field_parameter(kind: type[Any], name: str) -> inspect.Parameter:
+    annotation = get_type_hints(kind, include_extras=True)[name]
+    item = next(item for item in fields(kind) if item.name == name)
+    default = item.default if item.default_factory is MISSING else item.default_factory()
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
