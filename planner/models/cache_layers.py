@@ -6,26 +6,35 @@ from typing import Any
 
 import torch
 
-from planner.errors import PlannerError, UnsupportedError
+from planner.errors import UnsupportedError
 from planner.footprint.model import CacheLayer
 from planner.models.build import num_experts, quiet, text_config
 from planner.models.recorder import Recorder
 
 PROBE_TOKENS = 4
+STATES = (
+    "States of recurrent layers are counted in the types and shapes that transformers keeps them in; vLLM's "
+    "mamba_ssm_cache_dtype can change the type."
+)
+INDEXER = (
+    "Sparse attention's indexer keys are counted in the cache's type; vLLM keeps them in fp8 with one fp32 scale "
+    "for 128 elements."
+)
 
 
 def read_cache(model: torch.nn.Module, name: str) -> tuple[tuple[CacheLayer, ...], tuple[str, ...]]:
     """The layers' caches in model order, and notes on what was not read from the model itself.
 
-    Runs `model` (meta device, experts as they are) once. A layer that keeps both a state and keys has two
-    records; one that keeps nothing (a bare MLP) has none. Raises UnsupportedError where neither the model
-    nor its config says what is kept.
+    Runs `model` (meta device, experts as they are) once; see `_Reader.read`. Raises UnsupportedError where
+    neither the model nor its config says what is kept.
     """
     text = text_config(model.config)
     try:
-        read = [*_read_layers(list(filled_cache(model).layers), text, name)]
-        return tuple(read), tuple(_notes(read, text))
-    except (PlannerError, RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
+        reader = _Reader(model, text, name)
+        return tuple(reader.read()), tuple(reader.notes)
+    except UnsupportedError:
+        raise
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
         reason = (str(error).splitlines() or ["no reason given"])[0]
         note = f"The cache is derived from the config: the model does not fill one without data ({reason})"
         return tuple(_from_config(number, text, name) for number in range(text.num_hidden_layers)), (note,)
@@ -58,67 +67,111 @@ def cache_argument(model: torch.nn.Module) -> str:
     return name
 
 
-def _read_layers(layers: list[Any], text: Any, name: str) -> Iterator[CacheLayer]:
-    for number in range(text.num_hidden_layers):
-        if number >= len(layers):
-            yield CacheLayer(layer=number, kind="shared")  # get_layer_types_and_kwargs: num_kv_shared_layers
-        else:
-            yield from _read_layer(number, layers[number], text, name)
+class _Reader:
+    """One model's cache, layer by layer, and what the reader should know of it."""
+
+    def __init__(self, model: Any, text: Any, name: str) -> None:
+        self.model, self.text, self.name = model, text, name
+        self.cache: Any = filled_cache(model)
+        self.notes: dict[str, None] = {}
+
+    def read(self) -> Iterator[CacheLayer]:
+        """A layer that keeps both a state and keys has two records, one that keeps nothing has none."""
+        layers = self.cache.layers
+        for number in range(self.text.num_hidden_layers):
+            if number >= len(layers):  # cache_utils.py get_layer_types_and_kwargs: num_kv_shared_layers
+                yield CacheLayer(layer=number, kind="shared")
+            else:
+                yield from self._layer(number, layers[number])
+
+    def _layer(self, number: int, layer: Any) -> Iterator[CacheLayer]:
+        if type(layer).__module__ != "transformers.cache_utils":
+            raise UnsupportedError(f"{self.name}: what {type(layer).__name__} caches (layer {number}) is not modelled")
+        if state := _state_bytes(layer):
+            self.notes[STATES] = None
+            yield CacheLayer(layer=number, kind="recurrent", state_bytes=state)
+        if number in (getattr(self.text, "cross_attention_layers", None) or ()):
+            yield self._cross(number)
+        elif getattr(layer, "keys", None) is not None:
+            yield self._attention(number, layer)
+        elif hasattr(layer, "keys"):
+            yield self._own_state(number)
+        if (indexer := getattr(layer, "indexer_keys", None)) is not None:
+            self.notes[INDEXER] = None
+            yield CacheLayer(layer=number, kind="full", heads=1, key_dim=indexer.shape[-1])
+
+    def _attention(self, number: int, layer: Any) -> CacheLayer:
+        heads, key, value = layer.keys.shape[1], layer.keys.shape[-1], layer.values.shape[-1]
+        window = getattr(layer, "sliding_window", None)
+        if latent := self._latent(heads, key, value):
+            return CacheLayer(layer=number, kind="latent", heads=1, key_dim=latent)
+        chunked = _layer_type(number, self.text) == "chunked_attention"
+        return CacheLayer(
+            layer=number,
+            kind="full" if window is None else "chunked" if chunked else "sliding",
+            heads=heads,
+            key_dim=key,
+            value_dim=value,
+            window=None if window is None else int(window),
+        )
+
+    def _latent(self, heads: int, key: int, value: int) -> int | None:
+        """Elements of MLA's row; servers keep it whether transformers keeps it or the keys it expands to.
+
+        vLLM layers/mla.py, SGLang and llama.cpp: kv_lora_rank + qk_rope_head_dim for all heads.
+        """
+        rank, rope = getattr(self.text, "kv_lora_rank", None), getattr(self.text, "qk_rope_head_dim", None)
+        if rank is None or rope is None:
+            return None
+        if (heads, key, value) != (1, rank, rope):
+            expanded = heads * (key + value)
+            self.notes[f"Servers keep MLA's latent, {rank + rope} elements for each token and layer; transformers' "
+                       f"own cache keeps the keys and values that it expands to, {expanded}."] = None  # fmt: skip
+        return int(rank + rope)
+
+    def _cross(self, number: int) -> CacheLayer:
+        """Keys and values of one image in all its tiles (mllama: each tile has its patches and a class token)."""
+        vision = getattr(self.model.config, "vision_config", None)
+        if vision is None:
+            raise UnsupportedError(f"{self.name}: no vision config says what cross-attention layer {number} attends to")
+        tokens = vision.max_num_tiles * ((vision.image_size // vision.patch_size) ** 2 + 1)
+        self.notes[f"Cross-attention layers keep {tokens} tokens: one image in {vision.max_num_tiles} tiles."] = None
+        size = self.text.hidden_size // self.text.num_attention_heads
+        heads = self.text.num_key_value_heads
+        return CacheLayer(layer=number, kind="cross", heads=heads, key_dim=size, value_dim=size, window=tokens)
+
+    def _own_state(self, number: int) -> CacheLayer:
+        """A layer that put nothing into the cache: its modules keep a state of their own (recurrent_gemma)."""
+        layer = _decoder_layer(self.model, number)
+        kept = (v for m in layer.modules() for v in vars(m).values() if isinstance(v, torch.Tensor)) if layer else ()
+        state = sum(tensor.numel() * tensor.element_size() for tensor in kept)
+        if not state:
+            raise UnsupportedError(f"{self.name}: layer {number} puts nothing into transformers' cache")
+        self.notes[STATES] = None
+        return CacheLayer(layer=number, kind="recurrent", state_bytes=state)
 
 
-def _read_layer(number: int, layer: Any, text: Any, name: str) -> Iterator[CacheLayer]:
-    """One layer of transformers' cache_utils.py."""
-    state = _state_bytes(layer)
-    if state:
-        yield CacheLayer(layer=number, kind="recurrent", state_bytes=state)
-    if not hasattr(layer, "keys"):
-        return
-    if number in (getattr(text, "cross_attention_layers", None) or ()):
-        yield _cross(number, text, name)
-    elif layer.keys is None:
-        yield _from_config(number, text, name)
-    else:
-        yield _attention(number, layer, text)
-    if (indexer := getattr(layer, "indexer_keys", None)) is not None:
-        yield CacheLayer(layer=number, kind="full", heads=1, key_dim=indexer.shape[-1])
+def _decoder_layer(model: torch.nn.Module, number: int) -> torch.nn.Module | None:
+    """The text decoder's layer of this number."""
+    classes = set(getattr(model, "_no_split_modules", None) or ())
+    named = ((name, module) for name, module in model.named_modules() if type(module).__name__ in classes)
+    return next((module for name, module in named if name.endswith(f"layers.{number}") and "vision" not in name), None)
 
 
 def _state_bytes(layer: Any) -> int:
-    """Convolution and recurrent states of one sequence (LinearAttentionCacheLayerMixin)."""
+    """Convolution and recurrent states of one sequence (cache_utils.py LinearAttentionCacheLayerMixin)."""
     states = [*getattr(layer, "conv_states", {}).values(), *getattr(layer, "recurrent_states", {}).values()]
     return sum(state.numel() * state.element_size() for state in states if state is not None)
 
 
-def _attention(number: int, layer: Any, text: Any) -> CacheLayer:
-    heads, key, value = layer.keys.shape[1], layer.keys.shape[-1], layer.values.shape[-1]
-    rank, rope = getattr(text, "kv_lora_rank", None), getattr(text, "qk_rope_head_dim", None)
-    if rank is not None and (heads, key, value) == (1, rank, rope):
-        return CacheLayer(layer=number, kind="latent", heads=1, key_dim=key + value)
-    window = getattr(layer, "sliding_window", None)
-    if window is None:
-        return CacheLayer(layer=number, kind="full", heads=heads, key_dim=key, value_dim=value)
-    kind = "chunked" if _layer_type(number, text) == "chunked_attention" else "sliding"
-    return CacheLayer(
-        layer=number,
-        kind="chunked" if kind == "chunked" else "sliding",
-        heads=heads,
-        key_dim=key,
-        value_dim=value,
-        window=int(window),
-    )
-
-
 def _layer_type(number: int, text: Any) -> str:
+    """As cache_utils.py get_layer_types_and_kwargs infers it."""
     types = getattr(text, "layer_types", None)
     if types:
         return str(types[number])
     if getattr(text, "sliding_window", None) is not None:
         return "sliding_attention"
     return "chunked_attention" if getattr(text, "attention_chunk_size", None) is not None else "full_attention"
-
-
-def _notes(read: list[CacheLayer], text: Any) -> Iterator[str]:
-    return iter(())
 
 
 # ---------------------------------------------------------------------- from the config
@@ -141,7 +194,3 @@ def _from_config(number: int, text: Any, name: str) -> CacheLayer:
         value_dim=int(size),
         window=window,
     )
-
-
-def _cross(number: int, text: Any, name: str) -> CacheLayer:
-    raise UnsupportedError(f"{name}: cross-attention is not read yet")
