@@ -206,21 +206,25 @@ def _check_least(served: ServedModel, bits: Fraction, name: str) -> None:
 # ---------------------------------------------------------------------- EXL3
 def _exl3_matrix(weight: Weight, bits: Fraction) -> Stored:
     rows, columns = weight.shape
-    size = weight.copies * _exl3_bytes(rows, columns, bits)
+    size = weight.copies * sum(exl3_tensors(rows, columns, bits).values())
     return Stored(weight=weight, type=f"EXL3 {float(bits):g} bits", file_bytes=size, gpu_bytes=size)
 
 
 def _exl3_head(weight: Weight, head: int) -> Stored:
     if head == 16:
         return keep(weight, 2)
-    size = _exl3_bytes(weight.shape[0], weight.shape[1], Fraction(head))
+    size = sum(exl3_tensors(weight.shape[0], weight.shape[1], Fraction(head)).values())
     return Stored(weight=weight, type=f"EXL3 {head} bits", file_bytes=size, gpu_bytes=size)
 
 
-def _exl3_bytes(rows: int, columns: int, bits: Fraction) -> int:
-    """exl3.py LinearEXL3.get_tensors: trellis int16, suh and svh fp16, the codebook's multiplier; padded to 128."""
+def exl3_tensors(rows: int, columns: int, bits: Fraction) -> dict[str, int]:
+    """Bytes of each tensor of a Linear of `rows` outputs and `columns` inputs, both padded to 128.
+
+    exl3.py LinearEXL3.get_tensors: trellis int16, suh and svh fp16, and the multiplier of the codebook
+    (`mcg`, or `mul1` of the same size).
+    """
     outputs, inputs = (-(-side // EXL3_PADDING) * EXL3_PADDING for side in (rows, columns))
-    return int(outputs * inputs * bits / 8) + 2 * (outputs + inputs) + EXL3_MARK_BYTES
+    return {"trellis": int(outputs * inputs * bits / 8), "suh": 2 * inputs, "svh": 2 * outputs, "mcg": EXL3_MARK_BYTES}
 
 
 def _check_model(served: ServedModel, method: Method) -> None:
