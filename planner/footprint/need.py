@@ -49,19 +49,33 @@ class Setting:
         """Tokens per sequence and sequences of a prefill step.
 
         A chunk is shared by the sequences (vllm/v1/core/sched/scheduler.py token_budget); packed one after the other
-        they take as much memory as one long sequence.
+        they take as much memory as one long sequence. vLLM sets memory aside for a whole chunk at start, however
+        short the prompts are (vllm/v1/worker/gpu_model_runner.py profile_run).
         """
-        if self.chunk:
-            return min(self.chunk, context * sequences), 1
-        return context, sequences
+        if not self.chunk:
+            return context, sequences
+        return self.chunk if self.engine == "vllm" else min(self.chunk, context * sequences), 1
 
     def forward(self, context: int, sequences: int) -> int:
-        """Bytes of activations on one GPU: of a prefill step or of a decoding step, whichever needs more."""
+        """Bytes of activations on one GPU: of a prefill step or of a decoding step, whichever needs more.
+
+        A decoding step is one token of each sequence, and takes as often what one sequence takes.
+        """
         tokens, together = self.step(context, sequences)
         kind, shards = self.options.attention, self.placement.shards
         prefill = self.activations(tokens, max(context, tokens), batch=together, attention=kind, shards=shards)
-        decode = self.activations(1, context, batch=sequences, attention=kind, shards=shards)
-        return max(prefill, decode)
+        decode = sequences * self.activations(1, context, attention=kind, shards=shards)
+        return max(prefill, decode, self._logits(tokens * together))
+
+    def _logits(self, tokens: int) -> int:
+        """llama.cpp makes room for the logits of every token of a step, beside the hidden states they come from.
+
+        Both in fp32 (src/llama-context.cpp graph_reserve with n_outputs = n_tokens). Logs of Llama-3-8B with its
+        default of 512 tokens say `compute buffer size = 258.50 MiB`: 512 x (128256 + 4096) x 4 bytes.
+        """
+        if self.engine != "llama.cpp":
+            return 0
+        return tokens * (self.model.vocabulary + self.model.hidden_size) * 4
 
     def overhead(self, share: Share) -> tuple[OverheadPart, ...]:
         """The parts on one GPU."""

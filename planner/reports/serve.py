@@ -9,7 +9,7 @@ from rich.text import Text
 
 from planner.footprint.schema import Serving
 from planner.reports.markdown import escape, markdown_table
-from planner.reports.numbers import decimals_for
+from planner.reports.numbers import decimals_for, smallest_shown
 from planner.reports.summary import gib, gib_short
 from planner.reports.table import draw, pairs, ruled_table
 from planner.units import GB, GIB, KIB, MIB, format_bytes
@@ -21,7 +21,7 @@ PART_TITLES = {
     "not-vllm": "not for vLLM",
     "flat": "overhead",
 }
-_LEGEND = "rule: what guides print, 2 or 4 bytes x hidden size x layers for each token   1 GiB is 2^30 bytes"
+_LEGEND = "rule: what guides print, 2 (activations) or 4 (cache) bytes x hidden size x layers for each token   1 GiB is 2^30 bytes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ def _header(serving: Serving) -> list[tuple[str, str]]:
         read = f", {active:,} read for one token" if active < model.parameters // 2 else ""
         lines.append(("", f"{model.parameters:,} parameters{read}"))
     lines += [
-        ("weights", f"{weights.format}, {weights.bits_per_weight:.3g} bits per weight, {_both(weights.file_bytes)}"),
+        ("weights", f"{weights.format}, {weights.bits_per_weight:.4g} bits per weight, {_both(weights.file_bytes)}"),
         ("serving", _asked(serving)),
         ("on", _hardware(serving)),
     ]
@@ -263,6 +263,6 @@ def speed_line(serving: Serving) -> str:
         each += f" for each of {serving.batch:,}, {ceiling.tokens_per_second:,.0f} together"
     read = f"{gib(ceiling.bytes_per_step)} read for each token" if serving.batch == 1 else ""
     read = read or f"{gib(ceiling.bytes_per_step)} read in each step"
-    if ceiling.cpu_bandwidth:
+    if ceiling.cpu_bandwidth and ceiling.cpu_bytes_per_step >= smallest_shown(3):
         read += f", {gib(ceiling.cpu_bytes_per_step)} of CPU memory at {ceiling.cpu_bandwidth / GB:,.1f} GB/s"
     return f"{each}: {ceiling.word} ({read})"
