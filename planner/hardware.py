@@ -18,8 +18,8 @@ class Gpu:
 
     name: str
     memory_bytes: int
-    """What nvidia-smi shows as total (ECC may cost a sixteenth); where nobody wrote that down, the data sheet's number
-    in units of 2^30."""
+    """What CUDA has, as PyTorch's out-of-memory errors say (`a total capacity of 23.64 GiB`): the driver keeps 0.3 to
+    0.7 GiB, ECC on GDDR a sixteenth. Where nobody wrote that down, what nvidia-smi shows, else the data sheet."""
     bandwidth: int | None
     """Bytes per second of its memory, by the data sheet; None where nothing is known but the size."""
     source: str

@@ -21,7 +21,7 @@ PART_TITLES = {
     "not-vllm": "not for vLLM",
     "flat": "overhead",
 }
-_LEGEND = "rule: what guides print, 2 (activations) or 4 (cache) bytes x hidden size x layers for each token   1 GiB is 2^30 bytes"
+_LEGEND = "rule: what guides print for cache and activations, from hidden size and layers alone   1 GiB is 2^30 bytes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
