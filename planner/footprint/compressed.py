@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planner.binding import make_program
-from planner.errors import UnsupportedError
+from planner.errors import RecipeError, UnsupportedError
 from planner.footprint.compressed_schemes import describe, module_bytes
 from planner.footprint.formats import Format
 from planner.footprint.model import ServedModel
@@ -129,7 +129,11 @@ def preset_recipe(name: str, graph: "ModelGraph") -> Recipe:
 
 def _store_preset(name: str) -> Callable[[ServedModel], StoredModel]:
     def store(served: ServedModel) -> StoredModel:
-        return store_recipe(served, preset_recipe(name, served.graph))
+        try:
+            return store_recipe(served, preset_recipe(name, served.graph))
+        except RecipeError as error:  # its path leads into a recipe that nobody wrote, and so does its advice
+            reason = str(error).removeprefix(f"{error.where}: ").partition("; ")[0]
+            raise UnsupportedError(f"{name}: LLM Compressor refuses it for {served.name}: {reason}") from error
 
     return store
 

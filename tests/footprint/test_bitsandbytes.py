@@ -4,8 +4,8 @@ import pytest
 
 from planner.footprint.bitsandbytes import formats, four_bit_bytes, four_bit_tensors, quantized_weights
 from planner.footprint.formats import Format
-from tests.footprint.served import served, stored
-from tests.footprint.weights import find_weights
+from tests.footprint.full_size import served, stored
+from tests.footprint.weight_formats import find_weights
 
 # state_dict() of bitsandbytes 0.50.2 Linear4bit, quantized on a CPU: rows, columns, nested, and bytes of its tensors
 # (the JSON record left out where it holds a number whose digits vary).

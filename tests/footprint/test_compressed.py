@@ -18,8 +18,8 @@ from planner.footprint.formats import Format
 from planner.recipe import load_recipe, recipe_from_dict
 from planner.recipe_files import list_recipes
 from planner.specs import QuantizationSpec, Recipe, Scheme
-from tests.footprint.served import served, stored
-from tests.footprint.weights import find_weights
+from tests.footprint.full_size import served, stored
+from tests.footprint.weight_formats import find_weights
 
 # UNQUANTIZED changes nothing; INT8 is W8A8 again, and a flat width here.
 PRESETS = sorted(set(PRESET_SCHEMES) - {"UNQUANTIZED", "INT8"})
@@ -228,8 +228,10 @@ def test_experts_that_a_recipe_treats_differently_are_counted_one_by_one() -> No
 
 
 def test_what_the_library_refuses_is_refused() -> None:
-    with pytest.raises(RecipeError, match="128 does not divide 2880"):
+    with pytest.raises(UnsupportedError, match=r"W4A16: .* gpt-oss-20b: 128 does not divide 2880"):
         stored("gpt-oss-20b", find_weights("W4A16"))
+    with pytest.raises(RecipeError, match="128 does not divide 2880"):
+        store_recipe(served("gpt-oss-20b"), load_recipe("rtn_w4a16"))
 
 
 def test_vision_towers_stay_16_bit() -> None:

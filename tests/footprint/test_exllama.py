@@ -10,7 +10,7 @@ from planner.errors import JobError, UnsupportedError
 from planner.footprint.exllama import HEADS, Mixture, exl3_tensors, formats, least_bits, parse
 from planner.footprint.formats import Format
 from planner.footprint.tensors import StoredModel
-from tests.footprint.served import served, stored
+from tests.footprint.full_size import served, stored
 
 
 def parsed(text: str) -> Format:

@@ -5,8 +5,8 @@ import pytest
 from planner.errors import JobError, UnsupportedError
 from planner.footprint.formats import Format
 from planner.footprint.gptq import formats, matrix_tensors, parse
-from tests.footprint.served import served, stored
-from tests.footprint.weights import find_weights
+from tests.footprint.full_size import served, stored
+from tests.footprint.weight_formats import find_weights
 
 
 def test_a_gptq_matrix_has_the_tensors_of_auto_gptq() -> None:

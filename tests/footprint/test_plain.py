@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from planner.footprint.formats import Format
 from planner.footprint.plain import formats, keep, packed_bytes, parse
 from planner.footprint.tensors import Weight
-from tests.footprint.served import served, stored
-from tests.footprint.weights import find_weights
+from tests.footprint.full_size import served, stored
+from tests.footprint.weight_formats import find_weights
 
 
 @pytest.mark.parametrize(("name", "eighths"), [("fp32", 32), ("fp16", 16), ("bf16", 16), ("int8", 8), ("int4", 4)])

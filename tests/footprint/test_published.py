@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from planner.footprint.formats import Format
-from tests.footprint.served import stored
-from tests.footprint.weights import find_weights
+from tests.footprint.full_size import stored
+from tests.footprint.weight_formats import find_weights
 
 ENTRIES = json.loads((Path(__file__).parent / "published.json").read_text(encoding="utf-8"))
 UNITS = {"B": 1, "GB": 10**9, "GiB": 2**30, "MiB": 2**20}
