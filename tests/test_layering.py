@@ -18,7 +18,7 @@ ROOMS = (
     ("recipe", "recipe_files", "schemes", "matching", "rule_of_thumb", "simulation"),
     ("models",),
     ("binding", "record", "hardware"),
-    ("footprint", "models.cache_layers", "models.prefill", "models.prefill_run", "models.serving"),
+    ("footprint", "models.cache_layers", "models.prefill", "models.prefill_run", "models.serving", "models.training"),
     ("planning", "serving", "training"),
     ("advice", "measure"),
     ("reports",),
@@ -31,7 +31,8 @@ TORCH_ROOMS = {
     f"models.{name}"
     for name in (
         "build", "cache_layers", "dataflow", "experts", "inputs", "load", "prefill", "prefill_run", "recorder",
-        "served_kernels", "serving", "shards", "tracing", "wrapping",
+        "served_kernels", "serving", "shards", "tracing", "training", "training_kernels",
+        "wrapping",
     )
 }  # fmt: skip
 # Where the real library runs on real tensors: reached from `planner measure` alone.

@@ -94,11 +94,11 @@ class _Border(torch.autograd.Function):
     """A tensor that comes from the layer before: its own storage, a gradient that goes nowhere."""
 
     @staticmethod
-    def forward(ctx: Any, anchor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    def forward(_ctx: Any, _anchor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         return torch.empty_strided(like.size(), like.stride(), dtype=like.dtype, device="meta")
 
     @staticmethod
-    def backward(ctx: Any, *_grads: torch.Tensor) -> Any:
+    def backward(_ctx: Any, *_grads: torch.Tensor) -> Any:
         return None, None
 
 
@@ -284,7 +284,8 @@ def _marks(weights: Sequence[torch.nn.Parameter], recorder: Recorder) -> Iterato
         if parameter.grad is not None and (number := recorder.ids.get(storage_key(parameter.grad))) is not None:
             marks.setdefault(number, len(recorder.events))
 
-    hooks = [p.register_post_accumulate_grad_hook(made) for p in weights if p.requires_grad]
+    trained: list[Any] = [p for p in weights if p.requires_grad]
+    hooks = [p.register_post_accumulate_grad_hook(made) for p in trained]
     try:
         yield marks
     finally:

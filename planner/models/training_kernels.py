@@ -64,6 +64,25 @@ class _Flash(torch.autograd.Function):
         return tuple(grads)
 
 
+class _Grouped(torch.autograd.Function):
+    """torch.nn.functional.grouped_mm: rows (tokens x chosen experts, in) by (experts, in, out); keeps both.
+
+    torch's own refuses fp32 on the meta device; CUDA multiplies group by group (GroupedMMUtils.h
+    _grouped_mm_fallback) into the same output.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(rows, weight)
+        return rows.new_empty(rows.shape[0], weight.shape[-1])
+
+    @staticmethod
+    def backward(ctx: Any, *_grads: torch.Tensor) -> Any:
+        rows, weight = ctx.saved_tensors
+        wanted = zip(ctx.needs_input_grad, (rows, weight), strict=True)
+        return tuple(torch.empty_like(tensor) if needed else None for needed, tensor in wanted)
+
+
 def flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
     """(batch, tokens, heads, dim) of (batch, heads, tokens, dim) inputs, in 16 bit.
 
@@ -86,7 +105,7 @@ def _flash_attention(
 
 
 def _flash_recomputed(
-    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
+    _module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
 ) -> tuple[torch.Tensor, None]:
     return recomputed(lambda *each: flash(*each, Autocast.type), query, key, value), None
 
@@ -128,6 +147,8 @@ class Autocast(TorchFunctionMode):
             return _dropout(func, args, kwargs)
         if self.dtype is not None:
             args, kwargs = self._cast(name, args, kwargs)
+        if name in ("grouped_mm", "_grouped_mm"):
+            return _Grouped.apply(*args[:2])  # type: ignore[no-untyped-call]  # torch leaves it untyped
         if name == "scaled_dot_product_attention" and self.fused_attention:
             named = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
             return flash(named["query"], named["key"], named["value"], self.dtype).transpose(1, 2)

@@ -1,0 +1,181 @@
+"""planner train: what training a model takes."""
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from planner.commands.common import look
+from planner.commands.options import Format, FormatOption, ModelArgument, OutputOption, takes_options
+from planner.commands.output import check_output, write_result
+from planner.commands.progress import Progress
+from planner.errors import JobError
+
+if TYPE_CHECKING:
+    from planner.footprint.training_schema import TrainingPlan, TrainOptions
+
+EPILOG = """[bold]Examples[/bold]
+
+planner train llama-3-8b --gpus 8 --sharding zero3 --gpu h100
+planner train llama-3-8b --method lora --rank 16 --targets q_proj,v_proj --gpu 24GiB
+planner train llama-2-70b --method qlora --optimizer adamw8bit --seq-len 512 --gpu 48GiB
+planner train qwen3-8b --gpus 2 --sharding zero3 --offload optimizer --checkpointing full"""
+
+TRAINED, STEP, HARDWARE, ADAPTERS = "What is trained", "One step", "GPUs and sharding", "Adapters (lora, qlora)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainFlags:
+    """What is asked as typed: one field per option, in the order of `--help`."""
+
+    method: Annotated[
+        Literal["full", "lora", "qlora"],
+        typer.Option(
+            "--method",
+            help="full trains every weight; lora trains adapters on 16-bit weights, qlora on 4-bit ones (NF4).",
+            rich_help_panel=TRAINED,
+        ),
+    ] = "full"
+    optimizer: Annotated[
+        Literal["adamw", "adamw8bit", "adafactor", "lion", "sgd", "sgd-momentum"],
+        typer.Option(
+            "--optimizer",
+            metavar="NAME",
+            help="adamw (8 bytes a weight in fp32), adamw8bit (2), adafactor (rows and columns), lion (4), sgd (0), "
+            "sgd-momentum (4).",
+            rich_help_panel=TRAINED,
+        ),
+    ] = "adamw"
+    precision: Annotated[
+        Literal["bf16-mixed", "fp16-mixed", "bf16", "fp32"],
+        typer.Option(
+            "--precision",
+            metavar="NAME",
+            help="bf16-mixed, fp16-mixed: 16-bit compute, fp32 weights or fp32 master weights. bf16: everything in 16 "
+            "bit, as transformers trains a model that is loaded in bf16. fp32.",
+            rich_help_panel=TRAINED,
+        ),
+    ] = "bf16-mixed"
+    seq_len: Annotated[
+        int,
+        typer.Option("--seq-len", metavar="TOKENS", help="Tokens of a sample, padding included.", rich_help_panel=STEP),
+    ] = 2048
+    batch_size: Annotated[
+        int,
+        typer.Option("--batch-size", metavar="N", help="Samples per GPU in one forward.", rich_help_panel=STEP),
+    ] = 1
+    grad_accumulation: Annotated[
+        int,
+        typer.Option(
+            "--grad-accumulation",
+            metavar="N",
+            help="Forwards before a step. From 2 on the gradients stay between them.",
+            rich_help_panel=STEP,
+        ),
+    ] = 1
+    attention: Annotated[
+        Literal["flash", "eager"],
+        typer.Option("--attention", help="eager keeps the scores of every head.", rich_help_panel=STEP),
+    ] = "flash"
+    checkpointing: Annotated[
+        Literal["none", "selective", "full"] | None,
+        typer.Option(
+            "--checkpointing",
+            show_default=False,
+            help="full keeps each layer's input and computes the rest again in the backward; selective does so for "
+            "attention alone. Default: full for qlora, none otherwise.",
+            rich_help_panel=STEP,
+        ),
+    ] = None
+    rank: Annotated[
+        int, typer.Option("--rank", metavar="N", help="Rank of each adapter.", rich_help_panel=ADAPTERS)
+    ] = 16
+    targets: Annotated[
+        str,
+        typer.Option(
+            "--targets",
+            metavar="A,B",
+            help="Linears that get one, by the last part of their name, or all-linear.",
+            rich_help_panel=ADAPTERS,
+        ),
+    ] = "all-linear"
+    dropout: Annotated[
+        float,
+        typer.Option("--dropout", metavar="P", help="Of the adapters' inputs; keeps masks.", rich_help_panel=ADAPTERS),
+    ] = 0.0
+    gpus: Annotated[int, typer.Option("--gpus", metavar="N", help="GPUs in all.", rich_help_panel=HARDWARE)] = 1
+    gpus_per_node: Annotated[
+        int, typer.Option("--gpus-per-node", metavar="N", help="Of one machine.", rich_help_panel=HARDWARE)
+    ] = 8
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            "--gpu",
+            metavar="GPU",
+            show_default=False,
+            help="Name of the GPU, or its memory, like 24GiB (2^30 bytes) or 24GB (10^9 bytes): says what fits.",
+            rich_help_panel=HARDWARE,
+        ),
+    ] = None
+    sharding: Annotated[
+        Literal["none", "zero1", "zero2", "zero3", "fsdp", "fsdp-grad-op"],
+        typer.Option(
+            "--sharding",
+            metavar="NAME",
+            help="none (every GPU has all), zero1 shards optimizer states, zero2 gradients too, zero3 and fsdp weights "
+            "too; fsdp-grad-op is FSDP's SHARD_GRAD_OP.",
+            rich_help_panel=HARDWARE,
+        ),
+    ] = "none"
+    offload: Annotated[
+        Literal["none", "optimizer", "optimizer+params"],
+        typer.Option("--offload", metavar="WHAT", help="none, optimizer, optimizer+params.", rich_help_panel=HARDWARE),
+    ] = "none"
+    offload_to: Annotated[
+        Literal["cpu", "nvme"], typer.Option("--offload-to", help="Where to.", rich_help_panel=HARDWARE)
+    ] = "cpu"
+
+    def options(self) -> "TrainOptions":
+        """The checked options; whatever has no meaning ends in one JobError that names the option."""
+        from pydantic import ValidationError
+
+        from planner.footprint.training_schema import TrainOptions
+
+        try:
+            return TrainOptions(**asdict(self))
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = f"--{first['loc'][0]}".replace("_", "-")
+            raise JobError(f"{name} {first['input']!r:.40}: {first['msg'].lower()}") from error
+
+
+@takes_options(TrainFlags)
+def train(
+    model: ModelArgument,
+    options: TrainFlags,
+    format: FormatOption = "table",
+    output: OutputOption = None,
+) -> None:
+    """Size a training job: GPU memory with its parts, and what every way to shard and offload would take.
+
+    Optimizer states are counted tensor by tensor, activations by running forward and backward of
+    the model without data. Nothing is downloaded but a Hub model's config, and no GPU is needed.
+    """
+    check_output(output)
+    asked = options.options()
+    with Progress() as progress:
+        from planner.training import train as plan_training
+
+        progress.say(f"building {model} without weights")
+        text = _rendered(plan_training(model, asked), format, output)
+    write_result(text, output)
+
+
+def _rendered(result: "TrainingPlan", format: Format, output: str | None) -> str:
+    from planner.reports import train as report
+
+    if format == "json":
+        return report.render_json(result)
+    if format == "markdown":
+        return report.render_markdown(result)
+    return report.render(result, **look(output))

@@ -1,0 +1,56 @@
+"""What a reader of a training plan should know of this job."""
+
+from collections.abc import Iterator
+
+from planner.footprint.model import ServedModel
+from planner.footprint.sharding import FSDP, ZERO
+from planner.footprint.trained import Parts
+from planner.footprint.training_schema import TrainOptions
+
+
+def notes_on(served: ServedModel, options: TrainOptions, parts: Parts) -> tuple[str, ...]:
+    """One sentence or two each."""
+    return (*_model(served, options, parts), *_copies(options), *_sharding(options), *_left_out(options))
+
+
+def _model(served: ServedModel, options: TrainOptions, parts: Parts) -> Iterator[str]:
+    if parts.vision:
+        yield (
+            f"Trained on text: the vision tower and its projector ({parts.vision:,} weights) never run, get no "
+            "gradients and count as frozen."
+        )
+    if served.experts and options.method != "full":
+        yield "Routed experts are fused parameters, not Linears: they get no adapters, as with peft's target_modules."
+    if options.method == "qlora":
+        yield (
+            "Linears are NF4 with double quantization, all other weights fp32 and checkpointing on unless asked "
+            "otherwise, as peft's prepare_model_for_kbit_training leaves them."
+        )
+        if served.experts:
+            yield "Fused experts stay as bitsandbytes leaves them: not quantized, so fp32 here."
+
+
+def _copies(options: TrainOptions) -> Iterator[str]:
+    if options.method == "full" and options.precision.endswith("mixed") and options.sharding not in ZERO:
+        yield (
+            "Mixed precision is torch.autocast over fp32 weights (Trainer with bf16=True or fp16=True, model loaded in "
+            "float32). transformers 5 loads in the checkpoint's type by default: bf16 weights, gradients and states "
+            "are --precision bf16."
+        )
+    if options.sharding in ZERO and options.precision.endswith("mixed"):
+        yield "DeepSpeed keeps 16-bit weights and gradients and fp32 master weights; autocast is not used."
+    if options.precision == "fp16-mixed" and options.method == "full":
+        yield "fp16 takes a loss scale; its few bytes are not counted."
+
+
+def _sharding(options: TrainOptions) -> Iterator[str]:
+    if options.sharding in (*ZERO, *FSDP) and options.optimizer == "adafactor":
+        yield "Shards are flat vectors, so Adafactor keeps a whole fp32 second moment instead of rows and columns."
+    if options.offload != "none":
+        yield "CPU memory counts offloaded states alone: not the data, and not the weights while they are loaded."
+
+
+def _left_out(options: TrainOptions) -> Iterator[str]:
+    yield "Allocated bytes: what the caching allocator holds back by fragmentation and NCCL's buffers come on top."
+    if options.method == "full" and options.optimizer == "adamw":
+        yield "AdamW is the fused one (the Trainer's default); foreach=True takes the weights once more in its step."
