@@ -28,6 +28,11 @@ _ROLES: tuple[tuple[Role, tuple[str, ...]], ...] = (
     ("gate and up", ("gate_proj", "up_proj", "gate_up_proj", "w1", "w3", "fc1", "dense_h_to_4h", "fc_in", "c_fc")),
 )
 _EVERYWHERE: tuple[Place, ...] = ("outer", "third", "inner")
+_PLACES: dict[Place, str] = {
+    "outer": "first and last eighth of layers",
+    "third": "every third layer between",
+    "inner": "the layers between",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +43,12 @@ class Step:
     places: tuple[Place, ...] = _EVERYWHERE
     lead: int = 1
     """Choices above the lowest one of the round that they are raised to."""
+
+    def __str__(self) -> str:
+        """In words: `down (first and last eighth of layers)`."""
+        where = "" if self.places == _EVERYWHERE else f" ({' and '.join(_PLACES[place] for place in self.places)})"
+        lead = "" if self.lead == 1 else f", {self.lead} choices up"
+        return f"{self.role}{where}{lead}"
 
     def takes(self, weight: Weight, layers: int) -> bool:
         """Whether this weight of a model with so many decoder layers is meant."""
@@ -108,7 +119,7 @@ class Allocation:
 
 def role_of(weight: Weight) -> Role:
     """What the tensor does, by the last part of its module's name."""
-    if weight.unit == "head":
+    if weight.unit in ("head", "embedding"):  # an embedding that the choices keep differently is a tied head
         return "head"
     if weight.unit != "decoder":
         return "other"
