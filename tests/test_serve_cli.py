@@ -1,0 +1,136 @@
+import json
+import subprocess
+import sys
+from dataclasses import fields
+from typing import Any, get_type_hints
+
+import pytest
+
+from planner.cli import main
+from planner.commands.serve import parse_params
+from planner.commands.serve_options import ServeFlags
+from planner.errors import JobError
+from planner.footprint.schema import ServeOptions, Serving
+
+
+def run(capsys: Any, *arguments: str) -> str:
+    assert main(["serve", *arguments]) == 0
+    return str(capsys.readouterr().out)
+
+
+def fail(capsys: Any, *arguments: str) -> str:
+    assert main(["serve", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("planner: error: ")
+    assert captured.err.count("\n") == 1
+    return str(captured.err)
+
+
+def test_the_table_names_every_part_and_answers_every_question(capsys: Any) -> None:
+    text = run(capsys, "llama-3-8b", "--gpu", "rtx4090")
+    for word in ("weights", "KV cache", "activations", "CUDA context", "CUDA graphs", "not for vLLM", "total", "rule"):
+        assert word in text
+    for answer in ("fits in 23.64 GiB", "at most 8,192 tokens", "at the same time", "tokens/s", "GB/s"):
+        assert answer in text
+
+
+def test_json_holds_what_is_promised_and_reads_back(capsys: Any) -> None:
+    text = run(capsys, "qwen3-0.6b", "--gpu", "24GiB", "--format", "json")
+    found = json.loads(text)
+    assert found["schema_version"] == 1
+    assert {"format", "bytes", "bits_per_weight"} <= set(found["weights"])
+    assert {"bytes", "bytes_per_token"} <= set(found["kv_cache"])
+    assert {"bytes", "method"} <= set(found["activations"])
+    assert {"bytes", "parts"} <= set(found["overhead"])
+    assert found["per_gpu"]["total_bytes"] > 0
+    assert found["fits"] is True
+    assert {"model", "max_context", "max_batch", "notes"} <= set(found)
+    assert Serving.model_validate_json(text).model_dump_json(indent=1) + "\n" == text
+
+
+def test_markdown_is_a_table_with_the_same_numbers(capsys: Any) -> None:
+    text = run(capsys, "qwen3-0.6b", "--gpu", "24GiB", "--gpus", "2", "--format", "markdown")
+    assert "| part, in GiB | GPU | all GPUs | rule |  |" in text
+    assert "- verdict: fits" in text
+
+
+def test_what_does_not_fit_says_so_in_capitals(capsys: Any) -> None:
+    text = run(capsys, "llama-3-8b", "--gpu", "12GiB")
+    assert "DOES NOT FIT in 12 GiB" in text
+    assert "no context fits" in text
+
+
+def test_the_result_goes_to_a_file(capsys: Any, tmp_path: Any) -> None:
+    path = tmp_path / "out.json"
+    assert run(capsys, "--params", "8B", "--format", "json", "-o", str(path)) == ""
+    assert json.loads(path.read_text())["model"]["parameters"] == 8 * 10**9
+
+
+def test_parameters_alone_need_no_torch() -> None:
+    code = """
+import sys
+from planner.cli import main
+assert main(["serve", "--params", "1T", "--weights", "IQ2_XS", "--overhead", "20%"]) == 0
+found = {"torch", "transformers", "accelerate", "compressed_tensors"} & set(sys.modules)
+assert not found, found
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "323.05 GiB" in result.stdout
+    assert "269.21" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("1T", 10**12), ("8B", 8 * 10**9), ("70e9", 70 * 10**9), ("8030261248", 8030261248), ("0.6b", 6 * 10**8)],
+)
+def test_parameters_are_read_as_people_write_them(text: str, count: int) -> None:
+    assert parse_params(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "many", "0", "-8B", "1.5", "8 GB", "1e99", "8BB"])
+def test_other_parameters_are_refused(text: str) -> None:
+    with pytest.raises(JobError, match="--params"):
+        parse_params(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give a MODEL, or --params"),
+        (["llama-3-8b", "--params", "8B"], "not both"),
+        (["llama-3-8b", "--gpu", "rtx4091"], "did you mean"),
+        (["llama-3-8b", "--kv-dtype", "fp9"], "unknown KV cache type"),
+        (["llama-3-8b", "--weights", "Q4_K_X"], "unknown weight format"),
+        (["llama-3-8b", "-ngl", "3"], "GGUF"),
+        (["llama-3-8b", "--gpus", "3"], "32 attention heads"),
+        (["llama-3-8b", "--split", "expert", "--gpus", "2"], "has no experts"),
+        (["llama-3-8b", "--overhead", "some"], "20%"),
+        (["llama-3-8b", "--reserve", "cuda-graphs"], "--reserve 'cuda-graphs'"),
+        (["llama-3-8b", "--reserve", "graphs=1GiB"], "unknown overhead part"),
+        (["llama-3-8b", "--bandwidth", "fast"], "--bandwidth 'fast'"),
+        (["llama-3-8b", "--context", "0"], "--context 0"),
+        (["llama-3-8b", "--batch", "-1"], "--batch -1"),
+        (["llama-3-8b", "--gpu-memory-utilization", "1.5"], "--gpu-memory-utilization 1.5"),
+        (["llama-3-8b", "--engine", "exllama"], "does not read"),
+        (["--params", "8B", "-w", "Q8_0", "-ngl", "3"], "needs a model's layers"),
+        (["no-such-model"], "preset"),
+    ],
+)
+def test_every_mistake_is_one_line_that_names_it(capsys: Any, arguments: list[str], message: str) -> None:
+    assert message in fail(capsys, *arguments)
+
+
+def test_the_flags_are_the_options_and_have_their_defaults() -> None:
+    flags = {item.name for item in fields(ServeFlags)}
+    assert flags == set(ServeOptions.model_fields) - {"dtype"}
+    assert ServeFlags().options() == ServeOptions()
+    assert set(get_type_hints(ServeFlags)) == flags
+
+
+def test_rates_and_parts_are_read_with_their_units() -> None:
+    options = ServeFlags(bandwidth="1008GB/s", cpu_bandwidth="80 GB/s", reserve=["cuda-graphs=1GiB", "not-vllm=0"])
+    asked = options.options()
+    assert (asked.bandwidth, asked.cpu_bandwidth) == (1008 * 10**9, 80 * 10**9)
+    assert asked.reserve == {"cuda-graphs": 2**30, "not-vllm": 0}
