@@ -10,15 +10,19 @@ from planner.footprint.model import CacheKind, CacheLayer
 from planner.hints import did_you_mean
 
 # Bits per element of keys and values, scales included.
-# fp8, int8: one scale for a whole layer (vLLM layers/quantization/kv_cache.py; TensorRT-LLM's
-# kv_cache_scaling_factor), which is not counted. q*: ggml blocks of 32 elements with fp16 scale, q4_1 and
-# q5_1 with an fp16 minimum too (ggml-common.h block_q8_0, block_q5_1, ...). nvfp4: an fp8 scale for 16 elements.
+# fp8, int8: one scale for a whole layer, which is not counted (vLLM layers/quantization/kv_cache.py
+# BaseKVCacheMethod; TensorRT-LLM kv_cache_scaling_factor). vLLM's own int8 (v1/kv_cache_interface.py,
+# int8_per_token_head) adds an fp32 scale for each token and head: 8.25 bits where a head has 128 elements.
+# nvfp4: an fp8 scale for 16 elements (vLLM v1/kv_cache_interface.py FullAttentionSpec.real_page_size_bytes).
+# q*: ggml blocks of 32 elements with an fp16 scale, q4_1 and q5_1 with an fp16 minimum too
+# (llama.cpp ggml/src/ggml-common.h block_q8_0, block_q5_1, ...).
 KV_DTYPES: Mapping[str, Fraction] = {
     "float32": Fraction(32),
     "bfloat16": Fraction(16),
     "float16": Fraction(16),
     "fp8": Fraction(8),
     "int8": Fraction(8),
+    "nvfp4": Fraction(9, 2),
     "q8_0": Fraction(17, 2),
     "q5_1": Fraction(6),
     "q5_0": Fraction(11, 2),
@@ -81,6 +85,15 @@ def cache_size(
 ) -> CacheSize:
     """What `sequences` sequences of `context` tokens keep on each of `shards` tensor-parallel GPUs.
 
+    Pages of `block` tokens, 1 for none: vLLM's are 16 tokens, 64 for some MLA kernels. Sliding windows
+    and chunks keep what vLLM keeps while it decodes (v1/core/single_type_kv_cache_manager.py
+    SlidingWindowManager, ChunkedLocalAttentionManager): blocks that lie outside are freed, and a window
+    that begins inside of a block costs one block more. While a prompt is read in chunks vLLM holds the
+    chunk too (v1/kv_cache_interface.py SlidingWindowSpec.max_memory_usage_bytes), as llama.cpp always does
+    (llama-kv-cache-iswa.cpp: window + n_ubatch). transformers keeps window - 1 tokens in a DynamicCache, and
+    the whole window from the first token on in a StaticCache (cache_utils.py).
+    States have types of their own: `dtype` does not touch them.
+
     Raises JobError for an unknown dtype, for sizes below one, and for heads that `shards` cannot divide.
     """
     for name, value in (("context", context), ("sequences", sequences), ("block", block), ("shards", shards)):
@@ -117,7 +130,7 @@ def _group(same: list[CacheLayer], context: int, sequences: int, bits: Fraction,
 
 
 def _kept_tokens(layer: CacheLayer, context: int, block: int) -> int:
-    """Tokens of one sequence that one layer has room for."""
+    """Tokens of one sequence that one layer has room for, at the window's worst place."""
     if layer.kind in ("recurrent", "shared"):
         return 0
     whole = ceil(context / block) * block
@@ -125,6 +138,8 @@ def _kept_tokens(layer: CacheLayer, context: int, block: int) -> int:
         return whole
     if layer.kind == "cross":
         return ceil(layer.window / block) * block
+    if layer.kind == "chunked" and layer.window % block == 0:
+        return min(whole, layer.window)  # chunks begin where blocks begin
     # A window may begin inside of a block: its first and its last block are both partly used.
     return min(whole, (ceil((layer.window - 1) / block) + 1) * block)
 
@@ -141,7 +156,10 @@ def _token_bits(layer: CacheLayer, bits: Fraction, shards: int) -> Fraction:
 
 
 def _local_heads(layer: CacheLayer, shards: int) -> int:
-    """A latent is whole on each GPU; fewer heads than GPUs are repeated (vLLM ModelConfig.get_num_kv_heads)."""
+    """A latent is whole on each GPU; fewer heads than GPUs are repeated.
+
+    vLLM config/model.py ModelConfig.get_num_kv_heads: max(1, total_num_kv_heads // tensor_parallel_size).
+    """
     if layer.kind == "latent" or layer.heads == 0:
         return layer.heads
     if layer.heads % shards and shards % layer.heads:
@@ -150,4 +168,5 @@ def _local_heads(layer: CacheLayer, shards: int) -> int:
 
 
 def _share(amount: int, shards: int) -> int:
+    """States are split by heads or channels (vLLM layers/mamba/mamba_utils.py MambaStateShapeCalculator)."""
     return ceil(amount / shards)

@@ -41,10 +41,11 @@ def read_cache(model: torch.nn.Module, name: str) -> tuple[tuple[CacheLayer, ...
 
 
 # ---------------------------------------------------------------------- the model fills a cache
-def filled_cache(model: Any, tokens: int = PROBE_TOKENS, batch: int = 1) -> Any:
+def filled_cache(model: Any, tokens: int = PROBE_TOKENS, batch: int = 1, **more: torch.Tensor) -> Any:
     """transformers' cache of `batch` sequences after a forward of `tokens` tokens.
 
-    Raises UnsupportedError for a model that takes no such cache; whatever the forward itself raises.
+    `more` goes to the forward as well. Raises UnsupportedError for a model that takes no such cache, and
+    whatever the forward raises.
     """
     from transformers.cache_utils import DynamicCache
 
@@ -54,16 +55,18 @@ def filled_cache(model: Any, tokens: int = PROBE_TOKENS, batch: int = 1) -> Any:
         cache = DynamicCache(config=model.config)
         with Recorder(1 / experts if experts else 0.0):
             fields = {cache_argument(model): cache, "attention_mask": torch.ones_like(ids), "use_cache": True}
-            model(input_ids=ids, **fields)
+            model(input_ids=ids, **fields, **more)
     return cache
 
 
-def cache_argument(model: torch.nn.Module) -> str:
+def cache_argument(model: Any) -> str:
     """What the model's forward calls its cache."""
     accepted = inspect.signature(model.forward).parameters
     name = next((n for n in ("past_key_values", "cache_params") if n in accepted), None)
     if name is None:
-        raise UnsupportedError(f"{type(model).__name__} takes no cache of transformers' kind")
+        raise UnsupportedError(
+            f"{model.config.model_type}: {type(model).__name__} takes no cache of transformers' kind"
+        )
     return name
 
 

@@ -21,6 +21,11 @@ from planner.simulation.ledger import in_blocks
 
 FAILURES = (UnsupportedError, RuntimeError, TypeError, ValueError, AttributeError, LookupError, NotImplementedError)
 FP32 = 4
+EAGER_ONLY = (
+    "transformers has no flash attention for this model: activations are those of its own attention, which holds "
+    "the scores of all new tokens."
+)
+MLA_WORKSPACE_TOKENS = 64 * 1024
 
 
 class PrefillTracer:
@@ -46,35 +51,51 @@ class PrefillTracer:
                 f"no such prefill: {tokens} new tokens of {context}, {batch} sequences, {shards} GPUs; "
                 "all are at least 1, and the context holds the new tokens"
             )
+        context = self._expanded(tokens, context, batch)
         key = (tokens, context, batch, attention, shards)
         if key not in self._known:
             self._known[key] = self._peak(tokens, context, batch, attention, shards)
         return self._known[key]
 
+    def _expanded(self, tokens: int, context: int, batch: int) -> int:
+        """MLA: how much of the context is keys and values at once, and not latents.
+
+        Servers expand what came before piece by piece (vLLM layers/attention/mla_attention.py
+        determine_chunked_prefill_workspace_size: 64 Ki tokens at most), and decode on the latents.
+        """
+        if context == tokens or getattr(text_config(self._model(1).config), "kv_lora_rank", None) is None:
+            return context
+        return tokens + (min(context - tokens, MLA_WORKSPACE_TOKENS // batch) if tokens > 1 else 0)
+
     def _peak(self, tokens: int, context: int, batch: int, attention: Attention, shards: int) -> int:
         model = self._model(shards)
         vocabulary = int(text_config(self._model(1).config).vocab_size)
         reason = ""
-        for implementation, replay in self._ways(attention):
-            run = PrefillRun(model, tokens, context, batch, implementation, replay, vocabulary)
+        for implementation in ("eager",) if attention == "eager" else (FLASH, "sdpa", "eager"):
             try:
-                peak = run.peak()
+                run, peak = self._run(model, tokens, context, batch, implementation, vocabulary)
             except FAILURES as error:
                 reason = reason or f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
                 continue
-            if attention == "eager" or run.flashed:
+            if run.flashed or implementation == "eager":
                 self._notes.update(dict.fromkeys(run.notes))
+                if attention == "flash" and not run.flashed:
+                    self._note(EAGER_ONLY)
                 return peak
-        if not reason:
-            raise UnsupportedError(f"{self.source.name}: its attention runs code of its own, never a flash kernel")
         self._note(f"Activations are estimated from the shapes of the Linears, not traced: {reason}")
         return _estimate(model, tokens, context, batch, attention)
 
     @staticmethod
-    def _ways(attention: Attention) -> tuple[tuple[str, bool], ...]:
-        """Attention implementations to try, first with equal layers replayed, then layer by layer."""
-        names = ("eager",) if attention == "eager" else (FLASH, "sdpa")
-        return tuple((name, replay) for name in names for replay in (True, False))
+    def _run(
+        model: Any, tokens: int, context: int, batch: int, implementation: str, vocabulary: int
+    ) -> tuple[PrefillRun, int]:
+        """Equal layers are replayed; where one reads what another left behind, every layer runs."""
+        run = PrefillRun(model, tokens, context, batch, implementation, True, vocabulary)
+        try:
+            return run, run.peak()
+        except FAILURES:
+            run = PrefillRun(model, tokens, context, batch, implementation, False, vocabulary)
+            return run, run.peak()
 
     def _model(self, shards: int) -> Any:
         if shards not in self._models:

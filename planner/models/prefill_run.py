@@ -13,14 +13,14 @@ from planner.models.build import num_experts, quiet
 from planner.models.cache_layers import cache_argument, filled_cache
 from planner.models.load import structure_key
 from planner.models.recorder import Recorder, storage_key
-from planner.models.served_kernels import EXPERTS, Flash, SdpaAsFlash, register, routed_alone
+from planner.models.served_kernels import EXPERTS, Flash, SdpaAsFlash, is_mixer, register, routed_alone, scanned
 from planner.models.traces import Event
 from planner.models.tracing import HalfSoftmax, patched_forward, signature
 from planner.simulation.ledger import in_blocks
 
-OWN_STATES = (
-    "Recurrent layers run transformers' own PyTorch code, which holds more at once than the kernels that servers use: "
-    "the activations are an upper bound."
+SCANNED = (
+    "Recurrent layers run as servers' kernels: their projections and outputs are counted, what the scan keeps for "
+    "each chunk of tokens is not."
 )
 ROUTED_ALONE = ("Llama4TextMoe",)
 
@@ -107,8 +107,6 @@ class PrefillRun:
                 _lengthen(layer, past)
             if hasattr(layer, "conv_states"):
                 layer.lazy_initialization = self._unseen(layer.lazy_initialization)
-                if OWN_STATES not in self.notes:
-                    self.notes.append(OWN_STATES)
         for name in ("update", "update_indexer"):
             setattr(cache, name, self._unseen(getattr(cache, name)))
         return cache
@@ -133,6 +131,9 @@ class PrefillRun:
         for module in self.model.modules():
             if type(module).__name__ in ROUTED_ALONE:
                 yield patched_forward(module, routed_alone(module))
+            if is_mixer(module):
+                self.notes[:] = [SCANNED]
+                yield patched_forward(module, scanned(module))
             if self.replay and type(module).__name__ in classes:
                 yield patched_forward(module, self._layer(module))
         yield HalfSoftmax()

@@ -94,3 +94,34 @@ def routed_alone(module: Any) -> Any:
         return out, logits
 
     return forward
+
+
+def is_mixer(module: torch.nn.Module) -> bool:
+    """A recurrent layer's mixer: projections around a short convolution (Mamba, gated delta net, short convolution)."""
+    parts = dict(module.named_children())
+    return isinstance(parts.get("out_proj"), torch.nn.Linear) and any(
+        isinstance(part, torch.nn.Conv1d) for part in parts.values()
+    )
+
+
+def scanned(module: Any) -> Any:
+    """Forward of a mixer whose convolution and scan are one kernel each.
+
+    mamba_ssm ops/triton/ssd_combined.py mamba_chunk_scan_combined, causal_conv1d_fn, fla
+    chunk_gated_delta_rule: each makes its output; what the scan keeps for each chunk is not counted.
+    transformers' own PyTorch code holds the scan's products for all tokens at once, a hundredfold.
+    """
+    parts = dict(module.named_children())
+    before = [part for name, part in parts.items() if isinstance(part, torch.nn.Linear) and name != "out_proj"]
+    convolution = next(part for part in parts.values() if isinstance(part, torch.nn.Conv1d))
+
+    def forward(hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        rows = hidden_states.shape[:-1]
+        projected = [part(hidden_states) for part in before if part.in_features == hidden_states.shape[-1]]
+        mixed = hidden_states.new_empty(*rows, convolution.in_channels)
+        inside = hidden_states.new_empty(*rows, module.out_proj.in_features)
+        del projected, mixed
+        result: torch.Tensor = module.out_proj(inside)
+        return result
+
+    return forward

@@ -1,10 +1,11 @@
 """From a model's name to what serving needs to know of it, and to the activations of its prefill."""
 
-from typing import Any
+from typing import Any, get_args
 
+from planner.errors import JobError
 from planner.footprint.model import Activations, CacheLayer, ServedModel
 from planner.footprint.tensors import Weight, weights_of
-from planner.job import Job
+from planner.job import DType, Job
 from planner.models.build import build_model, num_experts, text_config
 from planner.models.cache_layers import read_cache
 from planner.models.load import list_parts
@@ -19,8 +20,10 @@ def load_served(model: str, dtype: str = "bfloat16") -> tuple[ServedModel, Activ
     """The model of this name as servers see it, and the activations of its prefill.
 
     `dtype` is what it computes and keeps its states in. Raises ModelError for a model that cannot be read
-    or built, UnsupportedError where neither model nor config says what a layer caches.
+    or built, JobError for another dtype than DType has, UnsupportedError where neither model nor config says what a layer caches.
     """
+    if dtype not in get_args(DType):
+        raise JobError(f"models compute in {', '.join(get_args(DType))}, not in {dtype!r}")
     job = Job.model_validate({"dtype": dtype})
     source = load_source(model)
     built: Any = build_model(source, job)
@@ -34,7 +37,7 @@ def load_served(model: str, dtype: str = "bfloat16") -> tuple[ServedModel, Activ
         architecture=graph.architecture,
         model_type=str(text.model_type),
         parameters=graph.parameters,
-        active_parameters=active_parameters(weights, experts, chosen),
+        active_parameters=active_parameters(weights, experts, chosen, graph.embedding if graph.tied_embeddings else ""),
         weights=weights,
         cache=cache,
         layers=int(text.num_hidden_layers),
@@ -52,21 +55,25 @@ def load_served(model: str, dtype: str = "bfloat16") -> tuple[ServedModel, Activ
     return served, PrefillTracer(source, dtype)
 
 
-def active_parameters(weights: tuple[Weight, ...], experts: int, chosen: int) -> int:
+def active_parameters(weights: tuple[Weight, ...], experts: int, chosen: int, head_table: str = "") -> int:
     """Weights that decoding one token of text reads.
 
-    All but tables that are looked up (a table that is the head as well is read whole, as the head), the
-    vision tower and its projector; of `experts` routed experts the `chosen` ones.
+    All but tables that are looked up, the vision tower and its projector; of `experts` routed experts the
+    `chosen` ones. `head_table` is the module of a token embedding that is the head as well: read whole.
     """
-    tied = not any(w.unit == "head" for w in weights)
     total = 0
     for weight in weights:
-        if weight.unit in ("vision", "projector"):
+        looked_up = "Embedding" in weight.classes and weight.module != head_table
+        if looked_up or weight.unit in ("vision", "projector"):
             continue
-        if "Embedding" in weight.classes and not (tied and weight.unit == "embedding"):
-            continue
-        total += weight.elements * chosen // experts if weight.is_expert and experts and chosen else weight.elements
+        total += weight.elements * chosen // experts if _is_routed(weight) and experts and chosen else weight.elements
     return total
+
+
+def _is_routed(weight: Weight) -> bool:
+    """An expert's own matrix, or all experts of a layer in one parameter."""
+    fused = len(weight.shape) == 3 and any(name.endswith("Experts") for name in weight.classes)
+    return weight.is_expert or fused
 
 
 def _first(config: Any, keys: tuple[str, ...]) -> int | None:

@@ -17,6 +17,10 @@ DIVIDED = (
     "shared_expert_intermediate_size", "shared_intermediate_size", "linear_num_key_heads", "linear_num_value_heads",
     "num_global_key_value_heads",
 )  # fmt: skip
+# Linears of decoder layers by their usual names: outputs divided, inputs divided.
+COLUMNS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
+ROWS = ("o_proj", "down_proj")
+REPLICATED = 1.5
 
 
 def build_shard(source: ModelSource, job: Job, shards: int) -> torch.nn.Module:
@@ -31,14 +35,18 @@ def build_shard(source: ModelSource, job: Job, shards: int) -> torch.nn.Module:
     heads = int(getattr(text, "num_attention_heads", 0) or 0)
     if heads and heads % shards:
         raise JobError(f"{source.name}: {heads} attention heads cannot be split over {shards} GPUs")
-    raw = copy.deepcopy(source.config)
-    _part(raw, config, text).update(_updates(text, shards, source.name))
+    whole = build_model(source, job)
     try:
-        model = build_model(replace(source, config=raw), job)
-    except ModelError as error:
-        raise UnsupportedError(f"its config cannot be divided by {shards} ({error})") from error
-    _check(build_model(source, job), model, shards)
-    return model
+        raw = copy.deepcopy(source.config)
+        _part(raw, config, text).update(_updates(text, shards, source.name))
+        part = build_model(replace(source, config=raw), job)
+        _check(whole, part, shards)
+        return part
+    except (ModelError, UnsupportedError):  # sizes that the config cannot say apart: heads and hidden size
+        part = build_model(source, job)
+        _split_matrices(part, shards)
+        _check(whole, part, shards)
+        return part
 
 
 def _part(raw: dict[str, Any], config: Any, text: Any) -> dict[str, Any]:
@@ -72,12 +80,55 @@ def _divided(value: Any, shards: int, where: str) -> Any:
     return value // shards
 
 
+def _split_matrices(model: Any, shards: int) -> None:
+    """Give the decoder layers' Linears, by their usual names, and the head the shapes of one GPU's part."""
+    text = text_config(model.config)
+    heads = getattr(text, "num_attention_heads", None)
+    if not heads:
+        raise UnsupportedError("its layers have no attention heads to divide")
+    groups = getattr(text, "num_key_value_heads", None) or heads
+    kept = max(1, groups // shards)
+    for layer in _decoder_layers(model).values():
+        for name, module in layer.named_modules():
+            last = name.rpartition(".")[2]
+            if last in ("k_proj", "v_proj"):
+                _resize(module, module.out_features // groups * kept, module.in_features)
+            elif last in COLUMNS:
+                _resize(module, _divided(module.out_features, shards, name), module.in_features)
+            elif last in ROWS:
+                _resize(module, module.out_features, _divided(module.in_features, shards, name))
+            for key, value in (("num_key_value_groups", heads // shards // kept), ("num_heads", heads // shards)):
+                if hasattr(module, key):
+                    setattr(module, key, value)
+    head = model.get_output_embeddings()
+    if isinstance(head, torch.nn.Linear):
+        _resize(head, -(-head.out_features // shards), head.in_features)
+
+
+def _resize(linear: Any, rows: int, columns: int) -> None:
+    """A new weight of this shape: the old one may be tied to another module's."""
+    linear.out_features, linear.in_features = rows, columns
+    linear.weight = torch.nn.Parameter(linear.weight.new_empty(rows, columns), requires_grad=False)
+    if linear.bias is not None:
+        linear.bias = torch.nn.Parameter(linear.bias.new_empty(rows), requires_grad=False)
+
+
+def _decoder_layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    classes = set(getattr(model, "_no_split_modules", None) or ())
+    return {name: m for name, m in model.named_modules() if type(m).__name__ in classes and "vision" not in name}
+
+
 def _check(whole: torch.nn.Module, part: torch.nn.Module, shards: int) -> None:
-    """Raise UnsupportedError unless every large matrix of a layer is divided: a config can ignore an entry."""
-    classes = set(getattr(whole, "_no_split_modules", None) or ())
-    for name, layer in whole.named_modules():
-        if type(layer).__name__ in classes and "vision" not in name:
-            other = part.get_submodule(name)
-            before, after = (sum(p.numel() for p in m.parameters() if p.dim() > 1) for m in (layer, other))
-            if after * shards > 1.5 * before:
-                raise UnsupportedError(f"{name} keeps {after} of {before} weights when divided by {shards}")
+    """Raise UnsupportedError unless every layer is divided: a config can ignore an entry.
+
+    What is replicated (low-rank projections, routers, repeated key-value heads) is small beside it.
+    """
+    for name, layer in _decoder_layers(whole).items():
+        other = part.get_submodule(name)
+        before, after = (sum(p.numel() for p in m.parameters() if p.dim() > 1) for m in (layer, other))
+        if after * shards > REPLICATED * before or _head_sizes(layer) != _head_sizes(other):
+            raise UnsupportedError(f"{name} keeps {after} of {before} weights when divided by {shards}")
+
+
+def _head_sizes(layer: torch.nn.Module) -> list[object]:
+    return [getattr(module, "head_dim", None) for module in layer.modules()]

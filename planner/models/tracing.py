@@ -363,6 +363,7 @@ class HalfSoftmax(TorchFunctionMode):
 
 
 def signature(values: Any) -> Any:
+    """Equal for arguments that a layer cannot tell apart: shapes, types and plain values."""
     leaves, spec = pytree.tree_flatten(values)
     described = tuple(
         (tuple(v.shape), v.stride(), str(v.dtype), v.is_meta)
