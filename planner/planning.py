@@ -50,7 +50,13 @@ def compare(
     for recipe in read:
         say(f"planning {recipe.name}")
         plans.append(plan_graph(graph, recipe, job, method=method))
-    return tuple(plans)
+    say("sizing the results")
+    from planner.results import load_result_model, with_result
+
+    served = load_result_model(model, job)
+    if served is None:
+        return tuple(plans)
+    return tuple(with_result(each, served, recipe) for each, recipe in zip(plans, read, strict=True))
 
 
 def plan_graph(

@@ -93,6 +93,17 @@ class RuleOfThumb(_Record):
     gpu_bytes: int
 
 
+class Result(_Record):
+    """The compressed model: what it weighs, and what serving one sequence of it takes with vLLM on one GPU."""
+
+    file_bytes: int = Field(description="tensors of the checkpoint, on disk")
+    weights_bytes: int = Field(description="the same in GPU memory while serving")
+    bits_per_weight: float = Field(description="average over all weights of the model")
+    serving_bytes: int = Field(description="weights, KV cache, activations, CUDA context and graphs on one GPU")
+    context: int = Field(description="tokens of that sequence")
+    kv_dtype: str
+
+
 class Plan(_Record):
     """One planned LLM Compressor job."""
 
@@ -106,4 +117,5 @@ class Plan(_Record):
     cpu: CpuPeak
     steps: tuple[Step, ...]
     rule_of_thumb: RuleOfThumb
+    result: Result | None = Field(default=None, description="null where only a part of the model is planned")
     notes: tuple[str, ...]

@@ -5,7 +5,7 @@ from typing import Literal
 
 from planner.reports.numbers import decimals_for, number
 from planner.reports.rows import Row, cpu_columns, gpu_columns, rows
-from planner.reports.summary import advice_line, cpu_lines, fit_line, gib, gpu_lines, header
+from planner.reports.summary import advice_line, cpu_lines, fit_line, gib, gpu_lines, header, result_line
 from planner.schema import Plan
 
 
@@ -62,6 +62,8 @@ def _summary(plan: Plan) -> Iterable[str]:
     yield f"- **{fit_line(plan)}**"
     yield f"- {advice_line(plan)}"
     yield from (f"- note: {note}" for note in plan.notes)
+    if line := result_line(plan):
+        yield f"- result: {line}"
 
 
 def _plain(line: str) -> str:

@@ -80,6 +80,17 @@ def advice_line(plan: Plan) -> str:
     return advise(plan)
 
 
+def result_line(plan: Plan) -> str:
+    """What the compressed model weighs and what serving it takes; empty where that is not planned."""
+    result = plan.result
+    if result is None:
+        return ""
+    return (
+        f"{format_bytes(result.file_bytes, 'GB')} on disk, {result.bits_per_weight:.2f} bits per weight; serving one "
+        f"sequence of {result.context:,} tokens with vLLM takes {gib(result.serving_bytes)} of GPU memory"
+    )
+
+
 def place(step: Step) -> str:
     """Where in the job a step is: `compress of model.layers.0 (GPTQModifier, step 9)`."""
     where = step.phase if step.phase == step.unit else f"{step.phase} of {step.unit}"

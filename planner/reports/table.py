@@ -13,7 +13,7 @@ from rich.text import Text
 from planner.advice import verdict
 from planner.reports.numbers import decimals_for, number, smallest_shown
 from planner.reports.rows import TITLES, Row, cpu_columns, gpu_columns, rows
-from planner.reports.summary import advice_line, cpu_lines, fit_line, gib, gpu_lines, header
+from planner.reports.summary import advice_line, cpu_lines, fit_line, gib, gpu_lines, header, result_line
 from planner.schema import Plan
 
 # Wide enough for every table: for output that goes into a pipe or a file.
@@ -181,6 +181,8 @@ def _summary(plan: Plan) -> Table:
     grid.add_row("advice", Text(advice_line(plan)))
     for position, note in enumerate(plan.notes):
         grid.add_row("" if position else "notes", Text(note))
+    if line := result_line(plan):
+        grid.add_row("result", Text(line))
     return grid
 
 
