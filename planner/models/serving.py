@@ -20,7 +20,8 @@ def load_served(model: str, dtype: str = "bfloat16") -> tuple[ServedModel, Activ
     """The model of this name as servers see it, and the activations of its prefill.
 
     `dtype` is what it computes and keeps its states in. Raises ModelError for a model that cannot be read
-    or built, JobError for another dtype than DType has, UnsupportedError where neither model nor config says what a layer caches.
+    or built, JobError for a type that is no DType, UnsupportedError where neither model nor config says
+    what a layer caches.
     """
     if dtype not in get_args(DType):
         raise JobError(f"models compute in {', '.join(get_args(DType))}, not in {dtype!r}")
