@@ -22,6 +22,7 @@ from planner.footprint.schema import (
     SplitFacts,
     WeightUse,
 )
+from planner.footprint.search import Squeezed
 from planner.footprint.split import place
 from planner.footprint.tensors import StoredModel
 from planner.footprint.uses import (
@@ -72,16 +73,16 @@ def size_stored(
 ) -> Serving:
     """The same for a model that is in its format already."""
     engine, gpu = engine_of(kept, options), _gpu(options)
+    most = served.max_positions if served.max_positions and not options.beyond_positions else MAX_CONTEXT
     setting = Setting(
         model=served,
-        activations=activations,
+        activations=Squeezed(activations, most if gpu and chunk_of(engine, options, gpu) else 1),
         placement=place(served, stored, engine, options),
         engine=engine,
         chunk=chunk_of(engine, options, gpu),
         memory=gpu.memory_bytes if gpu else None,
         options=options,
     )
-    most = served.max_positions if served.max_positions and not options.beyond_positions else MAX_CONTEXT
     context = options.context or min(DEFAULT_CONTEXT, most)
     gpus = shares(setting, context, options.batch)
     found = limits(setting, context, options.batch, most_context=most, most_batch=MAX_BATCH)
@@ -111,7 +112,7 @@ def size_stored(
         max_batch=found.batch,
         max_users=found.users,
         speed=decode_speed(setting, context, gpu),
-        notes=notes(setting, stored, context, found, gpu),
+        notes=(*notes(setting, stored, context, found, gpu), *getattr(activations, "notes", ())),
     )
 
 

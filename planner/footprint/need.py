@@ -118,11 +118,11 @@ def limits(setting: Setting, context: int, batch: int, *, most_context: int, mos
     if setting.memory is None:
         return Limits(context=None, batch=None, users=None)
     fits = _fits(setting)
-    longest = largest(lambda tokens: fits(tokens, batch, batch), most_context)
+    longest = largest(lambda tokens: fits(tokens, batch, batch), most_context, context)
     return Limits(
         context=longest,
-        batch=largest(lambda sequences: fits(context, sequences, sequences), most_batch),
-        users=largest(lambda sequences: fits(context, sequences, 1 if not setting.chunk else sequences), most_batch),
+        batch=largest(lambda count: fits(context, count, count), most_batch, batch),
+        users=largest(lambda count: fits(context, count, count if setting.chunk else 1), most_batch, batch),
     )
 
 
