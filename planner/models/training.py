@@ -94,8 +94,8 @@ class _Border(torch.autograd.Function):
     """A tensor that comes from the layer before: its own storage, a gradient that goes nowhere."""
 
     @staticmethod
-    def forward(_ctx: Any, _anchor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        return torch.empty_strided(like.size(), like.stride(), dtype=like.dtype, device="meta")
+    def forward(_ctx: Any, anchor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        return _made(anchor, like.size(), like.stride(), like.dtype)
 
     @staticmethod
     def backward(_ctx: Any, *_grads: torch.Tensor) -> Any:
@@ -210,16 +210,16 @@ class StepTracer:
         with saved_tensors_hooks(self._keep, _give):
             edges, grads = _edges(call())
         _collect(self.request)
-        live, forward_peak = _fold(recorder.events)
+        live, forward_peak = fold(recorder.events)
         cached = sum(live.values())
         casts = [recorder.ids[storage_key(t)] for t in self.autocast.cache.values()]
         self.autocast.clear()
-        live, _ = _fold(recorder.events)
+        live, _ = fold(recorder.events)
         saved, start = sum(live.values()), len(recorder.events)
         self.autocast.caching = False
         with _marks(weights, recorder) as marks:
             if edges:
-                torch.autograd.backward(edges, [_made(*like) for like in grads])
+                torch.autograd.backward(edges, [_made(self.anchor, *like) for like in grads])
         growing, instantly = _backward_peaks(recorder.events, start, marks)
         return Piece(
             name=name,
@@ -243,11 +243,12 @@ class StepTracer:
 def _like(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.is_cpu:
         return tensor.clone()
-    return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
+    return _made(tensor, tensor.size(), tensor.stride(), tensor.dtype)
 
 
-def _made(size: Any, stride: Any, dtype: torch.dtype) -> torch.Tensor:
-    return torch.empty_strided(size, stride, dtype=dtype, device="meta")
+def _made(beside: torch.Tensor, size: Any, stride: Any, dtype: torch.dtype) -> torch.Tensor:
+    """A tensor without values: the recorder gives values to small ones that come from nothing."""
+    return beside.new_empty_strided(size, stride, dtype=dtype)
 
 
 def _give(tensor: torch.Tensor) -> torch.Tensor:
@@ -293,7 +294,7 @@ def _marks(weights: Sequence[torch.nn.Parameter], recorder: Recorder) -> Iterato
             hook.remove()
 
 
-def _fold(events: Sequence[Event]) -> tuple[Mapping[int, int], int]:
+def fold(events: Sequence[Event]) -> tuple[Mapping[int, int], int]:
     """What is alive at the end, and the most that was."""
     live: dict[int, int] = {}
     now = peak = 0
@@ -309,7 +310,7 @@ def _fold(events: Sequence[Event]) -> tuple[Mapping[int, int], int]:
 
 def _backward_peaks(events: Sequence[Event], start: int, marks: Mapping[int, int]) -> tuple[int, int]:
     """Highest from event `start` on: with the gradients of weights, and without those that are made already."""
-    live, _ = _fold(events[:start])
+    live, _ = fold(events[:start])
     sizes, now, gone = dict(live), sum(live.values()), 0
     ends = {index: [n for n, at in marks.items() if at == index] for index in set(marks.values())}
     growing = instantly = now

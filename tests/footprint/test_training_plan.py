@@ -1,0 +1,113 @@
+"""Whole training plans of real models."""
+
+import pytest
+
+from planner.errors import JobError
+from planner.footprint.training_schema import TrainingPlan, TrainOptions
+from planner.training import CUDA_CONTEXT, train
+from planner.units import GIB
+
+LLAMA = 8_030_261_248
+
+
+def parts(plan: TrainingPlan, moment: int = 0) -> dict[str, int]:
+    return {part.name: part.bytes for part in plan.moments[moment].parts}
+
+
+def test_a_full_finetune_in_mixed_precision_takes_sixteen_bytes_a_weight_at_the_step() -> None:
+    # Hugging Face "Model training anatomy": AdamW 8, gradients 4, weights 4 (and 2 more for the 16-bit copies, which
+    # autocast frees before the step).
+    step = parts(train("llama-3-8b"), 1)
+    states = step["weights"] + step["gradients"] + step["optimizer states"]
+    assert states == 16 * LLAMA + 4 * 291  # a step counter of 4 bytes for each of the 291 tensors
+
+
+def test_autocast_copies_are_the_two_bytes_more_of_the_six_that_mixed_precision_is_said_to_take() -> None:
+    copies = parts(train("llama-3-8b"))["autocast copies"]
+    embedding_and_norms = 128_256 * 4096 + 65 * 4096
+    assert copies == 2 * (LLAMA - embedding_and_norms)
+
+
+def test_a_plan_is_the_sum_of_its_parts_and_the_highest_of_its_moments() -> None:
+    plan = train("qwen2.5-7b", TrainOptions(gpus=8, sharding="zero2", checkpointing="full"))
+    assert all(moment.total_bytes == sum(part.bytes for part in moment.parts) for moment in plan.moments)
+    assert plan.per_gpu.total_bytes == max(moment.total_bytes for moment in plan.moments)
+    same = next(c for c in plan.choices if (c.sharding, c.offload) == ("zero2", "none"))
+    assert same.per_gpu_bytes == plan.per_gpu.total_bytes
+
+
+def test_pure_bf16_takes_half_of_mixed_precisions_states() -> None:
+    mixed, pure = parts(train("llama-3-8b"), 1), parts(train("llama-3-8b", TrainOptions(precision="bf16")), 1)
+    assert mixed["weights"] == 2 * pure["weights"]
+    assert mixed["gradients"] == 2 * pure["gradients"]
+
+
+def test_qlora_of_a_70b_model_fits_a_48_gib_gpu_as_the_paper_says_of_65b() -> None:
+    # arXiv 2305.14314 (abstract): "finetune a 65B parameter model on a single 48GB GPU". The paper pages its optimizer
+    # out to the CPU; 8-bit states stand for that here at its rank of 64.
+    asked = TrainOptions(method="qlora", rank=64, optimizer="adamw8bit", seq_len=512, gpu="48GiB")
+    assert train("llama-2-70b", asked).fits
+    assert train("llama-2-70b", TrainOptions(method="qlora", gpu="48GiB")).fits
+    assert not train("llama-2-70b", TrainOptions(method="lora", gpu="80GiB")).fits
+
+
+def test_adapters_on_16_bit_weights_take_more_than_the_weights_and_less_than_a_full_finetune() -> None:
+    plan = train("llama-3-8b", TrainOptions(method="lora", rank=8, targets="q_proj,v_proj", gpu="24GiB"))
+    held = parts(plan)
+    assert held["frozen weights"] == 2 * LLAMA
+    assert held["weights"] == 4 * plan.model.trained_parameters == 4 * 3_407_872
+    assert held["optimizer states"] == 8 * 3_407_872 + 4 * 128
+
+
+def test_checkpointing_and_flash_attention_each_take_less() -> None:
+    def total(**asked: object) -> int:
+        return train("llama-3-8b", TrainOptions(seq_len=4096, precision="bf16", **asked)).activations.kept_bytes
+
+    full, selective, none = (total(checkpointing=c) for c in ("full", "selective", "none"))
+    assert full < selective <= none < total(attention="eager")
+
+
+def test_accumulated_gradients_stay_while_the_next_forward_runs() -> None:
+    one, four = (train("llama-3-8b", TrainOptions(grad_accumulation=n)) for n in (1, 4))
+    assert parts(four)["gradients"] == 4 * LLAMA
+    assert four.per_gpu.total_bytes > one.per_gpu.total_bytes
+
+
+def test_a_671b_mixture_of_experts_is_planned_on_many_gpus() -> None:
+    plan = train("deepseek-r1", TrainOptions(gpus=64, sharding="zero3", gpu="80GiB", checkpointing="full"))
+    states = parts(plan)
+    assert states["master weights"] == 4 * -(-671_026_404_352 // 64)
+    assert plan.fits is False
+
+
+def test_a_vision_tower_that_text_never_reaches_is_frozen() -> None:
+    plan = train("qwen2.5-vl-7b")
+    assert plan.model.trained_parameters < plan.model.parameters == 8_292_166_656
+    assert parts(plan)["frozen weights"] == 4 * 676_550_144
+    assert any("vision tower" in note for note in plan.notes)
+
+
+def test_the_rule_of_the_guide_stands_beside_a_full_finetune_alone() -> None:
+    assert train("llama-3-8b").rule is not None
+    assert train("llama-3-8b", TrainOptions(method="lora")).rule is None
+
+
+def test_offload_moves_states_out_of_the_gpu() -> None:
+    asked = {"gpus": 8, "sharding": "zero3"}
+    here, away = (
+        train("llama-3-8b", TrainOptions(**asked)),
+        train("llama-3-8b", TrainOptions(**asked, offload="optimizer")),
+    )
+    assert here.node_ram.total_bytes == 0
+    assert away.node_ram.total_bytes == pytest.approx(16 * LLAMA, rel=1e-6)
+    assert away.per_gpu.total_bytes < here.per_gpu.total_bytes - 11 * GIB
+
+
+def test_the_context_of_the_gpu_is_in_every_moment() -> None:
+    for moment in train("llama-3-8b", TrainOptions(method="qlora")).moments:
+        assert {part.name: part.bytes for part in moment.parts}["CUDA context"] == CUDA_CONTEXT
+
+
+def test_an_offload_that_does_not_exist_is_an_error() -> None:
+    with pytest.raises(JobError, match="offload needs ZeRO or FSDP"):
+        train("llama-3-8b", TrainOptions(offload="optimizer"))
