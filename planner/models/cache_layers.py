@@ -29,6 +29,8 @@ def read_cache(model: torch.nn.Module, name: str) -> tuple[tuple[CacheLayer, ...
     neither the model nor its config says what is kept.
     """
     text = text_config(model.config)
+    if not hasattr(text, "num_hidden_layers"):
+        raise UnsupportedError(f"{name}: its config does not say how many layers it has")
     try:
         reader = _Reader(model, text, name)
         return tuple(reader.read()), tuple(reader.notes)
@@ -183,6 +185,9 @@ def _from_config(number: int, text: Any, name: str) -> CacheLayer:
     kind = _layer_type(number, text)
     if kind not in ("full_attention", "sliding_attention", "chunked_attention"):
         raise UnsupportedError(f"{name}: what layer {number} ({kind}) caches is not known")
+    rank, rope = getattr(text, "kv_lora_rank", None), getattr(text, "qk_rope_head_dim", None)
+    if rank is not None and rope is not None:
+        return CacheLayer(layer=number, kind="latent", heads=1, key_dim=int(rank + rope))
     heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", None)
     size = getattr(text, "head_dim", None) or (heads and text.hidden_size // text.num_attention_heads)
     if not heads or not size:

@@ -2,7 +2,7 @@
 
 from typing import Any, get_args
 
-from planner.errors import JobError
+from planner.errors import JobError, UnsupportedError
 from planner.footprint.model import Activations, CacheLayer, ServedModel
 from planner.footprint.tensors import Weight, weights_of
 from planner.job import DType, Job
@@ -41,11 +41,11 @@ def load_served(model: str, dtype: str = "bfloat16") -> tuple[ServedModel, Activ
         active_parameters=active_parameters(weights, experts, chosen, graph.embedding if graph.tied_embeddings else ""),
         weights=weights,
         cache=cache,
-        layers=int(text.num_hidden_layers),
-        hidden_size=int(text.hidden_size),
+        layers=_size(text, "num_hidden_layers", source.name),
+        hidden_size=_size(text, "hidden_size", source.name),
         attention_heads=int(getattr(text, "num_attention_heads", 0) or 0),
         kv_heads=_kv_heads(cache),
-        vocabulary=int(text.vocab_size),
+        vocabulary=_size(text, "vocab_size", source.name),
         experts=experts,
         experts_per_token=chosen if experts else 0,
         max_positions=_first(text, POSITION_KEYS),
@@ -79,6 +79,12 @@ def _is_routed(weight: Weight) -> bool:
 
 def _first(config: Any, keys: tuple[str, ...]) -> int | None:
     return next((int(value) for key in keys if isinstance(value := getattr(config, key, None), int)), None)
+
+
+def _size(config: Any, key: str, name: str) -> int:
+    if (found := _first(config, (key,))) is None:
+        raise UnsupportedError(f"{name}: its config has no {key}; serving needs it")
+    return found
 
 
 def _kv_heads(cache: tuple[CacheLayer, ...]) -> int:

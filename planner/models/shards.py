@@ -32,7 +32,7 @@ def build_shard(source: ModelSource, job: Job, shards: int) -> torch.nn.Module:
         return build_model(source, job)
     config = model_config(source, job)
     text = text_config(config)
-    heads = int(getattr(text, "num_attention_heads", 0) or 0)
+    heads = _read(text, "num_attention_heads")
     if heads and heads % shards:
         raise JobError(f"{source.name}: {heads} attention heads cannot be split over {shards} GPUs")
     whole = build_model(source, job)
@@ -41,19 +41,28 @@ def build_shard(source: ModelSource, job: Job, shards: int) -> torch.nn.Module:
         _part(raw, config, text).update(_updates(text, shards, source.name))
         part = build_model(replace(source, config=raw), job)
         _check(whole, part, shards)
-        return part
     except (ModelError, UnsupportedError):  # sizes that the config cannot say apart: heads and hidden size
         part = build_model(source, job)
         _split_matrices(part, shards)
         _check(whole, part, shards)
-        return part
+    return part
+
+
+def _read(config: Any, key: str) -> Any:
+    """An entry of the config; None where it has none, or another for each layer (gemma4 raises then)."""
+    try:
+        return getattr(config, key, None)
+    except Exception:  # transformers configuration_utils.py AmbiguousGlobalPerLayerAttributeError
+        return None
 
 
 def _part(raw: dict[str, Any], config: Any, text: Any) -> dict[str, Any]:
     """The dictionary that describes the text decoder inside of a whole config."""
     if text is config:
         return raw
-    key = next(name for name in config.sub_configs if getattr(config, name, None) is text)
+    key = next((name for name in config.sub_configs if _read(config, name) is text), None)
+    if key is None:
+        raise UnsupportedError("its config does not hold the decoder's")
     part: dict[str, Any] = raw.setdefault(key, {})
     return part
 
@@ -61,14 +70,14 @@ def _part(raw: dict[str, Any], config: Any, text: Any) -> dict[str, Any]:
 def _updates(text: Any, shards: int, name: str) -> dict[str, Any]:
     updates: dict[str, Any] = {"pad_token_id": None, "vocab_size": -(-text.vocab_size // shards)}
     for key in DIVIDED:
-        if (value := getattr(text, key, None)) is not None:
+        if (value := _read(text, key)) is not None:
             updates[key] = _divided(value, shards, f"{name}: {key}")
-    heads, groups = getattr(text, "num_attention_heads", None), getattr(text, "num_key_value_heads", None)
+    heads, groups = _read(text, "num_attention_heads"), _read(text, "num_key_value_heads")
     if groups is not None:
         # vLLM config/model.py get_num_kv_heads: fewer heads than GPUs are repeated
         updates["num_key_value_heads"] = max(1, groups // shards)
-    if heads and getattr(text, "kv_lora_rank", None) is None:
-        updates["head_dim"] = getattr(text, "head_dim", None) or text.hidden_size // heads
+    if heads and _read(text, "kv_lora_rank") is None:
+        updates["head_dim"] = _read(text, "head_dim") or text.hidden_size // heads
     return updates
 
 
@@ -82,27 +91,34 @@ def _divided(value: Any, shards: int, where: str) -> Any:
 
 def _split_matrices(model: Any, shards: int) -> None:
     """Give the decoder layers' Linears, by their usual names, and the head the shapes of one GPU's part."""
-    text = text_config(model.config)
-    heads = getattr(text, "num_attention_heads", None)
-    if not heads:
-        raise UnsupportedError("its layers have no attention heads to divide")
-    groups = getattr(text, "num_key_value_heads", None) or heads
-    kept = max(1, groups // shards)
     for layer in _decoder_layers(model).values():
-        for name, module in layer.named_modules():
-            last = name.rpartition(".")[2]
-            if last in ("k_proj", "v_proj"):
-                _resize(module, module.out_features // groups * kept, module.in_features)
-            elif last in COLUMNS:
-                _resize(module, _divided(module.out_features, shards, name), module.in_features)
-            elif last in ROWS:
-                _resize(module, module.out_features, _divided(module.in_features, shards, name))
-            for key, value in (("num_key_value_groups", heads // shards // kept), ("num_heads", heads // shards)):
-                if hasattr(module, key):
-                    setattr(module, key, value)
+        for module in layer.modules():
+            parts = {name: part for name, part in module.named_children() if isinstance(part, torch.nn.Linear)}
+            size = getattr(module, "head_dim", None) if "q_proj" in parts else None
+            if size:
+                _split_heads(module, parts, int(size), shards)
+            for name, part in parts.items():
+                if name in COLUMNS and not size:
+                    _resize(part, _divided(part.out_features, shards, name), part.in_features)
+                elif name in ROWS:
+                    _resize(part, part.out_features, _divided(part.in_features, shards, name))
     head = model.get_output_embeddings()
     if isinstance(head, torch.nn.Linear):
         _resize(head, -(-head.out_features // shards), head.in_features)
+
+
+def _split_heads(module: Any, parts: dict[str, torch.nn.Linear], size: int, shards: int) -> None:
+    """Query heads are divided; of key-value heads at least one stays."""
+    heads = _divided(parts["q_proj"].out_features // size, shards, "q_proj heads")
+    _resize(parts["q_proj"], heads * size, parts["q_proj"].in_features)
+    kept = heads
+    for name in ("k_proj", "v_proj"):
+        if name in parts:
+            kept = max(1, parts[name].out_features // size // shards)
+            _resize(parts[name], kept * size, parts[name].in_features)
+    for key, value in (("num_key_value_groups", heads // kept), ("num_heads", heads), ("num_key_value_heads", kept)):
+        if hasattr(module, key):
+            setattr(module, key, value)
 
 
 def _resize(linear: Any, rows: int, columns: int) -> None:

@@ -134,16 +134,17 @@ def test_a_cache_that_is_not_known_is_an_error_and_no_zero(name: str) -> None:
         read_cache(build_model(ModelSource(name=name, config={"model_type": name}), Job(layers=2)), name)
 
 
-def test_a_model_that_does_not_run_gets_its_cache_from_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = built("gemma-3-27b")
-    traced, _ = read_cache(model, "gemma-3-27b")
+@pytest.mark.parametrize("name", ["gemma-3-27b", "deepseek-r1", "llama-4-scout", "llama-2-7b"])
+def test_a_model_that_does_not_run_gets_its_cache_from_the_config(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = built(name)
+    traced, _ = read_cache(model, name)
 
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("no kernel")
 
     monkeypatch.setattr(model, "forward", refuse)
     monkeypatch.setattr("planner.models.cache_layers.cache_argument", lambda _: "past_key_values")
-    derived, notes = read_cache(model, "gemma-3-27b")
+    derived, notes = read_cache(model, name)
     assert derived == traced
     assert "derived from the config" in notes[0]
     assert "no kernel" in notes[0]
