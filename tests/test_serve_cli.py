@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
@@ -33,6 +34,11 @@ def test_the_table_names_every_part_and_answers_every_question(capsys: Any) -> N
         assert word in text
     for answer in ("fits in 23.64 GiB", "at most 8,192 tokens", "at the same time", "tokens/s", "GB/s"):
         assert answer in text
+
+
+def test_the_whole_table_is_as_it_was(capsys: Any) -> None:
+    golden = Path(__file__).parent / "footprint" / "golden" / "serve-llama-3-8b-bf16.txt"
+    assert run(capsys, "llama-3-8b", "--gpu", "a100", "--gpus", "2", "--batch", "4") == golden.read_text()
 
 
 def test_json_holds_what_is_promised_and_reads_back(capsys: Any) -> None:

@@ -105,7 +105,7 @@ def _hardware(serving: Serving) -> str:
 
 
 def _sequences(count: int) -> str:
-    return f"{count:,} sequence{'s' * (count > 1)}"
+    return f"{count:,} sequence{'s' * (count != 1)}"
 
 
 # Table
@@ -238,9 +238,9 @@ def _context(serving: Serving) -> str:
 def _batch(serving: Serving) -> str:
     if not serving.max_batch and not serving.max_users:
         return f"no sequence of {serving.context:,} tokens fits"
-    text = f"at most {serving.max_batch or 0:,} of {serving.context:,} tokens at the same time"
+    text = f"at most {_sequences(serving.max_batch or 0)} of {serving.context:,} tokens at the same time"
     if serving.max_users == serving.max_batch:
-        return f"{text}: so many users, each with a full context"
+        return f"{text}, one for each user"
     return f"{text}; {serving.max_users:,} users where prompts are prefilled one by one"
 
 
