@@ -1,6 +1,6 @@
 """One training job in, one TrainingPlan out: where tensors, traces and sharding meet."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from planner.footprint.training_schema import (
 )
 from planner.footprint.training_trace import Checkpointing, StepPeak, TraceRequest, TrainingTrace, step_peak
 from planner.hardware import Gpu, find_gpu
-from planner.units import MIB
+from planner.units import MIB, human_bytes
 
 if TYPE_CHECKING:
     from planner.footprint.model import ServedModel
@@ -73,6 +73,7 @@ def plan_training(served: "ServedModel", options: TrainOptions, traces: Traces) 
     highest = max(moments, key=lambda moment: moment.total_bytes)
     trace = job.trace(options.sharding)
     states = job.parts.states
+    fits, choices = _fits(highest.total_bytes, gpu), tuple(job.choices(gpu))
     return TrainingPlan(
         model=Trained(
             name=served.name,
@@ -94,8 +95,9 @@ def plan_training(served: "ServedModel", options: TrainOptions, traces: Traces) 
         node_nvme=_memory(placed.nvme),
         gpu_name=gpu.name if gpu else None,
         gpu_memory_bytes=gpu.memory_bytes if gpu else None,
-        fits=_fits(highest.total_bytes, gpu),
-        choices=tuple(job.choices(gpu)),
+        fits=fits,
+        advice=job.advice(gpu, choices) if fits is False else "",
+        choices=choices,
         rule=_rule(served, options),
         notes=(*served.notes, *trace.notes, *notes_on(served, options, job.parts)),
     )
@@ -189,6 +191,22 @@ class _Job:
             fits=None if total is None else _fits(total, gpu),
             reason=reason,
         )
+
+    def advice(self, gpu: Gpu | None, choices: Sequence[Choice]) -> str:
+        """Checkpointing where that is enough, else the sharding and offload that puts the least elsewhere."""
+        options = self.options.model_copy(update={"checkpointing": "full"})
+        job = _Job(self.served, options, self.parts, self.traces)
+        moments, _, _ = job.moments(options.sharding, options.offload, options.offload_to)
+        total = max(moment.total_bytes for moment in moments)
+        if _fits(total, gpu):
+            return f"--checkpointing full would fit, with {human_bytes(total)}"
+        fitting = [choice for choice in choices if choice.fits]
+        if not fitting:
+            return "no sharding and offload in the table fits"
+        best = min(fitting, key=lambda choice: (choice.node_nvme_bytes or 0, choice.node_ram_bytes or 0))
+        to = f" --offload-to {best.offload_to}" if best.offload_to == "nvme" else ""
+        offload = "" if best.offload == "none" else f" --offload {best.offload}{to}"
+        return f"--sharding {best.sharding}{offload} would fit"
 
 
 def _moment(name: str, parts: list[Part]) -> Moment:

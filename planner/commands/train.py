@@ -158,8 +158,8 @@ def train(
 ) -> None:
     """Size a training job: GPU memory with its parts, and what every way to shard and offload would take.
 
-    Optimizer states are counted tensor by tensor, activations by running forward and backward of
-    the model without data. Nothing is downloaded but a Hub model's config, and no GPU is needed.
+    Optimizer states are counted tensor by tensor, activations by running the model forward and
+    back without data. Nothing is downloaded but a Hub model's config, and no GPU is needed.
     """
     check_output(output)
     asked = options.options()

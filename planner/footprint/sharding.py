@@ -165,7 +165,7 @@ class _Own:
         what = f"trained: {self.copies.weight} bytes each"
         if self.sharding not in _WHOLE_WEIGHTS:
             trained, frozen, what = self.shard(trained), self.shard(frozen), f"{what}, 1/{self.gpus}"
-        yield Part(name="weights", bytes=trained, source=what)
+        yield Part(name="trained weights", bytes=trained, source=what)
         if frozen:
             yield Part(name="frozen weights", bytes=frozen, source="as they are kept for the forward")
 

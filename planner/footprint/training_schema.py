@@ -112,6 +112,7 @@ class TrainingPlan(_Record):
     gpu_name: str | None
     gpu_memory_bytes: int | None
     fits: bool | None
+    advice: str = Field(description="what would make it fit; empty where it fits or nothing is known to")
     choices: tuple[Choice, ...]
     rule: dict[str, int] | None = Field(description="the parameter guide's rule; null where it has no number")
     notes: tuple[str, ...]

@@ -166,7 +166,4 @@ def _fit_line(plan: TrainingPlan) -> str:
     memory, total = plan.gpu_memory_bytes or 0, plan.per_gpu.total_bytes
     if plan.fits:
         return f"fits, {gib(memory - total)} left"
-    better = [choice for choice in plan.choices if choice.fits and choice.per_gpu_bytes is not None]
-    way = min(better, key=lambda choice: (choice.node_nvme_bytes or 0, choice.node_ram_bytes or 0), default=None)
-    hint = f"; {way.sharding} with offload {_offload(way)} would fit" if way else "; no sharding in the table fits"
-    return f"does not fit: {gib(total - memory)} too much{hint}"
+    return f"does not fit: {gib(total - memory)} too much; {plan.advice}"

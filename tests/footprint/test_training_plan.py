@@ -18,7 +18,7 @@ def test_a_full_finetune_in_mixed_precision_takes_sixteen_bytes_a_weight_at_the_
     # Hugging Face "Model training anatomy": AdamW 8, gradients 4, weights 4 (and 2 more for the 16-bit copies, which
     # autocast frees before the step).
     step = parts(train("llama-3-8b"), 1)
-    states = step["weights"] + step["gradients"] + step["optimizer states"]
+    states = step["trained weights"] + step["gradients"] + step["optimizer states"]
     assert states == 16 * LLAMA + 4 * 291  # a step counter of 4 bytes for each of the 291 tensors
 
 
@@ -38,7 +38,7 @@ def test_a_plan_is_the_sum_of_its_parts_and_the_highest_of_its_moments() -> None
 
 def test_pure_bf16_takes_half_of_mixed_precisions_states() -> None:
     mixed, pure = parts(train("llama-3-8b"), 1), parts(train("llama-3-8b", TrainOptions(precision="bf16")), 1)
-    assert mixed["weights"] == 2 * pure["weights"]
+    assert mixed["trained weights"] == 2 * pure["trained weights"]
     assert mixed["gradients"] == 2 * pure["gradients"]
 
 
@@ -55,7 +55,7 @@ def test_adapters_on_16_bit_weights_take_more_than_the_weights_and_less_than_a_f
     plan = train("llama-3-8b", TrainOptions(method="lora", rank=8, targets="q_proj,v_proj", gpu="24GiB"))
     held = parts(plan)
     assert held["frozen weights"] == 2 * LLAMA
-    assert held["weights"] == 4 * plan.model.trained_parameters == 4 * 3_407_872
+    assert held["trained weights"] == 4 * plan.model.trained_parameters == 4 * 3_407_872
     assert held["optimizer states"] == 8 * 3_407_872 + 4 * 128
 
 
@@ -106,6 +106,13 @@ def test_offload_moves_states_out_of_the_gpu() -> None:
 def test_the_context_of_the_gpu_is_in_every_moment() -> None:
     for moment in train("llama-3-8b", TrainOptions(method="qlora")).moments:
         assert {part.name: part.bytes for part in moment.parts}["CUDA context"] == CUDA_CONTEXT
+
+
+def test_checkpointing_is_the_first_way_out_where_it_is_enough() -> None:
+    plan = train("llama-3-8b", TrainOptions(method="lora", gpu="24GiB"))
+    assert plan.fits is False
+    assert plan.advice.startswith("--checkpointing full")
+    assert train("llama-3-8b", TrainOptions(method="lora", gpu="24GiB", checkpointing="full")).fits
 
 
 def test_an_offload_that_does_not_exist_is_an_error() -> None:
