@@ -14,9 +14,11 @@ from planner.footprint.schema import (
     MAX_CONTEXT,
     ActivationUse,
     CacheUse,
+    Engine,
     GpuShare,
     ModelSize,
     Overhead,
+    OverheadPart,
     ServeOptions,
     Serving,
     SplitFacts,
@@ -131,16 +133,7 @@ def serve_parameters(params: int, weights: str, options: ServeOptions | None = N
         raise JobError("-ngl needs a model's layers; name a model instead of --params")
     engine, gpu = engine_of(kept, options), _gpu(options)
     whole = ceil(params * kept.bits / 8)
-    each = -(-whole // options.gpus)
-    parts = overhead_parts(engine, options, weights=each, memory=gpu.memory_bytes if gpu else None)
-    beside = sum(part.bytes for part in parts)
-    share = GpuShare(
-        total_bytes=each + beside,
-        weights_bytes=each,
-        kv_cache_bytes=None,
-        activations_bytes=None,
-        overhead_bytes=beside,
-    )
+    share, parts = _even_share(whole, engine, gpu, options)
     return Serving(
         model=ModelSize(
             name=f"{params:,} parameters",
@@ -153,17 +146,10 @@ def serve_parameters(params: int, weights: str, options: ServeOptions | None = N
         engine=engine,
         context=options.context or DEFAULT_CONTEXT,
         batch=options.batch,
-        weights=_flat_weights(kept, whole, each * options.gpus),
-        kv_cache=CacheUse(
-            dtype=kv_dtype(options.kv_dtype),
-            bytes=None,
-            cpu_bytes=None,
-            bytes_per_token=None,
-            state_bytes=None,
-            rule_bytes=None,
-        ),
+        weights=_flat_weights(kept, whole, share.weights_bytes * options.gpus),
+        kv_cache=_unknown_cache(options),
         activations=ActivationUse(bytes=None, method=None, tokens=None, sequences=None, rule_bytes=None),
-        overhead=Overhead(bytes=beside * options.gpus, parts=parts),
+        overhead=Overhead(bytes=share.overhead_bytes * options.gpus, parts=parts),
         gpu=gpu_facts(gpu),
         split=SplitFacts(mode=None, gpus=options.gpus, gpu_layers=None, layers=None),
         per_gpu=share,
@@ -180,6 +166,34 @@ def serve_parameters(params: int, weights: str, options: ServeOptions | None = N
 
 def _gpu(options: ServeOptions) -> Gpu | None:
     return None if options.gpu is None else find_gpu(options.gpu)
+
+
+def _even_share(
+    whole: int, engine: Engine, gpu: Gpu | None, options: ServeOptions
+) -> tuple[GpuShare, tuple[OverheadPart, ...]]:
+    """One of equal GPUs, and the parts of its overhead."""
+    each = -(-whole // options.gpus)
+    parts = overhead_parts(engine, options, weights=each, memory=gpu.memory_bytes if gpu else None)
+    beside = sum(part.bytes for part in parts)
+    share = GpuShare(
+        total_bytes=each + beside,
+        weights_bytes=each,
+        kv_cache_bytes=None,
+        activations_bytes=None,
+        overhead_bytes=beside,
+    )
+    return share, parts
+
+
+def _unknown_cache(options: ServeOptions) -> CacheUse:
+    return CacheUse(
+        dtype=kv_dtype(options.kv_dtype),
+        bytes=None,
+        cpu_bytes=None,
+        bytes_per_token=None,
+        state_bytes=None,
+        rule_bytes=None,
+    )
 
 
 def _flat_weights(kept: Format, whole: int, on_gpus: int) -> WeightUse:

@@ -118,7 +118,7 @@ def _rows(serving: Serving) -> Iterator[_Row]:
         name="weights",
         each=fullest.weights_bytes,
         every=serving.weights.bytes,
-        detail=f"{gib(copies)} of all are copies" if copies else "",
+        detail=f"{gib(copies)} of all are copies" if copies >= smallest_shown(3) else "",
     )
     yield _Row(
         name="KV cache",
