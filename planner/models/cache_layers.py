@@ -36,7 +36,7 @@ def read_cache(model: torch.nn.Module, name: str) -> tuple[tuple[CacheLayer, ...
         return tuple(reader.read()), tuple(reader.notes)
     except UnsupportedError:
         raise
-    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
+    except (AssertionError, RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
         reason = (str(error).splitlines() or ["no reason given"])[0]
         note = f"The cache is derived from the config: the model does not fill one without data ({reason})"
         return tuple(_from_config(number, text, name) for number in range(text.num_hidden_layers)), (note,)
