@@ -11,7 +11,7 @@ _OTHER_NAMES = {
     "mistral": "llama", "mixtral": "llama", "glm": "chatglm", "ministral": "mistral3",
     "ministral3": "mistral3", "cohere": "command-r", "deepseek_v2": "deepseek2", "deepseek_v3": "deepseek2",
     "youtu": "deepseek2", "glm4_moe_lite": "deepseek2", "qwen2_5_vl": "qwen2vl", "phi": "phi2",
-    "gpt_bigcode": "starcoder", "falcon_mamba": "mamba", "olmo3": "olmo2", 
+    "gpt_bigcode": "starcoder", "falcon_mamba": "mamba", "olmo3": "olmo2",
     "granitemoehybrid": "granitehybrid", "granitemoeshared": "granitemoe", "bamba": "granitehybrid",
     "hunyuan_v1_dense": "hunyuan-dense", "hunyuan_v1_moe": "hunyuan-moe", "mimo_v2_flash": "mimo2",
     "qwen3_5": "qwen35", "qwen3_5_moe": "qwen35moe", "solar_open": "glm4moe",

@@ -55,12 +55,11 @@ def store(served: ServedModel, file_type: FileType, *, imatrix: bool, pure: bool
     model = gguf_model(served, half=file_type.base if file_type.base in FLOATS else "F16")
     types = tensor_types(model.text, model.hyper, file_type, imatrix=imatrix, pure=pure)
     types |= _unquantizable(model)
-    names = [name for name in types]
     sizes = [tensor_bytes(types[t.name], t.shape) for t in model.text]
     return StoredModel(
         format=f"ggml:{file_type.base}" if pure else file_type.name,
         tensors=tuple(_stored(weight, made, types, served.tied) for weight, made in _by_weight(model)),
-        other_file_bytes=header_bytes(names, [len(t.shape) for t in model.text], sizes, served.vocabulary),
+        other_file_bytes=header_bytes(model.text, sizes, served.vocabulary),
         notes=(*model.notes, *_notes(served, model, file_type, imatrix)),
     )
 

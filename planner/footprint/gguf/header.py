@@ -6,6 +6,8 @@ Source of the layout: ggml docs/gguf.md (`gguf_file_t`); alignment 32 (GGUF_DEFA
 from collections.abc import Sequence
 from fractions import Fraction
 
+from planner.footprint.gguf.mixture import Tensor
+
 ALIGNMENT = 32
 _FIXED = 4 + 4 + 8 + 8  # magic, version, counts of tensors and of key-value pairs
 
@@ -33,9 +35,9 @@ def tokenizer_bytes(vocabulary: int) -> int:
     return _MEASURED.get(vocabulary) or int(vocabulary * _PER_TOKEN)
 
 
-def header_bytes(names: Sequence[str], axes: Sequence[int], sizes: Sequence[int], vocabulary: int) -> int:
+def header_bytes(tensors: Sequence[Tensor], sizes: Sequence[int], vocabulary: int) -> int:
     """Bytes of a file that are not tensor data. Some hundred bytes of hyperparameters are left out."""
-    infos = sum(8 + len(name.encode()) + 4 + 8 * count + 4 + 8 for name, count in zip(names, axes, strict=True))
+    infos = sum(8 + len(t.name.encode()) + 4 + 8 * len(t.shape) + 4 + 8 for t in tensors)
     padding = sum(-size % ALIGNMENT for size in sizes)
     head = _FIXED + infos + tokenizer_bytes(vocabulary)
     return head + -head % ALIGNMENT + padding

@@ -79,7 +79,7 @@ def _notes(served: ServedModel, arch: str | None, unknown: list[str]) -> Iterato
     elif unknown:
         yield f"{len(unknown)} tensors have no GGUF name in {arch} ({unknown[0]}, ...): taken for what they are called."
     if served.model_type in MXFP4_EXPERTS:
-        yield "Experts stay in MXFP4 as in the checkpoint, as in published files: llama-quantize does not requantize them."
+        yield "Experts stay in MXFP4 as in the checkpoint and in published files: llama-quantize refuses to requantize."
 
 
 def _unknown(weight: Weight, find: Find) -> bool:
