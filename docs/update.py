@@ -21,7 +21,20 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 WIDTH = 100
 HELP_WIDTH = 80  # what rich takes for a terminal that cannot move the cursor, whatever COLUMNS says
-COMMANDS = ("", "plan", "compare", "graph", "serve", "train", "measure", "accuracy", "models", "recipes")
+COMMANDS = (
+    "",
+    "plan",
+    "compare",
+    "graph",
+    "serve",
+    "formats",
+    "bpw",
+    "train",
+    "measure",
+    "accuracy",
+    "models",
+    "recipes",
+)
 PAGES_WITH_OUTPUT = (ROOT / "README.md", DOCS / "memory-words.md", DOCS / "how-it-works.md")
 
 _OUTPUT = re.compile(r"(<!-- output -->\n```console\n\$ (planner [^\n]*)\n).*?(```\n<!-- end -->)", re.DOTALL)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from planner.errors import JobError, PlannerError, UnsupportedError
 from planner.footprint.bits import (
+    average_format,
     budget_of,
     failed_row,
     format_row,
@@ -18,7 +19,8 @@ from planner.footprint.bits_schema import BitsPlan, FormatRow, FormatTable
 from planner.footprint.formats import Format, all_formats
 from planner.footprint.mixed import Step, allocate, default_order, mixed_model
 from planner.footprint.model import Activations, ServedModel
-from planner.footprint.schema import ServeOptions, Serving
+from planner.footprint.schema import MAX_CONTEXT, ServeOptions, Serving
+from planner.footprint.search import Squeezed
 from planner.hints import did_you_mean
 from planner.serving import size, size_stored
 
@@ -65,13 +67,14 @@ def size_all(
     progress: Say = lambda _: None,
 ) -> FormatTable:
     """The same for a model that is built already. Pure."""
+    shared = _Shared(activations, served.max_positions or MAX_CONTEXT)
     rows: list[FormatRow] = []
     sized: Serving | None = None
     failed: PlannerError | None = None
     for kept in chosen:
         progress(f"{served.name} as {kept.name}")
         try:
-            sized = size(served, activations, kept, options)
+            sized = size(served, shared, kept, options)
             rows.append(format_row(kept, sized))
         except PlannerError as error:
             failed = error
@@ -121,7 +124,10 @@ def fill(
     serving = size_stored(served, activations, kept, mixed, options)
     assert serving.fits, "a mixture is never over budget"
     assert lowest.gpu is not None
-    table = size_all(served, activations, _real(all_formats()), options, progress)
+    most = most_bits(ladder, budget)
+    exact = average_format(ladder, most)
+    candidates = (*_real(all_formats()), *((exact,) if exact else ()))
+    table = size_all(served, activations, candidates, options, progress)
     is_full = all(rung == len(ladder.formats) - 1 for rung in allocation.rungs)
     return BitsPlan(
         model=lowest.model,
@@ -134,11 +140,21 @@ def fill(
         quantizable_weights=ladder.weights,
         kept=ladder.kept(),
         budget=budget,
-        bits_per_weight=most_bits(ladder, budget),
+        bits_per_weight=most,
         below=nearest_below(table.formats),
         mixture=mixture_of(allocation, serving, _present(order, allocation.parts())),
         notes=(ORDER_NOTE, *((FULL_NOTE,) if is_full else ()), *_notes(serving)),
     )
+
+
+class _Shared(Squeezed):
+    """One answer for all formats: activations do not depend on how weights are kept."""
+
+    __slots__ = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(getattr(self.activations, "notes", ()))
 
 
 def _real(all_of_them: Sequence[Format]) -> tuple[Format, ...]:

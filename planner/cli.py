@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from planner.commands import accuracy, compare, graph, measure, models, plan, recipes, serve, train
+from planner.commands import accuracy, bpw, compare, formats, graph, measure, models, plan, recipes, serve, train
 from planner.errors import PlannerError
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
@@ -35,6 +35,8 @@ app.command(epilog=plan.EPILOG)(plan.plan)
 app.command(epilog=compare.EPILOG)(compare.compare)
 app.command(epilog=graph.EPILOG)(graph.graph)
 app.command(epilog=serve.EPILOG)(serve.serve)
+app.command(epilog=formats.EPILOG)(formats.formats)
+app.command(epilog=bpw.EPILOG)(bpw.bpw)
 app.command(epilog=train.EPILOG)(train.train)
 app.command(epilog=measure.EPILOG)(measure.measure)
 app.command(epilog=accuracy.EPILOG)(accuracy.accuracy)

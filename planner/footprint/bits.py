@@ -20,9 +20,9 @@ from planner.units import format_bytes
 NEAREST = 4
 
 # What one matrix can be kept as. exl2: exllamav2/conversion/qparams.py total_bits of the options
-# 0.1:4b/0.9:3b, 4b, 0.1:5b/0.9:4b, 0.1:6b/0.9:5b, 6b at group 128, rounded up for matrices 8192 wide; the
+# 0.1:4b/0.9:3b, 4b, 0.1:6b/0.9:5b, 6b at group 128, rounded up for matrices 8192 wide; the
 # smallest depends on the model (exllama.least_bits). exl3: whole bits (exllamav3/conversion/allocation.py).
-_EXL2 = ("3.14", "4.04", "4.14", "5.14", "6.04", "8.0")
+_EXL2 = ("3.14", "4.04", "5.14", "6.04", "8.0")
 CHOICES = {
     "exl2": tuple(f"exl2:{bits}" for bits in _EXL2),
     "exl3": tuple(f"exl3:{bits}" for bits in ("2.0", "3.0", "4.0", "5.0", "6.0", "8.0")),
@@ -190,6 +190,15 @@ def most_bits(ladder: Ladder, budget: Budget) -> float:
     """
     beside = ladder.gpu_bytes(0) - ladder.file_bytes(0)
     return 8 * (budget.quantizable_bytes - beside) / ladder.weights
+
+
+def average_format(ladder: Ladder, bits: float) -> Format | None:
+    """The EXL2 or EXL3 of this average, cut to hundredths; None for choices that are no averages."""
+    name = ladder.formats[0].name
+    if not name.startswith(("exl2:", "exl3:")):
+        return None
+    highest = max(float(kept.bits or 0) for kept in ladder.formats)
+    return find_format(f"{name[:5]}{int(100 * min(bits, highest)) / 100:.2f}")
 
 
 def mixture_of(allocation: Allocation, serving: Serving, order: Sequence[str]) -> Mixture:

@@ -15,6 +15,7 @@ ENGINES: Mapping[Family, Engine] = {
     "plain": "vllm",
     "bitsandbytes": "vllm",
     "compressed-tensors": "vllm",
+    "gptq": "vllm",
     "gguf": "llama.cpp",
     "exllama": "exllama",
 }

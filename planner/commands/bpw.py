@@ -1,0 +1,77 @@
+"""planner bpw: the most bits per weight that fit."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from planner.commands.common import look
+from planner.commands.options import Format, FormatOption, ModelArgument, OutputOption, takes_options
+from planner.commands.output import check_output, write_result
+from planner.commands.progress import Progress
+from planner.commands.serve_options import SERVED, ServeFlags
+
+if TYPE_CHECKING:
+    from planner.footprint.bits_schema import BitsPlan
+
+EPILOG = """[bold]Examples[/bold]
+
+planner bpw llama-2-70b --gpu 24GiB --context 2048
+planner bpw llama-3.3-70b --gpu 48GiB --context 8192 --choices 2.5,3,4,6
+planner bpw qwen3-32b --gpu rtx4090 --choices W4A16,W8A16,bf16
+planner bpw qwen3-8b --gpu 8GiB --choices gguf"""
+
+
+@takes_options(
+    ServeFlags,
+    "context",
+    "batch",
+    "kv_dtype",
+    "gpu",
+    "bandwidth",
+    "prefill_chunk",
+    "attention",
+    "gpu_memory_utilization",
+    "reserve",
+    "overhead",
+)
+def bpw(
+    model: ModelArgument,
+    *,
+    choices: Annotated[
+        str | None,
+        typer.Option(
+            "--choices",
+            metavar="A,B,C",
+            show_default=False,
+            help="What a matrix may be kept as: bits (2.5,3,4,6) or names of formats (W4A16,W8A16,bf16), or exl2, "
+            "exl3, compressed or gguf for the usual ones. Default: exl2 where ExLlamaV2 knows the model, else exl3, "
+            "else compressed.",
+            rich_help_panel=SERVED,
+        ),
+    ] = None,
+    options: ServeFlags,
+    format: FormatOption = "table",
+    output: OutputOption = None,
+) -> None:
+    """Find the most bits per weight that fit a GPU beside KV cache, activations and overhead.
+
+    Then the formats just under it, and a mixture that uses the memory up: which layers keep more
+    bits, in an order taken from llama.cpp's mixtures. An order, not a measurement.
+    """
+    check_output(output)
+    asked = options.options()
+    with Progress() as progress:
+        from planner.bits import bits
+
+        text = _rendered(bits(model, asked, choices, progress.say), format, output)
+    write_result(text, output)
+
+
+def _rendered(result: "BitsPlan", format: Format, output: str | None) -> str:
+    from planner.reports import bpw as report
+
+    if format == "json":
+        return report.render_json(result)
+    if format == "markdown":
+        return report.render_markdown(result)
+    return report.render(result, **look(output))

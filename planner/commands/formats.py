@@ -1,0 +1,87 @@
+"""planner formats: one model in every format."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from planner.commands.common import look
+from planner.commands.options import Format, FormatOption, ModelArgument, OutputOption, takes_options
+from planner.commands.output import check_output, write_result
+from planner.commands.progress import Progress
+from planner.commands.serve_options import SERVED, ServeFlags
+
+if TYPE_CHECKING:
+    from planner.footprint.bits_schema import FormatTable
+
+EPILOG = """[bold]Examples[/bold]
+
+planner formats llama-3-8b
+planner formats llama-3.3-70b --gpu 48GiB --context 8192
+planner formats deepseek-r1 --gpu h200 --gpus 8 --family compressed-tensors --family gguf
+
+[bold]Families, and names for --weights[/bold]
+
+plain: bf16, fp16, fp32; int8 and int4 are flat rules of thumb
+bitsandbytes: llm.int8, nf4, nf4-dq (qlora), fp4, fp4-dq
+compressed-tensors: W4A16, W8A8, FP8_DYNAMIC, NVFP4, ..., a shipped recipe's name or the path of a recipe
+gptq: GPTQ and AWQ checkpoints
+gguf: file types (Q4_K_M, IQ2_XS, ...; gguf:NAME, NAME:imatrix, NAME:static), ggml:TYPE for every matrix in one type
+exllama: exl2:BPW, exl3:BPW, with head bits exl2:BPW:h8"""
+
+
+@takes_options(
+    ServeFlags,
+    "context",
+    "batch",
+    "kv_dtype",
+    "beyond_positions",
+    "gpu",
+    "gpus",
+    "split",
+    "bandwidth",
+    "prefill_chunk",
+    "attention",
+    "gpu_memory_utilization",
+    "reserve",
+    "overhead",
+)
+def formats(
+    model: ModelArgument,
+    *,
+    family: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--family",
+            metavar="NAME",
+            show_default=False,
+            help="Formats of this family alone: plain, bitsandbytes, compressed-tensors, gptq, gguf or exllama. May be "
+            "repeated.",
+            rich_help_panel=SERVED,
+        ),
+    ] = None,
+    options: ServeFlags,
+    format: FormatOption = "table",
+    output: OutputOption = None,
+) -> None:
+    """List every format with the size it gives the model; with --gpu also what fits, and how far.
+
+    Sizes are the model's own tensors in that format. The context is the longest for this batch, the
+    speed the ceiling that memory bandwidth sets to decoding.
+    """
+    check_output(output)
+    asked = options.options()
+    with Progress() as progress:
+        from planner.bits import formats as make_table
+
+        text = _rendered(make_table(model, asked, tuple(family or ()), progress.say), format, output)
+    write_result(text, output)
+
+
+def _rendered(result: "FormatTable", format: Format, output: str | None) -> str:
+    from planner.reports import formats as report
+
+    if format == "json":
+        return report.render_json(result)
+    if format == "markdown":
+        return report.render_markdown(result)
+    return report.render(result, **look(output))

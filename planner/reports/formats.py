@@ -1,0 +1,157 @@
+"""Every format of a model: a table for people, markdown to paste, JSON for programs."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from planner.footprint.bits_schema import FormatRow, FormatTable
+from planner.reports.markdown import escape, markdown_table
+from planner.reports.summary import gib_short
+from planner.reports.table import draw, pairs, ruled_table
+from planner.units import GB, GIB
+
+_FITS = {True: "yes", False: "NO", None: "?"}
+_STYLE = {True: "green", False: "red", None: ""}
+_LEGEND = "file: 10^9 bytes   weights, total: GiB (2^30 bytes) on GPUs together, on the fullest GPU"
+_CONTEXT = "   * all that the config allows"
+NAMES_SHOWN = 3
+
+
+def render(table: FormatTable, *, width: int | None = None, color: bool = False) -> str:
+    """Header, the formats family by family, notes."""
+    legend = _LEGEND + (_CONTEXT if any(row.all_positions for row in table.formats) else "")
+    content: list[RenderableType] = [pairs(header(table)), Text(), grid(table.formats, table.gpu is not None)]
+    content += [Text(legend, style="dim"), Text(), pairs(list(_remarks(table)))]
+    return draw(Group(*content), width=width, color=color)
+
+
+def render_markdown(table: FormatTable) -> str:
+    """The same in markdown."""
+    head = "\n".join(f"- {name}: {escape(text)}" if name else f"  {escape(text)}" for name, text in header(table))
+    last = "\n".join(f"- {name}: {text}" if name else f"- {text}" for name, text in _remarks(table))
+    body = markdown_rows(table.formats, table.gpu is not None)
+    return "\n\n".join(part for part in (f"### {escape(table.model.name)}", head, body, last) if part) + "\n"
+
+
+def render_json(table: FormatTable) -> str:
+    """The FormatTable record."""
+    return table.model_dump_json(indent=1) + "\n"
+
+
+def header(table: FormatTable) -> list[tuple[str, str]]:
+    """What was asked, as (name, text) lines."""
+    model, options = table.model, table.options
+    asked = f"{table.context:,} tokens, batch {table.batch}, KV cache in {options.kv_dtype}"
+    lines = [
+        ("model", f"{model.name} ({model.architecture})"),
+        ("", f"{model.parameters:,} parameters"),
+        ("serving", asked),
+    ]
+    if table.gpu is not None:
+        count = f"{options.gpus} x " if options.gpus > 1 else ""
+        lines.append(("GPU", f"{count}{table.gpu.name}, {gib_short(table.gpu.memory_bytes)}"))
+    return lines
+
+
+def titles(with_gpu: bool) -> list[str]:
+    """Of the columns; without a GPU nothing fits or does not."""
+    base = ["format", "file GB", "weights", "bits", "total"]
+    return [*base, "fits", "context", "tokens/s"] if with_gpu else base
+
+
+def grid(rows: Sequence[FormatRow], with_gpu: bool) -> Table:
+    """The rows as a table for people, with a line for each family."""
+    table, names = ruled_table(), titles(with_gpu)
+    for place, name in enumerate(names):
+        right = place and name != "fits"
+        table.add_column(name, justify="right" if right else "left", no_wrap=place > 0, overflow="fold")
+    for family, members in groupby(rows, key=lambda row: row.family):
+        table.add_row(Text(family, style="bold"))
+        for group in folded(list(members)):
+            table.add_row(*_texts(group, with_gpu))
+    return table
+
+
+def markdown_rows(rows: Sequence[FormatRow], with_gpu: bool) -> str:
+    """The rows as a markdown table, the family in a column of its own."""
+    names = titles(with_gpu)
+    body = [
+        [escape(cell) for cell in (group[0].family, *cells(group, with_gpu))]
+        for _, members in groupby(rows, key=lambda row: row.family)
+        for group in folded(list(members))
+    ]
+    right = [False, *(place > 0 and name != "fits" for place, name in enumerate(names))]
+    return markdown_table(["family", *names], right, body)
+
+
+def folded(rows: Sequence[FormatRow]) -> list[list[FormatRow]]:
+    """Rows that show the same numbers, together."""
+    groups: dict[object, list[FormatRow]] = {}
+    for row in rows:
+        if row.problem is None:
+            groups.setdefault((row.file_bytes, row.weights_bytes, row.total_bytes, row.max_context), []).append(row)
+    return list(groups.values())
+
+
+def cells(group: Sequence[FormatRow], with_gpu: bool) -> list[str]:
+    """One line of the table."""
+    row = group[0]
+    assert row.file_bytes is not None and row.weights_bytes is not None and row.total_bytes is not None
+    shown = [
+        _names(group),
+        f"{row.file_bytes / GB:,.2f}",
+        f"{row.weights_bytes / GIB:,.2f}",
+        f"{row.bits_per_weight or 0:.2f}",
+        f"{row.total_bytes / GIB:,.2f}",
+    ]
+    if with_gpu:
+        context = "?" if row.max_context is None else f"{row.max_context:,}" if row.max_context else "-"
+        speed = "?" if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}"
+        shown += [_FITS[row.fits], context + ("*" if row.all_positions else " "), speed if row.fits else "-"]
+    return shown
+
+
+def _texts(group: Sequence[FormatRow], with_gpu: bool) -> list[Text]:
+    texts = [Text(cell) for cell in cells(group, with_gpu)]
+    texts[0] = Text("  ") + texts[0]
+    if with_gpu:
+        texts[5].stylize(_STYLE[group[0].fits])
+    return texts
+
+
+def _names(group: Sequence[FormatRow]) -> str:
+    names = [row.name for row in group]
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more
+
+
+def _remarks(table: FormatTable) -> Iterator[tuple[str, str]]:
+    """Formats that cannot hold the model, by reason; notes that are everybody's, or a whole family's."""
+    reasons: dict[str, list[str]] = {}
+    for row in table.formats:
+        if row.problem is not None:
+            reasons.setdefault(row.problem.removeprefix(f"{row.name}: "), []).append(row.name)
+    for place, (reason, names) in enumerate(reasons.items()):
+        few = ", ".join(names[:NAMES_SHOWN]) + (f" and {len(names) - NAMES_SHOWN} more" if len(names) > 3 else "")
+        yield ("cannot" if place == 0 else "", f"{few}: {reason}")
+    for place, note in enumerate(shared_notes([row for row in table.formats if row.problem is None])):
+        yield ("notes" if place == 0 else "", note)
+
+
+def shared_notes(rows: Sequence[FormatRow]) -> list[str]:
+    """Notes of all rows as they are, those of whole families with their names; the rest is in the JSON alone."""
+    owners: dict[str, list[FormatRow]] = {}
+    for row in rows:
+        for note in row.notes:
+            owners.setdefault(note, []).append(row)
+    found = []
+    for note, having in owners.items():
+        families = list(dict.fromkeys(row.family for row in having))
+        if len(having) == len(rows):
+            found.append(note)
+        elif len(having) == sum(row.family in families for row in rows):
+            found.append(f"{', '.join(families)}: {note}")
+    return found
