@@ -1,17 +1,23 @@
 """What each layer of a model caches, read from transformers' own cache after a few tokens without data."""
 
 import inspect
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from planner.errors import UnsupportedError
 from planner.footprint.model import CacheLayer
 from planner.models.build import num_experts, quiet, text_config
+from planner.models.load import structure_key
 from planner.models.recorder import Recorder
+from planner.models.tracing import patched_forward, signature
 
 PROBE_TOKENS = 4
+_LAYER = re.compile(r"layers\.(\d+)$")
 STATES = (
     "States of recurrent layers are counted in the types and shapes that transformers keeps them in; vLLM's "
     "mamba_ssm_cache_dtype can change the type."
@@ -43,22 +49,53 @@ def read_cache(model: torch.nn.Module, name: str) -> tuple[tuple[CacheLayer, ...
 
 
 # ---------------------------------------------------------------------- the model fills a cache
-def filled_cache(model: Any, tokens: int = PROBE_TOKENS, batch: int = 1, **more: torch.Tensor) -> Any:
+def filled_cache(
+    model: Any, tokens: int = PROBE_TOKENS, batch: int = 1, once: bool = False, **more: torch.Tensor
+) -> Any:
     """transformers' cache of `batch` sequences after a forward of `tokens` tokens.
 
-    `more` goes to the forward as well. Raises UnsupportedError for a model that takes no such cache, and
-    whatever the forward raises.
+    `once`: of equal layers the first runs, the others keep what it keeps. `more` goes to the forward as well. Raises
+    UnsupportedError for a model that takes no such cache, and whatever the forward raises.
     """
     from transformers.cache_utils import DynamicCache
 
     experts = num_experts(model.config)
     ids = torch.full((batch, tokens), 9)
-    with quiet(), torch.no_grad():
-        cache = DynamicCache(config=model.config)
+    with quiet(), torch.no_grad(), ExitStack() as stack:
+        cache: Any = DynamicCache(config=model.config)
+        if once:
+            known: dict[object, tuple[int, Any]] = {}
+            for number, layer in _decoder_layers(model):
+                if number < len(cache.layers):  # the others read another layer's cache
+                    stack.enter_context(patched_forward(layer, _first_alone(layer, number, cache, known)))
         with Recorder(1 / experts if experts else 0.0):
             fields = {cache_argument(model): cache, "attention_mask": torch.ones_like(ids), "use_cache": True}
             model(input_ids=ids, **fields, **more)
     return cache
+
+
+def _first_alone(layer: Any, number: int, cache: Any, known: dict[object, tuple[int, Any]]) -> Callable[..., Any]:
+    """The layer's forward; after an equal layer's, only what that one kept and the shape of what it returned."""
+    original = layer.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        kept = cache.layers[number]
+        key = (
+            structure_key(layer, set()),
+            signature((args, kwargs)),
+            type(kept),
+            getattr(kept, "sliding_window", None),
+        )
+        if key in known:
+            template, result = known[key]
+            vars(kept).update(vars(cache.layers[template]))
+            return pytree.tree_map(lambda v: v.clone() if isinstance(v, torch.Tensor) else v, result)
+        result = original(*args, **kwargs)
+        if getattr(kept, "keys", None) is not None or _state_bytes(kept):
+            known[key] = number, result
+        return result
+
+    return forward
 
 
 def cache_argument(model: Any) -> str:
@@ -77,7 +114,7 @@ class _Reader:
 
     def __init__(self, model: Any, text: Any, name: str) -> None:
         self.model, self.text, self.name = model, text, name
-        self.cache: Any = filled_cache(model)
+        self.cache: Any = filled_cache(model, once=True)
         self.notes: dict[str, None] = {}
 
     def read(self) -> Iterator[CacheLayer]:
@@ -158,9 +195,16 @@ class _Reader:
 
 def _decoder_layer(model: torch.nn.Module, number: int) -> torch.nn.Module | None:
     """The text decoder's layer of this number."""
+    return dict(_decoder_layers(model)).get(number)
+
+
+def _decoder_layers(model: torch.nn.Module) -> Iterator[tuple[int, torch.nn.Module]]:
+    """The text decoder's layers with their numbers."""
     classes = set(getattr(model, "_no_split_modules", None) or ())
-    named = ((name, module) for name, module in model.named_modules() if type(module).__name__ in classes)
-    return next((module for name, module in named if name.endswith(f"layers.{number}") and "vision" not in name), None)
+    for name, module in model.named_modules():
+        numbered = _LAYER.search(name)
+        if numbered and type(module).__name__ in classes and "vision" not in name:
+            yield int(numbered[1]), module
 
 
 def _state_bytes(layer: Any) -> int:

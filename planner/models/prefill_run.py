@@ -101,7 +101,9 @@ class PrefillRun:
         from transformers.cache_utils import DynamicCache
 
         past = self.context - self.tokens
-        cache: Any = filled_cache(self.model, batch=self.batch) if past else DynamicCache(config=self.model.config)
+        cache: Any = (
+            filled_cache(self.model, batch=self.batch, once=True) if past else DynamicCache(config=self.model.config)
+        )
         for layer in cache.layers:
             if past:
                 _lengthen(layer, past)

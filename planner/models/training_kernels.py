@@ -107,17 +107,17 @@ def _flash_attention(
 def _flash_recomputed(
     _module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
 ) -> tuple[torch.Tensor, None]:
-    return recomputed(lambda *each: flash(*each, Autocast.type), query, key, value), None
+    return recomputed(lambda q, k, v: flash(q, k, v, Autocast.type), query, key, value), None
 
 
 def _eager_recomputed(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-    function = sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[attr-defined]
+    function = sys.modules[type(module).__module__].eager_attention_forward
     return recomputed(function, module, *args, **kwargs)
 
 
 def recomputed(function: Any, *args: Any, **kwargs: Any) -> Any:
     """Run it, keep its inputs alone, and run it again in the backward."""
-    options = {"use_reentrant": False, "preserve_rng_state": False, "determinism_check": "none"}
+    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False, "determinism_check": "none"}
     return checkpoint(function, *args, **options, **kwargs)
 
 
