@@ -35,7 +35,8 @@ _NAMES = (
     "IQ3_XXS", "IQ3_XS", "Q3_K_S", "IQ3_S", "IQ3_M", "Q3_K_M", "Q3_K_L", "IQ4_XS", "MXFP4_MOE", "IQ4_NL", "Q4_0",
     "Q4_K_S", "Q4_K_M", "Q4_1", "Q5_0", "Q5_K_S", "Q5_K_M", "Q5_1", "Q6_K", "Q8_0", "F16", "BF16", "F32",
 )  # fmt: skip
-_ALIASES = {"Q3_K_M": ("Q3_K",), "Q4_K_M": ("Q4_K",), "Q5_K_M": ("Q5_K",)}
+# F16 and F32 under the names of formats, which are gguf:F16 and gguf:F32; bf16 is the plain format's.
+_ALIASES = {"Q3_K_M": ("Q3_K",), "Q4_K_M": ("Q4_K",), "Q5_K_M": ("Q5_K",), "F16": ("F16",), "F32": ("F32",)}
 _NEED_IMATRIX = {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS", "Q2_K_S"}
 
 FILE_TYPES = tuple(

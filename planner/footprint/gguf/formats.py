@@ -116,7 +116,7 @@ def _known_types() -> dict[str, FileType]:
 
 def _file_types() -> Iterable[Format]:
     for file_type in dict.fromkeys(_known_types().values()):
-        # Floats go by their full name: F16 alone means the plain format.
+        # Floats go by their full name: bf16 alone is the plain format.
         name = f"gguf:{file_type.name}" if file_type.base in FLOATS else file_type.name
         yield _format(file_type, imatrix=file_type.imatrix, name=name)
 
@@ -130,7 +130,7 @@ def _format(file_type: FileType, *, imatrix: bool, name: str) -> Format:
         summary=f"GGUF, {what} in {file_type.base} ({float(kind):g} bits)",
         bits=kind,
         store=partial(store, file_type=file_type, imatrix=imatrix),
-        aliases=file_type.aliases if name == file_type.name else (),
+        aliases=() if name.endswith((IMATRIX, STATIC)) else file_type.aliases,
     )
 
 

@@ -85,7 +85,7 @@ def _notes(served: ServedModel, arch: str | None, unknown: list[str]) -> Iterato
 def _unknown(weight: Weight, find: Find) -> bool:
     """A matrix without a GGUF name: its type is a guess. Vectors are kept in F32 whatever they are called."""
     is_matrix = len(weight.shape) > 1 and weight.unit not in _VISION
-    return is_matrix and not weight.name.endswith("kv_b_proj.weight") and find(weight.name) is None
+    return is_matrix and find(weight.name) is None
 
 
 def _finder(arch: str | None, layers: int) -> Find:
@@ -126,10 +126,16 @@ def _renamed(weight: Weight, find: Find, served: ServedModel) -> Iterator[tuple[
     shape = weight.shape[::-1] if "Conv1D" in weight.classes else weight.shape  # stored transposed (GPT-2)
     if weight.is_expert or weight.copies > 1:
         yield name, (weight.copies, *shape)
-    elif weight.name.endswith("kv_b_proj.weight"):
+    elif _is_split(weight, find):
         yield from _split_latent(weight, served)
     else:
         yield name, shape
+
+
+def _is_split(weight: Weight, find: Find) -> bool:
+    """Whether it is the latent's up-projection, in an architecture that keeps its keys and values apart."""
+    head, found, tail = weight.name.rpartition("kv_b_proj")
+    return bool(found) and find(f"{head}k_b_proj{tail}") is not None
 
 
 def _split_latent(weight: Weight, served: ServedModel) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -1,5 +1,6 @@
 """GGUF tensors of real models, as llama.cpp's converter writes them."""
 
+from dataclasses import replace
 from math import prod
 
 import pytest
@@ -52,6 +53,22 @@ def test_the_latents_projection_is_split_into_keys_and_values() -> None:
     assert made["blk.60.attn_k_b.weight"] == (128, 512, 128)
     assert made["blk.60.attn_v_b.weight"] == (128, 128, 512)
     assert not any("kv_b" in name for name in made)
+
+
+def test_an_architecture_that_keeps_the_latents_projection_whole_has_it_whole() -> None:
+    # conversion/minicpm.py MiniCPM3Model splits nothing; gguf-py lists attn_kv_b alone for it.
+    deepseek = served("deepseek-r1")
+    names = {t.name for t in gguf_model(replace(deepseek, model_type="minicpm3")).text}
+    assert "blk.7.attn_kv_b.weight" in names and "blk.7.attn_k_b.weight" not in names
+
+
+def test_a_model_that_llama_cpp_does_not_know_is_said_to_be_guessed() -> None:
+    made = gguf_model(replace(served("llama-3-8b"), model_type="unheard_of"))
+    assert made.notes == (
+        "llama.cpp's converter does not know unheard_of: tensors are taken for what their names say.",
+    )
+    known = {t.name for t in gguf_model(served("llama-3-8b")).text if len(t.shape) > 1}
+    assert {t.name for t in made.text if len(t.shape) > 1} == known
 
 
 def test_a_tied_model_has_no_head_tensor() -> None:
