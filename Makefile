@@ -28,9 +28,11 @@ check: $(STAMP)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy --strict planner
 	$(VENV)/bin/python docs/update.py --check
+	$(VENV)/bin/python docs/formulas.py --check
 
 docs: $(STAMP)
 	$(VENV)/bin/python docs/update.py
+	$(VENV)/bin/python docs/formulas.py
 
 clean:
 	rm -rf .venv

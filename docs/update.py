@@ -16,6 +16,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -35,7 +39,13 @@ COMMANDS = (
     "models",
     "recipes",
 )
-PAGES_WITH_OUTPUT = (ROOT / "README.md", DOCS / "memory-words.md", DOCS / "how-it-works.md")
+PAGES_WITH_OUTPUT = (
+    ROOT / "README.md",
+    DOCS / "memory-words.md",
+    DOCS / "how-it-works.md",
+    DOCS / "serving.md",
+    DOCS / "training.md",
+)
 
 _OUTPUT = re.compile(r"(<!-- output -->\n```console\n\$ (planner [^\n]*)\n).*?(```\n<!-- end -->)", re.DOTALL)
 _CLI_HEAD = """# Command line
@@ -95,11 +105,19 @@ def cli_page() -> str:
     return _CLI_HEAD + "\n".join(parts)
 
 
-def schema() -> str:
-    """docs/plan.schema.json."""
+def schemas() -> dict[Path, Callable[[], str]]:
+    """The JSON schema of every record that `--format json` writes whole."""
+    from planner.footprint.bits_schema import BitsPlan, FormatTable
+    from planner.footprint.schema import Serving
+    from planner.footprint.training_schema import TrainingPlan
     from planner.schema import Plan
 
-    return json.dumps(Plan.model_json_schema(), indent=1) + "\n"
+    records = {"plan": Plan, "serving": Serving, "training": TrainingPlan, "formats": FormatTable, "bpw": BitsPlan}
+    return {DOCS / f"{name}.schema.json": lambda record=record: _schema(record) for name, record in records.items()}
+
+
+def _schema(record: "type[BaseModel]") -> str:
+    return json.dumps(record.model_json_schema(), indent=1) + "\n"
 
 
 def page_with_output(path: Path) -> str:
@@ -110,7 +128,7 @@ def page_with_output(path: Path) -> str:
 
 def generated() -> dict[Path, Callable[[], str]]:
     """Every generated file, and what makes its text."""
-    files: dict[Path, Callable[[], str]] = {DOCS / "cli.md": cli_page, DOCS / "plan.schema.json": schema}
+    files: dict[Path, Callable[[], str]] = {DOCS / "cli.md": cli_page, **schemas()}
     for path in PAGES_WITH_OUTPUT:
         files[path] = lambda path=path: page_with_output(path)
     return files

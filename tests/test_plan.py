@@ -153,8 +153,8 @@ def test_a_bad_recipe_is_refused_before_the_model_is_built(monkeypatch: pytest.M
 def test_progress_is_told_model_and_recipes() -> None:
     said: list[str] = []
     compare("llama-3-8b", ["rtn_fp8_dynamic", "gptq_w4a16"], job(), progress=said.append)
-    assert len(said) == 3
-    for words, line in zip(("llama-3-8b", "rtn_fp8_dynamic", "gptq_w4a16"), said, strict=True):
+    assert len(said) == 4
+    for words, line in zip(("llama-3-8b", "rtn_fp8_dynamic", "gptq_w4a16", "results"), said, strict=True):
         assert words in line
 
 

@@ -7,8 +7,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from planner.footprint.optimizers import Optimizer
 from planner.footprint.training_trace import Attention, Checkpointing
 
-SCHEMA_VERSION = 1
-
 TrainMethod = Literal["full", "lora", "qlora"]
 Precision = Literal["bf16-mixed", "fp16-mixed", "bf16", "fp32"]
 Sharding = Literal["none", "zero1", "zero2", "zero3", "fsdp", "fsdp-grad-op"]
@@ -101,7 +99,7 @@ class StepActivations(_Record):
 class TrainingPlan(_Record):
     """What a training job takes, per GPU and per node."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     model: Trained
     options: TrainOptions
     per_gpu: Moment
