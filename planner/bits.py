@@ -17,7 +17,7 @@ from planner.footprint.bits import (
 )
 from planner.footprint.bits_schema import BitsPlan, FormatRow, FormatTable
 from planner.footprint.formats import Format, all_formats
-from planner.footprint.mixed import Step, allocate, default_order, mixed_model
+from planner.footprint.mixed import Part, Step, allocate, default_order, fused_order, mixed_model
 from planner.footprint.model import Activations, ServedModel
 from planner.footprint.schema import MAX_CONTEXT, ServeOptions, Serving
 from planner.footprint.search import Squeezed
@@ -27,8 +27,8 @@ from planner.serving import size, size_stored
 Say = Callable[[str], None]
 
 ORDER_NOTE = (
-    "Who keeps more bits is an order of thumb, after llama.cpp's mixtures; ExLlama's converters measure the error of "
-    "each matrix and will differ. How many bits fit does not depend on it."
+    "Who keeps more bits is an order of thumb, after llama.cpp's mixtures, no measurement; ExLlama's converters "
+    "measure the error of each matrix and will differ. How many bits fit does not depend on it."
 )
 FULL_NOTE = "Every quantizable tensor has the largest choice: memory is left over."
 
@@ -115,8 +115,9 @@ def fill(
     progress: Say = lambda _: None,
 ) -> BitsPlan:
     """The same for a model that is built already. Pure."""
-    ladder, order = make_ladder(served, choices), default_order(served)
+    ladder = make_ladder(served, choices)
     lowest = size_stored(served, activations, ladder.formats[0], ladder.stored[0], options)
+    order = fused_order(served) if lowest.engine == "vllm" else default_order(served)
     budget = budget_of(ladder, lowest)
     allocation = allocate(ladder.stored, budget.quantizable_bytes, order, served.layers)
     mixed = mixed_model(ladder.stored, allocation)
@@ -162,9 +163,9 @@ def _real(all_of_them: Sequence[Format]) -> tuple[Format, ...]:
     return tuple(kept for kept in all_of_them if kept.family != "plain" or kept.bits is None or kept.bits >= 16)
 
 
-def _present(order: Sequence[Step], parts: Sequence[object]) -> tuple[str, ...]:
-    roles = {getattr(part, "role", "") for part in parts}
-    return tuple(str(step) for step in order if step.role in roles)
+def _present(order: Sequence[Step], parts: Sequence[Part]) -> tuple[str, ...]:
+    roles = {part.role for part in parts}
+    return tuple(str(step) for step in order if roles.intersection(step.roles))
 
 
 def _notes(serving: Serving) -> tuple[str, ...]:

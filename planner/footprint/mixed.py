@@ -37,22 +37,25 @@ _PLACES: dict[Place, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """Some tensors, raised together."""
+    """Tensors that are raised layer by layer, those of one layer together."""
 
-    role: Role
+    roles: tuple[Role, ...]
     places: tuple[Place, ...] = _EVERYWHERE
     lead: int = 1
     """Choices above the lowest one of the round that they are raised to."""
+    experts: bool | None = None
+    """Routed experts alone, all but them, or both."""
 
     def __str__(self) -> str:
         """In words: `down (first and last eighth of layers)`."""
+        who = ", ".join(self.roles) + (" of experts" if self.experts else "")
         where = "" if self.places == _EVERYWHERE else f" ({' and '.join(_PLACES[place] for place in self.places)})"
         lead = "" if self.lead == 1 else f", {self.lead} choices up"
-        return f"{self.role}{where}{lead}"
+        return who + where + lead
 
     def takes(self, weight: Weight, layers: int) -> bool:
         """Whether this weight of a model with so many decoder layers is meant."""
-        if role_of(weight) != self.role:
+        if role_of(weight) not in self.roles or self.experts not in (None, weight.is_expert):
             return False
         return weight.layer is None or place_of(weight.layer, layers) in self.places
 
@@ -104,7 +107,7 @@ class Allocation:
 
     @property
     def left_bytes(self) -> int:
-        """Of the budget, too little to raise the next tensor."""
+        """Of the budget, too little to raise what comes next."""
         return self.budget_bytes - self.gpu_bytes
 
     def parts(self) -> tuple[Part, ...]:
@@ -147,20 +150,44 @@ def default_order(served: ServedModel) -> tuple[Step, ...]:
     attn_k, attn_q and the rest are never raised (IQ3_XXS lowers attn_k and attn_q), so they come last.
     """
     many, shared = served.experts > 1, served.attention_heads >= 4 * max(1, served.kv_heads)
-    attention = (Step(role="key", lead=3), Step(role="output", lead=2)) if many else ()
+    attention = (Step(roles=("key",), lead=3), Step(roles=("output",), lead=2)) if many else ()
     return (
-        Step(role="head", lead=4),
-        Step(role="value", lead=3 if many else 2 if shared else 1),
+        Step(roles=("head",), lead=4),
+        Step(roles=("value",), lead=3 if many else 2 if shared else 1),
         *attention,
-        Step(role="down", places=("outer",)),
-        Step(role="down", places=("third",)),
-        Step(role="output"),
-        Step(role="down", places=("inner",)),
-        Step(role="gate and up", places=("outer",)),
-        Step(role="key"),
-        Step(role="query"),
-        Step(role="gate and up", places=("third", "inner")),
-        Step(role="other"),
+        Step(roles=("down",), places=("outer",)),
+        Step(roles=("down",), places=("third",)),
+        Step(roles=("output",)),
+        Step(roles=("down",), places=("inner",)),
+        Step(roles=("gate and up",), places=("outer",)),
+        Step(roles=("key",)),
+        Step(roles=("query",)),
+        Step(roles=("gate and up",), places=("third", "inner")),
+        Step(roles=("other",)),
+    )
+
+
+def fused_order(served: ServedModel) -> tuple[Step, ...]:
+    """The same for vLLM, where what it fuses must be kept alike.
+
+    q, k and v are one matrix there, gate and up another, the experts of a layer one kernel
+    (vllm/model_executor/layers/quantization/compressed_tensors/utils.py should_ignore_layer raises for "different
+    quantization schemes"; fused_moe/layer.py has one quant_method a layer). A fused q, k, v is what llama.cpp calls
+    attn_qkv, and raises as attn_v.
+    """
+    experts = (("outer",), ("third",), ("inner",)) if served.experts > 1 else ()
+    inside: tuple[Place, ...] = ("third", "inner")
+    return (
+        Step(roles=("head",), lead=4),
+        Step(roles=("value", "key", "query")),
+        Step(roles=("down",), places=("outer",), experts=False),
+        Step(roles=("down",), places=("third",), experts=False),
+        Step(roles=("output",)),
+        Step(roles=("down",), places=("inner",), experts=False),
+        Step(roles=("gate and up",), places=("outer",), experts=False),
+        Step(roles=("gate and up",), places=inside, experts=False),
+        *(Step(roles=("down", "gate and up"), places=where, experts=True) for where in experts),
+        Step(roles=("other",)),
     )
 
 
@@ -174,7 +201,7 @@ def allocate(choices: Sequence[StoredModel], budget: int, order: Sequence[Step],
     """Start every quantizable tensor at the first, smallest choice; raise them in order while the budget lasts.
 
     A choice is the whole model in one format. A round goes through the steps once, layer by layer, and raises to
-    one choice (more with a lead) above the round's lowest; the first tensor that does not fit ends it, so that a
+    one choice (more with a lead) above the round's lowest; the first layer that does not fit ends it, so that a
     larger budget never lowers a tensor. `budget`: bytes of GPU memory for the quantizable tensors together.
 
     Raises JobError where the smallest choice is too large.
@@ -185,14 +212,18 @@ def allocate(choices: Sequence[StoredModel], budget: int, order: Sequence[Step],
     if used > budget:
         raise JobError(f"{choices[0].format} needs {format_bytes(used)}, there are {format_bytes(budget)}")
     weights = [choices[0].tensors[n].weight for n in chosen]
-    for index, rung in _raises(weights, order, layers, len(choices)):
-        if rungs[index] >= rung:
-            continue
-        cost = choices[rung].tensors[chosen[index]].gpu_bytes - choices[rungs[index]].tensors[chosen[index]].gpu_bytes
+
+    def bytes_at(rung: int, index: int) -> int:
+        return choices[rung].tensors[chosen[index]].gpu_bytes
+
+    for indices, rung in _raises(weights, order, layers, len(choices)):
+        raised = [index for index in indices if rungs[index] < rung]
+        cost = sum(bytes_at(rung, index) - bytes_at(rungs[index], index) for index in raised)
         if used + cost > budget:
             break
         used += cost
-        rungs[index] = rung
+        for index in raised:
+            rungs[index] = rung
     return Allocation(
         choices=tuple(choice.format for choice in choices),
         tensors=tuple(choices[rung].tensors[n] for n, rung in zip(chosen, rungs, strict=True)),
@@ -226,13 +257,20 @@ def ranges(numbers: Sequence[int]) -> str:
     return ", ".join(f"{first}-{last}" if last > first else f"{first}" for first, last in found) or "-"
 
 
-def _raises(weights: Sequence[Weight], order: Sequence[Step], layers: int, choices: int) -> Iterator[tuple[int, int]]:
-    """Which tensor goes to which choice, in the order of time."""
-    members = [[n for n, weight in enumerate(weights) if step.takes(weight, layers)] for step in order]
+def _raises(
+    weights: Sequence[Weight], order: Sequence[Step], layers: int, choices: int
+) -> Iterator[tuple[Sequence[int], int]]:
+    """Which tensors go to which choice together, in the order of time."""
+    members: list[dict[int | None, list[int]]] = []
+    for step in order:
+        members.append({})
+        for index, weight in enumerate(weights):
+            if step.takes(weight, layers):
+                members[-1].setdefault(weight.layer, []).append(index)
     for base in range(choices - 1):
-        for step, indices in zip(order, members, strict=True):
-            for index in indices:
-                yield index, min(base + step.lead, choices - 1)
+        for step, by_layer in zip(order, members, strict=True):
+            for indices in by_layer.values():
+                yield indices, min(base + step.lead, choices - 1)
 
 
 def _part(role: Role, choice: str, tensors: Sequence[Stored]) -> Part:
