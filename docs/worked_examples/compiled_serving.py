@@ -289,8 +289,7 @@ _FIRST = (
 _Step = tuple[str, str, Fraction | int, str, int, str, tuple[str, ...], int, str, tuple[Reason, ...]]
 # Words, format, bits, KV type, its bytes, total and parts as printed, exact total, fits as printed, why not so.
 _STEPS: tuple[_Step, ...] = (
-    ("INT8", "int8", 8, "float16", 2, "~146", ("70", "64", "10", "2"), 70 * 10**9 + 122 * 2**30, "no",
-     (Reason.MULTI_HEAD,)),
+    ("INT8", "W8A8", 8, "float16", 2, "~146", ("70", "64", "10", "2"), 70 * 10**9 + 122 * 2**30, "no", ()),
     ("Q4_K_M", "Q4_K_M", _Q4, "float16", 2, "~111", ("35", "64", "10", "2"), 35 * 10**9 + 122 * 2**30, "no",
      (Reason.MULTI_HEAD, Reason.NOT_ALIVE)),
     ("Q4_K_M, INT8 cache", "Q4_K_M", _Q4, "int8", 1, "~79", ("35", "32", "10", "2"), 35 * 10**9 + 82 * 2**30, "yes",
@@ -316,7 +315,7 @@ def _step(row: _Step) -> tuple[Example, ...]:
         real=lambda: real.fits(LLAMA_2, kept, _CARD, 8192, 4, dtype), model=f"{LLAMA_2}, {kept}, {dtype} cache",
         why=why,
     )  # fmt: skip
-    engine = "vLLM" if kept == "int8" else "llama.cpp"
+    engine = f"{kept}, vLLM" if kept == "W8A8" else f"{kept}, llama.cpp"
     return (
         _total_example(where, f"total, {LLAMA_2}, {words}, 4 x 8,192 tokens", printed, parts, rule, exact, own, engine),
         verdict,

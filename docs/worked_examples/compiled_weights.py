@@ -126,7 +126,7 @@ def _gguf(name: str, bits: str, each: str, reduction: str, slip: Reason | None) 
             slip=slip,
             real=lambda: real.reduction(LLAMA_3, name),
             model=f"{LLAMA_3}, {name}",
-            why=() if same else _why_mixed(name),
+            why=() if name == "Q8_0" else _why_mixed(name),
         ),
     )
 

@@ -68,7 +68,7 @@ EXAMPLES = (
         unit=TRUTH,
         formula=lambda: _rule_fits(4, cards=2),
         exact=True,
-        real=lambda: real.fits_two(_MODEL, "exl2:4.0", _CARD, _CONTEXT),
+        real=lambda: real.fits(_MODEL, "exl2:4.0", _CARD, _CONTEXT, gpus=2),
         model=f"{_MODEL}, exl2:4.0, {_CONTEXT:,} tokens",
     ),
     Example(

@@ -10,8 +10,8 @@ from worked_examples.records import GBIT, TIMES, Example, Reason
 TITLE = "LLM Compressor's memory guide (docs)"
 
 _LLAMA, _R1, _QWEN = "llama-3-8b", "deepseek-r1", "qwen2.5-vl-7b"
-RTN, GPTQ = "rtn_w8a8_static", "gptq_w4a16"
-"""Shipped recipes that stand for the guide's two algorithms; this RTN looks at data, as GPTQ does."""
+RTN, GPTQ, DATA_FREE = "rtn_w8a8_static", "gptq_w4a16", "rtn_w4a16"
+"""Shipped recipes that stand for the guide's two algorithms. The first RTN looks at data, as GPTQ does."""
 
 _WHOLE = {_LLAMA: 8, _R1: 684, _QWEN: 7}
 _LAYERS = {_LLAMA: 32, _R1: 61}
@@ -106,6 +106,17 @@ EXAMPLES = (
         exact=2_000_000_000,
     ),
     *_rows(RTN, 1, "RTN"),
+    Example(
+        where="table of RTN",
+        what=f"GPU, {_LLAMA}: one layer, where RTN needs no data",
+        printed="0.5",
+        unit=GBIT,
+        formula=_layer(_LLAMA),
+        exact=500_000_000,
+        real=lambda: real.plan_peak(_LLAMA, DATA_FREE, "gpu"),
+        model=f"plan of {DATA_FREE}",
+        why=(Reason.ONE_MODULE,),
+    ),
     Example(
         where="table of RTN",
         what=f"GPU, {_QWEN}: one text layer",

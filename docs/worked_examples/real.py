@@ -4,7 +4,6 @@ from fractions import Fraction
 from functools import cache
 from typing import Literal
 
-from planner import plan
 from planner.footprint.cache import cache_size
 from planner.footprint.formats import find_format
 from planner.footprint.model import Activations, ServedModel
@@ -13,11 +12,17 @@ from planner.footprint.schema import ServeOptions, Serving
 from planner.footprint.sharding import States, copies_of, place
 from planner.footprint.tensors import StoredModel
 from planner.footprint.trained import split
-from planner.footprint.training_schema import TrainOptions
+from planner.footprint.training_schema import TrainingPlan, TrainOptions
+from planner.footprint.training_trace import TraceRequest, TrainingTrace
 from planner.hardware import find_gpu
+from planner.job import Job
+from planner.models.graph import ModelGraph
+from planner.planning import plan_graph
+from planner.recipe import load_recipe
 from planner.schema import Plan
 from planner.serving import size
 from planner.simulation.modifiers.hessian import hessian_bytes
+from planner.training import plan_training
 
 Device = Literal["gpu", "cpu"]
 
@@ -67,8 +72,8 @@ def activations(model: str, tokens: int, batch: int = 1) -> int:
 
 
 @cache
-def serving(model: str, kept: str, context: int, batch: int = 1, kv_dtype: str = "float16", gpus: int = 1) -> Serving:
-    options = ServeOptions(context=context, batch=batch, kv_dtype=kv_dtype, gpus=gpus, beyond_positions=True)
+def serving(model: str, kept: str, context: int, batch: int = 1, kv_dtype: str = "float16") -> Serving:
+    options = ServeOptions(context=context, batch=batch, kv_dtype=kv_dtype, beyond_positions=True)
     return size(*served(model), find_format(kept), options)
 
 
@@ -77,12 +82,15 @@ def total(model: str, kept: str, context: int, batch: int = 1, kv_dtype: str = "
     return serving(model, kept, context, batch, kv_dtype).per_gpu.total_bytes
 
 
-def fits(model: str, kept: str, card: str, context: int, batch: int = 1, kv_dtype: str = "float16") -> bool:
-    return total(model, kept, context, batch, kv_dtype) <= find_gpu(card).memory_bytes
-
-
-def fits_two(model: str, kept: str, card: str, context: int) -> bool:
-    return serving(model, kept, context, gpus=2).per_gpu.total_bytes <= find_gpu(card).memory_bytes
+@cache
+def fits(
+    model: str, kept: str, card: str, context: int, batch: int = 1, kv_dtype: str = "float16", gpus: int = 1
+) -> bool:
+    """On a card as the engine uses it: what vLLM leaves free is not used."""
+    options = ServeOptions(context=context, batch=batch, kv_dtype=kv_dtype, gpu=card, gpus=gpus)
+    found = size(*served(model), find_format(kept), options).fits
+    assert found is not None
+    return found
 
 
 def overhead_share(model: str, kept: str) -> Fraction:
@@ -105,7 +113,14 @@ def bandwidth(card: str) -> int:
 @cache
 def compression(model: str, recipe: str) -> Plan:
     """With the options that `planner plan` has of itself: 512 samples of 2,048 tokens, batch 1, a card of 80 GiB."""
-    return plan(model, recipe)
+    return plan_graph(traced(model), load_recipe(recipe), Job())
+
+
+@cache
+def traced(model: str) -> ModelGraph:
+    from planner.models.load import load_model
+
+    return load_model(model)
 
 
 def plan_peak(model: str, recipe: str, device: Device) -> int:
@@ -159,11 +174,25 @@ def heads_fill(model: str) -> bool:
 def buffer_share(model: str) -> Fraction:
     """Buffers of a step over 16-bit weights: DeepSpeed ZeRO-2 on 8 GPUs, the larger of backward and step."""
     copies = copies_of("bf16-mixed", "zero2", "full")
-    plan_ = training(model)
+    plan_ = states(model)
     placed = place(plan_, copies, "zero2", "none", "cpu", 8, 8)
     largest = max(sum(part.bytes for part in parts) for parts in (placed.backward, placed.step))
     return Fraction(largest, copies.weight * plan_.trained)
 
 
-def training(model: str) -> States:
+def states(model: str) -> States:
     return split(served(model)[0], TrainOptions()).states
+
+
+@cache
+def trained(model: str, options: TrainOptions) -> TrainingPlan:
+    return plan_training(served(model)[0], options, lambda request: _training_trace(model, request))
+
+
+@cache
+def _training_trace(model: str, request: TraceRequest) -> TrainingTrace:
+    from planner.models.source import load_source
+    from planner.models.training import trace_training
+
+    layers = [unit.name for unit in served(model)[0].graph.units if unit.kind == "decoder"]
+    return trace_training(load_source(model), request, layers)

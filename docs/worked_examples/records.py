@@ -58,7 +58,7 @@ BINARY_GB = Unit(name="GB", size=Fraction(2**30), memory=True)
 GBIT = Unit(name="Gb", size=Fraction(10**9), memory=True)
 """Printed as Gb, which is a gigabit; 10^9 bytes are meant."""
 BITS = Unit(name="bits", size=Fraction(1))
-BYTES_EACH = Unit(name="bytes per parameter", size=Fraction(1))
+BYTES_EACH = Unit(name="bytes each", size=Fraction(1))
 PERCENT = Unit(name="%", size=Fraction(1, 100))
 TIMES = Unit(name="x", size=Fraction(1))
 COUNT = Unit(name="", size=Fraction(1))
