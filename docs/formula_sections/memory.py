@@ -7,12 +7,12 @@ from planner.footprint.cache import KV_DTYPES, CacheGroup, cache_size
 from planner.footprint.engines import BLOCK, chunk_of
 from planner.footprint.overhead import UTILIZATION, overhead_parts
 from planner.footprint.rules import activation_rule, kv_cache_rule
-from planner.footprint.schema import ServeOptions
+from planner.footprint.schema import Engine, ServeOptions
 from planner.hardware import find_gpu
 
 _CACHED = ("llama-2-7b", "llama-3-8b", "llama-2-70b", "deepseek-r1", "gemma-3-27b", "gpt-oss-20b")
 _CONTEXT = 8192
-_ENGINES = ("vllm", "llama.cpp", "exllama")
+_ENGINES: tuple[Engine, ...] = ("vllm", "llama.cpp", "exllama")
 
 
 def section() -> str:

@@ -9,11 +9,12 @@ from formula_sections.text import binary, decimal, table
 from planner.footprint.optimizers import SOURCES, Optimizer, states_bytes
 from planner.footprint.rules import training_rule
 from planner.footprint.sharding import copies_of
-from planner.footprint.training_schema import Precision, TrainMethod, TrainOptions
+from planner.footprint.training_schema import Precision, Sharding, TrainMethod, TrainOptions
 from planner.footprint.training_trace import Attention, Checkpointing
 from planner.training import CUDA_CONTEXT
 
 _MODEL, _TOKENS, _GPUS = "llama-3-8b", 2048, 8
+_SHARDED: tuple[Sharding, ...] = ("none", "zero2", "fsdp")
 _ADAPTED: tuple[TrainMethod, ...] = ("lora", "qlora")
 
 
@@ -33,7 +34,7 @@ Source: `planner/training.py`, `planner/footprint/{{sharding,training_trace}}.py
 
 def _copies() -> str:
     rows = []
-    for precision, sharding in product(get_args(Precision), ("none", "zero2", "fsdp")):
+    for precision, sharding in product(get_args(Precision), _SHARDED):
         c = copies_of(precision, sharding, "full")
         rows.append((precision, sharding, c.weight, c.master or "-", c.gradient, c.state, c.gathered))
     head = ("precision", "sharding", "weight", "master", "gradient", "a state of AdamW", "gathered")

@@ -40,7 +40,7 @@ def _rows(recipe: str, factor: int, name: str) -> tuple[Example, ...]:
             exact=2 * _WHOLE[model] * 10**9,
             real=lambda model=model: real.plan_peak(model, recipe, "cpu"),
             model=f"plan of {recipe}",
-            why=(Reason.PARAMETERS, Reason.COPIES),
+            why=(Reason.PARAMETERS, Reason.COPIES) if model == _QWEN else (Reason.COPIES,),
         )
         for model in _WHOLE
     )
