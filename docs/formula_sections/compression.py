@@ -29,7 +29,7 @@ batch 1, a card of 80 GiB; peaks in GB:
 
 """
         + table(head, rows, left=2)
-        + f"\n`{DATA_FREE}` needs no data and touches one Linear at a time; `{RTN}` looks at data layer by layer.\n"
+        + f"\n`{DATA_FREE}` needs no data: one Linear's weights at a time, and the\nobservers' ranges of every Linear that is done. `{RTN}` looks at data layer by layer.\n"
     )
 
 

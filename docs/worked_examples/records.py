@@ -30,7 +30,7 @@ class Reason(Enum):
     NOT_ALIVE = "the rule adds up layers that are never alive together"
     SPREAD = "the whole model divided by its layers, embedding and head spread over them"
     WEIGHTS_ALONE = "the rule counts weights alone: activations, Hessians and workspaces set the peak"
-    ONE_MODULE = "needs no data: one Linear at a time, never a whole layer"
+    ONE_MODULE = "needs no data: one Linear's weights at a time, and the observers' ranges of those that are done"
     COPIES = "the CPU also keeps every sample's activations, and a mixture's experts twice while they load"
     HESSIAN = "a Hessian is inputs x inputs in fp32, whatever the weight's rows and type"
     STATES = "moments and master weights are 4 bytes each, whatever the weights' type; factored moments are rows"
