@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import ceil
+from fractions import Fraction
+from math import ceil, floor
 
 from planner.errors import JobError, PlannerError, UnsupportedError
 from planner.footprint.bits_schema import Budget, Choice, FormatRow, KeptRow, Mixture, MixtureRow
@@ -193,12 +194,17 @@ def most_bits(ladder: Ladder, budget: Budget) -> float:
 
 
 def average_format(ladder: Ladder, bits: float) -> Format | None:
-    """The EXL2 or EXL3 of this average, cut to hundredths; None for choices that are no averages."""
-    name = ladder.formats[0].name
-    if not name.startswith(("exl2:", "exl3:")):
+    """The largest EXL2 or EXL3 whose matrices have these bits in the file, in hundredths.
+
+    EXL3 pads matrices, so that its own number is smaller. None for choices that are no averages.
+    """
+    name, (low, *_, high) = ladder.formats[0].name, ladder.formats
+    if not name.startswith(("exl2:", "exl3:")) or low.bits is None or high.bits is None:
         return None
-    highest = max(float(kept.bits or 0) for kept in ladder.formats)
-    return find_format(f"{name[:5]}{int(100 * min(bits, highest)) / 100:.2f}")
+    first, *_, last = ladder.choices()
+    share = (bits - first.bits_per_weight) / (last.bits_per_weight - first.bits_per_weight)
+    number = low.bits + Fraction(min(1.0, max(0.0, share))) * (high.bits - low.bits)
+    return find_format(f"{name[:5]}{float(Fraction(floor(100 * number), 100)):.2f}")
 
 
 def mixture_of(allocation: Allocation, serving: Serving, order: Sequence[str]) -> Mixture:

@@ -175,7 +175,7 @@ def fused_order(served: ServedModel) -> tuple[Step, ...]:
     quantization schemes"; fused_moe/layer.py has one quant_method a layer). A fused q, k, v is what llama.cpp calls
     attn_qkv, and raises as attn_v.
     """
-    experts = (("outer",), ("third",), ("inner",)) if served.experts > 1 else ()
+    experts: tuple[tuple[Place, ...], ...] = (("outer",), ("third",), ("inner",)) if served.experts > 1 else ()
     inside: tuple[Place, ...] = ("third", "inner")
     return (
         Step(roles=("head",), lead=4),

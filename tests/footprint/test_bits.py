@@ -125,6 +125,8 @@ def test_the_average_is_cut_not_rounded() -> None:
     ladder = make_ladder(served("llama-3-8b"), None)
     found = average_format(ladder, 4.3999)
     assert found is not None and found.name == "exl2:4.39"
+    lowest = average_format(ladder, ladder.choices()[0].bits_per_weight)
+    assert lowest is not None and lowest.bits == ladder.formats[0].bits
     highest = average_format(ladder, 99.0)
     assert highest is not None and highest.bits == 8
     assert average_format(make_ladder(served("llama-3-8b"), "gguf"), 5.0) is None
