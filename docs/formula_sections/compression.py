@@ -29,7 +29,8 @@ batch 1, a card of 80 GiB; peaks in GB:
 
 """
         + table(head, rows, left=2)
-        + f"\n`{DATA_FREE}` needs no data: one Linear's weights at a time, and the\nobservers' ranges of every Linear that is done. `{RTN}` looks at data layer by layer.\n"
+        + f"\n`{DATA_FREE}` needs no data: one Linear's weights at a time, and the "
+        f"observers' ranges of every Linear that is done. `{RTN}` looks at data layer by layer.\n"
     )
 
 
