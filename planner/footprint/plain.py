@@ -12,7 +12,7 @@ FLAT_NOTE = (
     "No engine stores a model so; it is the rule of thumb to compare the other formats with."
 )
 
-# Name, bits, summary, aliases. The flat ones are the seed documents' `parameters x bytes`.
+# Name, bits, summary, aliases. The flat ones are what guides multiply: parameters x bytes.
 _KINDS: tuple[tuple[str, int, str, tuple[str, ...]], ...] = (
     ("fp32", 32, "32-bit floats", ("float32",)),
     ("fp16", 16, "16-bit floats", ("float16", "half")),

@@ -7,6 +7,7 @@ classes' `modify_tensors`, and gguf-py/gguf/tensor_mapping.py, at 0c1e57098bba43
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from planner.footprint.gguf.architectures import architecture
 from planner.footprint.gguf.mixture import Tensor
@@ -88,8 +89,9 @@ def _unknown(weight: Weight, find: Find) -> bool:
     return is_matrix and find(weight.name) is None
 
 
+@cache
 def _finder(arch: str | None, layers: int) -> Find:
-    """Looks up the GGUF name of a parameter."""
+    """Looks up the GGUF name of a parameter; the table of an architecture is made once."""
     if arch is None:
         return lambda _: None
     import gguf
@@ -97,6 +99,7 @@ def _finder(arch: str | None, layers: int) -> Find:
     kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
     table = gguf.get_tensor_name_map(kinds[arch], layers)
 
+    @cache
     def find(name: str) -> str | None:
         plain = name.replace("language_model.", "", 1).replace(ANY_EXPERT, ".experts.")
         names = (table.get_name(key=key, try_suffixes=(".weight", ".bias")) for key in (plain, f"model.{plain}"))
