@@ -74,7 +74,7 @@ def _header(serving: Serving) -> list[tuple[str, str]]:
         read = f", {active:,} read for one token" if active < model.parameters // 2 else ""
         lines.append(("", f"{model.parameters:,} parameters{read}"))
     lines += [
-        ("weights", f"{weights.format}, {weights.bits_per_weight:.4g} bits per weight, {_both(weights.file_bytes)}"),
+        ("weights", f"{weights.format}, {weights.bits_per_weight:.5g} bits per weight, {_both(weights.file_bytes)}"),
         ("serving", _asked(serving)),
         ("on", _hardware(serving)),
     ]
