@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from planner.job import Job
+from planner.records import Record
 
 SCHEMA_VERSION = 1
 LLMCOMPRESSOR_VERSION = "0.14.0.1"
@@ -12,11 +13,7 @@ LLMCOMPRESSOR_VERSION = "0.14.0.1"
 Phase = Literal["load", "setup", "prepare", "calibrate", "compress", "propagate", "finalize", "save"]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Owned(_Record):
+class Owned(Record):
     """One named holding at a peak."""
 
     owner: str = Field(description="what holds the bytes, e.g. model.layers.0.mlp.down_proj Hessian")
@@ -24,7 +21,7 @@ class Owned(_Record):
     bytes: int
 
 
-class GpuStep(_Record):
+class GpuStep(Record):
     """GPU memory of one step, in bytes."""
 
     peak_bytes: int = Field(description="highest requested bytes within the step")
@@ -34,7 +31,7 @@ class GpuStep(_Record):
     largest: tuple[Owned, ...] = Field(description="the largest holdings at the peak")
 
 
-class CpuStep(_Record):
+class CpuStep(Record):
     """CPU memory of one step, in bytes: tensors only, without the Python process."""
 
     peak_bytes: int
@@ -43,7 +40,7 @@ class CpuStep(_Record):
     largest: tuple[Owned, ...]
 
 
-class Step(_Record):
+class Step(Record):
     """One step of the job, in time order."""
 
     index: int
@@ -59,7 +56,7 @@ class Step(_Record):
     cpu: CpuStep
 
 
-class ModelFacts(_Record):
+class ModelFacts(Record):
     """Size of the model as transformers loads it, tied weights counted once."""
 
     name: str
@@ -71,7 +68,7 @@ class ModelFacts(_Record):
     )
 
 
-class GpuPeak(_Record):
+class GpuPeak(Record):
     """Highest over all steps."""
 
     peak_bytes: int
@@ -79,21 +76,21 @@ class GpuPeak(_Record):
     peak_step: int
 
 
-class CpuPeak(_Record):
+class CpuPeak(Record):
     """Highest over all steps."""
 
     peak_bytes: int
     peak_step: int
 
 
-class RuleOfThumb(_Record):
+class RuleOfThumb(Record):
     """What the documented rule says: one layer (or the whole vision tower), twice that with Hessians."""
 
     cpu_bytes: int
     gpu_bytes: int
 
 
-class Result(_Record):
+class Result(Record):
     """The compressed model: what it weighs, and what serving one sequence of it takes with vLLM on one GPU."""
 
     file_bytes: int = Field(description="tensors of the checkpoint, on disk")
@@ -104,7 +101,7 @@ class Result(_Record):
     kv_dtype: str
 
 
-class Plan(_Record):
+class Plan(Record):
     """One planned LLM Compressor job."""
 
     schema_version: Literal[1] = 1

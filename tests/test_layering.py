@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent / "planner"
 
 # From the ground up. A module may import from its own line and from those above it in this list.
 ROOMS = (
-    ("errors", "units", "hints", "parts"),
+    ("errors", "units", "hints", "parts", "records"),
     ("job", "specs"),
     ("schema", "models.traces", "models.graph", "models.source", "measure.record"),
     ("recipe", "recipe_files", "schemes", "matching", "rule_of_thumb", "simulation"),

@@ -1,17 +1,14 @@
 """planner bpw: the most bits per weight that fit."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from planner.commands.common import look
-from planner.commands.options import Format, FormatOption, ModelArgument, OutputOption, takes_options
+from planner.commands.common import rendered
+from planner.commands.options import FormatOption, ModelArgument, OutputOption, takes_options
 from planner.commands.output import check_output, write_result
 from planner.commands.progress import Progress
 from planner.commands.serve_options import SERVED, ServeFlags
-
-if TYPE_CHECKING:
-    from planner.footprint.bits_schema import BitsPlan
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -62,16 +59,7 @@ def bpw(
     asked = options.options()
     with Progress() as progress:
         from planner.bits import bits
+        from planner.reports import bpw as report
 
-        text = _rendered(bits(model, asked, choices, progress.say), format, output)
+        text = rendered(report, bits(model, asked, choices, progress.say), format, output)
     write_result(text, output)
-
-
-def _rendered(result: "BitsPlan", format: Format, output: str | None) -> str:
-    from planner.reports import bpw as report
-
-    if format == "json":
-        return report.render_json(result)
-    if format == "markdown":
-        return report.render_markdown(result)
-    return report.render(result, **look(output))

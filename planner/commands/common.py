@@ -2,7 +2,11 @@
 
 import shutil
 import sys
-from typing import TypedDict
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypedDict
+
+if TYPE_CHECKING:
+    from planner.commands.options import Format
 
 
 class Look(TypedDict):
@@ -19,3 +23,12 @@ def look(output: str | None) -> Look:
     import os
 
     return Look(width=shutil.get_terminal_size().columns, color="NO_COLOR" not in os.environ)
+
+
+def rendered(report: ModuleType, result: Any, format: "Format", output: str | None) -> str:
+    """The result in the asked form, by a report that has `render`, `render_markdown` and `render_json`."""
+    if format == "json":
+        return str(report.render_json(result))
+    if format == "markdown":
+        return str(report.render_markdown(result))
+    return str(report.render(result, **look(output)))

@@ -1,23 +1,20 @@
 """planner formats: one model in every format."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from planner.commands.common import look
-from planner.commands.options import Format, FormatOption, ModelArgument, OutputOption, takes_options
+from planner.commands.common import rendered
+from planner.commands.options import FormatOption, ModelArgument, OutputOption, takes_options
 from planner.commands.output import check_output, write_result
 from planner.commands.progress import Progress
 from planner.commands.serve_options import SERVED, ServeFlags
-
-if TYPE_CHECKING:
-    from planner.footprint.bits_schema import FormatTable
 
 EPILOG = """[bold]Examples[/bold]
 
 planner formats llama-3-8b
 planner formats llama-3.3-70b --gpu 48GiB --context 8192
-planner formats deepseek-r1 --gpu h200 --gpus 8 --family compressed-tensors --family gguf
+planner formats deepseek-r1 --gpu h200 --gpus 8 --family gguf
 
 [bold]Families, and names for --weights[/bold]
 
@@ -72,16 +69,7 @@ def formats(
     asked = options.options()
     with Progress() as progress:
         from planner.bits import formats as make_table
+        from planner.reports import formats as report
 
-        text = _rendered(make_table(model, asked, tuple(family or ()), progress.say), format, output)
+        text = rendered(report, make_table(model, asked, tuple(family or ()), progress.say), format, output)
     write_result(text, output)
-
-
-def _rendered(result: "FormatTable", format: Format, output: str | None) -> str:
-    from planner.reports import formats as report
-
-    if format == "json":
-        return report.render_json(result)
-    if format == "markdown":
-        return report.render_markdown(result)
-    return report.render(result, **look(output))

@@ -1,10 +1,7 @@
 """planner graph: what of a model is onloaded together."""
 
-from typing import TYPE_CHECKING
-
-from planner.commands.common import look
+from planner.commands.common import rendered
 from planner.commands.options import (
-    Format,
     FormatOption,
     JobOptions,
     ModelArgument,
@@ -13,9 +10,6 @@ from planner.commands.options import (
 )
 from planner.commands.output import check_output, write_result
 from planner.commands.progress import Progress
-
-if TYPE_CHECKING:
-    from planner.models.graph import ModelGraph
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -46,16 +40,7 @@ def graph(
     with Progress() as progress:
         progress.say(f"building {model} without weights")
         from planner.models.load import load_model
+        from planner.reports import graph as report
 
-        text = _rendered(load_model(model, job), format, output)
+        text = rendered(report, load_model(model, job), format, output)
     write_result(text, output)
-
-
-def _rendered(result: "ModelGraph", format: Format, output: str | None) -> str:
-    from planner.reports import graph as report
-
-    if format == "json":
-        return report.render_json(result)
-    if format == "markdown":
-        return report.render_markdown(result)
-    return report.render(result, **look(output))

@@ -1,8 +1,10 @@
 """From the options as typed to a checked Job; every mistake becomes one message in the user's spelling."""
 
 import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from planner.commands.options import JobOptions
@@ -15,6 +17,7 @@ _SPELLED_OTHERWISE = {
     "propagate_error": "--no-propagate-error",
     "calibrate_all_experts": "--no-calibrate-all-experts",
 }
+R = TypeVar("R", bound=BaseModel)
 _SIZE = re.compile(r"(\d{1,9})\s*[xX]\s*(\d{1,9})")
 
 
@@ -39,14 +42,19 @@ def make_job(options: JobOptions) -> Job:
         "vision_layers": options.vision_layers,
         "gpu_memory_bytes": _gpu_memory(options.gpu_memory),
     }
+    return checked(Job, values)
+
+
+def checked(record: type[R], values: Mapping[str, Any]) -> R:
+    """The record with these values; raises JobError naming the option and the value at fault."""
     try:
-        return Job.model_validate(values)
+        return record.model_validate(values)
     except ValidationError as error:
-        raise JobError("; ".join(_sentence(detail) for detail in error.errors())) from None
+        raise JobError("; ".join(_sentence(detail, record) for detail in error.errors())) from None
 
 
 def option_of(field: str) -> str:
-    """The command line's spelling of a field of Job, e.g. seq_len -> --seq-len."""
+    """The command line's spelling of a record's field, e.g. seq_len -> --seq-len."""
     return _SPELLED_OTHERWISE.get(field, "--" + field.replace("_", "-"))
 
 
@@ -73,15 +81,15 @@ def _gpu_memory(text: str) -> int:
         raise JobError(f"--gpu-memory: {error}") from None
 
 
-def _sentence(detail: ErrorDetails) -> str:
+def _sentence(detail: ErrorDetails, record: type[BaseModel]) -> str:
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if not detail["loc"]:
-        return _in_options(message)
-    value = f" {detail['input']}" if isinstance(detail["input"], int | str) else ""
+        return _in_options(message, record)
+    value = f" {detail['input']}" if isinstance(detail["input"], int | float | str) else ""
     return f"{option_of(str(detail['loc'][0]))}{value}: {message}"
 
 
-def _in_options(message: str) -> str:
-    """The message with each field of Job spelled as its option: batch_size -> --batch-size."""
-    fields = sorted(Job.model_fields, key=len, reverse=True)
+def _in_options(message: str, record: type[BaseModel]) -> str:
+    """The message with each field of the record spelled as its option: batch_size -> --batch-size."""
+    fields = sorted(record.model_fields, key=len, reverse=True)
     return re.sub(rf"\b({'|'.join(fields)})\b", lambda match: option_of(match[1]), message)

@@ -2,19 +2,16 @@
 
 import re
 from fractions import Fraction
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from planner.commands.common import look
-from planner.commands.options import Format, FormatOption, OutputOption, takes_options
+from planner.commands.common import rendered
+from planner.commands.options import FormatOption, OutputOption, takes_options
 from planner.commands.output import check_output, write_result
 from planner.commands.progress import Progress
 from planner.commands.serve_options import SERVED, ServeFlags, WeightsOption
 from planner.errors import JobError
-
-if TYPE_CHECKING:
-    from planner.footprint.schema import Serving
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -29,28 +26,32 @@ _PARAMS = re.compile(r"\s*(\d+(?:\.\d+)?(?:e\d{1,2})?)\s*([kmbt]?)\s*", re.IGNOR
 _MOST_PARAMS = 10**18
 
 
+ModelOrNothing = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL",
+        show_default=False,
+        help="A preset (see `planner models`), a config.json or a folder holding one, or a Hugging Face Hub id. "
+        "Only the config is read, never the weights.",
+    ),
+]
+ParamsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--params",
+        metavar="N",
+        show_default=False,
+        help="Instead of a MODEL, its number of parameters: 1T, 8B, 70e9. Gives weights and overhead alone.",
+        rich_help_panel=SERVED,
+    ),
+]
+
+
 @takes_options(ServeFlags)
 def serve(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL",
-            show_default=False,
-            help="A preset (see `planner models`), a config.json or a folder holding one, or a Hugging Face Hub id. "
-            "Only the config is read, never the weights.",
-        ),
-    ] = None,
+    model: ModelOrNothing = None,
     *,
-    params: Annotated[
-        str | None,
-        typer.Option(
-            "--params",
-            metavar="N",
-            show_default=False,
-            help="Instead of a MODEL, its number of parameters: 1T, 8B, 70e9. Gives weights and overhead alone.",
-            rich_help_panel=SERVED,
-        ),
-    ] = None,
+    params: ParamsOption = None,
     weights: WeightsOption = "bf16",
     options: ServeFlags,
     format: FormatOption = "table",
@@ -69,6 +70,7 @@ def serve(
             "give a MODEL, or --params without one" if model is None else "give a MODEL or --params, not both"
         )
     with Progress() as progress:
+        from planner.reports import serve as report
         from planner.serving import serve as serve_model
         from planner.serving import serve_parameters
 
@@ -78,7 +80,7 @@ def serve(
             assert model is not None
             progress.say(f"building {model} without weights")
             result = serve_model(model, weights, asked)
-        text = _rendered(result, format, output)
+        text = rendered(report, result, format, output)
     write_result(text, output)
 
 
@@ -89,13 +91,3 @@ def parse_params(text: str) -> int:
     if not 1 <= count <= _MOST_PARAMS or count.denominator != 1:
         raise JobError(f"--params {text!r}: write a number of parameters, like 8B, 1T, 70e9 or 8030261248")
     return int(count)
-
-
-def _rendered(result: "Serving", format: Format, output: str | None) -> str:
-    from planner.reports import serve as report
-
-    if format == "json":
-        return report.render_json(result)
-    if format == "markdown":
-        return report.render_markdown(result)
-    return report.render(result, **look(output))

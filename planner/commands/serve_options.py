@@ -5,7 +5,7 @@ No pydantic here: `planner --help` stays fast. `ServeOptions` checks the values;
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -191,41 +191,28 @@ class ServeFlags:
 
     def options(self) -> "ServeOptions":
         """The checked options; whatever has no meaning ends in one JobError that names the option."""
-        return checked(
-            context=self.context,
-            batch=self.batch,
-            kv_dtype=self.kv_dtype,
-            beyond_positions=self.beyond_positions,
-            gpu=self.gpu,
-            gpus=self.gpus,
-            split=self.split,
-            gpu_layers=self.gpu_layers,
-            bandwidth=_rate("--bandwidth", self.bandwidth),
-            cpu_bandwidth=_rate("--cpu-bandwidth", self.cpu_bandwidth),
-            engine=self.engine,
-            prefill_chunk=self.prefill_chunk,
-            attention=self.attention,
-            gpu_memory_utilization=self.gpu_memory_utilization,
-            reserve=dict(_part(text) for text in self.reserve),
-            overhead=self.overhead,
-        )
+        from planner.commands.jobs import checked
+        from planner.footprint.schema import ServeOptions
 
-
-def checked(**values: Any) -> "ServeOptions":
-    """ServeOptions of these values. Raises JobError naming the option and the value at fault."""
-    from pydantic import ValidationError
-
-    from planner.footprint.schema import ServeOptions
-
-    try:
-        return ServeOptions.model_validate(values)
-    except ValidationError as error:
-        raise JobError("; ".join(_sentence(detail) for detail in error.errors())) from None
-
-
-def _sentence(detail: Any) -> str:
-    message = str(detail["msg"]).removeprefix("Value error, ").removeprefix("Input ")
-    return f"--{str(detail['loc'][0]).replace('_', '-')} {detail['input']}: {message}"
+        values = {
+            "context": self.context,
+            "batch": self.batch,
+            "kv_dtype": self.kv_dtype,
+            "beyond_positions": self.beyond_positions,
+            "gpu": self.gpu,
+            "gpus": self.gpus,
+            "split": self.split,
+            "gpu_layers": self.gpu_layers,
+            "bandwidth": _rate("--bandwidth", self.bandwidth),
+            "cpu_bandwidth": _rate("--cpu-bandwidth", self.cpu_bandwidth),
+            "engine": self.engine,
+            "prefill_chunk": self.prefill_chunk,
+            "attention": self.attention,
+            "gpu_memory_utilization": self.gpu_memory_utilization,
+            "reserve": dict(_part(text) for text in self.reserve),
+            "overhead": self.overhead,
+        }
+        return checked(ServeOptions, values)
 
 
 def _rate(option: str, text: str | None) -> int | None:

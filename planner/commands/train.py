@@ -5,21 +5,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from planner.commands.common import look
-from planner.commands.options import Format, FormatOption, ModelArgument, OutputOption, takes_options
+from planner.commands.common import rendered
+from planner.commands.options import FormatOption, ModelArgument, OutputOption, takes_options
 from planner.commands.output import check_output, write_result
 from planner.commands.progress import Progress
-from planner.errors import JobError
 
 if TYPE_CHECKING:
-    from planner.footprint.training_schema import TrainingPlan, TrainOptions
+    from planner.footprint.training_schema import TrainOptions
 
 EPILOG = """[bold]Examples[/bold]
 
 planner train llama-3-8b --gpus 8 --sharding zero3 --gpu h100
-planner train llama-3-8b --method lora --rank 16 --targets q_proj,v_proj --gpu 24GiB
-planner train llama-2-70b --method qlora --optimizer adamw8bit --seq-len 512 --gpu 48GiB
-planner train qwen3-8b --gpus 2 --sharding zero3 --offload optimizer --checkpointing full"""
+planner train llama-3-8b --method lora --targets q_proj,v_proj --gpu 24GiB
+planner train llama-2-70b --method qlora --seq-len 512 --gpu 48GiB
+planner train qwen3-8b --gpus 2 --sharding zero3 --offload optimizer"""
 
 TRAINED, STEP, HARDWARE, ADAPTERS = "What is trained", "One step", "GPUs and sharding", "Adapters (lora, qlora)"
 
@@ -137,16 +136,10 @@ class TrainFlags:
 
     def options(self) -> "TrainOptions":
         """The checked options; whatever has no meaning ends in one JobError that names the option."""
-        from pydantic import ValidationError
-
+        from planner.commands.jobs import checked
         from planner.footprint.training_schema import TrainOptions
 
-        try:
-            return TrainOptions(**asdict(self))
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = f"--{first['loc'][0]}".replace("_", "-")
-            raise JobError(f"{name} {first['input']!r:.40}: {first['msg'].lower()}") from error
+        return checked(TrainOptions, asdict(self))
 
 
 @takes_options(TrainFlags)
@@ -164,18 +157,9 @@ def train(
     check_output(output)
     asked = options.options()
     with Progress() as progress:
+        from planner.reports import train as report
         from planner.training import train as plan_training
 
         progress.say(f"building {model} without weights")
-        text = _rendered(plan_training(model, asked), format, output)
+        text = rendered(report, plan_training(model, asked), format, output)
     write_result(text, output)
-
-
-def _rendered(result: "TrainingPlan", format: Format, output: str | None) -> str:
-    from planner.reports import train as report
-
-    if format == "json":
-        return report.render_json(result)
-    if format == "markdown":
-        return report.render_markdown(result)
-    return report.render(result, **look(output))

@@ -2,18 +2,15 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from planner.footprint.schema import GpuFacts, ModelSize, ServeOptions
+from planner.records import Record
 
 SCHEMA_VERSION = 1
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FormatRow(_Record):
+class FormatRow(Record):
     """One format; null where it cannot hold the model, or no GPU is given."""
 
     name: str
@@ -35,7 +32,7 @@ class FormatRow(_Record):
     notes: tuple[str, ...] = ()
 
 
-class FormatTable(_Record):
+class FormatTable(Record):
     """Every format of one model."""
 
     schema_version: Literal[1] = 1
@@ -47,7 +44,7 @@ class FormatTable(_Record):
     formats: tuple[FormatRow, ...]
 
 
-class Choice(_Record):
+class Choice(Record):
     """What a quantizable tensor may be kept as."""
 
     name: str
@@ -55,7 +52,7 @@ class Choice(_Record):
     gpu_bytes: int = Field(description="of all quantizable tensors at this choice")
 
 
-class Budget(_Record):
+class Budget(Record):
     """The GPU's memory, divided. The parts sum to memory_bytes."""
 
     memory_bytes: int
@@ -66,7 +63,7 @@ class Budget(_Record):
     quantizable_bytes: int = Field(description="what is left for the quantizable weights")
 
 
-class KeptRow(_Record):
+class KeptRow(Record):
     """Weights that every choice keeps the same."""
 
     unit: str
@@ -75,7 +72,7 @@ class KeptRow(_Record):
     cpu_bytes: int
 
 
-class MixtureRow(_Record):
+class MixtureRow(Record):
     """Tensors of one role with one choice."""
 
     role: str
@@ -88,7 +85,7 @@ class MixtureRow(_Record):
     gpu_bytes: int
 
 
-class Mixture(_Record):
+class Mixture(Record):
     """The budget, spent in the documented order. The rows sum to gpu_bytes and file_bytes."""
 
     order: tuple[str, ...] = Field(description="who is raised first in each round")
@@ -103,7 +100,7 @@ class Mixture(_Record):
     tokens_per_second: float | None
 
 
-class BitsPlan(_Record):
+class BitsPlan(Record):
     """The most bits per weight that fit, the formats under it, and a mixture that uses it up."""
 
     schema_version: Literal[1] = 1

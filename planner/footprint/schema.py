@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from planner.footprint.model import Attention
+from planner.records import Record
 
 SCHEMA_VERSION = 1
 
@@ -16,11 +17,7 @@ MAX_BATCH = 2**20
 MAX_GPUS = 2**12
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ServeOptions(_Record):
+class ServeOptions(Record):
     """Everything that is asked about serving, but the model and the format of its weights."""
 
     context: int | None = Field(
@@ -48,7 +45,7 @@ class ServeOptions(_Record):
     beyond_positions: bool = Field(default=False, description="look for contexts that the config does not allow")
 
 
-class ModelSize(_Record):
+class ModelSize(Record):
     """The model that is served; null where only its number of parameters is known."""
 
     name: str
@@ -58,7 +55,7 @@ class ModelSize(_Record):
     max_positions: int | None
 
 
-class WeightUse(_Record):
+class WeightUse(Record):
     """Weights while serving."""
 
     format: str
@@ -71,7 +68,7 @@ class WeightUse(_Record):
     by_unit: dict[str, int] = Field(description="parts of `bytes` plus `cpu_bytes`, copies left out")
 
 
-class CacheUse(_Record):
+class CacheUse(Record):
     """The cache of keys, values and states; null where the model's attention is not known."""
 
     dtype: str
@@ -82,7 +79,7 @@ class CacheUse(_Record):
     rule_bytes: int | None = Field(description="by the rule of guides: every head has keys and values of its own")
 
 
-class ActivationUse(_Record):
+class ActivationUse(Record):
     """The highest memory of one forward."""
 
     bytes: int | None = Field(description="on all GPUs together")
@@ -92,7 +89,7 @@ class ActivationUse(_Record):
     rule_bytes: int | None = Field(description="by the rule of guides: a hidden state kept for every layer")
 
 
-class OverheadPart(_Record):
+class OverheadPart(Record):
     """What is held beside weights, cache and activations, on each GPU."""
 
     name: str
@@ -100,14 +97,14 @@ class OverheadPart(_Record):
     source: str
 
 
-class Overhead(_Record):
+class Overhead(Record):
     """All that is held beside weights, cache and activations."""
 
     bytes: int = Field(description="on all GPUs together")
     parts: tuple[OverheadPart, ...]
 
 
-class GpuShare(_Record):
+class GpuShare(Record):
     """One GPU. The parts that are known sum to the total."""
 
     total_bytes: int
@@ -117,7 +114,7 @@ class GpuShare(_Record):
     overhead_bytes: int
 
 
-class GpuFacts(_Record):
+class GpuFacts(Record):
     """The GPU that was asked about."""
 
     name: str
@@ -126,7 +123,7 @@ class GpuFacts(_Record):
     source: str
 
 
-class SplitFacts(_Record):
+class SplitFacts(Record):
     """How the model lies on its devices; mode is null on one GPU that holds everything."""
 
     mode: SplitMode | None
@@ -135,7 +132,7 @@ class SplitFacts(_Record):
     layers: int | None
 
 
-class Speed(_Record):
+class Speed(Record):
     """The ceiling that memory bandwidth sets to decoding."""
 
     bytes_per_step: int = Field(description="read by all GPUs together for one token of each sequence")
@@ -147,7 +144,7 @@ class Speed(_Record):
     word: str
 
 
-class Serving(_Record):
+class Serving(Record):
     """What serving takes: memory of every GPU with its parts, what fits, and how fast it can be."""
 
     schema_version: Literal[1] = 1

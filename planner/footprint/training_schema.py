@@ -2,10 +2,11 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from planner.footprint.optimizers import Optimizer
 from planner.footprint.training_trace import Attention, Checkpointing
+from planner.records import Record
 
 TrainMethod = Literal["full", "lora", "qlora"]
 Precision = Literal["bf16-mixed", "fp16-mixed", "bf16", "fp32"]
@@ -14,11 +15,7 @@ Offload = Literal["none", "optimizer", "optimizer+params"]
 OffloadTo = Literal["cpu", "nvme"]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TrainOptions(_Record):
+class TrainOptions(Record):
     """Everything that is asked about training, but the model."""
 
     method: TrainMethod = "full"
@@ -40,7 +37,7 @@ class TrainOptions(_Record):
     gpu: str | None = Field(default=None, description="name of a GPU, or its memory: 24GiB")
 
 
-class Part(_Record):
+class Part(Record):
     """A named part of a memory."""
 
     name: str
@@ -48,7 +45,7 @@ class Part(_Record):
     source: str = Field(description="how it is counted, or which library keeps it")
 
 
-class Moment(_Record):
+class Moment(Record):
     """What one GPU holds at one point of a step."""
 
     name: str
@@ -56,14 +53,14 @@ class Moment(_Record):
     parts: tuple[Part, ...]
 
 
-class Memory(_Record):
+class Memory(Record):
     """What a node keeps outside of its GPUs: states that are offloaded, for all its processes."""
 
     total_bytes: int
     parts: tuple[Part, ...]
 
 
-class Choice(_Record):
+class Choice(Record):
     """One way to shard and offload the same job."""
 
     sharding: Sharding
@@ -76,7 +73,7 @@ class Choice(_Record):
     reason: str = Field(default="", description="why it is not offered")
 
 
-class Trained(_Record):
+class Trained(Record):
     """The model, and what of it is trained."""
 
     name: str
@@ -86,7 +83,7 @@ class Trained(_Record):
     trained_percent: float = Field(description="of all, adapters included")
 
 
-class StepActivations(_Record):
+class StepActivations(Record):
     """Activations of one micro batch on one GPU, from the traced forward and backward."""
 
     method: Literal["traced"] = "traced"
@@ -96,7 +93,7 @@ class StepActivations(_Record):
     highest: str = Field(description="what runs at the highest point")
 
 
-class TrainingPlan(_Record):
+class TrainingPlan(Record):
     """What a training job takes, per GPU and per node."""
 
     schema_version: Literal[1] = 1

@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field
+from pydantic import Field, computed_field
 
 from planner.measure.record import MeasuredStep, Measurement
 from planner.parts import PART_NAMES, gpu_parts
+from planner.records import Record
 from planner.schema import Plan, Step
 from planner.units import MIB
 
@@ -48,11 +49,7 @@ NEAR = 0.1
 """An owner explains a difference when it is within this share of it."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Pair(_Record):
+class Pair(Record):
     """One figure of one step, or of the whole job."""
 
     where: str
@@ -80,7 +77,7 @@ class Pair(_Record):
         return abs(self.difference) <= max(self.measured * SHARE, SLACK)
 
 
-class Figure(_Record):
+class Figure(Record):
     """One figure over the whole job."""
 
     name: FigureName
@@ -93,7 +90,7 @@ class Figure(_Record):
     pairs: tuple[Pair, ...]
 
 
-class Unplanned(_Record):
+class Unplanned(Record):
     """The peak of a figure that is measured and that plans do not have."""
 
     name: str
@@ -102,7 +99,7 @@ class Unplanned(_Record):
     where: str
 
 
-class Suspect(_Record):
+class Suspect(Record):
     """Why steps differ: what the plan has too much, or what it lacks."""
 
     phase: str
@@ -112,7 +109,7 @@ class Suspect(_Record):
     text: str
 
 
-class JobAccuracy(_Record):
+class JobAccuracy(Record):
     """One measurement beside the plan of the same job."""
 
     file: str
@@ -128,7 +125,7 @@ class JobAccuracy(_Record):
     notes: tuple[str, ...]
 
 
-class Accuracy(_Record):
+class Accuracy(Record):
     """Several jobs; what `planner accuracy --format json` prints."""
 
     schema_version: Literal[1] = 1

@@ -2,9 +2,10 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from planner.job import Job
+from planner.records import Record
 
 MEASUREMENT_VERSION = 1
 
@@ -15,11 +16,7 @@ MeasuredPhase = Literal[
 ]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class GpuFigures(_Record):
+class GpuFigures(Record):
     """Peaks within one step, in bytes; null where the source does not know."""
 
     requested_bytes: int | None = Field(default=None, description="what tensors asked for")
@@ -34,7 +31,7 @@ class GpuFigures(_Record):
     by_kind: dict[str, int] | None = Field(default=None, description="parts of requested_bytes (meter only)")
 
 
-class CpuFigures(_Record):
+class CpuFigures(Record):
     """Peaks within one step, in bytes."""
 
     rss_bytes: int | None = Field(default=None, description="resident memory of the whole process, sampled")
@@ -42,7 +39,7 @@ class CpuFigures(_Record):
     by_kind: dict[str, int] | None = Field(default=None, description="parts of tensor_bytes (meter only)")
 
 
-class MeasuredStep(_Record):
+class MeasuredStep(Record):
     """One step in time order, named as in the plan."""
 
     index: int
@@ -60,7 +57,7 @@ class MeasuredStep(_Record):
     cpu: CpuFigures = CpuFigures()
 
 
-class Card(_Record):
+class Card(Record):
     """The accelerator."""
 
     name: str
@@ -70,7 +67,7 @@ class Card(_Record):
     capability: str | None = Field(default=None, description="compute capability, like 9.0")
 
 
-class HostFacts(_Record):
+class HostFacts(Record):
     """The machine's memory before the job."""
 
     available_bytes: int | None = None
@@ -79,7 +76,7 @@ class HostFacts(_Record):
     )
 
 
-class MeasuredModel(_Record):
+class MeasuredModel(Record):
     """The model that was measured; `config` is enough to plan it again."""
 
     name: str
@@ -89,14 +86,14 @@ class MeasuredModel(_Record):
     config: dict[str, Any] | None = None
 
 
-class MeasuredRecipe(_Record):
+class MeasuredRecipe(Record):
     """The recipe that was run; `text` is enough to plan it again."""
 
     name: str
     text: str | None = None
 
 
-class ModuleMetric(_Record):
+class ModuleMetric(Record):
     """What the library's METRIC lines say of one compressed module."""
 
     name: str
@@ -105,7 +102,7 @@ class ModuleMetric(_Record):
     allocated_bytes: int | None = Field(default=None, description="highest since the start of the job")
 
 
-class Measurement(_Record):
+class Measurement(Record):
     """One measured LLM Compressor job."""
 
     schema_version: Literal[1] = 1
