@@ -89,7 +89,7 @@ def test_the_vision_part_is_in_a_file_of_its_own() -> None:
     vision = [w for w in written if w.vision]
     assert {w.weight.unit for w in vision} == {"vision", "projector"}
     assert {w.tensor.type for w in vision} == {"F16", "F32"}
-    # mmproj-model-f16.gguf of https://huggingface.co/ggml-org/gemma-3-27b-it-GGUF: 858 MB
+    # mmproj-model-f16.gguf of Hugging Face: ggml-org/gemma-3-27b-it-GGUF: 858 MB
     size = sum(prod(w.tensor.shape) * {"F16": 2, "F32": 4}[w.tensor.type] for w in vision)
     assert size / 1e6 == pytest.approx(858, rel=0.01)
 

@@ -11,7 +11,7 @@ from tests.footprint.full_size import stored
 
 ENTRIES = json.loads((Path(__file__).parent.parent / "published_gguf.json").read_text(encoding="utf-8"))
 NAMED = {form.name: form for form in formats()}
-# In 10^9 bytes (https://huggingface.co/bartowski/Meta-Llama-3-8B-Instruct-GGUF).
+# In 10^9 bytes (Hugging Face: bartowski/Meta-Llama-3-8B-Instruct-GGUF).
 LLAMA_3_8B = {"Q8_0": 8.54, "Q6_K": 6.60, "Q5_K_M": 5.73, "Q4_K_M": 4.92, "Q2_K": 3.18}
 
 
