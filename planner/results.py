@@ -8,7 +8,7 @@ from planner.footprint.schema import ServeOptions
 from planner.job import Job
 from planner.schema import Plan, Result
 from planner.serving import size_stored
-from planner.specs import QuantizationSpec, Recipe
+from planner.specs import Recipe
 
 
 def load_result_model(model: str, job: Job) -> tuple[ServedModel, Activations] | None:
@@ -42,7 +42,7 @@ def _result(served: ServedModel, activations: Activations, recipe: Recipe) -> Re
         bits=None,
         store=lambda _: stored,
     )
-    options = ServeOptions(engine="vllm", kv_dtype=_cache_dtype(recipe) or served_dtype(served))
+    options = ServeOptions(engine="vllm", kv_dtype=stored.kv_dtype or served_dtype(served))
     serving = size_stored(served, activations, kept, stored, options)
     return Result(
         file_bytes=stored.file_bytes,
@@ -57,11 +57,3 @@ def _result(served: ServedModel, activations: Activations, recipe: Recipe) -> Re
 def served_dtype(served: ServedModel) -> str:
     """vLLM's `kv_cache_dtype: auto`: keys and values in the model's own type."""
     return "float32" if served.graph.itemsize == 4 else "bfloat16"
-
-
-def _cache_dtype(recipe: Recipe) -> str | None:
-    """What the recipe's kv_cache_scheme makes of keys and values; None without one."""
-    args = [s.kv_cache for s in recipe.modifiers if isinstance(s, QuantizationSpec) and s.kv_cache is not None]
-    if not args:
-        return None
-    return {(8, "float"): "fp8", (8, "int"): "int8"}.get((args[-1].num_bits, args[-1].type))

@@ -131,7 +131,9 @@ def _stored_model(
         counts = {name: Counter(dict.fromkeys(chosen, copies[name])) for name, chosen in counts.items()}
     extra = _cache_scales(served, recipe) + _untied_head(served, schemes)
     tensors = (_stored(w, counts.get(w.name), extra[w.name], served.graph.itemsize) for w in served.weights)
-    return StoredModel(format=recipe.name, tensors=tuple(tensors), notes=(*recipe.notes, *notes))
+    return StoredModel(
+        format=recipe.name, tensors=tuple(tensors), kv_dtype=cache_dtype(recipe), notes=(*recipe.notes, *notes)
+    )
 
 
 def preset_recipe(name: str, graph: "ModelGraph") -> Recipe:
@@ -219,12 +221,24 @@ def _untied_head(served: ServedModel, schemes: dict[str, Scheme]) -> Counter[str
     return Counter({shared.name: module_bytes(shared.shape[0], shared.shape[1], head, graph.itemsize)})
 
 
+def cache_dtype(recipe: Recipe) -> str | None:
+    """What the recipe's kv_cache_scheme makes of keys and values: fp8 or int8; None without one."""
+    args = _cache_args(recipe)
+    return None if args is None else {(8, "float"): "fp8", (8, "int"): "int8"}.get((args.num_bits, args.type))
+
+
+def _cache_args(recipe: Recipe) -> QuantArgs | None:
+    """kv_cache_scheme of the last modifier that has one."""
+    args = [s.kv_cache for s in recipe.modifiers if isinstance(s, QuantizationSpec) and s.kv_cache is not None]
+    return args[-1] if args else None
+
+
 def _cache_scales(served: ServedModel, recipe: Recipe) -> Counter[str]:
     """initialize.py initialize_attn_qparams: k_scale and v_scale of each attention, kept with its projection."""
-    args = [s.kv_cache for s in recipe.modifiers if isinstance(s, QuantizationSpec) and s.kv_cache is not None]
-    if not args or args[-1].dynamic is True:
+    args = _cache_args(recipe)
+    if args is None or args.dynamic is True:
         return Counter()
-    size = 2 * _cache_scale_bytes(args[-1], served)
+    size = 2 * _cache_scale_bytes(args, served)
     return Counter(dict.fromkeys(_cached_projections(served.graph), size))
 
 

@@ -74,6 +74,8 @@ class StoredModel:
     tensors: tuple[Stored, ...]
     other_file_bytes: int = 0
     """Of the checkpoint, not tensors: headers, vocabulary."""
+    kv_dtype: str | None = None
+    """What the format makes of keys and values; None: nothing."""
     notes: tuple[str, ...] = field(default=())
 
     @property

@@ -12,7 +12,7 @@ from compressed_tensors.quantization.quant_scheme import PRESET_SCHEMES, preset_
 from compressed_tensors.utils import get_direct_state_dict
 
 from planner.errors import PlannerError, RecipeError, UnsupportedError
-from planner.footprint.compressed import IGNORE, formats, parse, store_recipe
+from planner.footprint.compressed import IGNORE, cache_dtype, formats, parse, store_recipe
 from planner.footprint.compressed_schemes import describe, module_bytes, module_tensors, storage_of
 from planner.footprint.formats import Format
 from planner.recipe import load_recipe, recipe_from_dict
@@ -201,6 +201,14 @@ def test_a_static_cache_scheme_adds_two_scales_a_layer() -> None:
     without = store_recipe(served("llama-3-8b"), recipe(("QuantizationModifier", fields)))
     scaled = recipe(("QuantizationModifier", {**fields, "kv_cache_scheme": cache}))
     assert store_recipe(served("llama-3-8b"), scaled).file_bytes - without.file_bytes == 32 * 2 * 2
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("float", "fp8"), ("int", "int8")])
+def test_a_cache_scheme_says_what_keys_and_values_are_kept_as(kind: str, dtype: str) -> None:
+    cache = {"num_bits": 8, "type": kind, "strategy": "tensor", "dynamic": False, "symmetric": True}
+    scaled = recipe(("QuantizationModifier", {"scheme": "FP8", "ignore": HEAD, "kv_cache_scheme": cache}))
+    assert cache_dtype(scaled) == store_recipe(served("llama-3-8b"), scaled).kv_dtype == dtype
+    assert stored("llama-3-8b", find_weights("FP8")).kv_dtype is None
 
 
 def test_a_tied_head_that_is_quantized_is_stored_beside_the_table() -> None:
