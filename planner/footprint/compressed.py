@@ -125,10 +125,12 @@ def _stored_model(
     if any(isinstance(spec, SparseGPTSpec) for spec in recipe.modifiers):
         notes.append(SPARSE_NOTE)
     schemes = _schemes(program)
+    copies = {weight.name: weight.copies for weight in served.weights}
     counts = _counted(schemes)
+    notes += _shared(served, counts.keys() - copies.keys())
     if each_stands_for_all:
-        copies = {weight.name: weight.copies for weight in served.weights}
-        counts = {name: Counter(dict.fromkeys(chosen, copies[name])) for name, chosen in counts.items()}
+        known = ((name, chosen) for name, chosen in counts.items() if name in copies)
+        counts = {name: Counter(dict.fromkeys(chosen, copies[name])) for name, chosen in known}
     extra = _cache_scales(served, recipe) + _untied_head(served, schemes)
     tensors = (_stored(w, counts.get(w.name), extra[w.name], served.graph.itemsize) for w in served.weights)
     return StoredModel(
@@ -187,6 +189,16 @@ def _counted(schemes: dict[str, Scheme]) -> dict[str, Counter[Scheme]]:
         name = _EXPERT.sub(ANY_EXPERT, module) + ".weight"
         counts.setdefault(name, Counter())[scheme] += 1
     return counts
+
+
+def _shared(served: ServedModel, names: Iterable[str]) -> Iterator[str]:
+    """Quantized matrices that are another layer's: zamba2's blocks come again and again with the same weights."""
+    again = [name for name in names if name != f"{served.graph.head}.weight"]
+    if again:
+        yield (
+            f"{len(again)} matrices are the same tensors as another layer's, {min(again)} among them: each is counted "
+            "once, on disk too."
+        )
 
 
 def _stored(weight: Weight, schemes: Counter[Scheme] | None, extra: int, dtype_bytes: int) -> Stored:

@@ -10,11 +10,14 @@ from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from compressed_tensors.quantization.lifecycle.initialize import initialize_module_for_quantization
 from compressed_tensors.quantization.quant_scheme import PRESET_SCHEMES, preset_name_to_scheme
 from compressed_tensors.utils import get_direct_state_dict
+from transformers import Zamba2Config
 
 from planner.errors import PlannerError, RecipeError, UnsupportedError
 from planner.footprint.compressed import IGNORE, cache_dtype, formats, parse, store_recipe
 from planner.footprint.compressed_schemes import describe, module_bytes, module_tensors, storage_of
 from planner.footprint.formats import Format
+from planner.footprint.model import ServedModel
+from planner.models.serving import load_served
 from planner.recipe import load_recipe, recipe_from_dict
 from planner.recipe_files import list_recipes
 from planner.specs import QuantizationSpec, Recipe, Scheme
@@ -224,6 +227,25 @@ def test_a_table_quantized_for_both_uses_is_stored_once() -> None:
     found = store_recipe(served("qwen3-0.6b"), recipe(("QuantizationModifier", fields)))
     table = next(t for t in found.tensors if t.weight.unit == "embedding")
     assert table.file_bytes == 151936 * 1024 + 2 * 151936 * 1024 // 128 + 16
+
+
+@pytest.fixture(scope="module")
+def zamba(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
+    """Zamba2-2.7B as transformers' Zamba2Config has it: nine layers share one block of attention and MLP."""
+    folder = tmp_path_factory.mktemp("zamba2")
+    Zamba2Config().save_pretrained(folder)
+    return load_served(str(folder / "config.json"))[0]
+
+
+@pytest.mark.parametrize("name", ["W4A16", "FP8_BLOCK", "rtn_w4a16"])
+def test_a_block_that_layers_share_is_counted_once(zamba: ServedModel, name: str) -> None:
+    found = (parse(name) or find_weights(name)).store(zamba)
+    assert found.elements == zamba.parameters
+    block = {t.weight.layer for t in found.tensors if "shared_transformer.self_attn" in t.weight.name}
+    assert block == {6}
+    (down,) = (t for t in found.tensors if t.weight.name.endswith("feed_forward.down_proj.weight"))
+    assert down.type != "16-bit"
+    assert any("192 matrices are the same tensors" in note for note in found.notes)
 
 
 def test_experts_that_a_recipe_treats_differently_are_counted_one_by_one() -> None:
