@@ -27,9 +27,10 @@ from planner.serving import size, size_stored
 Say = Callable[[str], None]
 
 ORDER_NOTE = (
-    "Who keeps more bits is an order of thumb, after llama.cpp's mixtures, no measurement; ExLlama's converters "
-    "measure the error of each matrix and will differ. How many bits fit does not depend on it."
+    "Who keeps more bits is an order of thumb, after llama.cpp's mixtures, no measurement. How many bits fit does not "
+    "depend on it."
 )
+MEASURED_NOTE = "ExLlama's converters measure the error of each matrix and will choose otherwise."
 FULL_NOTE = "Every quantizable tensor has the largest choice: memory is left over."
 
 
@@ -144,7 +145,12 @@ def fill(
         bits_per_weight=most,
         below=nearest_below(table.formats),
         mixture=mixture_of(allocation, serving, _present(order, allocation.parts())),
-        notes=(ORDER_NOTE, *((FULL_NOTE,) if is_full else ()), *_notes(serving)),
+        notes=(
+            ORDER_NOTE,
+            *((MEASURED_NOTE,) if lowest.engine == "exllama" else ()),
+            *((FULL_NOTE,) if is_full else ()),
+            *_notes(serving),
+        ),
     )
 
 

@@ -41,6 +41,7 @@ from planner.footprint.uses import (
 from planner.hardware import Gpu, find_gpu
 
 DEFAULT_CONTEXT = 4096
+AUTO = "auto"
 
 
 def serve(model: str, weights: str, options: ServeOptions | None = None) -> Serving:
@@ -60,7 +61,12 @@ def serve(model: str, weights: str, options: ServeOptions | None = None) -> Serv
 def check(kept: Format, options: ServeOptions) -> None:
     """Raise JobError for what is wrong whatever the model is, before one is built."""
     engine = engine_of(kept, options)
-    kv_dtype(options.kv_dtype)
+    if options.kv_dtype != AUTO:
+        kv_dtype(options.kv_dtype)
+    if options.gpu_memory_utilization is not None and engine != "vllm":
+        raise JobError(f"--gpu-memory-utilization is vLLM's; {kept.name} is served by {engine}")
+    if options.overhead is not None and options.reserve:
+        raise JobError("--overhead is one flat part in the place of all parts: leave --reserve out, or --overhead")
     gpu = _gpu(options)
     overhead_parts(engine, options, weights=0, memory=gpu.memory_bytes if gpu else None)
 
@@ -83,7 +89,7 @@ def size_stored(
         engine=engine,
         chunk=chunk_of(engine, options, gpu),
         memory=gpu.memory_bytes if gpu else None,
-        options=options,
+        options=options.model_copy(update={"kv_dtype": cache_type(engine, options, stored.kv_dtype)}),
     )
     context = options.context or min(DEFAULT_CONTEXT, most)
     gpus = shares(setting, context, options.batch)
@@ -147,21 +153,35 @@ def serve_parameters(params: int, weights: str, options: ServeOptions | None = N
         context=options.context or DEFAULT_CONTEXT,
         batch=options.batch,
         weights=_flat_weights(kept, whole, share.weights_bytes * options.gpus),
-        kv_cache=_unknown_cache(options),
+        kv_cache=_unknown_cache(engine, options),
         activations=ActivationUse(bytes=None, method=None, tokens=None, sequences=None, rule_bytes=None),
         overhead=Overhead(bytes=share.overhead_bytes * options.gpus, parts=parts),
         gpu=gpu_facts(gpu),
         split=SplitFacts(mode=None, gpus=options.gpus, gpu_layers=None, layers=None),
         per_gpu=share,
         gpus=(share,) * options.gpus,
-        fits=None if gpu is None else share.total_bytes <= gpu.memory_bytes,
+        # what is not known needs memory too: only "does not fit" is certain
+        fits=False if gpu is not None and share.total_bytes > gpu.memory_bytes else None,
         spare_bytes=None if gpu is None else gpu.memory_bytes - share.total_bytes,
         max_context=None,
         max_batch=None,
         max_users=None,
         speed=None,
-        notes=parameter_notes(options),
+        notes=parameter_notes(kept, options),
     )
+
+
+def cache_type(engine: Engine, options: ServeOptions, made: str | None) -> str:
+    """What keys and values are kept in: as asked, as the format makes them, else in the engine's 16-bit type.
+
+    vllm config/cache.py cache_dtype "auto" is the model's type, fp8 where a checkpoint has a kv_cache_scheme
+    (model_executor/layers/attention); llama.cpp common.h cache_type_k and ExLlamaV2's cache are fp16.
+    """
+    if options.kv_dtype != AUTO:
+        return kv_dtype(options.kv_dtype)
+    if engine == "vllm":
+        return made or kv_dtype(options.dtype)
+    return "float16"
 
 
 def _gpu(options: ServeOptions) -> Gpu | None:
@@ -185,9 +205,9 @@ def _even_share(
     return share, parts
 
 
-def _unknown_cache(options: ServeOptions) -> CacheUse:
+def _unknown_cache(engine: Engine, options: ServeOptions) -> CacheUse:
     return CacheUse(
-        dtype=kv_dtype(options.kv_dtype),
+        dtype=cache_type(engine, options, None),
         bytes=None,
         cpu_bytes=None,
         bytes_per_token=None,

@@ -59,10 +59,11 @@ class ServeFlags:
         typer.Option(
             "--kv-dtype",
             metavar="TYPE",
-            help="Type of keys and values: bfloat16, float16, fp8, int8, q8_0, q4_0, ...",
+            help="Type of keys and values: bfloat16, float16, fp8, int8, q8_0, q4_0, ... auto: as a recipe's "
+            "kv_cache_scheme makes them, else 16 bit.",
             rich_help_panel=SERVED,
         ),
-    ] = "bfloat16"
+    ] = "auto"
     beyond_positions: Annotated[
         bool,
         typer.Option(

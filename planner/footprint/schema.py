@@ -24,7 +24,9 @@ class ServeOptions(Record):
         default=None, ge=1, le=MAX_CONTEXT, description="tokens of each sequence; null: 4096 or the model's most"
     )
     batch: int = Field(default=1, ge=1, le=MAX_BATCH, description="sequences in the cache at the same time")
-    kv_dtype: str = "bfloat16"
+    kv_dtype: str = Field(
+        default="auto", description="auto: what the format makes of keys and values, else the engine's 16-bit type"
+    )
     dtype: str = Field(default="bfloat16", description="type that the forward computes in")
     gpu: str | None = Field(default=None, description="name of a GPU, or its memory: 24GiB")
     bandwidth: int | None = Field(default=None, ge=1, description="bytes per second of one GPU's memory")

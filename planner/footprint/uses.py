@@ -12,6 +12,7 @@ from planner.footprint.schema import (
     MAX_CONTEXT,
     ActivationUse,
     CacheUse,
+    Engine,
     GpuFacts,
     GpuShare,
     ModelSize,
@@ -125,6 +126,22 @@ def _step_bytes(setting: Setting, share: Share, context: int) -> int:
     return bytes_read(share.weights, setting.model, batch) + cache
 
 
+# vllm config/cache.py CacheDType, llama.cpp common/arg.cpp kv_cache_types, exllamav2 cache.py
+_CACHE_TYPES: dict[Engine, tuple[str, ...]] = {
+    "vllm": ("float32", "bfloat16", "float16", "fp8", "int8", "nvfp4"),
+    "llama.cpp": ("float32", "bfloat16", "float16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"),
+    "exllama": ("float16", "fp8", "q8_0", "q4_0"),
+}
+
+
+def _unusual_cache(engine: Engine, kept: str) -> str | None:
+    """That the engine offers no such cache; None where it does."""
+    offered = _CACHE_TYPES[engine]
+    if kept in offered:
+        return None
+    return f"{engine} keeps no {kept} cache: it has {', '.join(offered)}; the figures are those of the type asked for"
+
+
 def _part(weight: Weight) -> str:
     if weight.unit != "decoder":
         return weight.unit
@@ -156,15 +173,26 @@ def notes(setting: Setting, stored: StoredModel, context: int, found: Limits, gp
         said.append("CPU and GPU share this memory, and the system keeps a part of it (macOS about a quarter)")
     if setting.placement.mode == "layer" and options.gpus > 1:
         said.append("split by layer, the GPUs work one after the other for each token")
+    if options.gpus > 1 and setting.placement.mode != "layer":
+        said.append("what the GPUs send each other is in no figure: NCCL's buffers, and the time in the speed ceiling")
+    if any(weight.unit == "vision" for weight in model.weights):
+        said.append("text alone: the vision tower's weights are counted, images' activations and tokens are not")
+    if (unusual := _unusual_cache(setting.engine, options.kv_dtype)) is not None:
+        said.append(unusual)
     return tuple(dict.fromkeys(said))
 
 
-def parameter_notes(options: ServeOptions) -> tuple[str, ...]:
+def parameter_notes(kept: Format, options: ServeOptions) -> tuple[str, ...]:
     """What is missing where only a number of parameters is given."""
-    said = [
-        "KV cache and activations need the model's attention: give a MODEL; the total is without them",
-        "every parameter is taken at the format's bits; real files keep some tensors in more",
-    ]
+    said = ["KV cache and activations need the model's attention: give a MODEL; the total is without them"]
+    bits = f"{float(kept.bits or 0):g} bits"
+    if kept.family == "gguf" and ":" not in kept.name:
+        said.append(
+            f"a {kept.name} file mixes types, and {bits} are those of its base type: files of real models are larger, "
+            "those of small models most; give a MODEL for its tensors"
+        )
+    else:
+        said.append(f"every parameter is taken at {bits}; real files keep some tensors in more")
     if options.gpus > 1:
         said.append("the weights are divided evenly; what is copied to every GPU is not known")
     return tuple(said)

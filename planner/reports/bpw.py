@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from planner.footprint.bits_schema import BitsPlan
-from planner.reports.formats import grid, markdown_rows
+from planner.reports.formats import cache_words, grid, markdown_rows
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.summary import gib, gib_short
 from planner.reports.table import draw, pairs, ruled_table
@@ -47,7 +47,9 @@ def render_json(plan: BitsPlan) -> str:
 
 
 def _header(plan: BitsPlan) -> list[tuple[str, str]]:
-    asked = f"{plan.context:,} tokens, batch {plan.batch}, KV cache in {plan.options.kv_dtype}, {plan.engine}"
+    asked = (
+        f"{plan.context:,} tokens, batch {plan.batch}, KV cache in {cache_words(plan.options.kv_dtype)}, {plan.engine}"
+    )
     return [
         ("model", f"{plan.model.name} ({plan.model.architecture}), {plan.model.parameters:,} parameters"),
         ("serving", asked),
@@ -70,6 +72,9 @@ def _budget(plan: BitsPlan) -> list[tuple[str, str]]:
 
 
 def _answer(plan: BitsPlan) -> str:
+    most = plan.choices[-1].bits_per_weight
+    if plan.bits_per_weight > most:
+        return f"Every quantizable weight can keep the most there is, {most:.2f} bits, scales included"
     return f"At most {plan.bits_per_weight:.3f} bits per quantizable weight, scales included"
 
 

@@ -17,15 +17,26 @@ _FITS = {True: "yes", False: "NO", None: "?"}
 _STYLE = {True: "green", False: "red", None: ""}
 _LEGEND = "file: 10^9 bytes   weights, total: GiB (2^30 bytes) on GPUs together, on the fullest GPU"
 _CONTEXT = "   * all that the config allows"
+_TOGETHER = "   tokens/s: of all sequences together"
+_NO_SPEED = "   ?: not known without memory bandwidth (--gpu with a name, or --bandwidth)"
 NAMES_SHOWN = 3
 
 
 def render(table: FormatTable, *, width: int | None = None, color: bool = False) -> str:
     """Header, the formats family by family, notes."""
-    legend = _LEGEND + (_CONTEXT if any(row.all_positions for row in table.formats) else "")
     content: list[RenderableType] = [pairs(header(table)), Text(), grid(table.formats, table.gpu is not None)]
-    content += [Text(legend, style="dim"), Text(), pairs(list(_remarks(table)))]
+    content += [Text(_legend(table), style="dim"), Text(), pairs(list(_remarks(table)))]
     return draw(Group(*content), width=width, color=color)
+
+
+def _legend(table: FormatTable) -> str:
+    rows = table.formats
+    said = [
+        (any(row.all_positions for row in rows), _CONTEXT),
+        (table.gpu is not None and table.batch > 1, _TOGETHER),
+        (any(row.fits and row.tokens_per_second is None for row in rows), _NO_SPEED),
+    ]
+    return _LEGEND + "".join(text for true, text in said if true)
 
 
 def render_markdown(table: FormatTable) -> str:
@@ -44,7 +55,7 @@ def render_json(table: FormatTable) -> str:
 def header(table: FormatTable) -> list[tuple[str, str]]:
     """What was asked, as (name, text) lines."""
     model, options = table.model, table.options
-    asked = f"{table.context:,} tokens, batch {table.batch}, KV cache in {options.kv_dtype}"
+    asked = f"{table.context:,} tokens, batch {table.batch}, KV cache in {cache_words(options.kv_dtype)}"
     lines = [
         ("model", f"{model.name} ({model.architecture})"),
         ("", f"{model.parameters:,} parameters"),
@@ -54,6 +65,11 @@ def header(table: FormatTable) -> list[tuple[str, str]]:
         count = f"{options.gpus} x " if options.gpus > 1 else ""
         lines.append(("GPU", f"{count}{table.gpu.name}, {gib_short(table.gpu.memory_bytes)}"))
     return lines
+
+
+def cache_words(kv_dtype: str) -> str:
+    """The cache's type; `auto` is each engine's own."""
+    return "16 bit, or as the recipe says" if kv_dtype == "auto" else kv_dtype
 
 
 def titles(with_gpu: bool) -> list[str]:

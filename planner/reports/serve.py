@@ -18,10 +18,10 @@ _TITLES = ("part, in GiB", "GPU", "all GPUs", "rule", "")
 PART_TITLES = {
     "cuda-context": "CUDA context",
     "cuda-graphs": "CUDA graphs",
-    "not-vllm": "not for vLLM",
+    "not-vllm": "left to others",
     "flat": "overhead",
 }
-_LEGEND = "rule: what guides print for cache and activations, from hidden size and layers alone   1 GiB is 2^30 bytes"
+_LEGEND = "rule: a second opinion, what most guides print: hidden size x layers for each token   1 GiB is 2^30 bytes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,7 +225,9 @@ def fit_line(serving: Serving) -> str:
         return f"needs {gib(serving.per_gpu.total_bytes)}{each}{beside}; --gpu tells whether that fits"
     size = gib_short(serving.gpu.memory_bytes)
     if serving.fits:
-        return f"fits in {size}{each}{beside}: {gib(serving.spare_bytes)} to spare"
+        return f"fits in {size}{each}: {gib(serving.spare_bytes)} to spare"
+    if serving.fits is None:
+        return f"leaves {gib(serving.spare_bytes)} of {size}{each} to KV cache and activations"
     return f"DOES NOT FIT in {size}{each}{beside}: {gib(-serving.spare_bytes)} too much"
 
 
@@ -250,7 +252,7 @@ def cpu_line(serving: Serving) -> str:
     if not weights + cache:
         return ""
     kept = f", KV cache {gib(cache)}" if cache else ""
-    return f"weights {gib(weights)}{kept}, in CPU memory"
+    return f"needs {gib(weights + cache)} of CPU memory besides: weights {gib(weights)}{kept}"
 
 
 def speed_line(serving: Serving) -> str:
@@ -265,4 +267,5 @@ def speed_line(serving: Serving) -> str:
     read = read or f"{gib(ceiling.bytes_per_step)} read in each step"
     if ceiling.cpu_bandwidth and ceiling.cpu_bytes_per_step >= smallest_shown(3):
         read += f", {gib(ceiling.cpu_bytes_per_step)} of CPU memory at {ceiling.cpu_bandwidth / GB:,.1f} GB/s"
-    return f"{each}: {ceiling.word} ({read})"
+    word = "if it fitted" if serving.fits is False else ceiling.word
+    return f"{each}: {word} ({read})"
