@@ -18,7 +18,8 @@ _COLUMN = {
     *("q_proj", "q_b_proj", "kv_b_proj", "gate_proj", "up_proj", "gate_up_proj", "fc1", "c_fc", "w1", "w3"),
     *("dense_h_to_4h", "linear_fc1", "in_proj", "in_proj_qkvz", "in_proj_ba", "conv1d", "dt_proj", "g_proj"),
 }
-_ROW = {"o_proj", "down_proj", "out_proj", "fc2", "c_proj", "w2", "dense_4h_to_h", "linear_fc2", "x_proj"}
+# `dense`: the output of attention in vllm/model_executor/models/{gpt_neox,falcon,bloom}.py, a RowParallelLinear.
+_ROW = {"o_proj", "down_proj", "out_proj", "fc2", "c_proj", "w2", "dense", "dense_4h_to_h", "linear_fc2", "x_proj"}
 # vllm/model_executor/models/deepseek_v2.py: q_a_proj and kv_a_proj_with_mqa are ReplicatedLinear, or fused with
 # disable_tp; routers are ReplicatedLinear in every mixture of experts.
 _WHOLE = {"q_a_proj", "kv_a_proj_with_mqa", "gate", "router", "shared_expert_gate", "wk", "wq_b", "weights_proj"}

@@ -1,9 +1,11 @@
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import BloomConfig, GPTNeoXConfig, PretrainedConfig
 
 from planner.errors import JobError
 from planner.footprint.model import CacheLayer
@@ -11,6 +13,7 @@ from planner.footprint.schema import Engine, ServeOptions
 from planner.footprint.split import Placement, Share, place
 from planner.footprint.tensor_parallel import part_of, unknown_roles
 from planner.footprint.tensors import Weight
+from planner.models.serving import load_served
 from tests.footprint.served import HIDDEN, LAYERS, VOCABULARY, linear, model, stored
 
 
@@ -66,6 +69,24 @@ def test_more_gpus_than_key_heads_keep_copies_of_them() -> None:
 )
 def test_latent_projections_and_routers_are_whole_on_every_gpu(name: str, part: Fraction) -> None:
     assert part_of(linear(name, 64, 64, 0), model(), 8) == part
+
+
+@pytest.mark.parametrize(
+    ("config", "copied"),
+    [
+        # gpt-neox-20b, transformers' default: the two biases of 44 layers of 6144, norms, and no more
+        (GPTNeoXConfig(), 44 * (2 + 4) * 6144 + 2 * 6144),
+        # bloom: the norm of the embedding too
+        (BloomConfig(hidden_size=4096, n_head=32, n_layer=30, vocab_size=250880), 30 * (2 + 4) * 4096 + 4 * 4096),
+    ],
+    ids=["gpt-neox-20b", "bloom-7b"],
+)
+def test_every_matrix_of_gpt_neox_and_bloom_is_split(config: PretrainedConfig, copied: int, tmp_path: Path) -> None:
+    config.save_pretrained(tmp_path)
+    served = load_served(str(tmp_path / "config.json"))[0]
+    whole = [w for w in served.weights if part_of(w, served, 8) == 1]
+    assert sum(w.elements for w in whole) == copied
+    assert not unknown_roles(served.weights)
 
 
 def test_a_bias_of_a_row_parallel_matrix_is_whole_and_of_a_column_parallel_one_is_not() -> None:
