@@ -30,7 +30,7 @@ Bytes of one layer for one sequence; layers and sequences add up.
 | kind | bytes | tokens kept |
 |---|---|---|
 | full (multi-head, grouped, multi-query) | `tokens x kv_heads x (key_dim + value_dim) x bits / 8` | all |
-| sliding, chunked | the same | `min(context, window)` |
+| sliding, chunked | the same | `min(context, window)`; while a prompt is read more, see below |
 | latent (MLA) | `tokens x (kv_lora_rank + qk_rope_head_dim) x bits / 8`, no heads, no values of their own | all |
 | recurrent (state space, linear attention) | a state of constant size, in the types that the model keeps it in | none |
 | cross | as full | those of the encoder or image |
@@ -67,7 +67,11 @@ def _blocks() -> str:
     rows = [(engine, BLOCK[engine], f"{cache_size(llama, 1000, block=BLOCK[engine]).bytes:,}") for engine in _ENGINES]
     return (
         "### Paged blocks\n\nEngines keep whole blocks: `tokens = ceil(context / block) x block`. A window may begin "
-        "inside a block, so it needs\n`(ceil((window - 1) / block) + 1) x block` tokens at most.\n"
+        "inside a block, so it needs\n`(ceil((window - 1) / block) + 1) x block` tokens at most.\n\n"
+        "While a prompt is read in steps of `chunk` tokens, a sliding layer has room for more: vLLM for\n"
+        "`(ceil(min(window - 1 + chunk, context) / block) + 1) x block` tokens of that one sequence (a chunked layer\n"
+        "for `min(window + chunk, context)`, in blocks), llama.cpp for `min(window + chunk, context)` cells of every\n"
+        "sequence, in 256s; ExLlamaV2 keeps the whole context in every layer.\n"
         "Source: `planner/footprint/{cache,engines}.py`.\n\n"
         + table(("engine", "tokens of a block", "llama-3-8b, 1,000 tokens, bytes"), rows)
     )

@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from math import ceil
 
 from planner.errors import JobError
 from planner.footprint.model import CacheKind, CacheLayer
+from planner.footprint.schema import Engine
 from planner.hints import did_you_mean
 
 # Bits per element of keys and values, scales included.
@@ -47,7 +49,7 @@ class CacheGroup:
     value_dim: int
     window: int | None
     tokens: int
-    """Kept of each sequence, rounding included; 0 for states."""
+    """Kept of a sequence while its prompt is read, rounding included; 0 for states."""
     bytes: int
     """Of all layers and sequences, on one GPU."""
 
@@ -82,17 +84,19 @@ def cache_size(
     dtype: str = "bfloat16",
     block: int = 16,
     shards: int = 1,
+    chunk: int | None = None,
+    prefilled: int = 1,
+    engine: Engine = "vllm",
 ) -> CacheSize:
     """What `sequences` sequences of `context` tokens keep on each of `shards` tensor-parallel GPUs.
 
-    Pages of `block` tokens, 1 for none: vLLM's are 16 tokens, 64 for some MLA kernels. Sliding windows
-    and chunks keep what vLLM keeps while it decodes (v1/core/single_type_kv_cache_manager.py
+    Pages of `block` tokens, 1 for none: vLLM's are 16 tokens, 64 for some MLA kernels. Of a sliding window or
+    chunk, sequences that decode keep what vLLM keeps then (v1/core/single_type_kv_cache_manager.py
     SlidingWindowManager, ChunkedLocalAttentionManager): blocks that lie outside are freed, and a window
-    that begins inside of a block costs one block more. While a prompt is read in chunks vLLM holds the
-    chunk too (v1/kv_cache_interface.py SlidingWindowSpec.max_memory_usage_bytes), as llama.cpp always does
-    (llama-kv-cache-iswa.cpp: window + n_ubatch). transformers keeps window - 1 tokens in a DynamicCache, and
-    the whole window from the first token on in a StaticCache (cache_utils.py).
-    States have types of their own: `dtype` does not touch them.
+    that begins inside of a block costs one block more. `prefilled` sequences at a time read their prompts in
+    steps of `chunk` tokens, and there `engine` needs more (see `_engine_tokens`); without a `chunk` only
+    decoding is counted. transformers keeps window - 1 tokens in a DynamicCache, and the whole window from the
+    first token on in a StaticCache (cache_utils.py). States have types of their own: `dtype` does not touch them.
 
     Raises JobError for an unknown dtype, for sizes below one, and for heads that `shards` cannot divide.
     """
@@ -104,8 +108,11 @@ def cache_size(
     for layer in layers:
         key = (layer.kind, layer.heads, layer.key_dim, layer.value_dim, layer.window, layer.state_bytes)
         alike.setdefault(key, []).append(layer)
-    groups = tuple(_group(same, context, sequences, bits, block, shards) for same in alike.values())
-    growing = (same for same in alike.values() if _grows(same[0], context))
+    tokens = partial(_tokens, context=context, block=block, chunk=chunk, engine=engine)
+    groups = tuple(
+        _group(same, *tokens(same[0]), sequences, min(prefilled, sequences), bits, shards) for same in alike.values()
+    )
+    growing = (same for same in alike.values() if _grows(same[0], context, chunk, engine))
     return CacheSize(
         bytes=sum(group.bytes for group in groups),
         bytes_per_token=ceil(sum(len(same) * _token_bits(same[0], bits, shards) for same in growing) / 8),
@@ -114,9 +121,12 @@ def cache_size(
     )
 
 
-def _group(same: list[CacheLayer], context: int, sequences: int, bits: Fraction, block: int, shards: int) -> CacheGroup:
-    layer, tokens = same[0], _kept_tokens(same[0], context, block)
-    each = ceil(tokens * _token_bits(layer, bits, shards) / 8) + _share(layer.state_bytes, shards)
+def _group(
+    same: list[CacheLayer], decoding: int, reading: int, sequences: int, prefilled: int, bits: Fraction, shards: int
+) -> CacheGroup:
+    """`prefilled` of the sequences have room for `reading` tokens, the others for `decoding`."""
+    layer, token = same[0], _token_bits(same[0], bits, shards)
+    kept = (sequences - prefilled) * ceil(decoding * token / 8) + prefilled * ceil(reading * token / 8)
     return CacheGroup(
         kind=layer.kind,
         layers=len(same),
@@ -124,13 +134,43 @@ def _group(same: list[CacheLayer], context: int, sequences: int, bits: Fraction,
         key_dim=layer.key_dim,
         value_dim=layer.value_dim,
         window=layer.window,
-        tokens=tokens,
-        bytes=each * len(same) * sequences,
+        tokens=reading,
+        bytes=(kept + sequences * _share(layer.state_bytes, shards)) * len(same),
     )
 
 
+def _tokens(layer: CacheLayer, *, context: int, block: int, chunk: int | None, engine: Engine) -> tuple[int, int]:
+    """Tokens of one sequence that one layer has room for: while it decodes, and while its prompt is read."""
+    decoding = _kept_tokens(layer, context, block)
+    if chunk is None or layer.window is None or layer.kind == "cross":
+        return decoding, decoding
+    if engine == "vllm":
+        return decoding, max(decoding, _engine_tokens(layer.kind, layer.window, context, block, chunk, engine))
+    always = _engine_tokens(layer.kind, layer.window, context, block, chunk, engine)
+    return always, always
+
+
+def _engine_tokens(kind: CacheKind, window: int, context: int, block: int, chunk: int, engine: Engine) -> int:
+    """Tokens that an engine makes room for in a layer with a window.
+
+    vLLM, for a sequence whose prompt is read: the window and the step's new tokens, and one block more where a
+    window can begin inside of one (v1/kv_cache_interface.py SlidingWindowSpec and ChunkedLocalAttentionSpec,
+    max_memory_usage_bytes; at most so many blocks have to be free for a sequence to start:
+    max_admission_blocks_per_request, so sequences that decode already need their windows alone).
+    llama.cpp, for each sequence from the start: window + n_ubatch cells, padded to 256
+    (src/llama-kv-cache-iswa.cpp llama_kv_cache_iswa, `size_swa`, without --swa-full; the sequences of a server
+    without -np share one n_ubatch). ExLlamaV2: the whole context in every layer (exllamav2/cache.py
+    ExLlamaV2CacheBase, `shape_wk`).
+    """
+    if engine == "exllama":
+        return ceil(context / block) * block
+    if engine == "llama.cpp" or kind == "chunked":
+        return ceil(min(window + chunk, context) / block) * block
+    return (ceil(min(window - 1 + chunk, context) / block) + 1) * block
+
+
 def _kept_tokens(layer: CacheLayer, context: int, block: int) -> int:
-    """Tokens of one sequence that one layer has room for, at the window's worst place."""
+    """Tokens of one sequence that one layer keeps while decoding, at the window's worst place."""
     if layer.kind in ("recurrent", "shared"):
         return 0
     whole = ceil(context / block) * block
@@ -144,10 +184,13 @@ def _kept_tokens(layer: CacheLayer, context: int, block: int) -> int:
     return min(whole, (ceil((layer.window - 1) / block) + 1) * block)
 
 
-def _grows(layer: CacheLayer, context: int) -> bool:
+def _grows(layer: CacheLayer, context: int, chunk: int | None, engine: Engine) -> bool:
+    """Whether a longer context needs more once the prompt is read."""
     if layer.kind in ("recurrent", "shared", "cross"):
         return False
-    return layer.window is None or context < layer.window
+    if layer.window is None or (engine == "exllama" and chunk is not None):
+        return True
+    return context < layer.window + (chunk or 0) * (engine == "llama.cpp")
 
 
 def _token_bits(layer: CacheLayer, bits: Fraction, shards: int) -> Fraction:

@@ -29,9 +29,18 @@ class Setting:
     options: ServeOptions
 
     def cache(
-        self, layers: tuple[CacheLayer, ...], context: int, sequences: int, block: int | None = None
+        self,
+        layers: tuple[CacheLayer, ...],
+        context: int,
+        sequences: int,
+        block: int | None = None,
+        prefilled: int | None = None,
     ) -> CacheSize:
-        """The cache of these layers on one GPU."""
+        """The cache of these layers on one GPU.
+
+        `prefilled`: sequences whose prompts are read at the same time; None: one where prompts are read in chunks,
+        else all. With a `block` it is what decoding reads, without the room that prefill needs.
+        """
         return cache_size(
             layers,
             context,
@@ -39,11 +48,21 @@ class Setting:
             dtype=self.options.kv_dtype,
             block=block or BLOCK[self.engine],
             shards=self.placement.shards,
+            chunk=None if block else self.chunk or context,
+            prefilled=1 if self.chunk else prefilled or sequences,
+            engine=self.engine,
         )
 
     def whole_cache(self, context: int) -> CacheSize:
         """The cache of one sequence as if one device kept it all."""
-        return cache_size(self.model.cache, context, dtype=self.options.kv_dtype, block=BLOCK[self.engine], shards=1)
+        return cache_size(
+            self.model.cache,
+            context,
+            dtype=self.options.kv_dtype,
+            block=BLOCK[self.engine],
+            chunk=self.chunk or context,
+            engine=self.engine,
+        )
 
     def step(self, context: int, sequences: int) -> tuple[int, int]:
         """Tokens per sequence and sequences of a prefill step.
@@ -88,12 +107,12 @@ def shares(setting: Setting, context: int, sequences: int, prefilled: int | None
     made: dict[int, GpuShare] = {}
     for share in setting.placement.gpus:
         if id(share) not in made:
-            made[id(share)] = _share(setting, share, context, sequences, forward)
+            kept = setting.cache(share.cache, context, sequences, prefilled=prefilled).bytes
+            made[id(share)] = _share(setting, share, kept, forward)
     return tuple(made[id(share)] for share in setting.placement.gpus)
 
 
-def _share(setting: Setting, share: Share, context: int, sequences: int, forward: int) -> GpuShare:
-    kept = setting.cache(share.cache, context, sequences).bytes
+def _share(setting: Setting, share: Share, kept: int, forward: int) -> GpuShare:
     overhead = sum(part.bytes for part in setting.overhead(share))
     return GpuShare(
         total_bytes=share.bytes + kept + forward + overhead,

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from planner.errors import JobError
 from planner.footprint.cache import KV_DTYPES, CacheSize, cache_size, kv_dtype
 from planner.footprint.model import CacheKind, CacheLayer
+from planner.footprint.schema import Engine
 from planner.units import GIB
 
 
@@ -71,6 +72,76 @@ def test_a_chunk_begins_where_a_block_begins() -> None:
     """Llama 4: chunks of 8192 tokens are whole blocks of 16."""
     (group,) = cache_size(attention(1, 8, window=8192, kind="chunked"), 10**7).groups
     assert group.tokens == 8192
+
+
+def gemma() -> list[CacheLayer]:
+    """gemma-3-27b: 16 key-value heads of 128; 52 layers see 1,024 tokens."""
+    return [*attention(52, 16, window=1024), *attention(10, 16)]
+
+
+def test_while_a_prompt_is_read_vllm_holds_the_window_and_the_chunk() -> None:
+    """vLLM SlidingWindowSpec.max_memory_usage_bytes: ceil((1023 + 8192) / 16) + 1 blocks of 16 tokens."""
+    size = cache_size(gemma(), 131_072, chunk=8192)
+    assert [group.tokens for group in size.groups] == [577 * 16, 131_072]
+    assert size.bytes == (52 * 577 * 16 + 10 * 131_072) * 16 * 256 * 2
+    assert round(size.bytes / GIB, 2) == 13.66
+
+
+def test_a_short_prompt_needs_no_more_than_itself_and_a_block() -> None:
+    """max_model_len caps the tokens in vLLM, but not the block for windows that begin inside of one."""
+    (group,) = cache_size(attention(1, 1, window=1024), 2000, chunk=8192).groups
+    assert group.tokens == 2000 + 16
+
+
+def test_sequences_that_decode_hold_their_windows_alone() -> None:
+    """A chunk is shared: vLLM asks for its room once, for the sequence that starts."""
+    one, two = (cache_size(gemma(), 32_768, sequences=n, chunk=2048).bytes for n in (1, 2))
+    assert two - one == cache_size(gemma(), 32_768).bytes < one
+    both = cache_size(gemma(), 32_768, sequences=2, chunk=32_768, prefilled=2)
+    assert both.bytes == 2 * cache_size(gemma(), 32_768, chunk=32_768).bytes
+
+
+def test_a_chunked_layer_holds_its_chunk_and_the_steps() -> None:
+    """vLLM ChunkedLocalAttentionSpec.max_memory_usage_bytes: 8192 + 2048 tokens, no block more."""
+    (group,) = cache_size(attention(1, 8, window=8192, kind="chunked"), 10**6, chunk=2048).groups
+    assert group.tokens == 8192 + 2048
+
+
+def test_llama_cpp_makes_room_for_the_window_and_a_step_in_256s() -> None:
+    """llama-kv-cache-iswa.cpp: GGML_PAD(min(kv_size, n_swa + n_ubatch), 256) = 1,536 cells for 1,024 + 512."""
+    size = cache_size(gemma(), 32_768, chunk=512, block=256, engine="llama.cpp")
+    assert [group.tokens for group in size.groups] == [1536, 32_768]
+    assert round(size.bytes / GIB, 2) == 3.11
+    twice = cache_size(gemma(), 32_768, sequences=2, chunk=512, block=256, engine="llama.cpp")
+    assert twice.bytes == 2 * size.bytes
+    (odd,) = cache_size(attention(1, 1, window=128), 32_768, chunk=512, block=256, engine="llama.cpp").groups
+    assert odd.tokens == 768
+
+
+def test_exllama_keeps_every_token_whatever_the_window() -> None:
+    """exllamav2/cache.py: every layer has the shape (batch, max_seq_len, heads, size)."""
+    size = cache_size(gemma(), 32_768, chunk=2048, block=256, engine="exllama")
+    assert size.bytes == cache_size(attention(62, 16), 32_768).bytes
+    assert size.bytes_per_token == 62 * 16 * 256 * 2
+
+
+@given(
+    context=st.integers(1, 20_000),
+    chunk=st.integers(1, 10_000),
+    engine=st.sampled_from(["vllm", "llama.cpp", "exllama"]),
+    kind=st.sampled_from(["sliding", "chunked"]),
+    window=st.integers(1, 5000),
+)
+def test_the_room_for_a_prompt_grows_with_context_and_chunk(
+    context: int, chunk: int, engine: Engine, kind: CacheKind, window: int
+) -> None:
+    layers = attention(1, 1, window=window, kind=kind)
+    kept = [
+        cache_size(layers, tokens, sequences=3, chunk=step, engine=engine).bytes
+        for tokens, step in ((context, chunk), (context + 1, chunk), (context + 1, chunk + 1))
+    ]
+    assert kept == sorted(kept)
+    assert kept[0] >= cache_size(layers, context, sequences=3).bytes
 
 
 @given(window=st.integers(1, 200), block=st.sampled_from([1, 4, 16, 64]))
