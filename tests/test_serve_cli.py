@@ -30,7 +30,16 @@ def fail(capsys: Any, *arguments: str) -> str:
 
 def test_the_table_names_every_part_and_answers_every_question(capsys: Any) -> None:
     text = run(capsys, "llama-3-8b", "--gpu", "rtx4090")
-    for word in ("weights", "KV cache", "activations", "CUDA context", "CUDA graphs", "not for vLLM", "total", "rule"):
+    for word in (
+        "weights",
+        "KV cache",
+        "activations",
+        "CUDA context",
+        "CUDA graphs",
+        "left to others",
+        "total",
+        "rule",
+    ):
         assert word in text
     for answer in ("fits in 23.64 GiB", "at most 8,192 tokens", "at the same time", "tokens/s", "GB/s"):
         assert answer in text
@@ -140,3 +149,39 @@ def test_rates_and_parts_are_read_with_their_units() -> None:
     asked = options.options()
     assert (asked.bandwidth, asked.cpu_bandwidth) == (1008 * 10**9, 80 * 10**9)
     assert asked.reserve == {"cuda-graphs": 2**30, "not-vllm": 0}
+
+
+def test_a_recipes_cache_scheme_is_what_keys_and_values_are_kept_in(tmp_path: Path, capsys: Any) -> None:
+    args = {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False, "symmetric": True}
+    fields = {"targets": ["Linear"], "scheme": "W4A16", "ignore": ["lm_head"], "kv_cache_scheme": args}
+    recipe = tmp_path / "kv.yaml"
+    recipe.write_text(json.dumps({"quant_stage": {"quant_modifiers": {"QuantizationModifier": fields}}}))
+    said = run(capsys, "llama-3-8b", "-w", str(recipe))
+    assert "KV cache in fp8" in said
+    assert "64.00 KiB per token" in said
+    assert "observers" not in said
+    assert "KV cache in bfloat16" in run(capsys, "llama-3-8b", "-w", str(recipe), "--kv-dtype", "bf16")
+
+
+def test_llama_cpp_keeps_float16_unless_asked_and_says_what_it_does_not_have(capsys: Any) -> None:
+    assert "KV cache in float16" in run(capsys, "llama-3-8b", "-w", "Q4_K_M")
+    assert "llama.cpp keeps no fp8 cache" in run(capsys, "llama-3-8b", "-w", "Q4_K_M", "--kv-dtype", "fp8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("-w", "Q4_K_M", "--gpu-memory-utilization", "0.8"), "--gpu-memory-utilization is vLLM's"),
+        (("--overhead", "1GiB", "--reserve", "cuda-graphs=0"), "leave --reserve out"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(arguments: tuple[str, ...], said: str, capsys: Any) -> None:
+    assert main(["serve", "llama-3-8b", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_ceiling_is_not_called_smooth_where_the_model_does_not_fit(capsys: Any) -> None:
+    said = run(capsys, "llama-3-8b", "-w", "fp32", "--gpu", "rtx4090")
+    assert "DOES NOT FIT" in said
+    assert "if it fitted" in said
+    assert "smooth" not in said
