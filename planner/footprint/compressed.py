@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from planner.binding import make_program
 from planner.errors import RecipeError, UnsupportedError
-from planner.footprint.compressed_schemes import describe, module_bytes
+from planner.footprint.compressed_schemes import block_of, describe, module_bytes
 from planner.footprint.formats import Format
 from planner.footprint.model import ServedModel
 from planner.footprint.plain import keep
@@ -203,6 +203,7 @@ def _shared(served: ServedModel, names: Iterable[str]) -> Iterator[str]:
 
 def _stored(weight: Weight, schemes: Counter[Scheme] | None, extra: int, dtype_bytes: int) -> Stored:
     """A tensor with the bytes of its quantization, and `extra` ones that belong to it."""
+    block = max((found for scheme in schemes or () if (found := block_of(scheme))), default=None)
     if not schemes:
         plain = keep(weight, dtype_bytes)
         if not extra:
@@ -214,7 +215,7 @@ def _stored(weight: Weight, schemes: Counter[Scheme] | None, extra: int, dtype_b
         quantized = sum(n * module_bytes(rows, columns, scheme, dtype_bytes) for scheme, n in schemes.items())
         size = quantized + left * rows * columns * dtype_bytes + extra
         kind = ", ".join(dict.fromkeys(describe(scheme) for scheme in schemes))
-    return Stored(weight=weight, type=kind, file_bytes=size, gpu_bytes=size)
+    return Stored(weight=weight, type=kind, file_bytes=size, gpu_bytes=size, block=block)
 
 
 def _untied_head(served: ServedModel, schemes: dict[str, Scheme]) -> Counter[str]:

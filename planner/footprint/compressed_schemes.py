@@ -78,6 +78,16 @@ def describe(scheme: Scheme) -> str:
     return f"{kind}{weights.num_bits}{wide} {weights.strategy}{size}"
 
 
+def block_of(scheme: Scheme) -> tuple[int, int] | None:
+    """Outputs and inputs of a weight that share a scale; None where whole rows or the tensor do."""
+    weights = scheme.weights
+    if weights is None:
+        return None
+    if weights.strategy == "block" and weights.block_structure:
+        return weights.block_structure
+    return (1, weights.group_size) if weights.group_size and weights.group_size > 1 else None
+
+
 def _float_storage(weights: QuantArgs, inputs: QuantArgs | None) -> Storage:
     group = weights.group_size
     if weights.num_bits == 4 and group == 32:

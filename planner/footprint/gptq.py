@@ -86,7 +86,7 @@ def _matrix(weight: Weight, method: str, bits: int, group: int) -> Stored:
     if rows % 32 or columns % 32:
         raise UnsupportedError(f"{method}: {weight.module} is {rows} x {columns}; its kernels take multiples of 32")
     size = weight.copies * sum(matrix_tensors(method, rows, columns, bits, group).values())
-    return Stored(weight=weight, type=f"int{bits} group {group}", file_bytes=size, gpu_bytes=size)
+    return Stored(weight=weight, type=f"int{bits} group {group}", file_bytes=size, gpu_bytes=size, block=(1, group))
 
 
 def _is_quantized(weight: Weight) -> bool:

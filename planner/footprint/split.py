@@ -9,7 +9,7 @@ from math import ceil
 from planner.errors import JobError
 from planner.footprint.model import CacheLayer, ServedModel
 from planner.footprint.schema import Engine, ServeOptions, SplitMode
-from planner.footprint.tensor_parallel import check_heads, part_of, unknown_roles
+from planner.footprint.tensor_parallel import check_blocks, check_heads, part_of, unknown_roles
 from planner.footprint.tensors import Stored, StoredModel
 
 
@@ -105,7 +105,9 @@ def _in_parallel(model: ServedModel, stored: StoredModel, mode: SplitMode, gpus:
     counts = [_experts_on(model.experts, gpus, rank) if mode == "expert" else None for rank in range(gpus)]
     made = {count: _parallel_share(model, stored, gpus, count) for count in dict.fromkeys(counts)}
     unknown = unknown_roles(tensor.weight for tensor in stored.tensors)
-    notes = [f"not known how {', '.join(unknown)} would be split: counted whole on every GPU"] if unknown else []
+    notes = check_blocks(model, stored, gpus, whole_experts=mode == "expert")
+    if unknown:
+        notes.append(f"not known how {', '.join(unknown)} would be split: counted whole on every GPU")
     return Placement(
         mode=mode,
         gpus=tuple(made[count] for count in counts),

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from planner.errors import JobError
 from planner.footprint.model import ServedModel
-from planner.footprint.tensors import Weight
+from planner.footprint.tensors import Stored, StoredModel, Weight
 
 _KEY_VALUE = {"k_proj", "v_proj"}
 _FUSED = {"qkv_proj", "query_key_value", "qkv", "Wqkv"}
@@ -26,6 +26,9 @@ _WHOLE = {"q_a_proj", "kv_a_proj_with_mqa", "gate", "router", "shared_expert_gat
 # One number, or one vector, per attention or state-space head.
 _PER_HEAD = {"sinks", "A_log", "dt_bias", "D"}
 _PADDING = 64
+# Column-parallel matrices whose outputs are split evenly, with the number of matrices that are one tensor.
+_MATRICES = {"q_proj": 1, "q_b_proj": 1, "kv_b_proj": 1, "gate_proj": 1, "up_proj": 1, "gate_up_proj": 2}
+_MATRICES |= {"fc1": 1, "c_fc": 1, "w1": 1, "w3": 1, "dense_h_to_4h": 1}
 
 
 def part_of(weight: Weight, model: ServedModel, gpus: int) -> Fraction:
@@ -57,6 +60,64 @@ def check_heads(model: ServedModel, gpus: int) -> None:
         )
     if not _divides(gpus, model):
         raise JobError(f"--gpus {gpus}: {model.kv_heads} key-value heads cannot be split or copied evenly among them")
+
+
+def check_blocks(model: ServedModel, stored: StoredModel, gpus: int, *, whole_experts: bool = False) -> list[str]:
+    """Raise JobError where vLLM would: a split that cuts through weights with one scale. Notes where it may.
+
+    quantization/utils/fp8_utils.py validate_fp8_block_shape and fp8.py Fp8MoEMethod.create_weights (blocks);
+    compressed_tensors_wNa16.py create_weights, awq.py, gptq.py (`input_size_per_partition % group_size`).
+    Groups of experts: moe_wna16.py halves them down to 32, its Marlin kernels do not take the cut
+    (vllm-project/vllm#17604).
+    """
+    notes: dict[str, None] = {}
+    for tensor in stored.tensors:
+        if whole_experts and tensor.weight.is_expert:
+            continue
+        cut = _cut(tensor, model, gpus)
+        if cut is None:
+            continue
+        if tensor.weight.is_expert and tensor.block is not None and tensor.block[0] == 1:
+            name = tensor.weight.module.rpartition(".")[2]
+            notes[f"vLLM may refuse the experts' {name} on {gpus} GPUs: {cut}; --split expert keeps experts whole"] = (
+                None
+            )
+        else:
+            raise JobError(
+                f"--gpus {gpus}: vLLM cannot split {tensor.weight.module}: {cut}; {_way_out(model, stored, gpus)}"
+            )
+    return list(notes)
+
+
+def _way_out(model: ServedModel, stored: StoredModel, gpus: int) -> str:
+    counts = (n for n in range(gpus - 1, 1, -1) if _divides(n, model))
+    good = next((n for n in counts if not any(_cut(tensor, model, n) for tensor in stored.tensors)), None)
+    ways = [f"{good} GPUs"] if good else []
+    if model.experts and not _cuts_beside_experts(model, stored, gpus):
+        ways.append("--split expert")
+    return f"{' or '.join([*ways, '--split layer'])} would do"
+
+
+def _cuts_beside_experts(model: ServedModel, stored: StoredModel, gpus: int) -> bool:
+    return any(_cut(tensor, model, gpus) for tensor in stored.tensors if not tensor.weight.is_expert)
+
+
+def _cut(tensor: Stored, model: ServedModel, gpus: int) -> str | None:
+    """What one GPU would get of a matrix, where that is no whole number of its blocks."""
+    weight = tensor.weight
+    if tensor.block is None or weight.unit != "decoder" or part_of(weight, model, gpus) == 1:
+        return None
+    outputs, inputs = tensor.block
+    leaf = weight.module.rpartition(".")[2]
+    if leaf in _ROW:
+        each, side, size = Fraction(weight.shape[1], gpus), "inputs", inputs
+    elif leaf in _KEY_VALUE:
+        each, side, size = weight.shape[0] * _key_value_part(model, gpus), "outputs", outputs
+    elif leaf in _MATRICES:
+        each, side, size = Fraction(weight.shape[0], gpus * _MATRICES[leaf]), "outputs", outputs
+    else:
+        return None
+    return f"{float(each):g} {side} on each GPU are no multiple of its blocks of {size}" if each % size else None
 
 
 def unknown_roles(weights: Iterable[Weight]) -> list[str]:

@@ -64,6 +64,8 @@ class Stored:
     """On the GPU while serving."""
     cpu_bytes: int = 0
     """In CPU memory while serving, where the engine keeps it there (llama.cpp, ExLlamaV2: token embeddings)."""
+    block: tuple[int, int] | None = None
+    """Outputs and inputs that share a scale, which no split may cut: (1, 128), (128, 128); None: nothing to cut."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

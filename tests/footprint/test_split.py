@@ -14,7 +14,10 @@ from planner.footprint.split import Placement, Share, place
 from planner.footprint.tensor_parallel import part_of, unknown_roles
 from planner.footprint.tensors import Weight
 from planner.models.serving import load_served
+from tests.footprint.full_size import served
+from tests.footprint.full_size import stored as full
 from tests.footprint.served import HIDDEN, LAYERS, VOCABULARY, linear, model, stored
+from tests.footprint.weight_formats import find_weights
 
 
 def laid_out(engine: Engine = "vllm", served: Any = None, **options: Any) -> Placement:
@@ -101,6 +104,49 @@ def test_a_vocabulary_is_padded_to_64_before_it_is_split() -> None:
     served = model(vocabulary=32001)
     table = Weight(name="model.embed_tokens.weight", shape=(32001, HIDDEN), classes=("Embedding",), unit="embedding")
     assert part_of(table, served, 2) == Fraction(16032, 32001)  # 32064 / 2
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "gpus", "said"),
+    [
+        # github.com/vllm-project/vllm/issues/25292: 768 / 4 = 192 outputs of gate and up, block_n = 128
+        ("qwen3-30b-a3b", "FP8_BLOCK", 4, r"up_proj: 192 outputs .* blocks of 128; 2 GPUs or --split expert or"),
+        # github.com/vllm-project/vllm/issues/12256: output_partition_size = 576, block_n = 128 (18432 / 32)
+        ("deepseek-r1", "FP8_BLOCK", 32, r"layers\.0\.mlp\.gate_proj: 576 outputs .* blocks of 128; 16 GPUs"),
+        # compressed_tensors_wNa16.py: assert input_size_per_partition % group_size == 0, 11008 / 8 = 1376
+        ("llama-2-7b", "W4A16", 8, r"down_proj: 1376 inputs .* blocks of 128; 2 GPUs or --split layer would do$"),
+        # AWQ and GPTQ: "The input size is not aligned with the quantized weight shape"
+        ("llama-2-7b", "awq", 4, "down_proj: 2752 inputs"),
+    ],
+)
+def test_a_split_that_cuts_through_a_scale_is_refused(name: str, weights: str, gpus: int, said: str) -> None:
+    with pytest.raises(JobError, match=rf"--gpus {gpus}: vLLM cannot split .*{said}"):
+        place(served(name), full(name, find_weights(weights)), "vllm", ServeOptions(gpus=gpus))
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "gpus", "split"),
+    [
+        ("qwen3-30b-a3b", "FP8_BLOCK", 2, "tensor"),
+        ("qwen3-30b-a3b", "FP8_BLOCK", 4, "expert"),
+        ("qwen3-30b-a3b", "FP8", 4, "tensor"),
+        ("deepseek-r1", "FP8_BLOCK", 16, "tensor"),
+        ("llama-2-7b", "W4A16", 2, "tensor"),
+        ("llama-2-7b", "W4A16", 8, "layer"),
+        ("llama-2-7b", "nf4", 8, "tensor"),
+    ],
+)
+def test_whole_blocks_on_every_gpu_are_fine(name: str, weights: str, gpus: int, split: Any) -> None:
+    placement = place(served(name), full(name, find_weights(weights)), "vllm", ServeOptions(gpus=gpus, split=split))
+    assert not placement.notes
+
+
+def test_groups_of_experts_that_are_cut_are_a_note() -> None:
+    placement = place(
+        served("qwen3-30b-a3b"), full("qwen3-30b-a3b", find_weights("W4A16")), "vllm", ServeOptions(gpus=4)
+    )
+    (note,) = placement.notes
+    assert "may refuse the experts' down_proj on 4 GPUs: 192 inputs" in note
 
 
 def test_heads_that_do_not_divide_are_refused_with_numbers_that_would_do() -> None:
