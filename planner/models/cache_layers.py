@@ -17,6 +17,7 @@ from planner.models.recorder import Recorder
 from planner.models.tracing import patched_forward, signature
 
 PROBE_TOKENS = 4
+KV_HEAD_KEYS = ("num_key_value_heads", "num_kv_heads")
 _LAYER = re.compile(r"layers\.(\d+)$")
 STATES = (
     "States of recurrent layers are counted in the types and shapes that transformers keeps them in; vLLM's "
@@ -44,8 +45,9 @@ def read_cache(model: torch.nn.Module, name: str) -> tuple[tuple[CacheLayer, ...
         raise
     except (AssertionError, RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
         reason = (str(error).splitlines() or ["no reason given"])[0]
-        note = f"The cache is derived from the config: the model does not fill one without data ({reason})"
-        return tuple(_from_config(number, text, name) for number in range(text.num_hidden_layers)), (note,)
+        why = f"the model does not fill one without data ({reason})"
+        layers = tuple(_from_config(number, text, name, why) for number in range(text.num_hidden_layers))
+        return layers, (f"The cache is derived from the config: {why}",)
 
 
 # ---------------------------------------------------------------------- the model fills a cache
@@ -151,7 +153,7 @@ class _Reader:
         return CacheLayer(
             layer=number,
             kind="full" if window is None else "chunked" if chunked else "sliding",
-            heads=heads,
+            heads=self._unrepeated(heads),
             key_dim=key,
             value_dim=value,
             window=None if window is None else int(window),
@@ -170,6 +172,18 @@ class _Reader:
             self.notes[f"Servers keep MLA's latent, {rank + rope} elements for each token and layer; transformers' "
                        f"own cache keeps the keys and values that it expands to, {expanded}."] = None  # fmt: skip
         return int(rank + rope)
+
+    def _unrepeated(self, heads: int) -> int:
+        """Key-value heads as servers keep them: once for a group of query heads.
+
+        transformers' modeling_falcon.py FalconAttention._split_heads repeats them before they are cached; vLLM
+        models/falcon.py (num_kv_heads) and llama.cpp (n_head_kv) do not.
+        """
+        told = next((v for key in KV_HEAD_KEYS if isinstance(v := _entry(self.text, key), int)), None)
+        if not told or told >= heads or heads != _entry(self.text, "num_attention_heads"):
+            return heads
+        self.notes[f"Servers keep {told} key-value heads; transformers' own cache repeats them for all {heads}."] = None
+        return told
 
     def _cross(self, number: int) -> CacheLayer:
         """Keys and values of one image in all its tiles (mllama: each tile has its patches and a class token)."""
@@ -207,6 +221,14 @@ def _decoder_layers(model: torch.nn.Module) -> Iterator[tuple[int, torch.nn.Modu
             yield int(numbered[1]), module
 
 
+def _entry(config: Any, key: str) -> Any:
+    """An entry of the config; None where it has none, or another for each layer."""
+    try:
+        return getattr(config, key, None)
+    except Exception:  # transformers configuration_utils.py AmbiguousGlobalPerLayerAttributeError
+        return None
+
+
 def _state_bytes(layer: Any) -> int:
     """Convolution and recurrent states of one sequence (cache_utils.py LinearAttentionCacheLayerMixin)."""
     states = [*getattr(layer, "conv_states", {}).values(), *getattr(layer, "recurrent_states", {}).values()]
@@ -224,18 +246,20 @@ def _layer_type(number: int, text: Any) -> str:
 
 
 # ---------------------------------------------------------------------- from the config
-def _from_config(number: int, text: Any, name: str) -> CacheLayer:
-    """Key-value heads and head size as the config names them."""
+def _from_config(number: int, text: Any, name: str, why: str) -> CacheLayer:
+    """Key-value heads and head size as the config names them; `why` they are not read from the model's own cache."""
     kind = _layer_type(number, text)
     if kind not in ("full_attention", "sliding_attention", "chunked_attention"):
-        raise UnsupportedError(f"{name}: what layer {number} ({kind}) caches is not known")
+        raise UnsupportedError(f"{name}: what layer {number} ({kind}) caches is not known: {why}")
     rank, rope = getattr(text, "kv_lora_rank", None), getattr(text, "qk_rope_head_dim", None)
     if rank is not None and rope is not None:
         return CacheLayer(layer=number, kind="latent", heads=1, key_dim=int(rank + rope))
-    heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", None)
+    heads = next((v for key in (*KV_HEAD_KEYS, "num_attention_heads") if (v := getattr(text, key, None))), None)
     size = getattr(text, "head_dim", None) or (heads and text.hidden_size // text.num_attention_heads)
     if not heads or not size:
-        raise UnsupportedError(f"{name}: the config does not say how many key-value heads layer {number} has")
+        raise UnsupportedError(
+            f"{name}: the config does not say how many key-value heads layer {number} has, and {why}"
+        )
     keys = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
     window = getattr(text, keys[kind]) if kind in keys else None
     return CacheLayer(

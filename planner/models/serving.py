@@ -6,7 +6,7 @@ from planner.errors import JobError, UnsupportedError
 from planner.footprint.model import Activations, CacheLayer, ServedModel
 from planner.footprint.tensors import Weight, weights_of
 from planner.job import DType, Job
-from planner.models.build import build_model, num_experts, text_config
+from planner.models.build import build_model, model_config, num_experts, text_config
 from planner.models.cache_layers import read_cache
 from planner.models.load import list_parts
 from planner.models.prefill import PrefillTracer
@@ -20,13 +20,14 @@ def load_served(model: str, dtype: str = "bfloat16") -> tuple[ServedModel, Activ
     """The model of this name as servers see it, and the activations of its prefill.
 
     `dtype` is what it computes and keeps its states in. Raises ModelError for a model that cannot be read
-    or built, JobError for a type that is no DType, UnsupportedError where neither model nor config says
-    what a layer caches.
+    or built, JobError for a type that is no DType, UnsupportedError for an encoder, and where neither model nor
+    config says what a layer caches.
     """
     if dtype not in get_args(DType):
         raise JobError(f"models compute in {', '.join(get_args(DType))}, not in {dtype!r}")
     job = Job.model_validate({"dtype": dtype})
     source = load_source(model)
+    _check_decoder(model_config(source, job), source.name)
     built: Any = build_model(source, job)
     text = text_config(built.config)
     cache, notes = read_cache(built, source.name)  # before list_parts spreads out the experts
@@ -54,6 +55,24 @@ def load_served(model: str, dtype: str = "bfloat16") -> tuple[ServedModel, Activ
         notes=(*source.notes, *(f"Not loaded from the checkpoint: {what}" for what in source.not_loaded), *notes),
     )
     return served, PrefillTracer(source, dtype)
+
+
+def _check_decoder(config: Any, name: str) -> None:
+    """Raise UnsupportedError for what transformers can build as a decoder, but is none.
+
+    WhisperForCausalLM is a decoder that lacks its encoder; BertLMHeadModel attends to both sides unless its config
+    says is_decoder.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    text = text_config(config)
+    if any(getattr(part, "is_encoder_decoder", False) for part in (config, text)):
+        raise UnsupportedError(f"{name}: {text.model_type} has an encoder and a decoder; serving sizes decoders alone")
+    causal = getattr(text, "is_decoder", getattr(text, "causal", None))
+    if causal is False and text.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        raise UnsupportedError(
+            f"{name}: {text.model_type} is an encoder (is_decoder is false): it keeps no cache and generates no text"
+        )
 
 
 def active_parameters(weights: tuple[Weight, ...], experts: int, chosen: int, head_table: str = "") -> int:

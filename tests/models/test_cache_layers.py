@@ -97,6 +97,26 @@ def test_a_cache_weighs_what_transformers_own_cache_holds(
         assert held(filled_cache(model, tokens)) == expected(layers, tokens), tokens
 
 
+@pytest.mark.parametrize(
+    ("sizes", "kv_heads", "kibibytes"),
+    [
+        # tiiuae/falcon-40b: 60 layers x 8 heads x 64 elements, keys and values in 16 bits
+        ({"hidden_size": 8192, "num_hidden_layers": 60, "num_attention_heads": 128}, 8, 120),
+        # tiiuae/falcon-180B: 80 layers
+        ({"hidden_size": 14848, "num_hidden_layers": 80, "num_attention_heads": 232}, 8, 160),
+    ],
+)
+def test_heads_that_transformers_repeats_are_kept_once(sizes: dict[str, int], kv_heads: int, kibibytes: int) -> None:
+    config = {"model_type": "falcon", "new_decoder_architecture": True, "num_kv_heads": kv_heads, **sizes}
+    model = build_model(ModelSource(name="falcon", config=config), Job())
+    layers, notes = read_cache(model, "falcon")
+    assert {layer.heads for layer in layers} == {kv_heads}
+    assert cache_size(layers, 100).bytes_per_token == kibibytes * 1024
+    repeated = sizes["num_attention_heads"] // kv_heads
+    assert held(filled_cache(model, 7)) == repeated * cache_size(layers, 7, block=1).bytes
+    assert any(f"keep {kv_heads} key-value heads" in note for note in notes)
+
+
 def test_one_image_fills_the_cross_attention_layers() -> None:
     """Llama-3.2-11B-Vision: 4 tiles of 560 pixels, patches of 14: 4 x 1601 tokens for each of 8 layers."""
     vision = {"model_type": "mllama_vision_model", "image_size": 560, "patch_size": 14, "max_num_tiles": 4}
@@ -132,6 +152,18 @@ def test_a_state_that_modules_keep_themselves_is_found() -> None:
 def test_a_cache_that_is_not_known_is_an_error_and_no_zero(name: str) -> None:
     with pytest.raises(UnsupportedError, match=name):
         read_cache(build_model(ModelSource(name=name, config={"model_type": name}), Job(layers=2)), name)
+
+
+def test_an_unknown_cache_says_what_kept_the_model_from_filling_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = built("qwen3_next")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(model, "forward", refuse)
+    monkeypatch.setattr("planner.models.cache_layers.cache_argument", lambda _: "past_key_values")
+    with pytest.raises(UnsupportedError, match=r"layer 0 \(linear_attention\).*no kernel"):
+        read_cache(model, "qwen3_next")
 
 
 @pytest.mark.parametrize("name", ["gemma-3-27b", "deepseek-r1", "llama-4-scout", "llama-2-7b"])

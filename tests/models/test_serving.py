@@ -1,8 +1,12 @@
 """What serving knows of a model, beside what its makers say."""
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from planner.errors import JobError
+from planner.errors import JobError, UnsupportedError
 from planner.footprint.tensors import Weight
 from planner.models.serving import active_parameters, load_served
 
@@ -74,3 +78,29 @@ def test_the_dtype_is_one_that_models_compute_in() -> None:
         load_served("llama-3-8b", "int8")
     served, _ = load_served("mistral-7b", "float32")
     assert {t.dtype for s in served.graph.structures for t in s.parameters} == {"float32"}
+
+
+def configured(folder: Path, **config: Any) -> str:
+    path = folder / "config.json"
+    path.write_text(json.dumps(config))
+    return str(path)
+
+
+@pytest.mark.parametrize("model_type", ["whisper", "bart", "pegasus"])
+def test_a_decoder_without_its_encoder_is_refused(model_type: str, tmp_path: Path) -> None:
+    """WhisperForCausalLM is the decoder alone."""
+    with pytest.raises(UnsupportedError, match=f"{model_type} has an encoder and a decoder"):
+        load_served(configured(tmp_path, model_type=model_type))
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "xlm-roberta", "electra"])
+def test_an_encoder_is_refused(model_type: str, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match=f"{model_type} is an encoder"):
+        load_served(configured(tmp_path, model_type=model_type))
+
+
+@pytest.mark.parametrize("config", [{"model_type": "gpt_neox"}, {"model_type": "bert", "is_decoder": True}])
+def test_a_decoder_whose_family_has_encoders_is_served(config: dict[str, Any], tmp_path: Path) -> None:
+    """transformers' GPT-NeoX config says is_decoder: false as well."""
+    served, _ = load_served(configured(tmp_path, num_hidden_layers=2, **config))
+    assert served.kv_heads == served.attention_heads
