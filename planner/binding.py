@@ -17,6 +17,11 @@ from planner.specs import GPTQSpec, ModifierSpec, QuantizationSpec, Recipe, Sche
 if TYPE_CHECKING:
     from planner.models.graph import ModelGraph, ModuleInfo, Unit
 
+CACHE_OBSERVERS = (
+    "kv_cache_scheme: its observers copy one layer's keys or values at a time; these temporaries are not counted."
+)
+"""Of a job's memory alone: nothing that a served model's notes need."""
+
 
 def make_program(graph: "ModelGraph", recipe: Recipe, job: Job, notes: list[str]) -> Program:
     """Resolve every modifier onto the model's modules; raises RecipeError as the library would."""
@@ -179,10 +184,7 @@ def _failures(spec: ModifierSpec, units: Sequence[UnitTargets], graph: "ModelGra
                 "3 dimensions ('t() expects a tensor with <= 2 dimensions'). Add it to ignore."
             )
     if isinstance(spec, QuantizationSpec) and spec.kv_cache is not None:
-        yield (
-            "kv_cache_scheme: its observers copy one layer's keys or values at a time; "
-            "these temporaries are not counted."
-        )
+        yield CACHE_OBSERVERS
 
 
 def _deep_calls(graph: "ModelGraph") -> Iterator[str]:

@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from planner.binding import make_program
+from planner.binding import CACHE_OBSERVERS, make_program
 from planner.errors import RecipeError, UnsupportedError
 from planner.footprint.compressed_schemes import block_of, describe, module_bytes
 from planner.footprint.formats import Format
@@ -112,7 +112,7 @@ def store_recipe(served: ServedModel, recipe: Recipe) -> StoredModel:
     """
     notes: list[str] = []
     program = make_program(served.graph, recipe, Job(), notes)
-    return _stored_model(served, recipe, program, notes)
+    return _stored_model(served, recipe, program, [note for note in notes if note != CACHE_OBSERVERS])
 
 
 def _stored_model(

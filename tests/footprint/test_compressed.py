@@ -214,6 +214,12 @@ def test_a_cache_scheme_says_what_keys_and_values_are_kept_as(kind: str, dtype: 
     assert stored("llama-3-8b", find_weights("FP8")).kv_dtype is None
 
 
+def test_what_calibrating_takes_is_no_note_of_a_served_model() -> None:
+    cache = {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False, "symmetric": True}
+    scaled = recipe(("QuantizationModifier", {"scheme": "FP8", "ignore": HEAD, "kv_cache_scheme": cache}))
+    assert not any("observers" in note for note in store_recipe(served("llama-3-8b"), scaled).notes)
+
+
 def test_a_tied_head_that_is_quantized_is_stored_beside_the_table() -> None:
     head = store_recipe(
         served("qwen3-0.6b"), recipe(("QuantizationModifier", {"targets": ["lm_head"], "scheme": "W8A8"}))
