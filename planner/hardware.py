@@ -18,8 +18,9 @@ class Gpu:
 
     name: str
     memory_bytes: int
-    """What CUDA has, as PyTorch's out-of-memory errors say (`a total capacity of 23.64 GiB`): the driver keeps 0.3 to
-    0.7 GiB, ECC on GDDR a sixteenth. Where nobody wrote that down, what nvidia-smi shows, else the data sheet."""
+    """What CUDA has, as PyTorch's out-of-memory errors say (`a total capacity of 23.64 GiB`): the driver keeps 0.2 to
+    1.2 GiB, ECC on GDDR a sixteenth. The least where drivers or systems differ. Where nobody wrote that down, what
+    nvidia-smi shows, else the data sheet."""
     bandwidth: int | None
     """Bytes per second of its memory, by the data sheet; None where nothing is known but the size."""
     source: str

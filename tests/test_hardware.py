@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -43,3 +44,25 @@ def test_no_name_stands_for_two_gpus() -> None:
 def test_aliases_are_lists_of_texts() -> None:
     for record in json.loads(TABLE.read_text(encoding="utf-8"))["gpus"]:
         assert all(isinstance(name, str) for name in record.get("aliases", []))
+
+
+# "GPU 0 has a total capacity of ... GiB" of PyTorch's out-of-memory errors with these cards; several drivers of one
+# card: the least. V100 16GB: total_memory of torch.cuda.get_device_properties.
+REPORTED = {
+    "RTX 3060": 11.76, "RTX 3080": 9.65, "RTX 3090": 23.57, "RTX 3090 Ti": 23.55, "RTX 4060 Ti": 15.60,
+    "RTX 4070": 11.56, "RTX 4080": 15.57, "RTX 4090": 23.64, "RTX 5070 Ti": 15.47, "RTX 5080": 15.47,
+    "V100 16GB": 15.76, "V100": 31.73, "P40": 22.38, "A30": 23.50, "A40": 44.42, "L40": 44.40, "L40S": 44.39,
+    "A5000": 23.68, "A6000": 47.53, "RTX 6000 Ada": 47.38, "RTX PRO 6000": 94.97, "A100 40GB": 39.39,
+    "A100": 79.14, "A100 80GB PCIe": 79.14, "H100": 79.10, "H100 NVL": 93.09, "H200": 139.81,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REPORTED)
+def test_a_card_has_what_cuda_reports_and_no_more(name: str) -> None:
+    assert REPORTED[name] - 0.01 < find_gpu(name).memory_bytes / GIB <= REPORTED[name]
+
+
+def test_what_cuda_has_is_what_the_source_says() -> None:
+    for gpu in list_gpus():
+        said = re.search(r"CUDA has ([\d.]+) GiB", gpu.source)
+        assert said is None or float(said[1]) == pytest.approx(gpu.memory_bytes / GIB, abs=0.006)
