@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil
 
@@ -58,6 +58,7 @@ def place(model: ServedModel, stored: StoredModel, engine: Engine, options: Serv
     """Lay the model out as the engine would. Raises JobError for a split that the engine refuses."""
     if options.gpu_layers is not None and engine != "llama.cpp":
         raise JobError(f"-ngl {options.gpu_layers}: only llama.cpp keeps layers on the CPU; choose a GGUF format")
+    stored = as_kept_by(engine, stored)
     mode = options.split or ("tensor" if engine == "vllm" else "layer")
     if options.gpus == 1 and options.gpu_layers is None:
         return _alone(model, stored, options)
@@ -66,6 +67,15 @@ def place(model: ServedModel, stored: StoredModel, engine: Engine, options: Serv
     if engine != "vllm":
         raise JobError(f"--split {mode}: {engine} splits by layer here; --engine vllm serves with {mode} parallelism")
     return _in_parallel(model, stored, mode, options.gpus)
+
+
+def as_kept_by(engine: Engine, stored: StoredModel) -> StoredModel:
+    """The model as this engine holds it: vLLM looks tokens up on the GPU, in the file's own type, and keeps a tied
+    table once (quantization/gguf.py GGUFEmbeddingMethod; llama.cpp has a second one in CPU memory)."""
+    if engine != "vllm" or not stored.cpu_bytes:
+        return stored
+    tensors = (replace(t, gpu_bytes=max(t.gpu_bytes, t.cpu_bytes), cpu_bytes=0) for t in stored.tensors)
+    return replace(stored, tensors=tuple(tensors))
 
 
 def _alone(model: ServedModel, stored: StoredModel, options: ServeOptions) -> Placement:

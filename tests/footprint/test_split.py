@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from transformers import BloomConfig, GPTNeoXConfig, PretrainedConfig
 
 from planner.errors import JobError
+from planner.footprint.formats import find_format
 from planner.footprint.model import CacheLayer
 from planner.footprint.schema import Engine, ServeOptions
 from planner.footprint.split import Placement, Share, place
@@ -147,6 +148,17 @@ def test_groups_of_experts_that_are_cut_are_a_note() -> None:
     )
     (note,) = placement.notes
     assert "may refuse the experts' down_proj on 4 GPUs: 192 inputs" in note
+
+
+@pytest.mark.parametrize("name", ["llama-3-8b", "qwen3-0.6b"])
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_vllm_keeps_the_table_of_a_gguf_on_the_gpu_once(name: str, gpus: int) -> None:
+    kept = full(name, find_format("Q4_K_M"))
+    placement = place(served(name), kept, "vllm", ServeOptions(engine="vllm", gpus=gpus, split="layer"))
+    assert placement.cpu.bytes == 0
+    assert placement.bytes == sum(t.file_bytes for t in kept.tensors)
+    (table,) = (t for t in kept.tensors if t.weight.unit == "embedding")
+    assert table.cpu_bytes > 0  # llama.cpp's own
 
 
 def test_heads_that_do_not_divide_are_refused_with_numbers_that_would_do() -> None:
