@@ -67,13 +67,18 @@ class Setting:
     def step(self, context: int, sequences: int) -> tuple[int, int]:
         """Tokens per sequence and sequences of a prefill step.
 
-        A chunk is shared by the sequences (vllm/v1/core/sched/scheduler.py token_budget); packed one after the other
-        they take as much memory as one long sequence. vLLM sets memory aside for a whole chunk at start, however
-        short the prompts are (vllm/v1/worker/gpu_model_runner.py profile_run).
+        A chunk is shared by the sequences (vllm/v1/core/sched/scheduler.py token_budget); with flash attention,
+        packed one after the other, they take as much memory as one long sequence, and vLLM sets memory aside for a
+        whole chunk at start, however short the prompts are (vllm/v1/worker/gpu_model_runner.py profile_run). Eager
+        attention has scores for each new token and token of its own sequence: there they are equal parts of a chunk.
         """
         if not self.chunk:
             return context, sequences
-        return self.chunk if self.engine == "vllm" else min(self.chunk, context * sequences), 1
+        new = min(self.chunk, context * sequences)
+        if self.options.attention == "eager":
+            together = -(-new // context)
+            return -(-new // together), together
+        return self.chunk if self.engine == "vllm" else new, 1
 
     def forward(self, context: int, sequences: int) -> int:
         """Bytes of activations on one GPU: of a prefill step or of a decoding step, whichever needs more.
@@ -83,6 +88,8 @@ class Setting:
         tokens, together = self.step(context, sequences)
         kind, shards = self.options.attention, self.placement.shards
         prefill = self.activations(tokens, max(context, tokens), batch=together, attention=kind, shards=shards)
+        if kind == "eager" and self.engine == "vllm" and self.chunk:  # profile_run leaves attention out
+            prefill = max(prefill, self.activations(self.chunk, max(context, self.chunk), shards=shards))
         decode = sequences * self.activations(1, context, attention=kind, shards=shards)
         return max(prefill, decode, self._logits(tokens * together))
 

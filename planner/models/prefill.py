@@ -21,10 +21,12 @@ from planner.simulation.ledger import in_blocks
 
 FAILURES = (UnsupportedError, RuntimeError, TypeError, ValueError, AttributeError, LookupError, NotImplementedError)
 FP32 = 4
-EAGER_ONLY = (
-    "transformers has no flash attention for this model: activations are those of its own attention, which holds "
-    "the scores of all new tokens."
+OWN_CODE = (
+    "transformers has no flash attention for this model: its own attention is traced, without the scores of all new "
+    "tokens, which servers' kernels do not hold."
 )
+# Implementation, and whether scores count. Attention that calls no kernel by name runs as it is, without them.
+_FLASH_RUNS = ((FLASH, True), ("sdpa", True), (FLASH, False), ("eager", False))
 MLA_WORKSPACE_TOKENS = 64 * 1024
 
 
@@ -71,30 +73,36 @@ class PrefillTracer:
         model = self._model(shards)
         vocabulary = int(text_config(self._model(1).config).vocab_size)
         reason = ""
-        for implementation in ("eager",) if attention == "eager" else (FLASH, "sdpa", "eager"):
+        for implementation, scores in self._runs(attention):
             try:
-                run, peak = self._run(model, tokens, context, batch, implementation, vocabulary)
+                run, peak = self._run(model, tokens, context, batch, implementation, vocabulary, scores)
             except FAILURES as error:
                 reason = reason or f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
                 continue
-            if run.flashed or implementation == "eager":
+            if run.flashed or not scores or implementation == "eager":
                 self._notes.update(dict.fromkeys(run.notes))
                 if attention == "flash" and not run.flashed:
-                    self._note(EAGER_ONLY)
+                    self._note(OWN_CODE)
                 return peak
         self._note(f"Activations are estimated from the shapes of the Linears, not traced: {reason}")
         return _estimate(model, tokens, context, batch, attention)
 
+    def _runs(self, attention: Attention) -> tuple[tuple[str, bool], ...]:
+        """What to try, in order; what was found to call no kernel is not asked again."""
+        if attention == "eager":
+            return (("eager", True),)
+        return _FLASH_RUNS[2:] if OWN_CODE in self._notes else _FLASH_RUNS
+
     @staticmethod
     def _run(
-        model: Any, tokens: int, context: int, batch: int, implementation: str, vocabulary: int
+        model: Any, tokens: int, context: int, batch: int, implementation: str, vocabulary: int, scores: bool
     ) -> tuple[PrefillRun, int]:
         """Equal layers are replayed; where one reads what another left behind, every layer runs."""
-        run = PrefillRun(model, tokens, context, batch, implementation, True, vocabulary)
+        run = PrefillRun(model, tokens, context, batch, implementation, True, vocabulary, scores)
         try:
             return run, run.peak()
         except FAILURES:
-            run = PrefillRun(model, tokens, context, batch, implementation, False, vocabulary)
+            run = PrefillRun(model, tokens, context, batch, implementation, False, vocabulary, scores)
             return run, run.peak()
 
     def _model(self, shards: int) -> Any:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,19 +44,49 @@ class _Made:
     dtype: torch.dtype
 
 
+class _WithoutScores(Recorder):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Leaves out what has a value for each head, new token and token of the context.
+
+    Hidden states are (batch, tokens, width): a width that equals the context makes no score of them.
+    """
+
+    def __init__(self, share: float, tokens: int, context: int, batch: int) -> None:
+        super().__init__(share)
+        self.cells, self.heads_from = (tokens, context), 2 * batch * tokens * context
+
+    def _made(self, name: str, result: Any) -> Any:
+        with self.paused() if self._is_score(result) else nullcontext():
+            return super()._made(name, result)
+
+    def _is_score(self, result: Any) -> bool:
+        if not isinstance(result, torch.Tensor) or result.dim() < 3:
+            return False
+        return tuple(result.shape[-2:]) == self.cells and result.numel() >= self.heads_from
+
+
 class PrefillRun:
     """`tokens` new tokens in each of `batch` sequences that are `context` long after them.
 
-    `vocabulary` is the whole model's: where the model is one GPU's part, its logits are gathered.
+    `vocabulary` is the whole model's: where the model is one GPU's part, its logits are gathered. Without `scores`
+    tensors of attention scores are not counted.
     """
 
     def __init__(
-        self, model: Any, tokens: int, context: int, batch: int, implementation: str, replay: bool, vocabulary: int
+        self,
+        model: Any,
+        tokens: int,
+        context: int,
+        batch: int,
+        implementation: str,
+        replay: bool,
+        vocabulary: int,
+        scores: bool = True,
     ) -> None:
         self.model, self.tokens, self.context, self.batch = model, tokens, context, batch
         self.implementation, self.replay, self.vocabulary = implementation, replay, vocabulary
         experts = num_experts(model.config)
-        self.recorder = Recorder(1 / experts if experts else 0.0)
+        share = 1 / experts if experts else 0.0
+        self.recorder = Recorder(share) if scores else _WithoutScores(share, tokens, context, batch)
         self.flash = Flash()
         self.flashed = False
         """Attention ran as a flash kernel, or there is none."""

@@ -100,6 +100,30 @@ def test_vllm_sets_a_whole_chunk_aside_and_llama_cpp_its_logits() -> None:
     assert sized(family="gguf").activations.bytes == 512 * (VOCABULARY + HIDDEN) * 4
 
 
+@pytest.mark.parametrize(("batch", "together"), [(1, 1), (3, 3), (8, 8), (50, 8)])
+def test_eager_scores_are_those_of_sequences_and_not_of_a_whole_chunk(batch: int, together: int) -> None:
+    """A chunk of 8,192 tokens is eight sequences of 1,024."""
+    found = sized(attention="eager", gpu="80GiB", context=1024, batch=batch)
+    assert (found.activations.tokens, found.activations.sequences) == (1024, together)
+    assert found.activations.bytes == together * (1024 * 1000 + 1024**2 * HEADS * 2)
+
+
+def test_a_chunk_of_a_long_prompt_has_scores_for_all_that_came_before() -> None:
+    found = sized(model(max_positions=None), attention="eager", gpu="80GiB", context=16384)
+    assert found.activations.bytes == 8192 * 1000 + 8192 * 16384 * HEADS * 2
+
+
+def test_with_eager_attention_vllm_still_sets_a_whole_chunk_aside() -> None:
+    assert sized(attention="eager", gpu="80GiB", context=16).activations.bytes == 8192 * 1000
+
+
+@given(context=st.integers(1, 8191), chunk=st.sampled_from([512, 2048, 8192]))
+def test_eager_attention_never_takes_less_at_a_longer_context(context: int, chunk: int) -> None:
+    asked = {"attention": "eager", "prefill_chunk": chunk, "batch": 7}
+    short, long = (sized(**asked, context=tokens).per_gpu.total_bytes for tokens in (context, context + 1))
+    assert short <= long
+
+
 def test_eager_attention_holds_its_scores() -> None:
     found = sized(attention="eager", prefill_chunk=0, context=2048)
     assert found.activations.bytes == 2048 * 1000 + 2048 * 2048 * HEADS * 2

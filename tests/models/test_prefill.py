@@ -100,9 +100,19 @@ def test_attention_code_of_a_models_own_is_flash_through_torchs_function() -> No
     assert not tracer.notes
 
 
-def test_a_model_without_flash_attention_says_so() -> None:
-    tracer = PrefillTracer(ModelSource(name="gptj", config={"model_type": "gptj"}))
-    assert tracer(2048, 2048) == tracer(2048, 2048, attention="eager")
+@pytest.mark.parametrize(
+    ("model_type", "width", "inner"), [("gptj", 4096, 4 * 4096), ("bloom", 4096, 4 * 4096), ("mpt", 4096, 4 * 4096)]
+)
+def test_attention_that_calls_no_kernel_is_counted_without_its_scores(model_type: str, width: int, inner: int) -> None:
+    """BLOOM-7B1, MPT-7B and GPT-J-6B: servers run them with FlashAttention, ALiBi or not."""
+    sizes = {"gptj": {}, "bloom": {"hidden_size": 4096, "n_layer": 30, "n_head": 32}, "mpt": {"d_model": 4096}}
+    config = {"model_type": model_type, **sizes[model_type]}
+    if model_type == "mpt":
+        config |= {"n_heads": 32, "n_layers": 32, "max_seq_len": 2048}
+    tracer = PrefillTracer(ModelSource(name=model_type, config=config))
+    found, heads = tracer(2048, 2048), 16 if model_type == "gptj" else 32
+    assert 2048 * (width + inner) * BF16 < found < 2048 * (8 * width + 5 * inner) * BF16
+    assert tracer(2048, 2048, attention="eager") - found > heads * 2048**2 * BF16
     assert any("no flash attention" in note for note in tracer.notes)
 
 
