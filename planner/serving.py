@@ -81,7 +81,8 @@ def size_stored(
 ) -> Serving:
     """The same for a model that is in its format already."""
     engine, gpu = engine_of(kept, options), _gpu(options)
-    most = served.max_positions if served.max_positions and not options.beyond_positions else MAX_CONTEXT
+    beyond = options.beyond_positions or (options.context or 0) > (served.max_positions or MAX_CONTEXT)
+    most = served.max_positions if served.max_positions and not beyond else MAX_CONTEXT
     setting = Setting(
         model=served,
         activations=Squeezed(activations, most if gpu and chunk_of(engine, options, gpu) else 1),

@@ -96,6 +96,8 @@ the cache; the head sees the last token of each sequence. `activations = max(pre
 
 - a prefill step has the engine's chunk of tokens ({chunks}; vLLM {large:,} on cards of 70 GiB and more
   that are no A100), whole prompts with `--prefill-chunk 0`;
+- with eager attention the chunk is equal parts of as many sequences as fill it, none longer than the context; vLLM
+  sets the whole chunk aside all the same, without scores (`profile_run`);
 - a decoding step has one token of each sequence;
 - llama.cpp makes room for the fp32 logits of every token of a step: `tokens x (vocabulary + hidden) x 4`.
 

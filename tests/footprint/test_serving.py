@@ -67,8 +67,17 @@ def test_the_largest_that_fits_fits_and_one_more_does_not() -> None:
     assert not sized(**asked, batch=found.max_batch + 1).fits
 
 
+def test_a_context_beyond_the_config_that_fits_is_not_above_the_longest() -> None:
+    """Asking for it is asking beyond the positions."""
+    found = sized(gpu="24GiB", context=20_000)
+    assert found.fits
+    assert found.max_context == sized(gpu="24GiB", beyond_positions=True).max_context
+    assert found.max_context > 20_000
+    assert sized(gpu="24GiB", context=8192).max_context == 8192
+
+
 @settings(max_examples=25, deadline=None)
-@given(context=st.integers(1, 8192), batch=st.integers(1, 64), chunk=st.sampled_from([None, 0, 512]))
+@given(context=st.integers(1, 40_000), batch=st.integers(1, 64), chunk=st.sampled_from([None, 0, 512]))
 def test_fits_means_that_neither_context_nor_batch_is_above_the_largest(
     context: int, batch: int, chunk: int | None
 ) -> None:
