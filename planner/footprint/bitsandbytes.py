@@ -14,7 +14,7 @@ from fractions import Fraction
 from planner.footprint.formats import Format
 from planner.footprint.model import ServedModel
 from planner.footprint.plain import keep
-from planner.footprint.tensors import Stored, StoredModel, Weight
+from planner.footprint.tensors import Stored, StoredModel, Weight, nothing_to_quantize
 
 BLOCK = 64  # functional.py quantize_4bit
 NESTED_BLOCK = 256  # quantize_blockwise(absmax - offset, blocksize=256)
@@ -108,6 +108,8 @@ def _four_bit_format(four: _FourBit, aliases: tuple[str, ...]) -> Format:
 def _store(name: str, quantize: Callable[[Weight], Stored]) -> Callable[[ServedModel], StoredModel]:
     def store(served: ServedModel) -> StoredModel:
         chosen = quantized_weights(served)
+        if not chosen:
+            raise nothing_to_quantize(name, served.name, served.weights)
         tensors = (quantize(w) if w.name in chosen else keep(w, 2) for w in served.weights)
         return StoredModel(format=name, tensors=tuple(tensors), notes=tuple(_notes(served)))
 

@@ -18,7 +18,7 @@ from planner.footprint.compressed_schemes import block_of, describe, module_byte
 from planner.footprint.formats import Format
 from planner.footprint.model import ServedModel
 from planner.footprint.plain import keep
-from planner.footprint.tensors import ANY_EXPERT, Stored, StoredModel, Weight
+from planner.footprint.tensors import ANY_EXPERT, Stored, StoredModel, Weight, nothing_to_quantize
 from planner.job import Job
 from planner.recipe import load_recipe, recipe_from_dict
 from planner.recipe_files import list_recipes
@@ -152,6 +152,8 @@ def _store_preset(name: str) -> Callable[[ServedModel], StoredModel]:
             graph, notes = _with_one_expert(served.graph), list[str]()
             recipe = preset_recipe(name, graph)
             program = make_program(graph, recipe, Job(), notes)
+            if not _schemes(program):
+                raise nothing_to_quantize(name, served.name, served.weights)
             return _stored_model(served, recipe, program, notes, each_stands_for_all=True)
         except RecipeError as error:  # its path leads into a recipe that nobody wrote, and so does its advice
             reason = str(error).removeprefix(f"{error.where}: ").partition("; ")[0]

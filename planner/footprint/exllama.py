@@ -17,7 +17,7 @@ from planner.footprint.exllama_models import EXL2_MODELS, EXL3_MODELS
 from planner.footprint.formats import Format
 from planner.footprint.model import ServedModel
 from planner.footprint.plain import keep
-from planner.footprint.tensors import Stored, StoredModel, Weight
+from planner.footprint.tensors import Stored, StoredModel, Weight, nothing_to_quantize
 
 Method = Literal["exl2", "exl3"]
 
@@ -127,6 +127,8 @@ def _store(name: str, method: Method, bits: Fraction, head: int) -> Callable[[Se
 
     def store(served: ServedModel) -> StoredModel:
         _check_model(served, method)
+        if not any(map(_in_layer, served.weights)):
+            raise nothing_to_quantize(method, served.name, served.weights)
         if method == "exl2":
             _check_least(served, bits, name)
         tensors = tuple(

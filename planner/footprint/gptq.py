@@ -12,7 +12,7 @@ from planner.errors import JobError, UnsupportedError
 from planner.footprint.formats import Format
 from planner.footprint.model import ServedModel
 from planner.footprint.plain import keep
-from planner.footprint.tensors import Stored, StoredModel, Weight
+from planner.footprint.tensors import Stored, StoredModel, Weight, nothing_to_quantize
 
 GPTQ_BITS = (2, 4, 8)
 GPTQ_GROUPS = (32, 64, 128, 256, 512, 1024)
@@ -73,6 +73,8 @@ def _format(method: str, bits: int, group: int, aliases: tuple[str, ...]) -> For
 
 def _store(name: str, method: str, bits: int, group: int) -> Callable[[ServedModel], StoredModel]:
     def store(served: ServedModel) -> StoredModel:
+        if not any(map(_is_quantized, served.weights)):
+            raise nothing_to_quantize(method, served.name, served.weights)
         tensors = (_matrix(w, method, bits, group) if _is_quantized(w) else keep(w, 2) for w in served.weights)
         return StoredModel(format=name, tensors=tuple(tensors), notes=(NOTE,))
 

@@ -13,7 +13,13 @@ from planner.footprint.model import ServedModel
 from planner.footprint.tensors import Stored, StoredModel, Weight
 
 _KEY_VALUE = {"k_proj", "v_proj"}
-_FUSED = {"qkv_proj", "query_key_value", "qkv", "Wqkv"}
+_FUSED = {
+    "qkv_proj",
+    "query_key_value",
+    "qkv",
+    "Wqkv",
+    "c_attn",
+}  # vllm/model_executor/models/gpt2.py: QKVParallelLinear
 _COLUMN = {
     *("q_proj", "q_b_proj", "kv_b_proj", "gate_proj", "up_proj", "gate_up_proj", "fc1", "c_fc", "w1", "w3"),
     *("dense_h_to_4h", "linear_fc1", "in_proj", "in_proj_qkvz", "in_proj_ba", "conv1d", "dt_proj", "g_proj"),
@@ -123,8 +129,12 @@ def _cut(tensor: Stored, model: ServedModel, gpus: int) -> str | None:
 def unknown_roles(weights: Iterable[Weight]) -> list[str]:
     """Names of matrices of the decoder that no rule here knows."""
     known = _KEY_VALUE | _FUSED | _COLUMN | _ROW | _WHOLE
-    leaves = (w.module.rpartition(".")[2] for w in weights if w.unit == "decoder" and w.is_linear)
+    leaves = (w.module.rpartition(".")[2] for w in weights if w.unit == "decoder" and _is_matrix(w))
     return sorted({leaf for leaf in leaves if leaf not in known})
+
+
+def _is_matrix(weight: Weight) -> bool:
+    return weight.is_linear or (weight.classes[:1] == ("Conv1D",) and len(weight.shape) == 2)
 
 
 def _divides(gpus: int, model: ServedModel) -> bool:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
 
+from planner.errors import UnsupportedError
+
 if TYPE_CHECKING:
     from planner.models.graph import ModelGraph, Structure, Unit, UnitKind
 
@@ -100,6 +102,15 @@ class StoredModel:
     def bits_per_weight(self) -> float:
         """Average over all weights of the model: bits of tensors on disk per weight."""
         return 8 * sum(t.file_bytes for t in self.tensors) / max(1, self.elements)
+
+
+def nothing_to_quantize(method: str, model: str, weights: Iterable[Weight]) -> UnsupportedError:
+    """For a format that would leave every matrix of the model's layers as it is."""
+    inside = (w for w in weights if w.layer is not None and len(w.shape) > 1 and w.classes)
+    kinds = ", ".join(dict.fromkeys(w.classes[0] for w in inside)) or "none"
+    return UnsupportedError(
+        f"{method} is known for Linears alone, and the layers of {model} hold none: {kinds} instead"
+    )
 
 
 def weights_of(graph: "ModelGraph") -> tuple[Weight, ...]:

@@ -1,16 +1,21 @@
 """EXL2 and EXL3."""
 
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import GPT2Config
 
 from planner.errors import JobError, UnsupportedError
 from planner.footprint.exllama import HEADS, Mixture, exl3_tensors, formats, least_bits, parse
 from planner.footprint.formats import Format
+from planner.footprint.tensor_parallel import part_of
 from planner.footprint.tensors import StoredModel
+from planner.models.serving import load_served
 from tests.footprint.full_size import served, stored
+from tests.footprint.weight_formats import find_weights
 
 
 def parsed(text: str) -> Format:
@@ -140,3 +145,14 @@ def test_the_common_averages_are_formats() -> None:
     assert {"exl2:2.55", "exl2:4.0", "exl3:2.0", "exl3:6.0"} <= set(names)
     assert len(names) == len(set(names))
     assert all(parsed(form.name).bits == form.bits for form in formats())
+
+
+@pytest.mark.parametrize("name", ["exl2:4.0", "gptq", "awq", "W4A16", "FP8_BLOCK"])
+def test_a_format_that_leaves_every_matrix_of_gpt2_is_refused(name: str, tmp_path: Path) -> None:
+    # transformers' Conv1D is no Linear
+    GPT2Config().save_pretrained(tmp_path)
+    gpt2 = load_served(str(tmp_path / "config.json"))[0]
+    with pytest.raises(UnsupportedError, match=r"known for Linears alone, .* hold none: Conv1D instead"):
+        find_weights(name).store(gpt2)
+    assert find_weights("nf4").store(gpt2).bits_per_weight < 9  # bitsandbytes takes Conv1D for a Linear
+    assert {part_of(w, gpt2, 2) for w in gpt2.weights if ".attn.c_attn" in w.name} == {Fraction(1, 2)}
