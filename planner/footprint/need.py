@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from planner.footprint.cache import CacheSize, cache_size
-from planner.footprint.engines import BLOCK
+from planner.footprint.engines import BLOCK, MOST_SEQUENCES
 from planner.footprint.model import Activations, CacheLayer, ServedModel
 from planner.footprint.overhead import overhead_parts
 from planner.footprint.schema import Engine, GpuShare, OverheadPart, ServeOptions
@@ -140,9 +140,13 @@ class Limits:
 
 
 def limits(setting: Setting, context: int, batch: int, *, most_context: int, most_batch: int) -> Limits:
-    """Longest context for the batch, largest batch at the context, most users at the context."""
+    """Longest context for the batch, largest batch at the context, most users at the context.
+
+    No more sequences than the engine serves, however small the cache on the GPUs is.
+    """
     if setting.memory is None:
         return Limits(context=None, batch=None, users=None)
+    most_batch = min(most_batch, MOST_SEQUENCES.get(setting.engine, most_batch))
     fits = _fits(setting)
     longest = largest(lambda tokens: fits(tokens, batch, batch), most_context, context)
     return Limits(

@@ -7,9 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.errors import JobError
+from planner.footprint.engines import max_num_seqs
 from planner.footprint.formats import find_format
 from planner.footprint.model import Activations, ServedModel
 from planner.footprint.schema import ServeOptions, Serving
+from planner.hardware import find_gpu
 from planner.models.serving import load_served
 from planner.serving import serve_parameters, size
 from planner.units import GIB, MIB
@@ -94,6 +96,21 @@ def test_more_of_anything_never_takes_less(context: int, batch: int) -> None:
     small = sized(context=context, batch=batch).per_gpu.total_bytes
     assert small <= sized(context=context + 1, batch=batch).per_gpu.total_bytes
     assert small <= sized(context=context, batch=batch + 1).per_gpu.total_bytes
+
+
+def test_llama_cpp_serves_no_more_than_256_sequences() -> None:
+    """src/llama-cparams.h LLAMA_MAX_SEQ, whatever the memory: here no layer's cache is on the GPU."""
+    found = sized(family="gguf", gpu="24GiB", gpu_layers=0)
+    assert (found.max_batch, found.max_users) == (256, 256)
+    assert (sized(family="gguf", engine="vllm", gpu="80GiB", context=64).max_users or 0) > 256
+    with pytest.raises(JobError, match=r"--batch 257: llama\.cpp serves at most 256 sequences"):
+        sized(family="gguf", batch=257)
+
+
+def test_vllm_starts_with_256_sequences_and_1024_on_large_cards() -> None:
+    """vllm/engine/arg_utils.py get_batch_defaults."""
+    assert [max_num_seqs(find_gpu(name)) for name in ("rtx4090", "A100", "h100")] == [256, 256, 1024]
+    assert max_num_seqs(None) == 256
 
 
 def test_whole_prompts_of_all_sequences_need_more_than_one_at_a_time() -> None:
