@@ -47,7 +47,8 @@ The part of a tensor that one of N GPUs holds:
 | cache | heads as k and v; a latent is whole on every GPU |
 | activations | traced on a model of that many heads and that width |
 
-Attention heads must divide by N; what no rule names is counted whole on every GPU, with a note.
+Attention heads must divide by N, and a matrix into whole quantization blocks and groups (groups of experts: a note);
+what no rule names is counted whole on every GPU, with a note.
 Source: `planner/footprint/{tensor_parallel,split}.py`. Weights of the fullest GPU, GB:
 
 """ + table(("model", "format", "split", "2 GPUs", "4", "8", "16"), rows, left=3)
@@ -63,7 +64,7 @@ def _layers() -> str:
 
 vLLM's pipeline gives `layers // N` to each GPU, the rest one by one to those before the last; llama.cpp gives equal
 shares of layers and output. `-ngl n` puts the output and the last `n - 1` layers on the GPUs; the other layers stay in
-CPU memory with their cache. llama.cpp and ExLlamaV2 keep the token embedding in CPU memory in any case.
+CPU memory with their cache. llama.cpp and ExLlamaV2 keep the token embedding in CPU memory in any case, vLLM never.
 Source: `planner/footprint/split.py`. llama-3-8b in Q4_K_M:
 
 """ + table(("", "layers on the GPU", "GPU weights, GB", "CPU weights, GB"), rows)
