@@ -156,7 +156,8 @@ def _engine_tokens(kind: CacheKind, window: int, context: int, block: int, chunk
     vLLM, for a sequence whose prompt is read: the window and the step's new tokens, and one block more where a
     window can begin inside of one (v1/kv_cache_interface.py SlidingWindowSpec and ChunkedLocalAttentionSpec,
     max_memory_usage_bytes; at most so many blocks have to be free for a sequence to start:
-    max_admission_blocks_per_request, so sequences that decode already need their windows alone).
+    max_admission_blocks_per_request, so sequences that decode already need their windows alone). Versions that
+    schedule a step ahead hold the tokens of two steps (VllmConfig.max_in_flight_tokens); one is counted here.
     llama.cpp, for each sequence from the start: window + n_ubatch cells, padded to 256
     (src/llama-kv-cache-iswa.cpp llama_kv_cache_iswa, `size_swa`, without --swa-full; the sequences of a server
     without -np share one n_ubatch). ExLlamaV2: the whole context in every layer (exllamav2/cache.py

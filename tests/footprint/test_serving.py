@@ -1,5 +1,6 @@
 """One record out of a model, a format and what is asked: sums, laws, and what logs of real servers say."""
 
+from math import ceil
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from planner.errors import JobError
 from planner.footprint.engines import max_num_seqs
 from planner.footprint.formats import find_format
-from planner.footprint.model import Activations, ServedModel
+from planner.footprint.model import Activations, CacheLayer, ServedModel
 from planner.footprint.schema import ServeOptions, Serving
 from planner.hardware import find_gpu
 from planner.models.serving import load_served
@@ -238,6 +239,31 @@ def test_vllm_logs_the_same_cache(llama: tuple[ServedModel, Activations]) -> Non
     found = real(llama, "bf16")
     assert found.weights.bytes / GIB == pytest.approx(14.99 - 32 / 1024, abs=0.005)
     assert 54.68 * GIB / (found.kv_cache.bytes_per_token or 0) == pytest.approx(447_776, rel=1e-3)
+
+
+def test_sliding_windows_have_room_for_the_prompt_that_is_read() -> None:
+    # Gemma-3-27B: 52 layers see 1,024 tokens, 10 see all; 16 key-value heads of 128, 8 KiB for a token and layer.
+    loaded = load_served("gemma-3-27b")
+    vllm = real(loaded, "W4A16", gpu="80GiB", context=131_072)  # chunks of 8,192: ceil((1023 + 8192) / 16) + 1 blocks
+    assert vllm.kv_cache.bytes == (52 * 577 * 16 + 10 * 131_072) * 8192
+    llama_cpp = real(loaded, "Q4_K_M", gpu="24GiB", context=32_768)  # 1,024 + 512 cells
+    assert llama_cpp.kv_cache.bytes == (52 * 1536 + 10 * 32_768) * 8192
+    for weights in ("W4A16", "Q4_K_M"):
+        longest = real(loaded, weights, gpu="24GiB").max_context or 0
+        assert 4096 < longest < 131_072
+        assert real(loaded, weights, gpu="24GiB", context=longest).fits
+        assert not real(loaded, weights, gpu="24GiB", context=longest + 1).fits
+
+
+def test_a_whole_prompt_of_every_sequence_is_in_the_cache_at_the_same_time() -> None:
+    """Without chunks all sequences are prefilled together, so no window is freed before the end."""
+    window = (CacheLayer(layer=0, kind="sliding", heads=KV_HEADS, key_dim=HEAD, value_dim=HEAD, window=128),)
+    token = KV_HEADS * HEAD * 2 * 2
+    whole = sized(model(cache=window), prefill_chunk=0, context=4096, batch=3)
+    assert whole.kv_cache.bytes == 3 * (4096 + 16) * token
+    chunked = sized(model(cache=window), prefill_chunk=512, context=4096, batch=3)
+    decoding, reading = 128 + 16, ceil((127 + 512) / 16) * 16 + 16
+    assert chunked.kv_cache.bytes == (2 * decoding + reading) * token
 
 
 def test_deepseek_on_eight_gpus_weighs_what_vllm_logs() -> None:
