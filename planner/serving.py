@@ -25,7 +25,7 @@ from planner.footprint.schema import (
     WeightUse,
 )
 from planner.footprint.search import Squeezed
-from planner.footprint.split import place
+from planner.footprint.split import as_kept_by, place
 from planner.footprint.tensors import StoredModel
 from planner.footprint.uses import (
     activation_use,
@@ -81,6 +81,7 @@ def size_stored(
 ) -> Serving:
     """The same for a model that is in its format already."""
     engine, gpu = engine_of(kept, options), _gpu(options)
+    stored = as_kept_by(engine, stored)
     beyond = options.beyond_positions or (options.context or 0) > (served.max_positions or MAX_CONTEXT)
     most = served.max_positions if served.max_positions and not beyond else MAX_CONTEXT
     setting = Setting(

@@ -15,6 +15,8 @@ from planner.cli import main
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+# measure needs the real library and a GPU.
+SHOWN = "plan|compare|graph|accuracy|serve|formats|bpw|train|models|recipes"
 FILES = Path(__file__).parent / "data" / "docs"
 
 
@@ -36,7 +38,7 @@ def shown_commands() -> list[str]:
     for page in PAGES:
         for block in re.findall(r"```(?:console|sh|text)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
             for line in block.splitlines():
-                match = re.match(r"(?:\$ | )?(planner (?:plan|compare|graph|accuracy|serve|formats|bpw|train|models|recipes)\b.*)", line)
+                match = re.match(rf"(?:\$ | )?(planner (?:{SHOWN})\b.*)", line)
                 if match and "[OPTIONS]" not in line:
                     found.setdefault(match[1].strip())
     return list(found)

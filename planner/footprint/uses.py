@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from planner.footprint.cache import KV_DTYPES, kv_dtype
+from planner.footprint.engines import max_num_seqs
 from planner.footprint.formats import Format
 from planner.footprint.model import ServedModel
 from planner.footprint.need import Limits, Setting
@@ -26,6 +27,7 @@ from planner.footprint.speed import CPU_BANDWIDTH, bytes_read, speed
 from planner.footprint.split import Placement, Share
 from planner.footprint.tensors import StoredModel, Weight
 from planner.hardware import Gpu
+from planner.units import human_bytes
 
 _ATTENTION = ("attn", "attention", "mamba", "mixer", "ssm")
 
@@ -134,6 +136,21 @@ _CACHE_TYPES: dict[Engine, tuple[str, ...]] = {
 }
 
 
+def _reserved_logits(model: ServedModel, options: ServeOptions, gpu: Gpu) -> list[str]:
+    """That vLLM makes room for more sequences than the batch, where that is 1 % of the card or more.
+
+    v1/worker/gpu_model_runner.py profile_run samples from the logits of max_num_seqs sequences, in fp32.
+    """
+    most = max_num_seqs(gpu)
+    size = 4 * most * model.vocabulary
+    if options.batch >= most or size < gpu.memory_bytes // 100:
+        return []
+    return [
+        f"vLLM sets memory aside for the logits of {most:,} sequences ({human_bytes(size)}), whatever the batch is: "
+        f"--max-num-seqs {options.batch} takes it down to this batch's, which is what is counted"
+    ]
+
+
 def _unusual_cache(engine: Engine, kept: str) -> str | None:
     """That the engine offers no such cache; None where it does."""
     offered = _CACHE_TYPES[engine]
@@ -169,6 +186,7 @@ def notes(setting: Setting, stored: StoredModel, context: int, found: Limits, gp
             "vLLM takes its whole share of the card at start and gives what is left to the cache; "
             "the total is what this context and batch need"
         )
+        said += _reserved_logits(model, options, gpu)
     if gpu is not None and gpu.unified:
         said.append("CPU and GPU share this memory, and the system keeps a part of it (macOS about a quarter)")
     if setting.placement.mode == "layer" and options.gpus > 1:
