@@ -56,7 +56,7 @@ def train(model: str, options: TrainOptions | None = None) -> TrainingPlan:
     from planner.models.source import load_source
     from planner.models.training import trace_training
 
-    if reason := refused(options.sharding, options.offload, options.offload_to):
+    if reason := refused(options.sharding, options.offload, options.offload_to, options.optimizer):
         raise JobError(f"--sharding {options.sharding} --offload {options.offload}: {reason}")
     served, _ = load_served(model)
     source = load_source(model)
@@ -174,7 +174,7 @@ class _Job:
         return [choice for choice in found if choice is not None]
 
     def _choice(self, sharding: Sharding, offload: Offload, to: OffloadTo, gpu: Gpu | None) -> Choice:
-        reason = refused(sharding, offload, to)
+        reason = refused(sharding, offload, to, self.options.optimizer)
         if reason:
             total = ram = nvme = None
         else:

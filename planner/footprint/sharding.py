@@ -98,23 +98,34 @@ class Placed:
     nvme: tuple[Part, ...]
 
 
-def refused(sharding: Sharding, offload: Offload, to: OffloadTo) -> str:
+# accelerate/utils/deepspeed.py map_pytorch_optim_to_deepspeed: CPU Adam for AdamW, CPU Lion for bitsandbytes' Lion.
+_STEPS_ON_CPU = ("adamw", "lion")
+
+
+def refused(sharding: Sharding, offload: Offload, to: OffloadTo, optimizer: Optimizer = "adamw") -> str:
     """Why the libraries do not offer this combination; empty where they do.
 
-    DeepSpeed runtime/zero/offload_config.py ("Valid only with stage 3"), torch FSDP CPUOffload (parameters, and
-    gradients and step with them).
+    DeepSpeed runtime/zero/offload_config.py ("Valid only with stage 3"), runtime/engine.py _configure_optimizer (it
+    raises for what is neither its CPU Adam nor its CPU Lion; accelerate puts CPU Adam in place of any other before
+    that), torch FSDP CPUOffload (parameters, and gradients and step with them).
     """
     if offload == "none":
         return ""
     if sharding == "none":
         return "offload needs ZeRO or FSDP"
     if sharding in FSDP:
-        if to == "nvme":
-            return "FSDP offloads to CPU memory alone"
-        return "" if offload == "optimizer+params" else "FSDP offloads weights and optimizer together"
+        return _fsdp_refuses(offload, to)
     if sharding != "zero3" and (offload != "optimizer" or to == "nvme"):
         return "weights and NVMe are offloaded by ZeRO-3 alone"
+    if optimizer not in _STEPS_ON_CPU:
+        return f"DeepSpeed steps on the CPU with its own Adam or Lion, not with {optimizer}: adamw or lion"
     return ""
+
+
+def _fsdp_refuses(offload: Offload, to: OffloadTo) -> str:
+    if to == "nvme":
+        return "FSDP offloads to CPU memory alone"
+    return "" if offload == "optimizer+params" else "FSDP offloads weights and optimizer together"
 
 
 def place(

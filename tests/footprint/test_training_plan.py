@@ -118,3 +118,9 @@ def test_checkpointing_is_the_first_way_out_where_it_is_enough() -> None:
 def test_an_offload_that_does_not_exist_is_an_error() -> None:
     with pytest.raises(JobError, match="offload needs ZeRO or FSDP"):
         train("llama-3-8b", TrainOptions(offload="optimizer"))
+
+
+def test_an_optimizer_that_deepspeed_cannot_step_on_the_cpu_has_no_offload_rows() -> None:
+    plan = train("llama-3-8b", TrainOptions(gpus=8, optimizer="adafactor", gpu="80GiB"))
+    rows = [choice for choice in plan.choices if choice.sharding.startswith("zero") and choice.offload != "none"]
+    assert rows and all(row.per_gpu_bytes is None and row.fits is None and row.reason for row in rows)

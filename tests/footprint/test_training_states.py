@@ -203,3 +203,12 @@ def test_what_the_libraries_do_not_offer_is_refused_with_a_reason(
     sharding: Sharding, offload: Offload, to: OffloadTo
 ) -> None:
     assert refused(sharding, offload, to)
+
+
+@pytest.mark.parametrize("optimizer", get_args(Optimizer))
+@pytest.mark.parametrize("sharding", ["zero1", "zero2", "zero3"])
+def test_deepspeed_offloads_adam_and_lion_alone(sharding: Sharding, optimizer: Optimizer) -> None:
+    # DeepSpeed 0.19.8 runtime/engine.py _configure_optimizer raises unless DeepSpeedCPUAdam or DeepSpeedCPULion
+    reason = refused(sharding, "optimizer", "cpu", optimizer)
+    assert (optimizer in reason) == (optimizer not in ("adamw", "lion"))
+    assert not refused(sharding, "none", "cpu", optimizer)
