@@ -14,10 +14,11 @@ import torch
 from torch.autograd.graph import get_gradient_edge, saved_tensors_hooks
 from torch.utils import _pytree as pytree
 
-from planner.errors import UnsupportedError
+from planner.errors import JobError, PlannerError, UnsupportedError
+from planner.footprint.tensors import ANY_EXPERT
 from planner.footprint.training_trace import Piece, TraceRequest, TrainingTrace
 from planner.job import Job
-from planner.models.build import build_model, num_experts, quiet
+from planner.models.build import build_model, num_experts, quiet, text_config
 from planner.models.inputs import calibration_batch
 from planner.models.load import structure_key
 from planner.models.recorder import Recorder, storage_key
@@ -36,20 +37,27 @@ from planner.models.training_kernels import (
 )
 
 FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, NotImplementedError)
+MOST_TOKENS = 2**26
 
 
 def trace_training(source: ModelSource, request: TraceRequest, layers: Sequence[str]) -> TrainingTrace:
     """One micro batch of text through the model and back. `layers`: names of its text decoder's layers, in order.
 
-    Raises UnsupportedError where the model does not run without data.
+    Raises JobError for more than MOST_TOKENS tokens, UnsupportedError where the model does not run without data.
     """
-    job = Job.model_validate({"dtype": request.dtype, "seq_len": request.seq_len, "batch_size": request.batch_size})
+    if request.batch_size * request.seq_len > MOST_TOKENS:
+        raise JobError(
+            f"--batch-size {request.batch_size} --seq-len {request.seq_len}: at most {MOST_TOKENS:,} tokens go through "
+            "one forward here; take fewer and more --grad-accumulation"
+        )
+    # Job's own limits are those of a calibration.
+    job = Job.model_construct(dtype=request.dtype, seq_len=request.seq_len, batch_size=request.batch_size)
     register()
     with quiet():
-        model = prepare(build_model(source, job), request)
         try:
+            model = prepare(build_model(source, job), request)
             return StepTracer(model, request, layers, job).run()
-        except UnsupportedError:
+        except PlannerError:
             raise
         except FAILURES as error:
             reason = (str(error).splitlines() or ["no reason given"])[0]
@@ -68,14 +76,39 @@ def prepare(model: Any, request: TraceRequest) -> Any:
     model.config._experts_implementation = "grouped_mm"  # what transformers takes by default
     for parameter in model.parameters():
         parameter.requires_grad_(request.trainable)
+    if any(ANY_EXPERT in name for name in request.quantized):
+        _spread(model)
     if request.quantized:
-        _quantize(model, request.quantized)
-    for name in request.adapters:
+        _quantize(model, _every(model, request.quantized))
+    for name in _every(model, request.adapters):
         _replace(model, name, LoraLinear(model.get_submodule(name), request.rank, request.dropout))
     return model.train()
 
 
-def _quantize(model: Any, names: frozenset[str]) -> None:
+def _spread(model: Any) -> None:
+    """Fused experts as Linears: transformers/quantizers/base.py _convert_model_for_quantization."""
+    from transformers.quantizers.base import MODULES_TO_PATCH_FOR_QUANTIZATION
+
+    for name, module in list(model.named_modules()):
+        if patch := MODULES_TO_PATCH_FOR_QUANTIZATION.get(type(module).__name__):
+            kind = next(module.parameters()).dtype
+            with torch.device("meta"):
+                experts = patch["module_name"](text_config(model.config))  # type: ignore[operator]  # a class
+            _replace(model, name, experts.to(kind).requires_grad_(False))
+
+
+def _every(model: Any, names: frozenset[str]) -> list[str]:
+    """Names of modules, `experts.*.` for each expert."""
+    stars = [name for name in names if ANY_EXPERT in name]
+    found = sorted(names - set(stars))
+    for name in stars:
+        container, _, last = name.partition(ANY_EXPERT)
+        container += ".experts"
+        found += [f"{container}.{number}.{last}" for number in range(len(model.get_submodule(container)))]
+    return found
+
+
+def _quantize(model: Any, names: Sequence[str]) -> None:
     """4-bit Linears; peft/utils/other.py prepare_model_for_kbit_training casts every other weight to fp32."""
     kept = {id(model.get_submodule(name).weight) for name in names}
     for parameter in model.parameters():

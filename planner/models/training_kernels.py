@@ -183,14 +183,21 @@ def _dropout(func: Any, args: Any, kwargs: Any) -> Any:
     return torch.native_dropout(named["input"], named.get("p", 0.5), True)[0]
 
 
+def _features(linear: Any) -> tuple[int, int]:
+    """Inputs and outputs of a Linear or of transformers' Conv1D, whose weight is (in, out)."""
+    if hasattr(linear, "in_features"):
+        return linear.in_features, linear.out_features
+    inputs, outputs = linear.weight.shape
+    return inputs, outputs
+
+
 class LoraLinear(torch.nn.Module):
     """peft/tuners/lora/layer.py Linear.forward with one adapter in fp32."""
 
     def __init__(self, base: torch.nn.Module, rank: int, dropout: float) -> None:
         super().__init__()
-        linear: Any = base
         self.base, self.rate = base, dropout
-        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.in_features, self.out_features = _features(base)
         options: dict[str, Any] = {"bias": False, "device": "meta", "dtype": torch.float32}
         self.lora_a = torch.nn.Linear(self.in_features, rank, **options)
         self.lora_b = torch.nn.Linear(rank, self.out_features, **options)
@@ -218,10 +225,13 @@ class FourBitLinear(torch.nn.Module):
     Its backward reads the packed weight alone (autograd/_functions.py MatMul4Bit).
     """
 
-    def __init__(self, base: torch.nn.Linear, compute: torch.dtype) -> None:
+    def __init__(self, base: Any, compute: torch.dtype) -> None:
         super().__init__()
-        self.in_features, self.out_features, self.compute = base.in_features, base.out_features, compute
+        self.compute = compute
+        self.in_features, self.out_features = _features(base)
         self.weight, self.bias = base.weight, base.bias
+        if self.weight.shape != (self.out_features, self.in_features):
+            self.weight = torch.nn.Parameter(base.weight.data.t(), requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         bias = None if self.bias is None else self.bias.to(self.compute)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from planner.errors import JobError
 from planner.footprint.training_trace import Piece, TraceRequest, TrainingTrace, step_peak
 from planner.job import Job
 from planner.models.build import build_on_cpu
@@ -180,6 +181,32 @@ def test_models_of_every_kind_go_forward_and_back(model: str) -> None:
     assert len(trace.layers) == served.layers
     for piece in (*trace.pieces, trace.rest):
         assert 0 < piece.saved <= piece.backward_peak <= piece.backward_peak_growing
+
+
+def test_experts_that_transformers_spreads_out_for_bitsandbytes_are_traced_as_4_bit_linears() -> None:
+    layers = [f"language_model.model.layers.{n}" for n in range(48)]
+    names = [
+        f"{layer}.feed_forward.experts.*.{name}" for layer in layers for name in ("gate_proj", "up_proj", "down_proj")
+    ]
+    request = TraceRequest(seq_len=256, batch_size=1, trainable=False, autocast="bfloat16", quantized=frozenset(names))
+    trace = trace_training(load_source("llama-4-scout"), request, layers)
+    assert len(trace.layers) == 48
+    assert trace.pieces[0].saved > 0
+
+
+@pytest.mark.parametrize("method", ["quantized", "adapters"])
+def test_a_conv1d_is_quantized_and_adapted_as_a_linear(method: str) -> None:
+    name = frozenset({"transformer.h.0.mlp.c_fc"})
+    trace = gpt(trainable=False, autocast="bfloat16", **{method: name})
+    assert trace.pieces[0].weight_gradients == (4 * 16 * 5 * HIDDEN if method == "adapters" else 0)
+
+
+def test_batches_and_sequences_beyond_a_calibrations_limits_are_traced() -> None:
+    many, one = llama(SMALL, 3, seq_len=16, batch_size=513), llama(SMALL, 3, seq_len=16)
+    assert many.pieces[0].saved == 513 * one.pieces[0].saved
+    assert llama(SMALL, 3, seq_len=2**20 + 1).saved > 2**20 * 256
+    with pytest.raises(JobError, match="tokens"):
+        llama(SMALL, 3, seq_len=2**24, batch_size=2**16)
 
 
 def test_the_highest_point_is_never_below_what_is_kept() -> None:
