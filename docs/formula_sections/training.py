@@ -50,13 +50,13 @@ def _optimizers() -> str:
     states = real.states(_MODEL)
     rows = []
     for name in get_args(Optimizer):
-        count = states_bytes(name, states.shapes, 4)
+        count = states_bytes(name, states.shapes, 4, states.embeddings)
         rows.append((name, SOURCES[name], f"{count / states.trained:.4f}", decimal(count)))
     return f"""### Optimizer states
 
 For a tensor of n weights, `item` bytes each (the copy that the optimizer sees):
 
-- AdamW: `2 n item + 4`; 8-bit AdamW: `2 (n + 4 ceil(n / 256))`, below 4,096 weights `8 n`
+- AdamW: `2 n item + 4`; 8-bit AdamW: `2 (n + 4 ceil(n / 256))`, below 4,096 weights and for embeddings `8 n`
 - Adafactor: `4 (rows + columns)` for a matrix, `4 n` for a vector; in shards weights are flat, so `4 n`
 - Lion (bitsandbytes): `4 n`; SGD: 0, with momentum `n item`
 

@@ -13,7 +13,8 @@ STEP = 4  # torch/optim/adam.py _init_group: `step`, an fp32 scalar for each ten
 # What transformers' Trainer makes of --optim (trainer_optimizer.py), and what each keeps.
 SOURCES: Mapping[Optimizer, str] = {
     "adamw": "torch AdamW, fused: exp_avg and exp_avg_sq in the weight's type",
-    "adamw8bit": "bitsandbytes AdamW8bit: two bytes a weight, fp32 scales of blocks of 256; under 4096 weights fp32",
+    "adamw8bit": "bitsandbytes AdamW8bit: two bytes a weight, fp32 scales of blocks of 256; fp32 states for embeddings "
+    "and under 4096 weights",
     "adafactor": "transformers Adafactor without momentum: fp32 row and column of a matrix, the whole of a vector",
     "lion": "bitsandbytes Lion: one fp32 moment",
     "sgd": "torch SGD without momentum: nothing",
@@ -39,9 +40,23 @@ def state_bytes(optimizer: Optimizer, shape: tuple[int, ...], itemsize: int) -> 
     return count * itemsize if optimizer == "sgd-momentum" else 0
 
 
-def states_bytes(optimizer: Optimizer, shapes: Iterable[tuple[tuple[int, ...], int]], itemsize: int) -> int:
-    """Bytes kept for all (shape, copies)."""
-    return sum(copies * state_bytes(optimizer, shape, itemsize) for shape, copies in shapes)
+def states_bytes(
+    optimizer: Optimizer,
+    shapes: Iterable[tuple[tuple[int, ...], int]],
+    itemsize: int,
+    embeddings: Iterable[tuple[tuple[int, ...], int]] = (),
+) -> int:
+    """Bytes kept for all (shape, copies); `embeddings`: those of `shapes` that nn.Embedding owns.
+
+    transformers/trainer.py Trainer.create_optimizer: every nn.Embedding is registered with optim_bits 32 where the
+    optimizer is a bitsandbytes one of 8 bits.
+    """
+    kept = sum(copies * state_bytes(optimizer, shape, itemsize) for shape, copies in shapes)
+    if optimizer != "adamw8bit":
+        return kept
+    return kept + sum(
+        copies * (8 * prod(shape) - state_bytes(optimizer, shape, itemsize)) for shape, copies in embeddings
+    )
 
 
 def step_bytes(optimizer: Optimizer, largest: int, itemsize: int) -> int:

@@ -72,6 +72,12 @@ class States:
     optimizer: Optimizer
     layers_weights: int
     """Of all decoder layers."""
+    embeddings: tuple[tuple[tuple[int, ...], int], ...] = ()
+    """Those of `shapes` that belong to an nn.Embedding."""
+    quantized: int = 0
+    """Frozen weights in 4 bits, all of them in decoder layers."""
+    quantized_bytes: int = 0
+    """Theirs, of `frozen_bytes`."""
 
     @property
     def weights(self) -> int:
@@ -188,8 +194,8 @@ class _Own:
     def optimizer(self) -> Iterator[Part]:
         states = self.states
         if self.sharding == "none":
-            count = states_bytes(states.optimizer, states.shapes, self.copies.state)
-        else:  # flat: a factored optimizer sees a vector
+            count = states_bytes(states.optimizer, states.shapes, self.copies.state, states.embeddings)
+        else:  # flat: a factored optimizer sees a vector, bitsandbytes no embedding
             count = state_bytes(states.optimizer, (self.shard(states.trained),), self.copies.state)
         if count:
             yield Part(name="optimizer states", bytes=count, source=SOURCES[states.optimizer])

@@ -67,6 +67,7 @@ def _full(served: ServedModel, options: TrainOptions, vision: int) -> States:
     inside = sum(w.elements for w in weights if w.layer is None)
     return States(
         shapes=tuple((w.shape, w.copies) for w in weights),
+        embeddings=tuple((w.shape, w.copies) for w in weights if "Embedding" in w.classes),
         trained=sum(w.elements for w in weights),
         frozen_bytes=vision * item,
         layer_weights=largest,

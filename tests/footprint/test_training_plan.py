@@ -124,3 +124,11 @@ def test_an_optimizer_that_deepspeed_cannot_step_on_the_cpu_has_no_offload_rows(
     plan = train("llama-3-8b", TrainOptions(gpus=8, optimizer="adafactor", gpu="80GiB"))
     rows = [choice for choice in plan.choices if choice.sharding.startswith("zero") and choice.offload != "none"]
     assert rows and all(row.per_gpu_bytes is None and row.fits is None and row.reason for row in rows)
+
+
+def test_the_trainer_keeps_8bit_adams_states_of_an_embedding_in_fp32() -> None:
+    # transformers/trainer.py create_optimizer: register_module_override(module, "weight", {"optim_bits": 32})
+    embedding, norms = 128_256 * 4096, 65 * 4096  # a norm has 4096 weights, just enough for 8 bits
+    held = parts(train("llama-3-8b", TrainOptions(optimizer="adamw8bit")), 1)["optimizer states"]
+    assert norms % 256 == 0
+    assert held == 8 * embedding + (2 + 8 / 256) * (LLAMA - embedding)
