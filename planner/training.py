@@ -142,7 +142,7 @@ class _Job:
     ) -> tuple[tuple[Moment, ...], Placed, StepPeak]:
         """The points of a step on one GPU, what lies elsewhere, and the highest point of the micro batch."""
         options = self.options
-        copies: Copies = copies_of(options.precision, sharding, options.method)
+        copies: Copies = copies_of(options.precision, sharding, options.method, offload)
         ranks = min(options.gpus, options.gpus_per_node)
         placed = place(self.parts.states, copies, sharding, offload, to, options.gpus, ranks)
         growing = placed.growing and options.grad_accumulation == 1

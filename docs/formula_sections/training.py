@@ -40,7 +40,8 @@ def _copies() -> str:
     head = ("precision", "sharding", "weight", "master", "gradient", "a state of AdamW", "gathered")
     return (
         "### Copies of a trained weight\n\nBytes of each. Mixed precision is torch.autocast over fp32 weights without "
-        "DeepSpeed, 16-bit weights with fp32 master\nweights with it (all ZeRO stages). LoRA keeps adapters in fp32 "
+        "DeepSpeed, 16-bit weights with fp32 master\nweights with it (all ZeRO stages; bf16 is the same there). In fp32 "
+        "stages 1 and 2 copy the shard too, stage 3 where it\nis offloaded. LoRA keeps adapters in fp32 "
         "(DeepSpeed: 16 bit and fp32 master).\nSource: `planner/footprint/sharding.py copies_of`.\n\n"
         + table(head, rows, left=2)
     )

@@ -36,19 +36,25 @@ class Copies:
     """Of the type that is gathered from shards and computed with."""
 
 
-def copies_of(precision: Precision, sharding: Sharding, method: TrainMethod) -> Copies:
+def copies_of(precision: Precision, sharding: Sharding, method: TrainMethod, offload: Offload = "none") -> Copies:
     """Which copies of a trained weight exist.
 
     mixed without DeepSpeed: torch.autocast and FSDP's MixedPrecision keep fp32 weights, gradients and states
-    (accelerate upcasts them for FSDP). mixed with DeepSpeed (bf16 or fp16 enabled): 16-bit weights and gradients, fp32
-    master weights (stage_1_and_2.py single_partition_of_fp32_groups, stage3.py fp32_partitioned_groups_flat).
-    bf16: all 16-bit, no master. peft keeps adapters in fp32 (cast_adapter_dtype), but DeepSpeed casts every weight.
+    (accelerate upcasts them for FSDP).
+    DeepSpeed in 16 bit, mixed or not: 16-bit weights and gradients, fp32 master weights; it casts every weight,
+    adapters too (engine.py _cast_module_mixed_precision). Its bf16_master_weights_and_grads is off by default.
+    DeepSpeed in fp32: stages 1 and 2 clone the shard all the same (stage_1_and_2.py single_partition_of_fp32_groups),
+    stage 3 where it is offloaded (stage3.py _create_fp32_partitions).
+    bf16: all 16-bit, no master. peft keeps adapters in fp32 (cast_adapter_dtype).
     """
-    if precision.endswith("mixed"):
-        if sharding in ZERO:
+    if sharding in ZERO:
+        if precision != "fp32":
             return Copies(weight=2, master=4, gradient=2, state=4, gathered=2)
+        shared = sharding == "zero3" and offload == "none"
+        return Copies(weight=4, master=0 if shared else 4, gradient=4, state=4, gathered=4)
+    if precision.endswith("mixed"):
         return Copies(weight=4, master=0, gradient=4, state=4, gathered=2)
-    if precision == "bf16" and (method == "full" or sharding in ZERO):
+    if precision == "bf16" and method == "full":
         return Copies(weight=2, master=0, gradient=2, state=2, gathered=2)
     return Copies(weight=4, master=0, gradient=4, state=4, gathered=4)
 
@@ -251,12 +257,12 @@ class _Own:
     def step(self) -> Iterator[Part]:
         states = self.states
         share = self.shard(states.trained)
-        if self.copies.master:
+        if self.sharding in ZERO:
             count = min(share, SUB_GROUP) if self.sharding == "zero3" else share
             yield Part(
                 name="fp32 gradients",
                 bytes=count * 4,
-                source="DeepSpeed copies the shard's gradients to fp32 for a step",
+                source="DeepSpeed copies the shard's gradients into one fp32 tensor for a step",
             )
         largest = states.largest if self.sharding == "none" else share
         if count := step_bytes(states.optimizer, largest, self.copies.state):

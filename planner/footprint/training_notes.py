@@ -37,7 +37,7 @@ def _copies(options: TrainOptions) -> Iterator[str]:
             "float32). transformers 5 loads in the checkpoint's type by default: bf16 weights, gradients and states "
             "are --precision bf16."
         )
-    if options.sharding in ZERO and options.precision.endswith("mixed"):
+    if options.sharding in ZERO and options.precision != "fp32":
         yield "DeepSpeed keeps 16-bit weights and gradients and fp32 master weights; autocast is not used."
     if options.precision == "fp16-mixed" and options.method == "full":
         yield "fp16 takes a loss scale; its few bytes are not counted."

@@ -3,7 +3,7 @@
 import pytest
 
 from planner.errors import JobError
-from planner.footprint.training_schema import TrainingPlan, TrainOptions
+from planner.footprint.training_schema import Offload, Sharding, TrainingPlan, TrainOptions
 from planner.training import CUDA_CONTEXT, train
 from planner.units import GIB
 
@@ -132,3 +132,22 @@ def test_the_trainer_keeps_8bit_adams_states_of_an_embedding_in_fp32() -> None:
     held = parts(train("llama-3-8b", TrainOptions(optimizer="adamw8bit")), 1)["optimizer states"]
     assert norms % 256 == 0
     assert held == 8 * embedding + (2 + 8 / 256) * (LLAMA - embedding)
+
+
+@pytest.mark.parametrize("sharding", ["zero1", "zero2", "zero3"])
+def test_deepspeed_keeps_fp32_master_weights_in_pure_bf16_too(sharding: Sharding) -> None:
+    # stage_1_and_2.py: the shard's clone is master_weights_and_grads_dtype, fp32 unless bf16_master_weights_and_grads
+    step = parts(train("llama-3-8b", TrainOptions(precision="bf16", gpus=8, sharding=sharding)), 1)
+    assert step["master weights"] == 4 * LLAMA // 8
+    assert step["optimizer states"] == pytest.approx(8 * LLAMA // 8, abs=4)
+
+
+def test_in_fp32_stages_one_and_two_copy_the_shard_and_stage_three_does_when_it_is_offloaded() -> None:
+    # stage3.py _create_fp32_partitions appends the shard itself where its type is fp32 and nothing is offloaded
+    def master(sharding: Sharding, offload: Offload) -> int:
+        plan = train("llama-3-8b", TrainOptions(precision="fp32", gpus=8, sharding=sharding, offload=offload))
+        return sum(p.bytes for p in (*plan.per_gpu.parts, *plan.node_ram.parts) if p.name == "master weights")
+
+    assert master("zero2", "none") == 4 * LLAMA // 8
+    assert master("zero3", "none") == 0
+    assert master("zero3", "optimizer") == 4 * LLAMA

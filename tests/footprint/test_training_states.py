@@ -1,5 +1,8 @@
 """Optimizer states against the real optimizers, adapters and sharded states against published numbers."""
 
+import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -7,9 +10,11 @@ import torch
 
 from planner.errors import JobError
 from planner.footprint.lora import adapter_shapes, target_weights
+from planner.footprint.model import ServedModel
 from planner.footprint.optimizers import Optimizer, state_bytes, states_bytes, step_bytes
 from planner.footprint.sharding import Copies, States, copies_of, place, refused
 from planner.footprint.training_schema import Offload, OffloadTo, Part, Sharding
+from planner.models.serving import load_served
 from planner.units import GIB
 
 SHAPES = ((300, 500), (64, 64), (7, 5), (4096,), (33,), (4, 40, 60))
@@ -100,15 +105,40 @@ PUBLISHED = {
 
 @pytest.mark.parametrize(("model", "rank", "targets"), PUBLISHED)
 def test_adapters_have_as_many_weights_as_peft_prints(model: str, rank: int, targets: str) -> None:
-    from planner.models.serving import load_served
-
     shapes = adapter_shapes(target_weights(load_served(model)[0], targets), rank)
     assert sum(a * b * copies for (a, b), copies in shapes) == PUBLISHED[model, rank, targets]
 
 
-def test_a_target_that_matches_nothing_is_named() -> None:
-    from planner.models.serving import load_served
+GPT2 = {
+    "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 768, "n_head": 12, "n_layer": 12,
+    "vocab_size": 50257, "n_positions": 1024,
+}  # fmt: skip
 
+
+def adapted(served: ServedModel, targets: str = "all-linear", rank: int = 16) -> int:
+    shapes = adapter_shapes(target_weights(served, targets), rank)
+    return sum(a * b * copies for (a, b), copies in shapes)
+
+
+def test_a_conv1d_gets_an_adapter(tmp_path: Path) -> None:
+    # get_nb_trainable_parameters of peft 0.21.2 on gpt2, r=16, all-linear
+    (tmp_path / "config.json").write_text(json.dumps(GPT2))
+    served, _ = load_served(str(tmp_path / "config.json"))
+    assert adapted(served) == 2_359_296
+
+
+def test_a_router_that_is_a_kind_of_linear_gets_an_adapter() -> None:
+    # peft 0.21.2, r=16, all-linear, text decoder alone: 3,944,448 of them Llama4Router's
+    assert adapted(load_served("llama-4-scout")[0]) == 59_781_120
+
+
+def test_a_model_without_linears_is_refused() -> None:
+    served = load_served("llama-2-7b")[0]
+    with pytest.raises(JobError, match="all-linear"):
+        target_weights(replace(served, weights=tuple(w for w in served.weights if not w.is_linear)), "all-linear")
+
+
+def test_a_target_that_matches_nothing_is_named() -> None:
     with pytest.raises(JobError, match=r"q_prj.*q_proj"):
         target_weights(load_served("llama-2-7b")[0], "q_prj")
 
