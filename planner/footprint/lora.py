@@ -20,7 +20,9 @@ def target_weights(served: ServedModel, targets: str) -> tuple[Weight, ...]:
     """
     linears = [w for w in served.weights if _is_target(w)]
     if targets.strip().lower() == ALL_LINEAR:
-        return tuple(w for w in linears if w.unit != "head")
+        if not (inside := tuple(w for w in linears if w.unit != "head")):
+            raise JobError(f"--targets {ALL_LINEAR}: {served.name} has no Linear in its layers that takes an adapter")
+        return inside
     wanted = [name.strip() for name in targets.split(",") if name.strip()]
     last = {name: [w for w in linears if (w.module + ".").endswith(f".{name}.") or w.module == name] for name in wanted}
     for name, found in last.items():
@@ -35,8 +37,15 @@ def target_weights(served: ServedModel, targets: str) -> tuple[Weight, ...]:
 
 
 def _is_target(weight: Weight) -> bool:
-    own = weight.classes[:1] == ("Linear",)
-    return own and weight.is_linear and not weight.is_expert and weight.unit not in ("vision", "projector")
+    """peft tuners_utils.py `linear_classes`: a Linear, a class made from it, or transformers' Conv1D."""
+    if weight.is_expert or weight.unit in ("vision", "projector"):
+        return False
+    return weight.is_linear or is_conv1d(weight)
+
+
+def is_conv1d(weight: Weight) -> bool:
+    """The matrix of transformers' Conv1D, which is (in, out)."""
+    return "Conv1D" in weight.classes and len(weight.shape) == 2
 
 
 def adapter_shapes(targets: Iterable[Weight], rank: int) -> list[tuple[tuple[int, ...], int]]:
@@ -46,7 +55,7 @@ def adapter_shapes(targets: Iterable[Weight], rank: int) -> list[tuple[tuple[int
     """
     shapes: list[tuple[tuple[int, ...], int]] = []
     for weight in targets:
-        rows, columns = weight.shape
+        rows, columns = reversed(weight.shape) if is_conv1d(weight) else weight.shape
         shapes += [((rank, columns), weight.copies), ((rows, rank), weight.copies)]
     return shapes
 
