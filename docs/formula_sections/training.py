@@ -129,7 +129,7 @@ A shard is `ceil(weights / N)`, padded to equal length.
 Buffers: DeepSpeed's bucket of 5e8 elements; ZeRO-3's gathered weights, the larger of 1e9 elements and a layer; FSDP's
 gathered weights (all outside of layers, a layer and the next one) and unsharded gradients of the largest unit; plain
 data parallelism's buckets, the gradients once more. Offload moves states (and weights) to CPU memory or NVMe, for all
-processes of a node. Source: `planner/footprint/sharding.py place`.
+processes of a node, and DeepSpeed pins a 16-bit copy of the shard in CPU memory. Source: `planner/footprint/sharding.py place`.
 {_MODEL}, full, AdamW, bf16-mixed, {_TOKENS:,} tokens, full checkpointing, {_GPUS} GPUs in one node:
 
 """ + table(("sharding", "offload", "per GPU, GiB", "node RAM, GiB", "node NVMe, GiB"), rows, left=2)

@@ -152,6 +152,7 @@ def place(
     away = [*own.master(), *own.optimizer(), own.fp32_gradients()] if not on_gpu else []
     away += list(own.weights()) if params_away else []
     ram = away if to == "cpu" else list(own.nvme_buffers(params_away))
+    ram = [*ram, *own.pinned()] if away else []
     gradients = own.gradients()
     if not on_gpu and sharding not in _WHOLE_GRADIENTS:
         gradients = 0
@@ -161,7 +162,7 @@ def place(
         growing=sharding in _WHOLE_GRADIENTS,
         backward=tuple(own.backward()),
         step=tuple(own.step()) if on_gpu else (),
-        ram=_times(ram, ranks) if away else (),
+        ram=_times(ram, ranks),
         nvme=_times(away, ranks) if to == "nvme" else (),
     )
 
@@ -213,6 +214,20 @@ class _Own:
     def fp32_gradients(self) -> Part:
         count = self.shard(self.states.trained) * max(4, self.copies.gradient)
         return Part(name="gradients", bytes=count, source="fp32, for the step on the CPU")
+
+    def pinned(self) -> Iterator[Part]:
+        """What offload keeps in CPU memory beside the states, on NVMe or not.
+
+        stage_1_and_2.py param_buffer_of_bit16_for_cpu_offload_groups (the updated shard, on its way to the GPU),
+        stage3.py grad_partitions_flat_buffer (the shard's gradients as they come from the GPU).
+        """
+        share = self.shard(self.states.trained)
+        if self.sharding == "zero3":
+            what = "DeepSpeed grad_partitions_flat_buffer: the shard's gradients as the GPU makes them"
+            yield Part(name="pinned gradients", bytes=share * self.copies.gradient, source=what)
+        elif self.sharding in ZERO:
+            what = "DeepSpeed param_buffer_of_bit16_for_cpu_offload_groups: the updated shard"
+            yield Part(name="pinned weights", bytes=share * self.copies.weight, source=what)
 
     def backward(self) -> Iterator[Part]:
         """Buffers of forward and backward: buckets, gathered weights, gradients that are not yet sharded."""

@@ -99,7 +99,7 @@ def test_offload_moves_states_out_of_the_gpu() -> None:
         train("llama-3-8b", TrainOptions(**asked, offload="optimizer")),
     )
     assert here.node_ram.total_bytes == 0
-    assert away.node_ram.total_bytes == pytest.approx(16 * LLAMA, rel=1e-6)
+    assert away.node_ram.total_bytes == pytest.approx(18 * LLAMA, rel=1e-6)
     assert away.per_gpu.total_bytes < here.per_gpu.total_bytes - 11 * GIB
 
 
@@ -151,3 +151,9 @@ def test_in_fp32_stages_one_and_two_copy_the_shard_and_stage_three_does_when_it_
     assert master("zero2", "none") == 4 * LLAMA // 8
     assert master("zero3", "none") == 0
     assert master("zero3", "optimizer") == 4 * LLAMA
+
+
+def test_offload_pins_a_16_bit_copy_of_the_shard_on_nvme_rows_too() -> None:
+    plan = train("llama-3-8b", TrainOptions(gpus=8, sharding="zero3", offload="optimizer", offload_to="nvme"))
+    held = {part.name: part.bytes for part in plan.node_ram.parts}
+    assert held["pinned gradients"] == 2 * LLAMA
