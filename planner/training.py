@@ -193,20 +193,24 @@ class _Job:
         )
 
     def advice(self, gpu: Gpu | None, choices: Sequence[Choice]) -> str:
-        """Checkpointing where that is enough, else the sharding and offload that puts the least elsewhere."""
+        """Checkpointing where that is enough, else the sharding and offload, with or without it, that moves the least.
+
+        The least into NVMe, then into CPU memory; checkpointing only where that saves some.
+        """
         options = self.options.model_copy(update={"checkpointing": "full"})
         job = _Job(self.served, options, self.parts, self.traces)
         moments, _, _ = job.moments(options.sharding, options.offload, options.offload_to)
         total = max(moment.total_bytes for moment in moments)
         if _fits(total, gpu):
             return f"--checkpointing full would fit, with {human_bytes(total)}"
-        fitting = [choice for choice in choices if choice.fits]
-        if not fitting:
-            return "no sharding and offload in the table fits"
-        best = min(fitting, key=lambda choice: (choice.node_nvme_bytes or 0, choice.node_ram_bytes or 0))
+        ways = [("", choice) for choice in choices if choice.fits]
+        ways += [("--checkpointing full ", choice) for choice in job.choices(gpu) if choice.fits]
+        if not ways:
+            return "no sharding and offload in the table fits, with --checkpointing full neither"
+        prefix, best = min(ways, key=lambda way: (way[1].node_nvme_bytes or 0, way[1].node_ram_bytes or 0, way[0]))
         to = f" --offload-to {best.offload_to}" if best.offload_to == "nvme" else ""
         offload = "" if best.offload == "none" else f" --offload {best.offload}{to}"
-        return f"--sharding {best.sharding}{offload} would fit"
+        return f"{prefix}--sharding {best.sharding}{offload} would fit"
 
 
 def _moment(name: str, parts: list[Part]) -> Moment:

@@ -157,3 +157,17 @@ def test_offload_pins_a_16_bit_copy_of_the_shard_on_nvme_rows_too() -> None:
     plan = train("llama-3-8b", TrainOptions(gpus=8, sharding="zero3", offload="optimizer", offload_to="nvme"))
     held = {part.name: part.bytes for part in plan.node_ram.parts}
     assert held["pinned gradients"] == 2 * LLAMA
+
+
+@pytest.mark.parametrize(("model", "gpu"), [("llama-2-70b", "24GiB"), ("llama-3-8b", "24GiB"), ("llama-3-8b", "16GiB")])
+def test_the_way_out_that_is_named_fits_when_it_is_asked_for(model: str, gpu: str) -> None:
+    plan = train(model, TrainOptions(gpus=8, gpu=gpu))
+    assert plan.fits is False and plan.advice.endswith(" would fit")
+    words = plan.advice.removesuffix(" would fit").split()
+    asked = {flag.lstrip("-").replace("-", "_"): value for flag, value in zip(words[::2], words[1::2], strict=True)}
+    assert train(model, TrainOptions(gpus=8, gpu=gpu, **asked)).fits
+
+
+def test_checkpointing_comes_before_moving_states_out_of_the_gpu() -> None:
+    plan = train("llama-3-8b", TrainOptions(gpus=8, gpu="24GiB"))
+    assert "--checkpointing full --sharding" in plan.advice and "--offload" not in plan.advice

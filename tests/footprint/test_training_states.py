@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,7 +14,8 @@ from planner.footprint.lora import adapter_shapes, target_weights
 from planner.footprint.model import ServedModel
 from planner.footprint.optimizers import Optimizer, state_bytes, states_bytes, step_bytes
 from planner.footprint.sharding import Copies, States, copies_of, place, refused
-from planner.footprint.training_schema import Offload, OffloadTo, Part, Sharding
+from planner.footprint.trained import split
+from planner.footprint.training_schema import Offload, OffloadTo, Part, Sharding, TrainOptions
 from planner.models.serving import load_served
 from planner.units import GIB
 
@@ -141,6 +143,19 @@ def test_a_model_without_linears_is_refused() -> None:
 def test_a_target_that_matches_nothing_is_named() -> None:
     with pytest.raises(JobError, match=r"q_prj.*q_proj"):
         target_weights(load_served("llama-2-7b")[0], "q_prj")
+
+
+# The fused gate_up_proj of a layer: (8, 2 x 14336, 4096), (256, 2 x 2048, 7168) in transformers 5.
+FUSED = {"mixtral-8x7b": 8 * 28672 * 4096, "deepseek-r1": 256 * 4096 * 7168}
+
+
+@pytest.mark.parametrize("model", FUSED)
+def test_the_largest_tensor_of_a_mixture_is_all_experts_of_a_layer(model: str) -> None:
+    served, _ = load_served(model)
+    own = split(served, TrainOptions(optimizer="adafactor", precision="bf16")).states
+    assert own.largest == FUSED[model]
+    assert own.trained == sum(prod(shape) * copies for shape, copies in own.shapes) == served.parameters
+    assert step_bytes("adafactor", own.largest, 2) == {"mixtral-8x7b": 14 * GIB, "deepseek-r1": 112 * GIB}[model]
 
 
 # DeepSpeed docs/code-docs/source/memory.rst: 2851e6 weights, largest layer 32e6, one node with 8 GPUs. It prints GiB
