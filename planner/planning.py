@@ -51,12 +51,9 @@ def compare(
         say(f"planning {recipe.name}")
         plans.append(plan_graph(graph, recipe, job, method=method))
     say("sizing the results")
-    from planner.results import load_result_model, with_result
+    from planner.results import with_results
 
-    served = load_result_model(model, job)
-    if served is None:
-        return tuple(plans)
-    return tuple(with_result(each, served, recipe) for each, recipe in zip(plans, read, strict=True))
+    return with_results(plans, read, model, job)
 
 
 def plan_graph(

@@ -1,5 +1,7 @@
 """What comes out of a compression job: what the recipe's result weighs, and what it needs to serve."""
 
+from collections.abc import Sequence
+
 from planner.errors import PlannerError
 from planner.footprint.compressed import store_recipe
 from planner.footprint.formats import Format
@@ -11,26 +13,32 @@ from planner.serving import size_stored
 from planner.specs import Recipe
 
 
-def load_result_model(model: str, job: Job) -> tuple[ServedModel, Activations] | None:
-    """The model as it is served afterwards; None where the job keeps a part of its layers only."""
+def with_results(plans: Sequence[Plan], recipes: Sequence[Recipe], model: str, job: Job) -> tuple[Plan, ...]:
+    """The plans with their results: one sequence of 4,096 tokens (or all the model takes) on one vLLM GPU.
+
+    Without one where the job keeps a part of the layers only. Where a result cannot be sized, its plan says why in
+    its notes.
+    """
     if job.layers is not None or job.vision_layers is not None:
-        return None
+        return tuple(plans)
     from planner.models.serving import load_served
 
-    return load_served(model, job.dtype)
-
-
-def with_result(plan: Plan, model: tuple[ServedModel, Activations], recipe: Recipe) -> Plan:
-    """The plan and its result: one sequence of 4,096 tokens (fewer where the model takes fewer) on one vLLM GPU.
-
-    Where the result cannot be sized, the plan says why in its notes.
-    """
-    served, activations = model
     try:
-        result = _result(served, activations, recipe)
+        served, activations = load_served(model, job.dtype)
     except PlannerError as error:
-        return plan.model_copy(update={"notes": (*plan.notes, f"What the result weighs is not known: {error}")})
-    return plan.model_copy(update={"result": result})
+        return tuple(_without(plan, error) for plan in plans)
+    return tuple(_with(plan, served, activations, recipe) for plan, recipe in zip(plans, recipes, strict=True))
+
+
+def _with(plan: Plan, served: ServedModel, activations: Activations, recipe: Recipe) -> Plan:
+    try:
+        return plan.model_copy(update={"result": _result(served, activations, recipe)})
+    except PlannerError as error:
+        return _without(plan, error)
+
+
+def _without(plan: Plan, error: PlannerError) -> Plan:
+    return plan.model_copy(update={"notes": (*plan.notes, f"What serving the result takes is not known: {error}")})
 
 
 def _result(served: ServedModel, activations: Activations, recipe: Recipe) -> Result:

@@ -3,8 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from planner import Job, Plan, plan
+from planner.errors import UnsupportedError
 from planner.footprint.schema import ServeOptions
+from planner.models import serving
 from planner.reports import markdown, table
 from planner.serving import serve
 
@@ -62,3 +66,14 @@ def test_a_plan_ends_with_its_result() -> None:
         last = text.strip().splitlines()[-1]
         assert "5.701 GB on disk" in last
         assert "serving one sequence of 4,096 tokens with vLLM takes" in last
+
+
+def test_a_model_whose_cache_is_not_known_is_planned_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(model: str, dtype: str) -> None:
+        raise UnsupportedError(f"{model}: what layer 0 caches is not known")
+
+    monkeypatch.setattr(serving, "load_served", refuse)
+    made = planned("gptq_w4a16")
+    assert made.result is None
+    assert made.gpu.peak_bytes > 0
+    assert any("what layer 0 caches is not known" in note for note in made.notes)
