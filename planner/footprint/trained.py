@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 
 from planner.errors import JobError
 from planner.footprint.bitsandbytes import quantized_weights
 from planner.footprint.formats import find_format
+from planner.footprint.fused import loaded_weights
 from planner.footprint.lora import adapter_shapes, target_weights
 from planner.footprint.model import ServedModel
 from planner.footprint.sharding import States
@@ -61,7 +63,7 @@ def _quantized(served: ServedModel) -> frozenset[Weight]:
 
 def _full(served: ServedModel, options: TrainOptions, vision: int) -> States:
     """All weights but the vision tower, which text never reaches."""
-    weights = [w for w in served.weights if w.unit not in NEVER_RUN]
+    weights = [w for w in loaded_weights(served) if w.unit not in NEVER_RUN]
     item = 2 if options.precision == "bf16" else 4
     largest, layers = _layers(served.weights)
     inside = sum(w.elements for w in weights if w.layer is None)
@@ -75,7 +77,7 @@ def _full(served: ServedModel, options: TrainOptions, vision: int) -> States:
         root_weights=inside + vision,
         root_trained=inside,
         layers_weights=layers,
-        largest=max((w.elements // w.copies for w in weights), default=0),
+        largest=max((prod(w.shape) for w in weights), default=0),
         optimizer=options.optimizer,
     )
 
