@@ -1,6 +1,7 @@
 """One training job in, one TrainingPlan out: where tensors, traces and sharding meet."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,7 @@ def train(model: str, options: TrainOptions | None = None) -> TrainingPlan:
     from planner.models.source import load_source
     from planner.models.training import trace_training
 
+    _refuse_idle(options)
     if reason := refused(options.sharding, options.offload, options.offload_to, options.optimizer):
         raise JobError(f"--sharding {options.sharding} --offload {options.offload}: {reason}")
     served, _ = load_served(model)
@@ -146,24 +148,25 @@ class _Job:
         ranks = min(options.gpus, options.gpus_per_node)
         placed = place(self.parts.states, copies, sharding, offload, to, options.gpus, ranks)
         growing = placed.growing and options.grad_accumulation == 1
-        peak = step_peak(self.trace(sharding), growing=growing)
+        trace = _dequantizing(self.trace(sharding), self.parts.dequantized)
+        peak = step_peak(trace, growing=growing)
         base = [*placed.resident, Part(name="CUDA context", bytes=CUDA_CONTEXT, source=CONTEXT_SOURCE)]
         all_gradients = Part(name="gradients", bytes=placed.gradients, source="of every trained weight on this GPU")
         during = Part(name="gradients", bytes=peak.gradients, source="of the layers that are done") if growing else None
-        micro = [*base, during or all_gradients, *placed.backward, *self._activations(peak)]
+        micro = [*base, during or all_gradients, *placed.backward, *self._activations(trace, peak)]
         step = [*base, all_gradients, *placed.step]
         return (_moment("forward and backward", micro), _moment("optimizer step", step)), placed, peak
 
-    def _activations(self, peak: StepPeak) -> list[Part]:
-        parts = [
+    def _activations(self, trace: TrainingTrace, peak: StepPeak) -> list[Part]:
+        in_layer = peak.where.endswith(tuple(piece.name for piece in trace.pieces))
+        dequantized = self.parts.dequantized if in_layer else 0
+        what = "one 4-bit Linear in 16 bit (bitsandbytes MatMul4Bit)"
+        return [
             Part(name="activations", bytes=peak.kept, source="kept for the backward, traced"),
-            Part(name="working memory", bytes=peak.working, source=f"{peak.where}, traced"),
+            Part(name="working memory", bytes=peak.working - dequantized, source=f"{peak.where}, traced"),
             Part(name="autocast copies", bytes=peak.casts, source="16-bit copies of 32-bit weights, traced"),
+            Part(name="dequantized weight", bytes=dequantized, source=what),
         ]
-        if self.parts.dequantized:
-            what = "one 4-bit Linear in 16 bit (bitsandbytes MatMul4Bit)"
-            parts.append(Part(name="dequantized weight", bytes=self.parts.dequantized, source=what))
-        return parts
 
     def choices(self, gpu: Gpu | None) -> list[Choice]:
         """Every sharding and offload, those that the libraries do not offer with their reason."""
@@ -211,6 +214,31 @@ class _Job:
         to = f" --offload-to {best.offload_to}" if best.offload_to == "nvme" else ""
         offload = "" if best.offload == "none" else f" --offload {best.offload}{to}"
         return f"{prefix}--sharding {best.sharding}{offload} would fit"
+
+
+def _dequantizing(trace: TrainingTrace, count: int) -> TrainingTrace:
+    """The same with `count` more bytes while a decoder layer runs: 4-bit Linears are in decoder layers alone."""
+    pieces = [
+        replace(
+            piece,
+            forward_peak=piece.forward_peak + count,
+            backward_peak=piece.backward_peak + count,
+            backward_peak_growing=piece.backward_peak_growing + count,
+        )
+        for piece in trace.pieces
+    ]
+    return replace(trace, pieces=tuple(pieces))
+
+
+def _refuse_idle(options: TrainOptions) -> None:
+    """Raise JobError for an option that would do nothing."""
+    default = TrainOptions()
+    if options.method == "full":
+        for name in ("rank", "targets", "dropout"):
+            if getattr(options, name) != getattr(default, name):
+                raise JobError(f"--{name}: full training has no adapters; add --method lora or qlora")
+    if options.offload == "none" and options.offload_to != default.offload_to:
+        raise JobError(f"--offload-to {options.offload_to}: nothing is offloaded; add --offload optimizer")
 
 
 def _moment(name: str, parts: list[Part]) -> Moment:

@@ -55,6 +55,10 @@ def test_markdown_is_written_to_a_file(capsys: pytest.CaptureFixture[str], tmp_p
         (("llama-3-8b", "--offload", "optimizer"), "offload needs ZeRO or FSDP"),
         (("llama-3-8b", "--method", "lora", "--targets", "nothing"), "no Linear"),
         (("llama-3-8b", "--method", "qlora", "--precision", "fp32"), "--precision fp32"),
+        (("llama-3-8b", "--rank", "99"), "--rank"),
+        (("llama-3-8b", "--targets", "q_proj"), "--targets"),
+        (("llama-3-8b", "--dropout", "0.1"), "--dropout"),
+        (("llama-3-8b", "--gpus", "8", "--sharding", "zero3", "--offload-to", "nvme"), "--offload-to"),
         (("llama-3-8b", "--gpu", "24"), "24GiB"),
         (("no-such-model",), "no-such-model"),
     ],
@@ -63,3 +67,13 @@ def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str], arguments: tu
     code, out, error = run(capsys, *arguments)
     assert code == 2 and not out
     assert words in error and error.count("\n") == 1
+
+
+def test_the_layer_is_named_with_the_backward_and_not_with_the_optimizers_step(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, out, _ = run(capsys, "llama-3-8b", "--optimizer", "adafactor", "--checkpointing", "full")
+    step = next(line for line in out.splitlines() if "in the optimizer step" in line)
+    backward = next(line for line in out.splitlines() if "in the forward and backward" in line)
+    assert step.startswith("per GPU") and "LlamaDecoderLayer" not in step and "head" not in step
+    assert "in the backward of" in backward

@@ -144,10 +144,10 @@ def _verdict(choice: Choice) -> str:
 
 
 def _answers(plan: TrainingPlan) -> Iterator[tuple[str, str]]:
-    yield "per GPU", f"{gib(plan.per_gpu.total_bytes)} ({plan.per_gpu.name}; highest in the {plan.activations.highest})"
+    yield "per GPU", f"{gib(plan.per_gpu.total_bytes)} in the {_when(plan, plan.per_gpu)}"
     for moment in plan.moments:
         if moment.name != plan.per_gpu.name:
-            yield "", f"{gib(moment.total_bytes)} in the {moment.name}"
+            yield "", f"{gib(moment.total_bytes)} in the {_when(plan, moment)}"
     yield "kept", f"{gib(plan.activations.kept_bytes)} of activations between forward and backward, traced"
     for name, memory in (("node RAM", plan.node_ram), ("node NVMe", plan.node_nvme)):
         if memory.parts:
@@ -160,6 +160,11 @@ def _answers(plan: TrainingPlan) -> Iterator[tuple[str, str]]:
         yield "rule", f"{low} to {high} by the parameter guide (multiples of the weights, without activations)"
     for position, note in enumerate(plan.notes):
         yield "" if position else "notes", note
+
+
+def _when(plan: TrainingPlan, moment: Moment) -> str:
+    """The moment, and of forward and backward the layer in which it is highest."""
+    return f"{moment.name}, in the {plan.activations.highest}" if moment == plan.moments[0] else moment.name
 
 
 def _fit_line(plan: TrainingPlan) -> str:

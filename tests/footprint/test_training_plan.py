@@ -171,3 +171,12 @@ def test_the_way_out_that_is_named_fits_when_it_is_asked_for(model: str, gpu: st
 def test_checkpointing_comes_before_moving_states_out_of_the_gpu() -> None:
     plan = train("llama-3-8b", TrainOptions(gpus=8, gpu="24GiB"))
     assert "--checkpointing full --sharding" in plan.advice and "--offload" not in plan.advice
+
+
+def test_a_4bit_linear_is_dequantized_while_a_layer_runs_and_not_in_the_head() -> None:
+    head = train("llama-3-8b", TrainOptions(method="qlora"))
+    assert head.activations.highest == "backward of head and loss"
+    assert "dequantized weight" not in parts(head)
+    layer = train("llama-2-70b", TrainOptions(method="qlora", seq_len=64))
+    assert layer.activations.highest.endswith("LlamaDecoderLayer")
+    assert parts(layer)["dequantized weight"] == 2 * 28672 * 8192
