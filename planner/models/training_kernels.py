@@ -65,22 +65,29 @@ class _Flash(torch.autograd.Function):
 
 
 class _Grouped(torch.autograd.Function):
-    """torch.nn.functional.grouped_mm: rows (tokens x chosen experts, in) by (experts, in, out); keeps both.
+    """torch.nn.functional.grouped_mm: rows (tokens x chosen experts, in) by (experts, in, out).
 
+    Keeps the rows where the weight is trained, the weight where the rows need a gradient
+    (tools/autograd/derivatives.yaml _grouped_mm).
     torch's own refuses fp32 on the meta device; CUDA multiplies group by group (GroupedMMUtils.h
     _grouped_mm_fallback) into the same output.
     """
 
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(rows, weight)
+        rows_wanted, weight_wanted = ctx.needs_input_grad
+        ctx.save_for_backward(rows if weight_wanted else None, weight if rows_wanted else None)
+        ctx.like = (rows.shape, rows.dtype), (weight.shape, weight.stride(), weight.dtype)
         return rows.new_empty(rows.shape[0], weight.shape[-1])
 
     @staticmethod
-    def backward(ctx: Any, *_grads: torch.Tensor) -> Any:
-        rows, weight = ctx.saved_tensors
-        wanted = zip(ctx.needs_input_grad, (rows, weight), strict=True)
-        return tuple(torch.empty_like(tensor) if needed else None for needed, tensor in wanted)
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        (rows, rows_type), (weight, stride, weight_type) = ctx.like
+        rows_wanted, weight_wanted = ctx.needs_input_grad
+        return (
+            grads[0].new_empty(rows, dtype=rows_type) if rows_wanted else None,
+            grads[0].new_empty_strided(weight, stride, dtype=weight_type) if weight_wanted else None,
+        )
 
 
 def flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:

@@ -1,10 +1,12 @@
 """Traced activations of a training step: against closed forms, and against real tensors."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 
 from planner.errors import JobError
 from planner.footprint.training_trace import Piece, TraceRequest, TrainingTrace, step_peak
@@ -13,6 +15,7 @@ from planner.models.build import build_on_cpu
 from planner.models.recorder import storage_key
 from planner.models.source import ModelSource, load_source
 from planner.models.training import trace_training
+from planner.models.training_kernels import Autocast
 
 SEQ, BATCH, HIDDEN, HEADS = 1024, 2, 2048, 16
 GPT = ModelSource(
@@ -169,6 +172,21 @@ def test_dropout_of_an_adapter_keeps_a_mask_of_one_byte_an_element() -> None:
     source = load_source("llama-3-8b")
     with_masks, without = llama(source, 1, **asked, dropout=0.1), llama(source, 1, **asked)
     assert with_masks.pieces[0].saved - without.pieces[0].saved == 512 * 14336
+
+
+@pytest.mark.parametrize("rows_wanted", [True, False])
+@pytest.mark.parametrize("weight_wanted", [True, False])
+def test_experts_keep_what_torchs_own_grouped_matrix_product_keeps(rows_wanted: bool, weight_wanted: bool) -> None:
+    kept: dict[str, list[torch.Size]] = {"cpu": [], "meta": []}
+    for device, shapes in kept.items():
+        with torch.device(device):
+            rows = torch.ones(32, 64, dtype=torch.bfloat16, requires_grad=rows_wanted)
+            weight = torch.ones(4, 64, 16, dtype=torch.bfloat16, requires_grad=weight_wanted)
+            offsets = torch.full((4,), 8, dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        pack = lambda t, shapes=shapes: shapes.append(t.shape) or t  # noqa: E731  # both in one
+        with Autocast(None, True) if device == "meta" else nullcontext(), saved_tensors_hooks(pack, lambda t: t):
+            torch.nn.functional.grouped_mm(rows, weight, offs=offsets)
+    assert sorted(kept["meta"]) == sorted(shape for shape in kept["cpu"] if len(shape) > 1)
 
 
 @pytest.mark.parametrize("model", ["deepseek-r1", "gpt-oss-20b", "gemma-3-27b", "llama-4-scout"])
