@@ -270,6 +270,7 @@ class _Own:
         return total * live // self.states.weights
 
     def step(self) -> Iterator[Part]:
+        """stage_1_and_2.py step; stage3.py _prepare_fp32_grad_for_sub_group."""
         states = self.states
         share = self.shard(states.trained)
         if self.sharding in ZERO:
@@ -280,8 +281,14 @@ class _Own:
                 source="DeepSpeed copies the shard's gradients into one fp32 tensor for a step",
             )
         largest = states.largest if self.sharding == "none" else share
-        if count := step_bytes(states.optimizer, largest, self.copies.state):
-            yield Part(name="step temporaries", bytes=count, source=f"{states.optimizer}, its largest tensor")
+        temporaries = step_bytes(states.optimizer, largest, self.copies.state)
+        if temporaries:
+            yield Part(name="step temporaries", bytes=temporaries, source=f"{states.optimizer}, its largest tensor")
+        elif self.sharding in ("zero2", "zero3") and self.copies.gradient == 2:
+            count = min(share, SUB_GROUP) if self.sharding == "zero3" else share
+            # Gone before the optimizer's own temporaries. Stage 1 frees the other shards' gradients before it.
+            what = "DeepSpeed flattens the shard's gradients before it makes them fp32"
+            yield Part(name="flat gradients", bytes=2 * count, source=what)
 
     def nvme_buffers(self, params_away: bool) -> Iterator[Part]:
         """offload_config.py buffer_count, buffer_size, max_in_cpu; stage3.py: buffers of the largest sub-group."""

@@ -180,3 +180,14 @@ def test_a_4bit_linear_is_dequantized_while_a_layer_runs_and_not_in_the_head() -
     layer = train("llama-2-70b", TrainOptions(method="qlora", seq_len=64))
     assert layer.activations.highest.endswith("LlamaDecoderLayer")
     assert parts(layer)["dequantized weight"] == 2 * 28672 * 8192
+
+
+def test_zero_2_flattens_the_shards_gradients_before_it_makes_them_fp32() -> None:
+    # stage_1_and_2.py step: flatten(averaged_gradients).to(fp32): the shard in 16 bit twice and in fp32
+    asked = TrainOptions(gpus=8, sharding="zero2", checkpointing="full", seq_len=512)
+    plan = train("llama-3-8b", asked)
+    step = parts(plan, 1)
+    assert step["flat gradients"] == step["gradients"] == step["fp32 gradients"] // 2 == 2 * LLAMA // 8
+    assert plan.per_gpu.name == "optimizer step"
+    adafactor = train("llama-3-8b", asked.model_copy(update={"optimizer": "adafactor"}))
+    assert "flat gradients" not in parts(adafactor, 1)
