@@ -148,7 +148,7 @@ def place(
     on_gpu = offload == "none"
     params_away = offload == "optimizer+params"
     resident = [] if params_away else list(own.weights())
-    resident += [*own.master(), *own.optimizer()] if on_gpu else []
+    resident += [*own.master(), *own.optimizer()] if on_gpu else list(own.offload_buffer())
     away = [*own.master(), *own.optimizer(), own.fp32_gradients()] if not on_gpu else []
     away += list(own.weights()) if params_away else []
     ram = away if to == "cpu" else list(own.nvme_buffers(params_away))
@@ -214,6 +214,14 @@ class _Own:
     def fp32_gradients(self) -> Part:
         count = self.shard(self.states.trained) * max(4, self.copies.gradient)
         return Part(name="gradients", bytes=count, source="fp32, for the step on the CPU")
+
+    def offload_buffer(self) -> Iterator[Part]:
+        """stage_1_and_2.py temp_grad_buffer_for_gpu_offload; stage 3 has none."""
+        if self.sharding in ("zero1", "zero2"):
+            what = (
+                "DeepSpeed temp_grad_buffer_for_gpu_offload: the gradient of the largest weight, on its way to the CPU"
+            )
+            yield Part(name="offload buffer", bytes=self.states.largest * self.copies.gradient, source=what)
 
     def pinned(self) -> Iterator[Part]:
         """What offload keeps in CPU memory beside the states, on NVMe or not.

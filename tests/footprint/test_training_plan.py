@@ -191,3 +191,10 @@ def test_zero_2_flattens_the_shards_gradients_before_it_makes_them_fp32() -> Non
     assert plan.per_gpu.name == "optimizer step"
     adafactor = train("llama-3-8b", asked.model_copy(update={"optimizer": "adafactor"}))
     assert "flat gradients" not in parts(adafactor, 1)
+
+
+@pytest.mark.parametrize("sharding", ["zero1", "zero2", "zero3"])
+def test_stages_one_and_two_keep_a_buffer_of_the_largest_weight_for_offload(sharding: Sharding) -> None:
+    # stage_1_and_2.py temp_grad_buffer_for_gpu_offload: largest_param_numel elements of the 16-bit type
+    plan = train("llama-3-8b", TrainOptions(gpus=8, sharding=sharding, offload="optimizer"))
+    assert parts(plan).get("offload buffer", 0) == (0 if sharding == "zero3" else 2 * 128_256 * 4096)
