@@ -185,13 +185,20 @@ class _Own:
         return -(-count // self.gpus)
 
     def weights(self) -> Iterator[Part]:
-        trained, frozen = self.states.trained * self.copies.weight, self.states.frozen_bytes
+        trained, frozen = self.states.trained * self.copies.weight, self.frozen()
         what = f"trained: {self.copies.weight} bytes each"
         if self.sharding not in _WHOLE_WEIGHTS:
             trained, frozen, what = self.shard(trained), self.shard(frozen), f"{what}, 1/{self.gpus}"
         yield Part(name="trained weights", bytes=trained, source=what)
         if frozen:
             yield Part(name="frozen weights", bytes=frozen, source="as they are kept for the forward")
+
+    def frozen(self) -> int:
+        """All frozen weights; DeepSpeed casts what is not in 4 bits (engine.py _cast_module_mixed_precision)."""
+        states = self.states
+        if self.sharding not in ZERO:
+            return states.frozen_bytes
+        return states.quantized_bytes + (states.weights - states.trained - states.quantized) * self.copies.weight
 
     def master(self) -> Iterator[Part]:
         if self.copies.master:

@@ -98,6 +98,8 @@ def _adapted(
         shapes=tuple(shapes),
         trained=adapters,
         frozen_bytes=_frozen_bytes(served, options, quantized),
+        quantized=sum(w.elements for w in quantized),
+        quantized_bytes=_quantized_bytes(served, quantized),
         layer_weights=largest + max(per_layer.values(), default=0),
         layer_trained=max(per_layer.values(), default=0),
         root_weights=served.parameters - layers + outside,
@@ -117,6 +119,12 @@ def _frozen_bytes(served: ServedModel, options: TrainOptions, quantized: frozens
         return served.parameters * (4 if options.precision == "fp32" else 2)
     stored = find_format(NF4).store(served)
     return sum(t.gpu_bytes if t.weight in quantized else 4 * t.weight.elements for t in stored.tensors)
+
+
+def _quantized_bytes(served: ServedModel, quantized: frozenset[Weight]) -> int:
+    if not quantized:
+        return 0
+    return sum(t.gpu_bytes for t in find_format(NF4).store(served).tensors if t.weight in quantized)
 
 
 def _layers(weights: Iterable[Weight]) -> tuple[int, int]:

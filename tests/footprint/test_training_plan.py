@@ -198,3 +198,20 @@ def test_stages_one_and_two_keep_a_buffer_of_the_largest_weight_for_offload(shar
     # stage_1_and_2.py temp_grad_buffer_for_gpu_offload: largest_param_numel elements of the 16-bit type
     plan = train("llama-3-8b", TrainOptions(gpus=8, sharding=sharding, offload="optimizer"))
     assert parts(plan).get("offload buffer", 0) == (0 if sharding == "zero3" else 2 * 128_256 * 4096)
+
+
+def test_deepspeed_casts_what_is_not_quantized_to_16_bit() -> None:
+    # engine.py _cast_module_mixed_precision: every floating parameter; peft had cast these to fp32. NF4 with double
+    # quantization: half a byte, an int8 scale for 64 weights, an fp32 scale for 256 of those
+    wide = 2 * 128_256 * 4096 + 65 * 4096
+    fp32 = parts(train("llama-3-8b", TrainOptions(method="qlora")))["frozen weights"]
+    held = parts(train("llama-3-8b", TrainOptions(method="qlora", gpus=8, sharding="zero2")))["frozen weights"]
+    assert fp32 - held == 2 * wide
+    assert held == pytest.approx(2 * wide + (LLAMA - wide) * (1 / 2 + 1 / 64 + 4 / 64 / 256), rel=1e-4)
+
+
+def test_the_frozen_weights_of_lora_under_deepspeed_have_16_bit() -> None:
+    plan = train("llama-3-8b", TrainOptions(method="lora", gpus=8, sharding="zero1"))
+    assert parts(plan)["frozen weights"] == 2 * LLAMA
+    vision = train("qwen2.5-vl-7b", TrainOptions(gpus=8, sharding="zero1"))
+    assert parts(vision)["frozen weights"] == 2 * 676_550_144
