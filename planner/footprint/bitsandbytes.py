@@ -63,12 +63,17 @@ def parse(_text: str) -> Format | None:
 def quantized_weights(served: ServedModel) -> frozenset[str]:
     """Names of the matrices that bitsandbytes quantizes; all others stay 16-bit."""
     skipped = _skipped(served)
-    fused = served.graph.fused_expert_bytes > 0 and served.model_type not in _SPREAD_EXPERTS
+    fused = served.graph.fused_expert_bytes > 0 and not spreads_experts(served)
     return frozenset(
         weight.name
         for weight in served.weights
         if _is_plain_linear(weight) and weight.module not in skipped and not (fused and weight.is_expert)
     )
+
+
+def spreads_experts(served: ServedModel) -> bool:
+    """Fused experts become Linears when the model is quantized."""
+    return served.model_type in _SPREAD_EXPERTS
 
 
 def four_bit_bytes(rows: int, columns: int, *, kind: str = "nf4", nested: bool = False, dtype: str = "bfloat16") -> int:

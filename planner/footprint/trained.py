@@ -8,7 +8,7 @@ from planner.errors import JobError
 from planner.footprint.bitsandbytes import quantized_weights
 from planner.footprint.formats import find_format
 from planner.footprint.fused import loaded_weights
-from planner.footprint.lora import adapter_shapes, target_weights
+from planner.footprint.lora import adapter_shapes, is_parameter, target_weights
 from planner.footprint.model import ServedModel
 from planner.footprint.sharding import States
 from planner.footprint.tensors import Weight
@@ -26,7 +26,7 @@ class Parts:
 
     states: States
     adapters: frozenset[str]
-    """Linears that have one."""
+    """Linears, and fused parameters, that have one."""
     quantized: frozenset[str]
     """Linears that are kept in 4 bits."""
     dequantized: int
@@ -45,11 +45,15 @@ def split(served: ServedModel, options: TrainOptions) -> Parts:
         )  # fmt: skip
     if options.method == "qlora" and options.precision == "fp32":
         raise JobError("--precision fp32: QLoRA computes in 16 bit; leave it at bf16-mixed")
-    targets = target_weights(served, options.targets)
+    targets = target_weights(served, options.targets, options.method)
+    if options.dropout and any(is_parameter(w) for w in targets):
+        raise JobError(
+            "--dropout: peft's adapters on fused experts and routers take none (ParamWrapper); leave it at 0"
+        )
     quantized = _quantized(served) if options.method == "qlora" else frozenset()
     return Parts(
         states=_adapted(served, options, targets, quantized),
-        adapters=frozenset(w.module for w in targets),
+        adapters=frozenset(w.name if is_parameter(w) else w.module for w in targets),
         quantized=frozenset(w.module for w in quantized),
         dequantized=max((2 * w.elements // w.copies for w in quantized), default=0),
         vision=vision,

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from planner.footprint.bitsandbytes import spreads_experts
+from planner.footprint.lora import is_parameter, renamed_targets, target_weights
 from planner.footprint.model import ServedModel
 from planner.footprint.sharding import FSDP, ZERO
 from planner.footprint.trained import Parts
@@ -20,14 +22,29 @@ def _model(served: ServedModel, options: TrainOptions, parts: Parts) -> Iterator
             "gradients and count as frozen."
         )
     if served.experts and options.method != "full":
-        yield "Routed experts are fused parameters, not Linears: they get no adapters, as with peft's target_modules."
+        yield from _experts(served, options)
     if options.method == "qlora":
         yield (
             "Linears are NF4 with double quantization, all other weights fp32 and checkpointing on unless asked "
             "otherwise, as peft's prepare_model_for_kbit_training leaves them."
         )
-        if served.experts:
+        if served.graph.fused_expert_bytes and not spreads_experts(served):
             yield "Fused experts stay as bitsandbytes leaves them: not quantized, so fp32 here."
+
+
+def _experts(served: ServedModel, options: TrainOptions) -> Iterator[str]:
+    if renamed_targets(served):
+        targets = target_weights(served, options.targets, options.method)
+        if any(is_parameter(weight) for weight in targets):
+            yield (
+                "peft 0.21 adapts the fused experts and the router as target_parameters: rank x experts, "
+                "twice that for gate and up in one. Each forward makes W + BA anew as a whole tensor, which is kept "
+                "for the backward and counted with the activations."
+            )
+    elif options.method == "qlora" and spreads_experts(served):
+        yield "The experts are spread out into Linears for bitsandbytes; each has an adapter of its own."
+    elif served.graph.fused_expert_bytes:
+        yield "Routed experts are fused parameters whose old names peft does not know: they get no adapters."
 
 
 def _copies(options: TrainOptions) -> Iterator[str]:

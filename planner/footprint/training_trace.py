@@ -22,7 +22,7 @@ class TraceRequest:
     trainable: bool = True
     """The text decoder is trained; False where adapters alone are."""
     adapters: frozenset[str] = frozenset()
-    """Names of the Linears that have one."""
+    """Names of the Linears, and of the parameters (fused experts, routers), that have one."""
     rank: int = 16
     dropout: float = 0.0
     """Of the adapters."""

@@ -15,6 +15,7 @@ from torch.autograd.graph import get_gradient_edge, saved_tensors_hooks
 from torch.utils import _pytree as pytree
 
 from planner.errors import JobError, PlannerError, UnsupportedError
+from planner.footprint.lora import rank_of
 from planner.footprint.tensors import ANY_EXPERT
 from planner.footprint.training_trace import Piece, TraceRequest, TrainingTrace
 from planner.job import Job
@@ -32,6 +33,7 @@ from planner.models.training_kernels import (
     Autocast,
     FourBitLinear,
     LoraLinear,
+    LoraParameters,
     recomputed,
     register,
 )
@@ -80,9 +82,21 @@ def prepare(model: Any, request: TraceRequest) -> Any:
         _spread(model)
     if request.quantized:
         _quantize(model, _every(model, request.quantized))
-    for name in _every(model, request.adapters):
-        _replace(model, name, LoraLinear(model.get_submodule(name), request.rank, request.dropout))
+    _adapt(model, request)
     return model.train()
+
+
+def _adapt(model: Any, request: TraceRequest) -> None:
+    parameters: dict[str, dict[str, int]] = {}
+    for name in sorted(request.adapters):
+        owner, _, last = name.rpartition(".")
+        if ANY_EXPERT not in name and last in model.get_submodule(owner)._parameters:
+            parameters.setdefault(owner, {})[last] = rank_of(name, request.rank)
+    linears = {n for n in request.adapters if n.rpartition(".")[0] not in parameters}
+    for name in _every(model, frozenset(linears)):
+        _replace(model, name, LoraLinear(model.get_submodule(name), request.rank, request.dropout))
+    for owner, ranks in parameters.items():
+        _replace(model, owner, LoraParameters(model.get_submodule(owner), ranks))
 
 
 def _spread(model: Any) -> None:

@@ -4,6 +4,7 @@ Nothing is computed: every function makes the tensors that the real one makes an
 """
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -226,6 +227,63 @@ class LoraLinear(torch.nn.Module):
         kind = result.dtype
         wide = torch.nn.functional.dropout(x.to(torch.float32), self.rate, self.training)
         return (result + self.lora_b(self.lora_a(wide)) * 2.0).to(kind)  # type: ignore[no-any-return]
+
+
+class LoraParameters(torch.nn.Module):
+    """peft/tuners/lora/layer.py ParamWrapper: the forward reads W + B A, made anew as one whole tensor.
+
+    `_LoraFactorsProxy`: one baddbmm in the type of W, without autocast.
+    """
+
+    def __init__(self, base: torch.nn.Module, ranks: Mapping[str, int]) -> None:
+        super().__init__()
+        self.base = base
+        self.factors = torch.nn.ModuleDict({name: self._pair(name, rank) for name, rank in ranks.items()})
+
+    def _pair(self, name: str, rank: int) -> torch.nn.ModuleDict:
+        shape = self.base._parameters[name].shape  # type: ignore[union-attr]  # it is there
+        experts, (rows, columns) = (shape[0] if len(shape) == 3 else 1), shape[-2:]
+        options: dict[str, Any] = {"bias": False, "device": "meta", "dtype": torch.float32}
+        return torch.nn.ModuleDict(
+            {
+                "a": torch.nn.Linear(columns, rank * experts, **options),
+                "b": torch.nn.Linear(rank * experts, rows, **options),
+            }
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        """Model code reads more of a router than its result."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base"), name)
+
+    def _merged(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        pair: Any = self.factors[name]
+        a, b = pair["a"].weight, pair["b"].weight
+        with torch._C.DisableTorchFunction():
+            if weight.dim() == 2:
+                small: torch.Tensor = weight + (b @ a * 2.0).to(weight.dtype)
+                return small
+            experts = weight.shape[0]
+            left = b.reshape(b.shape[0], -1, experts).permute(2, 0, 1).to(weight.dtype)
+            right = a.reshape(experts, -1, a.shape[-1]).to(weight.dtype)
+            merged: torch.Tensor = torch.baddbmm(weight, left, right, alpha=2.0)
+            return merged
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The base's own forward, with the sums in place of its parameters."""
+        own = self.base._parameters
+        weights: dict[str, Any] = {name: own[name] for name in self.factors}
+        try:
+            for name, weight in weights.items():
+                del own[name]
+                self.base.__dict__[name] = self._merged(name, weight)
+            return self.base(*args, **kwargs)
+        finally:
+            for name, weight in weights.items():
+                self.base.__dict__.pop(name, None)
+                own[name] = weight
 
 
 class FourBitLinear(torch.nn.Module):

@@ -219,6 +219,29 @@ def test_a_conv1d_is_quantized_and_adapted_as_a_linear(method: str) -> None:
     assert trace.pieces[0].weight_gradients == (4 * 16 * 5 * HIDDEN if method == "adapters" else 0)
 
 
+def test_an_adapted_expert_tensor_is_made_anew_and_kept() -> None:
+    # peft ParamWrapper: W + BA of (128, 1536, 2048) and (128, 2048, 768) in the weights' 16 bit
+    experts = "model.layers.0.mlp.experts"
+    asked: dict[str, Any] = {"seq_len": 256, "trainable": False, "autocast": "bfloat16"}
+    source = load_source("qwen3-30b-a3b")
+    bare = llama(source, 1, **asked).pieces[0]
+    both = frozenset({f"{experts}.gate_up_proj", f"{experts}.down_proj"})
+    piece = llama(source, 1, **asked, adapters=both).pieces[0]
+    whole, factors = 2 * 128 * (1536 + 768) * 2048, 128 * (32 * (1536 + 2048) + 16 * (2048 + 768))
+    rows = 2 * 256 * 8 * (2048 + 768)
+    assert piece.weight_gradients == 4 * factors
+    assert piece.saved - bare.saved == pytest.approx(whole + 2 * factors + rows, rel=0.02)
+
+
+def test_an_adapted_router_keeps_its_input() -> None:
+    router = frozenset({"model.layers.0.mlp.gate.weight"})
+    asked: dict[str, Any] = {"seq_len": 256, "trainable": False, "autocast": "bfloat16"}
+    source = load_source("qwen3-30b-a3b")
+    bare, piece = llama(source, 1, **asked).pieces[0], llama(source, 1, **asked, adapters=router).pieces[0]
+    assert piece.weight_gradients == 4 * 16 * (128 + 2048)
+    assert piece.saved > bare.saved
+
+
 def test_batches_and_sequences_beyond_a_calibrations_limits_are_traced() -> None:
     many, one = llama(SMALL, 3, seq_len=16, batch_size=513), llama(SMALL, 3, seq_len=16)
     assert many.pieces[0].saved == 513 * one.pieces[0].saved
