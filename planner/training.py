@@ -122,7 +122,7 @@ class _Job:
         full, mixed = options.method == "full", options.precision.endswith("mixed")
         half = "float16" if options.precision == "fp16-mixed" else "bfloat16"
         wide = options.precision == "fp32" or (full and mixed and sharding == "none")
-        autocast = mixed and not (full and sharding in ZERO)
+        autocast = mixed and sharding not in ZERO
         return self.traces(
             TraceRequest(
                 seq_len=options.seq_len,
@@ -136,6 +136,7 @@ class _Job:
                 rank=options.rank,
                 dropout=options.dropout,
                 quantized=parts.quantized,
+                cast=not full and not wide and sharding in ZERO,
             )
         )
 

@@ -28,6 +28,8 @@ class TraceRequest:
     """Of the adapters."""
     quantized: frozenset[str] = frozenset()
     """Names of the Linears that are kept in 4 bits; with any, all other weights are fp32."""
+    cast: bool = False
+    """Every 32-bit weight is cast to `dtype` in the end, adapters too: DeepSpeed in 16 bit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

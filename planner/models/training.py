@@ -83,6 +83,10 @@ def prepare(model: Any, request: TraceRequest) -> Any:
     if request.quantized:
         _quantize(model, _every(model, request.quantized))
     _adapt(model, request)
+    if request.cast:  # deepspeed/runtime/engine.py _cast_module_mixed_precision
+        for parameter in model.parameters():
+            if parameter.dtype == torch.float32:
+                parameter.data = parameter.data.to(getattr(torch, request.dtype))
     return model.train()
 
 

@@ -225,7 +225,7 @@ class LoraLinear(torch.nn.Module):
         if isinstance(result, tuple):  # Llama4Router: peft's own forward fails there
             return result  # type: ignore[return-value]
         kind = result.dtype
-        wide = torch.nn.functional.dropout(x.to(torch.float32), self.rate, self.training)
+        wide = torch.nn.functional.dropout(x.to(self.lora_a.weight.dtype), self.rate, self.training)
         return (result + self.lora_b(self.lora_a(wide)) * 2.0).to(kind)  # type: ignore[no-any-return]
 
 

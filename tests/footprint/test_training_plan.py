@@ -3,7 +3,7 @@
 import pytest
 
 from planner.errors import JobError
-from planner.footprint.training_schema import Offload, Sharding, TrainingPlan, TrainOptions
+from planner.footprint.training_schema import Offload, Sharding, TrainingPlan, TrainMethod, TrainOptions
 from planner.training import CUDA_CONTEXT, train
 from planner.units import GIB
 
@@ -215,3 +215,18 @@ def test_the_frozen_weights_of_lora_under_deepspeed_have_16_bit() -> None:
     assert parts(plan)["frozen weights"] == 2 * LLAMA
     vision = train("qwen2.5-vl-7b", TrainOptions(gpus=8, sharding="zero1"))
     assert parts(vision)["frozen weights"] == 2 * 676_550_144
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_adapters_under_deepspeed_compute_in_16_bit_without_autocast(method: TrainMethod) -> None:
+    # engine.py _cast_module_mixed_precision casts the adapters that peft made fp32; accelerate's native_amp is off
+    # for DeepSpeed. So no adapter keeps its input once more in fp32, and autocast copies nothing.
+    asked = TrainOptions(method=method, gpus=8, checkpointing="none", precision="bf16-mixed")
+    plain, zero = (
+        train("llama-3-8b", asked.model_copy(update={"sharding": sharding})).activations
+        for sharding in ("none", "zero2")
+    )
+    assert zero.weight_copies_bytes == 0
+    assert zero.kept_bytes <= plain.kept_bytes
+    bf16 = asked.model_copy(update={"sharding": "zero2", "precision": "bf16"})
+    assert train("llama-3-8b", bf16).activations == zero
