@@ -56,6 +56,12 @@ def _copies(options: TrainOptions) -> Iterator[str]:
         )
     if options.sharding in ZERO and options.precision != "fp32":
         yield "DeepSpeed keeps 16-bit weights and gradients and fp32 master weights; autocast is not used."
+    if options.precision == "fp32" and options.attention == "flash":
+        yield (
+            "FlashAttention takes 16 bit alone: attention in fp32 is counted as torch's memory-efficient kernel keeps "
+            "it, 4 bytes an element and no scores. Where torch falls back to its math kernel, --attention eager is "
+            "closer."
+        )
     if options.precision == "fp16-mixed" and options.method == "full":
         yield "fp16 takes a loss scale; its few bytes are not counted."
 

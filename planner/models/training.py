@@ -162,7 +162,8 @@ class StepTracer:
         experts = num_experts(model.config)
         self.recorder = Recorder(1 / experts if experts else 0.0)
         wanted = getattr(torch, request.autocast) if request.autocast else None
-        self.autocast = Autocast(wanted, request.attention == "flash")
+        wide = wanted is None and request.dtype == "float32"
+        self.autocast = Autocast(wanted, request.attention == "flash", wide)
         self.anchor = torch.zeros((), device="meta", requires_grad=True)
         self.calls: dict[Any, tuple[int, torch.nn.Module, Any, Any]] = {}
         self.outputs: dict[str, Any] = {}

@@ -42,7 +42,10 @@ def register() -> None:
 
 
 class _Flash(torch.autograd.Function):
-    """FlashAttention 2: flash_attn_interface.py FlashAttnFunc saves q, k, v, out and the fp32 logsumexp."""
+    """FlashAttention 2: flash_attn_interface.py FlashAttnFunc saves q, k, v, out and the fp32 logsumexp.
+
+    So does torch's memory-efficient kernel (_scaled_dot_product_efficient_attention), which also takes fp32.
+    """
 
     @staticmethod
     def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -58,7 +61,10 @@ class _Flash(torch.autograd.Function):
         query, key, value, _out, logsumexp = ctx.saved_tensors
         batch, heads, _tokens, dim = query.shape
         grads = [torch.empty_like(each) for each in (query, key, value)]
-        work = [torch.empty_like(logsumexp), query.new_empty(query.shape, dtype=torch.float32)]
+        work = [torch.empty_like(logsumexp)]
+        if query.dtype == torch.float32:  # attention_backward.cu _efficient_attention_backward: `delta` alone
+            return tuple(grads)
+        work += [query.new_empty(query.shape, dtype=torch.float32)]
         if key.shape[1] != heads:
             work += [key.new_empty(batch, heads, key.shape[2], dim) for _ in range(2)]
         del work
@@ -92,7 +98,7 @@ class _Grouped(torch.autograd.Function):
 
 
 def flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
-    """(batch, tokens, heads, dim) of (batch, heads, tokens, dim) inputs, in 16 bit.
+    """(batch, tokens, heads, dim) of (batch, heads, tokens, dim) inputs, in 16 bit unless `dtype` is fp32.
 
     transformers/integrations/flash_attention.py flash_attention_forward: values are padded to the width of keys
     (latent attention), fp32 inputs are cast (peft keeps norms in fp32).
@@ -100,7 +106,7 @@ def flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dtype: to
     width = value.shape[-1]
     if width != query.shape[-1]:
         value = torch.nn.functional.pad(value, [0, query.shape[-1] - width])
-    if query.dtype == torch.float32:
+    if query.dtype == torch.float32 and dtype != torch.float32:
         query, key, value = (each.to(dtype or torch.bfloat16) for each in (query, key, value))
     out = _Flash.apply(query, key, value)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return out[..., :width]  # type: ignore[no-any-return]
@@ -137,10 +143,13 @@ class Autocast(TorchFunctionMode):
     """
 
     type: torch.dtype | None = None
+    """What attention computes in; None: 16 bit."""
 
-    def __init__(self, dtype: torch.dtype | None, fused_attention: bool) -> None:
+    def __init__(self, dtype: torch.dtype | None, fused_attention: bool, wide: bool = False) -> None:
+        """`wide`: all is fp32, attention too."""
         super().__init__()
-        Autocast.type = self.dtype = dtype
+        self.dtype = dtype
+        Autocast.type = torch.float32 if wide else dtype
         self.fused_attention = fused_attention
         self.cache: dict[int, torch.Tensor] = {}
         self.caching = True
@@ -159,7 +168,7 @@ class Autocast(TorchFunctionMode):
             return _Grouped.apply(*args[:2])  # type: ignore[no-untyped-call]  # torch leaves it untyped
         if name == "scaled_dot_product_attention" and self.fused_attention:
             named = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
-            return flash(named["query"], named["key"], named["value"], self.dtype).transpose(1, 2)
+            return flash(named["query"], named["key"], named["value"], Autocast.type).transpose(1, 2)
         return func(*args, **kwargs)
 
     def _cast(self, name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:

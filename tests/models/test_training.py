@@ -93,6 +93,13 @@ def test_flash_attention_keeps_no_scores_but_a_logsumexp() -> None:
     assert eager.saved - flash.saved == scores - 4 * HEADS * SEQ * BATCH
 
 
+def test_attention_of_an_fp32_model_keeps_four_bytes_an_element() -> None:
+    # all of a layer is twice as wide, but masks of dropout (1 byte), the norms' and attention's fp32 numbers
+    half, wide = gpt().pieces[0], gpt(dtype="float32").pieces[0]
+    same = SEQ * BATCH * (2 * HIDDEN + 2 * 2 * 4 + 4 * HEADS)
+    assert wide.saved - same == 2 * (half.saved - same)
+
+
 def test_full_checkpointing_keeps_the_input_of_each_layer_alone() -> None:
     trace = gpt(attention="eager", checkpointing="full")
     assert trace.pieces[0].saved == 2 * SEQ * BATCH * HIDDEN
