@@ -148,7 +148,8 @@ def _adapters() -> str:
 
 An adapter of rank r on a Linear of `rows x columns` has `r x (rows + columns)` weights, in fp32, with gradients and
 states of its own; the base model is frozen, in 16 bit (LoRA) or with its Linears in NF4 with double quantization and
-all else in fp32 (QLoRA, with the largest Linear in 16 bit once while it is used). Source:
+all else in fp32 (QLoRA, with the largest Linear in 16 bit once while it is used; DeepSpeed casts all that is not NF4 to
+16 bit). Source:
 `planner/footprint/{{lora,trained}}.py`.
 {_MODEL}, AdamW, {_TOKENS:,} tokens, full checkpointing, adapters on all Linears of the layers:
 

@@ -278,11 +278,16 @@ class _Own:
             )
 
     def _gathered(self, live: int) -> int:
-        """Bytes of `live` weights as they are gathered; frozen ones in the type in which they are kept."""
-        if not self.states.frozen_bytes:
-            return live * self.copies.gathered
-        total = self.states.frozen_bytes + self.states.trained * self.copies.gathered
-        return total * live // self.states.weights
+        """Bytes of the `live` weights that are gathered at once, all outside of decoder layers first.
+
+        Each in the type of the computation, but 4-bit ones as they are kept.
+        """
+        states, item = self.states, self.copies.gathered
+        root = min(live, states.root_weights)
+        if not states.quantized:
+            return live * item
+        layers = states.quantized_bytes + (states.layers_weights - states.quantized) * item
+        return root * item + layers * (live - root) // states.layers_weights
 
     def step(self) -> Iterator[Part]:
         """stage_1_and_2.py step; stage3.py _prepare_fp32_grad_for_sub_group."""

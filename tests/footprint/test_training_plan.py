@@ -230,3 +230,13 @@ def test_adapters_under_deepspeed_compute_in_16_bit_without_autocast(method: Tra
     assert zero.kept_bytes <= plain.kept_bytes
     bf16 = asked.model_copy(update={"sharding": "zero2", "precision": "bf16"})
     assert train("llama-3-8b", bf16).activations == zero
+
+
+def test_fsdp_gathers_the_embedding_and_the_head_of_qlora_in_16_bit_and_layers_in_4() -> None:
+    # FSDP's unit outside of layers has no 4-bit weight: bitsandbytes leaves the embedding and the head as they are
+    root = 2 * 128_256 * 4096 + 4096
+    held = parts(train("llama-3-8b", TrainOptions(method="qlora", gpus=8, sharding="fsdp")))["gathered weights"]
+    layer = (LLAMA - root) // 32
+    assert 2 * root + layer < held < 2 * root + 2 * layer  # two layers, a little over half a byte a weight
+    half = parts(train("llama-3-8b", TrainOptions(method="lora", gpus=8, sharding="fsdp")))["gathered weights"]
+    assert half == pytest.approx(2 * (root + 2 * layer), rel=0.02)  # and their adapters
