@@ -40,8 +40,8 @@ def _copies() -> str:
     head = ("precision", "sharding", "weight", "master", "gradient", "a state of AdamW", "gathered")
     return (
         "### Copies of a trained weight\n\nBytes of each. Mixed precision is torch.autocast over fp32 weights without "
-        "DeepSpeed, 16-bit weights with fp32 master\nweights with it (all ZeRO stages; bf16 is the same there). In fp32 "
-        "stages 1 and 2 copy the shard too, stage 3 where it\nis offloaded. LoRA keeps adapters in fp32 "
+        "DeepSpeed, 16-bit weights with fp32 master\nweights with it (all ZeRO stages; bf16 is the same there). In "
+        "fp32 stages 1 and 2 copy the shard too, stage 3 where it\nis offloaded. LoRA keeps adapters in fp32 "
         "(DeepSpeed: 16 bit and fp32 master).\nSource: `planner/footprint/sharding.py copies_of`.\n\n"
         + table(head, rows, left=2)
     )
@@ -129,7 +129,8 @@ A shard is `ceil(weights / N)`, padded to equal length.
 Buffers: DeepSpeed's bucket of 5e8 elements; ZeRO-3's gathered weights, the larger of 1e9 elements and a layer; FSDP's
 gathered weights (all outside of layers, a layer and the next one) and unsharded gradients of the largest unit; plain
 data parallelism's buckets, the gradients once more. Offload moves states (and weights) to CPU memory or NVMe, for all
-processes of a node, and DeepSpeed pins a 16-bit copy of the shard in CPU memory. Source: `planner/footprint/sharding.py place`.
+processes of a node, and DeepSpeed pins a 16-bit copy of the shard in CPU memory.
+Source: `planner/footprint/sharding.py place`.
 {_MODEL}, full, AdamW, bf16-mixed, {_TOKENS:,} tokens, full checkpointing, {_GPUS} GPUs in one node:
 
 """ + table(("sharding", "offload", "per GPU, GiB", "node RAM, GiB", "node NVMe, GiB"), rows, left=2)

@@ -15,6 +15,7 @@ from planner.footprint.model import ServedModel
 from planner.footprint.optimizers import Optimizer, state_bytes, states_bytes, step_bytes
 from planner.footprint.sharding import Copies, States, copies_of, place, refused
 from planner.footprint.trained import split
+from planner.footprint.training_notes import notes_on
 from planner.footprint.training_schema import Offload, OffloadTo, Part, Sharding, TrainOptions
 from planner.models.serving import load_served
 from planner.units import GIB
@@ -178,6 +179,13 @@ def test_the_families_are_those_that_transformers_converts() -> None:
 
     for family, kinds in (("mixtral", lora._AS_MIXTRAL), ("qwen2_moe", lora._AS_QWEN2_MOE)):
         assert kinds == {family, *(kind for kind, other in FAMILIES.items() if other == family)}
+
+
+@pytest.mark.parametrize(("targets", "told"), [("all-linear", True), ("q_proj,v_proj", False)])
+def test_an_adapter_that_fails_in_peft_is_told(targets: str, told: bool) -> None:
+    served, options = load_served("llama-4-scout")[0], TrainOptions(method="lora", targets=targets)
+    notes = notes_on(served, options, split(served, options))
+    assert any("Llama4Router" in note for note in notes) is told
 
 
 def test_a_model_without_linears_is_refused() -> None:
