@@ -33,8 +33,13 @@ def _model(served: ServedModel, options: TrainOptions, parts: Parts) -> Iterator
 
 
 def _experts(served: ServedModel, options: TrainOptions) -> Iterator[str]:
+    targets = target_weights(served, options.targets, options.method)
+    if any("Llama4Router" in weight.classes for weight in targets):
+        yield (
+            "peft 0.21 gives Llama4Router an adapter, counted here, but its forward then fails ('tuple' object has no "
+            "attribute 'dtype'): name --targets without `router`."
+        )
     if renamed_targets(served):
-        targets = target_weights(served, options.targets, options.method)
         if any(is_parameter(weight) for weight in targets):
             yield (
                 "peft 0.21 adapts the fused experts and the router as target_parameters: rank x experts, "
