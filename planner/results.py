@@ -50,7 +50,7 @@ def _result(served: ServedModel, activations: Activations, recipe: Recipe) -> Re
         bits=None,
         store=lambda _: stored,
     )
-    options = ServeOptions(engine="vllm", kv_dtype=stored.kv_dtype or served_dtype(served))
+    options = ServeOptions(engine="vllm", dtype="float32" if served.graph.itemsize == 4 else "bfloat16")
     serving = size_stored(served, activations, kept, stored, options)
     return Result(
         file_bytes=stored.file_bytes,
@@ -60,8 +60,3 @@ def _result(served: ServedModel, activations: Activations, recipe: Recipe) -> Re
         context=serving.context,
         kv_dtype=serving.kv_cache.dtype,
     )
-
-
-def served_dtype(served: ServedModel) -> str:
-    """vLLM's `kv_cache_dtype: auto`: keys and values in the model's own type."""
-    return "float32" if served.graph.itemsize == 4 else "bfloat16"

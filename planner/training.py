@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from planner.errors import JobError, UnsupportedError
 from planner.footprint.lora import share
+from planner.footprint.overhead import CONTEXT_BYTES, CONTEXT_SOURCE
 from planner.footprint.rules import training_rule
 from planner.footprint.sharding import ZERO, Copies, Placed, copies_of, place, refused
 from planner.footprint.trained import Parts, split
@@ -26,14 +27,12 @@ from planner.footprint.training_schema import (
 )
 from planner.footprint.training_trace import Checkpointing, StepPeak, TraceRequest, TrainingTrace, step_peak
 from planner.hardware import Gpu, find_gpu
-from planner.units import MIB, human_bytes
+from planner.units import human_bytes
 
 if TYPE_CHECKING:
     from planner.footprint.model import ServedModel
 
-# PyTorch issue 107667: about 300 MB since CUDA 11.7 loads kernels when they are first used, more as libraries are used.
-CUDA_CONTEXT = 512 * MIB
-CONTEXT_SOURCE = "assumed: 0.3 to 0.6 GiB by driver, card and libraries (pytorch issue 107667: 300 MB and more)"
+CUDA_CONTEXT = CONTEXT_BYTES["vllm"]  # PyTorch's, in a server or in a trainer
 
 SHARDINGS: tuple[Sharding, ...] = ("none", "zero1", "zero2", "zero3", "fsdp", "fsdp-grad-op")
 OFFLOADS: tuple[tuple[Offload, OffloadTo], ...] = (

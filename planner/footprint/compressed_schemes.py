@@ -103,7 +103,7 @@ def _check(weights: QuantArgs, columns: int, storage: Storage) -> None:
     if weights.dynamic is True:
         raise UnsupportedError("compressed-tensors cannot store weights whose scales are dynamic: it has no scale")
     if weights.type == "float" and weights.num_bits != 8 and storage in ("float-quantized", "naive-quantized"):
-        # quant_args.py pytorch_dtype raises NotImplementedError
+        # The library fails on saving: quant_args.py pytorch_dtype knows no type for it (NotImplementedError).
         raise UnsupportedError(
             f"compressed-tensors stores 4-bit floats in groups of 16 or 32 only, not group_size {weights.group_size}"
         )

@@ -28,8 +28,8 @@ PARTS = (CONTEXT, GRAPHS, SHARE)
 
 # PyTorch issue 107667: about 300 MB since CUDA 11.7 loads kernels when they are first used, more as libraries are
 # used; before that over 1 GB. llama.cpp links far fewer kernels.
-_CONTEXT_BYTES: Mapping[Engine, int] = {"vllm": 512 * MIB, "exllama": 512 * MIB, "llama.cpp": 320 * MIB}
-_CONTEXT_SOURCE = "assumed: 0.3 to 0.6 GiB by driver, card and libraries (pytorch issue 107667: 300 MB and more)"
+CONTEXT_BYTES: Mapping[Engine, int] = {"vllm": 512 * MIB, "exllama": 512 * MIB, "llama.cpp": 320 * MIB}
+CONTEXT_SOURCE = "assumed: 0.3 to 0.6 GiB by driver, card and libraries (pytorch issue 107667: 300 MB and more)"
 # vLLM prints it: 0.21 GiB in pull request 11349 (Llama-3.2-1B), 0.25 to 1.49 GiB in logs of larger models.
 _GRAPHS_BYTES = GIB // 2
 _GRAPHS_SOURCE = "assumed: vLLM logs 0.2 to 1.5 GiB by model and captured batch sizes; 0 with --enforce-eager"
@@ -51,7 +51,7 @@ def overhead_parts(
         if name not in PARTS:
             hint = did_you_mean(name, PARTS) or f"; the parts are {', '.join(PARTS)}"
             raise JobError(f"unknown overhead part {name!r}{hint}")
-    parts = [OverheadPart(name=CONTEXT, bytes=_CONTEXT_BYTES[engine], source=_CONTEXT_SOURCE)]
+    parts = [OverheadPart(name=CONTEXT, bytes=CONTEXT_BYTES[engine], source=CONTEXT_SOURCE)]
     if engine == "vllm":
         parts.append(OverheadPart(name=GRAPHS, bytes=_GRAPHS_BYTES, source=_GRAPHS_SOURCE))
     given = {part.name: part for part in parts}

@@ -13,7 +13,7 @@ from planner.errors import UnsupportedError
 from planner.footprint.model import CacheLayer
 from planner.models.build import num_experts, quiet, text_config
 from planner.models.load import structure_key
-from planner.models.recorder import Recorder
+from planner.models.recorder import FAILURES, Recorder
 from planner.models.tracing import patched_forward, signature
 
 PROBE_TOKENS = 4
@@ -43,7 +43,7 @@ def read_cache(model: torch.nn.Module, name: str) -> tuple[tuple[CacheLayer, ...
         return tuple(reader.read()), tuple(reader.notes)
     except UnsupportedError:
         raise
-    except (AssertionError, RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
+    except (AssertionError, *FAILURES) as error:
         reason = (str(error).splitlines() or ["no reason given"])[0]
         why = f"the model does not fill one without data ({reason})"
         layers = tuple(_from_config(number, text, name, why) for number in range(text.num_hidden_layers))

@@ -135,7 +135,7 @@ class GptOssLinearExperts(LinearExperts2D):
 class Llama4LinearExperts(LinearExperts2D):
     """llama4.py Llama4LinearExperts: its input holds every token once for each expert."""
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # unrouted
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # its caller has routed
         """Each expert runs on experts x tokens rows where `all_tokens`, though only its own block counts."""
         view = (self.num_experts, hidden_states.shape[0] // self.num_experts, self.input_size)
         outputs = []

@@ -24,6 +24,7 @@ from planner.models.estimate import estimate_trace
 from planner.models.experts import find_fused_experts, linearize
 from planner.models.graph import Edge, ModelGraph, ModuleInfo, Parameter, Structure, Unit, UnitKind
 from planner.models.inputs import calibration_batch
+from planner.models.recorder import FAILURES
 from planner.models.source import ModelSource, load_source
 from planner.models.traces import ModelTrace
 from planner.models.tracing import ModelTracer
@@ -126,7 +127,7 @@ class _Loader:
     def _name_of(self, getter: str, kind: type[torch.nn.Module] = torch.nn.Module) -> str:
         try:
             module = getattr(self.model, getter)()
-        except (AttributeError, NotImplementedError):
+        except (AttributeError, NotImplementedError):  # transformers get_output_embeddings: not every model has one
             return ""
         names = (name for name, m in self.model.named_modules() if m is module)
         return next(names, "") if isinstance(module, kind) else ""
@@ -253,7 +254,7 @@ class _Loader:
             return replace(trace, notes=(*trace.notes, *notes))
         except UnsupportedError as error:
             return self._estimate(str(error))
-        except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, NotImplementedError) as error:
+        except FAILURES as error:
             reason = (str(error).splitlines() or ["no reason given"])[0]
             return self._estimate(f"its forward does not run without data ({type(error).__name__}: {reason})")
 

@@ -14,12 +14,12 @@ from planner.footprint.model import Attention
 from planner.job import Job
 from planner.models.build import text_config
 from planner.models.prefill_run import PrefillRun
+from planner.models.recorder import FAILURES
 from planner.models.served_kernels import FLASH
 from planner.models.shards import build_shard
 from planner.models.source import ModelSource
 from planner.simulation.ledger import in_blocks
 
-FAILURES = (UnsupportedError, RuntimeError, TypeError, ValueError, AttributeError, LookupError, NotImplementedError)
 FP32 = 4
 OWN_CODE = (
     "transformers has no flash attention for this model: its own attention is traced, without the scores of all new "
@@ -76,7 +76,7 @@ class PrefillTracer:
         for implementation, scores in self._runs(attention):
             try:
                 run, peak = self._run(model, tokens, context, batch, implementation, vocabulary, scores)
-            except FAILURES as error:
+            except (UnsupportedError, *FAILURES) as error:
                 reason = reason or f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
                 continue
             if run.flashed or not scores or implementation == "eager":
@@ -101,7 +101,7 @@ class PrefillTracer:
         run = PrefillRun(model, tokens, context, batch, implementation, True, vocabulary, scores)
         try:
             return run, run.peak()
-        except FAILURES:
+        except (UnsupportedError, *FAILURES):
             run = PrefillRun(model, tokens, context, batch, implementation, False, vocabulary, scores)
             return run, run.peak()
 

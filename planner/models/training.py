@@ -22,7 +22,7 @@ from planner.job import Job
 from planner.models.build import build_model, num_experts, quiet, text_config
 from planner.models.inputs import calibration_batch
 from planner.models.load import structure_key
-from planner.models.recorder import Recorder, storage_key
+from planner.models.recorder import FAILURES, Recorder, storage_key
 from planner.models.source import ModelSource
 from planner.models.traces import Event
 from planner.models.tracing import patched_forward, signature
@@ -38,7 +38,6 @@ from planner.models.training_kernels import (
     register,
 )
 
-FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, NotImplementedError)
 MOST_TOKENS = 2**26
 
 
