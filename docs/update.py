@@ -107,10 +107,10 @@ def cli_page() -> str:
 
 def schemas() -> dict[Path, Callable[[], str]]:
     """The JSON schema of every record that `--format json` writes whole."""
-    from planner.footprint.bits_schema import BitsPlan, FormatTable
-    from planner.footprint.schema import Serving
-    from planner.footprint.training_schema import TrainingPlan
-    from planner.schema import Plan
+    from planner.compress.schema import Plan
+    from planner.serving.bits_schema import BitsPlan, FormatTable
+    from planner.serving.schema import Serving
+    from planner.training.schema import TrainingPlan
 
     records = {"plan": Plan, "serving": Serving, "training": TrainingPlan, "formats": FormatTable, "bpw": BitsPlan}
     return {DOCS / f"{name}.schema.json": lambda record=record: _schema(record) for name, record in records.items()}

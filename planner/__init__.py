@@ -10,22 +10,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from planner.compress.schema import Plan
     from planner.errors import PlannerError
     from planner.job import Job
     from planner.models.load import load_model
     from planner.planning import compare, plan
-    from planner.recipe import load_recipe
-    from planner.schema import Plan
+    from planner.recipe.load import load_recipe
 
 __all__ = ["Job", "Plan", "PlannerError", "compare", "load_model", "load_recipe", "plan"]
 
 _HOMES = {
     "Job": "planner.job",
-    "Plan": "planner.schema",
+    "Plan": "planner.compress.schema",
     "PlannerError": "planner.errors",
     "compare": "planner.planning",
     "load_model": "planner.models.load",
-    "load_recipe": "planner.recipe",
+    "load_recipe": "planner.recipe.load",
     "plan": "planner.planning",
 }
 

@@ -3,16 +3,16 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from planner.binding import make_program
+from planner.compress.binding import make_program
+from planner.compress.context import Context
+from planner.compress.oneshot import simulate
+from planner.compress.plans import rule_plan, simulated_plan
+from planner.compress.program import Program
+from planner.compress.schema import Plan
 from planner.errors import JobError
 from planner.job import Job
-from planner.recipe import load_recipe
-from planner.record import rule_plan, simulated_plan
-from planner.schema import Plan
-from planner.simulation.context import Context
-from planner.simulation.host import simulate
-from planner.simulation.program import Program
-from planner.specs import Recipe
+from planner.recipe.load import load_recipe
+from planner.recipe.specs import Recipe
 
 if TYPE_CHECKING:
     from planner.models.graph import ModelGraph
@@ -51,7 +51,7 @@ def compare(
         say(f"planning {recipe.name}")
         plans.append(plan_graph(graph, recipe, job, method=method))
     say("sizing the results")
-    from planner.results import with_results
+    from planner.serving.results import with_results
 
     return with_results(plans, read, model, job)
 

@@ -7,6 +7,9 @@ from planner.errors import JobError
 KIB, MIB, GIB, TIB = 2**10, 2**20, 2**30, 2**40
 KB, MB, GB, TB = 10**3, 10**6, 10**9, 10**12
 
+BLOCK = 512
+"""PyTorch's caching allocator hands out multiples of it (c10/cuda/CUDACachingAllocator.cpp kMinBlockSize)."""
+
 _UNITS = {
     "b": 1,
     "kib": KIB,
@@ -53,3 +56,8 @@ def human_bytes(count: int) -> str:
         if abs(count) >= size:
             return format_bytes(count, unit)
     return f"{count} B"
+
+
+def in_blocks(nbytes: int) -> int:
+    """Bytes rounded up to whole blocks: requested to allocated."""
+    return -(-nbytes // BLOCK) * BLOCK

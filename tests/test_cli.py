@@ -21,9 +21,9 @@ from planner.commands.jobs import make_job, option_of
 from planner.commands.options import JobOptions
 from planner.commands.output import check_output, write_result
 from planner.commands.progress import Progress
+from planner.compress.schema import Plan
 from planner.errors import JobError, ModelError, OutputError
 from planner.job import Job
-from planner.schema import Plan
 from planner.units import GIB
 
 PLANS = Path(__file__).parent / "data" / "plans"

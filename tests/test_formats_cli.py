@@ -5,22 +5,22 @@ from collections.abc import Callable
 
 import pytest
 
-from planner.bits import size_all
 from planner.cli import main
-from planner.footprint.bits_schema import FormatRow
-from planner.footprint.formats import all_formats
-from planner.footprint.schema import ServeOptions
+from planner.formats.registry import all_formats
 from planner.reports.formats import folded, render, shared_notes
+from planner.serving.bits_schema import FormatRow
+from planner.serving.choose import size_all
+from planner.serving.schema import ServeOptions
 from planner.units import GB, GIB
-from tests.footprint.full_size import served
-from tests.footprint.test_bits import flat
+from tests.formats.full_size import served
+from tests.serving.test_bits import flat
 
 Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr("planner.models.serving.load_served", lambda model, _dtype: (served(model), flat))
+    monkeypatch.setattr("planner.serving.model.load_served", lambda model, _dtype: (served(model), flat))
 
     def run(*arguments: str) -> tuple[int, str, str]:
         code = main(arguments)

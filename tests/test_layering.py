@@ -1,4 +1,4 @@
-"""Arrows point down: each room imports only rooms below it, and torch stays in its own."""
+"""Arrows point down: each folder imports only folders below it, and torch stays where models are built."""
 
 import ast
 import subprocess
@@ -6,39 +6,29 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import networkx
 import pytest
 
 ROOT = Path(__file__).parent.parent / "planner"
 
-# From the ground up. A module may import from its own line and from those above it in this list.
-ROOMS = (
-    ("errors", "units", "hints", "parts", "records"),
-    ("job", "specs"),
-    ("schema", "models.traces", "models.graph", "models.source", "measure.record"),
-    ("recipe", "recipe_files", "schemes", "matching", "rule_of_thumb", "simulation"),
+# The floors, from the ground up. A room is a folder or a file directly under planner/; it imports from its own
+# floor's neighbours on the left and from the floors below, never from above.
+FLOORS = (
+    ("errors", "hints", "units", "records"),
+    ("job", "recipe"),
     ("models",),
-    ("binding", "record", "hardware"),
-    ("footprint", "models.cache_layers", "models.prefill", "models.prefill_run", "models.serving", "models.training"),
+    ("compress",),
+    ("hardware", "formats"),
     ("serving", "training"),
-    ("results", "bits"),
-    ("planning",),
-    ("advice", "measure"),
-    ("reports",),
+    ("measure", "planning", "reports"),
     ("commands",),
     ("cli",),
     ("__main__",),
 )
-# Where modules are built and run on tensors without data.
-TORCH_ROOMS = {
-    f"models.{name}"
-    for name in (
-        "build", "cache_layers", "dataflow", "experts", "inputs", "load", "prefill", "prefill_run", "recorder",
-        "served_kernels", "serving", "shards", "tracing", "training", "training_kernels",
-        "wrapping",
-    )
-}  # fmt: skip
-# Where the real library runs on real tensors: reached from `planner measure` alone.
-MEASURE_ROOMS = {f"measure.{name}" for name in ("checks", "model", "probes", "run", "steps")}
+ORDER = [room for floor in FLOORS for room in floor]
+
+# Folders where modules are built and run; inside of them, files without torch may be imported by anybody.
+TORCH_FOLDERS = {"models", "serving", "training", "measure"}
 HEAVY = {"llmcompressor", "torch", "transformers", "accelerate", "compressed_tensors"}
 
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
@@ -48,15 +38,8 @@ def name_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
-def height(module: str) -> int:
-    """Index of the room; the longest matching name decides, so that models.graph is not models."""
-    parts = module.split(".")
-    for length in range(len(parts), 0, -1):
-        prefix = ".".join(parts[:length])
-        for index, room in enumerate(ROOMS):
-            if prefix in room:
-                return index
-    raise AssertionError(f"planner.{module} is in no room; give it one in ROOMS")
+def room_of(module: str) -> str:
+    return module.removeprefix("planner.").partition(".")[0]
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
@@ -90,44 +73,80 @@ def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_no_arrow_points_up(path: Path) -> None:
-    own = name_of(path)
+def planner_imports(path: Path) -> Iterator[tuple[str, int]]:
+    """(module, line) of what the file imports from planner, names without the `planner.`."""
     for module, line in imports(parse(path)):
         if module.startswith("planner."):
-            target = module.removeprefix("planner.")
-            assert height(target) <= height(own), (
-                f"{path.name}:{line}: planner.{own} imports {module}, which is above it"
-            )
+            yield module.removeprefix("planner."), line
+
+
+def heavy_imports(path: Path) -> list[tuple[str, int]]:
+    return [(m, line) for m, line in imports(top_level(parse(path))) if m.partition(".")[0] in HEAVY]
+
+
+def closure() -> set[str]:
+    """The files whose import imports torch, themselves or through other files of planner."""
+    heavy = {name_of(path) for path in FILES if heavy_imports(path)}
+    while True:
+        reached = {name_of(path) for path in FILES if heavy & set(first_imports(path))}
+        if reached <= heavy:
+            return heavy
+        heavy |= reached
+
+
+def first_imports(path: Path) -> Iterator[str]:
+    """What of planner the file imports when it is imported itself."""
+    yield from (m.removeprefix("planner.") for m, _ in imports(top_level(parse(path))) if m.startswith("planner."))
+
+
+HEAVY_FILES = closure()
+
+
+def graph(level: int) -> networkx.DiGraph:
+    """Who imports whom, by the first `level` parts of the names."""
+
+    def cut(module: str) -> str:
+        return ".".join(module.split(".")[:level])
+
+    pairs = [(cut(name_of(path)), cut(module)) for path in FILES for module, _ in planner_imports(path)]
+    return networkx.DiGraph([pair for pair in pairs if pair[0] != pair[1]])
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_torch_is_imported_in_its_own_rooms_only(path: Path) -> None:
-    if name_of(path) in TORCH_ROOMS | MEASURE_ROOMS:
+def test_no_arrow_points_up(path: Path) -> None:
+    own = room_of(name_of(path))
+    assert own in ORDER, f"planner.{own} is on no floor; give it one in FLOORS"
+    for module, line in planner_imports(path):
+        target = room_of(module)
+        assert ORDER.index(target) <= ORDER.index(own), f"{path.name}:{line}: {own} imports {target}, which is above it"
+
+
+@pytest.mark.parametrize("level", [1, 2, 3, 4])
+def test_no_rooms_and_no_files_import_each_other_in_a_circle(level: int) -> None:
+    circles = [c for c in networkx.strongly_connected_components(graph(level)) if len(c) > 1]
+    assert not circles
+
+
+def test_every_floor_is_lived_in() -> None:
+    assert set(ORDER) == {room_of(name_of(path)) for path in FILES}
+
+
+def test_torch_is_imported_where_models_are_built_and_nowhere_else() -> None:
+    assert {room_of(name) for name in HEAVY_FILES} == TORCH_FOLDERS
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_the_simulation_and_the_formats_never_reach_torch(path: Path) -> None:
+    if room_of(name_of(path)) not in {"recipe", "compress", "formats", "reports"}:
         return
-    found = [(module, line) for module, line in imports(top_level(parse(path))) if module.split(".")[0] in HEAVY]
-    assert not found, f"{path.name} is a pure room, and imports {found}"
-
-
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_models_are_built_for_a_plan_alone(path: Path) -> None:
-    own = name_of(path)
-    allowed = TORCH_ROOMS if own == "planning" or own.startswith("models.") else set()
-    if own == "commands.graph":
-        allowed = {"models.load"}
-    if own in ("serving", "training", "results", "bits"):
-        allowed = TORCH_ROOMS
-    if own in MEASURE_ROOMS:
-        allowed = {"models.build", "models.inputs"}
-    reached = {module.removeprefix("planner.") for module, _ in imports(parse(path))} & TORCH_ROOMS
-    assert reached <= allowed, f"planner.{own} reaches into {reached}"
+    assert not {module for module, _ in planner_imports(path)} & HEAVY_FILES
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_the_library_is_run_for_a_measurement_alone(path: Path) -> None:
     own = name_of(path)
-    reached = {module.removeprefix("planner.") for module, _ in imports(parse(path))} & MEASURE_ROOMS
-    assert not reached or own == "commands.measure" or own in MEASURE_ROOMS, f"planner.{own} reaches into {reached}"
+    reached = {module for module, _ in planner_imports(path) if module in HEAVY_FILES and room_of(module) == "measure"}
+    assert not reached or own == "commands.measure" or room_of(own) == "measure", f"{own} reaches into {reached}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -143,9 +162,7 @@ def test_no_function_is_too_long_to_read(path: Path) -> None:
 
 
 def test_pure_rooms_bring_no_torch_when_they_are_imported() -> None:
-    pure = [
-        f"planner.{name_of(path)}" for path in FILES if name_of(path) not in TORCH_ROOMS | MEASURE_ROOMS | {"__main__"}
-    ]
+    pure = [f"planner.{name_of(path)}" for path in FILES if name_of(path) not in HEAVY_FILES | {"__main__"}]
     code = f"""
 import importlib, sys
 for name in {pure!r}:

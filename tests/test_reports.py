@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.advice import advise, first_over, verdict
+from planner.compress.advice import advise, first_over, verdict
+from planner.compress.parts import cpu_parts, gpu_parts
+from planner.compress.schema import CpuPeak, CpuStep, GpuPeak, GpuStep, Owned, Plan, Step
 from planner.models.graph import Edge, ModelGraph, Unit
-from planner.parts import cpu_parts, gpu_parts
 from planner.reports import compare, graph, json_, markdown, table
 from planner.reports.folding import fold, label, unfolded
 from planner.reports.rows import rows
-from planner.schema import CpuPeak, CpuStep, GpuPeak, GpuStep, Owned, Plan, Step
 from planner.units import GIB, MIB
 
 DATA = Path(__file__).parent / "data" / "plans"

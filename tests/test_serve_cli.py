@@ -11,7 +11,7 @@ from planner.cli import main
 from planner.commands.serve import parse_params
 from planner.commands.serve_options import ServeFlags
 from planner.errors import JobError
-from planner.footprint.schema import ServeOptions, Serving
+from planner.serving.schema import ServeOptions, Serving
 
 
 def run(capsys: Any, *arguments: str) -> str:
@@ -46,7 +46,7 @@ def test_the_table_names_every_part_and_answers_every_question(capsys: Any) -> N
 
 
 def test_the_whole_table_is_as_it_was(capsys: Any) -> None:
-    golden = Path(__file__).parent / "footprint" / "golden" / "serve-llama-3-8b-bf16.txt"
+    golden = Path(__file__).parent / "serving" / "golden" / "serve-llama-3-8b-bf16.txt"
     assert run(capsys, "llama-3-8b", "--gpu", "a100", "--gpus", "2", "--batch", "4") == golden.read_text()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from planner.cli import main
 from planner.commands.train import TrainFlags
-from planner.footprint.training_schema import TrainingPlan, TrainOptions
+from planner.training.schema import TrainingPlan, TrainOptions
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

@@ -9,13 +9,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from planner.compress.context import Context
+from planner.compress.ledger import Ledger, Peak
+from planner.compress.program import Program, Run
 from planner.job import Job
 from planner.models.graph import Edge, ModelGraph, ModuleInfo, Parameter, Structure, Unit
 from planner.models.traces import Call, Crossing, Event, ModelTrace, Segment
-from planner.simulation.context import Context, LinearModule
-from planner.simulation.ledger import Ledger, Peak
-from planner.simulation.program import Program, Run, UnitTargets
-from planner.specs import GPTQSpec, ModifierSpec, ModuleRef, QuantArgs, QuantizationSpec, Recipe, Scheme, SparseGPTSpec
+from planner.recipe.specs import (
+    GPTQSpec,
+    ModifierSpec,
+    ModuleRef,
+    QuantArgs,
+    QuantizationSpec,
+    Recipe,
+    Scheme,
+    SparseGPTSpec,
+)
+from planner.recipe.targets import LinearModule, UnitTargets
 
 EMBEDDING, NORM, HEAD = "model.embed_tokens", "model.norm", "lm_head"
 IDS, MASK, POSITIONS, HIDDEN = 0, 1, 2, 3

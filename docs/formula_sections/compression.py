@@ -4,8 +4,8 @@ from worked_examples import real
 from worked_examples.memory_guide import DATA_FREE, GPTQ, RTN
 
 from formula_sections.text import decimal, table
+from planner.compress.rule_of_thumb import rule_of_thumb
 from planner.models.graph import ModelGraph
-from planner.rule_of_thumb import rule_of_thumb
 
 _MODELS = ("llama-3-8b", "deepseek-r1", "qwen2.5-vl-7b")
 
@@ -24,7 +24,7 @@ The rule of LLM Compressor's memory guide, with exact counts where the guide rou
 for GPTQ and SparseGPT. The plan walks the job step by step and adds up what is alive: weights of the subgraph,
 activations of eager attention, fp32 Hessians of `inputs x inputs` for each Linear, the compression's
 workspaces, the cache of activations on the CPU (see [how it works](how-it-works.md) and
-[accuracy](accuracy.md)). Source: `planner/rule_of_thumb.py`, `planner/simulation/`. 512 samples of 2,048 tokens,
+[accuracy](accuracy.md)). Source: `planner/compress/rule_of_thumb.py`, `planner/compress/`. 512 samples of 2,048 tokens,
 batch 1, a card of 80 GiB; peaks in GB:
 
 """

@@ -3,12 +3,12 @@
 from worked_examples import real
 
 from formula_sections.text import binary, table
-from planner.footprint.cache import KV_DTYPES, CacheGroup, cache_size
-from planner.footprint.engines import BLOCK, chunk_of
-from planner.footprint.overhead import UTILIZATION, overhead_parts
-from planner.footprint.rules import activation_rule, kv_cache_rule
-from planner.footprint.schema import Engine, ServeOptions
 from planner.hardware import find_gpu
+from planner.serving.cache import KV_DTYPES, CacheGroup, cache_size
+from planner.serving.engines import BLOCK, chunk_of
+from planner.serving.overhead import UTILIZATION, overhead_parts
+from planner.serving.rules import activation_rule, kv_cache_rule
+from planner.serving.schema import Engine, ServeOptions
 
 _CACHED = ("llama-2-7b", "llama-3-8b", "llama-2-70b", "deepseek-r1", "gemma-3-27b", "gpt-oss-20b")
 _CONTEXT = 8192
@@ -37,8 +37,8 @@ Bytes of one layer for one sequence; layers and sequences add up.
 | shared | 0: another layer's cache is read | none |
 
 Kinds, heads, sizes and windows are read from transformers' own cache objects, filled once on tensors without data
-(`planner/models/cache_layers.py`). `bits` of an element, scales included: {types}.
-Source: `planner/footprint/cache.py`.
+(`planner/serving/cache_layers.py`). `bits` of an element, scales included: {types}.
+Source: `planner/serving/cache.py`.
 
 One sequence of {_CONTEXT:,} tokens in bf16, unpadded, beside the rule with the hidden size (`kv_cache_rule`):
 
@@ -72,7 +72,7 @@ def _blocks() -> str:
         "`(ceil(min(window - 1 + chunk, context) / block) + 1) x block` tokens of that one sequence (a chunked layer\n"
         "for `min(window + chunk, context)`, in blocks), llama.cpp for `min(window + chunk, context)` cells of every\n"
         "sequence, in 256s; ExLlamaV2 keeps the whole context in every layer.\n"
-        "Source: `planner/footprint/{cache,engines}.py`.\n\n"
+        "Source: `planner/serving/{cache,engines}.py`.\n\n"
         + table(("engine", "tokens of a block", "llama-3-8b, 1,000 tokens, bytes"), rows)
     )
 
@@ -101,7 +101,7 @@ the cache; the head sees the last token of each sequence. `activations = max(pre
 - a decoding step has one token of each sequence;
 - llama.cpp makes room for the fp32 logits of every token of a step: `tokens x (vocabulary + hidden) x 4`.
 
-Source: `planner/models/prefill.py`, `planner/footprint/need.py`. A whole prompt at once, flash attention, beside the
+Source: `planner/serving/prefill.py`, `planner/serving/need.py`. A whole prompt at once, flash attention, beside the
 rule `batch x tokens x hidden x layers x 2`. Layers are never alive together, which the rule takes them to be.
 llama-3-8b with 2,048 tokens takes {binary(eager)} GiB with eager attention.
 
@@ -117,7 +117,7 @@ def _overhead() -> str:
         "### Overhead\n\nNamed parts on every GPU, each replaced with `--reserve NAME=SIZE`; `--overhead 20%` "
         "(a share of the weights) or\n`--overhead 2GiB` puts one flat part in their place. vLLM leaves "
         f"`1 - {UTILIZATION:g}` of the card to others; the context lies in that share.\n"
-        "Source: `planner/footprint/overhead.py`. On a card of 80 GiB:\n\n"
+        "Source: `planner/serving/overhead.py`. On a card of 80 GiB:\n\n"
         + table(("engine", "part", "source", "GiB"), rows, left=3)
     )
 
@@ -141,6 +141,6 @@ The largest context for a batch, the largest batch for a context and the number 
 prefilled one at a time where prompts are not cut into chunks) are the largest numbers that still fit, found by
 halving; no formula is turned around. Contexts stop at what the config allows unless `--beyond-positions` is given.
 A card's memory is what CUDA has of it (`planner/hardware.json`), not the number on the box.
-Source: `planner/footprint/{need,search}.py`, `planner/serving.py`.
+Source: `planner/serving/{need,search,serve}.py`.
 
 """ + table(head, rows)

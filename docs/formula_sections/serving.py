@@ -3,14 +3,14 @@
 from worked_examples import real
 
 from formula_sections.text import binary, decimal, table
-from planner.footprint.bits import budget_of, make_ladder, most_bits
-from planner.footprint.formats import find_format
-from planner.footprint.mixed import default_order
-from planner.footprint.schema import ServeOptions, Serving, SplitMode
-from planner.footprint.speed import CPU_BANDWIDTH, experts_read
-from planner.footprint.split import place
+from planner.formats.mixed import default_order
+from planner.formats.registry import find_format
 from planner.hardware import find_gpu
-from planner.serving import size, size_stored
+from planner.serving.bits import budget_of, make_ladder, most_bits
+from planner.serving.schema import ServeOptions, Serving, SplitMode
+from planner.serving.serve import size, size_stored
+from planner.serving.speed import CPU_BANDWIDTH, experts_read
+from planner.serving.split import place
 
 _CARD = "RTX 4090"
 
@@ -49,7 +49,7 @@ The part of a tensor that one of N GPUs holds:
 
 Attention heads must divide by N, and a matrix into whole quantization blocks and groups (groups of experts: a note);
 what no rule names is counted whole on every GPU, with a note.
-Source: `planner/footprint/{tensor_parallel,split}.py`. Weights of the fullest GPU, GB:
+Source: `planner/serving/{tensor_parallel,split}.py`. Weights of the fullest GPU, GB:
 
 """ + table(("model", "format", "split", "2 GPUs", "4", "8", "16"), rows, left=3)
 
@@ -65,7 +65,7 @@ def _layers() -> str:
 vLLM's pipeline gives `layers // N` to each GPU, the rest one by one to those before the last; llama.cpp gives equal
 shares of layers and output. `-ngl n` puts the output and the last `n - 1` layers on the GPUs; the other layers stay in
 CPU memory with their cache. llama.cpp and ExLlamaV2 keep the token embedding in CPU memory in any case, vLLM never.
-Source: `planner/footprint/split.py`. llama-3-8b in Q4_K_M:
+Source: `planner/serving/split.py`. llama-3-8b in Q4_K_M:
 
 """ + table(("", "layers on the GPU", "GPU weights, GB", "CPU weights, GB"), rows)
 
@@ -102,7 +102,7 @@ the pace; layers on several GPUs and on the CPU are read one after the other.
 - CPU bandwidth is {CPU_BANDWIDTH / 1e9:.1f} GB/s unless given (two channels of DDR5-5600).
 - Below 10 tokens/s: too slow for a conversation; 10 to 20: readable; above: smooth.
 
-No engine reaches it: it knows of no computation. Source: `planner/footprint/speed.py`. On an {_CARD},
+No engine reaches it: it knows of no computation. Source: `planner/serving/speed.py`. On an {_CARD},
 {card.bandwidth / 1e9:,.0f} GB/s:
 
 """ + table(head, rows)
@@ -131,7 +131,7 @@ def _bits() -> str:
 A mixture starts with the smallest choice for every tensor and raises them in an order of thumb, round by round,
 while the budget lasts. For {model}: {order}.
 The order follows llama.cpp's mixtures; ExLlama's converters measure instead. Source:
-`planner/footprint/{{bits,mixed}}.py`. {model}, {card}, 2,048 tokens, choices of EXL2: at most
+`planner/serving/bits.py`, `planner/formats/mixed.py`. {model}, {card}, 2,048 tokens, choices of EXL2: at most
 **{most_bits(ladder, budget):.3f} bits** for {ladder.weights:,} weights.
 
 """ + table(("part", "GiB"), [(name, binary(count)) for name, count in parts])

@@ -6,12 +6,12 @@ from typing import get_args
 from worked_examples import real
 
 from formula_sections.text import binary, decimal, table
-from planner.footprint.optimizers import SOURCES, Optimizer, states_bytes
-from planner.footprint.rules import training_rule
-from planner.footprint.sharding import copies_of
-from planner.footprint.training_schema import Precision, Sharding, TrainMethod, TrainOptions
-from planner.footprint.training_trace import Attention, Checkpointing
-from planner.training import CUDA_CONTEXT
+from planner.serving.rules import training_rule
+from planner.training.optimizers import SOURCES, Optimizer, states_bytes
+from planner.training.schema import Precision, Sharding, TrainMethod, TrainOptions
+from planner.training.sharding import copies_of
+from planner.training.trace import Attention, Checkpointing
+from planner.training.train import CUDA_CONTEXT
 
 _MODEL, _TOKENS, _GPUS = "llama-3-8b", 2048, 8
 _SHARDED: tuple[Sharding, ...] = ("none", "zero2", "fsdp")
@@ -28,7 +28,7 @@ def _total() -> str:
 `optimizer step = the same without activations, with all gradients and the step's own temporaries`; a GPU needs the
 larger. Gradients of a step without accumulation come up layer by layer while activations go: the highest point of that
 walk counts, not the sum of both. The context is {binary(CUDA_CONTEXT)} GiB, assumed.
-Source: `planner/training.py`, `planner/footprint/{{sharding,training_trace}}.py`.
+Source: `planner/training/{{train,sharding,trace}}.py`.
 """
 
 
@@ -42,7 +42,7 @@ def _copies() -> str:
         "### Copies of a trained weight\n\nBytes of each. Mixed precision is torch.autocast over fp32 weights without "
         "DeepSpeed, 16-bit weights with fp32 master\nweights with it (all ZeRO stages; bf16 is the same there). In "
         "fp32 stages 1 and 2 copy the shard too, stage 3 where it\nis offloaded. LoRA keeps adapters in fp32 "
-        "(DeepSpeed: 16 bit and fp32 master).\nSource: `planner/footprint/sharding.py copies_of`.\n\n"
+        "(DeepSpeed: 16 bit and fp32 master).\nSource: `planner/training/sharding.py copies_of`.\n\n"
         + table(head, rows, left=2)
     )
 
@@ -61,7 +61,7 @@ For a tensor of n weights, `item` bytes each (the copy that the optimizer sees):
 - Adafactor: `4 (rows + columns)` for a matrix, `4 n` for a vector; in shards weights are flat, so `4 n`
 - Lion (bitsandbytes): `4 n`; SGD: 0, with momentum `n item`
 
-Source: `planner/footprint/optimizers.py`. {_MODEL} with fp32 weights:
+Source: `planner/training/optimizers.py`. {_MODEL} with fp32 weights:
 
 """ + table(("optimizer", "what it keeps", "bytes per weight", "GB"), rows, left=2)
 
@@ -92,7 +92,7 @@ def _activations() -> str:
     return f"""### Activations that the backward needs
 
 Forward and backward of each kind of layer run on tensors without data; what autograd holds when the forward is over is
-what counts (`planner/models/training.py`). For a GPT layer (LayerNorm, GELU, MLP of four times the hidden size,
+what counts (`planner/training/tracing.py`). For a GPT layer (LayerNorm, GELU, MLP of four times the hidden size,
 dropout) that gives the closed form of arXiv 2205.05198, and a test holds it to that:
 
 `bytes of a layer = s b h (34 + 5 a s / h)` with s tokens, b samples, h hidden size, a heads, 16-bit activations:
@@ -130,7 +130,7 @@ Buffers: DeepSpeed's bucket of 5e8 elements; ZeRO-3's gathered weights, the larg
 gathered weights (all outside of layers, a layer and the next one) and unsharded gradients of the largest unit; plain
 data parallelism's buckets, the gradients once more. Offload moves states (and weights) to CPU memory or NVMe, for all
 processes of a node, and DeepSpeed pins a 16-bit copy of the shard in CPU memory.
-Source: `planner/footprint/sharding.py place`.
+Source: `planner/training/sharding.py place`.
 {_MODEL}, full, AdamW, bf16-mixed, {_TOKENS:,} tokens, full checkpointing, {_GPUS} GPUs in one node:
 
 """ + table(("sharding", "offload", "per GPU, GiB", "node RAM, GiB", "node NVMe, GiB"), rows, left=2)
@@ -151,7 +151,7 @@ An adapter of rank r on a Linear of `rows x columns` has `r x (rows + columns)` 
 states of its own; the base model is frozen, in 16 bit (LoRA) or with its Linears in NF4 with double quantization and
 all else in fp32 (QLoRA, with the largest Linear in 16 bit once while it is used; DeepSpeed casts all that is not NF4 to
 16 bit). Source:
-`planner/footprint/{{lora,trained}}.py`.
+`planner/training/{{lora,trained}}.py`.
 {_MODEL}, AdamW, {_TOKENS:,} tokens, full checkpointing, adapters on all Linears of the layers:
 
 """

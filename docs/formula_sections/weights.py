@@ -5,12 +5,12 @@ from fractions import Fraction
 from worked_examples import real
 
 from formula_sections.text import decimal, plain, table
-from planner.footprint.bitsandbytes import BLOCK, NESTED_BLOCK, four_bit_tensors
-from planner.footprint.exllama import HEAD_BITS, HEADS, exl3_tensors
-from planner.footprint.formats import all_formats
-from planner.footprint.gguf.filetypes import FILE_TYPES
-from planner.footprint.gguf.types import bits, blocks, weight_types
-from planner.footprint.gptq import matrix_tensors
+from planner.formats.autogptq import matrix_tensors
+from planner.formats.bitsandbytes import BLOCK, NESTED_BLOCK, four_bit_tensors
+from planner.formats.exllama import HEAD_BITS, HEADS, exl3_tensors
+from planner.formats.gguf.filetypes import FILE_TYPES
+from planner.formats.gguf.types import bits, blocks, weight_types
+from planner.formats.registry import all_formats
 
 MODELS = ("llama-3-8b", "llama-2-70b")
 _SIDE = 4096
@@ -42,7 +42,7 @@ Which tensors a format quantizes decides more than its bits: the token embedding
 {100 * outside / llama.parameters:.1f} % of its weights. Tied tensors are stored once
 unless the format keeps embedding and head differently.
 `--params N` knows no tensors and takes `ceil(N x bits / 8)`.
-Source: `planner/footprint/tensors.py`, `planner/serving.py serve_parameters`.
+Source: `planner/formats/tensors.py`, `planner/serving/serve.py serve_parameters`.
 """
 
 
@@ -55,7 +55,7 @@ def _plain() -> str:
     return (
         "### Flat widths\n\n`bytes(tensor) = ceil(elements x bits / 8)` for every tensor, norms included. "
         "fp32, fp16 and bf16 are\nhow checkpoints are published; int8 and int4 are the rule of thumb, no engine "
-        "stores a whole model so.\nSource: `planner/footprint/plain.py`.\n\n"
+        "stores a whole model so.\nSource: `planner/formats/plain.py`.\n\n"
         + table(("format", "bits", *(f"{model}, GB" for model in MODELS)), rows)
     )
 
@@ -70,7 +70,7 @@ def _gguf() -> str:
         "`bits = 8 x bytes of a block / weights of a block`.\nBlock sizes are those of the `gguf` package "
         "(`GGML_QUANT_SIZES`). The digit in a name is not its bits: scales and\nminima of the blocks come on top. "
         "Rows that whole blocks do not fill take a type with smaller blocks\n(llama.cpp `src/llama-quant.cpp "
-        "tensor_type_fallback`). Source: `planner/footprint/gguf/types.py`.\n\n"
+        "tensor_type_fallback`). Source: `planner/formats/gguf/types.py`.\n\n"
         + table(("type", "weights of a block", "bytes of a block", "bits"), rows)
     )
 
@@ -95,7 +95,7 @@ def _file_types() -> str:
         "The rules ask for the number of layers, of experts and of heads\nthat share keys and values, so one file type "
         "has different bits in different models. The size of a file counts tensors,\ntheir padding to 32 bytes, names "
         "and the tokenizer. Types that need an importance matrix are taken to be made with one.\n"
-        "Source: `planner/footprint/gguf/{rules,mixture,header}.py`.\n\n" + table(head, rows, left=2)
+        "Source: `planner/formats/gguf/{rules,mixture,header}.py`.\n\n" + table(head, rows, left=2)
     )
 
 
@@ -126,7 +126,7 @@ Of a Linear of `rows x columns` in groups of `g`, by the compressor that takes t
 
 Head, embeddings, norms, routers and vision towers stay in 16 bit. Pruned weights (2:4) are stored and served as zeros
 at full size. A recipe of one's own goes through the same code, with its own targets and `ignore`.
-Source: `planner/footprint/{compressed,compressed_schemes}.py`, after compressed_tensors/compressors.
+Source: `planner/formats/{compressed,compressed_schemes}.py`, after compressed_tensors/compressors.
 
 """ + table(head, rows, left=2)
 
@@ -143,7 +143,8 @@ def _gptq() -> str:
     return (
         "### GPTQ and AWQ checkpoints\n\n`qweight = rows x columns x bits / 8`, `qzeros = groups x rows x bits / 8`, "
         "`scales = groups x rows x 2`,\n`g_idx = 4 x columns` (GPTQ alone), `groups = ceil(columns / g)`; in bytes. "
-        "The Linears of the decoder layers\nare quantized. Source: `planner/footprint/gptq.py`.\n\n" + table(head, rows)
+        "The Linears of the decoder layers\nare quantized. Source: `planner/formats/autogptq.py`.\n\n"
+        + table(head, rows)
     )
 
 
@@ -171,7 +172,7 @@ def _bitsandbytes() -> str:
   fp32 scales for {NESTED_BLOCK} of these, tables of 64 and 1,024 bytes.
 
 Head, embeddings, norms and whatever is not exactly a Linear (fused experts of transformers 5) stay in 16 bit.
-{MODELS[0]}: {llama}. Source: `planner/footprint/bitsandbytes.py`.
+{MODELS[0]}: {llama}. Source: `planner/formats/bitsandbytes.py`.
 
 """ + table(("4096 x 4096", "tensors in the checkpoint, bytes", "bits"), rows, left=2)
 
@@ -195,6 +196,6 @@ def _exllama() -> str:
   4096 x 4096 at 4 bits.
 
 Embeddings stay in 16 bit, in CPU memory; norms and routers in 16 bit on the GPU.
-Source: `planner/footprint/exllama.py`, after exllamav2 and exllamav3 `conversion/`.
+Source: `planner/formats/exllama.py`, after exllamav2 and exllamav3 `conversion/`.
 
 """ + table(head, rows)

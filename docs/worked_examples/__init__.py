@@ -1,6 +1,6 @@
 """Every worked example of the guides that this project answers, as data and evaluated.
 
-Documentation, not product: docs/formulas.py prints them, tests/footprint/test_examples.py holds them to the code.
+Documentation, not product: docs/formulas.py prints them, tests/test_worked_examples.py holds them to the code.
 """
 
 from worked_examples import compiled_serving, compiled_weights, forum_post, kaitchup, memory_guide, parameter_guide

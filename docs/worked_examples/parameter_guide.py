@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from fractions import Fraction
 
-from planner.footprint.optimizers import Optimizer
-from planner.footprint.rules import OVERHEAD_SHARE, grouped_kv_cache_rule, training_rule, weight_rule
+from planner.serving.rules import OVERHEAD_SHARE, grouped_kv_cache_rule, training_rule, weight_rule
+from planner.training.optimizers import Optimizer
 from worked_examples import real
 from worked_examples.records import (
     BANDWIDTH,

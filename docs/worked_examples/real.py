@@ -4,32 +4,32 @@ from fractions import Fraction
 from functools import cache
 from typing import Literal
 
-from planner.footprint.cache import cache_size
-from planner.footprint.formats import find_format
-from planner.footprint.model import Activations, ServedModel
-from planner.footprint.optimizers import Optimizer, states_bytes
-from planner.footprint.schema import ServeOptions, Serving
-from planner.footprint.sharding import States, copies_of, place
-from planner.footprint.tensors import StoredModel
-from planner.footprint.trained import split
-from planner.footprint.training_schema import TrainingPlan, TrainOptions
-from planner.footprint.training_trace import TraceRequest, TrainingTrace
+from planner.compress.modifiers.hessian import hessian_bytes
+from planner.compress.schema import Plan
+from planner.formats.model import Activations, ServedModel
+from planner.formats.registry import find_format
+from planner.formats.tensors import StoredModel
 from planner.hardware import find_gpu
 from planner.job import Job
 from planner.models.graph import ModelGraph
 from planner.planning import plan_graph
-from planner.recipe import load_recipe
-from planner.schema import Plan
-from planner.serving import size
-from planner.simulation.modifiers.hessian import hessian_bytes
-from planner.training import plan_training
+from planner.recipe.load import load_recipe
+from planner.serving.cache import cache_size
+from planner.serving.schema import ServeOptions, Serving
+from planner.serving.serve import size
+from planner.training.optimizers import Optimizer, states_bytes
+from planner.training.schema import TrainingPlan, TrainOptions
+from planner.training.sharding import States, copies_of, place
+from planner.training.trace import TraceRequest, TrainingTrace
+from planner.training.train import plan_training
+from planner.training.trained import split
 
 Device = Literal["gpu", "cpu"]
 
 
 @cache
 def served(model: str) -> tuple[ServedModel, Activations]:
-    from planner.models.serving import load_served
+    from planner.serving.model import load_served
 
     return load_served(model)
 
@@ -192,7 +192,7 @@ def trained(model: str, options: TrainOptions) -> TrainingPlan:
 @cache
 def _training_trace(model: str, request: TraceRequest) -> TrainingTrace:
     from planner.models.source import load_source
-    from planner.models.training import trace_training
+    from planner.training.tracing import trace_training
 
     layers = [unit.name for unit in served(model)[0].graph.units if unit.kind == "decoder"]
     return trace_training(load_source(model), request, layers)

@@ -13,10 +13,10 @@ from planner.commands.progress import Progress
 from planner.errors import MeasureError
 
 if TYPE_CHECKING:
+    from planner.compress.schema import Plan
     from planner.job import Job
     from planner.measure.accuracy import Accuracy
     from planner.measure.record import Measurement
-    from planner.schema import Plan
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -72,7 +72,9 @@ def accuracy(
     Ratios are planned / measured. Where they differ, the part or tensor that would explain it is named.
     The job's options matter only for a run that does not say what its job was: one read from a log.
     """
-    job = options.job()
+    from planner.commands.jobs import make_job
+
+    job = make_job(options)
     check_output(output)
     with Progress() as progress:
         from planner.measure.accuracy import Accuracy, compare

@@ -19,7 +19,7 @@ from planner.commands.output import check_output, write_result
 from planner.commands.progress import Progress
 
 if TYPE_CHECKING:
-    from planner.schema import Plan
+    from planner.compress.schema import Plan
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -46,7 +46,9 @@ def compare(
     output: OutputOption = None,
 ) -> None:
     """Plan the same job with several recipes, and show them side by side, a line for each."""
-    job = options.job()
+    from planner.commands.jobs import make_job
+
+    job = make_job(options)
     check_output(output)
     with Progress() as progress:
         from planner.planning import compare as make_plans

@@ -35,7 +35,9 @@ def graph(
 
     Routed experts appear as LLM Compressor compresses them: one Linear per projection.
     """
-    job = options.job()
+    from planner.commands.jobs import make_job
+
+    job = make_job(options)
     check_output(output)
     with Progress() as progress:
         progress.say(f"building {model} without weights")

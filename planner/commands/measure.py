@@ -10,9 +10,9 @@ from planner.commands.progress import Progress
 from planner.errors import JobError, RecipeError, StoppedError, UnsupportedError
 
 if TYPE_CHECKING:
+    from planner.compress.schema import Plan
     from planner.job import Job
     from planner.measure.record import Measurement
-    from planner.schema import Plan
 
 MEASURING = "Measuring"
 
@@ -108,7 +108,9 @@ def measure(
         return
     if model is None or recipe is None:
         raise JobError("name a MODEL and a --recipe to measure, or a finished run's --log (see planner measure --help)")
-    job = options.job()
+    from planner.commands.jobs import make_job
+
+    job = make_job(options)
     check_output(output)
     plan, result = _measured(model, recipe, job, force=force, collect=collect, verbose=verbose, output=output)
     _report(plan, result, output)

@@ -7,12 +7,9 @@ values; a test holds both lists of defaults together.
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
-
-if TYPE_CHECKING:
-    from planner.job import Job
 
 DATA, PIPELINE, MODEL, MACHINE, RESULT = (
     "Calibration data",
@@ -190,12 +187,6 @@ class JobOptions:
             rich_help_panel=MACHINE,
         ),
     ] = "80GiB"
-
-    def job(self) -> "Job":
-        """The checked job; whatever has no meaning ends in one JobError that names the option."""
-        from planner.commands.jobs import make_job
-
-        return make_job(self)
 
 
 def takes_job_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

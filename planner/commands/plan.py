@@ -20,7 +20,7 @@ from planner.commands.output import check_output, write_result
 from planner.commands.progress import Progress
 
 if TYPE_CHECKING:
-    from planner.schema import Plan
+    from planner.compress.schema import Plan
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -54,7 +54,9 @@ def plan(
     The defaults of the options are those of `llmcompressor.oneshot`. Nothing is downloaded but a
     Hub model's config, nothing is computed, and no GPU is needed.
     """
-    job = options.job()
+    from planner.commands.jobs import make_job
+
+    job = make_job(options)
     check_output(output)
     with Progress() as progress:
         from planner.planning import plan as make_plan

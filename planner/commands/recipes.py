@@ -8,7 +8,7 @@ from planner.commands.output import check_output, write_result
 def recipes(format: FormatOption = "table", output: OutputOption = None) -> None:
     """List the shipped recipes; LLM Compressor itself runs each of them."""
     check_output(output)
-    from planner.recipe_files import list_recipes
+    from planner.recipe.files import list_recipes
     from planner.reports.listing import render_recipes
 
     write_result(render_recipes(list_recipes(), format, **look(output)), output)

@@ -71,8 +71,8 @@ def serve(
         )
     with Progress() as progress:
         from planner.reports import serve as report
-        from planner.serving import serve as serve_model
-        from planner.serving import serve_parameters
+        from planner.serving.serve import serve as serve_model
+        from planner.serving.serve import serve_parameters
 
         if params is not None:
             result = serve_parameters(parse_params(params), weights, asked)

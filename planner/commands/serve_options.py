@@ -14,7 +14,7 @@ from planner.errors import JobError
 from planner.units import parse_bytes
 
 if TYPE_CHECKING:
-    from planner.footprint.schema import ServeOptions
+    from planner.serving.schema import ServeOptions
 
 SERVED, HARDWARE, ENGINE = "What is served", "The hardware", "The engine"
 
@@ -193,7 +193,7 @@ class ServeFlags:
     def options(self) -> "ServeOptions":
         """The checked options; whatever has no meaning ends in one JobError that names the option."""
         from planner.commands.jobs import checked
-        from planner.footprint.schema import ServeOptions
+        from planner.serving.schema import ServeOptions
 
         values = {
             "context": self.context,

@@ -11,7 +11,7 @@ from planner.commands.output import check_output, write_result
 from planner.commands.progress import Progress
 
 if TYPE_CHECKING:
-    from planner.footprint.training_schema import TrainOptions
+    from planner.training.schema import TrainOptions
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -137,7 +137,7 @@ class TrainFlags:
     def options(self) -> "TrainOptions":
         """The checked options; whatever has no meaning ends in one JobError that names the option."""
         from planner.commands.jobs import checked
-        from planner.footprint.training_schema import TrainOptions
+        from planner.training.schema import TrainOptions
 
         return checked(TrainOptions, asdict(self))
 
@@ -158,7 +158,7 @@ def train(
     asked = options.options()
     with Progress() as progress:
         from planner.reports import train as report
-        from planner.training import train as plan_training
+        from planner.training.train import train as plan_training
 
         progress.say(f"building {model} without weights")
         text = rendered(report, plan_training(model, asked), format, output)

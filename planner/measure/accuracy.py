@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field, computed_field
 
+from planner.compress.parts import PART_NAMES, gpu_parts
+from planner.compress.schema import Plan, Step
 from planner.measure.record import MeasuredStep, Measurement
-from planner.parts import PART_NAMES, gpu_parts
 from planner.records import Record
-from planner.schema import Plan, Step
 from planner.units import MIB
 
 ACCURACY_VERSION = 1

@@ -3,9 +3,9 @@
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from planner.compress.schema import LLMCOMPRESSOR_VERSION, Plan
 from planner.errors import MeasureError
 from planner.measure.record import Card
-from planner.schema import LLMCOMPRESSOR_VERSION, Plan
 from planner.units import human_bytes
 
 PACKAGES = ("torch", "llmcompressor", "compressed-tensors", "transformers", "accelerate")

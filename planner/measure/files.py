@@ -17,7 +17,7 @@ from planner.measure.record import (
     MeasuredStep,
     Measurement,
 )
-from planner.recipe_files import list_recipes
+from planner.recipe.files import list_recipes
 from planner.units import GIB
 
 MAX_BYTES = 64 * 2**20

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from planner.models.traces import ModelTrace
-from planner.specs import ModuleRef
+from planner.recipe.specs import ModuleRef
 
 UnitKind = Literal["embedding", "vision", "projector", "decoder", "norm", "head", "other"]
 

@@ -29,7 +29,7 @@ from planner.models.source import ModelSource, load_source
 from planner.models.traces import ModelTrace
 from planner.models.tracing import ModelTracer
 from planner.models.wrapping import without_lost_masks
-from planner.specs import ModuleRef
+from planner.recipe.specs import ModuleRef
 
 LOST_MASK = (
     "LLM Compressor traces this model so that its attention gets no mask while calibrating "

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from rich.console import Group
 from rich.text import Text
 
-from planner.advice import Verdict, peak_gpu_step, verdict
+from planner.compress.advice import Verdict, peak_gpu_step, verdict
+from planner.compress.schema import Plan
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import decimals_for, number
 from planner.reports.summary import BEYOND_TENSORS, gib_short, header, set_by
 from planner.reports.table import draw, pairs, ruled_table
-from planner.schema import Plan
 
 _FITS: dict[Verdict, str] = {"fits": "yes", "tight": "only just", "over": "NO"}
 _STYLE: dict[Verdict, str] = {"fits": "green", "tight": "bold yellow", "over": "bold red"}

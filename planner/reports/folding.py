@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from planner.parts import gpu_parts
-from planner.schema import Step
+from planner.compress.parts import gpu_parts
+from planner.compress.schema import Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

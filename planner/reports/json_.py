@@ -1,8 +1,8 @@
-"""A plan as JSON: the contract of `planner.schema`, byte for byte."""
+"""A plan as JSON: the contract of `planner.compress.schema`, byte for byte."""
 
 from collections.abc import Sequence
 
-from planner.schema import SCHEMA_VERSION, Plan
+from planner.compress.schema import SCHEMA_VERSION, Plan
 
 
 def render(plan: Plan) -> str:

@@ -12,7 +12,7 @@ from planner.reports.table import draw, ruled_table
 
 if TYPE_CHECKING:
     from planner.models.source import Preset
-    from planner.recipe_files import RecipeInfo
+    from planner.recipe.files import RecipeInfo
 
 Format = Literal["table", "json", "markdown"]
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from planner.compress.schema import Plan
 from planner.reports.numbers import decimals_for, number
 from planner.reports.rows import Row, cpu_columns, gpu_columns, rows
 from planner.reports.summary import advice_line, cpu_lines, fit_line, gib, gpu_lines, header, result_line
-from planner.schema import Plan
 
 
 def render(plan: Plan, *, steps: Literal["folded", "all"] = "folded") -> str:

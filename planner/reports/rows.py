@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from planner.advice import runs_out
-from planner.parts import PARTS, cpu_parts, gpu_parts
+from planner.compress.advice import runs_out
+from planner.compress.parts import PARTS, cpu_parts, gpu_parts
+from planner.compress.schema import Plan, Step
 from planner.reports.folding import Fold, fold, unfolded
-from planner.schema import Plan, Step
 
 TITLES: Mapping[str, str] = {
     "weights": "weights",

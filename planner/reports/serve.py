@@ -7,11 +7,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from planner.footprint.schema import Serving
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import decimals_for, smallest_shown
 from planner.reports.summary import gib, gib_short
 from planner.reports.table import draw, pairs, ruled_table
+from planner.serving.schema import Serving
 from planner.units import GB, GIB, KIB, MIB, format_bytes
 
 _TITLES = ("part, in GiB", "GPU", "all GPUs", "rule", "")

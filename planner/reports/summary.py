@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from planner.advice import advise, first_over, peak_cpu_step, peak_gpu_step, verdict
+from planner.compress.advice import advise, first_over, peak_cpu_step, peak_gpu_step, verdict
+from planner.compress.parts import PART_NAMES, cpu_parts, gpu_parts
+from planner.compress.schema import Plan, Step
 from planner.job import Job
-from planner.parts import PART_NAMES, cpu_parts, gpu_parts
-from planner.schema import Plan, Step
 from planner.units import GIB, format_bytes
 
 BEYOND_TENSORS = "CUDA context and fragmentation come on top"

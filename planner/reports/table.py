@@ -10,11 +10,11 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from planner.advice import verdict
+from planner.compress.advice import verdict
+from planner.compress.schema import Plan
 from planner.reports.numbers import decimals_for, number, smallest_shown
 from planner.reports.rows import TITLES, Row, cpu_columns, gpu_columns, rows
 from planner.reports.summary import advice_line, cpu_lines, fit_line, gib, gpu_lines, header, result_line
-from planner.schema import Plan
 
 # Wide enough for every table: for output that goes into a pipe or a file.
 UNLIMITED = 250

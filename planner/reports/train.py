@@ -7,11 +7,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from planner.footprint.training_schema import Choice, Moment, TrainingPlan
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import decimals_for
 from planner.reports.summary import gib
 from planner.reports.table import draw, pairs, ruled_table
+from planner.training.schema import Choice, Moment, TrainingPlan
 from planner.units import GIB
 
 _PARTS = ("part of one GPU, in GiB", "GPU", "")

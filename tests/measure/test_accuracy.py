@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from planner.cli import main
+from planner.compress.schema import Plan
 from planner.measure.accuracy import compare
 from planner.measure.files import read_measurement, render
 from planner.measure.record import CpuFigures, GpuFigures, HostFacts, MeasuredStep, Measurement
-from planner.schema import Plan
 from planner.units import MIB
 from tests.measured.cases import RUNS
 

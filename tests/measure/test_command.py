@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from planner.cli import main
+from planner.compress.schema import LLMCOMPRESSOR_VERSION
 from planner.measure import checks
 from planner.measure.record import Card, MeasuredStep, Measurement
-from planner.schema import LLMCOMPRESSOR_VERSION
 from planner.units import GIB
 
 ROOT = Path(__file__).parent.parent.parent

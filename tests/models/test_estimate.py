@@ -13,7 +13,7 @@ from planner.models.estimate import estimate_trace
 from planner.models.load import load_model
 from planner.models.traces import ModelTrace, Segment
 from planner.planning import plan_graph
-from planner.recipe import load_recipe
+from planner.recipe.load import load_recipe
 from tests import toys
 from tests.toys import EMBEDDING, Toy
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from planner.compress.program import cut
 from planner.job import Job
 from planner.models.graph import ModelGraph
 from planner.models.load import load_model
-from planner.simulation.program import cut
 from tests.toys import EMBEDDING, HEAD, NORM, Layer, Linear, Toy
 
 PRESETS = ("llama-3-8b", "qwen3-30b-a3b", "deepseek-r1", "qwen2.5-vl-7b", "gemma-3-27b", "qwen3-0.6b")

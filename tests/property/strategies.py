@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from planner.job import Job
-from planner.specs import GPTQSpec, ModifierSpec, QuantArgs, Recipe
+from planner.recipe.specs import GPTQSpec, ModifierSpec, QuantArgs, Recipe
 from tests import toys
 from tests.toys import Layer, Linear, Toy
 

@@ -4,12 +4,12 @@ from functools import cache
 
 import pytest
 
+from planner.compress.schema import Plan
 from planner.job import Job
 from planner.models.graph import ModelGraph
 from planner.models.load import load_model
 from planner.planning import plan_graph
-from planner.recipe import list_recipes, load_recipe
-from planner.schema import Plan
+from planner.recipe.load import list_recipes, load_recipe
 from tests.property.test_laws import figures
 
 RECIPES = [recipe.name for recipe in list_recipes()]

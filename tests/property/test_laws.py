@@ -8,17 +8,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from planner.binding import make_program
+from planner.compress import pipelines
+from planner.compress.binding import make_program
+from planner.compress.context import Context
+from planner.compress.modifiers import gptq, sparsegpt
+from planner.compress.modifiers.gptq import GPTQModel
+from planner.compress.oneshot import simulate
+from planner.compress.program import Outcome
+from planner.compress.schema import Plan
 from planner.job import Job
 from planner.planning import plan_graph
-from planner.schema import Plan
-from planner.simulation import pipelines
-from planner.simulation.context import Context
-from planner.simulation.host import simulate
-from planner.simulation.modifiers import gptq, sparsegpt
-from planner.simulation.modifiers.gptq import GPTQModel
-from planner.simulation.program import Outcome
-from planner.specs import GPTQSpec, Recipe
+from planner.recipe.specs import GPTQSpec, Recipe
 from tests import toys
 from tests.property import strategies
 from tests.toys import Toy, WatchedLedger

@@ -1,0 +1,116 @@
+"""QuantizationModifier (round to nearest): llmcompressor/modifiers/quantization/quantization/base.py."""
+
+from collections.abc import Sequence
+
+from planner.compress.context import Context
+from planner.compress.ledger import Handle
+from planner.compress.modifiers.base import ModifierModel
+from planner.compress.observers import MINMAX, QParams, WeightObservers, observed_range, siblings_of
+from planner.models.traces import Call
+from planner.recipe.qparams import weight_qparam_bytes
+from planner.recipe.specs import QuantArgs
+from planner.recipe.targets import LinearModule
+
+
+class QuantizationModel(ModifierModel):
+    """Static input observers while calibrating; weight observers and scales at the epoch's end."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.observers = WeightObservers(context)
+        self._inputs: dict[str, list[Handle]] = {}
+
+    # ------------------------------------------------------------------ calibrate
+    def before_forward(self, module: LinearModule, call: Call) -> None:
+        """calibration.py calibrate_input_hook: statistics of the input, kept per module."""
+        args = module.scheme.input_activations if module.scheme else None
+        if args is not None and args.dynamic in (False, "local") and call.rows:
+            self._observe(f"{module.name}.input", args, call.rows, call.columns, call.itemsize)
+
+    def after_forward(self, module: LinearModule, call: Call) -> None:
+        """calibration.py calibrate_output_hook."""
+        args = module.scheme.output_activations if module.scheme else None
+        if args is not None and not args.dynamic and call.rows:
+            self._observe(f"{module.name}.output", args, call.rows, call.output[-1], call.output_itemsize)
+            self._quantize_output(module, call.rows * call.output[-1] * call.output_itemsize)
+
+    def _quantize_output(self, module: LinearModule, nbytes: int) -> None:
+        """calibrate_output_hook calls forward_quantize itself, past DisableQuantization: compressed_tensors
+        forward.py _quantize_dequantize holds the scaled, rounded and dequantized output, and a product."""
+        with self.context.frame("observer", f"{module.name} output") as frame:
+            for name in ("scaled", "rounded", "dequantized"):
+                frame.assign(name, nbytes)
+            frame.temporary(nbytes, "product")
+
+    def _observe(self, name: str, args: QuantArgs, rows: int, columns: int, itemsize: int) -> None:
+        """min_max.py: this batch's extremes, averaged into the ones that are kept."""
+        # observers/helpers.py _flatten_activation: one scale, or one per group of columns
+        count = columns // (args.group_size or columns) if args.strategy == "tensor_group" else 1
+        with self.context.frame("observer", name) as frame:
+            observed_range(frame, args, observations=rows, count=count, group=columns // count, itemsize=itemsize)
+            if name in self._inputs:
+                self._average(name, args, count * itemsize)
+            else:
+                self._inputs[name] = [frame.hand_over("min_vals"), frame.hand_over("max_vals")]
+
+    def _average(self, name: str, args: QuantArgs, nbytes: int) -> None:
+        averaging = args.observer not in (*MINMAX[:2], "memoryless_mse")
+        kept = self._inputs[name]
+        with self.context.frame("observer", name) as frame:
+            for index in range(len(kept)):
+                if averaging:  # observers/helpers.py lerp: (start * (1 - w)) + (end * w)
+                    with frame.during(nbytes, "start * (1 - w)"), frame.during(nbytes, "end * w"):
+                        frame.assign("averaged", nbytes)
+                else:
+                    frame.assign("averaged", nbytes)
+                self.context.ledger.free(kept[index])
+                kept[index] = frame.hand_over("averaged")
+
+    def _finish_inputs(self, modules: Sequence[LinearModule]) -> None:
+        """update_qparams(modules, ACTIVATION_OBS): statistics go; the scales are a few bytes."""
+        for module in modules:
+            for name in (f"{module.name}.input", f"{module.name}.output"):
+                self.context.ledger.free_all(self._inputs.pop(name, ()))
+
+    def on_calibration_end(self) -> None:
+        """mixin.py end_calibration: observers are removed."""
+        self.observers.forget_all()
+
+    # ------------------------------------------------------------------ compress
+    def on_sequential_epoch_end(self, modules: Sequence[LinearModule]) -> None:
+        """base.py: activation qparams, then observe every weight, then every weight's qparams."""
+        self._finish_inputs(modules)
+        targets = [m for m in modules if m.observed]
+        names = self.observe_weights(targets)
+        for module in targets:
+            if module.name in names:
+                self._update_qparams(module, siblings_of(module.name, names))
+
+    def observe_weights(self, modules: Sequence[LinearModule]) -> frozenset[str]:
+        """observe(modules, "weight"); returns the names of those that have a weight to quantize."""
+        names = frozenset(m.name for m in modules if m.scheme and m.scheme.weights)
+        by_name = {m.name: m for m in modules}
+        for module in modules:
+            self.observers.observe(module, [by_name[name] for name in siblings_of(module.name, names)])
+        return names
+
+    def _update_qparams(self, module: LinearModule, siblings: tuple[str, ...]) -> None:
+        """calibration.py update_qparams: each value is written to the CPU and to the GPU copy."""
+        qparams = self.observers.qparams(module, siblings)
+        sizes = weight_qparam_bytes(module)
+        self._write(module, "scale", sizes["scale"], qparams.scale_bytes)
+        self._write(module, "zero_point", sizes["zero_point"], qparams.zero_point_bytes)
+        if "global_scale" in sizes:
+            self._write(module, "global_scale", sizes["global_scale"], 4)
+        self._release(qparams)
+
+    def _write(self, module: LinearModule, name: str, stored: int, computed: int) -> None:
+        """hasattr() onloads the old value; a cast to the stored dtype goes through a CPU buffer."""
+        with self.context.accessed(f"{module.name}.weight_{name}", stored, "qparams"):
+            pass
+        if stored != computed and self.context.device == "gpu":
+            with self.context.ledger.hold("cpu", computed, "model", f"{module.name}.weight_{name} before its cast"):
+                pass
+
+    def _release(self, qparams: QParams) -> None:
+        self.context.ledger.free_all(qparams.handles)

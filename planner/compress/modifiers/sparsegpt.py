@@ -1,0 +1,134 @@
+"""SparseGPTModifier: llmcompressor/modifiers/pruning/sparsegpt/{base,sgpt_base,sgpt_sparsify}.py."""
+
+from collections.abc import Sequence
+
+from planner.compress.context import Context, Frame
+from planner.compress.modifiers.base import ModifierModel
+from planner.compress.modifiers.hessian import FP32, Hessians, hessian_bytes
+from planner.models.traces import Call
+from planner.recipe.specs import SparseGPTSpec
+from planner.recipe.targets import LinearModule
+
+# column blocks that repeat: the first two show what a block needs and what it finds left over
+SHOWN_BLOCKS = 3
+
+
+class SparseGPTModel(ModifierModel):
+    """Hessians while calibrating; module by module at the epoch's end."""
+
+    def __init__(self, context: Context, spec: SparseGPTSpec) -> None:
+        super().__init__(context)
+        self.spec = spec
+        self.hessians = Hessians(context, offload=spec.offload_hessians)
+
+    def after_forward(self, module: LinearModule, call: Call) -> None:
+        if module.sparsify:
+            self.hessians.accumulate(module, call)
+
+    def on_sequential_epoch_end(self, modules: Sequence[LinearModule]) -> None:
+        """base.py compress_modules: the last module's result lives until the next one's is there."""
+        with self.context.frame("compress", "compress_modules") as frame:
+            for module in list(self.hessians.modules.values()):
+                self._sparsify(frame, module)
+
+    def _sparsify(self, caller: Frame, module: LinearModule) -> None:
+        """sgpt_sparsify.py sparsify_weight."""
+        context, matrix = self.context, module.rows * module.columns * FP32
+        with (
+            context.accessed(f"{module.name}.weight", module.weight_bytes),
+            context.frame("compress", module.name) as frame,
+        ):
+            frame.assign("W", module.weight_bytes)
+            self._take_hessian(frame, module)
+            if module.itemsize != FP32:
+                frame.assign("W", matrix)
+            self._invert(frame, module)
+            if self.spec.preserve_sparsity_mask:
+                with frame.during(module.rows * module.columns, "W == 0"):
+                    frame.assign("mask", module.rows * module.columns)
+                frame.temporary(module.rows * module.columns, "mask.sum() input")
+            frame.assign("losses", module.rows * FP32)
+            self._blocks(frame, module)
+            if module.itemsize != FP32:
+                frame.assign("W", module.weight_bytes)
+            result = frame.hand_over("W")
+        caller.bind("sparsified_weight", result)
+
+    def _take_hessian(self, frame: Frame, module: LinearModule) -> None:
+        """The Hessian leaves the dictionary; an offloaded one stays where it is.
+
+        With offload_hessians the library factorizes on the CPU: compress_modules, unlike
+        calibrate_module, does not enter _maybe_onload_hessian.
+        """
+        frame.bind("H", self.hessians.pop(module.name))
+
+    def _invert(self, frame: Frame, module: LinearModule) -> None:
+        """cholesky, cholesky_inverse, cholesky: each result beside its input.
+
+        BatchLinearAlgebraLib.cpp _cholesky_inverse_cusolver_potrs_based copies the input once more.
+        """
+        size = hessian_bytes(module.columns)
+        frame.temporary(module.columns * (FP32 + 1), "dead columns")
+        frame.assign("diag", module.columns * 8)
+        frame.temporary(2 * module.columns * FP32, "H[diag, diag] + damp")
+        if self.spec.offload_hessians:
+            self._invert_on_cpu(frame, size)
+        else:
+            frame.assign("H", size)
+            with frame.during(size, "input copy in cholesky_inverse", "cuda_workspace"):
+                frame.assign("H", size)
+            frame.assign("H", size)
+
+    def _invert_on_cpu(self, frame: Frame, size: int) -> None:
+        ledger = self.context.ledger
+        for _ in range(3):
+            frame.bind("H", ledger.alloc("cpu", size, "compress", f"{frame.owner} H"))
+
+    # ------------------------------------------------------------------ the column blocks
+    def _blocks(self, frame: Frame, module: LinearModule) -> None:
+        starts = list(range(0, module.columns, self.spec.block_size))
+        shown = starts if len(starts) <= SHOWN_BLOCKS + 1 else [*starts[:SHOWN_BLOCKS], starts[-1]]
+        for start in shown:
+            self._block(frame, module, start, min(start + self.spec.block_size, module.columns))
+
+    def _block(self, frame: Frame, module: LinearModule, start: int, end: int) -> None:
+        elements = module.rows * (end - start)
+        for name in ("W1", "Q1", "Err1", "Losses1"):
+            frame.assign(name, elements * FP32)
+        if self.spec.prune_n == 0:
+            self._unstructured_mask(frame, elements)
+        elif not self.spec.preserve_sparsity_mask:
+            with frame.during(elements * FP32, "zeros"):
+                frame.assign("mask1", elements)
+        self._columns(frame, module, elements)
+        rest = module.rows * (module.columns - end)
+        with frame.during(rest * FP32, "Err1 @ Hinv"):
+            if self.spec.preserve_sparsity_mask:
+                with frame.during(rest, "~mask"):
+                    frame.temporary(rest * FP32, "masked update")
+
+    def _unstructured_mask(self, frame: Frame, elements: int) -> None:
+        """tmp = W1**2 / diag**2; thresh = sort(tmp)[0][k]: values and int64 indices; tmp <= thresh."""
+        wide = elements * FP32
+        if self.spec.preserve_sparsity_mask:
+            with frame.during(elements, "~mask"), frame.during(wide, "W1**2"):
+                frame.temporary(wide, "(~mask) * W1**2")
+        with frame.during(wide, "W1**2"):
+            frame.assign("tmp", wide)
+        with frame.during(elements * 8, "sort indices"):
+            frame.assign("thresh", wide)
+        frame.assign("mask1", elements)
+
+    def _columns(self, frame: Frame, module: LinearModule, elements: int) -> None:
+        """The first column's update is the widest: it covers the whole block."""
+        column = module.rows * FP32
+        if self.spec.prune_n:
+            group = module.rows * self.spec.prune_m * FP32
+            frame.assign("tmp", group)
+            with frame.during(module.rows * self.spec.prune_n * FP32, "topk values"):
+                frame.temporary(module.rows * self.spec.prune_n * 16, "topk indices")
+        frame.assign("w", 0)
+        frame.assign("q", column)
+        frame.temporary(3 * column, "(w - q)**2 / d**2")
+        frame.assign("err1", column)
+        frame.temporary(elements * FP32, "err1 x Hinv row")

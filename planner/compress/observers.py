@@ -1,0 +1,226 @@
+"""Observers and the quantization parameters that they compute, allocation by allocation.
+
+Mirrors llmcompressor/observers/{base,min_max,mse,mse_quant}.py and compressed_tensors
+quantization/utils/helpers.py calculate_qparams. `count` is the number of scales, `itemsize` the
+bytes of an element of the observed tensor: minima, maxima and scales keep its dtype.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from planner.compress.context import Context, Frame
+from planner.compress.ledger import Handle
+from planner.errors import UnsupportedError
+from planner.recipe.dtypes import itemsize, zero_point_itemsize
+from planner.recipe.qparams import scale_count
+from planner.recipe.specs import QuantArgs
+from planner.recipe.targets import LinearModule
+
+MINMAX = ("memoryless_minmax", "static_minmax", "minmax")
+MSE = ("memoryless_mse", "mse", "nvfp4_expanded_mse", "fouroversix")
+# mse_quant.py _grid_search_mse_triton: values that one program handles
+MSE_TILE = 512
+# observers/helpers.py FUSED_LAYER_NAMES: siblings that share one global scale
+FUSED = (
+    ("gate_proj", "up_proj"),
+    ("q_proj", "k_proj", "v_proj"),
+    ("q_a_proj", "kv_a_proj_with_mqa"),
+    ("w1", "w3"),
+)
+
+
+@dataclass(slots=True)
+class QParams:
+    """What `Observer.get_qparams` returns."""
+
+    scale: Handle
+    zero_point: Handle
+    global_scale: Handle | None
+    scale_bytes: int
+    zero_point_bytes: int
+
+    @property
+    def handles(self) -> list[Handle]:
+        return [h for h in (self.scale, self.zero_point, self.global_scale) if h is not None]
+
+
+class WeightObservers:
+    """The weight observers of one modifier: their statistics live from `observe` to `qparams`."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._statistics: dict[str, list[Handle]] = {}
+        self._done: set[str] = set()
+
+    def observe(self, module: LinearModule, fused: Sequence[LinearModule] = ()) -> None:
+        """Observer.forward on the weight; nothing the second time (weights do not change).
+
+        fusion.py get_fused_statistics observes the fused weights while this one is still an argument.
+        """
+        args = module.scheme.weights if module.scheme else None
+        if args is None or module.name in self._statistics:
+            return
+        context, size = self._context, module.weight_bytes
+        with context.accessed(f"{module.name}.weight", size):
+            with context.frame("observer", module.label) as frame:
+                if args.strategy == "block":
+                    _flatten_blocks(frame, module, args)
+                count = scale_count(module.rows, module.columns, args)
+                group = module.rows * module.columns // count
+                observed_range(frame, args, observations=1, count=count, group=group, itemsize=module.itemsize)
+                self._statistics[module.name] = [frame.hand_over("min_vals"), frame.hand_over("max_vals")]
+            self._multiply(module)
+            if args.strategy == "tensor_group":
+                for other in fused:
+                    self.observe(other, fused)
+
+    def forget_all(self) -> None:
+        """calibration.py freeze_module_quantization: the observers go, with what statistics they still have."""
+        for handles in self._statistics.values():
+            self._context.ledger.free_all(handles)
+        self._statistics.clear()
+
+    def _multiply(self, module: LinearModule) -> None:
+        """The statistics of the other modules that this one stands for."""
+        for handle in self._statistics[module.name] if module.copies > 1 else ():
+            self._context.ledger.grow(
+                handle, self._context.ledger.size(handle) * (module.copies - 1), module.copies - 1
+            )
+
+    def qparams(self, module: LinearModule, siblings: tuple[str, ...]) -> QParams:
+        """Observer.get_qparams: scales from the statistics, which then go (once all fused are done)."""
+        assert module.scheme is not None and module.scheme.weights is not None
+        args = module.scheme.weights
+        fused = siblings if args.strategy == "tensor_group" else ()
+        with self._context.frame("observer", module.label) as frame:
+            count = scale_count(module.rows, module.columns, args)
+            result = calculate_qparams(frame, count, module.itemsize, args)
+            self._forget(module.name, fused)
+        return result
+
+    def _forget(self, name: str, fused: tuple[str, ...]) -> None:
+        """fusion.py maybe_delete_statistics: fused statistics go together."""
+        self._done.add(name)
+        group = [n for n in fused if n in self._statistics] or [name]
+        if all(n in self._done for n in group):
+            for member in group:
+                self._context.ledger.free_all(self._statistics.pop(member, []))
+                self._done.discard(member)
+
+
+def siblings_of(name: str, names: frozenset[str]) -> tuple[str, ...]:
+    """Names fused with `name` under the same parent, itself included; empty when it stands alone."""
+    parent, _, leaf = name.rpartition(".")
+    for group in FUSED:
+        members = tuple(f"{parent}.{member}" for member in group)
+        if leaf in group and all(member in names for member in members):
+            return members
+    return ()
+
+
+def _flatten_blocks(frame: Frame, module: LinearModule, args: QuantArgs) -> None:
+    """observers/helpers.py _flatten_weight: pad to whole blocks, then blocks side by side (a copy)."""
+    height, width = args.block_structure or (128, 128)
+    rows, columns = -(-module.rows // height) * height, -(-module.columns // width) * width
+    if (rows, columns) != (module.rows, module.columns):
+        frame.assign("padded weight", rows * columns * module.itemsize)
+    frame.assign("weight in blocks", rows * columns * module.itemsize)
+
+
+def observed_range(frame: Frame, args: QuantArgs, *, observations: int, count: int, group: int, itemsize: int) -> None:
+    """Leave min_vals and max_vals in `frame`."""
+    if args.observer in MSE:
+        _mse_statistics(frame, args, observations, count, group, itemsize)
+    elif args.observer is None or args.observer in MINMAX:
+        frame.assign("min_vals", count * itemsize)
+        frame.assign("max_vals", count * itemsize)
+    else:
+        raise UnsupportedError(f"observer {args.observer} is not modelled; modelled: {', '.join(MINMAX + MSE)}")
+
+
+def _mse_steps(args: QuantArgs) -> int:
+    """observers/mse.py: number of shrink factors tried."""
+    options = dict(args.observer_kwargs)
+    expanded = args.observer in ("nvfp4_expanded_mse", "fouroversix")
+    grid = options.get("grid", 200.0 if expanded else 100.0)
+    return int(options.get("maxshrink", 1 - 0.8 / 1.8 if expanded else 0.20) * grid)
+
+
+def _mse_statistics(frame: Frame, args: QuantArgs, observations: int, count: int, group: int, itemsize: int) -> None:
+    """mse_quant.py _grid_search_mse_triton, the path taken on CUDA."""
+    small, wide = count * itemsize, count * 4
+    for name in ("min_val", "max_val"):
+        with frame.during(small, "extreme"):
+            frame.assign(name, small)
+    qparams = calculate_qparams(frame, count, itemsize, args, rounded=False)
+    frame.bind("zp_base", qparams.zero_point)
+    frame.free(qparams.scale)
+    for name in ("min_base", "max_base"):
+        with frame.during(small, "zeros"):
+            frame.assign(name, small)
+    frame.assign("zp_base", wide)
+    steps, values = _mse_steps(args), observations * group
+    frame.assign("best_step", wide)
+    if values > MSE_TILE:
+        frame.assign("partial_errors", steps * count * -(-values // MSE_TILE) * 4)
+    with frame.during(count * 8, "best_step.long()"):
+        frame.assign("best_p", wide)
+    for name in ("min_vals", "max_vals"):
+        with frame.during(wide, "extreme in fp32"), frame.during(wide, "shrunk extreme"):
+            frame.assign(name, small)
+
+
+def calculate_qparams(frame: Frame, count: int, itemsize: int, args: QuantArgs, *, rounded: bool = True) -> QParams:
+    """Scales and zero points of `count` groups; `rounded=False` leaves out scale_dtype."""
+    small = count * itemsize
+    for name in ("mins", "maxs"):
+        with frame.during(small, "zeros"):
+            frame.assign(name, small)
+    if args.symmetric:
+        with frame.during(small, "abs(min)"), frame.during(small, "abs(max)"):
+            frame.assign("max_val_pos", small)
+        frame.assign("scale", small)
+        frame.assign("zero_point", small)
+    else:
+        with frame.during(small, "range"):
+            frame.assign("scale", small)
+        with frame.during(small, "min / scale"):
+            frame.assign("zero_point", small)
+        frame.assign("zero_point", small)
+    has_global = args.strategy == "tensor_group" and rounded
+    width = 4 if has_global else itemsize  # a (1,) fp32 global scale promotes the scales to fp32
+    if has_global:
+        frame.assign("scale", count * 4)
+    if args.scale_dtype is not None and rounded:
+        _round_scale(frame, count, width, args.scale_dtype)
+    with frame.during(count, "scale == 0"):
+        frame.assign("scale", count * width)
+    zero_bytes = _round_zero_point(frame, count, itemsize, args)
+    global_scale = frame.assign("global_scale", 4) if has_global else None
+    if global_scale is not None:
+        frame.hand_over("global_scale")
+    result = QParams(frame.hand_over("scale"), frame.hand_over("zero_point"), global_scale, count * width, zero_bytes)
+    frame.delete("mins", "maxs", "max_val_pos")
+    return result
+
+
+def _round_scale(frame: Frame, count: int, width: int, dtype: str) -> None:
+    """quant_args.py round_to_quantized_type_dtype: there and back again."""
+    with frame.during(count * width, "clamped scale"):
+        frame.assign("rounded scale", count * itemsize(dtype))
+    frame.assign("scale", count * width)
+    frame.delete("rounded scale")
+
+
+def _round_zero_point(frame: Frame, count: int, width: int, args: QuantArgs) -> int:
+    """Round zero points to their dtype; returns their bytes."""
+    target = zero_point_itemsize(args)
+    is_float = (args.zp_dtype or "int8").startswith("float")
+    with frame.during(count * width, "clamped zero_point"):
+        if is_float:
+            frame.assign("zero_point", count * target)
+        else:
+            with frame.during(count * width, "rounded zero_point"):
+                pass
+            frame.assign("zero_point", count * target)
+    return count * target

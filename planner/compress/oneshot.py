@@ -1,0 +1,53 @@
+"""The whole of `oneshot` (llmcompressor/entrypoints/oneshot.py): load, initialize, pipelines, save."""
+
+from collections.abc import Sequence
+
+from planner.compress.context import Context
+from planner.compress.pipelines import BasicPipeline, DataFreePipeline, Pipeline, SequentialPipeline
+from planner.compress.program import Outcome, Program, Run, StepMemory
+
+
+def simulate(program: Program, context: Context, *, fold: bool = True) -> Outcome:
+    """Walk the job from load to save. `fold=False` simulates every subgraph, equal or not."""
+    outcome = Outcome()
+    ledger = context.ledger
+    ledger.alloc("cpu", program.weight_bytes, "model", "model weights")
+    _close(context, outcome, "load", "load")
+    samples = program.trace.sample_bytes * context.job.samples
+    ledger.alloc("cpu", samples, "calibration_data", "calibration samples")
+    _linearize(program, context)
+    ledger.alloc("cpu", program.qparam_bytes, "qparams", "quantization parameters")
+    for runs, make in _pipelines(program, context):
+        make(context, program, runs, outcome, fold=fold).run()
+    _close(context, outcome, "save", "save")
+    return outcome
+
+
+def _linearize(program: Program, context: Context) -> None:
+    """modeling/moe/linearize.py linearize_moe: its list keeps every fused experts module until it
+    returns, so the model and all experts again are there together."""
+    with context.ledger.hold("cpu", program.fused_expert_bytes, "model", "fused experts while they are linearized"):
+        pass
+
+
+def _pipelines(program: Program, context: Context) -> list[tuple[Sequence[Run], type[Pipeline]]]:
+    """pipelines/registry.py from_modifiers, pipelines/independent/pipeline.py."""
+    classes: dict[str, type[Pipeline]] = {
+        "sequential": SequentialPipeline,
+        "basic": BasicPipeline,
+        "datafree": DataFreePipeline,
+    }
+    chosen = context.job.pipeline
+    if chosen != "independent":
+        return [(program.runs, classes[chosen])]
+    return [
+        ((run,), SequentialPipeline if run.spec.requires_calibration_data else DataFreePipeline) for run in program.runs
+    ]
+
+
+def _close(context: Context, outcome: Outcome, phase: str, unit: str) -> None:
+    peaks = context.ledger.close_step()
+    step = StepMemory(
+        modifier=None, subgraph=None, of=None, phase=phase, unit=unit, exact=True, gpu=peaks["gpu"], cpu=peaks["cpu"]
+    )
+    outcome.steps.append(step)

@@ -1,0 +1,121 @@
+"""What was simulated, as the Plan record that readers get."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from planner.compress.ledger import Peak
+from planner.compress.program import Outcome, StepMemory
+from planner.compress.rule_of_thumb import rule_of_thumb
+from planner.compress.schema import CpuPeak, CpuStep, GpuPeak, GpuStep, ModelFacts, Owned, Plan, RuleOfThumb, Step
+from planner.job import Job
+from planner.recipe.specs import Recipe
+
+if TYPE_CHECKING:
+    from planner.models.graph import ModelGraph
+
+
+def _rule(graph: "ModelGraph", recipe: Recipe) -> RuleOfThumb:
+    return rule_of_thumb(
+        checkpoint_parameters=graph.checkpoint_parameters,
+        text_layer_parameters=graph.layer_parameters,
+        vision_tower_parameters=graph.total("vision"),
+        has_hessians=any(spec.has_hessians for spec in recipe.modifiers),
+    )
+
+
+def _facts(graph: "ModelGraph") -> ModelFacts:
+    return ModelFacts(
+        name=graph.name,
+        architecture=graph.architecture,
+        parameters=graph.parameters,
+        bytes=graph.bytes,
+        not_loaded_parameters=graph.not_loaded_parameters,
+    )
+
+
+def simulated_plan(graph: "ModelGraph", recipe: Recipe, job: Job, outcome: Outcome, notes: Sequence[str]) -> Plan:
+    """The simulated job; notes that say the same are said once."""
+    steps = tuple(_step(index, step) for index, step in enumerate(outcome.steps))
+    gpu = max(steps, key=lambda s: (s.gpu.peak_bytes, -s.index))
+    cpu = max(steps, key=lambda s: (s.cpu.peak_bytes, -s.index))
+    return Plan(
+        recipe=recipe.name,
+        model=_facts(graph),
+        job=job,
+        gpu=GpuPeak(
+            peak_bytes=gpu.gpu.peak_bytes,
+            peak_allocated_bytes=max(s.gpu.peak_allocated_bytes for s in steps),
+            peak_step=gpu.index,
+        ),
+        cpu=CpuPeak(peak_bytes=cpu.cpu.peak_bytes, peak_step=cpu.index),
+        steps=steps,
+        rule_of_thumb=_rule(graph, recipe),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _step(index: int, step: StepMemory) -> Step:
+    return Step(
+        index=index,
+        modifier=step.modifier,
+        subgraph=step.subgraph,
+        of=step.of,
+        phase=step.phase,  # type: ignore[arg-type]  # the pipelines close steps with the contract's phases
+        unit=step.unit,
+        exact=step.exact,
+        gpu=GpuStep(
+            peak_bytes=step.gpu.bytes,
+            peak_allocated_bytes=step.gpu.allocated,
+            end_bytes=step.gpu.end,
+            by_kind=step.gpu.by_kind,
+            largest=_owned(step.gpu),
+        ),
+        cpu=CpuStep(
+            peak_bytes=step.cpu.bytes, end_bytes=step.cpu.end, by_kind=step.cpu.by_kind, largest=_owned(step.cpu)
+        ),
+    )
+
+
+def _owned(peak: Peak) -> tuple[Owned, ...]:
+    return tuple(Owned(owner=h.owner, kind=h.kind, bytes=h.bytes) for h in peak.largest)
+
+
+def rule_plan(graph: "ModelGraph", recipe: Recipe, job: Job, notes: Sequence[str]) -> Plan:
+    """The documented rule as a plan of one step."""
+    rule = _rule(graph, recipe)
+    note = "The documented rule of thumb counts weights alone: no activations, caches, temporaries or data."
+    gpu = GpuStep(
+        peak_bytes=rule.gpu_bytes,
+        peak_allocated_bytes=rule.gpu_bytes,
+        end_bytes=0,
+        by_kind={"weights": rule.gpu_bytes},
+        largest=(Owned(owner="one layer or the vision tower", kind="weights", bytes=rule.gpu_bytes),),
+    )
+    cpu = CpuStep(
+        peak_bytes=rule.cpu_bytes,
+        end_bytes=rule.cpu_bytes,
+        by_kind={"model": rule.cpu_bytes},
+        largest=(Owned(owner="model weights", kind="model", bytes=rule.cpu_bytes),),
+    )
+    step = Step(
+        index=0,
+        modifier=None,
+        subgraph=None,
+        of=None,
+        phase="calibrate",
+        unit="rule of thumb",
+        exact=False,
+        gpu=gpu,
+        cpu=cpu,
+    )
+    return Plan(
+        method="rule-of-thumb",
+        recipe=recipe.name,
+        model=_facts(graph),
+        job=job,
+        gpu=GpuPeak(peak_bytes=rule.gpu_bytes, peak_allocated_bytes=rule.gpu_bytes, peak_step=0),
+        cpu=CpuPeak(peak_bytes=rule.cpu_bytes, peak_step=0),
+        steps=(step,),
+        rule_of_thumb=rule,
+        notes=(note, *dict.fromkeys(notes)),
+    )

@@ -1,0 +1,130 @@
+"""All that the simulation needs to know of model, recipe and job, as plain data."""
+
+from dataclasses import dataclass, field
+
+from planner.compress.ledger import Peak
+from planner.models.traces import ModelTrace
+from planner.recipe.specs import ModifierSpec
+from planner.recipe.targets import UnitTargets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One modifier of the recipe, resolved onto the model's modules."""
+
+    spec: ModifierSpec
+    units: tuple[UnitTargets, ...]
+    """In model order; units without a targeted module are left out."""
+    unties_embeddings: bool = False
+    """The head or the embedding is a target: calibration unties them (untie_word_embeddings)."""
+
+    def of(self, unit: str) -> UnitTargets | None:
+        """The targets in this unit, if any."""
+        return next((u for u in self.units if u.unit == unit), None)
+
+    def signature(self, unit: str) -> int:
+        """Number of this unit's targets; -1 without any."""
+        targets = self.of(unit)
+        return -1 if targets is None else targets.signature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """One job, ready to simulate."""
+
+    trace: ModelTrace
+    runs: tuple[Run, ...]
+    weight_bytes: int
+    """All parameters and buffers on the CPU, tied ones once."""
+    fused_expert_bytes: int
+    """Fused experts that `oneshot` converts to Linears; 0 when they are linear already."""
+    qparam_bytes: int
+    head_bytes: int
+    """Weight of the output head, onloaded once by disable_lm_head; 0 without a Linear head."""
+    embedding_bytes: int
+    tied: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subgraph:
+    """Segments that run together: `targets_per_subgraph` sequential targets."""
+
+    number: int
+    segments: tuple[int, ...]
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+    consumed: tuple[int, ...]
+    unit: str
+    exact: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepMemory:
+    """What one step held."""
+
+    modifier: str | None
+    subgraph: int | None
+    of: int | None
+    phase: str
+    unit: str
+    exact: bool
+    gpu: Peak
+    cpu: Peak
+
+
+@dataclass(slots=True)
+class Outcome:
+    """The simulated job."""
+
+    steps: list[StepMemory] = field(default_factory=list)
+
+
+def cut(trace: ModelTrace, targets_per_subgraph: int) -> tuple[Subgraph, ...]:
+    """Group segments as pipelines/sequential/helpers.py topological_partition does.
+
+    All that runs before the first target is a subgraph of its own; then every
+    `targets_per_subgraph` targets begin a new one. What a subgraph reads from earlier ones is in
+    the activation cache; it is consumed by the last subgraph that reads it (trace_consumed_names).
+    """
+    count = len(trace.segments)
+    groups = [(0,)] + [
+        tuple(range(i, min(i + targets_per_subgraph, count))) for i in range(1, count, targets_per_subgraph)
+    ]
+    reads = [_reads(trace, group) for group in groups]
+    seen: set[int] = set()
+    consumed: list[tuple[int, ...]] = []
+    for names in reversed(reads):
+        consumed.insert(0, tuple(n for n in names if n not in seen))
+        seen.update(names)
+    return tuple(
+        Subgraph(
+            number=index + 1,
+            segments=group,
+            reads=reads[index],
+            writes=_writes(trace, group),
+            consumed=consumed[index],
+            unit=_unit(trace, group),
+            exact=all(trace.segments[i].exact for i in group),
+        )
+        for index, group in enumerate(groups)
+    )
+
+
+def _reads(trace: ModelTrace, group: tuple[int, ...]) -> tuple[int, ...]:
+    """Crossings read inside the group and made before it."""
+    names = dict.fromkeys(n for i in group for n in trace.segments[i].reads)
+    return tuple(n for n in names if trace.crossings[n].producer < group[0])
+
+
+def _writes(trace: ModelTrace, group: tuple[int, ...]) -> tuple[int, ...]:
+    """Crossings made inside the group and read after it."""
+    names = (n for i in group for n, _ in trace.segments[i].writes)
+    return tuple(n for n in names if trace.crossings[n].last_reader > group[-1])
+
+
+def _unit(trace: ModelTrace, group: tuple[int, ...]) -> str:
+    targets = [trace.segments[i].target for i in group if trace.segments[i].target]
+    if not targets:
+        return "head"
+    shown = ", ".join(targets[:4])
+    return shown + (f" and {len(targets) - 4} more" if len(targets) > 4 else "")

@@ -1,0 +1,63 @@
+"""The formats that weights are served in: one list, made of what each family of formats offers."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from importlib import import_module
+from typing import Any, Literal
+
+from planner.errors import JobError
+from planner.formats.model import ServedModel
+from planner.formats.tensors import StoredModel
+from planner.hints import did_you_mean, shorten
+
+Family = Literal["plain", "bitsandbytes", "compressed-tensors", "gptq", "gguf", "exllama"]
+
+# Each module offers `formats() -> Iterable[Format]` and `parse(text) -> Format | None` for names with a
+# number or a path in them (`exl2:2.55`, a recipe file). Asked in this order.
+_FAMILIES = ("plain", "bitsandbytes", "compressed", "autogptq", "gguf.formats", "exllama")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """One way to keep weights."""
+
+    name: str
+    """As the user types it; case is ignored."""
+    family: Family
+    summary: str
+    """What it is, in a few words."""
+    bits: Fraction | None
+    """Bits of one weight of a quantized matrix, scales included: what `--params` multiplies with.
+    None where only a model's own tensors can tell."""
+    store: Callable[[ServedModel], StoredModel]
+    """A model in this format. Raises PlannerError where the format cannot hold it."""
+    aliases: tuple[str, ...] = ()
+
+
+@cache
+def all_formats() -> tuple[Format, ...]:
+    """Every format with a fixed name, family by family."""
+    return tuple(kept for module in _modules() for kept in module.formats())
+
+
+def find_format(text: str) -> Format:
+    """The format of this name, of a recipe, or with a number in it (`exl2:2.55`).
+
+    Raises JobError for a name that no family knows.
+    """
+    wanted = text.strip().lower()
+    named = {name.lower(): kept for kept in all_formats() for name in (*kept.aliases, kept.name)}
+    if wanted in named:
+        return named[wanted]
+    for module in _modules():
+        parsed: Format | None = module.parse(text.strip())
+        if parsed is not None:
+            return parsed
+    hint = did_you_mean(wanted, [kept.name for kept in all_formats()]) or ";"
+    raise JobError(f"unknown weight format {shorten(text)!r}{hint} `planner formats --help` says what there is")
+
+
+def _modules() -> Iterator[Any]:
+    return (import_module(f"planner.formats.{name}") for name in _FAMILIES)

@@ -1,0 +1,50 @@
+"""What a recipe targets: modules with their shapes and schemes, unit by unit."""
+
+from dataclasses import dataclass, replace
+
+from planner.recipe.specs import Scheme
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearModule:
+    """One module that a recipe may compress, with its full name."""
+
+    name: str
+    rows: int
+    columns: int
+    itemsize: int
+    """Bytes of one weight element."""
+    scheme: Scheme | None = None
+    sparsify: bool = False
+    embedding: bool = False
+    """An nn.Embedding: quantized, but never hooked for Hessians."""
+    copies: int = 1
+    """How many equal modules this one stands for, where nothing but their statistics adds up."""
+    observed: bool = True
+    """False where the library never shows the module to `sequential_epoch_end` (see models/wrapping.py)."""
+
+    @property
+    def label(self) -> str:
+        """What the books call it: the name, and how many more it stands for."""
+        return self.name if self.copies == 1 else f"{self.name} and {self.copies - 1} more"
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.rows * self.columns * self.itemsize
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitTargets:
+    """What one modifier targets in one onload unit."""
+
+    unit: str
+    signature: int
+    """Units with equal numbers have equal modules, targeted in the same way."""
+    modules: tuple[LinearModule, ...]
+    """Targeted modules in model order, named from the unit on (`.self_attn.q_proj`)."""
+    loose: bool
+    """The unit is no sequential target: it runs in the head or the last subgraph."""
+
+    def named(self, *, copies: int = 1) -> list[LinearModule]:
+        """The modules with their full names."""
+        return [replace(m, name=self.unit + m.name, copies=copies) for m in self.modules]

@@ -1,0 +1,62 @@
+"""What comes out of a compression job: what the recipe's result weighs, and what it needs to serve."""
+
+from collections.abc import Sequence
+
+from planner.compress.schema import Plan, Result
+from planner.errors import PlannerError
+from planner.formats.compressed import store_recipe
+from planner.formats.model import Activations, ServedModel
+from planner.formats.registry import Format
+from planner.job import Job
+from planner.recipe.specs import Recipe
+from planner.serving.schema import ServeOptions
+from planner.serving.serve import size_stored
+
+
+def with_results(plans: Sequence[Plan], recipes: Sequence[Recipe], model: str, job: Job) -> tuple[Plan, ...]:
+    """The plans with their results: one sequence of 4,096 tokens (or all the model takes) on one vLLM GPU.
+
+    Without one where the job keeps a part of the layers only. Where a result cannot be sized, its plan says why in
+    its notes.
+    """
+    if job.layers is not None or job.vision_layers is not None:
+        return tuple(plans)
+    from planner.serving.model import load_served
+
+    try:
+        served, activations = load_served(model, job.dtype)
+    except PlannerError as error:
+        return tuple(_without(plan, error) for plan in plans)
+    return tuple(_with(plan, served, activations, recipe) for plan, recipe in zip(plans, recipes, strict=True))
+
+
+def _with(plan: Plan, served: ServedModel, activations: Activations, recipe: Recipe) -> Plan:
+    try:
+        return plan.model_copy(update={"result": _result(served, activations, recipe)})
+    except PlannerError as error:
+        return _without(plan, error)
+
+
+def _without(plan: Plan, error: PlannerError) -> Plan:
+    return plan.model_copy(update={"notes": (*plan.notes, f"What serving the result takes is not known: {error}")})
+
+
+def _result(served: ServedModel, activations: Activations, recipe: Recipe) -> Result:
+    stored = store_recipe(served, recipe)
+    kept = Format(
+        name=recipe.name,
+        family="compressed-tensors",
+        summary="what the recipe makes of the model",
+        bits=None,
+        store=lambda _: stored,
+    )
+    options = ServeOptions(engine="vllm", dtype="float32" if served.graph.itemsize == 4 else "bfloat16")
+    serving = size_stored(served, activations, kept, stored, options)
+    return Result(
+        file_bytes=stored.file_bytes,
+        weights_bytes=serving.weights.bytes,
+        bits_per_weight=serving.weights.bits_per_weight,
+        serving_bytes=serving.per_gpu.total_bytes,
+        context=serving.context,
+        kv_dtype=serving.kv_cache.dtype,
+    )

@@ -1,0 +1,232 @@
+"""One model in one format in, one Serving record out: memory of every GPU, what fits, and the speed ceiling."""
+
+from math import ceil
+
+from planner.errors import JobError
+from planner.formats.model import Activations, ServedModel
+from planner.formats.registry import Format, find_format
+from planner.formats.tensors import StoredModel
+from planner.hardware import Gpu, find_gpu
+from planner.serving.cache import kv_dtype
+from planner.serving.engines import chunk_of, engine_of
+from planner.serving.need import Setting, limits, shares
+from planner.serving.overhead import overhead_parts
+from planner.serving.schema import (
+    MAX_BATCH,
+    MAX_CONTEXT,
+    ActivationUse,
+    CacheUse,
+    Engine,
+    GpuShare,
+    ModelSize,
+    Overhead,
+    OverheadPart,
+    ServeOptions,
+    Serving,
+    SplitFacts,
+    WeightUse,
+)
+from planner.serving.search import Squeezed
+from planner.serving.split import as_kept_by, place
+from planner.serving.uses import (
+    activation_use,
+    cache_use,
+    decode_speed,
+    gpu_facts,
+    model_size,
+    notes,
+    overhead_use,
+    parameter_notes,
+    weight_use,
+)
+
+DEFAULT_CONTEXT = 4096
+AUTO = "auto"
+
+
+def serve(model: str, weights: str, options: ServeOptions | None = None) -> Serving:
+    """What serving a preset, config.json, folder or Hub id in a format takes.
+
+    Raises ModelError, JobError or UnsupportedError; nothing else for bad input.
+    """
+    options = options or ServeOptions()
+    kept = find_format(weights)
+    check(kept, options)
+    from planner.serving.model import load_served
+
+    served, activations = load_served(model, options.dtype)
+    return size(served, activations, kept, options)
+
+
+def check(kept: Format, options: ServeOptions) -> None:
+    """Raise JobError for what is wrong whatever the model is, before one is built."""
+    engine = engine_of(kept, options)
+    if options.kv_dtype != AUTO:
+        kv_dtype(options.kv_dtype)
+    if options.gpu_memory_utilization is not None and engine != "vllm":
+        raise JobError(f"--gpu-memory-utilization is vLLM's; {kept.name} is served by {engine}")
+    if options.overhead is not None and options.reserve:
+        raise JobError("--overhead is one flat part in the place of all parts: leave --reserve out, or --overhead")
+    gpu = _gpu(options)
+    overhead_parts(engine, options, weights=0, memory=gpu.memory_bytes if gpu else None)
+
+
+def size(served: ServedModel, activations: Activations, kept: Format, options: ServeOptions) -> Serving:
+    """The same for a model that is built already. Pure: no torch, no files."""
+    return size_stored(served, activations, kept, kept.store(served), options)
+
+
+def size_stored(
+    served: ServedModel, activations: Activations, kept: Format, stored: StoredModel, options: ServeOptions
+) -> Serving:
+    """The same for a model that is in its format already."""
+    engine, gpu = engine_of(kept, options), _gpu(options)
+    stored = as_kept_by(engine, stored)
+    beyond = options.beyond_positions or (options.context or 0) > (served.max_positions or MAX_CONTEXT)
+    most = served.max_positions if served.max_positions and not beyond else MAX_CONTEXT
+    setting = Setting(
+        model=served,
+        activations=Squeezed(activations, most if gpu and chunk_of(engine, options, gpu) else 1),
+        placement=place(served, stored, engine, options),
+        engine=engine,
+        chunk=chunk_of(engine, options, gpu),
+        memory=gpu.memory_bytes if gpu else None,
+        options=options.model_copy(update={"kv_dtype": cache_type(engine, options, stored.kv_dtype)}),
+    )
+    context = options.context or min(DEFAULT_CONTEXT, most)
+    gpus = shares(setting, context, options.batch)
+    found = limits(setting, context, options.batch, most_context=most, most_batch=MAX_BATCH)
+    fullest = max(gpus, key=lambda share: share.total_bytes)
+    return Serving(
+        model=model_size(served),
+        options=options,
+        engine=engine,
+        context=context,
+        batch=options.batch,
+        weights=weight_use(kept, stored, setting.placement),
+        kv_cache=cache_use(setting, context, gpus),
+        activations=activation_use(setting, context, gpus),
+        overhead=overhead_use(setting, gpus),
+        gpu=gpu_facts(gpu),
+        split=SplitFacts(
+            mode=setting.placement.mode,
+            gpus=options.gpus,
+            gpu_layers=setting.placement.gpu_layers,
+            layers=served.layers,
+        ),
+        per_gpu=fullest,
+        gpus=gpus,
+        fits=None if gpu is None else fullest.total_bytes <= gpu.memory_bytes,
+        spare_bytes=None if gpu is None else gpu.memory_bytes - fullest.total_bytes,
+        max_context=found.context,
+        max_batch=found.batch,
+        max_users=found.users,
+        speed=decode_speed(setting, context, gpu),
+        notes=(*notes(setting, stored, context, found, gpu), *getattr(activations, "notes", ())),
+    )
+
+
+def serve_parameters(params: int, weights: str, options: ServeOptions | None = None) -> Serving:
+    """What a model takes of which only the number of parameters is known: weights and overhead.
+
+    Cache and activations stay unknown (null). Raises JobError for a format without bits per weight of its own, and
+    for options that need a model's layers.
+    """
+    options = options or ServeOptions()
+    kept = find_format(weights)
+    check(kept, options)
+    if kept.bits is None:
+        raise JobError(f"--weights {kept.name} mixes types by tensor: name a model, or a type with bits of its own")
+    if options.gpu_layers is not None:
+        raise JobError("-ngl needs a model's layers; name a model instead of --params")
+    engine, gpu = engine_of(kept, options), _gpu(options)
+    whole = ceil(params * kept.bits / 8)
+    share, parts = _even_share(whole, engine, gpu, options)
+    return Serving(
+        model=ModelSize(
+            name=f"{params:,} parameters",
+            architecture=None,
+            parameters=params,
+            active_parameters=None,
+            max_positions=None,
+        ),
+        options=options,
+        engine=engine,
+        context=options.context or DEFAULT_CONTEXT,
+        batch=options.batch,
+        weights=_flat_weights(kept, whole, share.weights_bytes * options.gpus),
+        kv_cache=_unknown_cache(engine, options),
+        activations=ActivationUse(bytes=None, method=None, tokens=None, sequences=None, rule_bytes=None),
+        overhead=Overhead(bytes=share.overhead_bytes * options.gpus, parts=parts),
+        gpu=gpu_facts(gpu),
+        split=SplitFacts(mode=None, gpus=options.gpus, gpu_layers=None, layers=None),
+        per_gpu=share,
+        gpus=(share,) * options.gpus,
+        # what is not known needs memory too: only "does not fit" is certain
+        fits=False if gpu is not None and share.total_bytes > gpu.memory_bytes else None,
+        spare_bytes=None if gpu is None else gpu.memory_bytes - share.total_bytes,
+        max_context=None,
+        max_batch=None,
+        max_users=None,
+        speed=None,
+        notes=parameter_notes(kept, options),
+    )
+
+
+def cache_type(engine: Engine, options: ServeOptions, made: str | None) -> str:
+    """What keys and values are kept in: as asked, as the format makes them, else in the engine's 16-bit type.
+
+    vllm config/cache.py cache_dtype "auto" is the model's type, fp8 where a checkpoint has a kv_cache_scheme
+    (model_executor/layers/attention); llama.cpp common.h cache_type_k and ExLlamaV2's cache are fp16.
+    """
+    if options.kv_dtype != AUTO:
+        return kv_dtype(options.kv_dtype)
+    if engine == "vllm":
+        return made or kv_dtype(options.dtype)
+    return "float16"
+
+
+def _gpu(options: ServeOptions) -> Gpu | None:
+    return None if options.gpu is None else find_gpu(options.gpu)
+
+
+def _even_share(
+    whole: int, engine: Engine, gpu: Gpu | None, options: ServeOptions
+) -> tuple[GpuShare, tuple[OverheadPart, ...]]:
+    """One of equal GPUs, and the parts of its overhead."""
+    each = -(-whole // options.gpus)
+    parts = overhead_parts(engine, options, weights=each, memory=gpu.memory_bytes if gpu else None)
+    beside = sum(part.bytes for part in parts)
+    share = GpuShare(
+        total_bytes=each + beside,
+        weights_bytes=each,
+        kv_cache_bytes=None,
+        activations_bytes=None,
+        overhead_bytes=beside,
+    )
+    return share, parts
+
+
+def _unknown_cache(engine: Engine, options: ServeOptions) -> CacheUse:
+    return CacheUse(
+        dtype=cache_type(engine, options, None),
+        bytes=None,
+        cpu_bytes=None,
+        bytes_per_token=None,
+        state_bytes=None,
+        rule_bytes=None,
+    )
+
+
+def _flat_weights(kept: Format, whole: int, on_gpus: int) -> WeightUse:
+    assert kept.bits is not None
+    return WeightUse(
+        format=kept.name,
+        family=kept.family,
+        bytes=on_gpus,
+        cpu_bytes=0,
+        file_bytes=whole,
+        replicated_bytes=0,
+        bits_per_weight=float(kept.bits),
+        by_unit={"other": whole},
+    )

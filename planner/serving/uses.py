@@ -1,0 +1,216 @@
+"""The parts of a Serving record: what weights, cache, activations and overhead take, and how fast it can be."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from planner.formats.model import ServedModel
+from planner.formats.registry import Format
+from planner.formats.tensors import StoredModel, Weight
+from planner.hardware import Gpu
+from planner.serving.cache import KV_DTYPES, kv_dtype
+from planner.serving.engines import max_num_seqs
+from planner.serving.need import Limits, Setting
+from planner.serving.rules import activation_rule, kv_cache_rule
+from planner.serving.schema import (
+    MAX_CONTEXT,
+    ActivationUse,
+    CacheUse,
+    Engine,
+    GpuFacts,
+    GpuShare,
+    ModelSize,
+    Overhead,
+    OverheadPart,
+    ServeOptions,
+    Speed,
+    WeightUse,
+)
+from planner.serving.speed import CPU_BANDWIDTH, bytes_read, speed
+from planner.serving.split import Placement, Share
+from planner.units import human_bytes
+
+_ATTENTION = ("attn", "attention", "mamba", "mixer", "ssm")
+
+
+def model_size(served: ServedModel) -> ModelSize:
+    """The model's numbers."""
+    return ModelSize(
+        name=served.name,
+        architecture=served.architecture,
+        parameters=served.parameters,
+        active_parameters=served.active_parameters,
+        max_positions=served.max_positions,
+    )
+
+
+def gpu_facts(gpu: Gpu | None) -> GpuFacts | None:
+    """The GPU as the record keeps it."""
+    if gpu is None:
+        return None
+    return GpuFacts(name=gpu.name, memory_bytes=gpu.memory_bytes, bandwidth=gpu.bandwidth, source=gpu.source)
+
+
+def weight_use(kept: Format, stored: StoredModel, placement: Placement) -> WeightUse:
+    """The weights as they lie on the devices."""
+    parts: dict[str, int] = defaultdict(int)
+    for tensor in stored.tensors:
+        parts[_part(tensor.weight)] += tensor.gpu_bytes + tensor.cpu_bytes
+    on_gpus, on_cpu = placement.bytes, placement.cpu.bytes
+    once = stored.gpu_bytes + stored.cpu_bytes
+    return WeightUse(
+        format=kept.name,
+        family=kept.family,
+        bytes=on_gpus,
+        cpu_bytes=on_cpu,
+        file_bytes=stored.file_bytes,
+        replicated_bytes=on_gpus + on_cpu - once,
+        bits_per_weight=stored.bits_per_weight,
+        by_unit=dict(parts),
+    )
+
+
+def cache_use(setting: Setting, context: int, gpus: Sequence[GpuShare]) -> CacheUse:
+    """The cache on the devices; beside it the multi-head rule."""
+    model, options = setting.model, setting.options
+    dtype = kv_dtype(options.kv_dtype)
+    each = [setting.cache(share.cache, context, options.batch) for share in setting.placement.gpus]
+    on_cpu = setting.cache(setting.placement.cpu.cache, context, options.batch)
+    return CacheUse(
+        dtype=dtype,
+        bytes=sum(gpu.kv_cache_bytes or 0 for gpu in gpus),
+        cpu_bytes=on_cpu.bytes,
+        bytes_per_token=setting.whole_cache(context).bytes_per_token,
+        state_bytes=sum(size.state_bytes for size in each) + on_cpu.state_bytes,
+        rule_bytes=kv_cache_rule(options.batch, context, model.hidden_size, model.layers, KV_DTYPES[dtype] / 8),
+    )
+
+
+def activation_use(setting: Setting, context: int, gpus: Sequence[GpuShare]) -> ActivationUse:
+    """The highest of a prefill step and a decoding step; beside it the rule for the whole batch at once."""
+    model, batch = setting.model, setting.options.batch
+    tokens, together = setting.step(context, batch)
+    return ActivationUse(
+        bytes=sum(gpu.activations_bytes or 0 for gpu in gpus),
+        method="traced",
+        tokens=tokens,
+        sequences=together,
+        rule_bytes=activation_rule(batch, context, model.hidden_size, model.layers),
+    )
+
+
+def overhead_use(setting: Setting, gpus: Sequence[GpuShare]) -> Overhead:
+    """All GPUs together; the parts are those of the fullest."""
+    fullest = max(range(len(gpus)), key=lambda rank: gpus[rank].total_bytes)
+    parts: tuple[OverheadPart, ...] = setting.overhead(setting.placement.gpus[fullest])
+    return Overhead(bytes=sum(gpu.overhead_bytes for gpu in gpus), parts=parts)
+
+
+def decode_speed(setting: Setting, context: int, gpu: Gpu | None) -> Speed | None:
+    """The ceiling at this context and batch, or None where no bandwidth is known."""
+    options, placement = setting.options, setting.placement
+    bandwidth = options.bandwidth or (gpu.bandwidth if gpu else None)
+    cpu_bandwidth = options.cpu_bandwidth or (bandwidth if gpu and gpu.unified else None) or CPU_BANDWIDTH
+    return speed(
+        [_step_bytes(setting, share, context) for share in placement.gpus],
+        _step_bytes(setting, placement.cpu, context),
+        options.batch,
+        bandwidth=bandwidth,
+        cpu_bandwidth=cpu_bandwidth or CPU_BANDWIDTH,
+        together=placement.mode in ("tensor", "expert"),
+    )
+
+
+def _step_bytes(setting: Setting, share: Share, context: int) -> int:
+    """Weights once, and every sequence's cache; states are written back."""
+    batch = setting.options.batch
+    kept = setting.cache(share.cache, context, batch, block=1) if share.cache else None
+    cache = kept.bytes + kept.state_bytes if kept else 0
+    return bytes_read(share.weights, setting.model, batch) + cache
+
+
+# vllm config/cache.py CacheDType, llama.cpp common/arg.cpp kv_cache_types, exllamav2 cache.py
+_CACHE_TYPES: dict[Engine, tuple[str, ...]] = {
+    "vllm": ("float32", "bfloat16", "float16", "fp8", "int8", "nvfp4"),
+    "llama.cpp": ("float32", "bfloat16", "float16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"),
+    "exllama": ("float16", "fp8", "q8_0", "q4_0"),
+}
+
+
+def _reserved_logits(model: ServedModel, options: ServeOptions, gpu: Gpu) -> list[str]:
+    """That vLLM makes room for more sequences than the batch, where that is 1 % of the card or more.
+
+    v1/worker/gpu_model_runner.py profile_run samples from the logits of max_num_seqs sequences, in fp32.
+    """
+    most = max_num_seqs(gpu)
+    size = 4 * most * model.vocabulary
+    if options.batch >= most or size < gpu.memory_bytes // 100:
+        return []
+    return [
+        f"vLLM sets memory aside for the logits of {most:,} sequences ({human_bytes(size)}), whatever the batch is: "
+        f"--max-num-seqs {options.batch} takes it down to this batch's, which is what is counted"
+    ]
+
+
+def _unusual_cache(engine: Engine, kept: str) -> str | None:
+    """That the engine offers no such cache; None where it does."""
+    offered = _CACHE_TYPES[engine]
+    if kept in offered:
+        return None
+    return f"{engine} keeps no {kept} cache: it has {', '.join(offered)}; the figures are those of the type asked for"
+
+
+def _part(weight: Weight) -> str:
+    if weight.unit != "decoder":
+        return weight.unit
+    if weight.is_expert:
+        return "experts"
+    if any(word in weight.name for word in _ATTENTION) and "norm" not in weight.name:
+        return "attention"
+    return "norm" if "norm" in weight.name else "mlp"
+
+
+def notes(setting: Setting, stored: StoredModel, context: int, found: Limits, gpu: Gpu | None) -> tuple[str, ...]:
+    """What the reader has to know to read the numbers right."""
+    model, options = setting.model, setting.options
+    said = [*model.notes, *stored.notes, *setting.placement.notes]
+    if model.max_positions and context > model.max_positions:
+        said.append(f"{context:,} tokens are more than the {model.max_positions:,} positions the config allows")
+    if found.context and found.context == model.max_positions:
+        said.append(
+            f"memory would allow more, the config allows {model.max_positions:,} positions (--beyond-positions)"
+        )
+    if found.context == MAX_CONTEXT:
+        said.append(f"contexts above {MAX_CONTEXT:,} tokens are not looked at")
+    if setting.engine == "vllm" and gpu is not None and not options.overhead:
+        said.append(
+            "vLLM takes its whole share of the card at start and gives what is left to the cache; "
+            "the total is what this context and batch need"
+        )
+        said += _reserved_logits(model, options, gpu)
+    if gpu is not None and gpu.unified:
+        said.append("CPU and GPU share this memory, and the system keeps a part of it (macOS about a quarter)")
+    if setting.placement.mode == "layer" and options.gpus > 1:
+        said.append("split by layer, the GPUs work one after the other for each token")
+    if options.gpus > 1 and setting.placement.mode != "layer":
+        said.append("what the GPUs send each other is in no figure: NCCL's buffers, and the time in the speed ceiling")
+    if any(weight.unit == "vision" for weight in model.weights):
+        said.append("text alone: the vision tower's weights are counted, images' activations and tokens are not")
+    if (unusual := _unusual_cache(setting.engine, options.kv_dtype)) is not None:
+        said.append(unusual)
+    return tuple(dict.fromkeys(said))
+
+
+def parameter_notes(kept: Format, options: ServeOptions) -> tuple[str, ...]:
+    """What is missing where only a number of parameters is given."""
+    said = ["KV cache and activations need the model's attention: give a MODEL; the total is without them"]
+    bits = f"{float(kept.bits or 0):g} bits"
+    if kept.family == "gguf" and ":" not in kept.name:
+        said.append(
+            f"a {kept.name} file mixes types, and {bits} are those of its base type: files of real models are larger, "
+            "those of small models most; give a MODEL for its tensors"
+        )
+    else:
+        said.append(f"every parameter is taken at {bits}; real files keep some tensors in more")
+    if options.gpus > 1:
+        said.append("the weights are divided evenly; what is copied to every GPU is not known")
+    return tuple(said)

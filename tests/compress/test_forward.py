@@ -1,0 +1,159 @@
+"""Replay of a traced forward on the books."""
+
+from collections.abc import Sequence
+
+from planner.compress.context import Context
+from planner.compress.forward import Forward, full_name
+from planner.compress.ledger import Handle
+from planner.compress.modifiers.base import ModifierModel
+from planner.compress.program import Subgraph, cut
+from planner.models.traces import Call, Crossing, Event, ModelTrace, Segment
+from planner.recipe.targets import LinearModule
+from tests import toys
+from tests.toys import Toy
+
+
+class Spy(ModifierModel):
+    """Notes each hook with the bytes that are live when it runs."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.seen: list[tuple[str, str, int]] = []
+
+    def before_forward(self, module: LinearModule, call: Call) -> None:
+        self.seen.append(("before", module.name, self.context.ledger.live("gpu")))
+
+    def after_forward(self, module: LinearModule, call: Call) -> None:
+        self.seen.append(("after", module.name, self.context.ledger.live("gpu")))
+
+
+def replay(trace: ModelTrace, subgraph: Subgraph, context: Context, *, hooks: bool = False) -> list[Handle]:
+    return Forward(context, trace).run(subgraph, hooks=hooks)
+
+
+def sizes(context: Context, handles: Sequence[Handle]) -> list[int]:
+    return sorted(context.ledger.size(h) for h in handles)
+
+
+def small_trace(*segments: Segment, crossings: dict[int, Crossing]) -> ModelTrace:
+    return ModelTrace(segments, crossings, 0, 0)
+
+
+def crossing(number: int, size: int, producer: int, last_reader: int) -> Crossing:
+    return Crossing(number, f"value {number}", size, producer, last_reader)
+
+
+# ---------------------------------------------------------------------- one subgraph
+def test_the_head_leaves_what_crosses_its_border_and_the_embedding() -> None:
+    toy, context = Toy(), Context(job=toys.job())
+    outputs = replay(toy.trace, cut(toy.trace, 1)[0], context)
+    assert sizes(context, outputs) == sorted((toy.hidden, toy.mask, toy.positions))
+    assert context.ledger.live_by_kind("gpu") == {
+        "weights": toy.embedding,
+        "forward": toy.hidden + toy.mask + toy.positions,
+    }
+
+
+def test_a_layer_peaks_where_its_largest_neighbours_are_alive_together() -> None:
+    toy, context = Toy(), Context(job=toys.job())
+    layer, subgraph = toy.layer(0), cut(toy.trace, 1)[1]
+    outputs = replay(toy.trace, subgraph, context)
+    assert sizes(context, outputs) == [toy.hidden]
+    onloaded = layer.weight_bytes(toy.itemsize)
+    assert context.ledger.close_step()["gpu"].bytes == onloaded + layer.forward_peak(
+        toy.tokens, toy.itemsize, toy.hidden
+    )
+
+
+def test_weights_are_onloaded_by_the_first_batch_only() -> None:
+    toy, context = Toy(), Context(job=toys.job())
+    subgraph = cut(toy.trace, 1)[1]
+    for _ in range(2):
+        context.ledger.free_all(replay(toy.trace, subgraph, context))
+    assert context.ledger.live_by_kind("gpu") == {"weights": toy.layer(0).weight_bytes(toy.itemsize)}
+
+
+def test_the_last_subgraph_returns_nothing_to_keep() -> None:
+    toy, context = Toy(), Context(job=toys.job())
+    assert replay(toy.trace, cut(toy.trace, 1)[-1], context) == []
+    assert set(context.ledger.live_by_kind("gpu")) == {"weights"}
+
+
+def test_what_only_the_next_segment_reads_dies_there_when_both_run_together() -> None:
+    toy = Toy()
+    layer = toy.layer(0)
+    together = cut(toy.trace, 2)[1]
+    context = Context(job=toys.job())
+    outputs = replay(toy.trace, together, context)
+    # only the second layer's hidden states leave; the first layer's live while the second runs
+    assert sizes(context, outputs) == [toy.hidden]
+    forward = layer.forward_peak(toy.tokens, toy.itemsize, toy.hidden)
+    assert context.ledger.close_step()["gpu"].bytes == 2 * layer.weight_bytes(toy.itemsize) + toy.hidden + forward
+
+
+def test_two_views_of_one_storage_are_one_holding() -> None:
+    crossings = {0: crossing(0, 30, 0, 1), 1: crossing(1, 70, 0, 1)}
+    head = Segment(0, "", 0, (Event("alloc", 5, 100, "split"),), (), ((0, 5), (1, 5)))
+    trace = small_trace(head, Segment(1, "layer", 1, (), (0, 1), ()), crossings=crossings)
+    context = Context(job=toys.job())
+    assert sizes(context, replay(trace, cut(trace, 1)[0], context)) == [100]
+
+
+def test_a_storage_lives_as_long_as_its_longest_read_view() -> None:
+    crossings = {0: crossing(0, 30, 1, 2), 1: crossing(1, 70, 1, 3)}
+    segments = (
+        Segment(0, "", 0, (), (), ()),
+        Segment(1, "a", 1, (Event("alloc", 5, 100, "split"),), (), ((0, 5), (1, 5))),
+        Segment(2, "b", 2, (), (0,), ()),
+        Segment(3, "c", 3, (), (1,), ()),
+    )
+    trace = small_trace(*segments, crossings=crossings)
+    context = Context(job=toys.job())
+    assert sizes(context, replay(trace, cut(trace, 2)[1], context)) == [100]
+
+
+def test_what_a_segment_forgets_to_free_goes_when_it_ends() -> None:
+    trace = small_trace(Segment(0, "", 0, (Event("alloc", 0, 50, "loose"),), (), ()), crossings={})
+    context = Context(job=toys.job())
+    assert replay(trace, cut(trace, 1)[0], context) == []
+    peak = context.ledger.close_step()["gpu"]
+    assert (peak.bytes, peak.end) == (50, 0)
+
+
+def test_workspace_keeps_its_own_kind() -> None:
+    event = Event("alloc", 0, 50, "scan", category="cuda_workspace")
+    trace = small_trace(Segment(0, "", 0, (event, Event("free", 0)), (), ()), crossings={})
+    context = Context(job=toys.job())
+    replay(trace, cut(trace, 1)[0], context)
+    assert context.ledger.close_step()["gpu"].by_kind == {"cuda_workspace": 50}
+
+
+# ---------------------------------------------------------------------- hooks
+def test_hooks_of_targeted_modules_run_around_their_forward() -> None:
+    toy, context = Toy(), Context(job=toys.job())
+    up, down = toy.layer(0).linears
+    spy, name = Spy(context), "model.layers.0.down"
+    forward = Forward(context, toy.trace)
+    forward.targets = [(spy, {name: toys.linear(name)})]
+    forward.run(cut(toy.trace, 1)[1], hooks=True)
+    inputs = up.rows * toy.tokens * toy.itemsize
+    before = up.bytes(toy.itemsize) + inputs
+    after = before + down.bytes(toy.itemsize) + down.rows * toy.tokens * toy.itemsize
+    assert spy.seen == [("before", name, before), ("after", name, after)]
+
+
+def test_no_hook_runs_while_propagating() -> None:
+    toy, context = Toy(), Context(job=toys.job())
+    spy = Spy(context)
+    forward = Forward(context, toy.trace)
+    forward.targets = [(spy, {"model.layers.0.down": toys.linear("model.layers.0.down")})]
+    forward.run(cut(toy.trace, 1)[1], hooks=False)
+    assert spy.seen == []
+
+
+def test_names_from_a_dot_on_lie_under_the_segments_target() -> None:
+    assert full_name("model.layers.3", ".mlp.up mm") == "model.layers.3.mlp.up mm"
+    assert full_name("model.layers.3", ". add") == "model.layers.3 add"
+    assert full_name("model.layers.3", ".") == "model.layers.3"
+    assert full_name("model.layers.3", "model.norm mul") == "model.norm mul"
+    assert full_name("model.layers.3", "") == "model"

@@ -1,0 +1,401 @@
+"""The pipelines' own memory: weights, batches, forwards and what stale names still hold."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from planner.compress.context import Context
+from planner.compress.modifiers.gptq import GPTQModel
+from planner.compress.oneshot import simulate
+from planner.compress.pipelines import SequentialPipeline
+from planner.compress.program import StepMemory, Subgraph
+from planner.job import Job
+from planner.recipe.specs import ModifierSpec
+from planner.units import GIB
+from tests import toys
+from tests.toys import Layer, Linear, Toy
+
+TOY = Toy()
+LAYERS = tuple(f"model.layers.{i}" for i in range(3))
+FORWARD = TOY.layer(0).forward_peak(TOY.tokens, TOY.itemsize, TOY.hidden)
+WEIGHTS = TOY.layer(0).weight_bytes(TOY.itemsize)
+CROSSING = TOY.hidden + TOY.mask + TOY.positions
+"""What the head hands to the first layer; every later layer reads as much."""
+MANY = 20
+
+
+def steps(*specs: ModifierSpec, toy: Toy = TOY, fold: bool = True, **options: Any) -> list[StepMemory]:
+    job = toys.job(**({"samples": MANY} | options))
+    return simulate(toy.program(*specs), Context(job=job), fold=fold).steps
+
+
+def gpu(found: list[StepMemory]) -> dict[tuple[str, str], int]:
+    return {(step.phase, step.unit): step.gpu.bytes for step in found}
+
+
+def cpu(found: list[StepMemory]) -> dict[tuple[str, str], int]:
+    return {(step.phase, step.unit): step.cpu.bytes for step in found}
+
+
+# ---------------------------------------------------------------------- sequential: the steps
+def test_a_sequential_run_takes_three_steps_per_subgraph() -> None:
+    found = [(s.phase, s.unit, s.subgraph, s.of) for s in steps(toys.onlooker())]
+    passes = [("calibrate", 1), ("compress", 1), ("propagate", 1)]
+    subgraphs = [(phase, unit, n, 4) for n, unit in enumerate(("head", *LAYERS), start=1) for phase, _ in passes]
+    assert found == [
+        ("load", "load", None, None),
+        ("setup", "setup", None, None),
+        ("prepare", "activation cache", None, None),
+        *subgraphs,
+        ("finalize", "finalize", None, None),
+        ("save", "save", None, None),
+    ]
+
+
+def test_steps_of_a_pipeline_name_their_modifier_and_load_and_save_name_none() -> None:
+    found = steps(toys.onlooker())
+    assert [s.modifier for s in (found[0], found[-1])] == [None, None]
+    assert {s.modifier for s in found[1:-1]} == {"QuantizationModifier"}
+
+
+def test_an_estimated_unit_makes_inexact_steps() -> None:
+    found = steps(toys.onlooker(), toy=replace(TOY, exact=False))
+    assert {s.phase for s in found if not s.exact} == {"calibrate", "compress", "propagate"}
+
+
+# ---------------------------------------------------------------------- sequential: the GPU
+def test_setup_and_prepare_onload_the_output_head_once() -> None:
+    found = gpu(steps(toys.onlooker()))
+    assert found["setup", "setup"] == found["prepare", "activation cache"] == TOY.head
+
+
+def test_a_tied_head_is_as_large_as_the_embedding() -> None:
+    tied = replace(TOY, tied=True, head=10, embedding=70_000)
+    assert gpu(steps(toys.onlooker(), toy=tied))["setup", "setup"] == 70_000
+
+
+def test_the_head_holds_the_batch_before_beside_its_own() -> None:
+    found = gpu(steps(toys.onlooker()))
+    onloaded = TOY.embedding + TOY.ids
+    assert found["calibrate", "head"] == onloaded + 2 * CROSSING
+    assert found["compress", "head"] == onloaded + CROSSING
+    # while propagating, the outputs of the calibration pass are still there
+    assert found["propagate", "head"] == onloaded + 3 * CROSSING
+
+
+def test_the_first_layer_starts_among_the_heads_outputs() -> None:
+    found = gpu(steps(toys.onlooker()))
+    onloaded = WEIGHTS + CROSSING
+    assert found["calibrate", LAYERS[0]] == onloaded + 2 * CROSSING + FORWARD
+    assert found["compress", LAYERS[0]] == onloaded + CROSSING + TOY.hidden
+    assert found["propagate", LAYERS[0]] == onloaded + CROSSING + TOY.hidden + FORWARD
+
+
+def test_later_layers_find_two_hidden_states_of_the_layer_before() -> None:
+    found = gpu(steps(toys.onlooker()))
+    onloaded = WEIGHTS + CROSSING
+    assert found["calibrate", LAYERS[1]] == onloaded + 2 * TOY.hidden + FORWARD
+    assert found["compress", LAYERS[1]] == onloaded + 2 * TOY.hidden
+    assert found["propagate", LAYERS[1]] == onloaded + 2 * TOY.hidden + FORWARD
+
+
+def test_the_last_layer_keeps_no_outputs_and_adds_the_norm() -> None:
+    found = gpu(steps(toys.onlooker()))
+    onloaded = WEIGHTS + TOY.norm + CROSSING
+    assert 2 * TOY.hidden < FORWARD  # the norm runs beside the layer's output, after its widest moment
+    assert found["calibrate", LAYERS[2]] == onloaded - TOY.norm + 2 * TOY.hidden + FORWARD
+    assert found["compress", LAYERS[2]] == onloaded + TOY.hidden
+    assert found["finalize", "finalize"] == onloaded
+
+
+def test_a_subgraph_ends_without_weights_but_with_stale_inputs_and_outputs() -> None:
+    found = {(s.phase, s.unit): s.gpu.end for s in steps(toys.onlooker())}
+    assert found["propagate", "head"] == TOY.ids + 2 * CROSSING
+    assert found["propagate", LAYERS[0]] == CROSSING + 2 * TOY.hidden
+
+
+def test_two_layers_in_one_subgraph_hold_both_weights() -> None:
+    found = gpu(steps(toys.onlooker(), targets_per_subgraph=2))
+    both = f"{LAYERS[0]}, {LAYERS[1]}"
+    # the second layer runs beside the hidden states between the two, and the outputs of both head passes
+    assert found["calibrate", both] == 2 * WEIGHTS + CROSSING + 2 * CROSSING + TOY.hidden + FORWARD
+
+
+def test_one_batch_leaves_no_outputs_of_a_batch_before() -> None:
+    found = gpu(steps(toys.onlooker(), samples=1))
+    assert found["calibrate", "head"] == TOY.embedding + TOY.ids + CROSSING
+    assert found["propagate", "head"] == TOY.embedding + TOY.ids + 2 * CROSSING
+
+
+def test_samples_do_not_change_the_gpu_peak_once_there_are_two() -> None:
+    two, many = (gpu(steps(toys.gptq(), samples=n)) for n in (2, 50))
+    assert two == many
+
+
+def test_prefetching_holds_one_batch_more() -> None:
+    plain, prefetched = (gpu(steps(toys.onlooker(), prefetch=on)) for on in (False, True))
+    for unit, batch in (("head", TOY.ids), *((layer, CROSSING) for layer in LAYERS)):
+        for phase in ("calibrate", "propagate"):
+            assert prefetched[phase, unit] == plain[phase, unit] + batch
+
+
+def test_one_batch_has_nothing_to_prefetch() -> None:
+    plain, prefetched = (gpu(steps(toys.onlooker(), samples=1, prefetch=on)) for on in (False, True))
+    assert plain == prefetched
+
+
+def test_without_propagating_errors_there_is_one_pass_and_one_set_of_outputs() -> None:
+    found = gpu(steps(toys.onlooker(), propagate_error=False))
+    assert "propagate" not in {phase for phase, _ in found}
+    assert found["calibrate", "head"] == TOY.embedding + TOY.ids + 2 * CROSSING
+    assert found["calibrate", LAYERS[0]] == WEIGHTS + CROSSING + CROSSING + FORWARD
+    assert found["calibrate", LAYERS[1]] == WEIGHTS + CROSSING + TOY.hidden + FORWARD
+
+
+def test_a_modifier_compresses_on_top_of_what_the_passes_left() -> None:
+    spec = toys.gptq()
+    context = Context(job=toys.job())
+    model, modules = (
+        GPTQModel(context, spec),
+        [replace(m, name=f"x{m.name}") for m in TOY.modules(TOY.layer(0), spec.groups[0])],
+    )
+    for m in modules:
+        model.after_forward(m, toys.linear_call(m.name, TOY.tokens, m.rows, m.columns))
+    context.ledger.close_step()
+    model.on_sequential_epoch_end(modules)
+    alone = context.ledger.close_step()["gpu"].bytes
+    assert gpu(steps(spec))["compress", LAYERS[1]] == alone + CROSSING + 2 * TOY.hidden
+
+
+def test_each_later_batch_accumulates_into_the_same_hessians() -> None:
+    found = gpu(steps(toys.gptq()))
+    up, down = TOY.layer(0).linears
+    hessians = 4 * up.columns**2 + 4 * down.columns**2 + 4 + 4
+    outputs = sum(x.rows * TOY.tokens * TOY.itemsize for x in (up, down))
+    fp32, product = TOY.tokens * down.columns * 4, 4 * down.columns**2
+    update = max(2 * fp32, fp32 + product)
+    # down's hook runs while its input and its output are there
+    assert found["calibrate", LAYERS[1]] == WEIGHTS + CROSSING + 2 * TOY.hidden + hessians + outputs + update
+
+
+# ---------------------------------------------------------------------- sequential: the CPU
+BASE = TOY.weight_bytes + MANY * TOY.ids + TOY.ids
+"""Weights, samples, and the sample input that the pipeline keeps."""
+
+
+def test_the_cache_grows_from_tokens_to_hidden_states_while_the_head_propagates() -> None:
+    found = cpu(steps(toys.onlooker()))
+    assert found["load", "load"] == TOY.weight_bytes
+    # tracing into subgraphs runs the head on the CPU
+    assert found["setup", "setup"] == BASE + TOY.hidden
+    assert found["calibrate", "head"] == BASE + MANY * TOY.ids
+    # the last batch's tokens are dropped after its outputs are stored
+    assert found["propagate", "head"] == BASE + MANY * CROSSING + TOY.ids
+
+
+def test_a_layer_replaces_hidden_states_batch_by_batch() -> None:
+    found = cpu(steps(toys.onlooker()))
+    assert found["calibrate", LAYERS[0]] == BASE + MANY * CROSSING
+    assert found["propagate", LAYERS[0]] == BASE + MANY * CROSSING + TOY.hidden
+    assert found["propagate", LAYERS[2]] == BASE + MANY * CROSSING  # nothing is stored any more
+
+
+def test_without_propagating_errors_the_first_pass_fills_the_cache() -> None:
+    found = cpu(steps(toys.onlooker(), propagate_error=False))
+    assert found["calibrate", "head"] == BASE + MANY * CROSSING + TOY.ids
+    assert found["calibrate", LAYERS[0]] == BASE + MANY * CROSSING + TOY.hidden
+
+
+def test_a_cache_on_the_gpu_leaves_the_cpu_to_weights_and_samples() -> None:
+    found = steps(toys.onlooker(), offload_device="gpu")
+    assert {s.cpu.bytes for s in found if s.phase in ("prepare", "calibrate", "compress", "propagate")} == {BASE}
+    # all batches' values, the weights, and one batch of work
+    assert gpu(found)["calibrate", LAYERS[1]] >= MANY * CROSSING + WEIGHTS + FORWARD
+
+
+def test_a_cache_on_the_gpu_holds_every_batch_once() -> None:
+    found = {(s.phase, s.unit): s.gpu for s in steps(toys.onlooker(), offload_device="gpu")}
+    assert found["prepare", "activation cache"].end == MANY * TOY.ids
+    assert found["calibrate", LAYERS[1]].by_kind["activation_cache"] == MANY * CROSSING
+
+
+def test_the_last_batch_may_be_smaller() -> None:
+    toy = replace(TOY, batch_size=4)
+    job: dict[str, Any] = {"samples": 10, "batch_size": 4}
+    found = cpu(steps(toys.onlooker(), toy=toy, **job))
+    base = toy.weight_bytes + 10 * toy.ids + 4 * toy.ids
+    cache = 2 * (toy.hidden + toy.mask) + (toy.hidden + toy.mask) // 2 + 3 * toy.positions
+    assert found["calibrate", LAYERS[0]] == base + cache
+
+
+def test_fused_experts_are_there_twice_while_they_are_linearized() -> None:
+    program = TOY.program(toys.onlooker(), fused_expert_bytes=7_000_000)
+    outcome = simulate(program, Context(job=toys.job()))
+    setup = next(s for s in outcome.steps if s.phase == "setup")
+    assert setup.cpu.bytes == TOY.weight_bytes + 7_000_000 + 2 * TOY.ids
+    assert setup.cpu.end == TOY.weight_bytes + 2 * TOY.ids + TOY.ids
+
+
+# ---------------------------------------------------------------------- tied embeddings
+def untied(**changes: Any) -> tuple[list[StepMemory], Toy]:
+    toy = replace(TOY, tied=True)
+    program = toy.program(toys.onlooker(), **changes)
+    runs = tuple(replace(run, unties_embeddings=True) for run in program.runs)
+    return simulate(replace(program, runs=runs), Context(job=toys.job())).steps, toy
+
+
+def test_untying_holds_three_embeddings_on_the_gpu() -> None:
+    found, toy = untied()
+    assert gpu(found)["setup", "setup"] == 3 * toy.embedding
+
+
+def test_untied_embeddings_stay_two_on_the_cpu() -> None:
+    found, toy = untied()
+    samples = 2 * toy.ids
+    assert found[-1].cpu.end == toy.weight_bytes + toy.embedding + samples
+
+
+def test_embeddings_that_were_never_tied_are_not_copied_on_the_cpu() -> None:
+    found, toy = untied(tied=False)
+    assert found[-1].cpu.end == toy.weight_bytes + 2 * toy.ids
+
+
+# ---------------------------------------------------------------------- folding
+@pytest.mark.parametrize("spec", [toys.onlooker(), toys.static_rtn(), toys.gptq(), toys.sparsegpt()])
+def test_repeated_layers_are_copied_under_their_own_names(spec: ModifierSpec) -> None:
+    toy = replace(TOY, order=(0,) * 6)
+    assert steps(spec, toy=toy) == steps(spec, toy=toy, fold=False)
+
+
+def test_an_unequal_layer_between_equal_ones_is_simulated() -> None:
+    wide = Layer(linears=(Linear(name=".up", rows=800, columns=200), Linear(name=".down", rows=200, columns=800)))
+    toy = Toy(kinds=(Layer(), wide), order=(0, 0, 1, 0, 0, 1, 0, 0))
+    folded = steps(toys.gptq(), toy=toy)
+    assert folded == steps(toys.gptq(), toy=toy, fold=False)
+    found = gpu(folded)
+    assert (
+        found["compress", "model.layers.2"] == found["compress", "model.layers.5"] > found["compress", "model.layers.4"]
+    )
+
+
+# ---------------------------------------------------------------------- datafree
+def test_the_datafree_pipeline_compresses_everything_in_one_step() -> None:
+    found = steps(toys.rtn())
+    assert [(s.phase, s.unit) for s in found] == [
+        ("load", "load"),
+        ("setup", "setup"),
+        ("compress", "all modules"),
+        ("finalize", "finalize"),
+        ("save", "save"),
+    ]
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 7])
+@pytest.mark.parametrize("fold", [True, False])
+def test_statistics_of_all_modules_add_up_beside_one_weight(layers: int, fold: bool) -> None:
+    toy = replace(TOY, order=(0,) * layers)
+    statistics = sum(x.rows * x.columns // 100 * 2 * toy.itemsize for x in toy.layer(0).linears)
+    largest = max(x.bytes(toy.itemsize) for x in toy.layer(0).linears)
+    found = gpu(steps(toys.rtn(), toy=toy, fold=fold))
+    assert found["compress", "all modules"] == layers * statistics + largest
+
+
+def test_the_datafree_pipeline_caches_nothing() -> None:
+    found = steps(toys.rtn())
+    assert {s.cpu.end for s in found[1:]} == {TOY.weight_bytes + MANY * TOY.ids}
+
+
+def test_a_pipeline_that_is_asked_for_is_taken_whatever_the_modifier_needs() -> None:
+    assert "calibrate" not in {s.phase for s in steps(toys.gptq(), pipeline="datafree")}
+    assert "calibrate" in {s.phase for s in steps(toys.rtn(), pipeline="sequential")}
+
+
+# ---------------------------------------------------------------------- basic
+def test_the_basic_pipeline_computes_on_the_cpu() -> None:
+    found = steps(toys.onlooker(), pipeline="basic")
+    assert {s.gpu.bytes for s in found} == {0}
+    samples = TOY.weight_bytes + MANY * TOY.ids
+    # one batch, what the head makes for all layers, and the hidden states that the widest layer reads
+    expected = samples + TOY.ids + TOY.mask + TOY.positions + TOY.hidden + FORWARD
+    assert cpu(found)["calibrate", "model"] == expected
+
+
+def test_the_basic_pipeline_keeps_all_hessians_at_once() -> None:
+    found = {s.phase: s.cpu for s in steps(toys.gptq(), pipeline="basic")}
+    hessians = sum(4 * x.columns**2 for x in TOY.layer(0).linears)
+    assert found["calibrate"].by_kind["hessian"] == 3 * hessians
+    assert found["finalize"].end == TOY.weight_bytes + MANY * TOY.ids
+
+
+# ---------------------------------------------------------------------- several modifiers
+def test_independent_modifiers_each_run_over_the_data_in_the_pipeline_they_need() -> None:
+    found = steps(toys.sparsegpt(), toys.rtn(), toys.gptq())
+    order = [s.modifier for i, s in enumerate(found) if s.modifier and s.modifier != found[i - 1].modifier]
+    assert order == ["SparseGPTModifier", "QuantizationModifier", "GPTQModifier"]
+    phases = {m: {s.phase for s in found if s.modifier == m} for m in order}
+    assert "calibrate" not in phases["QuantizationModifier"]
+    assert phases["SparseGPTModifier"] == phases["GPTQModifier"]
+
+
+def test_an_independent_pass_costs_what_it_costs_alone() -> None:
+    together, alone = steps(toys.sparsegpt(), toys.gptq()), steps(toys.gptq())
+    mine = [s for s in together if s.modifier == "GPTQModifier"]
+    assert mine == [s for s in alone if s.modifier == "GPTQModifier"]
+
+
+def test_sequential_modifiers_share_one_pass() -> None:
+    found = steps(toys.sparsegpt(), toys.gptq(), pipeline="sequential")
+    assert {s.modifier for s in found} == {None, "SparseGPTModifier+GPTQModifier"}
+    one = len(steps(toys.gptq()))
+    assert len(found) == one
+    both = {(s.phase, s.unit): s.gpu for s in found}["calibrate", LAYERS[1]]
+    assert both.by_kind["hessian"] == 2 * sum(4 * x.columns**2 for x in TOY.layer(0).linears)
+
+
+# ---------------------------------------------------------------------- what is left
+JOBS: list[dict[str, Any]] = [
+    {},
+    {"pipeline": "sequential"},
+    {"pipeline": "basic"},
+    {"propagate_error": False},
+    {"prefetch": True},
+    {"offload_device": "gpu"},
+    {"offload_device": "gpu", "prefetch": True},
+    {"targets_per_subgraph": 2},
+    {"samples": 7, "batch_size": 4},
+    {"samples": 23, "batch_size": 4, "offload_device": "gpu"},
+    {"samples": 1},
+    {"gpu_memory_bytes": 1},
+    {"gpu_memory_bytes": 80 * GIB},
+]
+
+
+@pytest.mark.parametrize("options", JOBS, ids=str)
+@pytest.mark.parametrize("fold", [True, False], ids=["folded", "unfolded"])
+def test_at_the_end_only_weights_samples_and_qparams_are_left(options: dict[str, Any], fold: bool) -> None:
+    job = Job(**({"samples": MANY, "seq_len": 10} | options))
+    toy = replace(TOY, batch_size=job.batch_size, order=(0,) * 5)
+    context = Context(job=job)
+    specs = (toys.sparsegpt(), toys.rtn(), toys.static_rtn(), toys.gptq())
+    outcome = simulate(toy.program(*specs, qparam_bytes=1234), context, fold=fold)
+    assert context.ledger.live("gpu") == outcome.steps[-1].gpu.end == 0
+    assert context.ledger.live_by_kind("cpu") == {
+        "model": toy.weight_bytes,
+        "calibration_data": job.samples * toy.ids,
+        "qparams": 1234,
+    }
+
+
+def test_only_distinct_layers_are_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    walked: list[str] = []
+    walk = SequentialPipeline._subgraph
+
+    def noted(self: SequentialPipeline, subgraph: Subgraph) -> None:
+        walked.append(subgraph.unit)
+        walk(self, subgraph)
+
+    monkeypatch.setattr(SequentialPipeline, "_subgraph", noted)
+    steps(toys.gptq(), toy=replace(TOY, order=(0,) * 50))
+    # the first layer finds the head's outputs, the second a layer's; the last adds the norm
+    assert walked == ["head", "model.layers.0", "model.layers.1", "model.layers.49"]
