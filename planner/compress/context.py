@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from planner.compress.ledger import Device, Handle, Ledger
+from planner.compress.ledger import Device, Handle, Ledger, Owner
 from planner.job import Job
 
 
@@ -17,13 +17,14 @@ class Frame:
     `hand_over` gave to the caller.
     """
 
-    def __init__(self, context: "Context", kind: str, owner: str) -> None:
-        self._context, self.kind, self.owner = context, kind, owner
+    def __init__(self, context: "Context", kind: str, owner: Owner | str) -> None:
+        self._context, self.kind = context, kind
+        self.owner = owner if isinstance(owner, Owner) else Owner(owner)
         self._names: dict[str, Handle] = {}
 
     def assign(self, name: str, nbytes: int, kind: str | None = None, label: str | None = None) -> Handle:
         """name = a new tensor of `nbytes`, which the books call `label`."""
-        handle = self._context.take(nbytes, kind or self.kind, f"{self.owner} {label or name}")
+        handle = self._context.take(nbytes, kind or self.kind, self.owner.part(label or name))
         self.bind(name, handle)
         return handle
 
@@ -65,7 +66,7 @@ class Frame:
     @contextmanager
     def during(self, nbytes: int, what: str, kind: str | None = None) -> Iterator[None]:
         """A tensor that lives as long as the block."""
-        with self._context.ledger.hold(self._context.device, nbytes, kind or self.kind, f"{self.owner} {what}"):
+        with self._context.ledger.hold(self._context.device, nbytes, kind or self.kind, self.owner.part(what)):
             yield
 
     def __enter__(self) -> Self:
@@ -90,11 +91,11 @@ class Context:
     keep_onloaded: bool = True
     """False in the data-free pipeline: each access onloads anew, and is freed at once."""
 
-    def frame(self, kind: str, owner: str) -> Frame:
+    def frame(self, kind: str, owner: Owner | str) -> Frame:
         """Local names for a function of the library."""
         return Frame(self, kind, owner)
 
-    def take(self, nbytes: int, kind: str, owner: str) -> Handle:
+    def take(self, nbytes: int, kind: str, owner: Owner | str) -> Handle:
         """A tensor on the computing device."""
         return self.ledger.alloc(self.device, nbytes, kind, owner)
 

@@ -5,9 +5,9 @@ caching allocator (c10/cuda/CUDACachingAllocator.cpp kMinBlockSize), for the all
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from planner.units import in_blocks
@@ -19,10 +19,35 @@ LARGEST = 8
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """Who holds bytes: `model.layers.0.mlp.down_proj` and 3 more, and in which role: `Hessian`."""
+
+    name: str
+    role: str = ""
+    copies: int = 1
+    """How many equal ones this name stands for."""
+
+    def __str__(self) -> str:
+        others = f" and {self.copies - 1} more" if self.copies > 1 else ""
+        return f"{self.name}{others} {self.role}".rstrip()
+
+    def part(self, role: str) -> "Owner":
+        """The same one in a narrower role: its Hessian, its input in fp32."""
+        return replace(self, role=f"{self.role} {role}".strip())
+
+    def renamed(self, names: Mapping[str, str]) -> "Owner":
+        """The same in another module: `names` maps modules, and so all that lies in them."""
+        for old, new in names.items():
+            if self.name == old or self.name.startswith((f"{old}.", f"{old} ")):
+                return replace(self, name=new + self.name[len(old) :])
+        return self
+
+
+@dataclass(frozen=True, slots=True)
 class Holding:
     """What one owner holds, summed over its tensors."""
 
-    owner: str
+    owner: Owner
     kind: str
     bytes: int
 
@@ -57,15 +82,15 @@ class Ledger:
 
     def __init__(self) -> None:
         self._books: dict[Device, _Books] = {"gpu": _Books(), "cpu": _Books()}
-        self._about: list[tuple[Device, str, str]] = []
+        self._about: list[tuple[Device, str, Owner]] = []
         self._blocks: list[int] = []
 
-    def alloc(self, device: Device, nbytes: int, kind: str, owner: str) -> Handle:
-        """Take `nbytes` for `owner` until `free`."""
+    def alloc(self, device: Device, nbytes: int, kind: str, owner: Owner | str) -> Handle:
+        """Take `nbytes` for `owner` until `free`; a plain text is an owner without a role."""
         if nbytes < 0:
             raise ValueError(f"{owner}: {nbytes} bytes")
         handle = len(self._about)
-        self._about.append((device, kind, owner))
+        self._about.append((device, kind, owner if isinstance(owner, Owner) else Owner(owner)))
         self._blocks.append(0)
         self._books[device].holdings[handle] = 0
         self._move(handle, nbytes, in_blocks(nbytes))
@@ -88,7 +113,7 @@ class Ledger:
         self._move(handle, nbytes, sign * tensors * in_blocks(abs(nbytes) // max(1, tensors)))
 
     @contextmanager
-    def hold(self, device: Device, nbytes: int, kind: str, owner: str) -> Iterator[Handle]:
+    def hold(self, device: Device, nbytes: int, kind: str, owner: Owner | str) -> Iterator[Handle]:
         """The indentation is the lifetime."""
         handle = self.alloc(device, nbytes, kind, owner)
         try:
@@ -104,7 +129,7 @@ class Ledger:
         """Bytes that `handle` holds now."""
         return self._books[self._about[handle][0]].holdings[handle]
 
-    def about(self, handle: Handle) -> tuple[Device, str, str]:
+    def about(self, handle: Handle) -> tuple[Device, str, Owner]:
         """Device, kind and owner."""
         return self._about[handle]
 
@@ -151,10 +176,10 @@ class Ledger:
         return {kind: nbytes for kind, nbytes in sorted(sums.items(), key=lambda item: -item[1]) if nbytes}
 
     def _largest(self, holdings: dict[Handle, int]) -> tuple[Holding, ...]:
-        sums: dict[tuple[str, str], int] = defaultdict(int)
+        sums: dict[tuple[Owner, str], int] = defaultdict(int)
         for handle, nbytes in holdings.items():
             if nbytes:
                 _, kind, owner = self._about[handle]
                 sums[owner, kind] += nbytes
-        ranked = sorted(sums.items(), key=lambda item: (-item[1], item[0]))[:LARGEST]
+        ranked = sorted(sums.items(), key=lambda item: (-item[1], str(item[0][0]), item[0][1]))[:LARGEST]
         return tuple(Holding(owner, kind, nbytes) for (owner, kind), nbytes in ranked)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planner.compress.context import Context, Frame
-from planner.compress.ledger import Handle
+from planner.compress.ledger import Handle, Owner
 from planner.errors import UnsupportedError
 from planner.recipe.dtypes import itemsize, zero_point_itemsize
 from planner.recipe.qparams import scale_count
@@ -62,7 +62,7 @@ class WeightObservers:
             return
         context, size = self._context, module.weight_bytes
         with context.accessed(f"{module.name}.weight", size):
-            with context.frame("observer", module.label) as frame:
+            with context.frame("observer", Owner(module.name, copies=module.copies)) as frame:
                 if args.strategy == "block":
                     _flatten_blocks(frame, module, args)
                 count = scale_count(module.rows, module.columns, args)
@@ -92,7 +92,7 @@ class WeightObservers:
         assert module.scheme is not None and module.scheme.weights is not None
         args = module.scheme.weights
         fused = siblings if args.strategy == "tensor_group" else ()
-        with self._context.frame("observer", module.label) as frame:
+        with self._context.frame("observer", Owner(module.name, copies=module.copies)) as frame:
             count = scale_count(module.rows, module.columns, args)
             result = calculate_qparams(frame, count, module.itemsize, args)
             self._forget(module.name, fused)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from planner.compress.context import Context
+from planner.compress.ledger import Owner
 from planner.compress.pipelines import BasicPipeline, DataFreePipeline, Pipeline, SequentialPipeline
 from planner.compress.program import Outcome, Program, Run, StepMemory
 
@@ -26,7 +27,9 @@ def simulate(program: Program, context: Context, *, fold: bool = True) -> Outcom
 def _linearize(program: Program, context: Context) -> None:
     """modeling/moe/linearize.py linearize_moe: its list keeps every fused experts module until it
     returns, so the model and all experts again are there together."""
-    with context.ledger.hold("cpu", program.fused_expert_bytes, "model", "fused experts while they are linearized"):
+    with context.ledger.hold(
+        "cpu", program.fused_expert_bytes, "model", Owner("fused experts", "while they are linearized")
+    ):
         pass
 
 

@@ -7,7 +7,7 @@ from itertools import groupby
 from planner.compress.cache import ActivationCache
 from planner.compress.context import Context
 from planner.compress.forward import Forward
-from planner.compress.ledger import Handle, Peak
+from planner.compress.ledger import Handle, Owner, Peak
 from planner.compress.modifiers import make_model
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.program import Outcome, Program, Run, StepMemory, Subgraph, cut
@@ -134,7 +134,7 @@ class SequentialPipeline(Pipeline):
         ledger.free(sample)
 
     def _walk(self) -> None:
-        seen: dict[object, tuple[Subgraph, list[StepMemory], list[list[tuple[str, str, int]]]]] = {}
+        seen: dict[object, tuple[Subgraph, list[StepMemory], list[list[tuple[str, Owner, int]]]]] = {}
         for subgraph in self.subgraphs:
             key = self._key(subgraph)
             if self.fold and key in seen and subgraph is not self.subgraphs[-1]:
@@ -252,7 +252,7 @@ class SequentialPipeline(Pipeline):
             tuple(sorted(self.context.ledger.live_by_kind("gpu").items())),
         )
 
-    def _stale(self) -> list[list[tuple[str, str, int]]]:
+    def _stale(self) -> list[list[tuple[str, Owner, int]]]:
         ledger = self.context.ledger
         return [
             [(*ledger.about(h)[1:], ledger.size(h)) for h in group]
@@ -260,7 +260,7 @@ class SequentialPipeline(Pipeline):
         ]
 
     def _repeat(
-        self, subgraph: Subgraph, template: Subgraph, steps: list[StepMemory], stale: list[list[tuple[str, str, int]]]
+        self, subgraph: Subgraph, template: Subgraph, steps: list[StepMemory], stale: list[list[tuple[str, Owner, int]]]
     ) -> None:
         """Copy the steps of an equal subgraph under this one's names, and leave what it leaves."""
         renames = _renames(self.program, template, subgraph)
@@ -269,7 +269,7 @@ class SequentialPipeline(Pipeline):
         ledger = self.context.ledger
         for name, group in zip(("inputs", "outputs", "output"), stale, strict=True):
             ledger.free_all(getattr(self, name))
-            setattr(self, name, [self.context.take(size, kind, _rename(owner, renames)) for kind, owner, size in group])
+            setattr(self, name, [self.context.take(size, kind, owner.renamed(renames)) for kind, owner, size in group])
         self.cache.rename(subgraph.consumed, subgraph.writes)
         ledger.close_step()
 
@@ -346,15 +346,8 @@ def _renames(program: Program, template: Subgraph, subgraph: Subgraph) -> dict[s
     return {segments[a].target: segments[b].target for a, b in pairs if segments[a].target}
 
 
-def _rename(owner: str, renames: dict[str, str]) -> str:
-    for old, new in renames.items():
-        if owner == old or owner.startswith((f"{old}.", f"{old} ")):
-            return new + owner[len(old) :]
-    return owner
-
-
 def _renamed(step: StepMemory, subgraph: Subgraph, renames: dict[str, str]) -> StepMemory:
     def peak(old: Peak) -> Peak:
-        return replace(old, largest=tuple(replace(h, owner=_rename(h.owner, renames)) for h in old.largest))
+        return replace(old, largest=tuple(replace(h, owner=h.owner.renamed(renames)) for h in old.largest))
 
     return replace(step, subgraph=subgraph.number, unit=subgraph.unit, gpu=peak(step.gpu), cpu=peak(step.cpu))

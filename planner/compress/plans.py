@@ -77,7 +77,7 @@ def _step(index: int, step: StepMemory) -> Step:
 
 
 def _owned(peak: Peak) -> tuple[Owned, ...]:
-    return tuple(Owned(owner=h.owner, kind=h.kind, bytes=h.bytes) for h in peak.largest)
+    return tuple(Owned(owner=str(h.owner), kind=h.kind, bytes=h.bytes) for h in peak.largest)
 
 
 def rule_plan(graph: "ModelGraph", recipe: Recipe, job: Job, notes: Sequence[str]) -> Plan:

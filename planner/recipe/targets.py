@@ -24,11 +24,6 @@ class LinearModule:
     """False where the library never shows the module to `sequential_epoch_end` (see models/wrapping.py)."""
 
     @property
-    def label(self) -> str:
-        """What the books call it: the name, and how many more it stands for."""
-        return self.name if self.copies == 1 else f"{self.name} and {self.copies - 1} more"
-
-    @property
     def weight_bytes(self) -> int:
         return self.rows * self.columns * self.itemsize
 

@@ -3,6 +3,7 @@
 import pytest
 
 from planner.compress.context import Context
+from planner.compress.ledger import Owner
 from planner.units import GIB
 from tests import toys
 
@@ -73,8 +74,8 @@ def test_temporaries_and_during_end_with_statement_and_block(context: Context) -
 def test_names_are_owned_by_their_function_with_its_kind_unless_told_otherwise(context: Context) -> None:
     with context.frame("compress", "the function") as frame:
         own, other = frame.assign("x", 1), frame.assign("y", 1, "weights")
-        assert context.ledger.about(own) == ("gpu", "compress", "the function x")
-        assert context.ledger.about(other) == ("gpu", "weights", "the function y")
+        assert context.ledger.about(own) == ("gpu", "compress", Owner("the function", "x"))
+        assert context.ledger.about(other) == ("gpu", "weights", Owner("the function", "y"))
 
 
 # ---------------------------------------------------------------------- parameters

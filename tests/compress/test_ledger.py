@@ -1,6 +1,6 @@
 import pytest
 
-from planner.compress.ledger import LARGEST, Holding, Ledger
+from planner.compress.ledger import LARGEST, Holding, Ledger, Owner
 from planner.units import BLOCK, in_blocks
 
 
@@ -94,7 +94,11 @@ def test_a_step_begins_with_what_the_one_before_left(ledger: Ledger) -> None:
 def test_the_largest_holdings_are_summed_by_owner_and_kind(ledger: Ledger) -> None:
     for owner, kind, nbytes in (("x", "a", 10), ("y", "a", 15), ("x", "a", 10), ("x", "b", 1), ("nothing", "a", 0)):
         ledger.alloc("gpu", nbytes, kind, owner)
-    assert ledger.close_step()["gpu"].largest == (Holding("x", "a", 20), Holding("y", "a", 15), Holding("x", "b", 1))
+    assert ledger.close_step()["gpu"].largest == (
+        Holding(Owner("x"), "a", 20),
+        Holding(Owner("y"), "a", 15),
+        Holding(Owner("x"), "b", 1),
+    )
 
 
 def test_only_the_largest_few_are_listed(ledger: Ledger) -> None:
@@ -123,4 +127,19 @@ def test_negative_sizes_are_refused_with_their_owner(ledger: Ledger) -> None:
 
 
 def test_a_holding_remembers_where_and_whose_it_is(ledger: Ledger) -> None:
-    assert ledger.about(ledger.alloc("cpu", 5, "kind", "owner")) == ("cpu", "kind", "owner")
+    assert ledger.about(ledger.alloc("cpu", 5, "kind", "owner")) == ("cpu", "kind", Owner("owner"))
+
+
+def test_an_owner_reads_as_its_name_how_many_it_stands_for_and_its_role() -> None:
+    one, several = Owner("layer.q", "Hessian"), Owner("layer.q", "input", copies=3)
+    assert [str(one), str(several), str(several.part("in fp32"))] == [
+        "layer.q Hessian",
+        "layer.q and 2 more input",
+        "layer.q and 2 more input in fp32",
+    ]
+
+
+def test_an_owner_is_renamed_with_the_module_it_lies_in_and_with_no_other() -> None:
+    names = {"layers.1": "layers.7"}
+    owners = [Owner("layers.1.q", "Hessian"), Owner("layers.1"), Owner("layers.10.q")]
+    assert [str(owner.renamed(names)) for owner in owners] == ["layers.7.q Hessian", "layers.7", "layers.10.q"]

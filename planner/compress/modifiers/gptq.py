@@ -8,6 +8,7 @@ batch's tensors until the same names are assigned again, and so does this model.
 from collections.abc import Sequence
 
 from planner.compress.context import Context, Frame
+from planner.compress.ledger import Owner
 from planner.compress.modifiers.hessian import FP32, Hessians, hessian_bytes
 from planner.compress.modifiers.rtn import QuantizationModel
 from planner.compress.observers import QParams, siblings_of
@@ -94,7 +95,7 @@ class _Batch:
         assert first.scheme is not None and first.scheme.weights is not None
         self.args: QuantArgs = first.scheme.weights
         self.count, self.rows, self.columns = len(modules), first.rows, first.columns
-        self.owner = first.name if self.count == 1 else f"{first.name} and {self.count - 1} more"
+        self.owner = Owner(first.name, copies=self.count)
         self.frame.owner = self.owner
 
     @property
@@ -264,7 +265,7 @@ class _Batch:
                 if scales * zeros != qparams.zero_point_bytes:
                     names["weight_zero_point"] = scales * zeros
                 fresh = {
-                    n: self.context.take(size, "writeback", f"{module.name} {n} written back")
+                    n: self.context.take(size, "writeback", Owner(module.name, f"{n} written back"))
                     for n, size in names.items()
                 }
                 for name, handle in fresh.items():

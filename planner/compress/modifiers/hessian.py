@@ -1,7 +1,7 @@
 """Hessians, as GPTQ and SparseGPT accumulate them: fp32, (columns x columns), one per module."""
 
 from planner.compress.context import Context
-from planner.compress.ledger import Handle
+from planner.compress.ledger import Handle, Owner
 from planner.models.traces import Call
 from planner.recipe.targets import LinearModule
 
@@ -24,7 +24,7 @@ class Hessians:
 
     def accumulate(self, module: LinearModule, call: Call) -> None:
         """calibrate_module, then accumulate_hessian (gptq/helpers.py, sparsegpt/sgpt_sparsify.py)."""
-        context, owner = self._context, f"{module.name} Hessian"
+        context, owner = self._context, Owner(module.name, "Hessian")
         if module.name not in self.modules:
             self.modules[module.name] = module
             # make_empty_hessian reads module.weight, which onloads an lm_head that the forward never touches
@@ -32,7 +32,7 @@ class Hessians:
             self.held[module.name] = context.take(hessian_bytes(module.columns), "hessian", owner)
             if self._counter_bytes:
                 self.counters[module.name] = context.take(
-                    self._counter_bytes, "hessian_update", f"{module.name} num_samples"
+                    self._counter_bytes, "hessian_update", Owner(module.name, "num_samples")
                 )
         elif self._offload:
             self._move(module, "gpu")
@@ -61,6 +61,6 @@ class Hessians:
         """sparsegpt/base.py _maybe_onload_hessian: a copy on the other device, then the old goes."""
         ledger, nbytes = self._context.ledger, hessian_bytes(module.columns)
         target = self._context.device if device == "gpu" else "cpu"
-        copy = ledger.alloc(target, nbytes, "hessian", f"{module.name} Hessian")
+        copy = ledger.alloc(target, nbytes, "hessian", Owner(module.name, "Hessian"))
         ledger.free(self.held[module.name])
         self.held[module.name] = copy

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from planner.compress.context import Context
-from planner.compress.ledger import Handle
+from planner.compress.ledger import Handle, Owner
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.observers import MINMAX, QParams, WeightObservers, observed_range, siblings_of
 from planner.models.traces import Call
@@ -37,7 +37,7 @@ class QuantizationModel(ModifierModel):
     def _quantize_output(self, module: LinearModule, nbytes: int) -> None:
         """calibrate_output_hook calls forward_quantize itself, past DisableQuantization: compressed_tensors
         forward.py _quantize_dequantize holds the scaled, rounded and dequantized output, and a product."""
-        with self.context.frame("observer", f"{module.name} output") as frame:
+        with self.context.frame("observer", Owner(module.name, "output")) as frame:
             for name in ("scaled", "rounded", "dequantized"):
                 frame.assign(name, nbytes)
             frame.temporary(nbytes, "product")
@@ -109,7 +109,9 @@ class QuantizationModel(ModifierModel):
         with self.context.accessed(f"{module.name}.weight_{name}", stored, "qparams"):
             pass
         if stored != computed and self.context.device == "gpu":
-            with self.context.ledger.hold("cpu", computed, "model", f"{module.name}.weight_{name} before its cast"):
+            with self.context.ledger.hold(
+                "cpu", computed, "model", Owner(f"{module.name}.weight_{name}", "before its cast")
+            ):
                 pass
 
     def _release(self, qparams: QParams) -> None:

@@ -82,7 +82,7 @@ class SparseGPTModel(ModifierModel):
     def _invert_on_cpu(self, frame: Frame, size: int) -> None:
         ledger = self.context.ledger
         for _ in range(3):
-            frame.bind("H", ledger.alloc("cpu", size, "compress", f"{frame.owner} H"))
+            frame.bind("H", ledger.alloc("cpu", size, "compress", frame.owner.part("H")))
 
     # ------------------------------------------------------------------ the column blocks
     def _blocks(self, frame: Frame, module: LinearModule) -> None:
