@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from planner.compress.binding import make_program
-from planner.compress.context import Context
+from planner.compress.context import Context, Shortcuts
 from planner.compress.oneshot import simulate
 from planner.compress.plans import rule_plan, simulated_plan
 from planner.compress.program import Program
@@ -57,12 +57,17 @@ def compare(
 
 
 def plan_graph(
-    graph: "ModelGraph", recipe: Recipe, job: Job, *, method: Method = "simulate", fold: bool = True
+    graph: "ModelGraph",
+    recipe: Recipe,
+    job: Job,
+    *,
+    method: Method = "simulate",
+    shortcuts: Shortcuts | None = None,
 ) -> Plan:
     """Plan a recipe on a model that is built already. Pure: no torch, no files.
 
-    `fold=False` simulates every subgraph, equal or not; the bytes are the same (in a data-free plan, folding makes
-    one owner stand for several: `... and 30 more`).
+    `shortcuts=EVERYTHING` walks all of the job, equal or not; the bytes are the same (in a data-free plan, folding
+    makes one owner stand for several: `... and 30 more`).
     """
     notes: list[str] = [*graph.notes, *recipe.notes]
     program = make_program(graph, recipe, job, notes)
@@ -71,7 +76,7 @@ def plan_graph(
         _check_sequential(graph)
     if method == "rule-of-thumb":
         return rule_plan(graph, recipe, job, notes)
-    outcome = simulate(program, Context(job=job), fold=fold)
+    outcome = simulate(program, Context(job, shortcuts=shortcuts))
     if pipelines != {"datafree"}:
         notes += graph.trace.notes
     notes += _pipeline_notes(job, program)

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from planner.compress.context import Context
+from planner.compress.context import Context, Shortcuts
+from planner.compress.devices import CountingDevice
 from planner.compress.ledger import Ledger, Peak
 from planner.compress.program import Program, Run
 from planner.job import Job
@@ -31,6 +32,9 @@ EMBEDDING, NORM, HEAD = "model.embed_tokens", "model.norm", "lm_head"
 IDS, MASK, POSITIONS, HIDDEN = 0, 1, 2, 3
 """Crossings: the tokens, what the head makes for all layers, and the first hidden states."""
 LAST_HANDLE_OF_A_LAYER = 90
+
+UNFOLDED = Shortcuts(subgraphs=False, modules=False)
+"""Every layer is walked, equal or not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -352,13 +356,13 @@ class NaiveBooks:
 class WatchedLedger(Ledger):
     """A ledger that also keeps naive books: every step is (its peak, the naive peak) per device."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, gpu_memory: int) -> None:
+        super().__init__(gpu=CountingDevice(gpu_memory), keep="timeline")
         self.naive = {"gpu": NaiveBooks(), "cpu": NaiveBooks()}
         self.steps: list[dict[str, tuple[Peak, tuple[int, int, dict[int, int]]]]] = []
         self.blocks: dict[int, int] = {}
 
-    def alloc(self, device: Any, nbytes: int, kind: str, owner: str) -> int:
+    def alloc(self, device: Any, nbytes: int, kind: str, owner: Any) -> int:
         handle = super().alloc(device, nbytes, kind, owner)
         self._note(handle, nbytes, -(-nbytes // 512) * 512)
         return handle
@@ -374,7 +378,7 @@ class WatchedLedger(Ledger):
 
     def _note(self, handle: int, nbytes: int, blocks: int) -> None:
         self.blocks[handle] = self.blocks.get(handle, 0) + blocks
-        self.naive[self.about(handle)[0]].log.append((handle, nbytes, blocks))
+        self.naive[self.about(handle).device].log.append((handle, nbytes, blocks))
 
     def close_step(self) -> dict[Any, Peak]:
         peaks = super().close_step()
@@ -383,8 +387,8 @@ class WatchedLedger(Ledger):
 
 
 def watched(toy_job: Job) -> tuple[Context, WatchedLedger]:
-    ledger = WatchedLedger()
-    return Context(job=toy_job, ledger=ledger), ledger
+    ledger = WatchedLedger(toy_job.gpu_memory_bytes)
+    return Context(toy_job, ledger), ledger
 
 
 # ---------------------------------------------------------------------- inside

@@ -3,26 +3,27 @@
 from collections.abc import Iterable
 
 from planner.compress.context import Context
-from planner.compress.ledger import Device, Handle
+from planner.compress.ledger import DeviceName, Handle, Owner
 from planner.models.traces import Crossing, ModelTrace
 
 
 class ActivationCache:
-    """Every tensor that crosses a subgraph border, for every batch, summed per tensor."""
+    """Every tensor that crosses a subgraph border, one for each batch, those of one name in one growing holding."""
 
     def __init__(self, context: Context, trace: ModelTrace) -> None:
         self._context, self._trace = context, trace
-        self.device: Device = context.job.offload_device
+        self.device: DeviceName = context.job.offload_device
         self._held: dict[int, Handle] = {}
 
     def fill(self) -> None:
         """from_dataloader: all batches. On the CPU the cache keeps the collated batches themselves."""
         kind = "calibration_data" if self.device == "cpu" else "activation_cache"
-        for crossing in self._inputs():
-            handle = self._context.ledger.alloc(self.device, 0, kind, f"calibration data: {crossing.name}")
+        whole = self._context.job.batches - 1
+        for crossing in (c for c in self._trace.crossings.values() if c.producer < 0):
+            handle = self._context.ledger.open(self.device, kind, f"calibration data: {crossing.name}")
             self._held[crossing.id] = handle
-            for count, nbytes in self._sizes(crossing):
-                self._context.ledger.grow(handle, count * nbytes, count)
+            self._context.ledger.grow(handle, whole * crossing.bytes, whole)
+            self._context.ledger.grow(handle, self.size(crossing, last=True))
 
     def fetch(self, numbers: Iterable[int], *, last: bool = False) -> list[Handle]:
         """One batch on the GPU: copies, or nothing new when the cached tensors are there already."""
@@ -40,15 +41,15 @@ class ActivationCache:
 
     def update(self, numbers: Iterable[int], *, batches: int = 1, last: bool = False) -> None:
         """Store these outputs of `batches` batches (of the last, maybe smaller one)."""
+        ledger = self._context.ledger
         for number in numbers:
             crossing = self._trace.crossings[number]
             if number not in self._held:
-                owner = f"activation cache: {crossing.name}"
-                self._held[number] = self._context.ledger.alloc(self.device, 0, "activation_cache", owner)
-            self._context.ledger.grow(self._held[number], batches * self.size(crossing, last), batches)
+                self._held[number] = ledger.open(self.device, "activation_cache", _owner(crossing))
+            ledger.grow(self._held[number], batches * self.size(crossing, last), batches)
 
-    def delete(self, numbers: Iterable[int], *, batches: int = 1, last: bool = False) -> list[Handle]:
-        """Drop these names of `batches` batches; they were read for the last time.
+    def delete(self, numbers: Iterable[int], *, last: bool = False) -> list[Handle]:
+        """Drop these names of one batch; they were read for the last time.
 
         Returns what the batch dictionary still holds of them, where cache and batch are one tensor.
         """
@@ -56,10 +57,10 @@ class ActivationCache:
         for number in numbers:
             crossing = self._trace.crossings[number]
             nbytes = self.size(crossing, last)
-            ledger.grow(self._held[number], -batches * nbytes, batches)
+            ledger.grow(self._held[number], -nbytes)
             if not ledger.size(self._held[number]):
                 ledger.free(self._held.pop(number))
-            if self.device == self._context.device and batches == 1:
+            if self.device == self._context.device:
                 still_held.append(self._context.take(nbytes, "batch", f"batch: {crossing.name}"))
         return still_held
 
@@ -76,8 +77,6 @@ class ActivationCache:
         self._context.ledger.free_all(self._held.values())
         self._held.clear()
 
-    def _inputs(self) -> list[Crossing]:
-        return [c for c in self._trace.crossings.values() if c.producer < 0]
 
-    def _sizes(self, crossing: Crossing) -> tuple[tuple[int, int], ...]:
-        return (self._context.job.batches - 1, crossing.bytes), (1, self.size(crossing, last=True))
+def _owner(crossing: Crossing) -> Owner:
+    return Owner(f"activation cache: {crossing.name}")

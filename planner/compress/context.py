@@ -1,26 +1,66 @@
-"""What every part of the simulation shares: the books, the job, what is onloaded, Python names."""
+"""What every part of the simulation shares: the books, the job, what is onloaded, Python's names.
 
-from collections.abc import Iterator
+The library's memory is decided by lifetimes, and lifetimes by three things that a context offers:
+
+- a **frame** is a Python function: its names hold tensors until they are bound anew or the function returns;
+- **onloaded** parameters stay on the GPU until the subgraph ends (`disable_offloading`);
+- a temporary of one expression lives as long as a `with` block.
+
+A job repeats itself: batches, blocks of columns, layers. What is walked once for several is the context's policy,
+`Shortcuts`; a law (tests/property) says that it changes no figure.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
-from planner.compress.ledger import Device, Handle, Ledger, Owner
+from planner.compress.devices import CountingDevice
+from planner.compress.ledger import DeviceName, Handle, Keep, Ledger, Owner
 from planner.job import Job
+
+T = TypeVar("T")
+
+BLOCKS = 3
+"""Blocks walked at the start of a weight: the first shows what a block needs, the next what it finds left over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shortcuts:
+    """What is walked once for several, where what follows is known to be equal."""
+
+    subgraphs: bool = True
+    """Equal subgraphs that find equal leftovers."""
+    batches: bool = True
+    """Batches between one that leaves the device as it found it and the last two."""
+    blocks: bool = True
+    """Blocks of columns inside one weight's update."""
+    modules: bool = True
+    """Equal units of the data-free pipeline."""
+
+    def of_blocks(self, blocks: Sequence[T]) -> Sequence[T]:
+        """The blocks to walk: the first ones and the last."""
+        if not self.blocks or len(blocks) <= BLOCKS + 1:
+            return blocks
+        return [*blocks[:BLOCKS], blocks[-1]]
+
+
+EVERYTHING = Shortcuts(subgraphs=False, batches=False, blocks=False, modules=False)
+"""Walk all of the job."""
 
 
 class Frame:
     """The local names of one Python function: assigning takes the new tensor, then lets the old go.
 
-    Leaving the `with` block returns from the function: what its names held is freed, except what
-    `hand_over` gave to the caller.
+    A name holds one tensor, or a dictionary of several. Leaving the `with` block returns from the function: what
+    its names hold is freed, except what `hand_over` gave to the caller.
     """
 
     def __init__(self, context: "Context", kind: str, owner: Owner | str) -> None:
         self._context, self.kind = context, kind
         self.owner = owner if isinstance(owner, Owner) else Owner(owner)
-        self._names: dict[str, Handle] = {}
+        self._names: dict[str, tuple[Handle, ...]] = {}
 
     def assign(self, name: str, nbytes: int, kind: str | None = None, label: str | None = None) -> Handle:
         """name = a new tensor of `nbytes`, which the books call `label`."""
@@ -28,25 +68,30 @@ class Frame:
         self.bind(name, handle)
         return handle
 
-    def bind(self, name: str, handle: Handle) -> None:
-        """name = a tensor that exists already."""
-        old = self._names.pop(name, None)
-        self._names[name] = handle
-        if old is not None and old != handle:
-            self._context.ledger.free(old)
+    def bind(self, name: str, *handles: Handle) -> None:
+        """name = tensors that exist already; those that it held go, as far as they are not among them."""
+        old = self._names.pop(name, ())
+        self._names[name] = handles
+        self._context.ledger.free_all(handle for handle in old if handle not in handles)
+
+    def extend(self, name: str, handles: Iterable[Handle]) -> None:
+        """More tensors in the dictionary that `name` holds."""
+        self._names[name] = (*self._names.get(name, ()), *handles)
 
     def delete(self, *names: str) -> None:
         """del name: unset names are ignored."""
         for name in names:
-            handle = self._names.pop(name, None)
-            if handle is not None:
-                self._context.ledger.free(handle)
+            self._context.ledger.free_all(self._names.pop(name, ()))
 
     def holds(self, name: str) -> bool:
         """The name is set."""
         return name in self._names
 
-    def names(self, prefix: str) -> list[str]:
+    def held(self, name: str) -> tuple[Handle, ...]:
+        """What the name holds."""
+        return self._names.get(name, ())
+
+    def names(self, prefix: str = "") -> list[str]:
         """Names that begin with `prefix`."""
         return [name for name in self._names if name.startswith(prefix)]
 
@@ -55,8 +100,9 @@ class Frame:
         self._context.ledger.free(handle)
 
     def hand_over(self, name: str) -> Handle:
-        """Return this name's tensor to the caller."""
-        return self._names.pop(name)
+        """Return this name's one tensor to the caller."""
+        (handle,) = self._names.pop(name)
+        return handle
 
     def temporary(self, nbytes: int, what: str, kind: str | None = None) -> None:
         """A tensor that is gone at the end of the statement."""
@@ -78,18 +124,28 @@ class Frame:
         self.delete(*list(self._names))
 
 
-@dataclass(slots=True)
 class Context:
     """State of the job at one moment."""
 
-    job: Job
-    ledger: Ledger = field(default_factory=Ledger)
-    device: Device = "gpu"
-    """Where forwards and modifiers compute; the basic pipeline computes where the model lies."""
-    onloaded: dict[str, Handle] = field(default_factory=dict)
-    """Names of parameters on the GPU until the subgraph ends (`disable_offloading`)."""
-    keep_onloaded: bool = True
-    """False in the data-free pipeline: each access onloads anew, and is freed at once."""
+    def __init__(
+        self,
+        job: Job,
+        ledger: Ledger | None = None,
+        *,
+        shortcuts: Shortcuts | None = None,
+        keep: Keep = "peaks",
+    ) -> None:
+        self.job = job
+        self.ledger = ledger or Ledger(gpu=CountingDevice(job.gpu_memory_bytes), keep=keep)
+        self.shortcuts = shortcuts or Shortcuts()
+        if self.ledger.keep == "timeline":  # every layer's events, not one layer's for many
+            self.shortcuts = replace(self.shortcuts, subgraphs=False, modules=False)
+        self.device: DeviceName = "gpu"
+        """Where forwards and modifiers compute; the basic pipeline computes where the model lies."""
+        self.onloaded: dict[str, Handle] = {}
+        """Names of parameters on the GPU until the subgraph ends (`disable_offloading`)."""
+        self.keep_onloaded = True
+        """False in the data-free pipeline: each access onloads anew, and is freed at once."""
 
     def frame(self, kind: str, owner: Owner | str) -> Frame:
         """Local names for a function of the library."""
@@ -126,5 +182,5 @@ class Context:
 
     @property
     def free_gpu_bytes(self) -> int:
-        """torch.cuda.mem_get_info's free bytes, as if only this job's tensors were there."""
-        return max(0, self.job.gpu_memory_bytes - self.ledger.live("gpu"))
+        """torch.cuda.mem_get_info's free bytes, as the device answers."""
+        return self.ledger.free_bytes("gpu")

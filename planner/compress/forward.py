@@ -1,7 +1,7 @@
 """Replays a traced forward on the books, running the modifiers' hooks where the library does."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from planner.compress.context import Context
 from planner.compress.ledger import Handle
@@ -11,26 +11,33 @@ from planner.models.traces import Call, Event, ModelTrace, Segment
 from planner.recipe.targets import LinearModule
 
 
-class Forward:
+@dataclass(frozen=True, slots=True)
+class Hooked:
+    """One modifier, and the modules that it hooks by full name."""
+
+    modifier: ModifierModel
+    modules: Mapping[str, LinearModule]
+
+
+class SubgraphForward:
     """`Subgraph.forward` of pipelines/sequential/helpers.py."""
 
     def __init__(self, context: Context, trace: ModelTrace) -> None:
         self.context, self.trace = context, trace
-        self.share = (1, 1)
-        """Part of a whole batch that runs now: (samples, batch size)."""
-        self.targets: list[tuple[ModifierModel, Mapping[str, LinearModule]]] = []
-        """Each modifier with its targeted modules by full name."""
 
-    def run(self, subgraph: Subgraph, *, hooks: bool) -> list[Handle]:
+    def run(
+        self, subgraph: Subgraph, hooked: tuple[Hooked, ...] = (), share: tuple[int, int] = (1, 1)
+    ) -> tuple[Handle, ...]:
         """Run the subgraph's segments; returns the storages that its output dictionary holds.
 
         What crosses from one segment to the next inside the subgraph dies with its last reader:
         the generated code sets each name to None after its last use (torch.fx codegen).
+        `share` is the part of a whole batch that runs: (samples, batch size).
         """
         kept: list[Handle] = []
         inside: dict[int, tuple[int, Handle]] = {}
         for index in subgraph.segments:
-            made = self._segment(self.trace.segments[index], hooks)
+            made = self._segment(self.trace.segments[index], hooked, share)
             for local, numbers in _by_local(self.trace.segments[index]).items():
                 if local not in made:
                     continue
@@ -42,44 +49,47 @@ class Forward:
             self.context.ledger.free_all(made.values())
             for number in [n for n, (last, _) in inside.items() if last <= index]:
                 self.context.ledger.free(inside.pop(number)[1])
-        return kept
+        return tuple(kept)
 
-    def _segment(self, segment: Segment, hooks: bool) -> dict[int, Handle]:
+    def _segment(self, segment: Segment, hooked: tuple[Hooked, ...], share: tuple[int, int]) -> dict[int, Handle]:
+        """Replay one segment; returns the storages that are alive at its end, by local id."""
         context, ledger = self.context, self.context.ledger
         live: dict[int, Handle] = {}
         for event in segment.events:
             if event.kind == "alloc":
                 live[event.id] = ledger.alloc(
-                    context.device, self._scaled(event.bytes), event.category, full_name(segment.target, event.name)
+                    context.device, _scaled(event.bytes, share), event.category, full_name(segment.target, event.name)
                 )
             elif event.kind == "free":
                 ledger.free(live.pop(event.id))
             elif event.kind == "onload":
                 context.onload(full_name(segment.target, event.name), event.bytes)
-            elif hooks:
-                self._hooks(segment, event)
+            elif hooked:
+                _run_hooks(segment, event, hooked, share)
         return live
 
-    def _scaled(self, amount: int) -> int:
-        """Bytes or rows in a smaller batch; what does not divide does not depend on the batch."""
-        part, whole = self.share
-        return amount * part // whole if amount % whole == 0 else amount
 
-    def _hooks(self, segment: Segment, event: Event) -> None:
-        call: Call | None = event.call
-        if call is None:
-            return
-        if self.share != (1, 1):
-            call = replace(call, rows=self._scaled(call.rows))
-        name = full_name(segment.target, call.module)
-        for modifier, modules in self.targets:
-            module = modules.get(name)
-            if module is None:
-                continue
-            if event.kind == "enter":
-                modifier.before_forward(module, call)
-            else:
-                modifier.after_forward(module, call)
+def _run_hooks(segment: Segment, event: Event, hooked: tuple[Hooked, ...], share: tuple[int, int]) -> None:
+    call: Call | None = event.call
+    if call is None:
+        return
+    if share != (1, 1):
+        call = replace(call, rows=_scaled(call.rows, share))
+    name = full_name(segment.target, call.module)
+    for hooks in hooked:
+        module = hooks.modules.get(name)
+        if module is None:
+            continue
+        if event.kind == "enter":
+            hooks.modifier.before_forward(module, call)
+        else:
+            hooks.modifier.after_forward(module, call)
+
+
+def _scaled(amount: int, share: tuple[int, int]) -> int:
+    """Bytes or rows in a smaller batch; what does not divide does not depend on the batch."""
+    part, whole = share
+    return amount * part // whole if amount % whole == 0 else amount
 
 
 def full_name(target: str, name: str) -> str:

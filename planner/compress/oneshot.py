@@ -1,35 +1,51 @@
-"""The whole of `oneshot` (llmcompressor/entrypoints/oneshot.py): load, initialize, pipelines, save."""
+"""The whole of `oneshot` (llmcompressor/entrypoints/oneshot.py): load, initialize, pipelines, save.
+
+How the simulation works, in one page:
+
+- The **program** (program.py) is the job as plain data: a traced forward cut at the sequential targets, and which
+  modules each modifier targets. Nothing here runs a model.
+- A **pipeline** (pipelines/) walks the program as the library's pipeline of that name does, and calls the modifiers'
+  hooks where the library calls them. A **modifier** (modifiers/) takes and frees what its upstream functions do, in
+  their order, under their local names.
+- All memory goes through the **context** to the **ledger**: taking and freeing are events with a device, a kind and
+  an owner. A step is closed by the pipeline; its peak is a fold over its events. A **device** sits in that stream
+  and answers what the library asks of the hardware.
+- What repeats (batches, blocks of columns, equal layers) is walked once and copied, where state shows that the
+  rest would be equal.
+"""
 
 from collections.abc import Sequence
 
 from planner.compress.context import Context
 from planner.compress.ledger import Owner
-from planner.compress.pipelines import BasicPipeline, DataFreePipeline, Pipeline, SequentialPipeline
+from planner.compress.pipelines.base import Pipeline
+from planner.compress.pipelines.basic import BasicPipeline
+from planner.compress.pipelines.datafree import DataFreePipeline
+from planner.compress.pipelines.sequential import SequentialPipeline
 from planner.compress.program import Outcome, Program, Run, StepMemory
 
 
-def simulate(program: Program, context: Context, *, fold: bool = True) -> Outcome:
-    """Walk the job from load to save. `fold=False` simulates every subgraph, equal or not."""
+def simulate(program: Program, context: Context) -> Outcome:
+    """Walk the job from load to save."""
     outcome = Outcome()
     ledger = context.ledger
     ledger.alloc("cpu", program.weight_bytes, "model", "model weights")
-    _close(context, outcome, "load", "load")
+    _close(context, outcome, "load")
     samples = program.trace.sample_bytes * context.job.samples
     ledger.alloc("cpu", samples, "calibration_data", "calibration samples")
     _linearize(program, context)
     ledger.alloc("cpu", program.qparam_bytes, "qparams", "quantization parameters")
     for runs, make in _pipelines(program, context):
-        make(context, program, runs, outcome, fold=fold).run()
-    _close(context, outcome, "save", "save")
+        make(context, program, runs, outcome).run()
+    _close(context, outcome, "save")
     return outcome
 
 
 def _linearize(program: Program, context: Context) -> None:
     """modeling/moe/linearize.py linearize_moe: its list keeps every fused experts module until it
     returns, so the model and all experts again are there together."""
-    with context.ledger.hold(
-        "cpu", program.fused_expert_bytes, "model", Owner("fused experts", "while they are linearized")
-    ):
+    twice = Owner("fused experts", "while they are linearized")
+    with context.ledger.hold("cpu", program.fused_expert_bytes, "model", twice):
         pass
 
 
@@ -48,9 +64,9 @@ def _pipelines(program: Program, context: Context) -> list[tuple[Sequence[Run], 
     ]
 
 
-def _close(context: Context, outcome: Outcome, phase: str, unit: str) -> None:
+def _close(context: Context, outcome: Outcome, phase: str) -> None:
     peaks = context.ledger.close_step()
     step = StepMemory(
-        modifier=None, subgraph=None, of=None, phase=phase, unit=unit, exact=True, gpu=peaks["gpu"], cpu=peaks["cpu"]
+        modifier=None, subgraph=None, of=None, phase=phase, unit=phase, exact=True, gpu=peaks["gpu"], cpu=peaks["cpu"]
     )
     outcome.steps.append(step)

@@ -4,8 +4,11 @@ A trace is a list of events in execution order. Value ids are local to their seg
 id never occurs. The simulation replays events; it never asks what operator made them.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
+
+from planner.timeline import MemoryEvent
 
 EventKind = Literal["alloc", "free", "onload", "enter", "exit"]
 
@@ -102,3 +105,14 @@ class ModelTrace:
             for (_, name), numbers in alike.items()
             for position, number in enumerate(numbers)
         }
+
+
+def memory_events(events: Iterable[Event]) -> Iterator[MemoryEvent]:
+    """The births and deaths among these events. A death of what was born before them says nothing and is left out."""
+    sizes: dict[int, int] = {}
+    for event in events:
+        if event.kind == "alloc":
+            sizes[event.id] = event.bytes
+            yield MemoryEvent(event.id, event.bytes)
+        elif event.kind == "free" and event.id in sizes:
+            yield MemoryEvent(event.id, sizes.pop(event.id), -1)

@@ -12,11 +12,11 @@ from torch.utils import _pytree as pytree
 from planner.models.build import num_experts, quiet
 from planner.models.load import structure_key
 from planner.models.recorder import Recorder, storage_key
-from planner.models.traces import Event
+from planner.models.traces import Event, memory_events
 from planner.models.tracing import HalfSoftmax, patched_forward, signature
 from planner.serving.cache_layers import cache_argument, filled_cache
 from planner.serving.served_kernels import EXPERTS, Flash, SdpaAsFlash, is_mixer, register, routed_alone, scanned
-from planner.units import in_blocks
+from planner.timeline import fold
 
 SCANNED = (
     "Recurrent layers run as servers' kernels: their projections and outputs are counted, what the scan keeps for "
@@ -222,16 +222,7 @@ def _describe(tensor: torch.Tensor) -> _Made:
 
 def _highest(events: Sequence[Event]) -> int:
     """Most bytes that these events hold at once, in whole blocks; frees of what was there before count for nothing."""
-    live: dict[int, int] = {}
-    total = highest = 0
-    for event in events:
-        if event.kind == "alloc":
-            live[event.id] = in_blocks(event.bytes)
-            total += live[event.id]
-            highest = max(highest, total)
-        elif event.kind == "free":
-            total -= live.pop(event.id, 0)
-    return highest
+    return fold(memory_events(events)).level.peak_blocks
 
 
 def _lengthen(layer: Any, past: int) -> None:

@@ -22,8 +22,9 @@ from planner.models.inputs import calibration_batch
 from planner.models.load import structure_key
 from planner.models.recorder import FAILURES, Recorder, storage_key
 from planner.models.source import ModelSource
-from planner.models.traces import Event
+from planner.models.traces import Event, memory_events
 from planner.models.tracing import patched_forward, signature
+from planner.timeline import fold
 from planner.training.kernels import (
     EAGER_AGAIN,
     FLASH,
@@ -261,11 +262,10 @@ class StepTracer:
         with saved_tensors_hooks(self._keep, _give):
             edges, grads = _edges(call())
         _collect(self.request)
-        live, forward_peak = fold(recorder.events)
-        cached = sum(live.values())
+        forward = fold(memory_events(recorder.events)).level
         casts = [recorder.ids[storage_key(t)] for t in self.autocast.cache.values()]
         self.autocast.clear()
-        live, _ = fold(recorder.events)
+        live = fold(memory_events(recorder.events)).holdings
         saved, start = sum(live.values()), len(recorder.events)
         self.autocast.caching = False
         with _marks(weights, recorder) as marks:
@@ -276,8 +276,8 @@ class StepTracer:
             name=name,
             saved=saved,
             casts=sum(live.get(number, 0) for number in casts),
-            cached_casts=cached - saved,
-            forward_peak=forward_peak,
+            cached_casts=forward.live - saved,
+            forward_peak=forward.peak,
             backward_peak=max(saved, instantly),
             backward_peak_growing=max(saved, growing),
             weight_gradients=sum(_nbytes(p.grad) for p in weights if p.grad is not None and id(p) not in tied),
@@ -345,32 +345,21 @@ def _marks(weights: Sequence[torch.nn.Parameter], recorder: Recorder) -> Iterato
             hook.remove()
 
 
-def fold(events: Sequence[Event]) -> tuple[Mapping[int, int], int]:
-    """What is alive at the end, and the most that was."""
-    live: dict[int, int] = {}
-    now = peak = 0
-    for event in events:
-        if event.kind == "alloc":
-            live[event.id] = event.bytes
-            now += event.bytes
-        elif event.kind == "free" and event.id in live:
-            now -= live.pop(event.id)
-        peak = max(peak, now)
-    return live, peak
-
-
 def _backward_peaks(events: Sequence[Event], start: int, marks: Mapping[int, int]) -> tuple[int, int]:
-    """Highest from event `start` on: with the gradients of weights, and without those that are made already."""
-    live, _ = fold(events[:start])
-    sizes, now, gone = dict(live), sum(live.values()), 0
+    """Highest from event `start` on: with the gradients of weights, and without those that are made already.
+
+    `marks` says of a gradient's storage before which event it was made: there it counts as gone.
+    """
     ends = {index: [n for n, at in marks.items() if at == index] for index in set(marks.values())}
-    growing = instantly = now
-    for index, event in enumerate(events[start:], start):
-        gone += sum(sizes[number] for number in ends.get(index, ()))
-        if event.kind == "alloc":
-            sizes[event.id] = event.bytes
-            now += event.bytes
-        elif event.kind == "free" and event.id in sizes:
-            now -= sizes.pop(event.id)
-        growing, instantly = max(growing, now), max(instantly, now - gone)
-    return growing, instantly
+    gone: list[Event] = []
+    for index, event in enumerate(events):
+        gone += [*(Event("free", number) for number in ends.get(index, ())), event]
+    early = sum(len(numbers) for index, numbers in ends.items() if index < start)
+    return _highest_from(events, start), _highest_from(gone, start + early)
+
+
+def _highest_from(events: Sequence[Event], start: int) -> int:
+    """Most bytes held from event `start` on."""
+    changes = list(memory_events(events))
+    before = sum(1 for _ in memory_events(events[:start]))
+    return fold(changes[before:], fold(changes[:before]).holdings).level.peak

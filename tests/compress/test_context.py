@@ -3,14 +3,14 @@
 import pytest
 
 from planner.compress.context import Context
-from planner.compress.ledger import Owner
+from planner.compress.ledger import About, Owner
 from planner.units import GIB
 from tests import toys
 
 
 @pytest.fixture
 def context() -> Context:
-    return Context(job=toys.job())
+    return Context(toys.job())
 
 
 def peak(context: Context) -> int:
@@ -74,8 +74,8 @@ def test_temporaries_and_during_end_with_statement_and_block(context: Context) -
 def test_names_are_owned_by_their_function_with_its_kind_unless_told_otherwise(context: Context) -> None:
     with context.frame("compress", "the function") as frame:
         own, other = frame.assign("x", 1), frame.assign("y", 1, "weights")
-        assert context.ledger.about(own) == ("gpu", "compress", Owner("the function", "x"))
-        assert context.ledger.about(other) == ("gpu", "weights", Owner("the function", "y"))
+        assert context.ledger.about(own) == About("gpu", "compress", Owner("the function", "x"))
+        assert context.ledger.about(other) == About("gpu", "weights", Owner("the function", "y"))
 
 
 # ---------------------------------------------------------------------- parameters
@@ -113,3 +113,8 @@ def test_free_memory_is_the_card_less_what_is_live() -> None:
     assert context.free_gpu_bytes == GIB - 1000
     context.take(GIB, "weights", "x")
     assert context.free_gpu_bytes == 0
+
+
+def test_a_timeline_has_every_layers_events() -> None:
+    assert not Context(toys.job(), keep="timeline").shortcuts.subgraphs
+    assert Context(toys.job()).shortcuts.subgraphs

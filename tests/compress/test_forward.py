@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from planner.compress.context import Context
-from planner.compress.forward import Forward, full_name
+from planner.compress.forward import Hooked, SubgraphForward, full_name
 from planner.compress.ledger import Handle
 from planner.compress.modifiers.base import ModifierModel
+from planner.compress.oneshot import simulate
 from planner.compress.program import Subgraph, cut
 from planner.models.traces import Call, Crossing, Event, ModelTrace, Segment
 from planner.recipe.targets import LinearModule
@@ -27,8 +28,8 @@ class Spy(ModifierModel):
         self.seen.append(("after", module.name, self.context.ledger.live("gpu")))
 
 
-def replay(trace: ModelTrace, subgraph: Subgraph, context: Context, *, hooks: bool = False) -> list[Handle]:
-    return Forward(context, trace).run(subgraph, hooks=hooks)
+def replay(trace: ModelTrace, subgraph: Subgraph, context: Context) -> tuple[Handle, ...]:
+    return SubgraphForward(context, trace).run(subgraph)
 
 
 def sizes(context: Context, handles: Sequence[Handle]) -> list[int]:
@@ -45,7 +46,7 @@ def crossing(number: int, size: int, producer: int, last_reader: int) -> Crossin
 
 # ---------------------------------------------------------------------- one subgraph
 def test_the_head_leaves_what_crosses_its_border_and_the_embedding() -> None:
-    toy, context = Toy(), Context(job=toys.job())
+    toy, context = Toy(), Context(toys.job())
     outputs = replay(toy.trace, cut(toy.trace, 1)[0], context)
     assert sizes(context, outputs) == sorted((toy.hidden, toy.mask, toy.positions))
     assert context.ledger.live_by_kind("gpu") == {
@@ -55,7 +56,7 @@ def test_the_head_leaves_what_crosses_its_border_and_the_embedding() -> None:
 
 
 def test_a_layer_peaks_where_its_largest_neighbours_are_alive_together() -> None:
-    toy, context = Toy(), Context(job=toys.job())
+    toy, context = Toy(), Context(toys.job())
     layer, subgraph = toy.layer(0), cut(toy.trace, 1)[1]
     outputs = replay(toy.trace, subgraph, context)
     assert sizes(context, outputs) == [toy.hidden]
@@ -66,7 +67,7 @@ def test_a_layer_peaks_where_its_largest_neighbours_are_alive_together() -> None
 
 
 def test_weights_are_onloaded_by_the_first_batch_only() -> None:
-    toy, context = Toy(), Context(job=toys.job())
+    toy, context = Toy(), Context(toys.job())
     subgraph = cut(toy.trace, 1)[1]
     for _ in range(2):
         context.ledger.free_all(replay(toy.trace, subgraph, context))
@@ -74,8 +75,8 @@ def test_weights_are_onloaded_by_the_first_batch_only() -> None:
 
 
 def test_the_last_subgraph_returns_nothing_to_keep() -> None:
-    toy, context = Toy(), Context(job=toys.job())
-    assert replay(toy.trace, cut(toy.trace, 1)[-1], context) == []
+    toy, context = Toy(), Context(toys.job())
+    assert replay(toy.trace, cut(toy.trace, 1)[-1], context) == ()
     assert set(context.ledger.live_by_kind("gpu")) == {"weights"}
 
 
@@ -83,7 +84,7 @@ def test_what_only_the_next_segment_reads_dies_there_when_both_run_together() ->
     toy = Toy()
     layer = toy.layer(0)
     together = cut(toy.trace, 2)[1]
-    context = Context(job=toys.job())
+    context = Context(toys.job())
     outputs = replay(toy.trace, together, context)
     # only the second layer's hidden states leave; the first layer's live while the second runs
     assert sizes(context, outputs) == [toy.hidden]
@@ -95,7 +96,7 @@ def test_two_views_of_one_storage_are_one_holding() -> None:
     crossings = {0: crossing(0, 30, 0, 1), 1: crossing(1, 70, 0, 1)}
     head = Segment(0, "", 0, (Event("alloc", 5, 100, "split"),), (), ((0, 5), (1, 5)))
     trace = small_trace(head, Segment(1, "layer", 1, (), (0, 1), ()), crossings=crossings)
-    context = Context(job=toys.job())
+    context = Context(toys.job())
     assert sizes(context, replay(trace, cut(trace, 1)[0], context)) == [100]
 
 
@@ -108,14 +109,14 @@ def test_a_storage_lives_as_long_as_its_longest_read_view() -> None:
         Segment(3, "c", 3, (), (1,), ()),
     )
     trace = small_trace(*segments, crossings=crossings)
-    context = Context(job=toys.job())
+    context = Context(toys.job())
     assert sizes(context, replay(trace, cut(trace, 2)[1], context)) == [100]
 
 
 def test_what_a_segment_forgets_to_free_goes_when_it_ends() -> None:
     trace = small_trace(Segment(0, "", 0, (Event("alloc", 0, 50, "loose"),), (), ()), crossings={})
-    context = Context(job=toys.job())
-    assert replay(trace, cut(trace, 1)[0], context) == []
+    context = Context(toys.job())
+    assert replay(trace, cut(trace, 1)[0], context) == ()
     peak = context.ledger.close_step()["gpu"]
     assert (peak.bytes, peak.end) == (50, 0)
 
@@ -123,19 +124,17 @@ def test_what_a_segment_forgets_to_free_goes_when_it_ends() -> None:
 def test_workspace_keeps_its_own_kind() -> None:
     event = Event("alloc", 0, 50, "scan", category="cuda_workspace")
     trace = small_trace(Segment(0, "", 0, (event, Event("free", 0)), (), ()), crossings={})
-    context = Context(job=toys.job())
+    context = Context(toys.job())
     replay(trace, cut(trace, 1)[0], context)
     assert context.ledger.close_step()["gpu"].by_kind == {"cuda_workspace": 50}
 
 
 # ---------------------------------------------------------------------- hooks
 def test_hooks_of_targeted_modules_run_around_their_forward() -> None:
-    toy, context = Toy(), Context(job=toys.job())
+    toy, context = Toy(), Context(toys.job())
     up, down = toy.layer(0).linears
     spy, name = Spy(context), "model.layers.0.down"
-    forward = Forward(context, toy.trace)
-    forward.targets = [(spy, {name: toys.linear(name)})]
-    forward.run(cut(toy.trace, 1)[1], hooks=True)
+    SubgraphForward(context, toy.trace).run(cut(toy.trace, 1)[1], (Hooked(spy, {name: toys.linear(name)}),))
     inputs = up.rows * toy.tokens * toy.itemsize
     before = up.bytes(toy.itemsize) + inputs
     after = before + down.bytes(toy.itemsize) + down.rows * toy.tokens * toy.itemsize
@@ -143,12 +142,15 @@ def test_hooks_of_targeted_modules_run_around_their_forward() -> None:
 
 
 def test_no_hook_runs_while_propagating() -> None:
-    toy, context = Toy(), Context(job=toys.job())
-    spy = Spy(context)
-    forward = Forward(context, toy.trace)
-    forward.targets = [(spy, {"model.layers.0.down": toys.linear("model.layers.0.down")})]
-    forward.run(cut(toy.trace, 1)[1], hooks=False)
-    assert spy.seen == []
+    context = Context(toys.job(), keep="timeline")
+    outcome, timeline = simulate(Toy().program(toys.gptq()), context), context.ledger.timeline("gpu")
+    updated = {
+        step.phase
+        for index, step in enumerate(outcome.steps)
+        if any(timeline.about[event.holding].kind == "hessian_update" for event in timeline.step(index))
+    }
+    # compress lets go of the counters that calibrating made
+    assert updated == {"calibrate", "compress"}
 
 
 def test_names_from_a_dot_on_lie_under_the_segments_target() -> None:

@@ -14,7 +14,7 @@ WEIGHT = ROWS * N * 2
 
 @pytest.fixture
 def context() -> Context:
-    return Context(job=toys.job())
+    return Context(toys.job())
 
 
 def accumulate(hessians: Hessians, context: Context, tokens: int, *, itemsize: int = 2, contiguous: bool = True) -> int:

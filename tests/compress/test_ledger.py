@@ -1,6 +1,6 @@
 import pytest
 
-from planner.compress.ledger import LARGEST, Holding, Ledger, Owner
+from planner.compress.ledger import LARGEST, About, Holding, Ledger, Owner
 from planner.units import BLOCK, in_blocks
 
 
@@ -127,7 +127,7 @@ def test_negative_sizes_are_refused_with_their_owner(ledger: Ledger) -> None:
 
 
 def test_a_holding_remembers_where_and_whose_it_is(ledger: Ledger) -> None:
-    assert ledger.about(ledger.alloc("cpu", 5, "kind", "owner")) == ("cpu", "kind", Owner("owner"))
+    assert ledger.about(ledger.alloc("cpu", 5, "kind", "owner")) == About("cpu", "kind", Owner("owner"))
 
 
 def test_an_owner_reads_as_its_name_how_many_it_stands_for_and_its_role() -> None:

@@ -25,7 +25,7 @@ NVFP4: dict[str, Any] = {
 
 @pytest.fixture
 def context() -> Context:
-    return Context(job=toys.job())
+    return Context(toys.job())
 
 
 # ---------------------------------------------------------------------- how many scales
@@ -191,7 +191,7 @@ def test_the_mse_search_keeps_one_error_per_step_scale_and_tile(context: Context
 
 
 def test_a_finer_grid_keeps_more_errors(context: Context) -> None:
-    coarse, fine = Context(job=toys.job()), context
+    coarse, fine = Context(toys.job()), context
     args = replace(CHANNEL, observer="memoryless_mse")
     options = (("maxshrink", 0.5), ("grid", 200.0))
     few, _ = observe(coarse, toys.linear(columns=2048, scheme=toys.scheme(args)))

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from planner.compress.context import Context
+from planner.compress.context import Context, Shortcuts
 from planner.compress.modifiers.gptq import GPTQModel
 from planner.compress.oneshot import simulate
-from planner.compress.pipelines import SequentialPipeline
+from planner.compress.pipelines.sequential import SequentialPipeline
 from planner.compress.program import StepMemory, Subgraph
 from planner.job import Job
 from planner.recipe.specs import ModifierSpec
@@ -25,9 +25,9 @@ CROSSING = TOY.hidden + TOY.mask + TOY.positions
 MANY = 20
 
 
-def steps(*specs: ModifierSpec, toy: Toy = TOY, fold: bool = True, **options: Any) -> list[StepMemory]:
+def steps(*specs: ModifierSpec, toy: Toy = TOY, shortcuts: Shortcuts | None = None, **options: Any) -> list[StepMemory]:
     job = toys.job(**({"samples": MANY} | options))
-    return simulate(toy.program(*specs), Context(job=job), fold=fold).steps
+    return simulate(toy.program(*specs), Context(job, shortcuts=shortcuts)).steps
 
 
 def gpu(found: list[StepMemory]) -> dict[tuple[str, str], int]:
@@ -155,7 +155,7 @@ def test_without_propagating_errors_there_is_one_pass_and_one_set_of_outputs() -
 
 def test_a_modifier_compresses_on_top_of_what_the_passes_left() -> None:
     spec = toys.gptq()
-    context = Context(job=toys.job())
+    context = Context(toys.job())
     model, modules = (
         GPTQModel(context, spec),
         [replace(m, name=f"x{m.name}") for m in TOY.modules(TOY.layer(0), spec.groups[0])],
@@ -231,7 +231,7 @@ def test_the_last_batch_may_be_smaller() -> None:
 
 def test_fused_experts_are_there_twice_while_they_are_linearized() -> None:
     program = TOY.program(toys.onlooker(), fused_expert_bytes=7_000_000)
-    outcome = simulate(program, Context(job=toys.job()))
+    outcome = simulate(program, Context(toys.job()))
     setup = next(s for s in outcome.steps if s.phase == "setup")
     assert setup.cpu.bytes == TOY.weight_bytes + 7_000_000 + 2 * TOY.ids
     assert setup.cpu.end == TOY.weight_bytes + 2 * TOY.ids + TOY.ids
@@ -242,7 +242,7 @@ def untied(**changes: Any) -> tuple[list[StepMemory], Toy]:
     toy = replace(TOY, tied=True)
     program = toy.program(toys.onlooker(), **changes)
     runs = tuple(replace(run, unties_embeddings=True) for run in program.runs)
-    return simulate(replace(program, runs=runs), Context(job=toys.job())).steps, toy
+    return simulate(replace(program, runs=runs), Context(toys.job())).steps, toy
 
 
 def test_untying_holds_three_embeddings_on_the_gpu() -> None:
@@ -265,14 +265,14 @@ def test_embeddings_that_were_never_tied_are_not_copied_on_the_cpu() -> None:
 @pytest.mark.parametrize("spec", [toys.onlooker(), toys.static_rtn(), toys.gptq(), toys.sparsegpt()])
 def test_repeated_layers_are_copied_under_their_own_names(spec: ModifierSpec) -> None:
     toy = replace(TOY, order=(0,) * 6)
-    assert steps(spec, toy=toy) == steps(spec, toy=toy, fold=False)
+    assert steps(spec, toy=toy) == steps(spec, toy=toy, shortcuts=toys.UNFOLDED)
 
 
 def test_an_unequal_layer_between_equal_ones_is_simulated() -> None:
     wide = Layer(linears=(Linear(name=".up", rows=800, columns=200), Linear(name=".down", rows=200, columns=800)))
     toy = Toy(kinds=(Layer(), wide), order=(0, 0, 1, 0, 0, 1, 0, 0))
     folded = steps(toys.gptq(), toy=toy)
-    assert folded == steps(toys.gptq(), toy=toy, fold=False)
+    assert folded == steps(toys.gptq(), toy=toy, shortcuts=toys.UNFOLDED)
     found = gpu(folded)
     assert (
         found["compress", "model.layers.2"] == found["compress", "model.layers.5"] > found["compress", "model.layers.4"]
@@ -292,12 +292,12 @@ def test_the_datafree_pipeline_compresses_everything_in_one_step() -> None:
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 7])
-@pytest.mark.parametrize("fold", [True, False])
-def test_statistics_of_all_modules_add_up_beside_one_weight(layers: int, fold: bool) -> None:
+@pytest.mark.parametrize("shortcuts", [Shortcuts(), toys.UNFOLDED], ids=["folded", "whole"])
+def test_statistics_of_all_modules_add_up_beside_one_weight(layers: int, shortcuts: Shortcuts) -> None:
     toy = replace(TOY, order=(0,) * layers)
     statistics = sum(x.rows * x.columns // 100 * 2 * toy.itemsize for x in toy.layer(0).linears)
     largest = max(x.bytes(toy.itemsize) for x in toy.layer(0).linears)
-    found = gpu(steps(toys.rtn(), toy=toy, fold=fold))
+    found = gpu(steps(toys.rtn(), toy=toy, shortcuts=shortcuts))
     assert found["compress", "all modules"] == layers * statistics + largest
 
 
@@ -372,13 +372,13 @@ JOBS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("options", JOBS, ids=str)
-@pytest.mark.parametrize("fold", [True, False], ids=["folded", "unfolded"])
-def test_at_the_end_only_weights_samples_and_qparams_are_left(options: dict[str, Any], fold: bool) -> None:
+@pytest.mark.parametrize("shortcuts", [Shortcuts(), toys.UNFOLDED], ids=["folded", "whole"])
+def test_at_the_end_only_weights_samples_and_qparams_are_left(options: dict[str, Any], shortcuts: Shortcuts) -> None:
     job = Job(**({"samples": MANY, "seq_len": 10} | options))
     toy = replace(TOY, batch_size=job.batch_size, order=(0,) * 5)
-    context = Context(job=job)
+    context = Context(job, shortcuts=shortcuts)
     specs = (toys.sparsegpt(), toys.rtn(), toys.static_rtn(), toys.gptq())
-    outcome = simulate(toy.program(*specs, qparam_bytes=1234), context, fold=fold)
+    outcome = simulate(toy.program(*specs, qparam_bytes=1234), context)
     assert context.ledger.live("gpu") == outcome.steps[-1].gpu.end == 0
     assert context.ledger.live_by_kind("cpu") == {
         "model": toy.weight_bytes,

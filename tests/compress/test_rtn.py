@@ -25,7 +25,7 @@ TOKENS = 30
 
 @pytest.fixture
 def context() -> Context:
-    return Context(job=toys.job())
+    return Context(toys.job())
 
 
 def static(args: QuantArgs | None = None, **changes: Any) -> LinearModule:

@@ -15,7 +15,7 @@ UNSTRUCTURED: dict[str, Any] = {"prune_n": 0, "prune_m": 0}
 
 
 def calibrated(spec: SparseGPTSpec, targets: list[LinearModule]) -> tuple[SparseGPTModel, Context]:
-    context = Context(job=toys.job())
+    context = Context(toys.job())
     model = SparseGPTModel(context, spec)
     for module in targets:
         model.after_forward(module, toys.linear_call(module.name, TOKENS, module.rows, module.columns, module.itemsize))

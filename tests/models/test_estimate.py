@@ -15,7 +15,7 @@ from planner.models.traces import ModelTrace, Segment
 from planner.planning import plan_graph
 from planner.recipe.load import load_recipe
 from tests import toys
-from tests.toys import EMBEDDING, Toy
+from tests.toys import EMBEDDING, UNFOLDED, Toy
 
 HIDDEN, HEADS, SEQ, BATCH = 40, 4, 10, 2
 TOKENS = SEQ * BATCH
@@ -118,7 +118,7 @@ def test_estimated_layers_fold_and_leave_nothing(untraceable: str) -> None:
     job = Job(samples=2, seq_len=64)
     graph, recipe = load_model(untraceable, job), load_recipe("gptq_w4a16")
     plan = plan_graph(graph, recipe, job)
-    assert plan == plan_graph(graph, recipe, job, fold=False)
+    assert plan == plan_graph(graph, recipe, job, shortcuts=UNFOLDED)
     assert plan.steps[-1].gpu.end_bytes == 0
 
 

@@ -4,6 +4,7 @@ from functools import cache
 
 import pytest
 
+from planner.compress.context import Shortcuts
 from planner.compress.schema import Plan
 from planner.job import Job
 from planner.models.graph import ModelGraph
@@ -11,6 +12,7 @@ from planner.models.load import load_model
 from planner.planning import plan_graph
 from planner.recipe.load import list_recipes, load_recipe
 from tests.property.test_laws import figures
+from tests.toys import UNFOLDED
 
 RECIPES = [recipe.name for recipe in list_recipes()]
 
@@ -21,7 +23,9 @@ def graph(model: str, job: Job) -> ModelGraph:
 
 
 def both(model: str, recipe: str, job: Job) -> tuple[Plan, Plan]:
-    folded, whole = (plan_graph(graph(model, job), load_recipe(recipe), job, fold=fold) for fold in (True, False))
+    folded, whole = (
+        plan_graph(graph(model, job), load_recipe(recipe), job, shortcuts=each) for each in (Shortcuts(), UNFOLDED)
+    )
     return folded, whole
 
 

@@ -1,29 +1,31 @@
 """Laws that every plan of every toy job obeys."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from planner.compress import pipelines
 from planner.compress.binding import make_program
-from planner.compress.context import Context
-from planner.compress.modifiers import gptq, sparsegpt
+from planner.compress.context import EVERYTHING, Context, Shortcuts
+from planner.compress.devices import CountingDevice
+from planner.compress.ledger import DeviceName, Ledger
 from planner.compress.modifiers.gptq import GPTQModel
 from planner.compress.oneshot import simulate
+from planner.compress.pipelines.base import Pipeline
 from planner.compress.program import Outcome
 from planner.compress.schema import Plan
 from planner.job import Job
 from planner.planning import plan_graph
 from planner.recipe.specs import GPTQSpec, Recipe
+from planner.timeline import MemoryEvent, fold
 from tests import toys
 from tests.property import strategies
-from tests.toys import Toy, WatchedLedger
+from tests.toys import UNFOLDED, Toy, WatchedLedger
 
 Case = tuple[Toy, Recipe, Job]
+DEVICES: tuple[DeviceName, ...] = ("gpu", "cpu")
 EXAMPLES = settings(
     max_examples=100,
     deadline=None,
@@ -32,15 +34,17 @@ EXAMPLES = settings(
 )
 
 
-def planned(case: Case, *, fold: bool = True) -> Plan:
+def planned(case: Case, shortcuts: Shortcuts | None = None) -> Plan:
     toy, recipe, job = case
-    return plan_graph(toy.graph, recipe, job, fold=fold)
+    return plan_graph(toy.graph, recipe, job, shortcuts=shortcuts)
 
 
-def simulated(case: Case, *, fold: bool = True) -> tuple[Outcome, WatchedLedger]:
+def simulated(case: Case) -> tuple[Outcome, WatchedLedger]:
+    """Every layer walked."""
     toy, recipe, job = case
     context, ledger = toys.watched(job)
-    return simulate(make_program(toy.graph, recipe, job, []), context, fold=fold), ledger
+    context.shortcuts = UNFOLDED
+    return simulate(make_program(toy.graph, recipe, job, []), context), ledger
 
 
 # ---------------------------------------------------------------------- the books
@@ -58,13 +62,13 @@ def test_the_parts_of_every_peak_sum_to_it(case: Case) -> None:
 @EXAMPLES
 @given(strategies.cases())
 def test_every_peak_is_the_highest_prefix_sum_of_its_steps_events(case: Case) -> None:
-    _, ledger = simulated(case, fold=False)
+    _, ledger = simulated(case)
     for step in ledger.steps:
         for peak, (nbytes, blocks, holders) in step.values():
             assert (peak.bytes, peak.allocated) == (nbytes, blocks)
             kinds: dict[str, int] = {}
             for handle, size in holders.items():
-                kind = ledger.about(handle)[1]
+                kind = ledger.about(handle).kind
                 kinds[kind] = kinds.get(kind, 0) + size
             assert peak.by_kind == {kind: size for kind, size in kinds.items() if size}
 
@@ -72,7 +76,7 @@ def test_every_peak_is_the_highest_prefix_sum_of_its_steps_events(case: Case) ->
 @EXAMPLES
 @given(strategies.cases())
 def test_no_holding_is_ever_negative(case: Case) -> None:
-    _, ledger = simulated(case, fold=False)
+    _, ledger = simulated(case)
     for device in ("gpu", "cpu"):
         assert all(size > 0 for size in ledger.naive[device].live.values())
 
@@ -115,15 +119,15 @@ MAY_STAY = {
 @given(strategies.cases())
 def test_what_a_step_allocates_and_does_not_carry_is_freed_in_it(case: Case) -> None:
     kept: list[tuple[str, set[str]]] = []
-    close = pipelines.Pipeline.close
+    close = Pipeline.close
 
-    def noted(self: pipelines.Pipeline, phase: str, unit: str, **rest: Any) -> Any:
+    def noted(self: Pipeline, phase: str, unit: str, **rest: Any) -> Any:
         kept.append((phase, set(self.context.ledger.live_by_kind("gpu"))))
         return close(self, phase, unit, **rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipelines.Pipeline, "close", noted)
-        simulated(case, fold=False)
+        patch.setattr(Pipeline, "close", noted)
+        simulated(case)
     assert kept
     # GPTQ without data compresses nothing: its observers keep what they saw until they are removed
     idle = {"observer"} if case[2].pipeline == "datafree" else set()
@@ -132,12 +136,12 @@ def test_what_a_step_allocates_and_does_not_carry_is_freed_in_it(case: Case) -> 
 
 
 @EXAMPLES
-@given(strategies.cases(), st.booleans())
-def test_a_job_leaves_weights_samples_and_qparams(case: Case, fold: bool) -> None:
+@given(strategies.cases(), st.sampled_from([Shortcuts(), UNFOLDED, EVERYTHING]))
+def test_a_job_leaves_weights_samples_and_qparams(case: Case, shortcuts: Shortcuts) -> None:
     toy, recipe, job = case
-    context = Context(job=job)
+    context = Context(job, shortcuts=shortcuts)
     program = make_program(toy.graph, recipe, job, [])
-    simulate(program, context, fold=fold)
+    simulate(program, context)
     assert context.ledger.live("gpu") == 0
     left = {"model": toy.weight_bytes, "calibration_data": job.samples * toy.ids, "qparams": program.qparam_bytes}
     assert context.ledger.live_by_kind("cpu") == {kind: size for kind, size in left.items() if size}
@@ -182,7 +186,7 @@ def test_prefetching_never_lowers_a_peak(case: Case) -> None:
 @EXAMPLES
 @given(strategies.cases())
 def test_a_folded_plan_equals_the_unfolded_one(case: Case) -> None:
-    folded, whole = planned(case), planned(case, fold=False)
+    folded, whole = planned(case), planned(case, UNFOLDED)
     assert figures(folded) == figures(whole)
     assert [(s.gpu.by_kind, s.cpu.by_kind) for s in folded.steps] == [
         (s.gpu.by_kind, s.cpu.by_kind) for s in whole.steps
@@ -205,31 +209,56 @@ def figures(plan: Plan) -> list[tuple[Any, ...]]:
     ]
 
 
-@contextmanager
-def every_batch_and_block() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipelines, "SHOWN_BATCHES", 10**6)
-        patch.setattr(gptq, "SHOWN_BLOCKS", 10**6)
-        patch.setattr(sparsegpt, "SHOWN_BLOCKS", 10**6)
-        yield
+@EXAMPLES
+@given(strategies.cases())
+def test_shortcuts_change_no_figure(case: Case) -> None:
+    assert figures(planned(case)) == figures(planned(case, EVERYTHING))
+
+
+# ---------------------------------------------------------------------- the stream of events
+@EXAMPLES
+@given(strategies.cases())
+def test_the_timeline_folds_to_the_steps(case: Case) -> None:
+    outcome, ledger = simulated(case)
+    for device in DEVICES:
+        timeline, holdings = ledger.timeline(device), {}
+        assert len(timeline.ends) == len(outcome.steps)
+        for index, step in enumerate(outcome.steps):
+            told, result = getattr(step, device), fold(timeline.step(index), holdings)
+            holdings = result.holdings
+            assert (told.bytes, told.end) == (result.level.peak, result.level.live)
 
 
 @EXAMPLES
 @given(strategies.cases())
-def test_skipped_batches_and_blocks_change_no_figure(case: Case) -> None:
-    """But for one: before a short last batch, the whole batch that is skipped may hold a little more on the CPU."""
-    toy, _, job = case
-    short = planned(case, fold=False)
-    with every_batch_and_block():
-        every = planned(case, fold=False)
-    missed = toy.hidden + toy.mask + toy.positions + toy.ids * job.batch_size if job.samples % job.batch_size else 0
-    for shown, true in zip(short.steps, every.steps, strict=True):
-        assert 0 <= true.cpu.peak_bytes - shown.cpu.peak_bytes <= missed
-        assert (shown.gpu.peak_bytes, shown.gpu.peak_allocated_bytes) == (
-            true.gpu.peak_bytes,
-            true.gpu.peak_allocated_bytes,
-        )
-        assert (shown.gpu.end_bytes, shown.cpu.end_bytes) == (true.gpu.end_bytes, true.cpu.end_bytes)
+def test_every_tensor_that_dies_was_born_with_its_size_in_its_holding(case: Case) -> None:
+    _, ledger = simulated(case)
+    for device in DEVICES:
+        alive: Counter[tuple[int, int]] = Counter()
+        for holding, nbytes, tensors in ledger.timeline(device).events:
+            alive[holding, nbytes] += tensors
+            assert alive[holding, nbytes] >= 0
+            assert nbytes > 0
+
+
+@EXAMPLES
+@given(strategies.cases())
+def test_a_device_in_the_stream_sees_every_event_and_is_asked_what_is_free(case: Case) -> None:
+    toy, recipe, job = case
+    seat = Witness(job.gpu_memory_bytes)
+    ledger = Ledger(gpu=seat, keep="timeline")
+    simulate(make_program(toy.graph, recipe, job, []), Context(job, ledger, shortcuts=UNFOLDED))
+    assert seat.seen == list(ledger.timeline("gpu").events)
+
+
+class Witness(CountingDevice):
+    def __init__(self, total: int) -> None:
+        super().__init__(total)
+        self.seen: list[MemoryEvent] = []
+
+    def apply(self, event: MemoryEvent) -> None:
+        super().apply(event)
+        self.seen.append(event)
 
 
 @EXAMPLES

@@ -24,8 +24,6 @@ MIN_BATCHED_CHOLESKY = 16
 TRITON_MAX_BLOCK = 256
 # helpers.py max_batch_size: share of the free GPU memory that "auto" may plan with
 AUTO_SHARE_PERCENT = 75
-# blocks that repeat: the first two show both what a block needs and what it finds left over
-SHOWN_BLOCKS = 3
 
 
 class GPTQModel(QuantizationModel):
@@ -202,8 +200,7 @@ class _Batch:
     # ------------------------------------------------------------------ the column blocks
     def _blocks(self, frame: Frame, qparams: QParams) -> None:
         starts = list(range(0, self.columns, self.model.spec.block_size))
-        shown = starts if len(starts) <= SHOWN_BLOCKS + 1 else [*starts[:SHOWN_BLOCKS], starts[-1]]
-        for start in shown:
+        for start in self.context.shortcuts.of_blocks(starts):
             self._block(frame, qparams, start, min(start + self.model.spec.block_size, self.columns))
 
     def _block(self, frame: Frame, qparams: QParams, start: int, end: int) -> None:

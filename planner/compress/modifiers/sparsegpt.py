@@ -9,9 +9,6 @@ from planner.models.traces import Call
 from planner.recipe.specs import SparseGPTSpec
 from planner.recipe.targets import LinearModule
 
-# column blocks that repeat: the first two show what a block needs and what it finds left over
-SHOWN_BLOCKS = 3
-
 
 class SparseGPTModel(ModifierModel):
     """Hessians while calibrating; module by module at the epoch's end."""
@@ -87,8 +84,7 @@ class SparseGPTModel(ModifierModel):
     # ------------------------------------------------------------------ the column blocks
     def _blocks(self, frame: Frame, module: LinearModule) -> None:
         starts = list(range(0, module.columns, self.spec.block_size))
-        shown = starts if len(starts) <= SHOWN_BLOCKS + 1 else [*starts[:SHOWN_BLOCKS], starts[-1]]
-        for start in shown:
+        for start in self.context.shortcuts.of_blocks(starts):
             self._block(frame, module, start, min(start + self.spec.block_size, module.columns))
 
     def _block(self, frame: Frame, module: LinearModule, start: int, end: int) -> None:

@@ -1,0 +1,1 @@
+"""The calibration pipelines (llmcompressor/pipelines/*), walked step by step on the books."""

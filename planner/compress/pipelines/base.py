@@ -1,0 +1,80 @@
+"""Common ground of the pipelines: the modifiers that share a pass over the data, and how steps are closed."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from planner.compress.context import Context
+from planner.compress.modifiers import make_model
+from planner.compress.modifiers.base import ModifierModel
+from planner.compress.program import Outcome, Program, Run, StepMemory
+from planner.recipe.targets import LinearModule
+
+
+class Pipeline:
+    """One pipeline run: `runs` are the modifiers that it serves, `outcome` takes its steps."""
+
+    def __init__(self, context: Context, program: Program, runs: Sequence[Run], outcome: Outcome) -> None:
+        self.context, self.program, self.runs, self.outcome = context, program, tuple(runs), outcome
+        self.modifier = "+".join(run.spec.type for run in runs)
+        self.models: list[ModifierModel] = [make_model(run.spec, context) for run in runs]
+
+    def run(self) -> None:
+        """Simulate the pipeline from calibration_start to calibration_end."""
+        raise NotImplementedError(type(self).__name__)
+
+    def close(
+        self, phase: str, unit: str, *, subgraph: int | None = None, of: int | None = None, exact: bool = True
+    ) -> None:
+        """End a step and record it."""
+        peaks = self.context.ledger.close_step()
+        step = StepMemory(
+            modifier=self.modifier,
+            subgraph=subgraph,
+            of=of,
+            phase=phase,
+            unit=unit,
+            exact=exact,
+            gpu=peaks["gpu"],
+            cpu=peaks["cpu"],
+        )
+        self.outcome.steps.append(step)
+
+    def start(self) -> None:
+        """calibration_start of every modifier; untying copies the embeddings first."""
+        for run, model in zip(self.runs, self.models, strict=True):
+            if run.unties_embeddings:
+                self._untie()
+            model.on_calibration_start()
+
+    def _untie(self) -> None:
+        """utils/transformers.py untie_word_embeddings: both weights onloaded and cloned in turn.
+
+        The old weight, its clone and the next clone are referred to by the loop's names.
+        """
+        program, ledger = self.program, self.context.ledger
+        with self.context.frame("weights", "untie_word_embeddings") as frame:
+            for _ in range(2):
+                frame.assign("weight", program.embedding_bytes)
+                frame.assign("clone", program.embedding_bytes)
+        if program.tied:
+            ledger.alloc("cpu", program.embedding_bytes, "model", "untied lm_head")
+
+    def onload_head(self) -> None:
+        """utils/helpers.py disable_lm_head: the head's weight is onloaded to make a meta copy of it."""
+        if self.program.head_bytes and self.context.device == "gpu":
+            with self.context.ledger.hold("gpu", self.program.head_bytes, "weights", "lm_head.weight"):
+                pass
+
+    def compress(self, modules: Sequence[Sequence[LinearModule]]) -> None:
+        """sequential_epoch_end of every modifier, each with the modules that it targets."""
+        for model, targeted in zip(self.models, modules, strict=True):
+            model.on_sequential_epoch_end(targeted)
+
+    def all_modules(self, run: Run) -> list[LinearModule]:
+        """Every targeted module of the model, in model order."""
+        return [replace(module, observed=True) for unit in run.units for module in unit.named()]
+
+    def finish(self) -> None:
+        """calibration_end of every modifier."""
+        for model in self.models:
+            model.on_calibration_end()

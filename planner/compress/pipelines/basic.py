@@ -1,0 +1,42 @@
+"""pipelines/basic/pipeline.py: whole forwards where the model lies, which is the CPU.
+
+`oneshot` never moves the model for this pipeline: a model loaded without a device map
+computes on the CPU (get_execution_device), so its activations and Hessians are CPU memory.
+"""
+
+from planner.compress.forward import Hooked, SubgraphForward
+from planner.compress.pipelines.base import Pipeline
+from planner.compress.program import Subgraph
+
+WALKED_BATCHES = 3
+"""The first batch makes what modifiers keep; the next two show that it stays as it is."""
+
+
+class BasicPipeline(Pipeline):
+    """The whole model as one subgraph."""
+
+    def run(self) -> None:
+        trace, ledger = self.program.trace, self.context.ledger
+        self.context.device = "cpu"
+        forward = SubgraphForward(self.context, trace)
+        modules = [self.all_modules(run) for run in self.runs]
+        hooked = tuple(
+            Hooked(model, {m.name: m for m in targeted}) for model, targeted in zip(self.models, modules, strict=True)
+        )
+        self.start()
+        self.close("setup", "setup")
+        everything = tuple(range(len(trace.segments)))
+        whole = Subgraph(number=1, segments=everything, reads=(), writes=(), consumed=(), unit="model")
+        for _ in range(self._walked()):
+            with ledger.hold("cpu", trace.batch_bytes, "calibration_data", "batch"):
+                ledger.free_all(forward.run(whole, hooked))
+        self.close("calibrate", "model")
+        self.compress(modules)
+        self.close("compress", "model")
+        self.finish()
+        self.context.device = "gpu"
+        self.close("finalize", "finalize")
+
+    def _walked(self) -> int:
+        batches = self.context.job.batches
+        return min(WALKED_BATCHES, batches) if self.context.shortcuts.batches else batches

@@ -1,0 +1,96 @@
+"""Subgraphs that repeat: the steps of one that was walked, under another's names.
+
+Two subgraphs cost the same if they have the same structure, targets and borders, find the same leftovers and the
+same devices (`Repeats.key`). Then the first one's steps are copied, and what the books hold is made what the first
+one left, under the names of the second.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from planner.compress.cache import ActivationCache
+from planner.compress.context import Context, Frame
+from planner.compress.ledger import Owner, Peak
+from planner.compress.pipelines.passes import NAMES
+from planner.compress.program import Program, Run, StepMemory, Subgraph
+
+Leftovers = tuple[tuple[tuple[str, Owner, int], ...], ...]
+"""(kind, owner, bytes) of what each of NAMES holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Template:
+    """A subgraph that was walked: its steps, and what it left behind."""
+
+    subgraph: Subgraph
+    steps: tuple[StepMemory, ...]
+    leftovers: Leftovers
+
+
+@dataclass(slots=True)
+class Repeats:
+    """The templates of one pipeline run."""
+
+    context: Context
+    program: Program
+    runs: tuple[Run, ...]
+    cache: ActivationCache
+    names: Frame
+    templates: dict[object, Template] = field(default_factory=dict)
+
+    def key(self, subgraph: Subgraph) -> object:
+        """Equal for subgraphs that cost the same where they stand."""
+        trace, ledger = self.program.trace, self.context.ledger
+        segments = [trace.segments[i] for i in subgraph.segments]
+        borders = (subgraph.reads, subgraph.writes, subgraph.consumed)
+        return (
+            tuple((s.structure, tuple(run.signature(s.target) for run in self.runs)) for s in segments),
+            tuple(tuple(trace.crossings[n].bytes for n in numbers) for numbers in borders),
+            tuple(tuple(size for _, _, size in group) for group in self._leftovers()),
+            tuple(sorted(ledger.live_by_kind("cpu").items())),
+            tuple(sorted(ledger.live_by_kind("gpu").items())),
+            ledger.device_states(),
+        )
+
+    def keep(self, key: object, subgraph: Subgraph, steps: list[StepMemory]) -> None:
+        """Remember a subgraph that was walked just now."""
+        self.templates[key] = Template(subgraph=subgraph, steps=tuple(steps), leftovers=self._leftovers())
+
+    def repeat(self, template: Template, subgraph: Subgraph) -> list[StepMemory]:
+        """The template's steps under this subgraph's names; the books are left as it would leave them."""
+        renames = self._renames(template.subgraph, subgraph)
+        for name, group in zip(NAMES, template.leftovers, strict=True):
+            self._leave(name, [(kind, owner.renamed(renames), size) for kind, owner, size in group])
+        self.cache.rename(subgraph.consumed, subgraph.writes)
+        self.context.ledger.close_step()
+        return [_renamed(step, subgraph, renames) for step in template.steps]
+
+    def _leave(self, name: str, group: list[tuple[str, Owner, int]]) -> None:
+        """The name holds these; where it holds as much already, they only change their owners."""
+        ledger, held = self.context.ledger, self.names.held(name)
+        if [(ledger.about(h).kind, ledger.size(h)) for h in held] == [(kind, size) for kind, _, size in group]:
+            for handle, (_, owner, _) in zip(held, group, strict=True):
+                ledger.relabel(handle, owner)
+            return
+        self.names.delete(name)
+        self.names.bind(name, *(self.context.take(size, kind, owner) for kind, owner, size in group))
+
+    def _leftovers(self) -> Leftovers:
+        ledger = self.context.ledger
+        return tuple(
+            tuple((ledger.about(h).kind, ledger.about(h).owner, ledger.size(h)) for h in self.names.held(name))
+            for name in NAMES
+        )
+
+    def _renames(self, template: Subgraph, subgraph: Subgraph) -> dict[str, str]:
+        """Old module names -> new ones: the subgraph's own targets, and those of the one before it."""
+        segments = self.program.trace.segments
+        pairs = list(zip(template.segments, subgraph.segments, strict=True))
+        pairs += [(a - len(pairs), b - len(pairs)) for a, b in pairs if a - len(pairs) > 0]
+        return {segments[a].target: segments[b].target for a, b in pairs if segments[a].target}
+
+
+def _renamed(step: StepMemory, subgraph: Subgraph, renames: dict[str, str]) -> StepMemory:
+    def peak(old: Peak) -> Peak:
+        return replace(old, largest=tuple(replace(h, owner=h.owner.renamed(renames)) for h in old.largest))
+
+    return replace(step, subgraph=subgraph.number, unit=subgraph.unit, gpu=peak(step.gpu), cpu=peak(step.cpu))

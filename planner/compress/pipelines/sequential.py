@@ -1,0 +1,108 @@
+"""pipelines/sequential/pipeline.py: one subgraph after the other, all batches through each.
+
+For every subgraph: *calibrate* (all batches, hooks on), *compress* (sequential_epoch_end), *propagate* (all batches
+again, hooks off, outputs into the activation cache). Weights that were touched stay on the GPU until the subgraph
+ends (`disable_offloading`). Passes are walked in passes.py, equal subgraphs copied in repeats.py.
+"""
+
+from planner.compress.cache import ActivationCache
+from planner.compress.forward import Hooked, SubgraphForward
+from planner.compress.pipelines.base import Pipeline
+from planner.compress.pipelines.passes import NAMES, Pass
+from planner.compress.pipelines.repeats import Repeats
+from planner.compress.program import Run, Subgraph, cut
+from planner.recipe.targets import LinearModule
+
+
+class SequentialPipeline(Pipeline):
+    """The pipeline of every modifier that needs data."""
+
+    def run(self) -> None:
+        context, trace = self.context, self.program.trace
+        self.subgraphs = cut(trace, context.job.targets_per_subgraph)
+        self.forward = SubgraphForward(context, trace)
+        self.cache = ActivationCache(context, trace)
+        self.names = context.frame("forward", "sequential pipeline")
+        # sample_input = next(iter(dataloader)) stays a local name of the pipeline
+        sample = context.ledger.alloc("cpu", trace.batch_bytes, "calibration_data", "sample input")
+        self.onload_head()
+        self._trace()
+        self.start()
+        self.close("setup", "setup")
+        self.onload_head()
+        self.cache.fill()
+        self.close("prepare", "activation cache")
+        self._walk()
+        self.finish()
+        # the pipeline returns: its local names and the cache go
+        context.offload_all()
+        self.names.delete(*NAMES)
+        self.cache.clear()
+        context.ledger.free(sample)
+        self.close("finalize", "finalize")
+
+    def _trace(self) -> None:
+        """helpers.py trace_subgraphs runs what stands before the first target on the CPU, for one batch."""
+        crossings = self.program.trace.crossings
+        hidden = max(
+            (crossings[n].bytes for n in self.subgraphs[0].writes if crossings[n].name != "attention_mask"), default=0
+        )
+        with self.context.ledger.hold("cpu", hidden, "trace", "hidden states while the model is traced"):
+            pass
+
+    def _walk(self) -> None:
+        repeats = Repeats(self.context, self.program, self.runs, self.cache, self.names)
+        steps = self.outcome.steps
+        for subgraph in self.subgraphs:
+            key = repeats.key(subgraph)
+            template = repeats.templates.get(key) if self.context.shortcuts.subgraphs else None
+            if template is not None and not self._is_last(subgraph):
+                steps += repeats.repeat(template, subgraph)
+                continue
+            first = len(steps)
+            self._subgraph(subgraph)
+            repeats.keep(key, subgraph, steps[first:])
+
+    def _is_last(self, subgraph: Subgraph) -> bool:
+        return subgraph is self.subgraphs[-1]
+
+    # ------------------------------------------------------------------ one subgraph
+    def _subgraph(self, subgraph: Subgraph) -> None:
+        last, propagate = self._is_last(subgraph), self.context.job.propagate_error
+        modules = [self._modules(run, subgraph) for run in self.runs]
+        hooked = tuple(
+            Hooked(model, {m.name: m for m in targeted}) for model, targeted in zip(self.models, modules, strict=True)
+        )
+        self._pass(subgraph, "outputs", hooked, store=not propagate and not last)
+        self._close(subgraph, "calibrate")
+        self.compress(modules)
+        if propagate:
+            self._close(subgraph, "compress")
+            self._pass(subgraph, "output", (), store=not last)
+        if not last:
+            self.context.offload_all()  # `disable_offloading` ends
+        self._close(subgraph, "propagate" if propagate else "compress")
+
+    def _pass(self, subgraph: Subgraph, result: str, hooked: tuple[Hooked, ...], *, store: bool) -> None:
+        Pass(self.context, self.forward, self.cache, self.names, subgraph, result, hooked, store).run()
+
+    def _modules(self, run: Run, subgraph: Subgraph) -> list[LinearModule]:
+        """Targeted modules that run in the subgraph, in model order."""
+        own = {self.program.trace.segments[i].target for i in subgraph.segments}
+        called = self._called(subgraph)
+        modules: list[LinearModule] = []
+        for unit in run.units:
+            if unit.unit in own:
+                modules += unit.named()
+            elif unit.loose:
+                modules += [m for m in unit.named() if m.name in called]
+        return modules
+
+    def _called(self, subgraph: Subgraph) -> set[str]:
+        """Full names of the modules outside of targets that the subgraph calls (head, lm_head)."""
+        segments = [self.program.trace.segments[i] for i in subgraph.segments]
+        calls = (event.call for segment in segments for event in segment.events)
+        return {call.module for call in calls if call is not None and not call.module.startswith(".")}
+
+    def _close(self, subgraph: Subgraph, phase: str) -> None:
+        self.close(phase, subgraph.unit, subgraph=subgraph.number, of=len(self.subgraphs), exact=subgraph.exact)
