@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 
 from planner.errors import ModelError
-from planner.job import Job
+from planner.job import Build
 from planner.models.source import DEPTH_KEYS, ModelSource, truncate
 
 # Beyond these a config is a slip of the keyboard or an attack: they bound time and memory here.
@@ -25,23 +25,23 @@ _POSITIVE = (*DEPTH_KEYS, "hidden_size", "d_model", "n_embd", "num_attention_hea
 _WIDTH_ENDINGS = ("_size", "_dim", "_rank", "_heads", "_embd", "_model", "_channels", "_features", "_groups")
 
 
-def build_model(source: ModelSource, job: Job) -> torch.nn.Module:
-    """The model as a job finds it after loading: job.dtype, meta device, eval mode, weights tied, eager attention.
+def build_model(source: ModelSource, build: Build) -> torch.nn.Module:
+    """The model as a job finds it after loading: build.dtype, meta device, eval mode, weights tied, eager attention.
 
     `--layers` and `--vision-layers` are applied. Experts stay fused (see experts.py). Anything that
     keeps transformers from building the model becomes a ModelError with its reason.
     """
     with quiet():
-        config = model_config(source, job)
+        config = model_config(source, build)
         with _explained(source.name, "built"):
-            model = _uninitialised(config, getattr(torch, job.dtype), source.name)
+            model = _uninitialised(config, getattr(torch, build.dtype), source.name)
     # llmcompressor utils/helpers.py use_eager_attention sets this for the whole calibration; the
     # setter of transformers' PreTrainedConfig passes it on to the configs of the model's parts.
     model.config._attn_implementation = "eager"
     return cast(torch.nn.Module, model)
 
 
-def build_on_cpu(source: ModelSource, job: Job) -> Any:
+def build_on_cpu(source: ModelSource, build: Build) -> Any:
     """The same model in CPU memory: weights uninitialised, buffers computed, attention as transformers picks it.
 
     This is what `planner measure` runs; it takes as much memory as the weights when they are written to.
@@ -49,22 +49,22 @@ def build_on_cpu(source: ModelSource, job: Job) -> Any:
     from transformers.initialization import no_init_weights
 
     with quiet():
-        config = model_config(source, job)
-        with _explained(source.name, "built"), _default_dtype(getattr(torch, job.dtype)), no_init_weights():
+        config = model_config(source, build)
+        with _explained(source.name, "built"), _default_dtype(getattr(torch, build.dtype)), no_init_weights():
             model = _auto_class(config, source.name).from_config(config)
     model.tie_weights()
     return model.eval()
 
 
-def model_config(source: ModelSource, job: Job) -> Any:
-    """The transformers config that a job's model is built from: cut to its layers, in its dtype."""
+def model_config(source: ModelSource, build: Build) -> Any:
+    """The transformers config that a model is built from: cut to `build`'s layers, in its dtype."""
     check_sizes(source.config, source.name)
     config = _config(source)
     with _explained(source.name, "built"):
-        truncate(config, job.layers, job.vision_layers)
+        truncate(config, build.layers, build.vision_layers)
         for part in (config, text_config(config), vision_config(config)):
             if part is not None:
-                part.dtype = getattr(torch, job.dtype)
+                part.dtype = getattr(torch, build.dtype)
     return config
 
 
