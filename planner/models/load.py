@@ -16,6 +16,7 @@ from planner.models.build import (
     parameter_bytes,
     parameter_count,
     quiet,
+    reading_notes,
     text_config,
     vision_config,
 )
@@ -74,7 +75,7 @@ class _Loader:
         self.source, self.model, self.job = source, model, job
         self.config: Any = model.config
         whole = job.layers is None and job.vision_layers is None
-        self.notes: list[str] = [*source.notes]
+        self.notes: list[str] = [*source.notes, *reading_notes(source, model)]
         self.notes += [f"Not loaded from the checkpoint: {what}" for what in source.not_loaded if whole]
         self.keys: dict[object, int] = {}
         self.structures: list[Structure] = []

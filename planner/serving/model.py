@@ -6,7 +6,7 @@ from planner.errors import UnsupportedError
 from planner.formats.model import Activations, CacheLayer, ServedModel
 from planner.formats.tensors import Weight, weights_of
 from planner.job import Build, dtype_named
-from planner.models.build import build_model, model_config, num_experts, text_config
+from planner.models.build import build_model, model_config, num_experts, reading_notes, text_config
 from planner.models.load import list_parts
 from planner.models.source import load_source
 from planner.serving.cache_layers import read_cache
@@ -50,7 +50,11 @@ def load_served(model: str, dtype: str = "bfloat16") -> tuple[ServedModel, Activ
         max_positions=_first(text, POSITION_KEYS),
         tied=graph.tied_embeddings,
         graph=graph,
-        notes=(*source.notes, *(f"Not loaded from the checkpoint: {what}" for what in source.not_loaded), *notes),
+        notes=(
+            *(*source.notes, *reading_notes(source, built)),
+            *(f"Not loaded from the checkpoint: {what}" for what in source.not_loaded),
+            *notes,
+        ),
     )
     return served, PrefillTracer(source, build.dtype)
 
