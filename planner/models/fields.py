@@ -67,9 +67,14 @@ def check_left_out(values: dict[str, Any], config: Any, name: str) -> None:
     key, text = _text_part(config)
     if key and values.get(key):
         return
-    names = {name for field in _REQUIRED for name in (field, text.attribute_map.get(field, field))}
-    if key and not names & values.keys():
-        raise ModelError(f"{name}: {key} is missing, and with it the sizes of the text decoder; add it to config.json")
+    if key:  # some families read a flat config.json (qwen2_5_vl), others pass by what lies beside their parts
+        unread = [field for field in _REQUIRED if values.get(field) != getattr(text, field)]
+        if unread:
+            raise ModelError(
+                f"{name}: {key} is missing, and {' and '.join(unread)} of the text decoder with it: transformers would "
+                "take its defaults, which are another model's; add it to config.json"
+            )
+        return
     for field, default in _left_out(values, text):
         raise ModelError(
             f"{name}: {field} is missing; transformers would take its default, {default}, which is another model's: "
@@ -149,7 +154,7 @@ def _is_zero_by_default(part: dict[str, Any], key: str, value: Any) -> bool:
         return False
     from transformers import CONFIG_MAPPING
 
-    family = part.get("model_type")
+    family = str(part.get("model_type"))
     return family in CONFIG_MAPPING and getattr(CONFIG_MAPPING[family], key, None) == 0
 
 

@@ -21,6 +21,7 @@ from planner.models.build import (
     text_config,
     vision_config,
 )
+from planner.models.fields import check_sizes
 from planner.models.source import ModelSource, load_source
 
 TINY: dict[str, Any] = {
@@ -152,9 +153,16 @@ def test_building_is_silent(capfd: pytest.CaptureFixture[str], caplog: pytest.Lo
         ({"intermediate_size": -5}, "negative dimension"),
         ({"intermediate_size": "wide"}, "intermediate_size"),
         ({"num_attention_heads": 5}, "multiple of the number of attention"),
-        ({"num_key_value_heads": 0}, "ZeroDivisionError"),
-        ({"hidden_act": "nope"}, "nope"),
-        ({"torch_dtype": "float99"}, "float99"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads is 0; it must be at least 1, or left out"),
+        ({"head_dim": 0}, "head_dim is 0; it must be at least 1, or left out"),
+        ({"model_type": "mistral", "head_dim": 0}, "head_dim is 0; it must be at least 1, or left out"),
+        ({"model_type": "gemma2", "head_dim": 0}, "head_dim is 0; it must be at least 1, or left out"),
+        ({"hidden_act": "swish_glu"}, "hidden_act is 'swish_glu', which transformers does not know; it knows swish"),
+        ({"rope_scaling": {"type": "ntk", "factor": 2.0}}, "rope_scaling.type is 'ntk', .* it knows default, .*yarn"),
+        ({"rope_parameters": {"rope_type": "ntk"}}, "rope_parameters.rope_type is 'ntk', .* it knows default, .*yarn"),
+        ({"torch_dtype": "float99"}, "torch_dtype is 'float99', not a type of PyTorch; write bfloat16"),
+        ({"dtype": "nn"}, "dtype is 'nn', not a type of PyTorch; write bfloat16"),
+        ({"dtype": 5}, "dtype is 5, not a type of PyTorch; write bfloat16"),
         ({"rope_scaling": "x"}, "rope"),
         ({"layer_types": ["x"]}, "layer_types"),
         ({"vision_config": "x"}, "vision|str"),
@@ -169,6 +177,19 @@ def test_an_absurd_config_is_refused_at_once(change: dict[str, Any], reason: str
     assert time.monotonic() - start < 2
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+def test_an_unknown_word_inside_of_a_part_is_named_with_its_place() -> None:
+    parts = {"text_config": {**TINY, "hidden_act": "nope"}, "vision_config": {"model_type": "siglip_vision_model"}}
+    with pytest.raises(ModelError, match=r"toy: text_config\.hidden_act is 'nope', .* it knows gelu"):
+        build_model(ModelSource(name="toy", config={"model_type": "llava", **parts}), Build())
+
+
+def test_a_zero_that_is_the_familys_own_default_is_no_error() -> None:
+    from transformers import CONFIG_MAPPING
+
+    assert CONFIG_MAPPING["glm5_next_text"].head_dim == 0
+    check_sizes({"text_config": {"model_type": "glm5_next_text", "head_dim": 0}}, "toy")
 
 
 def test_the_whole_of_deepseek_r1_fits_a_small_machine() -> None:
