@@ -175,7 +175,8 @@ def _explained(source: ModelSource, done: str) -> Iterator[None]:
     except ModelError:
         raise
     except Exception as error:  # hundreds of classes check their configs, or do not, each in its own way
-        if isinstance(error, KeyError) and error.args and (unknown := field_of(source.config, error.args[0])):
+        word = error.args[0] if isinstance(error, KeyError) and error.args else None
+        if isinstance(word, str) and (unknown := field_of(source.config, word)):
             raise ModelError(f"{source.name}: {unknown}") from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = " ".join(lines)[:300] or "no reason given"

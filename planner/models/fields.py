@@ -68,7 +68,7 @@ def check_left_out(values: dict[str, Any], config: Any, name: str) -> None:
     if key and values.get(key):
         return
     if key:  # some families read a flat config.json (qwen2_5_vl), others pass by what lies beside their parts
-        unread = [field for field in _REQUIRED if values.get(field) != getattr(text, field)]
+        unread = [field for field in _REQUIRED if values.get(field) != getattr(text, field, None)]
         if unread:
             raise ModelError(
                 f"{name}: {key} is missing, and {' and '.join(unread)} of the text decoder with it: transformers would "
@@ -100,13 +100,11 @@ def field_of(config: dict[str, Any], word: str) -> str | None:
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     for prefix, part in _parts(config):
-        inside = prefix.removesuffix(".").rpartition(".")[2]
-        for key, value in part.items():
-            if value != word:
-                continue
-            if key in ("type", "rope_type") and any(rope in prefix.split(".") for rope in _ROPE_KEYS):
+        in_rope = any(rope in prefix.split(".") for rope in _ROPE_KEYS)
+        for key in (key for key, value in part.items() if value == word):
+            if in_rope and key in ("type", "rope_type") and word not in ROPE_INIT_FUNCTIONS:
                 return _unknown(f"{prefix}{key}", word, ("default", *ROPE_INIT_FUNCTIONS))
-            if ("act" in key or "activation" in key) and inside not in _ROPE_KEYS:
+            if ("act" in key.split("_") or "activation" in key) and word not in ACT2FN:
                 return _unknown(f"{prefix}{key}", word, ACT2FN)
     return None
 
@@ -138,6 +136,8 @@ def _left_out(values: dict[str, Any], config: Any) -> Iterator[tuple[str, int]]:
 
     A size that is not the default was read from an entry with an older name (n_embed of bloom) or from a list.
     """
+    if type(config).has_no_defaults_at_init:
+        return
     default = type(config)()
     for field in _REQUIRED:
         own = config.attribute_map.get(field, field)
