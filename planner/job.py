@@ -1,9 +1,11 @@
 """What is asked: one LLM Compressor job, in LLM Compressor's own words and defaults."""
 
-from typing import Literal, Self
+from dataclasses import dataclass
+from typing import Literal, Self, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from planner.errors import JobError
 from planner.units import GIB
 
 Pipeline = Literal["independent", "sequential", "basic", "datafree"]
@@ -16,6 +18,37 @@ MAX_TOKENS = 2**20
 MAX_BATCH = 2**16
 MAX_LAYERS = 10**4
 MAX_SIDE = 2**14
+
+
+def dtype_named(text: str) -> DType:
+    """The type of this name. Raises JobError for one that models do not compute in."""
+    for dtype in get_args(DType):
+        if text == dtype:
+            return cast(DType, dtype)
+    raise JobError(f"models compute in {', '.join(get_args(DType))}, not in {text!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """What of a job decides which model is built: the dtype of its weights, and how many layers it keeps."""
+
+    dtype: DType = "bfloat16"
+    layers: int | None = None
+    """Layers of the text decoder; None for all of them."""
+    vision_layers: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchShape:
+    """What of a job decides the sizes of one batch of equal samples."""
+
+    batch_size: int = 1
+    seq_len: int = 2048
+    """Tokens of each sample, image tokens included."""
+    images: int = 0
+    """Images of each sample."""
+    image_size: tuple[int, int] = (448, 448)
+    """Height and width in pixels."""
 
 
 class Job(BaseModel):
@@ -57,6 +90,18 @@ class Job(BaseModel):
         if self.samples < self.batch_size:
             raise ValueError(f"batch_size {self.batch_size} is larger than samples {self.samples}")
         return self
+
+    @property
+    def build(self) -> Build:
+        """The model that this job compresses."""
+        return Build(dtype=self.dtype, layers=self.layers, vision_layers=self.vision_layers)
+
+    @property
+    def batch_shape(self) -> BatchShape:
+        """A full calibration batch."""
+        return BatchShape(
+            batch_size=self.batch_size, seq_len=self.seq_len, images=self.images, image_size=self.image_size
+        )
 
     @property
     def batches(self) -> int:

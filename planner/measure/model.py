@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def measured_model(source: ModelSource, job: Job) -> Iterator[Any]:
     """The model on the CPU, ready for oneshot, which reads its config back from a folder kept meanwhile."""
     folder = Path(tempfile.mkdtemp(prefix="planner_measure_"))
     try:
-        model = build_on_cpu(source, job)
+        model = build_on_cpu(source, job.build)
         fill(model)
         model.config.save_pretrained(folder)
         model.config._name_or_path = model.name_or_path = str(folder)
@@ -65,9 +66,7 @@ def linearize(model: torch.nn.Module) -> None:
 
 def calibration_data(config: Any, job: Job) -> "DataLoader[Sample]":
     """`job.samples` samples of exactly `job.seq_len` random tokens, images included."""
-    pattern = calibration_batch(
-        config, job.model_copy(update={"batch_size": 1, "samples": 1}), getattr(torch, job.dtype)
-    )
+    pattern = calibration_batch(config, replace(job.batch_shape, batch_size=1), getattr(torch, job.dtype))
     random = torch.Generator().manual_seed(1)
     rows = [_sample(pattern.fields, config, random) for _ in range(job.samples)]
     return DataLoader(rows, batch_size=job.batch_size, collate_fn=_collate)  # type: ignore[arg-type]  # a list is a dataset

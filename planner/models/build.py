@@ -10,38 +10,36 @@ from typing import Any, cast
 import torch
 
 from planner.errors import ModelError
-from planner.job import Job
-from planner.models.source import DEPTH_KEYS, ModelSource, truncate
-
-# Beyond these a config is a slip of the keyboard or an attack: they bound time and memory here.
-MAX_DEPTH = 10_000
-MAX_WIDTH = 2**20
-MAX_EXPERTS = 2**15
-MAX_EXPERTS_OF_ALL_LAYERS = 10**6
-MAX_VOCABULARY = 10**8
-MAX_POSITIONS = 10**8
-EXPERT_KEYS = ("num_local_experts", "moe_num_experts", "num_experts", "n_routed_experts")
-_POSITIVE = (*DEPTH_KEYS, "hidden_size", "d_model", "n_embd", "num_attention_heads", "n_head", "vocab_size")
-_WIDTH_ENDINGS = ("_size", "_dim", "_rank", "_heads", "_embd", "_model", "_channels", "_features", "_groups")
+from planner.job import Build
+from planner.models.architectures import auto_class, class_notes
+from planner.models.fields import (
+    EXPERT_KEYS,
+    check_dtypes,
+    check_left_out,
+    check_sizes,
+    defaults_taken,
+    field_of,
+)
+from planner.models.source import ModelSource, truncate
 
 
-def build_model(source: ModelSource, job: Job) -> torch.nn.Module:
-    """The model as a job finds it after loading: job.dtype, meta device, eval mode, weights tied, eager attention.
+def build_model(source: ModelSource, build: Build) -> torch.nn.Module:
+    """The model as a job finds it after loading: build.dtype, meta device, eval mode, weights tied, eager attention.
 
     `--layers` and `--vision-layers` are applied. Experts stay fused (see experts.py). Anything that
     keeps transformers from building the model becomes a ModelError with its reason.
     """
     with quiet():
-        config = model_config(source, job)
-        with _explained(source.name, "built"):
-            model = _uninitialised(config, getattr(torch, job.dtype), source.name)
+        config = model_config(source, build)
+        with _explained(source, "built"):
+            model = _uninitialised(config, getattr(torch, build.dtype), source.name)
     # llmcompressor utils/helpers.py use_eager_attention sets this for the whole calibration; the
     # setter of transformers' PreTrainedConfig passes it on to the configs of the model's parts.
     model.config._attn_implementation = "eager"
     return cast(torch.nn.Module, model)
 
 
-def build_on_cpu(source: ModelSource, job: Job) -> Any:
+def build_on_cpu(source: ModelSource, build: Build) -> Any:
     """The same model in CPU memory: weights uninitialised, buffers computed, attention as transformers picks it.
 
     This is what `planner measure` runs; it takes as much memory as the weights when they are written to.
@@ -49,23 +47,38 @@ def build_on_cpu(source: ModelSource, job: Job) -> Any:
     from transformers.initialization import no_init_weights
 
     with quiet():
-        config = model_config(source, job)
-        with _explained(source.name, "built"), _default_dtype(getattr(torch, job.dtype)), no_init_weights():
-            model = _auto_class(config, source.name).from_config(config)
+        config = model_config(source, build)
+        with _explained(source, "built"), _default_dtype(getattr(torch, build.dtype)), no_init_weights():
+            model = auto_class(config, source.name).from_config(config)
     model.tie_weights()
     return model.eval()
 
 
-def model_config(source: ModelSource, job: Job) -> Any:
-    """The transformers config that a job's model is built from: cut to its layers, in its dtype."""
+def model_config(source: ModelSource, build: Build) -> Any:
+    """The transformers config that a model is built from: cut to `build`'s layers, in its dtype."""
     check_sizes(source.config, source.name)
+    check_dtypes(source.config, source.name)
     config = _config(source)
-    with _explained(source.name, "built"):
-        truncate(config, job.layers, job.vision_layers)
+    with _explained(source, "built"):
+        truncate(config, build.layers, build.vision_layers)
         for part in (config, text_config(config), vision_config(config)):
             if part is not None:
-                part.dtype = getattr(torch, job.dtype)
+                part.dtype = getattr(torch, build.dtype)
     return config
+
+
+def reading_notes(source: ModelSource, model: Any) -> tuple[str, ...]:
+    """What a reader of a plan should know of how its config was read: the class, and what was not in it."""
+    config, values = model.config, source.config
+    notes = [*class_notes(values.get("architectures") or (), config, architecture(model))]
+    notes += defaults_taken(values, config)
+    default = getattr(type(config), "tie_word_embeddings", False)
+    if default and not config.tie_word_embeddings and "tie_word_embeddings" not in values:
+        notes.append(
+            "config.json leaves tie_word_embeddings to transformers' default, true, its text part says false: planned "
+            "with a head of its own, which transformers keeps where the checkpoint has one."
+        )
+    return tuple(notes)
 
 
 def text_config(config: Any) -> Any:
@@ -99,69 +112,32 @@ def parameter_bytes(module: torch.nn.Module) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
 
 
-def check_sizes(config: dict[str, Any], name: str) -> None:
-    """Raise ModelError for sizes that no model has, in the config and in the configs inside it.
-
-    Some of them would not fail but run for hours: each layer is a Python object.
-    """
-    parts = [("", config)]
-    while parts:
-        prefix, part = parts.pop()
-        parts += [(f"{prefix}{key}.", value) for key, value in part.items() if isinstance(value, dict)]
-        for key, value in part.items():
-            _check_size(key, value, f"{name}: {prefix}{key}")
-        _check_expert_total(part, f"{name}: {prefix or 'config'}")
-
-
-def _check_size(key: str, value: Any, where: str) -> None:
-    limit, is_number = _limit(key), isinstance(value, int | float) and not isinstance(value, bool)
-    if key in _POSITIVE and (isinstance(value, str | float | bool)):
-        raise ModelError(f"{where} is {value!r:.100}, not a whole number")
-    if limit is None or not is_number:
-        return  # null means a default; lists (a size for each stage) are for the model's own check
-    if value > limit:
-        raise ModelError(f"{where} is {_number(value)}; the planner takes at most {limit}")
-    if value < 1 and key in _POSITIVE:
-        raise ModelError(f"{where} is {_number(value)}; it must be at least 1")
-
-
-def _limit(key: str) -> int | None:
-    """The largest sensible value of a config entry; None where it is not a size."""
-    if "chunk" in key:
-        return None  # audio samples
-    if "vocab" in key:
-        return MAX_VOCABULARY
-    if "position" in key:
-        return MAX_POSITIONS
-    if "experts" in key:
-        return MAX_EXPERTS
-    if key.endswith(("layers", "depth")) or key in DEPTH_KEYS or key in ("n_layer", "num_labels"):
-        return MAX_DEPTH
-    return MAX_WIDTH if key.startswith(("num_", "n_")) or key.endswith(_WIDTH_ENDINGS) else None
-
-
-def _check_expert_total(part: dict[str, Any], where: str) -> None:
-    experts = max((part[key] for key in EXPERT_KEYS if isinstance(part.get(key), int)), default=0)
-    depth = max((part[key] for key in DEPTH_KEYS if isinstance(part.get(key), int)), default=1)
-    if experts * depth > MAX_EXPERTS_OF_ALL_LAYERS:
-        raise ModelError(f"{where}: {depth} layers of {experts} experts are more than the planner takes")
-
-
-def _number(value: float) -> str:
-    """The number, or its order of magnitude where it would fill the screen."""
-    return str(value) if abs(value) < 10**15 else f"{value:.0e}" if abs(value) < 10**300 else "beyond 10^300"
-
-
 def _config(source: ModelSource) -> Any:
     """The transformers config of the source; LLM Compressor's input is a plain model, so not a quantized one."""
     from transformers import AutoConfig
 
     values = copy.deepcopy(source.config)
     values.pop("quantization_config", None)
-    with _explained(source.name, "read"):
+    with _explained(source, "read"):
         config = AutoConfig.for_model(values.pop("model_type"), **values)
         config._attn_implementation = None  # a config may ask for a kernel that is not installed here
+        if _holds_its_head(source.config, config):
+            config.tie_word_embeddings = False
+    if source.from_user:
+        check_left_out(source.config, config, source.name)
     return config
+
+
+def _holds_its_head(values: dict[str, Any], config: Any) -> bool:
+    """Whether a composite's checkpoint has a head beside the embedding, although transformers' default ties the two.
+
+    from_pretrained leaves a head alone that differs from the embedding (modeling_utils.py tie_weights). Who wrote a
+    config.json without a `tie_word_embeddings` of its own is transformers 4, which went by the text part
+    (version 5 always writes it); where the text part's is false, a head of its own was saved.
+    """
+    text = text_config(config)
+    own = getattr(config, "tie_word_embeddings", False)
+    return "tie_word_embeddings" not in values and own and getattr(text, "tie_word_embeddings", own) is False
 
 
 def _uninitialised(config: Any, dtype: torch.dtype, name: str) -> Any:
@@ -173,25 +149,11 @@ def _uninitialised(config: Any, dtype: torch.dtype, name: str) -> Any:
     from accelerate import init_empty_weights  # type: ignore[import-untyped]  # no stubs
     from transformers.initialization import no_init_weights
 
-    auto = _auto_class(config, name)
+    auto = auto_class(config, name)
     with _default_dtype(dtype), init_empty_weights(include_buffers=True), no_init_weights():
         model = auto.from_config(config)
     model.tie_weights()
     return model.eval()
-
-
-def _auto_class(config: Any, name: str) -> Any:
-    """transformers' auto class for this config; where there is a vision tower, the class that has it."""
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-
-    classes: tuple[Any, ...] = (AutoModelForCausalLM, AutoModelForImageTextToText)
-    for auto in reversed(classes) if vision_config(config) is not None else classes:
-        if type(config) in auto._model_mapping:
-            return auto
-    raise ModelError(
-        f"{name}: transformers has neither a causal language model nor an image-text-to-text model "
-        f"of model_type {config.model_type!r}"
-    )
 
 
 @contextmanager
@@ -206,16 +168,19 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 @contextmanager
-def _explained(name: str, done: str) -> Iterator[None]:
+def _explained(source: ModelSource, done: str) -> Iterator[None]:
     """Turn whatever a config or model class raises into a ModelError that keeps its reason."""
     try:
         yield
     except ModelError:
         raise
     except Exception as error:  # hundreds of classes check their configs, or do not, each in its own way
+        word = error.args[0] if isinstance(error, KeyError) and error.args else None
+        if isinstance(word, str) and (unknown := field_of(source.config, word)):
+            raise ModelError(f"{source.name}: {unknown}") from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = " ".join(lines)[:300] or "no reason given"
-        message = f"{name}: the config cannot be {done} by transformers: {type(error).__name__}: {reason}"
+        message = f"{source.name}: the config cannot be {done} by transformers: {type(error).__name__}: {reason}"
         raise ModelError(message) from error
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from planner.errors import JobError, UnsupportedError
-from planner.job import Job
+from planner.job import BatchShape
 
 QWEN_VL = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
 FIXED_SIZE = ("llava", "gemma3", "paligemma", "internvl")
@@ -42,21 +42,21 @@ class _Images:
     start: int | None = None
 
 
-def calibration_batch(config: Any, job: Job, dtype: torch.dtype) -> CalibrationBatch:
-    """A batch of `job.batch_size` equal samples of `job.seq_len` tokens, image tokens included.
+def calibration_batch(config: Any, shape: BatchShape, dtype: torch.dtype) -> CalibrationBatch:
+    """A batch of `shape.batch_size` equal samples of `shape.seq_len` tokens, image tokens included.
 
     Raises UnsupportedError for images of a family whose inputs are not known here, JobError when
     the image tokens do not fit into the sequence.
     """
-    ids = torch.full((job.seq_len,), _plain_token(config), dtype=torch.int64)
+    ids = torch.full((shape.seq_len,), _plain_token(config), dtype=torch.int64)
     rows: dict[str, torch.Tensor] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if job.images:
-        images = _images(config, job, dtype)
+    if shape.images:
+        images = _images(config, shape, dtype)
         _place(ids, images)
         rows.update(images.fields)
         if name := TOKEN_TYPES.get(config.model_type):
             rows[name] = (ids == images.token).to(torch.int64)
-    return CalibrationBatch(fields={name: _collate(name, row, job.batch_size) for name, row in rows.items()})
+    return CalibrationBatch(fields={name: _collate(name, row, shape.batch_size) for name, row in rows.items()})
 
 
 def _collate(name: str, row: torch.Tensor, count: int) -> torch.Tensor:
@@ -72,58 +72,58 @@ def _plain_token(config: Any) -> int:
     return next(i for i in range(9, 64) if i not in special)
 
 
-def _images(config: Any, job: Job, dtype: torch.dtype) -> _Images:
+def _images(config: Any, shape: BatchShape, dtype: torch.dtype) -> _Images:
     family, vision = config.model_type, getattr(config, "vision_config", None)
     if vision is None:
-        raise JobError(f"--images {job.images}: {family} has no vision tower; leave --images at 0")
+        raise JobError(f"--images {shape.images}: {family} has no vision tower; leave --images at 0")
     if family in QWEN_VL:
-        return _qwen_vl(config, vision, job)
+        return _qwen_vl(config, vision, shape)
     if family in FIXED_SIZE + PIXTRAL:
         if vision.model_type == "pixtral":
-            return _pixtral(config, vision, job, dtype)
-        return _fixed_size(config, vision, job, dtype)
+            return _pixtral(config, vision, shape, dtype)
+        return _fixed_size(config, vision, shape, dtype)
     known = ", ".join(QWEN_VL + FIXED_SIZE + PIXTRAL)
     raise UnsupportedError(
-        f"--images {job.images}: the image inputs of {family} are not modelled; plan it with --images 0. "
+        f"--images {shape.images}: the image inputs of {family} are not modelled; plan it with --images 0. "
         f"Modelled: {known}"
     )
 
 
-def _qwen_vl(config: Any, vision: Any, job: Job) -> _Images:
+def _qwen_vl(config: Any, vision: Any, shape: BatchShape) -> _Images:
     """Flattened patches and their grid; one token per spatial_merge_size squared patches."""
     unit = vision.patch_size * vision.spatial_merge_size
-    rows, columns = (max(1, round(side / unit)) * vision.spatial_merge_size for side in job.image_size)
+    rows, columns = (max(1, round(side / unit)) * vision.spatial_merge_size for side in shape.image_size)
     tokens = rows * columns // vision.spatial_merge_size**2
     width = getattr(vision, "in_channels", 3) * vision.temporal_patch_size * vision.patch_size**2
     fields = {
-        "pixel_values": torch.empty(job.images * rows * columns, width, device="meta"),
-        "image_grid_thw": torch.tensor([[1, rows, columns]] * job.images),
+        "pixel_values": torch.empty(shape.images * rows * columns, width, device="meta"),
+        "image_grid_thw": torch.tensor([[1, rows, columns]] * shape.images),
     }
     return _Images(
-        fields=fields, runs=(tokens,) * job.images, token=config.image_token_id, start=config.vision_start_token_id
+        fields=fields, runs=(tokens,) * shape.images, token=config.image_token_id, start=config.vision_start_token_id
     )
 
 
-def _fixed_size(config: Any, vision: Any, job: Job, dtype: torch.dtype) -> _Images:
+def _fixed_size(config: Any, vision: Any, shape: BatchShape, dtype: torch.dtype) -> _Images:
     """Towers that resize every image to vision_config.image_size."""
     side, patch = _first(vision.image_size), _first(vision.patch_size)
     patches = (side // patch) ** 2
     tokens = getattr(config, "mm_tokens_per_image", None) or getattr(config, "image_seq_length", None) or patches
     if config.model_type == "llava":
         tokens = patches + (getattr(config, "vision_feature_select_strategy", "default") == "full")
-    pixels = torch.empty(job.images, 3, side, side, dtype=dtype, device="meta")
-    return _Images(fields={"pixel_values": pixels}, runs=(int(tokens),) * job.images, token=_image_token(config))
+    pixels = torch.empty(shape.images, 3, side, side, dtype=dtype, device="meta")
+    return _Images(fields={"pixel_values": pixels}, runs=(int(tokens),) * shape.images, token=_image_token(config))
 
 
-def _pixtral(config: Any, vision: Any, job: Job, dtype: torch.dtype) -> _Images:
+def _pixtral(config: Any, vision: Any, shape: BatchShape, dtype: torch.dtype) -> _Images:
     """Pixtral towers keep the image's size."""
     unit = vision.patch_size * getattr(config, "spatial_merge_size", 1)
-    rows, columns = (math.ceil(side / unit) for side in job.image_size)
+    rows, columns = (math.ceil(side / unit) for side in shape.image_size)
     fields = {
-        "pixel_values": torch.empty(job.images, 3, rows * unit, columns * unit, dtype=dtype, device="meta"),
-        "image_sizes": torch.tensor([[rows * unit, columns * unit]] * job.images),
+        "pixel_values": torch.empty(shape.images, 3, rows * unit, columns * unit, dtype=dtype, device="meta"),
+        "image_sizes": torch.tensor([[rows * unit, columns * unit]] * shape.images),
     }
-    return _Images(fields=fields, runs=(rows * columns,) * job.images, token=_image_token(config))
+    return _Images(fields=fields, runs=(rows * columns,) * shape.images, token=_image_token(config))
 
 
 def _image_token(config: Any) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from planner.errors import JobError, UnsupportedError
-from planner.job import Job
+from planner.job import Build, Job
 from planner.models.build import (
     architecture,
     build_model,
@@ -16,6 +16,7 @@ from planner.models.build import (
     parameter_bytes,
     parameter_count,
     quiet,
+    reading_notes,
     text_config,
     vision_config,
 )
@@ -55,14 +56,15 @@ def load_model(model: str, job: Job | None = None) -> ModelGraph:
     """
     job = job or Job()
     source = load_source(model)
-    return _Loader(source, build_model(source, job), job).load()
+    return _Loader(source, build_model(source, job.build), job).load()
 
 
-def list_parts(source: ModelSource, model: torch.nn.Module, job: Job) -> ModelGraph:
+def list_parts(source: ModelSource, model: torch.nn.Module, build: Build) -> ModelGraph:
     """The graph of a built model without its forward: units, tensors and modules, no edges and an empty trace.
 
     Spreads out the fused experts of `model`, of the first of equal layers only.
     """
+    job = Job(dtype=build.dtype, layers=build.layers, vision_layers=build.vision_layers)
     return _Loader(source, model, job).load(traced=False)
 
 
@@ -73,7 +75,7 @@ class _Loader:
         self.source, self.model, self.job = source, model, job
         self.config: Any = model.config
         whole = job.layers is None and job.vision_layers is None
-        self.notes: list[str] = [*source.notes]
+        self.notes: list[str] = [*source.notes, *reading_notes(source, model)]
         self.notes += [f"Not loaded from the checkpoint: {what}" for what in source.not_loaded if whole]
         self.keys: dict[object, int] = {}
         self.structures: list[Structure] = []
@@ -240,7 +242,7 @@ class _Loader:
     # ------------------------------------------------------------------ the forward
     def _trace(self, targets: list[str]) -> ModelTrace:
         """The traced forward; an estimate, labelled so, where it does not run without data."""
-        batch = calibration_batch(self.config, self.job, getattr(torch, self.job.dtype))
+        batch = calibration_batch(self.config, self.job.batch_shape, getattr(torch, self.job.dtype))
         if not targets:
             return self._estimate("the model has no sequential targets")
         numbers = {unit.name: unit.structure for unit in self.units if unit.name in set(targets)}

@@ -27,6 +27,8 @@ LAYER_NUMBER_KEYS = (
     "cross_attention_layers",
     "moe_layers",
 )
+# What configs call the number of their multi-token-prediction layers: DeepSeek and GLM, Qwen3.5, MiniMax, transformers.
+MTP_KEYS = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_modules", "num_mtp_layers")
 _HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 
 
@@ -71,6 +73,8 @@ class ModelSource:
     """What these are, in words; also where only their existence is known."""
     notes: tuple[str, ...] = ()
     """What the reader of a plan should know about this config."""
+    from_user: bool = False
+    """The config is somebody's file: what it leaves out is an error, not the default of its family."""
 
 
 @cache
@@ -287,7 +291,7 @@ def _checked(source: ModelSource, where: str) -> ModelSource:
             )
         close = ", ".join(difflib.get_close_matches(shown, types, n=3)) or "none like it"
         raise ModelError(f"{where}: transformers knows no model_type {shown!r} (it knows {close})")
-    return replace(source, not_loaded=_not_loaded(source.config), notes=_notes(source.config))
+    return replace(source, not_loaded=_not_loaded(source.config), notes=_notes(source.config), from_user=True)
 
 
 def _model_types() -> list[str]:
@@ -298,10 +302,12 @@ def _model_types() -> list[str]:
 
 def _not_loaded(config: dict[str, Any]) -> tuple[str, ...]:
     """Multi-token-prediction layers: checkpoints hold them, transformers' classes do not."""
-    extra = config.get("num_nextn_predict_layers")
-    if not isinstance(extra, int) or extra < 1:
-        return ()
-    return (f"{extra} multi-token-prediction layer(s) of the checkpoint (num_nextn_predict_layers), size unknown",)
+    parts = [("", config), *((f"{key}.", value) for key, value in config.items() if isinstance(value, dict))]
+    declared = [(f"{prefix}{key}", part.get(key)) for prefix, part in parts for key in MTP_KEYS]
+    for where, extra in declared:
+        if isinstance(extra, int) and extra >= 1:  # families that write it twice mean the same layers
+            return (f"{extra} multi-token-prediction layer(s) of the checkpoint ({where}), size unknown",)
+    return ()
 
 
 def _notes(config: dict[str, Any]) -> tuple[str, ...]:

@@ -1,12 +1,12 @@
 """From a model's name to what serving needs to know of it, and to the activations of its prefill."""
 
-from typing import Any, get_args
+from typing import Any
 
-from planner.errors import JobError, UnsupportedError
+from planner.errors import UnsupportedError
 from planner.formats.model import Activations, CacheLayer, ServedModel
 from planner.formats.tensors import Weight, weights_of
-from planner.job import DType, Job
-from planner.models.build import build_model, model_config, num_experts, text_config
+from planner.job import Build, dtype_named
+from planner.models.build import build_model, model_config, num_experts, reading_notes, text_config
 from planner.models.load import list_parts
 from planner.models.source import load_source
 from planner.serving.cache_layers import read_cache
@@ -23,15 +23,13 @@ def load_served(model: str, dtype: str = "bfloat16") -> tuple[ServedModel, Activ
     or built, JobError for a type that is no DType, UnsupportedError for an encoder, and where neither model nor
     config says what a layer caches.
     """
-    if dtype not in get_args(DType):
-        raise JobError(f"models compute in {', '.join(get_args(DType))}, not in {dtype!r}")
-    job = Job.model_validate({"dtype": dtype})
+    build = Build(dtype=dtype_named(dtype))
     source = load_source(model)
-    _check_decoder(model_config(source, job), source.name)
-    built: Any = build_model(source, job)
+    _check_decoder(model_config(source, build), source.name)
+    built: Any = build_model(source, build)
     text = text_config(built.config)
     cache, notes = read_cache(built, source.name)  # before list_parts spreads out the experts
-    graph = list_parts(source, built, job)
+    graph = list_parts(source, built, build)
     weights = weights_of(graph)
     experts, chosen = num_experts(built.config), _first(text, PER_TOKEN_KEYS) or 0
     served = ServedModel(
@@ -52,9 +50,13 @@ def load_served(model: str, dtype: str = "bfloat16") -> tuple[ServedModel, Activ
         max_positions=_first(text, POSITION_KEYS),
         tied=graph.tied_embeddings,
         graph=graph,
-        notes=(*source.notes, *(f"Not loaded from the checkpoint: {what}" for what in source.not_loaded), *notes),
+        notes=(
+            *(*source.notes, *reading_notes(source, built)),
+            *(f"Not loaded from the checkpoint: {what}" for what in source.not_loaded),
+            *notes,
+        ),
     )
-    return served, PrefillTracer(source, dtype)
+    return served, PrefillTracer(source, build.dtype)
 
 
 def _check_decoder(config: Any, name: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from planner.errors import JobError, ModelError, UnsupportedError
-from planner.job import Job
+from planner.job import Build
 from planner.models.build import build_model, model_config, text_config
 from planner.models.source import ModelSource
 
@@ -23,26 +23,26 @@ ROWS = ("o_proj", "down_proj")
 REPLICATED = 1.5
 
 
-def build_shard(source: ModelSource, job: Job, shards: int) -> torch.nn.Module:
+def build_shard(source: ModelSource, build: Build, shards: int) -> torch.nn.Module:
     """The model that one of `shards` tensor-parallel GPUs runs.
 
     Raises JobError for heads that do not divide, UnsupportedError where the config cannot say so.
     """
     if shards == 1:
-        return build_model(source, job)
-    config = model_config(source, job)
+        return build_model(source, build)
+    config = model_config(source, build)
     text = text_config(config)
     heads = _read(text, "num_attention_heads")
     if heads and heads % shards:
         raise JobError(f"{source.name}: {heads} attention heads cannot be split over {shards} GPUs")
-    whole = build_model(source, job)
+    whole = build_model(source, build)
     try:
         raw = copy.deepcopy(source.config)
         _part(raw, config, text).update(_updates(text, shards, source.name))
-        part = build_model(replace(source, config=raw), job)
+        part = build_model(replace(source, config=raw), build)
         _check(whole, part, shards)
     except (ModelError, UnsupportedError):  # sizes that the config cannot say apart: heads and hidden size
-        part = build_model(source, job)
+        part = build_model(source, build)
         _split_matrices(part, shards)
         _check(whole, part, shards)
     return part

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from planner.job import DType
+
 Attention = Literal["flash", "eager"]
 Checkpointing = Literal["none", "selective", "full"]
 
@@ -15,7 +17,7 @@ class TraceRequest:
     batch_size: int
     attention: Attention = "flash"
     checkpointing: Checkpointing = "none"
-    dtype: str = "bfloat16"
+    dtype: DType = "bfloat16"
     """Of the weights that the forward reads (torch's name)."""
     autocast: str | None = None
     """16-bit type that torch.autocast casts to; None without it."""

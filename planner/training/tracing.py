@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from planner.errors import JobError, PlannerError, UnsupportedError
 from planner.formats.tensors import ANY_EXPERT
-from planner.job import Job
+from planner.job import BatchShape, Build
 from planner.models.build import build_model, num_experts, quiet, text_config
 from planner.models.inputs import calibration_batch
 from planner.models.load import structure_key
@@ -52,13 +52,11 @@ def trace_training(source: ModelSource, request: TraceRequest, layers: Sequence[
             f"--batch-size {request.batch_size} --seq-len {request.seq_len}: at most {MOST_TOKENS:,} tokens go through "
             "one forward here; take fewer and more --grad-accumulation"
         )
-    # Job's own limits are those of a calibration.
-    job = Job.model_construct(dtype=request.dtype, seq_len=request.seq_len, batch_size=request.batch_size)
     register()
     with quiet():
         try:
-            model = prepare(build_model(source, job), request)
-            return StepTracer(model, request, layers, job).run()
+            model = prepare(build_model(source, Build(dtype=request.dtype)), request)
+            return StepTracer(model, request, layers).run()
         except PlannerError:
             raise
         except FAILURES as error:
@@ -156,9 +154,10 @@ class _Border(torch.autograd.Function):
 class StepTracer:
     """Traces `model`, its layers by name."""
 
-    def __init__(self, model: Any, request: TraceRequest, layers: Sequence[str], job: Job) -> None:
+    def __init__(self, model: Any, request: TraceRequest, layers: Sequence[str]) -> None:
         self.model, self.request, self.layers = model, request, tuple(layers)
-        self.batch = calibration_batch(model.config, job, getattr(torch, job.dtype)).fields
+        shape = BatchShape(batch_size=request.batch_size, seq_len=request.seq_len)
+        self.batch = calibration_batch(model.config, shape, getattr(torch, request.dtype)).fields
         experts = num_experts(model.config)
         self.recorder = Recorder(1 / experts if experts else 0.0)
         wanted = getattr(torch, request.autocast) if request.autocast else None

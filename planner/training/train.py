@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from planner.errors import JobError, UnsupportedError
 from planner.hardware import Gpu, find_gpu
+from planner.job import DType
 from planner.serving.overhead import CONTEXT_BYTES, CONTEXT_SOURCE
 from planner.serving.rules import training_rule
 from planner.training.lora import share
@@ -119,7 +120,7 @@ class _Job:
         """The micro batch as it runs under this sharding."""
         options, parts = self.options, self.parts
         full, mixed = options.method == "full", options.precision.endswith("mixed")
-        half = "float16" if options.precision == "fp16-mixed" else "bfloat16"
+        half: DType = "float16" if options.precision == "fp16-mixed" else "bfloat16"
         wide = options.precision == "fp32" or (full and mixed and sharding == "none")
         autocast = mixed and sharding not in ZERO
         return self.traces(

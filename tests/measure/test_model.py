@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from planner.job import Job
+from planner.job import Build, Job
 from planner.measure.model import calibration_data, fill, measured_model
 from planner.models.source import ModelSource, load_source
 
@@ -67,7 +67,7 @@ def test_image_samples_have_the_shapes_that_are_planned() -> None:
     config = _config("qwen2.5-vl-7b")
     job = Job(samples=2, batch_size=2, seq_len=1024, images=1, image_size=(448, 448))
     (batch,) = calibration_data(config, job)
-    planned = calibration_batch(config, job, torch.bfloat16).fields
+    planned = calibration_batch(config, job.batch_shape, torch.bfloat16).fields
     assert {n: (t.shape, t.dtype) for n, t in batch.items()} == {n: (t.shape, t.dtype) for n, t in planned.items()}
     placed = planned["input_ids"] == config.image_token_id
     assert torch.equal(batch["input_ids"] == config.image_token_id, placed)
@@ -77,4 +77,4 @@ def test_image_samples_have_the_shapes_that_are_planned() -> None:
 def _config(name: str) -> Any:
     from planner.models.build import model_config
 
-    return model_config(load_source(name), Job(layers=1))
+    return model_config(load_source(name), Build(layers=1))

@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import constants
 
 from planner.errors import ModelError
-from planner.job import Job
+from planner.job import Build
 from planner.models.build import (
     architecture,
     build_model,
@@ -21,6 +21,7 @@ from planner.models.build import (
     text_config,
     vision_config,
 )
+from planner.models.fields import check_sizes
 from planner.models.source import ModelSource, load_source
 
 TINY: dict[str, Any] = {
@@ -46,7 +47,7 @@ def closed_form(layers: int = 3) -> int:
 
 
 def test_a_model_is_built_without_a_byte_of_weights() -> None:
-    model = build_model(tiny(), Job())
+    model = build_model(tiny(), Build())
     tensors = [*model.parameters(), *model.buffers()]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
@@ -58,43 +59,43 @@ def test_a_model_is_built_without_a_byte_of_weights() -> None:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_the_job_sets_the_dtype_whatever_the_config_says(dtype: Any) -> None:
-    model: Any = build_model(tiny(torch_dtype="float64"), Job(dtype=dtype))
+    model: Any = build_model(tiny(torch_dtype="float64"), Build(dtype=dtype))
     assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, dtype)}
     assert model.config.dtype == getattr(torch, dtype)
     assert torch.get_default_dtype() == torch.float32
 
 
 def test_tied_weights_are_one_tensor_and_count_once() -> None:
-    model: Any = build_model(tiny(tie_word_embeddings=True), Job())
+    model: Any = build_model(tiny(tie_word_embeddings=True), Build())
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert parameter_count(model) == closed_form() - 32 * 16
 
 
 def test_attention_is_eager_in_every_part_of_the_model() -> None:
     for name in ("qwen2.5-vl-7b", "gemma-3-27b"):
-        model = build_model(load_source(name), Job(layers=1, vision_layers=1))
+        model = build_model(load_source(name), Build(layers=1, vision_layers=1))
         configs = [module.config for module in model.modules() if hasattr(module, "config")]
         assert {config._attn_implementation for config in configs} == {"eager"}
 
 
 def test_a_kernel_named_in_the_config_is_not_needed() -> None:
-    model: Any = build_model(tiny(attn_implementation="flash_attention_2"), Job())
+    model: Any = build_model(tiny(attn_implementation="flash_attention_2"), Build())
     assert model.config._attn_implementation == "eager"
 
 
 def test_layers_are_cut_as_the_job_asks() -> None:
-    assert parameter_count(build_model(tiny(), Job(layers=1))) == closed_form(layers=1)
+    assert parameter_count(build_model(tiny(), Build(layers=1))) == closed_form(layers=1)
     with pytest.raises(ModelError, match="--layers 4: the text decoder has only 3 layers"):
-        build_model(tiny(), Job(layers=4))
-    model: Any = build_model(load_source("qwen2.5-vl-7b"), Job(layers=2, vision_layers=3))
+        build_model(tiny(), Build(layers=4))
+    model: Any = build_model(load_source("qwen2.5-vl-7b"), Build(layers=2, vision_layers=3))
     assert (len(model.model.language_model.layers), len(model.model.visual.blocks)) == (2, 3)
 
 
 def test_a_vision_model_is_built_whole_and_a_text_model_alone() -> None:
-    vision: Any = build_model(load_source("llama-4-scout"), Job(layers=1, vision_layers=1))
+    vision: Any = build_model(load_source("llama-4-scout"), Build(layers=1, vision_layers=1))
     assert vision_config(vision.config).model_type == "llama4_vision_model"
     assert text_config(vision.config).model_type == "llama4_text"
-    text: Any = build_model(tiny(), Job())
+    text: Any = build_model(tiny(), Build())
     assert vision_config(text.config) is None
     assert text_config(text.config) is text.config
 
@@ -102,12 +103,12 @@ def test_a_vision_model_is_built_whole_and_a_text_model_alone() -> None:
 def test_experts_are_counted_under_every_familys_name() -> None:
     counts = {"mixtral-8x7b": 8, "qwen3-30b-a3b": 128, "deepseek-r1": 256, "llama-4-scout": 16, "llama-3-8b": 0}
     for name, count in counts.items():
-        model: Any = build_model(load_source(name), Job(layers=1))
+        model: Any = build_model(load_source(name), Build(layers=1))
         assert num_experts(model.config) == count
 
 
 def test_a_quantization_config_does_not_change_the_model() -> None:
-    model: Any = build_model(tiny(quantization_config={"quant_method": "fp8"}), Job())
+    model: Any = build_model(tiny(quantization_config={"quant_method": "fp8"}), Build())
     assert parameter_count(model) == closed_form()
     assert not hasattr(model.config, "quantization_config")
 
@@ -117,7 +118,7 @@ def test_building_leaves_the_source_and_global_settings_alone() -> None:
 
     source, before = load_source("gemma-3-27b"), json.dumps(load_source("gemma-3-27b").config)
     settings = (transformers_logging.get_verbosity(), constants.HF_HUB_OFFLINE, warnings.filters[:])
-    build_model(source, Job(layers=2, vision_layers=2))
+    build_model(source, Build(layers=2, vision_layers=2))
     assert json.dumps(source.config) == before
     assert settings == (transformers_logging.get_verbosity(), constants.HF_HUB_OFFLINE, warnings.filters[:])
 
@@ -126,8 +127,8 @@ def test_building_is_silent(capfd: pytest.CaptureFixture[str], caplog: pytest.Lo
     logging.getLogger("transformers").propagate = True
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        build_model(load_source("llama-4-scout"), Job(layers=1, vision_layers=1))
-        build_model(tiny(pad_token_id=-5, num_labels=3, id2label={"0": "a"}), Job())
+        build_model(load_source("llama-4-scout"), Build(layers=1, vision_layers=1))
+        build_model(tiny(pad_token_id=-5, num_labels=3, id2label={"0": "a"}), Build())
     assert (caught, caplog.records, capfd.readouterr()) == ([], [], ("", ""))
 
 
@@ -152,9 +153,16 @@ def test_building_is_silent(capfd: pytest.CaptureFixture[str], caplog: pytest.Lo
         ({"intermediate_size": -5}, "negative dimension"),
         ({"intermediate_size": "wide"}, "intermediate_size"),
         ({"num_attention_heads": 5}, "multiple of the number of attention"),
-        ({"num_key_value_heads": 0}, "ZeroDivisionError"),
-        ({"hidden_act": "nope"}, "nope"),
-        ({"torch_dtype": "float99"}, "float99"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads is 0; it must be at least 1, or left out"),
+        ({"head_dim": 0}, "head_dim is 0; it must be at least 1, or left out"),
+        ({"model_type": "mistral", "head_dim": 0}, "head_dim is 0; it must be at least 1, or left out"),
+        ({"model_type": "gemma2", "head_dim": 0}, "head_dim is 0; it must be at least 1, or left out"),
+        ({"hidden_act": "swish_glu"}, "hidden_act is 'swish_glu', which transformers does not know; it knows swish"),
+        ({"rope_scaling": {"type": "ntk", "factor": 2.0}}, "rope_scaling.type is 'ntk', .* it knows default, .*yarn"),
+        ({"rope_parameters": {"rope_type": "ntk"}}, "rope_parameters.rope_type is 'ntk', .* it knows default, .*yarn"),
+        ({"torch_dtype": "float99"}, "torch_dtype is 'float99', not a type of PyTorch; write bfloat16"),
+        ({"dtype": "nn"}, "dtype is 'nn', not a type of PyTorch; write bfloat16"),
+        ({"dtype": 5}, "dtype is 5, not a type of PyTorch; write bfloat16"),
         ({"rope_scaling": "x"}, "rope"),
         ({"layer_types": ["x"]}, "layer_types"),
         ({"vision_config": "x"}, "vision|str"),
@@ -165,19 +173,32 @@ def test_building_is_silent(capfd: pytest.CaptureFixture[str], caplog: pytest.Lo
 def test_an_absurd_config_is_refused_at_once(change: dict[str, Any], reason: str) -> None:
     start = time.monotonic()
     with pytest.raises(ModelError, match=f"toy: .*{reason}") as caught:
-        build_model(tiny(**change), Job())
+        build_model(tiny(**change), Build())
     assert time.monotonic() - start < 2
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
 
 
+def test_an_unknown_word_inside_of_a_part_is_named_with_its_place() -> None:
+    parts = {"text_config": {**TINY, "hidden_act": "nope"}, "vision_config": {"model_type": "siglip_vision_model"}}
+    with pytest.raises(ModelError, match=r"toy: text_config\.hidden_act is 'nope', .* it knows gelu"):
+        build_model(ModelSource(name="toy", config={"model_type": "llava", **parts}), Build())
+
+
+def test_a_zero_that_is_the_familys_own_default_is_no_error() -> None:
+    from transformers import CONFIG_MAPPING
+
+    assert CONFIG_MAPPING["glm5_next_text"].head_dim == 0
+    check_sizes({"text_config": {"model_type": "glm5_next_text", "head_dim": 0}}, "toy")
+
+
 def test_the_whole_of_deepseek_r1_fits_a_small_machine() -> None:
     program = (
         "import resource, time, torch, transformers\n"
-        "from planner.job import Job\n"
+        "from planner.job import Build\n"
         "from planner.models.build import build_model, parameter_count\n"
         "from planner.models.source import load_source\n"
-        "model = build_model(load_source('deepseek-r1'), Job())\n"
+        "model = build_model(load_source('deepseek-r1'), Build())\n"
         "print(parameter_count(model), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

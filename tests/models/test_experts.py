@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from planner.errors import UnsupportedError
-from planner.job import Job
+from planner.job import Build
 from planner.models.build import build_model, parameter_count
 from planner.models.experts import find_fused_experts, fused_experts_linears, linearize
 from planner.models.source import ModelSource, load_source
@@ -70,7 +70,7 @@ WIDTHS = {"qwen3_moe": 24, "mixtral": 48, "gpt_oss": 48, "deepseek_v3": 24, "lla
 
 
 def on_meta(family: str) -> Any:
-    return build_model(ModelSource(name=family, config={"model_type": family, **FAMILIES[family]}), Job())
+    return build_model(ModelSource(name=family, config={"model_type": family, **FAMILIES[family]}), Build())
 
 
 def with_weights(family: str) -> Any:
@@ -153,13 +153,13 @@ def test_classes_have_the_names_that_recipes_can_match(family: str, experts: str
 
 
 def test_a_dense_model_has_no_fused_experts() -> None:
-    model: Any = build_model(load_source("llama-3-8b"), Job(layers=1))
+    model: Any = build_model(load_source("llama-3-8b"), Build(layers=1))
     assert find_fused_experts(model) == []
     assert linearize(model, model.config, True) == 0
 
 
 def test_one_layer_of_deepseek_r1_is_linearized_alone_and_fast() -> None:
-    model: Any = build_model(load_source("deepseek-r1"), Job())
+    model: Any = build_model(load_source("deepseek-r1"), Build())
     layer, before = model.model.layers[60], parameter_count(model)
     start = time.monotonic()
     assert linearize(layer, model.config, True) == 1
@@ -174,7 +174,7 @@ def test_a_gate_that_upstream_cannot_run_refuses_when_it_runs() -> None:
         name="toy",
         config={"model_type": "minimax_m3_vl_text", **TEXT, "num_local_experts": 4, "num_experts_per_tok": 2},
     )
-    model: Any = build_model(source, Job())
+    model: Any = build_model(source, Build())
     (name, _), *_ = find_fused_experts(model)
     linearize(model, model.config, True)
     with pytest.raises(UnsupportedError, match=r"MiniMaxM3VLExperts.*swiglu_alpha"):

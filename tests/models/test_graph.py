@@ -141,7 +141,7 @@ def test_module_references_are_all_modules_in_model_order(model: str) -> None:
     from planner.models.source import load_source
 
     job = Job(layers=2)
-    names = [name for name, _ in build_model(load_source(model), job).named_modules()]
+    names = [name for name, _ in build_model(load_source(model), job.build).named_modules()]
     assert [ref.name for ref in load_model(model, job).module_refs()] == names
 
 

@@ -3,7 +3,7 @@ import functools
 import pytest
 import torch
 
-from planner.job import Job
+from planner.job import Build
 from planner.models.build import architecture, build_model, parameter_bytes, parameter_count
 from planner.models.source import Preset, list_presets, load_source
 
@@ -35,7 +35,7 @@ PARAMETERS = {
 
 @functools.cache
 def built(name: str) -> torch.nn.Module:
-    return build_model(load_source(name), Job())
+    return build_model(load_source(name), Build())
 
 
 def persistent_buffers(model: torch.nn.Module) -> int:

@@ -142,6 +142,35 @@ def test_a_quantized_or_mtp_checkpoint_gets_a_note(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("extra", "note"),
+    [
+        (
+            {"num_nextn_predict_layers": 1},
+            "1 multi-token-prediction layer(s) of the checkpoint (num_nextn_predict_layers)",
+        ),
+        ({"mtp_num_hidden_layers": 1}, "(mtp_num_hidden_layers)"),
+        ({"text_config": {"mtp_num_hidden_layers": 2}}, "2 multi-token-prediction layer(s)"),
+        ({"text_config": {"mtp_num_hidden_layers": 2}}, "(text_config.mtp_num_hidden_layers)"),
+        ({"num_mtp_modules": 3}, "3 multi-token-prediction layer(s) of the checkpoint (num_mtp_modules)"),
+        ({"num_mtp_layers": 1, "num_nextn_predict_layers": 1}, "1 multi-token-prediction layer(s)"),
+        ({"mtp_config": {"num_nextn_predict_layers": 4}}, "(mtp_config.num_nextn_predict_layers)"),
+    ],
+)
+def test_multi_token_prediction_layers_are_noted_under_every_familys_name(
+    folder: Path, extra: dict[str, Any], note: str
+) -> None:
+    (folder / "config.json").write_text(json.dumps({**TINY, **extra}))
+    (noted,) = load_source(str(folder)).not_loaded
+    assert note in noted
+
+
+@pytest.mark.parametrize("value", [0, None, False, [1]])
+def test_no_multi_token_prediction_layers_are_no_note(folder: Path, value: object) -> None:
+    (folder / "config.json").write_text(json.dumps({**TINY, "mtp_num_hidden_layers": value}))
+    assert load_source(str(folder)).not_loaded == ()
+
+
+@pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b"\x80\x02\xff\x00", "not a text file"),

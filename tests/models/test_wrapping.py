@@ -39,12 +39,12 @@ def test_a_model_that_keeps_its_mask_caches_one_per_batch(model: str) -> None:
     ("model", "lost"), [*((name, True) for name in LOSING[:2]), *((name, False) for name in KEEPING[:2])]
 )
 def test_the_model_whose_forward_makes_the_mask_decides(model: str, lost: bool) -> None:
-    built = build_model(load_source(model), SMALL)
+    built = build_model(load_source(model), SMALL.build)
     assert [loses_mask(m) for m in ancestors(built, [TARGET])] == [False, lost]
 
 
 def test_masks_are_none_only_while_the_model_runs() -> None:
-    built = build_model(load_source("mistral-7b"), SMALL)
+    built = build_model(load_source("mistral-7b"), SMALL.build)
     home = __import__(type(built).__module__, fromlist=["create_causal_mask"])
     before = home.create_causal_mask
     with without_lost_masks(built, [TARGET]) as lost:
@@ -54,7 +54,7 @@ def test_masks_are_none_only_while_the_model_runs() -> None:
 
 
 def test_masks_come_back_when_the_forward_fails() -> None:
-    built = build_model(load_source("mistral-7b"), SMALL)
+    built = build_model(load_source("mistral-7b"), SMALL.build)
     home = __import__(type(built).__module__, fromlist=["create_causal_mask"])
     before = home.create_causal_mask
     with pytest.raises(RuntimeError), without_lost_masks(built, [TARGET]):
@@ -63,7 +63,7 @@ def test_masks_come_back_when_the_forward_fails() -> None:
 
 
 def test_nothing_is_touched_where_no_mask_is_lost() -> None:
-    built = build_model(load_source("llama-3-8b"), SMALL)
+    built = build_model(load_source("llama-3-8b"), SMALL.build)
     home = __import__(type(built).__module__, fromlist=["create_causal_mask"])
     with without_lost_masks(built, [TARGET]) as lost:
         assert not lost
@@ -155,7 +155,7 @@ def test_a_forward_without_source_loses_nothing() -> None:
 
 
 def test_ancestors_are_the_modules_around_the_targets_that_have_a_forward() -> None:
-    built = build_model(load_source("llama-3-8b"), SMALL)
+    built = build_model(load_source("llama-3-8b"), SMALL.build)
     assert [type(m).__name__ for m in ancestors(built, [TARGET])] == ["LlamaForCausalLM", "LlamaModel"]
     below = ancestors(built, [f"{TARGET}.self_attn.q_proj"])
     assert {type(m).__name__ for m in below} == {

@@ -7,7 +7,7 @@ import torch
 
 from planner.errors import UnsupportedError
 from planner.formats.model import CacheLayer
-from planner.job import Job
+from planner.job import Build
 from planner.models.build import build_model
 from planner.models.source import ModelSource, load_source
 from planner.serving.cache import cache_size
@@ -44,7 +44,7 @@ def source_of(name: str) -> ModelSource:
 
 
 def built(name: str) -> Any:
-    return build_model(source_of(name), Job())
+    return build_model(source_of(name), Build())
 
 
 def held(cache: Any) -> int:
@@ -108,7 +108,7 @@ def test_a_cache_weighs_what_transformers_own_cache_holds(
 )
 def test_heads_that_transformers_repeats_are_kept_once(sizes: dict[str, int], kv_heads: int, kibibytes: int) -> None:
     config = {"model_type": "falcon", "new_decoder_architecture": True, "num_kv_heads": kv_heads, **sizes}
-    model = build_model(ModelSource(name="falcon", config=config), Job())
+    model = build_model(ModelSource(name="falcon", config=config), Build())
     layers, notes = read_cache(model, "falcon")
     assert {layer.heads for layer in layers} == {kv_heads}
     assert cache_size(layers, 100).bytes_per_token == kibibytes * 1024
@@ -121,7 +121,7 @@ def test_one_image_fills_the_cross_attention_layers() -> None:
     """Llama-3.2-11B-Vision: 4 tiles of 560 pixels, patches of 14: 4 x 1601 tokens for each of 8 layers."""
     vision = {"model_type": "mllama_vision_model", "image_size": 560, "patch_size": 14, "max_num_tiles": 4}
     source = ModelSource(name="mllama", config={"model_type": "mllama", "vision_config": vision})
-    model = build_model(source, Job())
+    model = build_model(source, Build())
     layers, notes = read_cache(model, "mllama")
     cross = [layer for layer in layers if layer.kind == "cross"]
     assert [(layer.layer, layer.window) for layer in cross] == [(n, 6404) for n in (3, 8, 13, 18, 23, 28, 33, 38)]
@@ -133,7 +133,7 @@ def test_one_image_fills_the_cross_attention_layers() -> None:
 
 def test_sparse_attention_keeps_its_indexer_keys_and_mlas_latent() -> None:
     """DeepSeek-V3.2: 576 elements of latent and 128 of indexer keys; transformers expands the latent."""
-    model = build_model(ModelSource(name="v3.2", config={"model_type": "deepseek_v32"}), Job(layers=4))
+    model = build_model(ModelSource(name="v3.2", config={"model_type": "deepseek_v32"}), Build(layers=4))
     layers, notes = read_cache(model, "v3.2")
     assert cache_size(layers, 1000, block=1).bytes == 4 * (576 + 128) * 2 * 1000
     assert held(filled_cache(model, 1000)) == 4 * (128 * (192 + 128) + 128) * 2 * 1000
@@ -151,7 +151,7 @@ def test_a_state_that_modules_keep_themselves_is_found() -> None:
 @pytest.mark.parametrize("name", ["deepseek_v4", "rwkv", "xlstm", "minimax"])
 def test_a_cache_that_is_not_known_is_an_error_and_no_zero(name: str) -> None:
     with pytest.raises(UnsupportedError, match=name):
-        read_cache(build_model(ModelSource(name=name, config={"model_type": name}), Job(layers=2)), name)
+        read_cache(build_model(ModelSource(name=name, config={"model_type": name}), Build(layers=2)), name)
 
 
 def test_an_unknown_cache_says_what_kept_the_model_from_filling_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from planner.errors import JobError
-from planner.job import Job
+from planner.job import Build, DType
 from planner.models.build import build_on_cpu
 from planner.models.recorder import storage_key
 from planner.models.source import ModelSource, load_source
@@ -108,10 +108,10 @@ def test_full_checkpointing_keeps_the_input_of_each_layer_alone() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_the_bytes_kept_without_data_are_the_bytes_kept_with_data(dtype: str) -> None:
+def test_the_bytes_kept_without_data_are_the_bytes_kept_with_data(dtype: DType) -> None:
     seq, batch = 48, 2
     trace = llama(SMALL, 3, seq_len=seq, batch_size=batch, attention="eager", dtype=dtype)
-    model = build_on_cpu(SMALL, Job.model_validate({"dtype": dtype})).train()
+    model = build_on_cpu(SMALL, Build(dtype=dtype)).train()
     model.config._attn_implementation = "eager"
     own = {storage_key(t) for t in (*model.parameters(), *model.buffers())}
     kept: dict[int, torch.Tensor] = {}

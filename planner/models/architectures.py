@@ -1,0 +1,100 @@
+"""Which of transformers' classes a config is built as: the one that its checkpoint is of, or none.
+
+LLM Compressor loads a path with AutoModelForCausalLM (entrypoints/utils.py initialize_model_from_path), its users
+load vision-language models with AutoModelForImageTextToText, and encoders with AutoModelForMaskedLM. What
+`architectures` in config.json names is not asked by these (auto_factory.py _get_model_class goes by the config's
+class), so a speech model would be planned as its decoder, and a classifier with a language model's head.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from planner.errors import ModelError
+
+CAUSAL, VISION, MASKED = "AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMaskedLM"
+
+# Endings of names that mean the same head. A checkpoint's own name for its class counts as far as these go.
+_CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "WithLMHead", "Decoder")
+_ENDINGS = (_CAUSAL_ENDINGS, ("ForConditionalGeneration",))
+
+
+def auto_class(config: Any, name: str) -> Any:
+    """The auto class of transformers that builds what `config` describes.
+
+    Without `architectures`, the one with the vision tower where the config has one. Raises ModelError where
+    transformers has no such class for the model, and where `architectures` names a class of another task.
+    """
+    import transformers
+
+    choices = _choices(config)
+    if not choices:
+        raise ModelError(
+            f"{name}: transformers has neither a causal language model nor an image-text-to-text model "
+            f"of model_type {config.model_type!r}"
+        )
+    named = config.architectures or []
+    # bart is among the masked ones too, with encoder and decoder
+    masked = () if config.is_encoder_decoder else (MASKED,)
+    chosen = next((auto for auto in (*choices, *masked) if set(_classes(auto, config)) & set(named)), None)
+    if chosen is None:
+        chosen, default = choices[0], _classes(choices[0], config)[0]
+        if named and not _is_loaded_as(named, default, config.model_type):
+            raise ModelError(
+                f"{name}: architectures in config.json names {named[0]!r:.100}, which planner does not plan; it plans "
+                f"what {CAUSAL}, {VISION} and {MASKED} load: for {default} alone, write that into architectures"
+            )
+    return getattr(transformers, chosen)
+
+
+def class_notes(named: Sequence[str], config: Any, built: str) -> Iterator[str]:
+    """What to tell the reader where `built` is not the class that config.json names, or where it names none."""
+    if named and built not in named:
+        headless = named[0] in _names("MODEL_MAPPING_NAMES", config.model_type)
+        what = "the model without its head" if headless else "which transformers does not have for this model_type"
+        yield (
+            f"config.json names the class {named[0]!r:.100}, {what}: planned as {built}, which transformers loads for "
+            f"model_type {config.model_type}."
+        )
+    if not named and type(config).is_encoder_decoder and built.endswith(_CAUSAL_ENDINGS):
+        yield (
+            f"config.json names no class (architectures): planned as {built}, the decoder alone, which {CAUSAL} loads "
+            f"for model_type {config.model_type}."
+        )
+
+
+def _choices(config: Any) -> list[str]:
+    """Auto classes that load this config for LLM Compressor, the usual one first."""
+    vision = getattr(config, "vision_config", None) is not None
+    return [auto for auto in ((VISION, CAUSAL) if vision else (CAUSAL, VISION)) if _classes(auto, config)]
+
+
+def _classes(auto: str, config: Any) -> tuple[str, ...]:
+    """Names of the classes that this auto class builds from the config; empty where it builds none."""
+    import transformers
+
+    mapping = getattr(transformers, auto)._model_mapping
+    if type(config) not in mapping:
+        return ()
+    classes = mapping[type(config)]
+    return tuple(each.__name__ for each in (classes if isinstance(classes, tuple | list) else (classes,)))
+
+
+def _is_loaded_as(named: Sequence[str], default: str, model_type: str) -> bool:
+    """Whether a checkpoint of a class with one of these names is what `default` loads.
+
+    So for the model without its head, and for a name that transformers gives to no class of this model_type,
+    if it ends as `default` does: `MPTForCausalLM` is transformers' MptForCausalLM.
+    """
+    if set(named) & _names("MODEL_MAPPING_NAMES", model_type):
+        return True
+    endings = next((endings for endings in _ENDINGS if default.endswith(endings)), (default,))
+    return any(each.endswith(endings) and each not in _names("", model_type) for each in named)
+
+
+def _names(table: str, model_type: str) -> set[str]:
+    """Classes that transformers has for this model_type in this of its tables; in all of them for an empty name."""
+    from transformers.models.auto import modeling_auto
+
+    tables = [table] if table else [name for name in vars(modeling_auto) if name.endswith("_MAPPING_NAMES")]
+    entries = [vars(modeling_auto)[name].get(model_type, ()) for name in tables if name != "CONFIG_MAPPING_NAMES"]
+    return {each for entry in entries for each in ((entry,) if isinstance(entry, str) else entry)}

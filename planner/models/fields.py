@@ -1,0 +1,198 @@
+"""What an entry of a config.json cannot be: sizes no model has, words transformers does not know, left-out sizes."""
+
+import difflib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from planner.errors import ModelError
+from planner.models.source import DEPTH_KEYS
+
+# Beyond these a config is a slip of the keyboard or an attack: they bound time and memory here.
+MAX_DEPTH = 10_000
+MAX_WIDTH = 2**20
+MAX_EXPERTS = 2**15
+MAX_EXPERTS_OF_ALL_LAYERS = 10**6
+MAX_VOCABULARY = 10**8
+MAX_POSITIONS = 10**8
+EXPERT_KEYS = ("num_local_experts", "moe_num_experts", "num_experts", "n_routed_experts")
+# Some families read a zero in these as their default, others fail later, far from the reason.
+_POSITIVE_OR_LEFT_OUT = ("head_dim", "num_key_value_heads")
+_POSITIVE = (
+    *DEPTH_KEYS,
+    *("n_layer", "hidden_size", "d_model", "n_embd", "num_attention_heads", "n_head", "vocab_size"),
+    *_POSITIVE_OR_LEFT_OUT,
+)
+_WIDTH_ENDINGS = ("_size", "_dim", "_rank", "_heads", "_embd", "_model", "_channels", "_features", "_groups")
+
+# Sizes without which a config says nothing of its model.
+_REQUIRED = ("hidden_size", "num_hidden_layers")
+_ROPE_KEYS = ("rope_scaling", "rope_parameters")
+
+
+def check_sizes(config: dict[str, Any], name: str) -> None:
+    """Raise ModelError for sizes that no model has, in the config and in the configs inside it.
+
+    Some of them would not fail but run for hours: each layer is a Python object.
+    """
+    for prefix, part in _parts(config):
+        for key, value in part.items():
+            if not _is_zero_by_default(part, key, value):
+                _check_size(key, value, f"{name}: {prefix}{key}")
+        _check_expert_total(part, f"{name}: {prefix or 'config'}")
+
+
+def check_dtypes(config: dict[str, Any], name: str) -> None:
+    """Raise ModelError for a type of weights that PyTorch does not have; transformers reads its name from torch."""
+    import torch
+
+    for prefix, part in _parts(config):
+        for key in ("dtype", "torch_dtype"):
+            value = part.get(key)
+            in_config = not prefix or prefix.endswith("config.")
+            if value is None or not in_config or isinstance(getattr(torch, str(value), None), torch.dtype):
+                continue
+            raise ModelError(
+                f"{name}: {prefix}{key} is {value!r:.100}, not a type of PyTorch; write bfloat16, float16 or float32, "
+                "or leave it out: the job's --dtype counts"
+            )
+
+
+def check_left_out(values: dict[str, Any], config: Any, name: str) -> None:
+    """Raise ModelError where a config.json leaves the width or depth of the text decoder to transformers' default.
+
+    The default is another model's. `config` is what transformers read from `values`. A text part inside of a
+    composite config may leave them out, because transformers writes there what differs from the default
+    (configuration_utils.py recursive_diff_dict): llava-1.5-7b does. `defaults_taken` names these.
+    """
+    key, text = _text_part(config)
+    if key and values.get(key):
+        return
+    if key:  # some families read a flat config.json (qwen2_5_vl), others pass by what lies beside their parts
+        unread = [field for field in _REQUIRED if values.get(field) != getattr(text, field, None)]
+        if unread:
+            raise ModelError(
+                f"{name}: {key} is missing, and {' and '.join(unread)} of the text decoder with it: transformers would "
+                "take its defaults, which are another model's; add it to config.json"
+            )
+        return
+    for field, default in _left_out(values, text):
+        raise ModelError(
+            f"{name}: {field} is missing; transformers would take its default, {default}, which is another model's: "
+            "add it to config.json"
+        )
+
+
+def defaults_taken(values: dict[str, Any], config: Any) -> Iterator[str]:
+    """A sentence on the sizes that a composite config.json leaves to the defaults of its text part."""
+    key, text = _text_part(config)
+    part = values.get(key)
+    if isinstance(part, dict) and (missing := list(_left_out(part, text))):
+        shown = " and ".join(f"{field} {default}" for field, default in missing)
+        yield f"{key} of config.json leaves sizes to transformers' defaults: planned with {shown}."
+
+
+def field_of(config: dict[str, Any], word: str) -> str | None:
+    """What to say of a word that transformers does not know: the entry that it stands in, and words that would do.
+
+    None where no entry that is looked up in a table has it.
+    """
+    from transformers.activations import ACT2FN
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    for prefix, part in _parts(config):
+        in_rope = any(rope in prefix.split(".") for rope in _ROPE_KEYS)
+        for key in (key for key, value in part.items() if value == word):
+            if in_rope and key in ("type", "rope_type") and word not in ROPE_INIT_FUNCTIONS:
+                return _unknown(f"{prefix}{key}", word, ("default", *ROPE_INIT_FUNCTIONS))
+            if ("act" in key.split("_") or "activation" in key) and word not in ACT2FN:
+                return _unknown(f"{prefix}{key}", word, ACT2FN)
+    return None
+
+
+def _unknown(where: str, word: str, known: Iterable[str]) -> str:
+    names = sorted(set(known))
+    near = (difflib.get_close_matches(word, names, n=5) if len(names) > 9 else []) or names
+    return f"{where} is {word!r:.100}, which transformers does not know; it knows {', '.join(near)}"
+
+
+def _parts(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The config and the dictionaries inside it, each with the path that leads there and ends in a dot."""
+    parts = [("", config)]
+    while parts:
+        prefix, part = parts.pop()
+        parts += [(f"{prefix}{key}.", value) for key, value in part.items() if isinstance(value, dict)]
+        yield prefix, part
+
+
+def _text_part(config: Any) -> tuple[str, Any]:
+    """Where a composite config keeps its text decoder's, and that; for all others "" and the config itself."""
+    text = config.get_text_config(decoder=True)
+    key = next((key for key in config.sub_configs if getattr(config, key, None) is text), "")
+    return key, text if key else config
+
+
+def _left_out(values: dict[str, Any], config: Any) -> Iterator[tuple[str, int]]:
+    """Required sizes that stand under neither of their names and have the family's default, with that default.
+
+    A size that is not the default was read from an entry with an older name (n_embed of bloom) or from a list.
+    """
+    if type(config).has_no_defaults_at_init:
+        return
+    default = type(config)()
+    for field in _REQUIRED:
+        own = config.attribute_map.get(field, field)
+        size = getattr(config, own, None)
+        computed = isinstance(getattr(type(config), own, None), property)  # prophetnet: from its encoder's layers
+        given = computed or field in values or own in values
+        if not given and isinstance(size, int) and size == getattr(default, own, None):
+            yield own, size
+
+
+def _is_zero_by_default(part: dict[str, Any], key: str, value: Any) -> bool:
+    """A zero that is the family's own: glm5_next computes its head_dim from other sizes."""
+    if key not in _POSITIVE_OR_LEFT_OUT or value != 0:
+        return False
+    from transformers import CONFIG_MAPPING
+
+    family = str(part.get("model_type"))
+    return family in CONFIG_MAPPING and getattr(CONFIG_MAPPING[family], key, None) == 0
+
+
+def _check_size(key: str, value: Any, where: str) -> None:
+    limit, is_number = _limit(key), isinstance(value, int | float) and not isinstance(value, bool)
+    if key in _POSITIVE and (isinstance(value, str | float | bool)):
+        raise ModelError(f"{where} is {value!r:.100}, not a whole number")
+    if limit is None or not is_number:
+        return  # null means a default; lists (a size for each stage) are for the model's own check
+    if value > limit:
+        raise ModelError(f"{where} is {_number(value)}; the planner takes at most {limit}")
+    if value < 1 and key in _POSITIVE:
+        way_out = ", or left out for the family's default" if key in _POSITIVE_OR_LEFT_OUT else ""
+        raise ModelError(f"{where} is {_number(value)}; it must be at least 1{way_out}")
+
+
+def _limit(key: str) -> int | None:
+    """The largest sensible value of a config entry; None where it is not a size."""
+    if "chunk" in key:
+        return None  # audio samples
+    if "vocab" in key:
+        return MAX_VOCABULARY
+    if "position" in key:
+        return MAX_POSITIONS
+    if "experts" in key:
+        return MAX_EXPERTS
+    if key.endswith(("layers", "depth")) or key in DEPTH_KEYS or key in ("n_layer", "num_labels"):
+        return MAX_DEPTH
+    return MAX_WIDTH if key.startswith(("num_", "n_")) or key.endswith(_WIDTH_ENDINGS) else None
+
+
+def _check_expert_total(part: dict[str, Any], where: str) -> None:
+    experts = max((part[key] for key in EXPERT_KEYS if isinstance(part.get(key), int)), default=0)
+    depth = max((part[key] for key in DEPTH_KEYS if isinstance(part.get(key), int)), default=1)
+    if experts * depth > MAX_EXPERTS_OF_ALL_LAYERS:
+        raise ModelError(f"{where}: {depth} layers of {experts} experts are more than the planner takes")
+
+
+def _number(value: float) -> str:
+    """The number, or its order of magnitude where it would fill the screen."""
+    return str(value) if abs(value) < 10**15 else f"{value:.0e}" if abs(value) < 10**300 else "beyond 10^300"
