@@ -11,7 +11,6 @@ from planner.errors import JobError, UnsupportedError
 from planner.job import Job
 from planner.models.build import (
     architecture,
-    build_model,
     num_experts,
     parameter_bytes,
     parameter_count,
@@ -19,6 +18,7 @@ from planner.models.build import (
     text_config,
     vision_config,
 )
+from planner.models.built import BuiltModel, build, unchanged
 from planner.models.dataflow import DataflowTracer
 from planner.models.estimate import estimate_trace
 from planner.models.experts import find_fused_experts, linearize
@@ -53,17 +53,24 @@ def load_model(model: str, job: Job | None = None) -> ModelGraph:
     Raises ModelError for a model that cannot be read or built, JobError for sequential targets
     that match nothing.
     """
-    job = job or Job()
-    source = load_source(model)
-    return _Loader(source, build_model(source, job), job).load()
+    return graph_of(load_built(model, job or Job()))
 
 
-def list_parts(source: ModelSource, model: torch.nn.Module, job: Job) -> ModelGraph:
-    """The graph of a built model without its forward: units, tensors and modules, no edges and an empty trace.
+def load_built(model: str, job: Job) -> BuiltModel:
+    """The model of this name, built. Raises ModelError for one that cannot be read or built."""
+    return build(load_source(model), job)
 
-    Spreads out the fused experts of `model`, of the first of equal layers only.
-    """
-    return _Loader(source, model, job).load(traced=False)
+
+def graph_of(built: BuiltModel) -> ModelGraph:
+    """The graph of a built model, traced. Raises JobError for sequential targets that match nothing."""
+    with unchanged(built.module):
+        return _Loader(built.source, built.module, built.job).load()
+
+
+def list_parts(built: BuiltModel) -> ModelGraph:
+    """The graph of a built model without its forward: units, tensors and modules, no edges and an empty trace."""
+    with unchanged(built.module):
+        return _Loader(built.source, built.module, built.job).load(traced=False)
 
 
 class _Loader:

@@ -1,12 +1,14 @@
 """From a model's name to what serving needs to know of it, and to the activations of its prefill."""
 
+from dataclasses import replace
 from typing import Any, get_args
 
 from planner.errors import JobError, UnsupportedError
 from planner.formats.model import Activations, CacheLayer, ServedModel
 from planner.formats.tensors import Weight, weights_of
 from planner.job import DType, Job
-from planner.models.build import build_model, model_config, num_experts, text_config
+from planner.models.build import model_config, num_experts, text_config
+from planner.models.built import BuiltModel, build
 from planner.models.load import list_parts
 from planner.models.source import load_source
 from planner.serving.cache_layers import read_cache
@@ -25,28 +27,39 @@ def load_served(model: str, dtype: str = "bfloat16") -> tuple[ServedModel, Activ
     """
     if dtype not in get_args(DType):
         raise JobError(f"models compute in {', '.join(get_args(DType))}, not in {dtype!r}")
-    job = Job.model_validate({"dtype": dtype})
-    source = load_source(model)
+    source, job = load_source(model), Job.model_validate({"dtype": dtype})
     _check_decoder(model_config(source, job), source.name)
-    built: Any = build_model(source, job)
-    text = text_config(built.config)
-    cache, notes = read_cache(built, source.name)  # before list_parts spreads out the experts
-    graph = list_parts(source, built, job)
+    return _served(build(source, job))
+
+
+def served_of(built: BuiltModel) -> tuple[ServedModel, Activations]:
+    """The same for a model that was built for a compression job, whole: of the job, its type alone counts here."""
+    job = Job(dtype=built.job.dtype)
+    _check_decoder(model_config(built.source, job), built.source.name)
+    return _served(replace(built, job=job))
+
+
+def _served(built: BuiltModel) -> tuple[ServedModel, Activations]:
+    module: Any = built.module
+    config, source, name = module.config, built.source, built.source.name
+    text = text_config(config)
+    cache, notes = read_cache(module, name)
+    graph = list_parts(built)
     weights = weights_of(graph)
-    experts, chosen = num_experts(built.config), _first(text, PER_TOKEN_KEYS) or 0
+    experts, chosen = num_experts(config), _first(text, PER_TOKEN_KEYS) or 0
     served = ServedModel(
-        name=source.name,
+        name=name,
         architecture=graph.architecture,
         model_type=str(text.model_type),
         parameters=graph.parameters,
         active_parameters=active_parameters(weights, experts, chosen, graph.embedding if graph.tied_embeddings else ""),
         weights=weights,
         cache=cache,
-        layers=_size(text, "num_hidden_layers", source.name),
-        hidden_size=_size(text, "hidden_size", source.name),
+        layers=_size(text, "num_hidden_layers", name),
+        hidden_size=_size(text, "hidden_size", name),
         attention_heads=int(getattr(text, "num_attention_heads", 0) or 0),
         kv_heads=_kv_heads(cache),
-        vocabulary=_size(text, "vocab_size", source.name),
+        vocabulary=_size(text, "vocab_size", name),
         experts=experts,
         experts_per_token=chosen if experts else 0,
         max_positions=_first(text, POSITION_KEYS),
@@ -54,7 +67,7 @@ def load_served(model: str, dtype: str = "bfloat16") -> tuple[ServedModel, Activ
         graph=graph,
         notes=(*source.notes, *(f"Not loaded from the checkpoint: {what}" for what in source.not_loaded), *notes),
     )
-    return served, PrefillTracer(source, dtype)
+    return served, PrefillTracer(built)
 
 
 def _check_decoder(config: Any, name: str) -> None:
