@@ -6,12 +6,12 @@ from typing import get_args
 from worked_examples import real
 
 from formula_sections.text import binary, decimal, table
+from planner.serving.engines.facts import PYTORCH_CONTEXT
 from planner.serving.rules import training_rule
 from planner.training.optimizers import SOURCES, Optimizer, states_bytes
 from planner.training.schema import Precision, Sharding, TrainMethod, TrainOptions
 from planner.training.sharding import copies_of
 from planner.training.trace import Attention, Checkpointing
-from planner.training.train import CUDA_CONTEXT
 
 _MODEL, _TOKENS, _GPUS = "llama-3-8b", 2048, 8
 _SHARDED: tuple[Sharding, ...] = ("none", "zero2", "fsdp")
@@ -27,7 +27,7 @@ def _total() -> str:
 + activations + context`;
 `optimizer step = the same without activations, with all gradients and the step's own temporaries`; a GPU needs the
 larger. Gradients of a step without accumulation come up layer by layer while activations go: the highest point of that
-walk counts, not the sum of both. The context is {binary(CUDA_CONTEXT)} GiB, assumed.
+walk counts, not the sum of both. The context is {binary(PYTORCH_CONTEXT)} GiB, assumed.
 Source: `planner/training/{{train,sharding,trace}}.py`.
 """
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from planner.errors import JobError, UnsupportedError
 from planner.hardware import Gpu, find_gpu
-from planner.serving.overhead import CONTEXT_BYTES, CONTEXT_SOURCE
+from planner.serving.engines.facts import CONTEXT_SOURCE, PYTORCH_CONTEXT
 from planner.serving.rules import training_rule
 from planner.training.lora import share
 from planner.training.notes import notes_on
@@ -31,8 +31,6 @@ from planner.units import human_bytes
 
 if TYPE_CHECKING:
     from planner.formats.model import ServedModel
-
-CUDA_CONTEXT = CONTEXT_BYTES["vllm"]  # PyTorch's, in a server or in a trainer
 
 SHARDINGS: tuple[Sharding, ...] = ("none", "zero1", "zero2", "zero3", "fsdp", "fsdp-grad-op")
 OFFLOADS: tuple[tuple[Offload, OffloadTo], ...] = (
@@ -150,7 +148,7 @@ class _Job:
         growing = placed.growing and options.grad_accumulation == 1
         trace = _dequantizing(self.trace(sharding), self.parts.dequantized)
         peak = step_peak(trace, growing=growing)
-        base = [*placed.resident, Part(name="CUDA context", bytes=CUDA_CONTEXT, source=CONTEXT_SOURCE)]
+        base = [*placed.resident, Part(name="CUDA context", bytes=PYTORCH_CONTEXT, source=CONTEXT_SOURCE)]
         all_gradients = Part(name="gradients", bytes=placed.gradients, source="of every trained weight on this GPU")
         during = Part(name="gradients", bytes=peak.gradients, source="of the layers that are done") if growing else None
         micro = [*base, during or all_gradients, *placed.backward, *self._activations(trace, peak)]
