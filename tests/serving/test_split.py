@@ -11,8 +11,8 @@ from planner.errors import JobError
 from planner.formats.model import CacheLayer
 from planner.formats.registry import find_format
 from planner.formats.tensors import Weight
-from planner.serving.model import load_served
 from planner.serving.engines import ENGINES, LLAMA_CPP, VLLM
+from planner.serving.model import load_served
 from planner.serving.schema import Engine, ServeOptions
 from planner.serving.split import Placement, Share, place
 from planner.serving.tensor_parallel import part_of, unknown_roles
@@ -144,9 +144,7 @@ def test_whole_blocks_on_every_gpu_are_fine(name: str, weights: str, gpus: int, 
 
 
 def test_groups_of_experts_that_are_cut_are_a_note() -> None:
-    placement = place(
-        served("qwen3-30b-a3b"), full("qwen3-30b-a3b", find_weights("W4A16")), VLLM, ServeOptions(gpus=4)
-    )
+    placement = place(served("qwen3-30b-a3b"), full("qwen3-30b-a3b", find_weights("W4A16")), VLLM, ServeOptions(gpus=4))
     (note,) = placement.notes
     assert "may refuse the experts' down_proj on 4 GPUs: 192 inputs" in note
 
