@@ -39,13 +39,14 @@ def compare(
     method: Method = "simulate",
     progress: Progress | None = None,
 ) -> tuple[Plan, ...]:
-    """Plan several recipes on one model; the model is built and traced once."""
+    """Plan several recipes on one model; the model is built and traced once, its results included."""
     job, say = job or Job(), progress or _silent
     read = [load_recipe(name) for name in recipes]
     say(f"building {model} without weights")
-    from planner.models.load import load_model
+    from planner.models.load import graph_of, load_built
 
-    graph = load_model(model, job)
+    built = load_built(model, job.build)
+    graph = graph_of(built, job)
     plans = []
     for recipe in read:
         say(f"planning {recipe.name}")
@@ -53,7 +54,7 @@ def compare(
     say("sizing the results")
     from planner.serving.results import with_results
 
-    return with_results(plans, read, model, job)
+    return with_results(plans, read, built)
 
 
 def plan_graph(

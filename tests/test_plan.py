@@ -120,18 +120,32 @@ def test_all_names_of_the_public_api_are_there() -> None:
 
 
 # ---------------------------------------------------------------------- compare
-def test_comparing_builds_the_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    built: list[str] = []
-    original = loading.load_model
+@pytest.fixture
+def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The model types that transformers was asked to build, in order."""
+    from transformers import AutoModelForCausalLM
 
-    def counted(model: str, job: Job | None = None) -> Any:
-        built.append(model)
-        return original(model, job)
+    types: list[str] = []
+    original = AutoModelForCausalLM.from_config
 
-    monkeypatch.setattr(loading, "load_model", counted)
-    plans = compare("llama-3-8b", ["rtn_fp8_dynamic", "gptq_w4a16", "sparsegpt_2of4"], job())
-    assert built == ["llama-3-8b"]
+    def counted(config: Any, **fields: Any) -> Any:
+        types.append(config.model_type)
+        return original(config, **fields)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_config", counted)
+    return types
+
+
+def test_a_plan_and_its_result_are_of_one_model_that_is_built_once(builds: list[str]) -> None:
+    assert plan("qwen3-30b-a3b", "rtn_w4a16", job(layers=None)).result is not None
+    assert builds == ["qwen3_moe"]
+
+
+def test_comparing_builds_the_model_once(builds: list[str]) -> None:
+    plans = compare("llama-3-8b", ["rtn_fp8_dynamic", "gptq_w4a16", "sparsegpt_2of4"], job(layers=None))
+    assert builds == ["llama"]
     assert [p.recipe for p in plans] == ["rtn_fp8_dynamic", "gptq_w4a16", "sparsegpt_2of4"]
+    assert all(p.result for p in plans)
 
 
 def test_comparing_plans_each_recipe_as_it_is_planned_alone(gptq: Plan) -> None:
@@ -145,7 +159,7 @@ def test_recipes_cost_in_their_known_order() -> None:
 
 
 def test_a_bad_recipe_is_refused_before_the_model_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "load_model", lambda *_: pytest.fail("built"))
+    monkeypatch.setattr(loading, "load_built", lambda *_: pytest.fail("built"))
     with pytest.raises(RecipeError):
         compare("llama-3-8b", ["gptq_w4a16", "no_such_recipe"], job())
 

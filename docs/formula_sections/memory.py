@@ -5,14 +5,14 @@ from worked_examples import real
 from formula_sections.text import binary, table
 from planner.hardware import find_gpu
 from planner.serving.cache import KV_DTYPES, CacheGroup, cache_size
-from planner.serving.engines import BLOCK, chunk_of
-from planner.serving.overhead import UTILIZATION, overhead_parts
+from planner.serving.engines import ENGINES, chunk_of
+from planner.serving.engines.vllm import UTILIZATION, VLLM
+from planner.serving.overhead import overhead_parts
 from planner.serving.rules import activation_rule, kv_cache_rule
-from planner.serving.schema import Engine, ServeOptions
+from planner.serving.schema import ServeOptions
 
 _CACHED = ("llama-2-7b", "llama-3-8b", "llama-2-70b", "deepseek-r1", "gemma-3-27b", "gpt-oss-20b")
 _CONTEXT = 8192
-_ENGINES: tuple[Engine, ...] = ("vllm", "llama.cpp", "exllama")
 
 
 def section() -> str:
@@ -64,7 +64,7 @@ def _group(group: CacheGroup) -> str:
 
 def _blocks() -> str:
     llama = real.served("llama-3-8b")[0].cache
-    rows = [(engine, BLOCK[engine], f"{cache_size(llama, 1000, block=BLOCK[engine]).bytes:,}") for engine in _ENGINES]
+    rows = [(e.name, e.block, f"{cache_size(llama, 1000, block=e.block).bytes:,}") for e in ENGINES.values()]
     return (
         "### Paged blocks\n\nEngines keep whole blocks: `tokens = ceil(context / block) x block`. A window may begin "
         "inside a block, so it needs\n`(ceil((window - 1) / block) + 1) x block` tokens at most.\n\n"
@@ -72,7 +72,7 @@ def _blocks() -> str:
         "`(ceil(min(window - 1 + chunk, context) / block) + 1) x block` tokens of that one sequence (a chunked layer\n"
         "for `min(window + chunk, context)`, in blocks), llama.cpp for `min(window + chunk, context)` cells of every\n"
         "sequence, in 256s; ExLlamaV2 keeps the whole context in every layer.\n"
-        "Source: `planner/serving/{cache,engines}.py`.\n\n"
+        "Source: `planner/serving/cache.py`, `planner/serving/engines/*.py`.\n\n"
         + table(("engine", "tokens of a block", "llama-3-8b, 1,000 tokens, bytes"), rows)
     )
 
@@ -85,8 +85,8 @@ def _activations() -> str:
             rule = activation_rule(1, tokens, served.hidden_size, served.layers)
             rows.append((model, f"{tokens:,}", binary(trace(tokens, tokens)), binary(rule)))
     eager = real.served("llama-3-8b")[1](2048, 2048, attention="eager")
-    chunks = ", ".join(f"{engine} {chunk_of(engine, ServeOptions(), None):,}" for engine in _ENGINES)
-    large = chunk_of("vllm", ServeOptions(), find_gpu("H100"))
+    chunks = ", ".join(f"{engine.name} {chunk_of(engine, ServeOptions(), None):,}" for engine in ENGINES.values())
+    large = chunk_of(VLLM, ServeOptions(), find_gpu("H100"))
     return f"""### Activations
 
 No closed form: the model's forward runs on tensors without data, and the highest sum of what is alive is taken, in
@@ -110,9 +110,9 @@ llama-3-8b with 2,048 tokens takes {binary(eager)} GiB with eager attention.
 
 def _overhead() -> str:
     rows = []
-    for engine in _ENGINES:
+    for engine in ENGINES.values():
         for part in overhead_parts(engine, ServeOptions(), weights=0, memory=80 * 2**30):
-            rows.append((engine, part.name, part.source, binary(part.bytes)))
+            rows.append((engine.name, part.name, part.source, binary(part.bytes)))
     return (
         "### Overhead\n\nNamed parts on every GPU, each replaced with `--reserve NAME=SIZE`; `--overhead 20%` "
         "(a share of the weights) or\n`--overhead 2GiB` puts one flat part in their place. vLLM leaves "

@@ -6,12 +6,12 @@ from typing import get_args
 from worked_examples import real
 
 from formula_sections.text import binary, decimal, table
+from planner.serving.engines.facts import PYTORCH_CONTEXT
 from planner.serving.rules import training_rule
 from planner.training.optimizers import SOURCES, Optimizer, states_bytes
 from planner.training.schema import Precision, Sharding, TrainMethod, TrainOptions
 from planner.training.sharding import copies_of
 from planner.training.trace import Attention, Checkpointing
-from planner.training.train import CUDA_CONTEXT
 
 _MODEL, _TOKENS, _GPUS = "llama-3-8b", 2048, 8
 _SHARDED: tuple[Sharding, ...] = ("none", "zero2", "fsdp")
@@ -27,8 +27,8 @@ def _total() -> str:
 + activations + context`;
 `optimizer step = the same without activations, with all gradients and the step's own temporaries`; a GPU needs the
 larger. Gradients of a step without accumulation come up layer by layer while activations go: the highest point of that
-walk counts, not the sum of both. The context is {binary(CUDA_CONTEXT)} GiB, assumed.
-Source: `planner/training/{{train,sharding,trace}}.py`.
+walk counts, not the sum of both. The context is {binary(PYTORCH_CONTEXT)} GiB, assumed.
+Source: `planner/training/{{train,sharding,strategies,trace}}.py`.
 """
 
 
@@ -42,7 +42,8 @@ def _copies() -> str:
         "### Copies of a trained weight\n\nBytes of each. Mixed precision is torch.autocast over fp32 weights without "
         "DeepSpeed, 16-bit weights with fp32 master\nweights with it (all ZeRO stages; bf16 is the same there). In "
         "fp32 stages 1 and 2 copy the shard too, stage 3 where it\nis offloaded. LoRA keeps adapters in fp32 "
-        "(DeepSpeed: 16 bit and fp32 master).\nSource: `planner/training/sharding.py copies_of`.\n\n"
+        "(DeepSpeed: 16 bit and fp32 master).\n"
+        "Source: `planner/training/strategies.py torch_copies, cloned_copies, stage3_copies`.\n\n"
         + table(head, rows, left=2)
     )
 
@@ -130,7 +131,7 @@ Buffers: DeepSpeed's bucket of 5e8 elements; ZeRO-3's gathered weights, the larg
 gathered weights (all outside of layers, a layer and the next one) and unsharded gradients of the largest unit; plain
 data parallelism's buckets, the gradients once more. Offload moves states (and weights) to CPU memory or NVMe, for all
 processes of a node, and DeepSpeed pins a 16-bit copy of the shard in CPU memory.
-Source: `planner/training/sharding.py place`.
+Source: `planner/training/sharding.py place`, `planner/training/strategies.py`.
 {_MODEL}, full, AdamW, bf16-mixed, {_TOKENS:,} tokens, full checkpointing, {_GPUS} GPUs in one node:
 
 """ + table(("sharding", "offload", "per GPU, GiB", "node RAM, GiB", "node NVMe, GiB"), rows, left=2)

@@ -19,7 +19,8 @@ from planner.serving.schema import ServeOptions, Serving
 from planner.serving.serve import size
 from planner.training.optimizers import Optimizer, states_bytes
 from planner.training.schema import TrainingPlan, TrainOptions
-from planner.training.sharding import States, copies_of, place
+from planner.training.sharding import copies_of, place
+from planner.training.states import States
 from planner.training.trace import TraceRequest, TrainingTrace
 from planner.training.train import plan_training
 from planner.training.trained import split

@@ -11,7 +11,6 @@ from planner.errors import JobError, UnsupportedError
 from planner.job import Build, Job
 from planner.models.build import (
     architecture,
-    build_model,
     num_experts,
     parameter_bytes,
     parameter_count,
@@ -20,13 +19,14 @@ from planner.models.build import (
     text_config,
     vision_config,
 )
+from planner.models.built import BuiltModel, built_model, unchanged
 from planner.models.dataflow import DataflowTracer
 from planner.models.estimate import estimate_trace
 from planner.models.experts import find_fused_experts, linearize
 from planner.models.graph import Edge, ModelGraph, ModuleInfo, Parameter, Structure, Unit, UnitKind
 from planner.models.inputs import calibration_batch
 from planner.models.recorder import FAILURES
-from planner.models.source import ModelSource, load_source
+from planner.models.source import load_source
 from planner.models.traces import ModelTrace
 from planner.models.tracing import ModelTracer
 from planner.models.wrapping import without_lost_masks
@@ -55,23 +55,33 @@ def load_model(model: str, job: Job | None = None) -> ModelGraph:
     that match nothing.
     """
     job = job or Job()
-    source = load_source(model)
-    return _Loader(source, build_model(source, job.build), job).load()
+    return graph_of(load_built(model, job.build), job)
 
 
-def list_parts(source: ModelSource, model: torch.nn.Module, build: Build) -> ModelGraph:
-    """The graph of a built model without its forward: units, tensors and modules, no edges and an empty trace.
+def load_built(model: str, build: Build) -> BuiltModel:
+    """The model of this name, built. Raises ModelError for one that cannot be read or built."""
+    return built_model(load_source(model), build)
 
-    Spreads out the fused experts of `model`, of the first of equal layers only.
-    """
+
+def graph_of(built: BuiltModel, job: Job) -> ModelGraph:
+    """The graph of a built model, traced for this job. Raises JobError for sequential targets that match nothing."""
+    with unchanged(built.module):
+        return _Loader(built, job).load()
+
+
+def list_parts(built: BuiltModel) -> ModelGraph:
+    """The graph of a built model without its forward: units, tensors and modules, no edges and an empty trace."""
+    build = built.build
     job = Job(dtype=build.dtype, layers=build.layers, vision_layers=build.vision_layers)
-    return _Loader(source, model, job).load(traced=False)
+    with unchanged(built.module):
+        return _Loader(built, job).load(traced=False)
 
 
 class _Loader:
     """One model on its way to a ModelGraph."""
 
-    def __init__(self, source: ModelSource, model: torch.nn.Module, job: Job) -> None:
+    def __init__(self, built: BuiltModel, job: Job) -> None:
+        source, model = built.source, built.module
         self.source, self.model, self.job = source, model, job
         self.config: Any = model.config
         whole = job.layers is None and job.vision_layers is None

@@ -13,7 +13,8 @@ from planner.formats.model import ServedModel
 from planner.formats.registry import Format, find_format
 from planner.formats.tensors import StoredModel
 from planner.serving.bits_schema import Budget, Choice, FormatRow, KeptRow, Mixture, MixtureRow
-from planner.serving.overhead import ENGINES, overhead_parts
+from planner.serving.engines import ENGINES, usual_engine
+from planner.serving.overhead import overhead_parts
 from planner.serving.schema import Serving
 from planner.serving.search import largest
 from planner.units import format_bytes
@@ -128,7 +129,7 @@ def make_ladder(served: ServedModel, text: str | None) -> Ladder:
     Raises JobError for choices that one engine does not read together, or that are all the same size.
     """
     named = _names(served, text)
-    if len({ENGINES[kept.family] for kept in named}) > 1:
+    if len({usual_engine(kept).name for kept in named}) > 1:
         raise JobError(f"--choices {text}: no engine reads {' and '.join(kept.name for kept in named)} in one model")
     pairs = sorted(((kept, kept.store(served)) for kept in named), key=lambda pair: pair[1].gpu_bytes)
     ladder = Ladder(formats=tuple(kept for kept, _ in pairs), stored=tuple(stored for _, stored in pairs))
@@ -168,8 +169,10 @@ def budget_of(ladder: Ladder, lowest: Serving) -> Budget:
         raise JobError(_too_large(ladder, lowest))
     least, weights = ladder.gpu_bytes(0), share.weights_bytes
 
+    engine = ENGINES[lowest.engine]
+
     def overhead(more: int) -> int:
-        parts = overhead_parts(lowest.engine, lowest.options, weights=weights + more, memory=gpu.memory_bytes)
+        parts = overhead_parts(engine, lowest.options, weights=weights + more, memory=gpu.memory_bytes)
         return sum(part.bytes for part in parts)
 
     room = gpu.memory_bytes - share.kv_cache_bytes - share.activations_bytes - weights

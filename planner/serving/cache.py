@@ -9,7 +9,8 @@ from math import ceil
 from planner.errors import JobError
 from planner.formats.model import CacheKind, CacheLayer
 from planner.hints import did_you_mean
-from planner.serving.schema import Engine
+from planner.serving.engines import VLLM
+from planner.serving.engines.facts import EngineFacts, whole_blocks
 
 # Bits per element of keys and values, scales included.
 # fp8, int8: one scale for a whole layer, which is not counted (vLLM layers/quantization/kv_cache.py
@@ -86,7 +87,7 @@ def cache_size(
     shards: int = 1,
     chunk: int | None = None,
     prefilled: int = 1,
-    engine: Engine = "vllm",
+    engine: EngineFacts = VLLM,
 ) -> CacheSize:
     """What `sequences` sequences of `context` tokens keep on each of `shards` tensor-parallel GPUs.
 
@@ -94,7 +95,7 @@ def cache_size(
     chunk, sequences that decode keep what vLLM keeps then (v1/core/single_type_kv_cache_manager.py
     SlidingWindowManager, ChunkedLocalAttentionManager): blocks that lie outside are freed, and a window
     that begins inside of a block costs one block more. `prefilled` sequences at a time read their prompts in
-    steps of `chunk` tokens, and there `engine` needs more (see `_engine_tokens`); without a `chunk` only
+    steps of `chunk` tokens, and there `engine` needs more (its `window_room`); without a `chunk` only
     decoding is counted. transformers keeps window - 1 tokens in a DynamicCache, and the whole window from the
     first token on in a StaticCache (cache_utils.py). States have types of their own: `dtype` does not touch them.
 
@@ -126,7 +127,7 @@ def _group(
 ) -> CacheGroup:
     """`prefilled` of the sequences have room for `reading` tokens, the others for `decoding`."""
     layer, token = same[0], _token_bits(same[0], bits, shards)
-    kept = (sequences - prefilled) * ceil(decoding * token / 8) + prefilled * ceil(reading * token / 8)
+    tokens_bytes = (sequences - prefilled) * ceil(decoding * token / 8) + prefilled * ceil(reading * token / 8)
     return CacheGroup(
         kind=layer.kind,
         layers=len(same),
@@ -135,63 +136,42 @@ def _group(
         value_dim=layer.value_dim,
         window=layer.window,
         tokens=reading,
-        bytes=(kept + sequences * _share(layer.state_bytes, shards)) * len(same),
+        bytes=(tokens_bytes + sequences * _share(layer.state_bytes, shards)) * len(same),
     )
 
 
-def _tokens(layer: CacheLayer, *, context: int, block: int, chunk: int | None, engine: Engine) -> tuple[int, int]:
+def _tokens(layer: CacheLayer, *, context: int, block: int, chunk: int | None, engine: EngineFacts) -> tuple[int, int]:
     """Tokens of one sequence that one layer has room for: while it decodes, and while its prompt is read."""
-    decoding = _kept_tokens(layer, context, block)
+    decoding = _decoding_tokens(layer, context, block)
     if chunk is None or layer.window is None or layer.kind == "cross":
         return decoding, decoding
-    if engine == "vllm":
-        return decoding, max(decoding, _engine_tokens(layer.kind, layer.window, context, block, chunk, engine))
-    always = _engine_tokens(layer.kind, layer.window, context, block, chunk, engine)
-    return always, always
+    room = engine.window_room(layer.kind, layer.window, context, block, chunk)
+    return (room, room) if engine.room_from_the_start else (decoding, max(decoding, room))
 
 
-def _engine_tokens(kind: CacheKind, window: int, context: int, block: int, chunk: int, engine: Engine) -> int:
-    """Tokens that an engine makes room for in a layer with a window.
-
-    vLLM, for a sequence whose prompt is read: the window and the step's new tokens, and one block more where a
-    window can begin inside of one (v1/kv_cache_interface.py SlidingWindowSpec and ChunkedLocalAttentionSpec,
-    max_memory_usage_bytes; at most so many blocks have to be free for a sequence to start:
-    max_admission_blocks_per_request, so sequences that decode already need their windows alone). Versions that
-    schedule a step ahead hold the tokens of two steps (VllmConfig.max_in_flight_tokens); one is counted here.
-    llama.cpp, for each sequence from the start: window + n_ubatch cells, padded to 256
-    (src/llama-kv-cache-iswa.cpp llama_kv_cache_iswa, `size_swa`, without --swa-full; the sequences of a server
-    without -np share one n_ubatch). ExLlamaV2: the whole context in every layer (exllamav2/cache.py
-    ExLlamaV2CacheBase, `shape_wk`).
-    """
-    if engine == "exllama":
-        return ceil(context / block) * block
-    if engine == "llama.cpp" or kind == "chunked":
-        return ceil(min(window + chunk, context) / block) * block
-    return (ceil(min(window - 1 + chunk, context) / block) + 1) * block
-
-
-def _kept_tokens(layer: CacheLayer, context: int, block: int) -> int:
+def _decoding_tokens(layer: CacheLayer, context: int, block: int) -> int:
     """Tokens of one sequence that one layer keeps while decoding, at the window's worst place."""
     if layer.kind in ("recurrent", "shared"):
         return 0
-    whole = ceil(context / block) * block
+    whole = whole_blocks(context, block)
     if layer.window is None:
         return whole
     if layer.kind == "cross":
-        return ceil(layer.window / block) * block
+        return whole_blocks(layer.window, block)
     if layer.kind == "chunked" and layer.window % block == 0:
         return min(whole, layer.window)  # chunks begin where blocks begin
     # A window may begin inside of a block: its first and its last block are both partly used.
-    return min(whole, (ceil((layer.window - 1) / block) + 1) * block)
+    return min(whole, whole_blocks(layer.window - 1, block) + block)
 
 
-def _grows(layer: CacheLayer, context: int, chunk: int | None, engine: Engine) -> bool:
+def _grows(layer: CacheLayer, context: int, chunk: int | None, engine: EngineFacts) -> bool:
     """Whether a longer context needs more once the prompt is read."""
     if layer.kind in ("recurrent", "shared", "cross"):
         return False
-    if layer.window is None or (engine == "exllama" and chunk is not None):
-        return True
-    return context < layer.window + (chunk or 0) * (engine == "llama.cpp")
+    reach = layer.window
+    if layer.window is not None and chunk is not None:
+        reach = engine.window_reach(layer.window, chunk)
+    return reach is None or context < reach
 
 
 def _token_bits(layer: CacheLayer, bits: Fraction, shards: int) -> Fraction:

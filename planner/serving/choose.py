@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from planner.errors import JobError, PlannerError, UnsupportedError
-from planner.formats.mixed import Part, Step, allocate, default_order, fused_order, mixed_model
+from planner.formats.mixed import Part, Step, allocate, mixed_model
 from planner.formats.model import Activations, ServedModel
 from planner.formats.registry import Format, all_formats
 from planner.hints import did_you_mean
@@ -20,6 +20,7 @@ from planner.serving.bits import (
     sorted_rows,
 )
 from planner.serving.bits_schema import BitsPlan, FormatRow, FormatTable
+from planner.serving.engines import ENGINES
 from planner.serving.schema import MAX_CONTEXT, ServeOptions, Serving
 from planner.serving.search import Squeezed
 from planner.serving.serve import size, size_stored
@@ -30,7 +31,6 @@ ORDER_NOTE = (
     "Who keeps more bits is an order of thumb, after llama.cpp's mixtures, no measurement. How many bits fit does not "
     "depend on it."
 )
-MEASURED_NOTE = "ExLlama's converters measure the error of each matrix and will choose otherwise."
 FULL_NOTE = "Every quantizable tensor has the largest choice: memory is left over."
 
 
@@ -118,7 +118,8 @@ def fill(
     """The same for a model that is built already. Pure."""
     ladder = make_ladder(served, choices)
     lowest = size_stored(served, activations, ladder.formats[0], ladder.stored[0], options)
-    order = fused_order(served) if lowest.engine == "vllm" else default_order(served)
+    engine = ENGINES[lowest.engine]
+    order = engine.mixture_order(served)
     budget = budget_of(ladder, lowest)
     allocation = allocate(ladder.stored, budget.quantizable_bytes, order, served.layers)
     mixed = mixed_model(ladder.stored, allocation)
@@ -147,7 +148,7 @@ def fill(
         mixture=mixture_of(allocation, serving, _present(order, allocation.parts())),
         notes=(
             ORDER_NOTE,
-            *((MEASURED_NOTE,) if lowest.engine == "exllama" else ()),
+            *engine.mixture_notes,
             *((FULL_NOTE,) if is_full else ()),
             *_notes(serving),
         ),

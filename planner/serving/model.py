@@ -6,7 +6,8 @@ from planner.errors import UnsupportedError
 from planner.formats.model import Activations, CacheLayer, ServedModel
 from planner.formats.tensors import Weight, weights_of
 from planner.job import Build, dtype_named
-from planner.models.build import build_model, model_config, num_experts, reading_notes, text_config
+from planner.models.build import model_config, num_experts, reading_notes, text_config
+from planner.models.built import BuiltModel, built_model
 from planner.models.load import list_parts
 from planner.models.source import load_source
 from planner.serving.cache_layers import read_cache
@@ -23,40 +24,50 @@ def load_served(model: str, dtype: str = "bfloat16") -> tuple[ServedModel, Activ
     or built, JobError for a type that is no DType, UnsupportedError for an encoder, and where neither model nor
     config says what a layer caches.
     """
-    build = Build(dtype=dtype_named(dtype))
-    source = load_source(model)
+    source, build = load_source(model), Build(dtype=dtype_named(dtype))
     _check_decoder(model_config(source, build), source.name)
-    built: Any = build_model(source, build)
-    text = text_config(built.config)
-    cache, notes = read_cache(built, source.name)  # before list_parts spreads out the experts
-    graph = list_parts(source, built, build)
+    return _served(built_model(source, build))
+
+
+def served_of(built: BuiltModel) -> tuple[ServedModel, Activations]:
+    """The same for a model that was built for a compression job, whole."""
+    _check_decoder(built.module.config, built.source.name)
+    return _served(built)
+
+
+def _served(built: BuiltModel) -> tuple[ServedModel, Activations]:
+    module: Any = built.module
+    config, source, name = module.config, built.source, built.source.name
+    text = text_config(config)
+    cache, notes = read_cache(module, name)
+    graph = list_parts(built)
     weights = weights_of(graph)
-    experts, chosen = num_experts(built.config), _first(text, PER_TOKEN_KEYS) or 0
+    experts, chosen = num_experts(config), _first(text, PER_TOKEN_KEYS) or 0
     served = ServedModel(
-        name=source.name,
+        name=name,
         architecture=graph.architecture,
         model_type=str(text.model_type),
         parameters=graph.parameters,
         active_parameters=active_parameters(weights, experts, chosen, graph.embedding if graph.tied_embeddings else ""),
         weights=weights,
         cache=cache,
-        layers=_size(text, "num_hidden_layers", source.name),
-        hidden_size=_size(text, "hidden_size", source.name),
+        layers=_size(text, "num_hidden_layers", name),
+        hidden_size=_size(text, "hidden_size", name),
         attention_heads=int(getattr(text, "num_attention_heads", 0) or 0),
         kv_heads=_kv_heads(cache),
-        vocabulary=_size(text, "vocab_size", source.name),
+        vocabulary=_size(text, "vocab_size", name),
         experts=experts,
         experts_per_token=chosen if experts else 0,
         max_positions=_first(text, POSITION_KEYS),
         tied=graph.tied_embeddings,
         graph=graph,
         notes=(
-            *(*source.notes, *reading_notes(source, built)),
+            *(*source.notes, *reading_notes(source, module)),
             *(f"Not loaded from the checkpoint: {what}" for what in source.not_loaded),
             *notes,
         ),
     )
-    return served, PrefillTracer(source, build.dtype)
+    return served, PrefillTracer(built)
 
 
 def _check_decoder(config: Any, name: str) -> None:

@@ -6,9 +6,9 @@ from functools import cache
 
 from planner.formats.model import Activations, CacheLayer, ServedModel
 from planner.serving.cache import CacheSize, cache_size
-from planner.serving.engines import BLOCK, MOST_SEQUENCES
+from planner.serving.engines.facts import EngineFacts
 from planner.serving.overhead import overhead_parts
-from planner.serving.schema import Engine, GpuShare, OverheadPart, ServeOptions
+from planner.serving.schema import GpuShare, OverheadPart, ServeOptions
 from planner.serving.search import largest
 from planner.serving.split import Placement, Share
 
@@ -22,7 +22,7 @@ class Setting:
     model: ServedModel
     activations: Activations
     placement: Placement
-    engine: Engine
+    engine: EngineFacts
     chunk: int
     memory: int | None
     """Of one GPU."""
@@ -46,7 +46,7 @@ class Setting:
             context,
             sequences=sequences,
             dtype=self.options.kv_dtype,
-            block=block or BLOCK[self.engine],
+            block=block or self.engine.block,
             shards=self.placement.shards,
             chunk=None if block else self.chunk or context,
             prefilled=1 if self.chunk else prefilled or sequences,
@@ -59,7 +59,7 @@ class Setting:
             self.model.cache,
             context,
             dtype=self.options.kv_dtype,
-            block=BLOCK[self.engine],
+            block=self.engine.block,
             chunk=self.chunk or context,
             engine=self.engine,
         )
@@ -68,9 +68,8 @@ class Setting:
         """Tokens per sequence and sequences of a prefill step.
 
         A chunk is shared by the sequences (vllm/v1/core/sched/scheduler.py token_budget); with flash attention,
-        packed one after the other, they take as much memory as one long sequence, and vLLM sets memory aside for a
-        whole chunk at start, however short the prompts are (vllm/v1/worker/gpu_model_runner.py profile_run). Eager
-        attention has scores for each new token and token of its own sequence: there they are equal parts of a chunk.
+        packed one after the other, they take as much memory as one long sequence. Eager attention has scores for each
+        new token and token of its own sequence: there they are equal parts of a chunk.
         """
         if not self.chunk:
             return context, sequences
@@ -78,7 +77,7 @@ class Setting:
         if self.options.attention == "eager":
             together = -(-new // context)
             return -(-new // together), together
-        return self.chunk if self.engine == "vllm" else new, 1
+        return self.chunk if self.engine.reserves_whole_chunk else new, 1
 
     def forward(self, context: int, sequences: int) -> int:
         """Bytes of activations on one GPU: of a prefill step or of a decoding step, whichever needs more.
@@ -88,20 +87,11 @@ class Setting:
         tokens, together = self.step(context, sequences)
         kind, shards = self.options.attention, self.placement.shards
         prefill = self.activations(tokens, max(context, tokens), batch=together, attention=kind, shards=shards)
-        if kind == "eager" and self.engine == "vllm" and self.chunk:  # profile_run leaves attention out
+        if kind == "eager" and self.engine.reserves_whole_chunk and self.chunk:
             prefill = max(prefill, self.activations(self.chunk, max(context, self.chunk), shards=shards))
         decode = sequences * self.activations(1, context, attention=kind, shards=shards)
-        return max(prefill, decode, self._logits(tokens * together))
-
-    def _logits(self, tokens: int) -> int:
-        """llama.cpp makes room for the logits of every token of a step, beside the hidden states they come from.
-
-        Both in fp32 (src/llama-context.cpp graph_reserve with n_outputs = n_tokens). Logs of Llama-3-8B with its
-        default of 512 tokens say `compute buffer size = 258.50 MiB`: 512 x (128256 + 4096) x 4 bytes.
-        """
-        if self.engine != "llama.cpp":
-            return 0
-        return tokens * (self.model.vocabulary + self.model.hidden_size) * 4
+        logits = self.engine.logits_bytes(tokens * together, self.model.vocabulary, self.model.hidden_size)
+        return max(prefill, decode, logits)
 
     def overhead(self, share: Share) -> tuple[OverheadPart, ...]:
         """The parts on one GPU."""
@@ -111,20 +101,20 @@ class Setting:
 def shares(setting: Setting, context: int, sequences: int, prefilled: int | None = None) -> tuple[GpuShare, ...]:
     """Every GPU with its parts; `prefilled`: sequences of a forward, where these are not all in the cache."""
     forward = setting.forward(context, sequences if prefilled is None else prefilled)
-    made: dict[int, GpuShare] = {}
+    alike: dict[int, GpuShare] = {}  # GPUs that hold the same are one record
     for share in setting.placement.gpus:
-        if id(share) not in made:
-            kept = setting.cache(share.cache, context, sequences, prefilled=prefilled).bytes
-            made[id(share)] = _share(setting, share, kept, forward)
-    return tuple(made[id(share)] for share in setting.placement.gpus)
+        if id(share) not in alike:
+            cache_bytes = setting.cache(share.cache, context, sequences, prefilled=prefilled).bytes
+            alike[id(share)] = _share(setting, share, cache_bytes, forward)
+    return tuple(alike[id(share)] for share in setting.placement.gpus)
 
 
-def _share(setting: Setting, share: Share, kept: int, forward: int) -> GpuShare:
+def _share(setting: Setting, share: Share, cache_bytes: int, forward: int) -> GpuShare:
     overhead = sum(part.bytes for part in setting.overhead(share))
     return GpuShare(
-        total_bytes=share.bytes + kept + forward + overhead,
+        total_bytes=share.bytes + cache_bytes + forward + overhead,
         weights_bytes=share.bytes,
-        kv_cache_bytes=kept,
+        kv_cache_bytes=cache_bytes,
         activations_bytes=forward,
         overhead_bytes=overhead,
     )
@@ -146,7 +136,7 @@ def limits(setting: Setting, context: int, batch: int, *, most_context: int, mos
     """
     if setting.memory is None:
         return Limits(context=None, batch=None, users=None)
-    most_batch = min(most_batch, MOST_SEQUENCES.get(setting.engine, most_batch))
+    most_batch = min(most_batch, setting.engine.most_sequences or most_batch)
     fits = _fits(setting)
     longest = largest(lambda tokens: fits(tokens, batch, batch), most_context, context)
     return Limits(

@@ -11,10 +11,9 @@ import torch
 
 from planner.errors import JobError, UnsupportedError
 from planner.formats.model import Attention
-from planner.job import Build, DType
 from planner.models.build import text_config
+from planner.models.built import BuiltModel
 from planner.models.recorder import FAILURES
-from planner.models.source import ModelSource
 from planner.serving.prefill_run import PrefillRun
 from planner.serving.served_kernels import FLASH
 from planner.serving.shards import build_shard
@@ -33,11 +32,11 @@ MLA_WORKSPACE_TOKENS = 64 * 1024
 class PrefillTracer:
     """Traces one model's prefill: an `Activations`. `notes` says what in its answers was not traced."""
 
-    def __init__(self, source: ModelSource, dtype: DType = "bfloat16") -> None:
-        self.source, self.build = source, Build(dtype=dtype)
+    def __init__(self, built: BuiltModel) -> None:
+        self._built = built
         self._notes: dict[str, None] = {}
         self._known: dict[tuple[object, ...], int] = {}
-        self._models: dict[int, Any] = {}
+        self._models: dict[int, Any] = {1: built.module}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -108,7 +107,7 @@ class PrefillTracer:
     def _model(self, shards: int) -> Any:
         if shards not in self._models:
             try:
-                self._models[shards] = build_shard(self.source, self.build, shards)
+                self._models[shards] = build_shard(self._built, shards)
             except UnsupportedError as error:
                 self._note(
                     f"Activations are those of one GPU that holds everything, more than each of {shards}: {error}"

@@ -1,30 +1,33 @@
 """What comes out of a compression job: what the recipe's result weighs, and what it needs to serve."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from planner.compress.schema import Plan, Result
 from planner.errors import PlannerError
 from planner.formats.compressed import store_recipe
 from planner.formats.model import Activations, ServedModel
 from planner.formats.registry import Format
-from planner.job import Job
 from planner.recipe.specs import Recipe
 from planner.serving.schema import ServeOptions
 from planner.serving.serve import size_stored
 
+if TYPE_CHECKING:
+    from planner.models.built import BuiltModel
 
-def with_results(plans: Sequence[Plan], recipes: Sequence[Recipe], model: str, job: Job) -> tuple[Plan, ...]:
+
+def with_results(plans: Sequence[Plan], recipes: Sequence[Recipe], built: "BuiltModel") -> tuple[Plan, ...]:
     """The plans with their results: one sequence of 4,096 tokens (or all the model takes) on one vLLM GPU.
 
     Without one where the job keeps a part of the layers only. Where a result cannot be sized, its plan says why in
     its notes.
     """
-    if job.layers is not None or job.vision_layers is not None:
+    if built.build.layers is not None or built.build.vision_layers is not None:
         return tuple(plans)
-    from planner.serving.model import load_served
+    from planner.serving.model import served_of
 
     try:
-        served, activations = load_served(model, job.dtype)
+        served, activations = served_of(built)
     except PlannerError as error:
         return tuple(_without(plan, error) for plan in plans)
     return tuple(_with(plan, served, activations, recipe) for plan, recipe in zip(plans, recipes, strict=True))

@@ -9,6 +9,7 @@ from planner.formats.tensors import StoredModel
 from planner.hardware import Gpu, find_gpu
 from planner.serving.cache import kv_dtype
 from planner.serving.engines import chunk_of, engine_of
+from planner.serving.engines.facts import EngineFacts
 from planner.serving.need import Setting, limits, shares
 from planner.serving.overhead import overhead_parts
 from planner.serving.schema import (
@@ -16,7 +17,6 @@ from planner.serving.schema import (
     MAX_CONTEXT,
     ActivationUse,
     CacheUse,
-    Engine,
     GpuShare,
     ModelSize,
     Overhead,
@@ -27,7 +27,7 @@ from planner.serving.schema import (
     WeightUse,
 )
 from planner.serving.search import Squeezed
-from planner.serving.split import as_kept_by, place
+from planner.serving.split import as_held_by, place
 from planner.serving.uses import (
     activation_use,
     cache_use,
@@ -63,8 +63,8 @@ def check(kept: Format, options: ServeOptions) -> None:
     engine = engine_of(kept, options)
     if options.kv_dtype != AUTO:
         kv_dtype(options.kv_dtype)
-    if options.gpu_memory_utilization is not None and engine != "vllm":
-        raise JobError(f"--gpu-memory-utilization is vLLM's; {kept.name} is served by {engine}")
+    if options.gpu_memory_utilization is not None and engine.left_to_others is None:
+        raise JobError(f"--gpu-memory-utilization is vLLM's; {kept.name} is served by {engine.name}")
     if options.overhead is not None and options.reserve:
         raise JobError("--overhead is one flat part in the place of all parts: leave --reserve out, or --overhead")
     gpu = _gpu(options)
@@ -81,7 +81,7 @@ def size_stored(
 ) -> Serving:
     """The same for a model that is in its format already."""
     engine, gpu = engine_of(kept, options), _gpu(options)
-    stored = as_kept_by(engine, stored)
+    stored = as_held_by(engine, stored)
     beyond = options.beyond_positions or (options.context or 0) > (served.max_positions or MAX_CONTEXT)
     most = served.max_positions if served.max_positions and not beyond else MAX_CONTEXT
     setting = Setting(
@@ -100,7 +100,7 @@ def size_stored(
     return Serving(
         model=model_size(served),
         options=options,
-        engine=engine,
+        engine=engine.name,
         context=context,
         batch=options.batch,
         weights=weight_use(kept, stored, setting.placement),
@@ -151,7 +151,7 @@ def serve_parameters(params: int, weights: str, options: ServeOptions | None = N
             max_positions=None,
         ),
         options=options,
-        engine=engine,
+        engine=engine.name,
         context=options.context or DEFAULT_CONTEXT,
         batch=options.batch,
         weights=_flat_weights(kept, whole, share.weights_bytes * options.gpus),
@@ -173,17 +173,12 @@ def serve_parameters(params: int, weights: str, options: ServeOptions | None = N
     )
 
 
-def cache_type(engine: Engine, options: ServeOptions, made: str | None) -> str:
-    """What keys and values are kept in: as asked, as the format makes them, else in the engine's 16-bit type.
-
-    vllm config/cache.py cache_dtype "auto" is the model's type, fp8 where a checkpoint has a kv_cache_scheme
-    (model_executor/layers/attention); llama.cpp common.h cache_type_k and ExLlamaV2's cache are fp16.
-    """
+def cache_type(engine: EngineFacts, options: ServeOptions, of_format: str | None) -> str:
+    """What keys and values are kept in: as asked, else the engine's own type, else what the format makes of them or
+    the model computes in."""
     if options.kv_dtype != AUTO:
         return kv_dtype(options.kv_dtype)
-    if engine == "vllm":
-        return made or kv_dtype(options.dtype)
-    return "float16"
+    return engine.cache_type or of_format or kv_dtype(options.dtype)
 
 
 def _gpu(options: ServeOptions) -> Gpu | None:
@@ -191,7 +186,7 @@ def _gpu(options: ServeOptions) -> Gpu | None:
 
 
 def _even_share(
-    whole: int, engine: Engine, gpu: Gpu | None, options: ServeOptions
+    whole: int, engine: EngineFacts, gpu: Gpu | None, options: ServeOptions
 ) -> tuple[GpuShare, tuple[OverheadPart, ...]]:
     """One of equal GPUs, and the parts of its overhead."""
     each = -(-whole // options.gpus)
@@ -207,7 +202,7 @@ def _even_share(
     return share, parts
 
 
-def _unknown_cache(engine: Engine, options: ServeOptions) -> CacheUse:
+def _unknown_cache(engine: EngineFacts, options: ServeOptions) -> CacheUse:
     return CacheUse(
         dtype=cache_type(engine, options, None),
         bytes=None,

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 
 from planner.errors import JobError, ModelError, UnsupportedError
-from planner.job import Build
 from planner.models.build import build_model, model_config, text_config
-from planner.models.source import ModelSource
+from planner.models.built import BuiltModel
 
 # What is divided where the config has it; a list has a size for each layer.
 DIVIDED = (
@@ -23,19 +22,17 @@ ROWS = ("o_proj", "down_proj")
 REPLICATED = 1.5
 
 
-def build_shard(source: ModelSource, build: Build, shards: int) -> torch.nn.Module:
-    """The model that one of `shards` tensor-parallel GPUs runs.
+def build_shard(built: BuiltModel, shards: int) -> torch.nn.Module:
+    """The model that one of `shards` tensor-parallel GPUs runs, 2 or more; `built` is the whole one.
 
     Raises JobError for heads that do not divide, UnsupportedError where the config cannot say so.
     """
-    if shards == 1:
-        return build_model(source, build)
+    source, build, whole = built.source, built.build, built.module
     config = model_config(source, build)
     text = text_config(config)
     heads = _read(text, "num_attention_heads")
     if heads and heads % shards:
         raise JobError(f"{source.name}: {heads} attention heads cannot be split over {shards} GPUs")
-    whole = build_model(source, build)
     try:
         raw = copy.deepcopy(source.config)
         _part(raw, config, text).update(_updates(text, shards, source.name))

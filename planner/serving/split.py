@@ -1,7 +1,6 @@
 """Which GPU, or the CPU, holds which part of every tensor, and which layers' cache."""
 
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil
@@ -9,7 +8,9 @@ from math import ceil
 from planner.errors import JobError
 from planner.formats.model import CacheLayer, ServedModel
 from planner.formats.tensors import Stored, StoredModel
-from planner.serving.schema import Engine, ServeOptions, SplitMode
+from planner.serving.engines import ENGINES
+from planner.serving.engines.facts import Devices, EngineFacts
+from planner.serving.schema import ServeOptions, SplitMode
 from planner.serving.tensor_parallel import check_blocks, check_heads, part_of, unknown_roles
 
 
@@ -54,25 +55,34 @@ class Placement:
         return sum(share.bytes for share in self.gpus)
 
 
-def place(model: ServedModel, stored: StoredModel, engine: Engine, options: ServeOptions) -> Placement:
+def place(model: ServedModel, stored: StoredModel, engine: EngineFacts, options: ServeOptions) -> Placement:
     """Lay the model out as the engine would. Raises JobError for a split that the engine refuses."""
-    if options.gpu_layers is not None and engine != "llama.cpp":
-        raise JobError(f"-ngl {options.gpu_layers}: only llama.cpp keeps layers on the CPU; choose a GGUF format")
-    stored = as_kept_by(engine, stored)
-    mode = options.split or ("tensor" if engine == "vllm" else "layer")
+    if options.gpu_layers is not None and not engine.keeps_layers_on_cpu:
+        able = _names(lambda other: other.keeps_layers_on_cpu)
+        raise JobError(f"-ngl {options.gpu_layers}: only {able} keeps layers on the CPU; choose a GGUF format")
+    stored = as_held_by(engine, stored)
+    mode = options.split or engine.split
     if options.gpus == 1 and options.gpu_layers is None:
         return _alone(model, stored, options)
+    if mode not in engine.splits:
+        able = _names(lambda other: mode in other.splits)
+        raise JobError(
+            f"--split {mode}: {engine.name} splits by layer here; --engine {able} serves with {mode} parallelism"
+        )
     if mode == "layer":
         return _by_layer(model, stored, engine, options)
-    if engine != "vllm":
-        raise JobError(f"--split {mode}: {engine} splits by layer here; --engine vllm serves with {mode} parallelism")
     return _in_parallel(model, stored, mode, options.gpus)
 
 
-def as_kept_by(engine: Engine, stored: StoredModel) -> StoredModel:
-    """The model as this engine holds it: vLLM looks tokens up on the GPU, in the file's own type, and keeps a tied
-    table once (quantization/gguf.py GGUFEmbeddingMethod; llama.cpp has a second one in CPU memory)."""
-    if engine != "vllm" or not stored.cpu_bytes:
+def _names(can: Callable[[EngineFacts], bool]) -> str:
+    """The engines that can."""
+    return " or ".join(engine.name for engine in ENGINES.values() if can(engine))
+
+
+def as_held_by(engine: EngineFacts, stored: StoredModel) -> StoredModel:
+    """The model as this engine holds it: where tokens are looked up on the GPU, a table that the format has in CPU
+    memory lies there instead, a tied one once."""
+    if not engine.tables_on_gpu or not stored.cpu_bytes:
         return stored
     tensors = (replace(t, gpu_bytes=max(t.gpu_bytes, t.cpu_bytes), cpu_bytes=0) for t in stored.tensors)
     return replace(stored, tensors=tuple(tensors))
@@ -87,8 +97,8 @@ def _alone(model: ServedModel, stored: StoredModel, options: ServeOptions) -> Pl
 
 def _on_cpu(stored: StoredModel) -> Share:
     """What the format itself keeps in CPU memory: tables that are looked up."""
-    kept = ((tensor, tensor.cpu_bytes) for tensor in stored.tensors if tensor.cpu_bytes)
-    return Share(weights=tuple(Held(stored=tensor, bytes=count, rows=True) for tensor, count in kept), cache=())
+    tables = (tensor for tensor in stored.tensors if tensor.cpu_bytes)
+    return Share(weights=tuple(Held(stored=tensor, bytes=tensor.cpu_bytes, rows=True) for tensor in tables), cache=())
 
 
 def _held(model: ServedModel, pairs: Iterable[tuple[Stored, int]]) -> tuple[Held, ...]:
@@ -113,14 +123,14 @@ def _in_parallel(model: ServedModel, stored: StoredModel, mode: SplitMode, gpus:
     if mode == "expert" and not model.experts:
         raise JobError(f"--split expert: {model.name} has no experts")
     counts = [_experts_on(model.experts, gpus, rank) if mode == "expert" else None for rank in range(gpus)]
-    made = {count: _parallel_share(model, stored, gpus, count) for count in dict.fromkeys(counts)}
+    shares = {count: _parallel_share(model, stored, gpus, count) for count in dict.fromkeys(counts)}
     unknown = unknown_roles(tensor.weight for tensor in stored.tensors)
     notes = check_blocks(model, stored, gpus, whole_experts=mode == "expert")
     if unknown:
         notes.append(f"not known how {', '.join(unknown)} would be split: counted whole on every GPU")
     return Placement(
         mode=mode,
-        gpus=tuple(made[count] for count in counts),
+        gpus=tuple(shares[count] for count in counts),
         cpu=_on_cpu(stored),
         shards=gpus,
         gpu_layers=None,
@@ -144,18 +154,16 @@ def _parallel_share(model: ServedModel, stored: StoredModel, gpus: int, experts:
 # Split by layer
 
 
-def _by_layer(model: ServedModel, stored: StoredModel, engine: Engine, options: ServeOptions) -> Placement:
-    device = _llama_devices(model, options) if engine == "llama.cpp" else _pipeline(model.layers, options.gpus)
+def _by_layer(model: ServedModel, stored: StoredModel, engine: EngineFacts, options: ServeOptions) -> Placement:
+    device = engine.layer_devices(model.layers, options.gpus, options.gpu_layers)
     gpus = [_layer_share(model, stored, device, rank) for rank in range(options.gpus)]
-    kept = _layer_share(model, stored, device, None)
-    cpu = Share(weights=(*_on_cpu(stored).weights, *kept.weights), cache=kept.cache)
+    left = _layer_share(model, stored, device, None)
+    cpu = Share(weights=(*_on_cpu(stored).weights, *left.weights), cache=left.cache)
     on_gpu = sum(device(layer) is not None for layer in range(model.layers))
     return Placement(mode="layer", gpus=tuple(gpus), cpu=cpu, shards=1, gpu_layers=on_gpu)
 
 
-def _layer_share(
-    model: ServedModel, stored: StoredModel, device: Callable[[int], int | None], rank: int | None
-) -> Share:
+def _layer_share(model: ServedModel, stored: StoredModel, device: Devices, rank: int | None) -> Share:
     def where(tensor: Stored) -> int | None:
         weight = tensor.weight
         if weight.layer is not None:
@@ -167,39 +175,3 @@ def _layer_share(
     here = ((tensor, tensor.gpu_bytes) for tensor in stored.tensors if where(tensor) == rank)
     cache = tuple(layer for layer in model.cache if device(layer.layer) == rank)
     return Share(weights=_held(model, here), cache=cache)
-
-
-def _llama_devices(model: ServedModel, options: ServeOptions) -> Callable[[int], int | None]:
-    """Layer number -> GPU, None for the CPU; number `layers` is the output.
-
-    llama.cpp src/llama-model.cpp load_tensors: the output and the last `ngl - 1` layers go to the GPUs, in equal
-    numbers where the GPUs have equal free memory.
-    """
-    wanted = model.layers + 1 if options.gpu_layers is None else options.gpu_layers
-    offloaded = min(wanted, model.layers + 1)
-    first = model.layers + 1 - offloaded
-    borders = [Fraction(rank + 1, options.gpus) for rank in range(options.gpus)]
-
-    def device(layer: int) -> int | None:
-        return bisect_right(borders, Fraction(layer - first, offloaded)) if layer >= first else None
-
-    return device
-
-
-def _pipeline(layers: int, gpus: int) -> Callable[[int], int | None]:
-    """vLLM vllm/distributed/utils.py get_pp_indices: the rest goes to GPUs before the last, one layer each."""
-    if gpus > layers:
-        raise JobError(f"--gpus {gpus}: the model has only {layers} layers to split")
-    counts = [layers // gpus] * gpus
-    for position in range(2, layers % gpus + 2):
-        counts[-position] += 1
-    starts = _starts(counts)
-
-    def device(layer: int) -> int | None:
-        return gpus - 1 if layer >= layers else bisect_right(starts, layer) - 1
-
-    return device
-
-
-def _starts(counts: Sequence[int]) -> list[int]:
-    return [sum(counts[:rank]) for rank in range(len(counts))]

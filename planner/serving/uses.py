@@ -8,14 +8,13 @@ from planner.formats.registry import Format
 from planner.formats.tensors import StoredModel, Weight
 from planner.hardware import Gpu
 from planner.serving.cache import KV_DTYPES, kv_dtype
-from planner.serving.engines import max_num_seqs
+from planner.serving.engines.facts import EngineFacts
 from planner.serving.need import Limits, Setting
 from planner.serving.rules import activation_rule, kv_cache_rule
 from planner.serving.schema import (
     MAX_CONTEXT,
     ActivationUse,
     CacheUse,
-    Engine,
     GpuFacts,
     GpuShare,
     ModelSize,
@@ -27,7 +26,6 @@ from planner.serving.schema import (
 )
 from planner.serving.speed import CPU_BANDWIDTH, bytes_read, speed
 from planner.serving.split import Placement, Share
-from planner.units import human_bytes
 
 _ATTENTION = ("attn", "attention", "mamba", "mixer", "ssm")
 
@@ -123,40 +121,18 @@ def decode_speed(setting: Setting, context: int, gpu: Gpu | None) -> Speed | Non
 def _step_bytes(setting: Setting, share: Share, context: int) -> int:
     """Weights once, and every sequence's cache; states are written back."""
     batch = setting.options.batch
-    kept = setting.cache(share.cache, context, batch, block=1) if share.cache else None
-    cache = kept.bytes + kept.state_bytes if kept else 0
+    size = setting.cache(share.cache, context, batch, block=1) if share.cache else None
+    cache = size.bytes + size.state_bytes if size else 0
     return bytes_read(share.weights, setting.model, batch) + cache
 
 
-# vllm config/cache.py CacheDType, llama.cpp common/arg.cpp kv_cache_types, exllamav2 cache.py
-_CACHE_TYPES: dict[Engine, tuple[str, ...]] = {
-    "vllm": ("float32", "bfloat16", "float16", "fp8", "int8", "nvfp4"),
-    "llama.cpp": ("float32", "bfloat16", "float16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"),
-    "exllama": ("float16", "fp8", "q8_0", "q4_0"),
-}
-
-
-def _reserved_logits(model: ServedModel, options: ServeOptions, gpu: Gpu) -> list[str]:
-    """That vLLM makes room for more sequences than the batch, where that is 1 % of the card or more.
-
-    v1/worker/gpu_model_runner.py profile_run samples from the logits of max_num_seqs sequences, in fp32.
-    """
-    most = max_num_seqs(gpu)
-    size = 4 * most * model.vocabulary
-    if options.batch >= most or size < gpu.memory_bytes // 100:
-        return []
-    return [
-        f"vLLM sets memory aside for the logits of {most:,} sequences ({human_bytes(size)}), whatever the batch is: "
-        f"--max-num-seqs {options.batch} takes it down to this batch's, which is what is counted"
-    ]
-
-
-def _unusual_cache(engine: Engine, kept: str) -> str | None:
+def _unusual_cache(engine: EngineFacts, dtype: str) -> str | None:
     """That the engine offers no such cache; None where it does."""
-    offered = _CACHE_TYPES[engine]
-    if kept in offered:
+    offered = engine.cache_types
+    if dtype in offered:
         return None
-    return f"{engine} keeps no {kept} cache: it has {', '.join(offered)}; the figures are those of the type asked for"
+    listed = ", ".join(offered)
+    return f"{engine.name} keeps no {dtype} cache: it has {listed}; the figures are those of the type asked for"
 
 
 def _part(weight: Weight) -> str:
@@ -181,12 +157,8 @@ def notes(setting: Setting, stored: StoredModel, context: int, found: Limits, gp
         )
     if found.context == MAX_CONTEXT:
         said.append(f"contexts above {MAX_CONTEXT:,} tokens are not looked at")
-    if setting.engine == "vllm" and gpu is not None and not options.overhead:
-        said.append(
-            "vLLM takes its whole share of the card at start and gives what is left to the cache; "
-            "the total is what this context and batch need"
-        )
-        said += _reserved_logits(model, options, gpu)
+    if gpu is not None and not options.overhead:
+        said += setting.engine.card_notes(model.vocabulary, options.batch, gpu)
     if gpu is not None and gpu.unified:
         said.append("CPU and GPU share this memory, and the system keeps a part of it (macOS about a quarter)")
     if setting.placement.mode == "layer" and options.gpus > 1:

@@ -6,7 +6,7 @@ from planner.formats.bitsandbytes import spreads_experts
 from planner.formats.model import ServedModel
 from planner.training.lora import is_parameter, renamed_targets, target_weights
 from planner.training.schema import TrainOptions
-from planner.training.sharding import FSDP, ZERO
+from planner.training.strategies import STRATEGIES
 from planner.training.trained import Parts
 
 
@@ -53,13 +53,14 @@ def _experts(served: ServedModel, options: TrainOptions) -> Iterator[str]:
 
 
 def _copies(options: TrainOptions) -> Iterator[str]:
-    if options.method == "full" and options.precision.endswith("mixed") and options.sharding not in ZERO:
+    casts = STRATEGIES[options.sharding].casts_weights
+    if options.method == "full" and options.precision.endswith("mixed") and not casts:
         yield (
             "Mixed precision is torch.autocast over fp32 weights (Trainer with bf16=True or fp16=True, model loaded in "
             "float32). transformers 5 loads in the checkpoint's type by default: bf16 weights, gradients and states "
             "are --precision bf16."
         )
-    if options.sharding in ZERO and options.precision != "fp32":
+    if casts and options.precision != "fp32":
         yield "DeepSpeed keeps 16-bit weights and gradients and fp32 master weights; autocast is not used."
     if options.precision == "fp32" and options.attention == "flash":
         yield (
@@ -72,7 +73,7 @@ def _copies(options: TrainOptions) -> Iterator[str]:
 
 
 def _sharding(options: TrainOptions) -> Iterator[str]:
-    if options.sharding in (*ZERO, *FSDP) and options.optimizer == "adafactor":
+    if STRATEGIES[options.sharding].flat_states and options.optimizer == "adafactor":
         yield "Shards are flat vectors, so Adafactor keeps a whole fp32 second moment instead of rows and columns."
     if options.offload != "none":
         yield "CPU memory counts offloaded states alone: not the data, and not the weights while they are loaded."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from planner.errors import JobError, UnsupportedError
 from planner.hardware import Gpu, find_gpu
 from planner.job import DType
-from planner.serving.overhead import CONTEXT_BYTES, CONTEXT_SOURCE
+from planner.serving.engines.facts import CONTEXT_SOURCE, PYTORCH_CONTEXT
 from planner.serving.rules import training_rule
 from planner.training.lora import share
 from planner.training.notes import notes_on
@@ -25,7 +25,8 @@ from planner.training.schema import (
     TrainingPlan,
     TrainOptions,
 )
-from planner.training.sharding import ZERO, Copies, Placed, copies_of, place, refused
+from planner.training.sharding import Placed, copies_of, place, refused
+from planner.training.strategies import STRATEGIES
 from planner.training.trace import Checkpointing, StepPeak, TraceRequest, TrainingTrace, step_peak
 from planner.training.trained import Parts, split
 from planner.units import human_bytes
@@ -33,9 +34,6 @@ from planner.units import human_bytes
 if TYPE_CHECKING:
     from planner.formats.model import ServedModel
 
-CUDA_CONTEXT = CONTEXT_BYTES["vllm"]  # PyTorch's, in a server or in a trainer
-
-SHARDINGS: tuple[Sharding, ...] = ("none", "zero1", "zero2", "zero3", "fsdp", "fsdp-grad-op")
 OFFLOADS: tuple[tuple[Offload, OffloadTo], ...] = (
     ("none", "cpu"),
     ("optimizer", "cpu"),
@@ -118,11 +116,13 @@ class _Job:
 
     def trace(self, sharding: Sharding) -> TrainingTrace:
         """The micro batch as it runs under this sharding."""
-        options, parts = self.options, self.parts
+        options, parts, strategy = self.options, self.parts, STRATEGIES[sharding]
         full, mixed = options.method == "full", options.precision.endswith("mixed")
         half: DType = "float16" if options.precision == "fp16-mixed" else "bfloat16"
-        wide = options.precision == "fp32" or (full and mixed and sharding == "none")
-        autocast = mixed and sharding not in ZERO
+        copies = strategy.copies(options.precision, options.method, "none")
+        forward_item = copies.weight if strategy.whole_weights else copies.gathered
+        wide = options.precision == "fp32" or (full and forward_item == 4)
+        autocast = mixed and not strategy.casts_weights
         return self.traces(
             TraceRequest(
                 seq_len=options.seq_len,
@@ -136,7 +136,7 @@ class _Job:
                 rank=options.rank,
                 dropout=options.dropout,
                 quantized=parts.quantized,
-                cast=not full and not wide and sharding in ZERO,
+                cast=not full and not wide and strategy.casts_weights,
             )
         )
 
@@ -145,13 +145,13 @@ class _Job:
     ) -> tuple[tuple[Moment, ...], Placed, StepPeak]:
         """The points of a step on one GPU, what lies elsewhere, and the highest point of the micro batch."""
         options = self.options
-        copies: Copies = copies_of(options.precision, sharding, options.method, offload)
+        copies = copies_of(options.precision, sharding, options.method, offload)
         ranks = min(options.gpus, options.gpus_per_node)
         placed = place(self.parts.states, copies, sharding, offload, to, options.gpus, ranks)
         growing = placed.growing and options.grad_accumulation == 1
         trace = _dequantizing(self.trace(sharding), self.parts.dequantized)
         peak = step_peak(trace, growing=growing)
-        base = [*placed.resident, Part(name="CUDA context", bytes=CUDA_CONTEXT, source=CONTEXT_SOURCE)]
+        base = [*placed.resident, Part(name="CUDA context", bytes=PYTORCH_CONTEXT, source=CONTEXT_SOURCE)]
         all_gradients = Part(name="gradients", bytes=placed.gradients, source="of every trained weight on this GPU")
         during = Part(name="gradients", bytes=peak.gradients, source="of the layers that are done") if growing else None
         micro = [*base, during or all_gradients, *placed.backward, *self._activations(trace, peak)]
@@ -172,7 +172,7 @@ class _Job:
     def choices(self, gpu: Gpu | None) -> list[Choice]:
         """Every sharding and offload, those that the libraries do not offer with their reason."""
         found = []
-        for sharding in SHARDINGS:
+        for sharding in STRATEGIES:
             for offload, to in OFFLOADS:
                 found.append(self._choice(sharding, offload, to, gpu))
         return [choice for choice in found if choice is not None]

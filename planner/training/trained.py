@@ -12,7 +12,7 @@ from planner.formats.registry import find_format
 from planner.formats.tensors import Weight
 from planner.training.lora import adapter_shapes, is_parameter, target_weights
 from planner.training.schema import TrainOptions
-from planner.training.sharding import States
+from planner.training.states import States
 
 NF4 = "nf4-dq"
 NEVER_RUN = ("vision", "projector")

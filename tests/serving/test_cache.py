@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from planner.errors import JobError
 from planner.formats.model import CacheKind, CacheLayer
 from planner.serving.cache import KV_DTYPES, CacheSize, cache_size, kv_dtype
-from planner.serving.schema import Engine
+from planner.serving.engines import ENGINES, EXLLAMA, LLAMA_CPP
+from planner.serving.engines.facts import EngineFacts
 from planner.units import GIB
 
 
@@ -109,18 +110,18 @@ def test_a_chunked_layer_holds_its_chunk_and_the_steps() -> None:
 
 def test_llama_cpp_makes_room_for_the_window_and_a_step_in_256s() -> None:
     """llama-kv-cache-iswa.cpp: GGML_PAD(min(kv_size, n_swa + n_ubatch), 256) = 1,536 cells for 1,024 + 512."""
-    size = cache_size(gemma(), 32_768, chunk=512, block=256, engine="llama.cpp")
+    size = cache_size(gemma(), 32_768, chunk=512, block=256, engine=LLAMA_CPP)
     assert [group.tokens for group in size.groups] == [1536, 32_768]
     assert round(size.bytes / GIB, 2) == 3.11
-    twice = cache_size(gemma(), 32_768, sequences=2, chunk=512, block=256, engine="llama.cpp")
+    twice = cache_size(gemma(), 32_768, sequences=2, chunk=512, block=256, engine=LLAMA_CPP)
     assert twice.bytes == 2 * size.bytes
-    (odd,) = cache_size(attention(1, 1, window=128), 32_768, chunk=512, block=256, engine="llama.cpp").groups
+    (odd,) = cache_size(attention(1, 1, window=128), 32_768, chunk=512, block=256, engine=LLAMA_CPP).groups
     assert odd.tokens == 768
 
 
 def test_exllama_keeps_every_token_whatever_the_window() -> None:
     """exllamav2/cache.py: every layer has the shape (batch, max_seq_len, heads, size)."""
-    size = cache_size(gemma(), 32_768, chunk=2048, block=256, engine="exllama")
+    size = cache_size(gemma(), 32_768, chunk=2048, block=256, engine=EXLLAMA)
     assert size.bytes == cache_size(attention(62, 16), 32_768).bytes
     assert size.bytes_per_token == 62 * 16 * 256 * 2
 
@@ -128,12 +129,12 @@ def test_exllama_keeps_every_token_whatever_the_window() -> None:
 @given(
     context=st.integers(1, 20_000),
     chunk=st.integers(1, 10_000),
-    engine=st.sampled_from(["vllm", "llama.cpp", "exllama"]),
+    engine=st.sampled_from([*ENGINES.values()]),
     kind=st.sampled_from(["sliding", "chunked"]),
     window=st.integers(1, 5000),
 )
 def test_the_room_for_a_prompt_grows_with_context_and_chunk(
-    context: int, chunk: int, engine: Engine, kind: CacheKind, window: int
+    context: int, chunk: int, engine: EngineFacts, kind: CacheKind, window: int
 ) -> None:
     layers = attention(1, 1, window=window, kind=kind)
     kept = [

@@ -8,7 +8,9 @@ import pytest
 
 from planner.errors import JobError, UnsupportedError
 from planner.formats.tensors import Weight
-from planner.serving.model import active_parameters, load_served
+from planner.job import Job
+from planner.models.load import graph_of, load_built
+from planner.serving.model import active_parameters, load_served, served_of
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,19 @@ def test_active_parameters_are_those_that_makers_publish(name: str, published: f
     served, _ = load_served(name)
     table = served.vocabulary * served.hidden_size
     assert served.active_parameters + table * with_table == pytest.approx(published, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["qwen3-30b-a3b", "gpt-oss-20b", "gemma-3-27b", "qwen2.5-vl-7b"])
+def test_a_model_that_was_traced_for_a_compression_job_is_served_as_a_new_one(name: str) -> None:
+    """Its experts were spread out for the trace, its rotary tables and attention used: nothing of that stays."""
+    job = Job(samples=1, seq_len=512, images=1 if name == "qwen2.5-vl-7b" else 0)
+    built = load_built(name, job.build)
+    graph_of(built, job)
+    (used, prefill), (new, expected) = served_of(built), load_served(name)
+    assert used == new
+    assert [prefill(n, 512, shards=s) for n, s in ((512, 1), (1, 1), (512, 2))] == [
+        expected(n, 512, shards=s) for n, s in ((512, 1), (1, 1), (512, 2))
+    ]
 
 
 def test_a_dense_model_reads_all_but_its_embedding_table() -> None:

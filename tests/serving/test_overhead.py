@@ -3,13 +3,15 @@ from typing import Any
 import pytest
 
 from planner.errors import JobError
-from planner.serving.overhead import CONTEXT, GRAPHS, SHARE, flat_share, overhead_parts
+from planner.serving.engines import ENGINES
+from planner.serving.engines.facts import CONTEXT, GRAPHS, SHARE
+from planner.serving.overhead import flat_share, overhead_parts
 from planner.serving.schema import Engine, ServeOptions
 from planner.units import GIB, MIB
 
 
 def parts(engine: Engine, memory: int | None = 24 * GIB, **options: Any) -> dict[str, int]:
-    found = overhead_parts(engine, ServeOptions(**options), weights=10 * GIB, memory=memory)
+    found = overhead_parts(ENGINES[engine], ServeOptions(**options), weights=10 * GIB, memory=memory)
     assert all(part.source for part in found)
     return {part.name: part.bytes for part in found}
 

@@ -3,6 +3,8 @@
 import pytest
 
 from planner.errors import JobError
+from planner.job import Build
+from planner.models.built import built_model
 from planner.models.source import ModelSource, load_source
 from planner.serving.prefill import PrefillTracer
 from planner.units import in_blocks
@@ -11,9 +13,13 @@ from tests.serving.test_cache_layers import source_of
 BF16, FP32, INT64 = 2, 4, 8
 
 
+def tracer_of(source: ModelSource) -> PrefillTracer:
+    return PrefillTracer(built_model(source, Build()))
+
+
 @pytest.fixture(scope="module")
 def llama() -> PrefillTracer:
-    return PrefillTracer(load_source("llama-3-8b"))
+    return tracer_of(load_source("llama-3-8b"))
 
 
 def llama_mlp(tokens: int, shards: int = 1) -> int:
@@ -68,18 +74,18 @@ def test_routed_experts_are_one_kernel() -> None:
     tokens, rows = 2048, 2 * 2048
     kernel = in_blocks(rows * 2 * 14336 * BF16) + in_blocks(rows * 14336 * BF16) + in_blocks(tokens * 4096 * BF16)
     hidden = 4 * in_blocks(tokens * 4096 * BF16)
-    peak = PrefillTracer(load_source("mixtral-8x7b"))(tokens, tokens)
+    peak = tracer_of(load_source("mixtral-8x7b"))(tokens, tokens)
     assert 0 <= peak - kernel - hidden < 4 * 2**20  # positions, tables, router
 
 
 def test_llama_4_routes_as_servers_do_and_does_not_run_every_expert() -> None:
-    tracer = PrefillTracer(load_source("llama-4-scout"))
+    tracer = tracer_of(load_source("llama-4-scout"))
     every_expert = 16 * 2048 * 5120 * BF16
     assert tracer(2048, 2048) < every_expert
 
 
 def test_mla_expands_at_most_the_servers_workspace() -> None:
-    tracer = PrefillTracer(load_source("deepseek-r1"))
+    tracer = tracer_of(load_source("deepseek-r1"))
     assert tracer(512, 2048) > tracer(512, 512)
     assert tracer(512, 512 + 65536) == tracer(512, 163840)
     assert tracer(1, 163840) == tracer(1, 1)  # decoding reads the latents
@@ -87,7 +93,7 @@ def test_mla_expands_at_most_the_servers_workspace() -> None:
 
 @pytest.mark.parametrize("name", ["qwen2.5-vl-7b", "gpt-oss-20b", "gemma-3-27b", "deepseek-r1", "llama-4-scout"])
 def test_two_gpus_hold_less_each_than_one_and_more_than_half(name: str) -> None:
-    tracer = PrefillTracer(load_source(name))
+    tracer = tracer_of(load_source(name))
     one, two = tracer(2048, 2048), tracer(2048, 2048, shards=2)
     assert one / 2 < two < one
     assert not tracer.notes
@@ -95,7 +101,7 @@ def test_two_gpus_hold_less_each_than_one_and_more_than_half(name: str) -> None:
 
 def test_attention_code_of_a_models_own_is_flash_through_torchs_function() -> None:
     """Falcon: attention scores of 71 heads would be 71 x 2048 x 2048 in each type."""
-    tracer = PrefillTracer(load_source("tests/measured/configs/falcon.json"))
+    tracer = tracer_of(load_source("tests/measured/configs/falcon.json"))
     assert tracer(2048, 2048) < 71 * 2048**2 * BF16
     assert not tracer.notes
 
@@ -109,7 +115,7 @@ def test_attention_that_calls_no_kernel_is_counted_without_its_scores(model_type
     config = {"model_type": model_type, **sizes[model_type]}
     if model_type == "mpt":
         config |= {"n_heads": 32, "n_layers": 32, "max_seq_len": 2048}
-    tracer = PrefillTracer(ModelSource(name=model_type, config=config))
+    tracer = tracer_of(ModelSource(name=model_type, config=config))
     found, heads = tracer(2048, 2048), 16 if model_type == "gptj" else 32
     assert 2048 * (width + inner) * BF16 < found < 2048 * (8 * width + 5 * inner) * BF16
     assert tracer(2048, 2048, attention="eager") - found > heads * 2048**2 * BF16
@@ -119,13 +125,13 @@ def test_attention_that_calls_no_kernel_is_counted_without_its_scores(model_type
 @pytest.mark.parametrize("name", ["mamba2", "qwen3_next", "jamba", "falcon_h1"])
 def test_a_scan_is_one_kernel_and_what_it_leaves_out_is_said(name: str) -> None:
     """transformers' own PyTorch scan of mamba2-7b holds 35 GB for 2048 tokens."""
-    tracer = PrefillTracer(source_of(name))
+    tracer = tracer_of(source_of(name))
     assert 0 < tracer(2048, 2048) < 10**9
     assert any("scan" in note for note in tracer.notes)
 
 
 def test_a_config_that_cannot_be_divided_gives_the_whole_with_a_note() -> None:
-    tracer = PrefillTracer(source_of("mamba2"))
+    tracer = tracer_of(source_of("mamba2"))
     assert tracer(512, 512, shards=2) == tracer(512, 512)
     assert any("holds everything" in note for note in tracer.notes)
 
@@ -134,10 +140,10 @@ def test_a_forward_that_does_not_run_is_estimated_and_says_so(monkeypatch: pytes
     def refuse(_: object) -> int:
         raise RuntimeError("no such operator")
 
-    tracer = PrefillTracer(load_source("llama-3-8b"))
+    tracer = tracer_of(load_source("llama-3-8b"))
     traced = tracer(2048, 2048)
     monkeypatch.setattr("planner.serving.prefill.PrefillRun.peak", refuse)
-    estimated = PrefillTracer(load_source("llama-3-8b"))
+    estimated = tracer_of(load_source("llama-3-8b"))
     assert 0.8 * traced < estimated(2048, 2048) < 1.25 * traced
     assert any("estimated" in note and "no such operator" in note for note in estimated.notes)
 

@@ -7,6 +7,7 @@ import pytest
 
 from planner import Job, Plan, plan
 from planner.errors import UnsupportedError
+from planner.models.built import BuiltModel
 from planner.reports import markdown, table
 from planner.serving import model as serving_model
 from planner.serving.schema import ServeOptions
@@ -69,10 +70,10 @@ def test_a_plan_ends_with_its_result() -> None:
 
 
 def test_a_model_whose_cache_is_not_known_is_planned_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(model: str, dtype: str) -> None:
-        raise UnsupportedError(f"{model}: what layer 0 caches is not known")
+    def refuse(built: BuiltModel) -> None:
+        raise UnsupportedError(f"{built.source.name}: what layer 0 caches is not known")
 
-    monkeypatch.setattr(serving_model, "load_served", refuse)
+    monkeypatch.setattr(serving_model, "served_of", refuse)
     made = planned("gptq_w4a16")
     assert made.result is None
     assert made.gpu.peak_bytes > 0

@@ -11,7 +11,7 @@ from planner.errors import JobError
 from planner.formats.model import Activations, CacheLayer, ServedModel
 from planner.formats.registry import find_format
 from planner.hardware import find_gpu
-from planner.serving.engines import max_num_seqs
+from planner.serving.engines.vllm import max_num_seqs
 from planner.serving.model import load_served
 from planner.serving.schema import ServeOptions, Serving
 from planner.serving.serve import serve_parameters, size

@@ -11,6 +11,7 @@ from planner.errors import JobError
 from planner.formats.model import CacheLayer
 from planner.formats.registry import find_format
 from planner.formats.tensors import Weight
+from planner.serving.engines import ENGINES, LLAMA_CPP, VLLM
 from planner.serving.model import load_served
 from planner.serving.schema import Engine, ServeOptions
 from planner.serving.split import Placement, Share, place
@@ -23,7 +24,7 @@ from tests.serving.served import HIDDEN, LAYERS, VOCABULARY, linear, model, stor
 
 def laid_out(engine: Engine = "vllm", served: Any = None, **options: Any) -> Placement:
     served = served or model()
-    return place(served, stored(served, embedding_on_cpu=engine != "vllm"), engine, ServeOptions(**options))
+    return place(served, stored(served, embedding_on_cpu=engine != "vllm"), ENGINES[engine], ServeOptions(**options))
 
 
 def names(share: Share) -> set[str]:
@@ -122,7 +123,7 @@ def test_a_vocabulary_is_padded_to_64_before_it_is_split() -> None:
 )
 def test_a_split_that_cuts_through_a_scale_is_refused(name: str, weights: str, gpus: int, said: str) -> None:
     with pytest.raises(JobError, match=rf"--gpus {gpus}: vLLM cannot split .*{said}"):
-        place(served(name), full(name, find_weights(weights)), "vllm", ServeOptions(gpus=gpus))
+        place(served(name), full(name, find_weights(weights)), VLLM, ServeOptions(gpus=gpus))
 
 
 @pytest.mark.parametrize(
@@ -138,14 +139,12 @@ def test_a_split_that_cuts_through_a_scale_is_refused(name: str, weights: str, g
     ],
 )
 def test_whole_blocks_on_every_gpu_are_fine(name: str, weights: str, gpus: int, split: Any) -> None:
-    placement = place(served(name), full(name, find_weights(weights)), "vllm", ServeOptions(gpus=gpus, split=split))
+    placement = place(served(name), full(name, find_weights(weights)), VLLM, ServeOptions(gpus=gpus, split=split))
     assert not placement.notes
 
 
 def test_groups_of_experts_that_are_cut_are_a_note() -> None:
-    placement = place(
-        served("qwen3-30b-a3b"), full("qwen3-30b-a3b", find_weights("W4A16")), "vllm", ServeOptions(gpus=4)
-    )
+    placement = place(served("qwen3-30b-a3b"), full("qwen3-30b-a3b", find_weights("W4A16")), VLLM, ServeOptions(gpus=4))
     (note,) = placement.notes
     assert "may refuse the experts' down_proj on 4 GPUs: 192 inputs" in note
 
@@ -154,7 +153,7 @@ def test_groups_of_experts_that_are_cut_are_a_note() -> None:
 @pytest.mark.parametrize("gpus", [1, 2])
 def test_vllm_keeps_the_table_of_a_gguf_on_the_gpu_once(name: str, gpus: int) -> None:
     kept = full(name, find_format("Q4_K_M"))
-    placement = place(served(name), kept, "vllm", ServeOptions(engine="vllm", gpus=gpus, split="layer"))
+    placement = place(served(name), kept, VLLM, ServeOptions(engine="vllm", gpus=gpus, split="layer"))
     assert placement.cpu.bytes == 0
     assert placement.bytes == sum(t.file_bytes for t in kept.tensors)
     (table,) = (t for t in kept.tensors if t.weight.unit == "embedding")
@@ -212,7 +211,7 @@ def test_without_gpu_layers_everything_is_on_the_cpu() -> None:
 def test_a_split_by_layer_loses_and_doubles_nothing(layers: int, gpus: int, tied: bool) -> None:
     served = model(tied=tied)
     kept = stored(served, embedding_on_cpu=True)
-    placement = place(served, kept, "llama.cpp", ServeOptions(gpu_layers=layers, gpus=gpus))
+    placement = place(served, kept, LLAMA_CPP, ServeOptions(gpu_layers=layers, gpus=gpus))
     assert placement.bytes + placement.cpu.bytes == kept.gpu_bytes + kept.cpu_bytes
     shares = (*placement.gpus, placement.cpu)
     assert sorted(c.layer for share in shares for c in share.cache) == [c.layer for c in served.cache]

@@ -3,8 +3,9 @@
 import pytest
 
 from planner.errors import JobError
+from planner.serving.engines.facts import PYTORCH_CONTEXT
 from planner.training.schema import Offload, Sharding, TrainingPlan, TrainMethod, TrainOptions
-from planner.training.train import CUDA_CONTEXT, train
+from planner.training.train import train
 from planner.units import GIB
 
 LLAMA = 8_030_261_248
@@ -105,7 +106,7 @@ def test_offload_moves_states_out_of_the_gpu() -> None:
 
 def test_the_context_of_the_gpu_is_in_every_moment() -> None:
     for moment in train("llama-3-8b", TrainOptions(method="qlora")).moments:
-        assert {part.name: part.bytes for part in moment.parts}["CUDA context"] == CUDA_CONTEXT
+        assert {part.name: part.bytes for part in moment.parts}["CUDA context"] == PYTORCH_CONTEXT
 
 
 def test_checkpointing_is_the_first_way_out_where_it_is_enough() -> None:

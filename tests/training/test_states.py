@@ -16,7 +16,8 @@ from planner.training.lora import adapter_shapes, target_weights
 from planner.training.notes import notes_on
 from planner.training.optimizers import Optimizer, state_bytes, states_bytes, step_bytes
 from planner.training.schema import Offload, OffloadTo, Part, Sharding, TrainOptions
-from planner.training.sharding import Copies, States, copies_of, place, refused
+from planner.training.sharding import copies_of, place, refused
+from planner.training.states import Copies, States
 from planner.training.trained import split
 from planner.units import GIB
 
