@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from planner.compress.binding import CACHE_OBSERVERS, make_program
 from planner.errors import RecipeError, UnsupportedError
 from planner.formats.compressed_schemes import block_of, describe, module_bytes
-from planner.formats.model import ServedModel
 from planner.formats.plain import keep
 from planner.formats.registry import Format
+from planner.formats.served_model import ServedModel
 from planner.formats.tensors import ANY_EXPERT, Stored, StoredModel, Weight, nothing_to_quantize
 from planner.job import Job
 from planner.recipe.dtypes import zero_point_itemsize

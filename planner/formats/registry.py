@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any, Literal
 
 from planner.errors import JobError
-from planner.formats.model import ServedModel
+from planner.formats.served_model import ServedModel
 from planner.formats.tensors import StoredModel
 from planner.hints import did_you_mean, shorten
 

@@ -7,7 +7,7 @@ from functools import partial
 from math import ceil
 
 from planner.errors import JobError
-from planner.formats.model import CacheKind, CacheLayer
+from planner.formats.served_model import CacheKind, CacheLayer
 from planner.hints import did_you_mean
 from planner.serving.engines import VLLM
 from planner.serving.engines.facts import EngineFacts, whole_blocks

@@ -4,13 +4,14 @@ from dataclasses import replace
 from typing import Any, get_args
 
 from planner.errors import JobError, UnsupportedError
-from planner.formats.model import Activations, CacheLayer, ServedModel
+from planner.formats.served_model import CacheLayer, ServedModel
 from planner.formats.tensors import Weight, weights_of
 from planner.job import DType, Job
 from planner.models.build import model_config, num_experts, text_config
 from planner.models.built import BuiltModel, build
 from planner.models.load import list_parts
 from planner.models.source import load_source
+from planner.serving.activations import Activations
 from planner.serving.cache_layers import read_cache
 from planner.serving.prefill import PrefillTracer
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 from planner.compress.schema import Plan, Result
 from planner.errors import PlannerError
 from planner.formats.compressed import store_recipe
-from planner.formats.model import Activations, ServedModel
 from planner.formats.registry import Format
+from planner.formats.served_model import ServedModel
 from planner.recipe.specs import Recipe
+from planner.serving.activations import Activations
 from planner.serving.schema import ServeOptions
 from planner.serving.serve import size_stored
 

@@ -3,15 +3,27 @@
 from math import ceil
 
 from planner.errors import JobError
-from planner.formats.model import Activations, ServedModel
 from planner.formats.registry import Format, find_format
+from planner.formats.served_model import ServedModel
 from planner.formats.tensors import StoredModel
 from planner.hardware import Gpu, find_gpu
+from planner.serving.activations import Activations
 from planner.serving.cache import kv_dtype
 from planner.serving.engines import chunk_of, engine_of
 from planner.serving.engines.facts import EngineFacts
 from planner.serving.need import Setting, limits, shares
 from planner.serving.overhead import overhead_parts
+from planner.serving.record_parts import (
+    activation_use,
+    cache_use,
+    decode_speed,
+    gpu_facts,
+    model_size,
+    notes,
+    overhead_use,
+    parameter_notes,
+    weight_use,
+)
 from planner.serving.schema import (
     MAX_BATCH,
     MAX_CONTEXT,
@@ -28,17 +40,6 @@ from planner.serving.schema import (
 )
 from planner.serving.search import Squeezed
 from planner.serving.split import as_held_by, place
-from planner.serving.uses import (
-    activation_use,
-    cache_use,
-    decode_speed,
-    gpu_facts,
-    model_size,
-    notes,
-    overhead_use,
-    parameter_notes,
-    weight_use,
-)
 
 DEFAULT_CONTEXT = 4096
 AUTO = "auto"

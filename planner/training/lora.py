@@ -5,8 +5,8 @@ from fractions import Fraction
 
 from planner.errors import JobError
 from planner.formats.bitsandbytes import spreads_experts
-from planner.formats.fused import EXPERTS, GATE_UP, loaded_weights
-from planner.formats.model import ServedModel
+from planner.formats.fused_experts import EXPERTS, GATE_UP, loaded_weights
+from planner.formats.served_model import ServedModel
 from planner.formats.tensors import Weight
 from planner.hints import did_you_mean, shorten
 from planner.training.schema import TrainMethod

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from planner.errors import JobError, UnsupportedError
 from planner.hardware import Gpu, find_gpu
 from planner.serving.engines.facts import CONTEXT_SOURCE, PYTORCH_CONTEXT
-from planner.serving.rules import training_rule
+from planner.serving.rules_of_thumb import training_rule
 from planner.training.lora import share
 from planner.training.notes import notes_on
 from planner.training.schema import (
@@ -31,7 +31,7 @@ from planner.training.trained import Parts, split
 from planner.units import human_bytes
 
 if TYPE_CHECKING:
-    from planner.formats.model import ServedModel
+    from planner.formats.served_model import ServedModel
 
 OFFLOADS: tuple[tuple[Offload, OffloadTo], ...] = (
     ("none", "cpu"),

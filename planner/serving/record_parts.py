@@ -3,14 +3,14 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from planner.formats.model import ServedModel
 from planner.formats.registry import Format
+from planner.formats.served_model import ServedModel
 from planner.formats.tensors import StoredModel, Weight
 from planner.hardware import Gpu
 from planner.serving.cache import KV_DTYPES, kv_dtype
 from planner.serving.engines.facts import EngineFacts
 from planner.serving.need import Limits, Setting
-from planner.serving.rules import activation_rule, kv_cache_rule
+from planner.serving.rules_of_thumb import activation_rule, kv_cache_rule
 from planner.serving.schema import (
     MAX_CONTEXT,
     ActivationUse,

@@ -9,11 +9,11 @@ from planner.errors import JobError, PlannerError, UnsupportedError
 from planner.formats.exllama import least_bits
 from planner.formats.exllama_models import EXL2_MODELS, EXL3_MODELS
 from planner.formats.mixed import Allocation, quantizable
-from planner.formats.model import ServedModel
 from planner.formats.registry import Format, find_format
+from planner.formats.served_model import ServedModel
 from planner.formats.tensors import StoredModel
-from planner.serving.bits_schema import Budget, Choice, FormatRow, KeptRow, Mixture, MixtureRow
 from planner.serving.engines import ENGINES, usual_engine
+from planner.serving.fit_schema import Budget, FormatRow, KeptRow, LadderChoice, Mixture, MixtureRow
 from planner.serving.overhead import overhead_parts
 from planner.serving.schema import Serving
 from planner.serving.search import largest
@@ -110,10 +110,10 @@ class Ladder:
             KeptRow(unit=unit, type=kind, gpu_bytes=gpu, cpu_bytes=cpu) for (unit, kind), (gpu, cpu) in found.items()
         )
 
-    def choices(self) -> tuple[Choice, ...]:
+    def choices(self) -> tuple[LadderChoice, ...]:
         """Each with its average over the quantizable weights."""
         return tuple(
-            Choice(
+            LadderChoice(
                 name=kept.name,
                 bits_per_weight=8 * self.file_bytes(rung) / self.weights,
                 gpu_bytes=self.gpu_bytes(rung),

@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from planner.errors import JobError, PlannerError, UnsupportedError
-from planner.formats.mixed import Part, Step, allocate, mixed_model
-from planner.formats.model import Activations, ServedModel
+from planner.formats.mixed import MixturePart, Upgrade, allocate, mixed_model
 from planner.formats.registry import Format, all_formats
+from planner.formats.served_model import ServedModel
 from planner.hints import did_you_mean
-from planner.serving.bits import (
+from planner.serving.activations import Activations
+from planner.serving.bit_budget import (
     average_format,
     budget_of,
     failed_row,
@@ -19,8 +20,8 @@ from planner.serving.bits import (
     nearest_below,
     sorted_rows,
 )
-from planner.serving.bits_schema import BitsPlan, FormatRow, FormatTable
 from planner.serving.engines import ENGINES
+from planner.serving.fit_schema import BitsPlan, FormatRow, FormatTable
 from planner.serving.schema import MAX_CONTEXT, ServeOptions, Serving
 from planner.serving.search import Squeezed
 from planner.serving.serve import size, size_stored
@@ -170,7 +171,7 @@ def _real(all_of_them: Sequence[Format]) -> tuple[Format, ...]:
     return tuple(kept for kept in all_of_them if kept.family != "plain" or kept.bits is None or kept.bits >= 16)
 
 
-def _present(order: Sequence[Step], parts: Sequence[Part]) -> tuple[str, ...]:
+def _present(order: Sequence[Upgrade], parts: Sequence[MixturePart]) -> tuple[str, ...]:
     roles = {part.role for part in parts}
     return tuple(str(step) for step in order if roles.intersection(step.roles))
 
