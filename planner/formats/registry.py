@@ -39,7 +39,7 @@ class Format:
 @cache
 def all_formats() -> tuple[Format, ...]:
     """Every format with a fixed name, family by family."""
-    return tuple(kept for module in _modules() for kept in module.formats())
+    return tuple(known for module in _modules() for known in module.formats())
 
 
 def find_format(text: str) -> Format:
@@ -48,14 +48,14 @@ def find_format(text: str) -> Format:
     Raises JobError for a name that no family knows.
     """
     wanted = text.strip().lower()
-    named = {name.lower(): kept for kept in all_formats() for name in (*kept.aliases, kept.name)}
+    named = {name.lower(): known for known in all_formats() for name in (*known.aliases, known.name)}
     if wanted in named:
         return named[wanted]
     for module in _modules():
         parsed: Format | None = module.parse(text.strip())
         if parsed is not None:
             return parsed
-    hint = did_you_mean(wanted, [kept.name for kept in all_formats()]) or ";"
+    hint = did_you_mean(wanted, [known.name for known in all_formats()]) or ";"
     raise JobError(f"unknown weight format {shorten(text)!r}{hint} `planner formats --help` says what there is")
 
 

@@ -53,12 +53,12 @@ def formats(
 
 def formats_of(families: Sequence[str]) -> tuple[Format, ...]:
     """The formats of these families; of all without one. Raises JobError for an unknown family."""
-    known = tuple(dict.fromkeys(kept.family for kept in all_formats()))
+    known = tuple(dict.fromkeys(weight_format.family for weight_format in all_formats()))
     for name in families:
         if name not in known:
             hint = did_you_mean(name, known) or f"; there are {', '.join(known)}"
             raise JobError(f"--family {name!r}: unknown{hint}")
-    return tuple(kept for kept in all_formats() if not families or kept.family in families)
+    return tuple(weight_format for weight_format in all_formats() if not families or weight_format.family in families)
 
 
 def size_all(
@@ -73,14 +73,14 @@ def size_all(
     rows: list[FormatRow] = []
     sized: Serving | None = None
     failed: PlannerError | None = None
-    for kept in chosen:
-        progress(f"{served.name} as {kept.name}")
+    for weight_format in chosen:
+        progress(f"{served.name} as {weight_format.name}")
         try:
-            sized = size(served, shared, kept, options)
-            rows.append(format_row(kept, sized))
+            sized = size(served, shared, weight_format, options)
+            rows.append(format_row(weight_format, sized))
         except PlannerError as error:
             failed = error
-            rows.append(failed_row(kept, error))
+            rows.append(failed_row(weight_format, error))
     if sized is None:
         raise failed or JobError("no format is asked for")
     return FormatTable(
@@ -124,8 +124,8 @@ def fill(
     budget = budget_of(ladder, lowest)
     allocation = allocate(ladder.stored, budget.quantizable_bytes, order, served.layers)
     mixed = mixed_model(ladder.stored, allocation)
-    kept = replace(ladder.formats[0], name=mixed.format, store=lambda _: mixed)
-    serving = size_stored(served, activations, kept, mixed, options)
+    weight_format = replace(ladder.formats[0], name=mixed.format, store=lambda _: mixed)
+    serving = size_stored(served, activations, weight_format, mixed, options)
     assert serving.fits, "a mixture is never over budget"
     assert lowest.gpu is not None
     most = most_bits(ladder, budget)
@@ -168,7 +168,7 @@ class _Shared(Squeezed):
 
 def _real(all_of_them: Sequence[Format]) -> tuple[Format, ...]:
     """Without the flat ones, in which no engine stores a model."""
-    return tuple(kept for kept in all_of_them if kept.family != "plain" or kept.bits is None or kept.bits >= 16)
+    return tuple(one for one in all_of_them if one.family != "plain" or one.bits is None or one.bits >= 16)
 
 
 def _present(order: Sequence[Upgrade], parts: Sequence[MixturePart]) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ def _without(plan: Plan, error: PlannerError) -> Plan:
 
 def _result(served: ServedModel, activations: Activations, recipe: Recipe) -> Result:
     stored = store_recipe(served, recipe)
-    kept = Format(
+    weight_format = Format(
         name=recipe.name,
         family="compressed-tensors",
         summary="what the recipe makes of the model",
@@ -55,7 +55,7 @@ def _result(served: ServedModel, activations: Activations, recipe: Recipe) -> Re
         store=lambda _: stored,
     )
     options = ServeOptions(engine="vllm", dtype="float32" if served.graph.itemsize == 4 else "bfloat16")
-    serving = size_stored(served, activations, kept, stored, options)
+    serving = size_stored(served, activations, weight_format, stored, options)
     return Result(
         file_bytes=stored.file_bytes,
         weights_bytes=serving.weights.bytes,

@@ -170,11 +170,7 @@ class _Job:
 
     def choices(self, gpu: Gpu | None) -> list[Choice]:
         """Every sharding and offload, those that the libraries do not offer with their reason."""
-        found = []
-        for sharding in STRATEGIES:
-            for offload, to in OFFLOADS:
-                found.append(self._choice(sharding, offload, to, gpu))
-        return [choice for choice in found if choice is not None]
+        return [self._choice(sharding, offload, to, gpu) for sharding in STRATEGIES for offload, to in OFFLOADS]
 
     def _choice(self, sharding: Sharding, offload: Offload, to: OffloadTo, gpu: Gpu | None) -> Choice:
         reason = refused(sharding, offload, to, self.options.optimizer)
@@ -242,8 +238,8 @@ def _refuse_idle(options: TrainOptions) -> None:
 
 
 def _moment(name: str, parts: list[Part]) -> Moment:
-    kept = tuple(part for part in parts if part.bytes)
-    return Moment(name=name, total_bytes=sum(part.bytes for part in kept), parts=kept)
+    nonzero = tuple(part for part in parts if part.bytes)
+    return Moment(name=name, total_bytes=sum(part.bytes for part in nonzero), parts=nonzero)
 
 
 def _memory(parts: tuple[Part, ...]) -> Memory:
