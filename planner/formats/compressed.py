@@ -258,7 +258,7 @@ def _cache_scales(served: ServedModel, recipe: Recipe) -> Counter[str]:
 
 
 def _cache_scale_bytes(args: QuantArgs, served: ServedModel) -> int:
-    """Of keys or of values."""
+    """Bytes of the scales, and zero points, of the keys (or the values) of one attention."""
     if args.strategy not in ("tensor", "attn_head"):
         raise UnsupportedError(f"kv_cache_scheme: planner does not know the scales of strategy {args.strategy}")
     count = served.kv_heads if args.strategy == "attn_head" else 1

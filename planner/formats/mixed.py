@@ -84,7 +84,7 @@ class Allocation:
     """From the smallest to the largest."""
     tensors: tuple[Stored, ...]
     rungs: tuple[int, ...]
-    """Of each tensor: index into `choices`."""
+    """For each tensor, the index of its choice in `choices`."""
     budget_bytes: int
     """GPU memory that they may take together."""
 
@@ -107,7 +107,7 @@ class Allocation:
 
     @property
     def left_bytes(self) -> int:
-        """Of the budget, too little to raise what comes next."""
+        """What is left of the budget: too little to raise what comes next."""
         return self.budget_bytes - self.gpu_bytes
 
     def parts(self) -> tuple[MixturePart, ...]:

@@ -1,4 +1,12 @@
-"""The formats that weights are served in: one list, made of what each family of formats offers."""
+"""The formats that weights are served in: one list, made of what each family of formats offers.
+
+How a format works. A format is a rule from tensors to bytes: `store` takes a model's tensors (served_model.py, no
+weights in it) and answers each with its type and its bytes in the file, on the GPU and in CPU memory (tensors.py
+Stored). The rules are the tools' own, tensor by tensor: llama.cpp's choice of a type for each (gguf/), the compressors
+of compressed-tensors for whatever scheme a recipe gives a module (compressed*.py), the blocks of bitsandbytes,
+AutoGPTQ and ExLlama. A family is a module with `formats()` and `parse(text)`; nothing else knows a family's names. mixed.py makes
+one model of several choices within a budget. No file here runs a model, imports torch or knows an engine.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -101,7 +101,7 @@ class Ladder:
         return sum(self.stored[rung].tensors[n].file_bytes for n in quantizable(self.stored))
 
     def kept(self) -> tuple[KeptRow, ...]:
-        """What is no choice, by unit and type, in the model's order."""
+        """Tensors that all choices keep alike, by unit and type, in the model's order."""
         chosen, found = set(quantizable(self.stored)), dict[tuple[str, str], list[int]]()
         for n, tensor in enumerate(self.stored[0].tensors):
             if n not in chosen:

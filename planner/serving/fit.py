@@ -68,7 +68,7 @@ def size_all(
     options: ServeOptions,
     progress: Say = lambda _: None,
 ) -> FormatTable:
-    """The same for a model that is built already. Pure."""
+    """A table of these formats for a model that is built already. Pure."""
     shared = _Shared(activations, served.max_positions or MAX_CONTEXT)
     rows: list[FormatRow] = []
     sized: Serving | None = None
@@ -116,7 +116,7 @@ def fill(
     choices: str | None = None,
     progress: Say = lambda _: None,
 ) -> BitsPlan:
-    """The same for a model that is built already. Pure."""
+    """The most bits per weight, and a mixture, for a model that is built already. Pure."""
     ladder = make_ladder(served, choices)
     lowest = size_stored(served, activations, ladder.formats[0], ladder.stored[0], options)
     engine = ENGINES[lowest.engine]
@@ -177,5 +177,5 @@ def _present(order: Sequence[Upgrade], parts: Sequence[MixturePart]) -> tuple[st
 
 
 def _notes(serving: Serving) -> tuple[str, ...]:
-    """What serving says, less what speaks of one choice as the whole."""
+    """The notes on serving, without those that describe one choice as if it were the whole model."""
     return tuple(note for note in serving.notes if "shown at" not in note)

@@ -34,7 +34,10 @@ def load_served(model: str, dtype: str = "bfloat16") -> tuple[ServedModel, Activ
 
 
 def served_of(built: BuiltModel) -> tuple[ServedModel, Activations]:
-    """The same for a model that was built for a compression job, whole: of the job, its type alone counts here."""
+    """The model that a compression job was planned for, as servers see it; of the job, the type alone matters here.
+
+    Raises UnsupportedError as `load_served` does. `built` must hold all of its layers.
+    """
     job = Job(dtype=built.job.dtype)
     _check_decoder(model_config(built.source, job), built.source.name)
     return _served(replace(built, job=job))

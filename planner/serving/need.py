@@ -26,7 +26,7 @@ class Setting:
     engine: EngineFacts
     chunk: int
     memory: int | None
-    """Of one GPU."""
+    """Bytes of one GPU; None where none is given."""
     options: ServeOptions
 
     def cache(

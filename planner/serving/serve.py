@@ -1,4 +1,19 @@
-"""One model in one format in, one Serving record out: memory of every GPU, what fits, and the speed ceiling."""
+"""One model in one format in, one Serving record out: memory of every GPU, what fits, and the speed ceiling.
+
+How serving is sized. A model has four readers here, and each answers one question about one GPU:
+
+    weights      model.py lists the tensors, a format (planner/formats) says what each takes, split.py where it lies
+    cache        cache_layers.py runs the model once and reads what transformers' cache then holds, layer by layer;
+                 cache.py multiplies by tokens, sequences and the cache's type
+    activations  prefill.py runs one prefill step without data, attention and experts as servers' kernels run them
+    overhead     overhead.py: the CUDA context and what the engine holds beside, each part with its source
+
+What differs between engines is in their records (engines/) and nowhere else. need.py adds the four up into what every
+GPU needs at a context and a number of sequences; what fits is a search over that sum (search.py), and the speed
+ceiling is the bytes that a decoding step reads over the bandwidth (speed.py). A figure is what is needed, not what an
+engine reserves: vLLM's unused share of the card is a part of its own. Only model.py, cache_layers.py, prefill*.py and
+shards.py run a model, and so import torch; all else is arithmetic on records.
+"""
 
 from math import ceil
 
@@ -73,14 +88,14 @@ def check(weight_format: Format, options: ServeOptions) -> None:
 
 
 def size(served: ServedModel, activations: Activations, weight_format: Format, options: ServeOptions) -> Serving:
-    """The same for a model that is built already. Pure: no torch, no files."""
+    """What serving a model that is built already takes. Pure: no torch, no files."""
     return size_stored(served, activations, weight_format, weight_format.store(served), options)
 
 
 def size_stored(
     served: ServedModel, activations: Activations, weight_format: Format, stored: StoredModel, options: ServeOptions
 ) -> Serving:
-    """The same for a model that is in its format already."""
+    """What serving a model takes whose tensors are in their format already. Pure."""
     engine, gpu = engine_of(weight_format, options), _gpu(options)
     stored = as_held_by(engine, stored)
     beyond = options.beyond_positions or (options.context or 0) > (served.max_positions or MAX_CONTEXT)

@@ -135,7 +135,7 @@ def adapter_shapes(targets: Iterable[Weight], rank: int) -> list[tuple[tuple[int
 
 
 def rank_of(name: str, rank: int) -> int:
-    """Of one expert or Linear."""
+    """The rank of the adapter on one expert or Linear: twice the one asked for where gate and up are one tensor."""
     return 2 * rank if name.endswith(f".experts.{GATE_UP}") else rank
 
 

@@ -1,4 +1,18 @@
-"""One training job in, one TrainingPlan out: where tensors, traces and sharding meet."""
+"""One training job in, one TrainingPlan out: where tensors, traces and sharding meet.
+
+How a step is sized. Two moments can be the highest of a step, and a plan has both: the middle of the backward, where
+activations are highest, and the optimizer's step, where they are gone but its temporaries are there.
+
+    states       trained.py sorts a model's tensors into trained and frozen ones; strategies.py has a row for each way
+                 to share them out (ZeRO, FSDP, ...): which copies are whole, which in shards, what is gathered, and the
+                 library's buffers; sharding.py adds a row up for one GPU and one node
+    activations  tracing.py runs one micro batch of text forward and backward without data, each kind of layer once;
+                 trace.py walks the layers and finds the highest point, with or without checkpointing
+    optimizer    optimizers.py: what each keeps of a tensor, and what its step works with
+
+A trace depends on model, batch, precision and adapters, not on the number of GPUs: every sharding and offload of the
+table of choices is arithmetic on the same few traces. Only tracing.py and kernels.py import torch.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
