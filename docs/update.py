@@ -108,7 +108,7 @@ def cli_page() -> str:
 def schemas() -> dict[Path, Callable[[], str]]:
     """The JSON schema of every record that `--format json` writes whole."""
     from planner.compress.schema import Plan
-    from planner.serving.bits_schema import BitsPlan, FormatTable
+    from planner.serving.fit_schema import BitsPlan, FormatTable
     from planner.serving.schema import Serving
     from planner.training.schema import TrainingPlan
 

@@ -63,8 +63,8 @@ def _gpu(record: dict[str, object]) -> Gpu:
 
 
 def _plain(text: str) -> str:
-    kept = "".join(char for char in text.lower() if char.isalnum())
-    return kept.removeprefix("nvidia").removeprefix("amd").removeprefix("geforce").removeprefix("instinct")
+    letters = "".join(char for char in text.lower() if char.isalnum())
+    return letters.removeprefix("nvidia").removeprefix("amd").removeprefix("geforce").removeprefix("instinct")
 
 
 def _size(count: int) -> str:

@@ -10,7 +10,7 @@ import pytest
 from planner.cli import main
 from planner.formats.registry import find_format
 from tests.formats.full_size import served
-from tests.serving.test_bits import flat
+from tests.serving.test_fit import flat
 
 Run = Callable[..., tuple[int, str, str]]
 CARD = ("bpw", "llama-2-70b", "--gpu", "24GiB", "--context", "2048")
@@ -20,7 +20,7 @@ CARD = ("bpw", "llama-2-70b", "--gpu", "24GiB", "--context", "2048")
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr("planner.serving.model.load_served", lambda model, _dtype: (served(model), flat))
     few = tuple(find_format(name) for name in ("bf16", "W4A16", "Q2_K", "IQ2_XS", "exl2:2.55"))
-    monkeypatch.setattr("planner.serving.choose.all_formats", lambda: few)  # 120 formats of 80 layers take seconds
+    monkeypatch.setattr("planner.serving.fit.all_formats", lambda: few)  # 120 formats of 80 layers take seconds
 
     def run(*arguments: str) -> tuple[int, str, str]:
         code = main(arguments)
@@ -77,6 +77,6 @@ def test_bad_questions_end_in_one_line_with_a_way_out(run: Run, arguments: tuple
 
 
 def test_commands_bring_no_torch_when_they_are_imported() -> None:
-    imports = "import sys, planner.serving.choose, planner.commands.bpw, planner.commands.formats"
+    imports = "import sys, planner.serving.fit, planner.commands.bpw, planner.commands.formats"
     code = f"{imports}; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

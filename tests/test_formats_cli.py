@@ -8,12 +8,12 @@ import pytest
 from planner.cli import main
 from planner.formats.registry import all_formats
 from planner.reports.formats import folded, render, shared_notes
-from planner.serving.bits_schema import FormatRow
-from planner.serving.choose import size_all
+from planner.serving.fit import size_all
+from planner.serving.fit_schema import FormatRow
 from planner.serving.schema import ServeOptions
 from planner.units import GB, GIB
 from tests.formats.full_size import served
-from tests.serving.test_bits import flat
+from tests.serving.test_fit import flat
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -7,7 +7,7 @@ from worked_examples import DOCUMENTS
 from worked_examples.records import COUNT, Example, Reason, Value
 
 from formula_sections.text import memory, plain, table
-from planner.serving.rules import OPTIMIZER_STATES, OVERHEAD_SHARE, TEMPORARY_BUFFERS
+from planner.serving.rules_of_thumb import OPTIMIZER_STATES, OVERHEAD_SHARE, TEMPORARY_BUFFERS
 
 _HEAD = ("where", "what is computed", "printed", "its formula gives", "the model itself", "of", "why not as printed")
 
@@ -35,7 +35,7 @@ def _rules() -> str:
     )
     return (
         "### Rules\n\nThe second method of `planner serve` and `planner train`, as the guides have them. Where each is "
-        "wrong stands in its docstring.\nSource: `planner/serving/rules.py`. All in bytes.\n\n"
+        "wrong stands in its docstring.\nSource: `planner/serving/rules_of_thumb.py`. All in bytes.\n\n"
         + table(("what", "rule", "function"), rows, left=3)
     )
 

@@ -8,7 +8,7 @@ from planner.serving.cache import KV_DTYPES, CacheGroup, cache_size
 from planner.serving.engines import ENGINES, chunk_of
 from planner.serving.engines.vllm import UTILIZATION, VLLM
 from planner.serving.overhead import overhead_parts
-from planner.serving.rules import activation_rule, kv_cache_rule
+from planner.serving.rules_of_thumb import activation_rule, kv_cache_rule
 from planner.serving.schema import ServeOptions
 
 _CACHED = ("llama-2-7b", "llama-3-8b", "llama-2-70b", "deepseek-r1", "gemma-3-27b", "gpt-oss-20b")

@@ -6,7 +6,7 @@ from formula_sections.text import binary, decimal, table
 from planner.formats.mixed import default_order
 from planner.formats.registry import find_format
 from planner.hardware import find_gpu
-from planner.serving.bits import budget_of, make_ladder, most_bits
+from planner.serving.bit_budget import budget_of, make_ladder, most_bits
 from planner.serving.schema import ServeOptions, Serving, SplitMode
 from planner.serving.serve import size, size_stored
 from planner.serving.speed import CPU_BANDWIDTH, experts_read
@@ -131,7 +131,7 @@ def _bits() -> str:
 A mixture starts with the smallest choice for every tensor and raises them in an order of thumb, round by round,
 while the budget lasts. For {model}: {order}.
 The order follows llama.cpp's mixtures; ExLlama's converters measure instead. Source:
-`planner/serving/bits.py`, `planner/formats/mixed.py`. {model}, {card}, 2,048 tokens, choices of EXL2: at most
+`planner/serving/bit_budget.py`, `planner/formats/mixed.py`. {model}, {card}, 2,048 tokens, choices of EXL2: at most
 **{most_bits(ladder, budget):.3f} bits** for {ladder.weights:,} weights.
 
 """ + table(("part", "GiB"), [(name, binary(count)) for name, count in parts])

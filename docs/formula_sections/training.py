@@ -7,7 +7,7 @@ from worked_examples import real
 
 from formula_sections.text import binary, decimal, table
 from planner.serving.engines.facts import PYTORCH_CONTEXT
-from planner.serving.rules import training_rule
+from planner.serving.rules_of_thumb import training_rule
 from planner.training.optimizers import SOURCES, Optimizer, states_bytes
 from planner.training.schema import Precision, Sharding, TrainMethod, TrainOptions
 from planner.training.sharding import copies_of

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from fractions import Fraction
 
-from planner.serving.rules import activation_rule, kv_cache_rule, total_rule, weight_rule
+from planner.serving.rules_of_thumb import activation_rule, kv_cache_rule, total_rule, weight_rule
 from worked_examples import real
 from worked_examples.compiled_weights import LLAMA_2, LLAMA_3, SIZES
 from worked_examples.records import (

@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 
-from planner.serving.rules import weight_rule
+from planner.serving.rules_of_thumb import weight_rule
 from worked_examples import real
 from worked_examples.records import BYTES_EACH, GB, TRUTH, Example, Reason
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from fractions import Fraction
 
-from planner.serving.rules import weight_rule
+from planner.serving.rules_of_thumb import weight_rule
 from worked_examples import real
 from worked_examples.records import GBIT, TIMES, Example, Reason
 

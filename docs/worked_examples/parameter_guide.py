@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from fractions import Fraction
 
-from planner.serving.rules import OVERHEAD_SHARE, grouped_kv_cache_rule, training_rule, weight_rule
+from planner.serving.rules_of_thumb import OVERHEAD_SHARE, grouped_kv_cache_rule, training_rule, weight_rule
 from planner.training.optimizers import Optimizer
 from worked_examples import real
 from worked_examples.records import (

@@ -59,7 +59,7 @@ def bpw(
     asked = options.options()
     with Progress() as progress:
         from planner.reports import bpw as report
-        from planner.serving.choose import bits
+        from planner.serving.fit import bits
 
         text = rendered(report, bits(model, asked, choices, progress.say), format, output)
     write_result(text, output)

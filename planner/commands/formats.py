@@ -69,7 +69,7 @@ def formats(
     asked = options.options()
     with Progress() as progress:
         from planner.reports import formats as report
-        from planner.serving.choose import formats as make_table
+        from planner.serving.fit import formats as make_table
 
         text = rendered(report, make_table(model, asked, tuple(family or ()), progress.say), format, output)
     write_result(text, output)

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 from fractions import Fraction
 
 from planner.errors import JobError, UnsupportedError
-from planner.formats.model import ServedModel
 from planner.formats.plain import keep
 from planner.formats.registry import Format
+from planner.formats.served_model import ServedModel
 from planner.formats.tensors import Stored, StoredModel, Weight, nothing_to_quantize
 
 GPTQ_BITS = (2, 4, 8)

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from planner.formats.model import ServedModel
 from planner.formats.plain import keep
 from planner.formats.registry import Format
+from planner.formats.served_model import ServedModel
 from planner.formats.tensors import Stored, StoredModel, Weight, nothing_to_quantize
 
 BLOCK = 64  # functional.py quantize_4bit

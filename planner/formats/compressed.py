@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from planner.compress.binding import CACHE_OBSERVERS, make_program
 from planner.errors import RecipeError, UnsupportedError
 from planner.formats.compressed_schemes import block_of, describe, module_bytes
-from planner.formats.model import ServedModel
 from planner.formats.plain import keep
 from planner.formats.registry import Format
+from planner.formats.served_model import ServedModel
 from planner.formats.tensors import ANY_EXPERT, Stored, StoredModel, Weight, nothing_to_quantize
 from planner.job import Job
 from planner.recipe.dtypes import zero_point_itemsize
@@ -258,7 +258,7 @@ def _cache_scales(served: ServedModel, recipe: Recipe) -> Counter[str]:
 
 
 def _cache_scale_bytes(args: QuantArgs, served: ServedModel) -> int:
-    """Of keys or of values."""
+    """Bytes of the scales, and zero points, of the keys (or the values) of one attention."""
     if args.strategy not in ("tensor", "attn_head"):
         raise UnsupportedError(f"kv_cache_scheme: planner does not know the scales of strategy {args.strategy}")
     count = served.kv_heads if args.strategy == "attn_head" else 1

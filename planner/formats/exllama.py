@@ -14,9 +14,9 @@ from typing import Literal
 
 from planner.errors import JobError, UnsupportedError
 from planner.formats.exllama_models import EXL2_MODELS, EXL3_MODELS
-from planner.formats.model import ServedModel
 from planner.formats.plain import keep
 from planner.formats.registry import Format
+from planner.formats.served_model import ServedModel
 from planner.formats.tensors import Stored, StoredModel, Weight, nothing_to_quantize
 
 Method = Literal["exl2", "exl3"]
@@ -36,7 +36,7 @@ _ROUTERS = ("gate", "router", "shared_expert_gate")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mixture:
+class ExlMixture:
     """qparams.py QParams: shares of a matrix's rows at so many bits, in groups of so many rows."""
 
     groups: tuple[int, ...]
@@ -57,17 +57,17 @@ class Mixture:
 
 # qparams.py qparams_headoptions
 HEADS = {
-    2: Mixture(groups=(32, 32), bits=(4, 2), shares=(0.3, 0.7)),
-    3: Mixture(groups=(32, 32), bits=(4, 3), shares=(0.15, 0.85)),
-    4: Mixture(groups=(32, 32), bits=(6, 4), shares=(0.15, 0.85)),
-    5: Mixture(groups=(128, 128), bits=(6, 5), shares=(0.15, 0.85)),
-    6: Mixture(groups=(128, 128), bits=(8, 6), shares=(0.15, 0.85)),
-    8: Mixture(groups=(128,), bits=(8,), shares=(1.0,)),
+    2: ExlMixture(groups=(32, 32), bits=(4, 2), shares=(0.3, 0.7)),
+    3: ExlMixture(groups=(32, 32), bits=(4, 3), shares=(0.15, 0.85)),
+    4: ExlMixture(groups=(32, 32), bits=(6, 4), shares=(0.15, 0.85)),
+    5: ExlMixture(groups=(128, 128), bits=(6, 5), shares=(0.15, 0.85)),
+    6: ExlMixture(groups=(128, 128), bits=(8, 6), shares=(0.15, 0.85)),
+    8: ExlMixture(groups=(128,), bits=(8,), shares=(1.0,)),
 }
 EXL3_HEADS = (*range(1, 9), 16)
 # The first, smallest options of qparams.py qparams_attn and qparams_mlp; the last matrix of an MLP gets more.
-_LEAST = Mixture(groups=(64, 64), bits=(3, 2), shares=(0.05, 0.95))
-_LEAST_DOWN = Mixture(groups=(32, 64, 64), bits=(6, 3, 2), shares=(0.05, 0.2, 0.75))
+_LEAST = ExlMixture(groups=(64, 64), bits=(3, 2), shares=(0.05, 0.95))
+_LEAST_DOWN = ExlMixture(groups=(32, 64, 64), bits=(6, 3, 2), shares=(0.05, 0.2, 0.75))
 
 _EXL2_NOTES = (
     "EXL2 spreads its bits by what it measures on the real weights: the sum is known, a single matrix is shown at "
@@ -193,7 +193,7 @@ def least_bits(served: ServedModel) -> Fraction:
     return Fraction(total, max(1, sum(weight.elements for weight in layers)))
 
 
-def _least(weight: Weight) -> Mixture:
+def _least(weight: Weight) -> ExlMixture:
     return _LEAST_DOWN if weight.module.rpartition(".")[2] in ("down_proj", "w2", "fc2", "c_proj") else _LEAST
 
 

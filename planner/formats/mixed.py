@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Literal
 
 from planner.errors import JobError
-from planner.formats.model import ServedModel
+from planner.formats.served_model import ServedModel
 from planner.formats.tensors import Stored, StoredModel, Weight
 from planner.units import format_bytes
 
@@ -36,7 +36,7 @@ _PLACES: dict[Place, str] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Upgrade:
     """Tensors that are raised layer by layer, those of one layer together."""
 
     roles: tuple[Role, ...]
@@ -61,7 +61,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class MixturePart:
     """Tensors of one role that have one choice."""
 
     role: Role
@@ -84,7 +84,7 @@ class Allocation:
     """From the smallest to the largest."""
     tensors: tuple[Stored, ...]
     rungs: tuple[int, ...]
-    """Of each tensor: index into `choices`."""
+    """For each tensor, the index of its choice in `choices`."""
     budget_bytes: int
     """GPU memory that they may take together."""
 
@@ -107,10 +107,10 @@ class Allocation:
 
     @property
     def left_bytes(self) -> int:
-        """Of the budget, too little to raise what comes next."""
+        """What is left of the budget: too little to raise what comes next."""
         return self.budget_bytes - self.gpu_bytes
 
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[MixturePart, ...]:
         """The tensors by role and choice, largest choice first within a role."""
         grouped: dict[tuple[Role, int], list[Stored]] = {}
         for tensor, rung in zip(self.tensors, self.rungs, strict=True):
@@ -140,7 +140,7 @@ def place_of(layer: int, layers: int) -> Place:
     return "third" if (layer - eighth) % 3 == 2 else "inner"
 
 
-def default_order(served: ServedModel) -> tuple[Step, ...]:
+def default_order(served: ServedModel) -> tuple[Upgrade, ...]:
     """Who is raised first in each round, after llama.cpp src/llama-quant.cpp llama_tensor_get_type.
 
     Head: Q6_K in every mixture of K-quants. attn_v: two types up in Q2_K where four or more heads share keys and
@@ -150,24 +150,24 @@ def default_order(served: ServedModel) -> tuple[Step, ...]:
     attn_k, attn_q and the rest are never raised (IQ3_XXS lowers attn_k and attn_q), so they come last.
     """
     many, shared = served.experts > 1, served.attention_heads >= 4 * max(1, served.kv_heads)
-    attention = (Step(roles=("key",), lead=3), Step(roles=("output",), lead=2)) if many else ()
+    attention = (Upgrade(roles=("key",), lead=3), Upgrade(roles=("output",), lead=2)) if many else ()
     return (
-        Step(roles=("head",), lead=4),
-        Step(roles=("value",), lead=3 if many else 2 if shared else 1),
+        Upgrade(roles=("head",), lead=4),
+        Upgrade(roles=("value",), lead=3 if many else 2 if shared else 1),
         *attention,
-        Step(roles=("down",), places=("outer",)),
-        Step(roles=("down",), places=("third",)),
-        Step(roles=("output",)),
-        Step(roles=("down",), places=("inner",)),
-        Step(roles=("gate and up",), places=("outer",)),
-        Step(roles=("key",)),
-        Step(roles=("query",)),
-        Step(roles=("gate and up",), places=("third", "inner")),
-        Step(roles=("other",)),
+        Upgrade(roles=("down",), places=("outer",)),
+        Upgrade(roles=("down",), places=("third",)),
+        Upgrade(roles=("output",)),
+        Upgrade(roles=("down",), places=("inner",)),
+        Upgrade(roles=("gate and up",), places=("outer",)),
+        Upgrade(roles=("key",)),
+        Upgrade(roles=("query",)),
+        Upgrade(roles=("gate and up",), places=("third", "inner")),
+        Upgrade(roles=("other",)),
     )
 
 
-def fused_order(served: ServedModel) -> tuple[Step, ...]:
+def fused_order(served: ServedModel) -> tuple[Upgrade, ...]:
     """The same for vLLM, where what it fuses must be kept alike.
 
     q, k and v are one matrix there, gate and up another, the experts of a layer one kernel
@@ -178,16 +178,16 @@ def fused_order(served: ServedModel) -> tuple[Step, ...]:
     experts: tuple[tuple[Place, ...], ...] = (("outer",), ("third",), ("inner",)) if served.experts > 1 else ()
     inside: tuple[Place, ...] = ("third", "inner")
     return (
-        Step(roles=("head",), lead=4),
-        Step(roles=("value", "key", "query")),
-        Step(roles=("down",), places=("outer",), experts=False),
-        Step(roles=("down",), places=("third",), experts=False),
-        Step(roles=("output",)),
-        Step(roles=("down",), places=("inner",), experts=False),
-        Step(roles=("gate and up",), places=("outer",), experts=False),
-        Step(roles=("gate and up",), places=inside, experts=False),
-        *(Step(roles=("down", "gate and up"), places=where, experts=True) for where in experts),
-        Step(roles=("other",)),
+        Upgrade(roles=("head",), lead=4),
+        Upgrade(roles=("value", "key", "query")),
+        Upgrade(roles=("down",), places=("outer",), experts=False),
+        Upgrade(roles=("down",), places=("third",), experts=False),
+        Upgrade(roles=("output",)),
+        Upgrade(roles=("down",), places=("inner",), experts=False),
+        Upgrade(roles=("gate and up",), places=("outer",), experts=False),
+        Upgrade(roles=("gate and up",), places=inside, experts=False),
+        *(Upgrade(roles=("down", "gate and up"), places=where, experts=True) for where in experts),
+        Upgrade(roles=("other",)),
     )
 
 
@@ -197,7 +197,7 @@ def quantizable(choices: Sequence[StoredModel]) -> tuple[int, ...]:
     return tuple(n for n, (a, b) in enumerate(zip(lowest, highest, strict=True)) if a.gpu_bytes != b.gpu_bytes)
 
 
-def allocate(choices: Sequence[StoredModel], budget: int, order: Sequence[Step], layers: int) -> Allocation:
+def allocate(choices: Sequence[StoredModel], budget: int, order: Sequence[Upgrade], layers: int) -> Allocation:
     """Start every quantizable tensor at the first, smallest choice; raise them in order while the budget lasts.
 
     A choice is the whole model in one format. A round goes through the steps once, layer by layer, and raises to
@@ -258,7 +258,7 @@ def ranges(numbers: Sequence[int]) -> str:
 
 
 def _raises(
-    weights: Sequence[Weight], order: Sequence[Step], layers: int, choices: int
+    weights: Sequence[Weight], order: Sequence[Upgrade], layers: int, choices: int
 ) -> Iterator[tuple[Sequence[int], int]]:
     """Which tensors go to which choice together, in the order of time."""
     members: list[dict[int | None, list[int]]] = []
@@ -273,10 +273,10 @@ def _raises(
                 yield indices, min(base + step.lead, choices - 1)
 
 
-def _part(role: Role, choice: str, tensors: Sequence[Stored]) -> Part:
+def _part(role: Role, choice: str, tensors: Sequence[Stored]) -> MixturePart:
     elements = sum(tensor.weight.elements for tensor in tensors)
     file_bytes = sum(tensor.file_bytes for tensor in tensors)
-    return Part(
+    return MixturePart(
         role=role,
         layers=ranges([tensor.weight.layer for tensor in tensors if tensor.weight.layer is not None]),
         choice=choice,

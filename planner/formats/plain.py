@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 
-from planner.formats.model import ServedModel
 from planner.formats.registry import Format
+from planner.formats.served_model import ServedModel
 from planner.formats.tensors import Stored, StoredModel, Weight
 
 FLAT_NOTE = (

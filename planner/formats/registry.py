@@ -1,4 +1,12 @@
-"""The formats that weights are served in: one list, made of what each family of formats offers."""
+"""The formats that weights are served in: one list, made of what each family of formats offers.
+
+How a format works. A format is a rule from tensors to bytes: `store` takes a model's tensors (served_model.py, no
+weights in it) and answers each with its type and its bytes in the file, on the GPU and in CPU memory (tensors.py
+Stored). The rules are the tools' own, tensor by tensor: llama.cpp's choice of a type for each (gguf/), the compressors
+of compressed-tensors for whatever scheme a recipe gives a module (compressed*.py), the blocks of bitsandbytes,
+AutoGPTQ and ExLlama. A family is a module with `formats()` and `parse(text)`; nothing else knows a family's names. mixed.py makes
+one model of several choices within a budget. No file here runs a model, imports torch or knows an engine.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,7 +16,7 @@ from importlib import import_module
 from typing import Any, Literal
 
 from planner.errors import JobError
-from planner.formats.model import ServedModel
+from planner.formats.served_model import ServedModel
 from planner.formats.tensors import StoredModel
 from planner.hints import did_you_mean, shorten
 
@@ -39,7 +47,7 @@ class Format:
 @cache
 def all_formats() -> tuple[Format, ...]:
     """Every format with a fixed name, family by family."""
-    return tuple(kept for module in _modules() for kept in module.formats())
+    return tuple(known for module in _modules() for known in module.formats())
 
 
 def find_format(text: str) -> Format:
@@ -48,14 +56,14 @@ def find_format(text: str) -> Format:
     Raises JobError for a name that no family knows.
     """
     wanted = text.strip().lower()
-    named = {name.lower(): kept for kept in all_formats() for name in (*kept.aliases, kept.name)}
+    named = {name.lower(): known for known in all_formats() for name in (*known.aliases, known.name)}
     if wanted in named:
         return named[wanted]
     for module in _modules():
         parsed: Format | None = module.parse(text.strip())
         if parsed is not None:
             return parsed
-    hint = did_you_mean(wanted, [kept.name for kept in all_formats()]) or ";"
+    hint = did_you_mean(wanted, [known.name for known in all_formats()]) or ";"
     raise JobError(f"unknown weight format {shorten(text)!r}{hint} `planner formats --help` says what there is")
 
 

@@ -23,7 +23,7 @@ class Weight:
     name: str
     """Full parameter name as transformers spells it; the expert's number is a `*`."""
     shape: tuple[int, ...]
-    """Of one copy."""
+    """The shape of one copy."""
     copies: int = 1
     classes: tuple[str, ...] = ()
     """Class names of the owning module's MRO, own class first."""
@@ -49,7 +49,7 @@ class Weight:
 
     @property
     def is_expert(self) -> bool:
-        """Of a routed expert: read by the tokens routed to it alone."""
+        """Whether it belongs to a routed expert, so that only the tokens routed there read it."""
         return ANY_EXPERT in self.name
 
 
@@ -77,9 +77,9 @@ class StoredModel:
     format: str
     tensors: tuple[Stored, ...]
     other_file_bytes: int = 0
-    """Of the checkpoint, not tensors: headers, vocabulary."""
+    """Bytes of the checkpoint that are no tensors: headers, vocabulary."""
     kv_dtype: str | None = None
-    """What the format makes of keys and values; None: nothing."""
+    """Type that the format gives keys and values; None: it says nothing of them."""
     notes: tuple[str, ...] = field(default=())
 
     @property

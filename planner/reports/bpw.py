@@ -10,7 +10,7 @@ from planner.reports.formats import cache_words, grid, markdown_rows
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.summary import gib, gib_short
 from planner.reports.table import draw, pairs, ruled_table
-from planner.serving.bits_schema import BitsPlan
+from planner.serving.fit_schema import BitsPlan
 from planner.units import GB, GIB, human_bytes
 
 _TITLES = ("tensors", "layers", "kept as", "bits", "GPU GiB")

@@ -7,7 +7,7 @@ from functools import partial
 from math import ceil
 
 from planner.errors import JobError
-from planner.formats.model import CacheKind, CacheLayer
+from planner.formats.served_model import CacheKind, CacheLayer
 from planner.hints import did_you_mean
 from planner.serving.engines import VLLM
 from planner.serving.engines.facts import EngineFacts, whole_blocks
@@ -52,7 +52,7 @@ class CacheGroup:
     tokens: int
     """Kept of a sequence while its prompt is read, rounding included; 0 for states."""
     bytes: int
-    """Of all layers and sequences, on one GPU."""
+    """Taken by all these layers for all sequences, on one GPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ class CacheSize:
     bytes_per_token: int
     """What one more token of one sequence costs at this context, block rounding left out."""
     state_bytes: int
-    """Of `bytes`, what recurrent layers keep whatever the context."""
+    """The part of `bytes` that recurrent layers keep, however long the context is."""
     groups: tuple[CacheGroup, ...]
 
 

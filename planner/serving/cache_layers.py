@@ -10,7 +10,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from planner.errors import UnsupportedError
-from planner.formats.model import CacheLayer
+from planner.formats.served_model import CacheLayer
 from planner.models.build import num_experts, quiet, text_config
 from planner.models.load import structure_key
 from planner.models.recorder import FAILURES, Recorder
@@ -32,14 +32,14 @@ INDEXER = (
 def read_cache(model: torch.nn.Module, name: str) -> tuple[tuple[CacheLayer, ...], tuple[str, ...]]:
     """The layers' caches in model order, and notes on what was not read from the model itself.
 
-    Runs `model` (meta device, experts as they are) once; see `_Reader.read`. Raises UnsupportedError where
+    Runs `model` (meta device, experts as they are) once; see `_CacheReader.read`. Raises UnsupportedError where
     neither the model nor its config says what is kept.
     """
     text = text_config(model.config)
     if not hasattr(text, "num_hidden_layers"):
         raise UnsupportedError(f"{name}: its config does not say how many layers it has")
     try:
-        reader = _Reader(model, text, name)
+        reader = _CacheReader(model, text, name)
         return tuple(reader.read()), tuple(reader.notes)
     except UnsupportedError:
         raise
@@ -111,7 +111,7 @@ def cache_argument(model: Any) -> str:
     return name
 
 
-class _Reader:
+class _CacheReader:
     """One model's cache, layer by layer, and what the reader should know of it."""
 
     def __init__(self, model: Any, text: Any, name: str) -> None:

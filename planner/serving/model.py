@@ -3,13 +3,14 @@
 from typing import Any
 
 from planner.errors import UnsupportedError
-from planner.formats.model import Activations, CacheLayer, ServedModel
+from planner.formats.served_model import CacheLayer, ServedModel
 from planner.formats.tensors import Weight, weights_of
 from planner.job import Build, dtype_named
 from planner.models.build import model_config, num_experts, reading_notes, text_config
 from planner.models.built import BuiltModel, built_model
 from planner.models.load import list_parts
 from planner.models.source import load_source
+from planner.serving.activations import Activations
 from planner.serving.cache_layers import read_cache
 from planner.serving.prefill import PrefillTracer
 
@@ -30,7 +31,10 @@ def load_served(model: str, dtype: str = "bfloat16") -> tuple[ServedModel, Activ
 
 
 def served_of(built: BuiltModel) -> tuple[ServedModel, Activations]:
-    """The same for a model that was built for a compression job, whole."""
+    """The model that a compression job was planned for, as servers see it.
+
+    Raises UnsupportedError as `load_served` does. `built` must hold all of its layers.
+    """
     _check_decoder(built.module.config, built.source.name)
     return _served(built)
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-from planner.formats.model import Activations, CacheLayer, ServedModel
+from planner.formats.served_model import CacheLayer, ServedModel
+from planner.serving.activations import Activations
 from planner.serving.cache import CacheSize, cache_size
 from planner.serving.engines.facts import EngineFacts
 from planner.serving.overhead import overhead_parts
@@ -25,7 +26,7 @@ class Setting:
     engine: EngineFacts
     chunk: int
     memory: int | None
-    """Of one GPU."""
+    """Bytes of one GPU; None where none is given."""
     options: ServeOptions
 
     def cache(

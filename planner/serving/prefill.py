@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from planner.errors import JobError, UnsupportedError
-from planner.formats.model import Attention
 from planner.models.build import text_config
 from planner.models.built import BuiltModel
 from planner.models.recorder import FAILURES
+from planner.serving.activations import Attention
 from planner.serving.prefill_run import PrefillRun
 from planner.serving.served_kernels import FLASH
 from planner.serving.shards import build_shard
@@ -46,7 +46,7 @@ class PrefillTracer:
     def __call__(
         self, tokens: int, context: int, *, batch: int = 1, attention: Attention = "flash", shards: int = 1
     ) -> int:
-        """See `planner.formats.model.Activations`. Raises JobError for sizes that make no sense."""
+        """See `planner.serving.activations.Activations`. Raises JobError for sizes that make no sense."""
         if not (1 <= tokens <= context and batch >= 1 and shards >= 1):
             raise JobError(
                 f"no such prefill: {tokens} new tokens of {context}, {batch} sequences, {shards} GPUs; "

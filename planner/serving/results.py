@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 from planner.compress.schema import Plan, Result
 from planner.errors import PlannerError
 from planner.formats.compressed import store_recipe
-from planner.formats.model import Activations, ServedModel
 from planner.formats.registry import Format
+from planner.formats.served_model import ServedModel
 from planner.recipe.specs import Recipe
+from planner.serving.activations import Activations
 from planner.serving.schema import ServeOptions
 from planner.serving.serve import size_stored
 
@@ -46,7 +47,7 @@ def _without(plan: Plan, error: PlannerError) -> Plan:
 
 def _result(served: ServedModel, activations: Activations, recipe: Recipe) -> Result:
     stored = store_recipe(served, recipe)
-    kept = Format(
+    weight_format = Format(
         name=recipe.name,
         family="compressed-tensors",
         summary="what the recipe makes of the model",
@@ -54,7 +55,7 @@ def _result(served: ServedModel, activations: Activations, recipe: Recipe) -> Re
         store=lambda _: stored,
     )
     options = ServeOptions(engine="vllm", dtype="float32" if served.graph.itemsize == 4 else "bfloat16")
-    serving = size_stored(served, activations, kept, stored, options)
+    serving = size_stored(served, activations, weight_format, stored, options)
     return Result(
         file_bytes=stored.file_bytes,
         weights_bytes=serving.weights.bytes,

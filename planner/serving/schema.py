@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from planner.formats.model import Attention
 from planner.records import Record
+from planner.serving.activations import Attention
 
 SCHEMA_VERSION = 1
 

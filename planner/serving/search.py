@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from planner.formats.model import Activations, Attention
+from planner.serving.activations import Activations, Attention
 
 
 def largest(fits: Callable[[int], bool], most: int, start: int = 1) -> int:
@@ -38,7 +38,7 @@ class Squeezed:
     def __call__(
         self, tokens: int, context: int, *, batch: int = 1, attention: Attention = "flash", shards: int = 1
     ) -> int:
-        """See `planner.formats.model.Activations`."""
+        """See `planner.serving.activations.Activations`."""
         found = self.known.setdefault((tokens, batch, attention, shards), {})
 
         def ask(length: int) -> int:

@@ -1,17 +1,44 @@
-"""One model in one format in, one Serving record out: memory of every GPU, what fits, and the speed ceiling."""
+"""One model in one format in, one Serving record out: memory of every GPU, what fits, and the speed ceiling.
+
+How serving is sized. A model has four readers here, and each answers one question about one GPU:
+
+    weights      model.py lists the tensors, a format (planner/formats) says what each takes, split.py where it lies
+    cache        cache_layers.py runs the model once and reads what transformers' cache then holds, layer by layer;
+                 cache.py multiplies by tokens, sequences and the cache's type
+    activations  prefill.py runs one prefill step without data, attention and experts as servers' kernels run them
+    overhead     overhead.py: the CUDA context and what the engine holds beside, each part with its source
+
+What differs between engines is in their records (engines/) and nowhere else. need.py adds the four up into what every
+GPU needs at a context and a number of sequences; what fits is a search over that sum (search.py), and the speed
+ceiling is the bytes that a decoding step reads over the bandwidth (speed.py). A figure is what is needed, not what an
+engine reserves: vLLM's unused share of the card is a part of its own. Only model.py, cache_layers.py, prefill*.py and
+shards.py run a model, and so import torch; all else is arithmetic on records.
+"""
 
 from math import ceil
 
 from planner.errors import JobError
-from planner.formats.model import Activations, ServedModel
 from planner.formats.registry import Format, find_format
+from planner.formats.served_model import ServedModel
 from planner.formats.tensors import StoredModel
 from planner.hardware import Gpu, find_gpu
+from planner.serving.activations import Activations
 from planner.serving.cache import kv_dtype
 from planner.serving.engines import chunk_of, engine_of
 from planner.serving.engines.facts import EngineFacts
 from planner.serving.need import Setting, limits, shares
 from planner.serving.overhead import overhead_parts
+from planner.serving.record_parts import (
+    activation_use,
+    cache_use,
+    decode_speed,
+    gpu_facts,
+    model_size,
+    notes,
+    overhead_use,
+    parameter_notes,
+    weight_use,
+)
 from planner.serving.schema import (
     MAX_BATCH,
     MAX_CONTEXT,
@@ -28,17 +55,6 @@ from planner.serving.schema import (
 )
 from planner.serving.search import Squeezed
 from planner.serving.split import as_held_by, place
-from planner.serving.uses import (
-    activation_use,
-    cache_use,
-    decode_speed,
-    gpu_facts,
-    model_size,
-    notes,
-    overhead_use,
-    parameter_notes,
-    weight_use,
-)
 
 DEFAULT_CONTEXT = 4096
 AUTO = "auto"
@@ -50,37 +66,37 @@ def serve(model: str, weights: str, options: ServeOptions | None = None) -> Serv
     Raises ModelError, JobError or UnsupportedError; nothing else for bad input.
     """
     options = options or ServeOptions()
-    kept = find_format(weights)
-    check(kept, options)
+    weight_format = find_format(weights)
+    check(weight_format, options)
     from planner.serving.model import load_served
 
     served, activations = load_served(model, options.dtype)
-    return size(served, activations, kept, options)
+    return size(served, activations, weight_format, options)
 
 
-def check(kept: Format, options: ServeOptions) -> None:
+def check(weight_format: Format, options: ServeOptions) -> None:
     """Raise JobError for what is wrong whatever the model is, before one is built."""
-    engine = engine_of(kept, options)
+    engine = engine_of(weight_format, options)
     if options.kv_dtype != AUTO:
         kv_dtype(options.kv_dtype)
     if options.gpu_memory_utilization is not None and engine.left_to_others is None:
-        raise JobError(f"--gpu-memory-utilization is vLLM's; {kept.name} is served by {engine.name}")
+        raise JobError(f"--gpu-memory-utilization is vLLM's; {weight_format.name} is served by {engine.name}")
     if options.overhead is not None and options.reserve:
         raise JobError("--overhead is one flat part in the place of all parts: leave --reserve out, or --overhead")
     gpu = _gpu(options)
     overhead_parts(engine, options, weights=0, memory=gpu.memory_bytes if gpu else None)
 
 
-def size(served: ServedModel, activations: Activations, kept: Format, options: ServeOptions) -> Serving:
-    """The same for a model that is built already. Pure: no torch, no files."""
-    return size_stored(served, activations, kept, kept.store(served), options)
+def size(served: ServedModel, activations: Activations, weight_format: Format, options: ServeOptions) -> Serving:
+    """What serving a model that is built already takes. Pure: no torch, no files."""
+    return size_stored(served, activations, weight_format, weight_format.store(served), options)
 
 
 def size_stored(
-    served: ServedModel, activations: Activations, kept: Format, stored: StoredModel, options: ServeOptions
+    served: ServedModel, activations: Activations, weight_format: Format, stored: StoredModel, options: ServeOptions
 ) -> Serving:
-    """The same for a model that is in its format already."""
-    engine, gpu = engine_of(kept, options), _gpu(options)
+    """What serving a model takes whose tensors are in their format already. Pure."""
+    engine, gpu = engine_of(weight_format, options), _gpu(options)
     stored = as_held_by(engine, stored)
     beyond = options.beyond_positions or (options.context or 0) > (served.max_positions or MAX_CONTEXT)
     most = served.max_positions if served.max_positions and not beyond else MAX_CONTEXT
@@ -95,7 +111,7 @@ def size_stored(
     )
     context = options.context or min(DEFAULT_CONTEXT, most)
     gpus = shares(setting, context, options.batch)
-    found = limits(setting, context, options.batch, most_context=most, most_batch=MAX_BATCH)
+    largest = limits(setting, context, options.batch, most_context=most, most_batch=MAX_BATCH)
     fullest = max(gpus, key=lambda share: share.total_bytes)
     return Serving(
         model=model_size(served),
@@ -103,7 +119,7 @@ def size_stored(
         engine=engine.name,
         context=context,
         batch=options.batch,
-        weights=weight_use(kept, stored, setting.placement),
+        weights=weight_use(weight_format, stored, setting.placement),
         kv_cache=cache_use(setting, context, gpus),
         activations=activation_use(setting, context, gpus),
         overhead=overhead_use(setting, gpus),
@@ -118,11 +134,11 @@ def size_stored(
         gpus=gpus,
         fits=None if gpu is None else fullest.total_bytes <= gpu.memory_bytes,
         spare_bytes=None if gpu is None else gpu.memory_bytes - fullest.total_bytes,
-        max_context=found.context,
-        max_batch=found.batch,
-        max_users=found.users,
+        max_context=largest.context,
+        max_batch=largest.batch,
+        max_users=largest.users,
         speed=decode_speed(setting, context, gpu),
-        notes=(*notes(setting, stored, context, found, gpu), *getattr(activations, "notes", ())),
+        notes=(*notes(setting, stored, context, largest, gpu), *getattr(activations, "notes", ())),
     )
 
 
@@ -133,14 +149,16 @@ def serve_parameters(params: int, weights: str, options: ServeOptions | None = N
     for options that need a model's layers.
     """
     options = options or ServeOptions()
-    kept = find_format(weights)
-    check(kept, options)
-    if kept.bits is None:
-        raise JobError(f"--weights {kept.name} mixes types by tensor: name a model, or a type with bits of its own")
+    weight_format = find_format(weights)
+    check(weight_format, options)
+    if weight_format.bits is None:
+        raise JobError(
+            f"--weights {weight_format.name} mixes types by tensor: name a model, or a type with bits of its own"
+        )
     if options.gpu_layers is not None:
         raise JobError("-ngl needs a model's layers; name a model instead of --params")
-    engine, gpu = engine_of(kept, options), _gpu(options)
-    whole = ceil(params * kept.bits / 8)
+    engine, gpu = engine_of(weight_format, options), _gpu(options)
+    whole = ceil(params * weight_format.bits / 8)
     share, parts = _even_share(whole, engine, gpu, options)
     return Serving(
         model=ModelSize(
@@ -154,7 +172,7 @@ def serve_parameters(params: int, weights: str, options: ServeOptions | None = N
         engine=engine.name,
         context=options.context or DEFAULT_CONTEXT,
         batch=options.batch,
-        weights=_flat_weights(kept, whole, share.weights_bytes * options.gpus),
+        weights=_flat_weights(weight_format, whole, share.weights_bytes * options.gpus),
         kv_cache=_unknown_cache(engine, options),
         activations=ActivationUse(bytes=None, method=None, tokens=None, sequences=None, rule_bytes=None),
         overhead=Overhead(bytes=share.overhead_bytes * options.gpus, parts=parts),
@@ -169,7 +187,7 @@ def serve_parameters(params: int, weights: str, options: ServeOptions | None = N
         max_batch=None,
         max_users=None,
         speed=None,
-        notes=parameter_notes(kept, options),
+        notes=parameter_notes(weight_format, options),
     )
 
 
@@ -213,15 +231,15 @@ def _unknown_cache(engine: EngineFacts, options: ServeOptions) -> CacheUse:
     )
 
 
-def _flat_weights(kept: Format, whole: int, on_gpus: int) -> WeightUse:
-    assert kept.bits is not None
+def _flat_weights(weight_format: Format, whole: int, on_gpus: int) -> WeightUse:
+    assert weight_format.bits is not None
     return WeightUse(
-        format=kept.name,
-        family=kept.family,
+        format=weight_format.name,
+        family=weight_format.family,
         bytes=on_gpus,
         cpu_bytes=0,
         file_bytes=whole,
         replicated_bytes=0,
-        bits_per_weight=float(kept.bits),
+        bits_per_weight=float(weight_format.bits),
         by_unit={"other": whole},
     )

@@ -108,12 +108,16 @@ def _split_heads(module: Any, parts: dict[str, torch.nn.Linear], size: int, shar
     """Query heads are divided; of key-value heads at least one stays."""
     heads = _divided(parts["q_proj"].out_features // size, shards, "q_proj heads")
     _resize(parts["q_proj"], heads * size, parts["q_proj"].in_features)
-    kept = heads
+    key_heads = heads
     for name in ("k_proj", "v_proj"):
         if name in parts:
-            kept = max(1, parts[name].out_features // size // shards)
-            _resize(parts[name], kept * size, parts[name].in_features)
-    for key, value in (("num_key_value_groups", heads // kept), ("num_heads", heads), ("num_key_value_heads", kept)):
+            key_heads = max(1, parts[name].out_features // size // shards)
+            _resize(parts[name], key_heads * size, parts[name].in_features)
+    for key, value in (
+        ("num_key_value_groups", heads // key_heads),
+        ("num_heads", heads),
+        ("num_key_value_heads", key_heads),
+    ):
         if hasattr(module, key):
             setattr(module, key, value)
 

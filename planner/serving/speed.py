@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
-from planner.formats.model import ServedModel
+from planner.formats.served_model import ServedModel
 from planner.serving.schema import Speed
 from planner.serving.split import Held
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 from math import ceil
 
 from planner.errors import JobError
-from planner.formats.model import CacheLayer, ServedModel
+from planner.formats.served_model import CacheLayer, ServedModel
 from planner.formats.tensors import Stored, StoredModel
 from planner.serving.engines import ENGINES
 from planner.serving.engines.facts import Devices, EngineFacts

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 
 from planner.errors import JobError
-from planner.formats.model import ServedModel
+from planner.formats.served_model import ServedModel
 from planner.formats.tensors import Stored, StoredModel, Weight
 
 _KEY_VALUE = {"k_proj", "v_proj"}

@@ -221,12 +221,12 @@ class LoraLinear(torch.nn.Module):
 
     @property
     def weight(self) -> Any:
-        """What model code reads of a Linear."""
+        """Model code may read it of what it takes for a Linear."""
         return self.base.weight
 
     @property
     def bias(self) -> Any:
-        """The same."""
+        """As `weight`: model code may read it."""
         return self.base.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -5,8 +5,8 @@ from fractions import Fraction
 
 from planner.errors import JobError
 from planner.formats.bitsandbytes import spreads_experts
-from planner.formats.fused import EXPERTS, GATE_UP, loaded_weights
-from planner.formats.model import ServedModel
+from planner.formats.fused_experts import EXPERTS, GATE_UP, loaded_weights
+from planner.formats.served_model import ServedModel
 from planner.formats.tensors import Weight
 from planner.hints import did_you_mean, shorten
 from planner.training.schema import TrainMethod
@@ -135,7 +135,7 @@ def adapter_shapes(targets: Iterable[Weight], rank: int) -> list[tuple[tuple[int
 
 
 def rank_of(name: str, rank: int) -> int:
-    """Of one expert or Linear."""
+    """The rank of the adapter on one expert or Linear: twice the one asked for where gate and up are one tensor."""
     return 2 * rank if name.endswith(f".experts.{GATE_UP}") else rank
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from planner.formats.bitsandbytes import spreads_experts
-from planner.formats.model import ServedModel
+from planner.formats.served_model import ServedModel
 from planner.training.lora import is_parameter, renamed_targets, target_weights
 from planner.training.schema import TrainOptions
 from planner.training.strategies import STRATEGIES

@@ -51,10 +51,10 @@ def states_bytes(
     transformers/trainer.py Trainer.create_optimizer: every nn.Embedding is registered with optim_bits 32 where the
     optimizer is a bitsandbytes one of 8 bits.
     """
-    kept = sum(copies * state_bytes(optimizer, shape, itemsize) for shape, copies in shapes)
+    total = sum(copies * state_bytes(optimizer, shape, itemsize) for shape, copies in shapes)
     if optimizer != "adamw8bit":
-        return kept
-    return kept + sum(
+        return total
+    return total + sum(
         copies * (8 * prod(shape) - state_bytes(optimizer, shape, itemsize)) for shape, copies in embeddings
     )
 

@@ -13,14 +13,14 @@ class Copies:
     """Bytes of each copy of one trained weight."""
 
     weight: int
-    """What the forward reads, or is cast from."""
+    """The copy that the forward reads, or casts from."""
     master: int
     """A second copy that the optimizer updates; 0 where it updates the weight itself."""
     gradient: int
     state: int
-    """Of the type that the optimizer sees."""
+    """One element of an optimizer state, in the type that the optimizer sees."""
     gathered: int
-    """Of the type that is gathered from shards and computed with."""
+    """The copy that is gathered from shards and computed with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,20 +28,20 @@ class States:
     """A model's trained weights by shape, and the sizes of its frozen ones. Sizes are numbers of weights, not bytes."""
 
     shapes: Shapes
-    """Of the trained tensors."""
+    """The trained tensors."""
     trained: int
     frozen_bytes: int
     layer_weights: int
-    """Of the largest decoder layer, frozen ones and adapters included."""
+    """Weights of the largest decoder layer, frozen ones and adapters included."""
     layer_trained: int
     root_weights: int
-    """Outside of decoder layers."""
+    """Weights outside of decoder layers."""
     root_trained: int
     largest: int
     """The largest trained tensor."""
     optimizer: Optimizer
     layers_weights: int
-    """Of all decoder layers."""
+    """Weights of all decoder layers together."""
     embeddings: Shapes = ()
     """Those of `shapes` that belong to an nn.Embedding."""
     quantized: int = 0

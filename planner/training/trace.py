@@ -46,7 +46,7 @@ class Piece:
     saved: int
     """What autograd keeps from this piece's forward until its backward."""
     casts: int
-    """Of `saved`: 16-bit copies that autocast made of 32-bit weights."""
+    """The part of `saved` that is 16-bit copies of 32-bit weights, made by autocast."""
     cached_casts: int
     """More such copies, which autocast holds until the whole forward is over and autograd does not keep."""
     forward_peak: int
@@ -79,7 +79,7 @@ class TrainingTrace:
 
     @property
     def casts(self) -> int:
-        """Of `saved`: autocast's 16-bit copies of weights."""
+        """The part of `saved` that is autocast's 16-bit copies of weights."""
         return sum(self.pieces[n].casts for n in self.layers) + self.rest.casts + self.embedding.casts
 
 
@@ -92,14 +92,14 @@ class StepPeak:
     gradients: int
     """Gradients of weights that lie there at that point; 0 where they are counted elsewhere."""
     casts: int
-    """Of `bytes`: 16-bit copies of weights."""
+    """The part of `bytes` that is 16-bit copies of weights."""
     kept: int
-    """Of `bytes`: activations that autograd keeps for the backward."""
+    """The part of `bytes` that is activations that autograd keeps for the backward."""
     where: str
 
     @property
     def working(self) -> int:
-        """What the layer that is running works with."""
+        """Bytes that the running layer works with."""
         return self.bytes - self.casts - self.kept
 
 

@@ -1,4 +1,18 @@
-"""One training job in, one TrainingPlan out: where tensors, traces and sharding meet."""
+"""One training job in, one TrainingPlan out: where tensors, traces and sharding meet.
+
+How a step is sized. Two moments can be the highest of a step, and a plan has both: the middle of the backward, where
+activations are highest, and the optimizer's step, where they are gone but its temporaries are there.
+
+    states       trained.py sorts a model's tensors into trained and frozen ones; strategies.py has a row for each way
+                 to share them out (ZeRO, FSDP, ...): which copies are whole, which in shards, what is gathered, and the
+                 library's buffers; sharding.py adds a row up for one GPU and one node
+    activations  tracing.py runs one micro batch of text forward and backward without data, each kind of layer once;
+                 trace.py walks the layers and finds the highest point, with or without checkpointing
+    optimizer    optimizers.py: what each keeps of a tensor, and what its step works with
+
+A trace depends on model, batch, precision and adapters, not on the number of GPUs: every sharding and offload of the
+table of choices is arithmetic on the same few traces. Only tracing.py and kernels.py import torch.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,7 +23,7 @@ from planner.errors import JobError, UnsupportedError
 from planner.hardware import Gpu, find_gpu
 from planner.job import DType
 from planner.serving.engines.facts import CONTEXT_SOURCE, PYTORCH_CONTEXT
-from planner.serving.rules import training_rule
+from planner.serving.rules_of_thumb import training_rule
 from planner.training.lora import share
 from planner.training.notes import notes_on
 from planner.training.schema import (
@@ -32,7 +46,7 @@ from planner.training.trained import Parts, split
 from planner.units import human_bytes
 
 if TYPE_CHECKING:
-    from planner.formats.model import ServedModel
+    from planner.formats.served_model import ServedModel
 
 OFFLOADS: tuple[tuple[Offload, OffloadTo], ...] = (
     ("none", "cpu"),
@@ -171,11 +185,7 @@ class _Job:
 
     def choices(self, gpu: Gpu | None) -> list[Choice]:
         """Every sharding and offload, those that the libraries do not offer with their reason."""
-        found = []
-        for sharding in STRATEGIES:
-            for offload, to in OFFLOADS:
-                found.append(self._choice(sharding, offload, to, gpu))
-        return [choice for choice in found if choice is not None]
+        return [self._choice(sharding, offload, to, gpu) for sharding in STRATEGIES for offload, to in OFFLOADS]
 
     def _choice(self, sharding: Sharding, offload: Offload, to: OffloadTo, gpu: Gpu | None) -> Choice:
         reason = refused(sharding, offload, to, self.options.optimizer)
@@ -243,8 +253,8 @@ def _refuse_idle(options: TrainOptions) -> None:
 
 
 def _moment(name: str, parts: list[Part]) -> Moment:
-    kept = tuple(part for part in parts if part.bytes)
-    return Moment(name=name, total_bytes=sum(part.bytes for part in kept), parts=kept)
+    nonzero = tuple(part for part in parts if part.bytes)
+    return Moment(name=name, total_bytes=sum(part.bytes for part in nonzero), parts=nonzero)
 
 
 def _memory(parts: tuple[Part, ...]) -> Memory:

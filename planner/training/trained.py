@@ -6,9 +6,9 @@ from math import prod
 
 from planner.errors import JobError
 from planner.formats.bitsandbytes import quantized_weights
-from planner.formats.fused import loaded_weights
-from planner.formats.model import ServedModel
+from planner.formats.fused_experts import loaded_weights
 from planner.formats.registry import find_format
+from planner.formats.served_model import ServedModel
 from planner.formats.tensors import Weight
 from planner.training.lora import adapter_shapes, is_parameter, target_weights
 from planner.training.schema import TrainOptions

@@ -2,8 +2,8 @@
 
 from functools import cache
 
-from planner.formats.model import ServedModel
 from planner.formats.registry import Format
+from planner.formats.served_model import ServedModel
 from planner.formats.tensors import StoredModel
 from planner.serving.model import load_served
 

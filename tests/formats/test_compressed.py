@@ -15,8 +15,8 @@ from transformers import Zamba2Config
 from planner.errors import PlannerError, RecipeError, UnsupportedError
 from planner.formats.compressed import IGNORE, cache_dtype, formats, parse, store_recipe
 from planner.formats.compressed_schemes import describe, module_bytes, module_tensors, storage_of
-from planner.formats.model import ServedModel
 from planner.formats.registry import Format
+from planner.formats.served_model import ServedModel
 from planner.recipe.files import list_recipes
 from planner.recipe.load import load_recipe, recipe_from_dict
 from planner.recipe.specs import QuantizationSpec, Recipe, Scheme

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import GPT2Config
 
 from planner.errors import JobError, UnsupportedError
-from planner.formats.exllama import HEADS, Mixture, exl3_tensors, formats, least_bits, parse
+from planner.formats.exllama import HEADS, ExlMixture, exl3_tensors, formats, least_bits, parse
 from planner.formats.registry import Format
 from planner.formats.tensors import StoredModel
 from planner.serving.model import load_served
@@ -40,8 +40,8 @@ def test_a_head_takes_what_exllamav2_counts(head: int, bits: int) -> None:
 
 def test_the_smallest_options_take_what_exllamav2_counts() -> None:
     # qparams_attn[0][0].total_bits((8192, 1024)) and qparams_mlp[0][2].total_bits((28672, 8192)), evaluated
-    attention = Mixture(groups=(64, 64), bits=(3, 2), shares=(0.05, 0.95))
-    down = Mixture(groups=(32, 64, 64), bits=(6, 3, 2), shares=(0.05, 0.2, 0.75))
+    attention = ExlMixture(groups=(64, 64), bits=(3, 2), shares=(0.05, 0.95))
+    down = ExlMixture(groups=(32, 64, 64), bits=(6, 3, 2), shares=(0.05, 0.2, 0.75))
     assert attention.total_bits(8192, 1024) == 18028544
     assert down.total_bits(28672, 8192) == 580507728
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from planner.errors import JobError
 from planner.formats.mixed import (
     Allocation,
-    Step,
+    Upgrade,
     allocate,
     default_order,
     fused_order,
@@ -43,7 +43,7 @@ def span(model: str) -> tuple[int, int]:
     return low, high
 
 
-def order(model: str) -> tuple[Step, ...]:
+def order(model: str) -> tuple[Upgrade, ...]:
     return (fused_order if "W4A16" in LADDERS[model] else default_order)(served(model))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from planner.formats.compressed import store_recipe
-from planner.formats.model import ServedModel
+from planner.formats.served_model import ServedModel
 from planner.recipe.load import load_recipe
 from planner.serving.model import load_served
 

@@ -3,9 +3,10 @@
 from fractions import Fraction
 from typing import Any
 
-from planner.formats.model import Attention, CacheLayer, ServedModel
 from planner.formats.registry import Format
+from planner.formats.served_model import CacheLayer, ServedModel
 from planner.formats.tensors import Stored, StoredModel, Weight
+from planner.serving.activations import Attention
 
 LAYERS, HIDDEN, HEADS, KV_HEADS, HEAD, WIDTH, VOCABULARY, EXPERTS = 4, 1024, 8, 2, 128, 4096, 32000, 10
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.errors import JobError
-from planner.formats.model import CacheKind, CacheLayer
+from planner.formats.served_model import CacheKind, CacheLayer
 from planner.serving.cache import KV_DTYPES, CacheSize, cache_size, kv_dtype
 from planner.serving.engines import ENGINES, EXLLAMA, LLAMA_CPP
 from planner.serving.engines.facts import EngineFacts

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from planner.errors import UnsupportedError
-from planner.formats.model import CacheLayer
+from planner.formats.served_model import CacheLayer
 from planner.job import Build
 from planner.models.build import build_model
 from planner.models.source import ModelSource, load_source

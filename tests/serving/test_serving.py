@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.errors import JobError
-from planner.formats.model import Activations, CacheLayer, ServedModel
 from planner.formats.registry import find_format
+from planner.formats.served_model import CacheLayer, ServedModel
 from planner.hardware import find_gpu
+from planner.serving.activations import Activations
 from planner.serving.engines.vllm import max_num_seqs
 from planner.serving.model import load_served
 from planner.serving.schema import ServeOptions, Serving

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from transformers import BloomConfig, GPTNeoXConfig, PretrainedConfig
 
 from planner.errors import JobError
-from planner.formats.model import CacheLayer
 from planner.formats.registry import find_format
+from planner.formats.served_model import CacheLayer
 from planner.formats.tensors import Weight
 from planner.serving.engines import ENGINES, LLAMA_CPP, VLLM
 from planner.serving.model import load_served

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from planner.errors import JobError
-from planner.formats.model import ServedModel
+from planner.formats.served_model import ServedModel
 from planner.serving.model import load_served
 from planner.training.lora import adapter_shapes, target_weights
 from planner.training.notes import notes_on

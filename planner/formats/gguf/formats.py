@@ -16,8 +16,8 @@ from planner.formats.gguf.header import header_bytes, header_note
 from planner.formats.gguf.mixture import tensor_types
 from planner.formats.gguf.names import GgufModel, Written, gguf_model
 from planner.formats.gguf.types import FLOATS, bits, blocks, tensor_bytes, weight_types
-from planner.formats.model import ServedModel
 from planner.formats.registry import Format
+from planner.formats.served_model import ServedModel
 from planner.formats.tensors import Stored, StoredModel, Weight
 from planner.hints import shorten
 from planner.units import format_bytes

@@ -13,7 +13,7 @@ from planner.formats.gguf.architectures import architecture
 from planner.formats.gguf.mixture import Tensor
 from planner.formats.gguf.roles import role_name
 from planner.formats.gguf.rules import Hyper
-from planner.formats.model import ServedModel
+from planner.formats.served_model import ServedModel
 from planner.formats.tensors import ANY_EXPERT, Weight
 
 # Checkpoints that hold their experts in MXFP4: the converter copies the blocks (conversion/gpt_oss.py).

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from planner.formats.mixed import Step
-from planner.formats.model import CacheKind, ServedModel
+from planner.formats.mixed import Upgrade
 from planner.formats.registry import Family
+from planner.formats.served_model import CacheKind, ServedModel
 from planner.hardware import Gpu
 from planner.serving.schema import Engine, OverheadPart, SplitMode
 from planner.units import MIB
@@ -82,7 +82,7 @@ class EngineFacts:
     # What is said, and how a mixture of types is made for it
     card_notes: Callable[[int, int, Gpu], tuple[str, ...]] = lambda _vocabulary, _batch, _gpu: ()
     """On how it fills this card, of a vocabulary and a batch."""
-    mixture_order: Callable[[ServedModel], tuple[Step, ...]]
+    mixture_order: Callable[[ServedModel], tuple[Upgrade, ...]]
     """Which matrices of a model get more bits first."""
     mixture_notes: tuple[str, ...] = ()
 

@@ -4,7 +4,7 @@ from bisect import bisect_right
 from fractions import Fraction
 
 from planner.formats.mixed import default_order
-from planner.formats.model import CacheKind
+from planner.formats.served_model import CacheKind
 from planner.serving.engines.facts import Devices, EngineFacts, whole_blocks
 from planner.units import MIB
 

@@ -6,7 +6,7 @@ from math import ceil
 
 from planner.errors import JobError
 from planner.formats.mixed import fused_order
-from planner.formats.model import CacheKind
+from planner.formats.served_model import CacheKind
 from planner.hardware import Gpu
 from planner.serving.engines.facts import GRAPHS, PYTORCH_CONTEXT, SHARE, Devices, EngineFacts, whole_blocks
 from planner.serving.schema import OverheadPart

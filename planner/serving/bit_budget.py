@@ -9,11 +9,11 @@ from planner.errors import JobError, PlannerError, UnsupportedError
 from planner.formats.exllama import least_bits
 from planner.formats.exllama_models import EXL2_MODELS, EXL3_MODELS
 from planner.formats.mixed import Allocation, quantizable
-from planner.formats.model import ServedModel
 from planner.formats.registry import Format, find_format
+from planner.formats.served_model import ServedModel
 from planner.formats.tensors import StoredModel
-from planner.serving.bits_schema import Budget, Choice, FormatRow, KeptRow, Mixture, MixtureRow
 from planner.serving.engines import ENGINES, usual_engine
+from planner.serving.fit_schema import Budget, FormatRow, KeptRow, LadderChoice, Mixture, MixtureRow
 from planner.serving.overhead import overhead_parts
 from planner.serving.schema import Serving
 from planner.serving.search import largest
@@ -33,13 +33,13 @@ CHOICES = {
 }
 
 
-def format_row(kept: Format, serving: Serving) -> FormatRow:
+def format_row(weight_format: Format, serving: Serving) -> FormatRow:
     """What a table shows of a format that holds the model."""
     all_of_it = serving.max_context is not None and serving.max_context == serving.model.max_positions
     return FormatRow(
-        name=kept.name,
-        family=kept.family,
-        summary=kept.summary,
+        name=weight_format.name,
+        family=weight_format.family,
+        summary=weight_format.summary,
         engine=serving.engine,
         file_bytes=serving.weights.file_bytes,
         weights_bytes=serving.weights.bytes,
@@ -56,9 +56,11 @@ def format_row(kept: Format, serving: Serving) -> FormatRow:
     )
 
 
-def failed_row(kept: Format, error: PlannerError) -> FormatRow:
+def failed_row(weight_format: Format, error: PlannerError) -> FormatRow:
     """A format that cannot hold the model, and why."""
-    return FormatRow(name=kept.name, family=kept.family, summary=kept.summary, problem=str(error))
+    return FormatRow(
+        name=weight_format.name, family=weight_format.family, summary=weight_format.summary, problem=str(error)
+    )
 
 
 def sorted_rows(rows: Iterable[FormatRow]) -> tuple[FormatRow, ...]:
@@ -99,7 +101,7 @@ class Ladder:
         return sum(self.stored[rung].tensors[n].file_bytes for n in quantizable(self.stored))
 
     def kept(self) -> tuple[KeptRow, ...]:
-        """What is no choice, by unit and type, in the model's order."""
+        """Tensors that all choices keep alike, by unit and type, in the model's order."""
         chosen, found = set(quantizable(self.stored)), dict[tuple[str, str], list[int]]()
         for n, tensor in enumerate(self.stored[0].tensors):
             if n not in chosen:
@@ -110,15 +112,15 @@ class Ladder:
             KeptRow(unit=unit, type=kind, gpu_bytes=gpu, cpu_bytes=cpu) for (unit, kind), (gpu, cpu) in found.items()
         )
 
-    def choices(self) -> tuple[Choice, ...]:
+    def choices(self) -> tuple[LadderChoice, ...]:
         """Each with its average over the quantizable weights."""
         return tuple(
-            Choice(
-                name=kept.name,
+            LadderChoice(
+                name=weight_format.name,
                 bits_per_weight=8 * self.file_bytes(rung) / self.weights,
                 gpu_bytes=self.gpu_bytes(rung),
             )
-            for rung, kept in enumerate(self.formats)
+            for rung, weight_format in enumerate(self.formats)
         )
 
 
@@ -129,10 +131,11 @@ def make_ladder(served: ServedModel, text: str | None) -> Ladder:
     Raises JobError for choices that one engine does not read together, or that are all the same size.
     """
     named = _names(served, text)
-    if len({usual_engine(kept).name for kept in named}) > 1:
-        raise JobError(f"--choices {text}: no engine reads {' and '.join(kept.name for kept in named)} in one model")
-    pairs = sorted(((kept, kept.store(served)) for kept in named), key=lambda pair: pair[1].gpu_bytes)
-    ladder = Ladder(formats=tuple(kept for kept, _ in pairs), stored=tuple(stored for _, stored in pairs))
+    if len({usual_engine(choice).name for choice in named}) > 1:
+        names = " and ".join(choice.name for choice in named)
+        raise JobError(f"--choices {text}: no engine reads {names} in one model")
+    pairs = sorted(((choice, choice.store(served)) for choice in named), key=lambda pair: pair[1].gpu_bytes)
+    ladder = Ladder(formats=tuple(choice for choice, _ in pairs), stored=tuple(stored for _, stored in pairs))
     if not quantizable(ladder.stored):
         raise JobError(f"--choices {text or named[0].name}: give at least two that differ in size, like 3,4,6")
     return ladder

@@ -1,7 +1,7 @@
-"""What serving and training need to know of a model, as plain data."""
+"""What formats, serving and training need to know of a model, as plain data."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from planner.formats.tensors import Weight
 
@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from planner.models.graph import ModelGraph
 
 CacheKind = Literal["full", "sliding", "chunked", "latent", "recurrent", "cross", "shared"]
-Attention = Literal["flash", "eager"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,17 +59,3 @@ class ServedModel:
     graph: "ModelGraph"
     """The same model as LLM Compressor sees it, without a trace."""
     notes: tuple[str, ...] = ()
-
-
-class Activations(Protocol):
-    """The highest activation memory of one forward, in allocated bytes on one GPU."""
-
-    def __call__(
-        self, tokens: int, context: int, *, batch: int = 1, attention: Attention = "flash", shards: int = 1
-    ) -> int:
-        """Of a prefill of `tokens` new tokens in each of `batch` sequences that are `context` tokens long after it.
-
-        The cache itself and the weights are not counted; the logits of the last token of each sequence are.
-        `shards` GPUs split heads, MLP widths and vocabulary between them (tensor parallelism).
-        """
-        ...

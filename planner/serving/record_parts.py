@@ -3,14 +3,14 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from planner.formats.model import ServedModel
 from planner.formats.registry import Format
+from planner.formats.served_model import ServedModel
 from planner.formats.tensors import StoredModel, Weight
 from planner.hardware import Gpu
 from planner.serving.cache import KV_DTYPES, kv_dtype
 from planner.serving.engines.facts import EngineFacts
 from planner.serving.need import Limits, Setting
-from planner.serving.rules import activation_rule, kv_cache_rule
+from planner.serving.rules_of_thumb import activation_rule, kv_cache_rule
 from planner.serving.schema import (
     MAX_CONTEXT,
     ActivationUse,
@@ -48,7 +48,7 @@ def gpu_facts(gpu: Gpu | None) -> GpuFacts | None:
     return GpuFacts(name=gpu.name, memory_bytes=gpu.memory_bytes, bandwidth=gpu.bandwidth, source=gpu.source)
 
 
-def weight_use(kept: Format, stored: StoredModel, placement: Placement) -> WeightUse:
+def weight_use(weight_format: Format, stored: StoredModel, placement: Placement) -> WeightUse:
     """The weights as they lie on the devices."""
     parts: dict[str, int] = defaultdict(int)
     for tensor in stored.tensors:
@@ -56,8 +56,8 @@ def weight_use(kept: Format, stored: StoredModel, placement: Placement) -> Weigh
     on_gpus, on_cpu = placement.bytes, placement.cpu.bytes
     once = stored.gpu_bytes + stored.cpu_bytes
     return WeightUse(
-        format=kept.name,
-        family=kept.family,
+        format=weight_format.name,
+        family=weight_format.family,
         bytes=on_gpus,
         cpu_bytes=on_cpu,
         file_bytes=stored.file_bytes,
@@ -145,44 +145,44 @@ def _part(weight: Weight) -> str:
     return "norm" if "norm" in weight.name else "mlp"
 
 
-def notes(setting: Setting, stored: StoredModel, context: int, found: Limits, gpu: Gpu | None) -> tuple[str, ...]:
+def notes(setting: Setting, stored: StoredModel, context: int, most: Limits, gpu: Gpu | None) -> tuple[str, ...]:
     """What the reader has to know to read the numbers right."""
     model, options = setting.model, setting.options
-    said = [*model.notes, *stored.notes, *setting.placement.notes]
+    lines = [*model.notes, *stored.notes, *setting.placement.notes]
     if model.max_positions and context > model.max_positions:
-        said.append(f"{context:,} tokens are more than the {model.max_positions:,} positions the config allows")
-    if found.context and found.context == model.max_positions:
-        said.append(
+        lines.append(f"{context:,} tokens are more than the {model.max_positions:,} positions the config allows")
+    if most.context and most.context == model.max_positions:
+        lines.append(
             f"memory would allow more, the config allows {model.max_positions:,} positions (--beyond-positions)"
         )
-    if found.context == MAX_CONTEXT:
-        said.append(f"contexts above {MAX_CONTEXT:,} tokens are not looked at")
+    if most.context == MAX_CONTEXT:
+        lines.append(f"contexts above {MAX_CONTEXT:,} tokens are not looked at")
     if gpu is not None and not options.overhead:
-        said += setting.engine.card_notes(model.vocabulary, options.batch, gpu)
+        lines += setting.engine.card_notes(model.vocabulary, options.batch, gpu)
     if gpu is not None and gpu.unified:
-        said.append("CPU and GPU share this memory, and the system keeps a part of it (macOS about a quarter)")
+        lines.append("CPU and GPU share this memory, and the system keeps a part of it (macOS about a quarter)")
     if setting.placement.mode == "layer" and options.gpus > 1:
-        said.append("split by layer, the GPUs work one after the other for each token")
+        lines.append("split by layer, the GPUs work one after the other for each token")
     if options.gpus > 1 and setting.placement.mode != "layer":
-        said.append("what the GPUs send each other is in no figure: NCCL's buffers, and the time in the speed ceiling")
+        lines.append("what the GPUs send each other is in no figure: NCCL's buffers, and the time in the speed ceiling")
     if any(weight.unit == "vision" for weight in model.weights):
-        said.append("text alone: the vision tower's weights are counted, images' activations and tokens are not")
+        lines.append("text alone: the vision tower's weights are counted, images' activations and tokens are not")
     if (unusual := _unusual_cache(setting.engine, options.kv_dtype)) is not None:
-        said.append(unusual)
-    return tuple(dict.fromkeys(said))
+        lines.append(unusual)
+    return tuple(dict.fromkeys(lines))
 
 
-def parameter_notes(kept: Format, options: ServeOptions) -> tuple[str, ...]:
+def parameter_notes(weight_format: Format, options: ServeOptions) -> tuple[str, ...]:
     """What is missing where only a number of parameters is given."""
-    said = ["KV cache and activations need the model's attention: give a MODEL; the total is without them"]
-    bits = f"{float(kept.bits or 0):g} bits"
-    if kept.family == "gguf" and ":" not in kept.name:
-        said.append(
-            f"a {kept.name} file mixes types, and {bits} are those of its base type: files of real models are larger, "
-            "those of small models most; give a MODEL for its tensors"
+    lines = ["KV cache and activations need the model's attention: give a MODEL; the total is without them"]
+    bits = f"{float(weight_format.bits or 0):g} bits"
+    if weight_format.family == "gguf" and ":" not in weight_format.name:
+        lines.append(
+            f"a {weight_format.name} file mixes types, and {bits} are those of its base type: files of real models are "
+            "larger, those of small models most; give a MODEL for its tensors"
         )
     else:
-        said.append(f"every parameter is taken at {bits}; real files keep some tensors in more")
+        lines.append(f"every parameter is taken at {bits}; real files keep some tensors in more")
     if options.gpus > 1:
-        said.append("the weights are divided evenly; what is copied to every GPU is not known")
-    return tuple(said)
+        lines.append("the weights are divided evenly; what is copied to every GPU is not known")
+    return tuple(lines)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from planner.formats.model import ServedModel
+from planner.formats.served_model import ServedModel
 from planner.formats.tensors import ANY_EXPERT, Weight
 
 GATE_UP = "gate_up_proj"

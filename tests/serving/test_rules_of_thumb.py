@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.errors import UnsupportedError
-from planner.serving.rules import (
+from planner.serving.rules_of_thumb import (
     OPTIMIZER_STATES,
     OVERHEAD_BYTES,
     OVERHEAD_SHARE,

@@ -6,11 +6,11 @@ import pytest
 
 from planner.errors import JobError, UnsupportedError
 from planner.formats.exllama import least_bits
-from planner.formats.model import Attention
 from planner.formats.registry import all_formats, find_format
-from planner.serving.bits import average_format, make_ladder, nearest_below
-from planner.serving.bits_schema import BitsPlan, FormatTable
-from planner.serving.choose import fill, formats_of, size_all
+from planner.serving.activations import Attention
+from planner.serving.bit_budget import average_format, make_ladder, nearest_below
+from planner.serving.fit import fill, formats_of, size_all
+from planner.serving.fit_schema import BitsPlan, FormatTable
 from planner.serving.schema import ServeOptions
 from planner.serving.serve import size
 from planner.units import GIB

@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from planner.errors import JobError, PlannerError, UnsupportedError
-from planner.formats.mixed import Part, Step, allocate, mixed_model
-from planner.formats.model import Activations, ServedModel
+from planner.formats.mixed import MixturePart, Upgrade, allocate, mixed_model
 from planner.formats.registry import Format, all_formats
+from planner.formats.served_model import ServedModel
 from planner.hints import did_you_mean
-from planner.serving.bits import (
+from planner.serving.activations import Activations
+from planner.serving.bit_budget import (
     average_format,
     budget_of,
     failed_row,
@@ -19,8 +20,8 @@ from planner.serving.bits import (
     nearest_below,
     sorted_rows,
 )
-from planner.serving.bits_schema import BitsPlan, FormatRow, FormatTable
 from planner.serving.engines import ENGINES
+from planner.serving.fit_schema import BitsPlan, FormatRow, FormatTable
 from planner.serving.schema import MAX_CONTEXT, ServeOptions, Serving
 from planner.serving.search import Squeezed
 from planner.serving.serve import size, size_stored
@@ -52,12 +53,12 @@ def formats(
 
 def formats_of(families: Sequence[str]) -> tuple[Format, ...]:
     """The formats of these families; of all without one. Raises JobError for an unknown family."""
-    known = tuple(dict.fromkeys(kept.family for kept in all_formats()))
+    known = tuple(dict.fromkeys(weight_format.family for weight_format in all_formats()))
     for name in families:
         if name not in known:
             hint = did_you_mean(name, known) or f"; there are {', '.join(known)}"
             raise JobError(f"--family {name!r}: unknown{hint}")
-    return tuple(kept for kept in all_formats() if not families or kept.family in families)
+    return tuple(weight_format for weight_format in all_formats() if not families or weight_format.family in families)
 
 
 def size_all(
@@ -67,19 +68,19 @@ def size_all(
     options: ServeOptions,
     progress: Say = lambda _: None,
 ) -> FormatTable:
-    """The same for a model that is built already. Pure."""
+    """A table of these formats for a model that is built already. Pure."""
     shared = _Shared(activations, served.max_positions or MAX_CONTEXT)
     rows: list[FormatRow] = []
     sized: Serving | None = None
     failed: PlannerError | None = None
-    for kept in chosen:
-        progress(f"{served.name} as {kept.name}")
+    for weight_format in chosen:
+        progress(f"{served.name} as {weight_format.name}")
         try:
-            sized = size(served, shared, kept, options)
-            rows.append(format_row(kept, sized))
+            sized = size(served, shared, weight_format, options)
+            rows.append(format_row(weight_format, sized))
         except PlannerError as error:
             failed = error
-            rows.append(failed_row(kept, error))
+            rows.append(failed_row(weight_format, error))
     if sized is None:
         raise failed or JobError("no format is asked for")
     return FormatTable(
@@ -115,7 +116,7 @@ def fill(
     choices: str | None = None,
     progress: Say = lambda _: None,
 ) -> BitsPlan:
-    """The same for a model that is built already. Pure."""
+    """The most bits per weight, and a mixture, for a model that is built already. Pure."""
     ladder = make_ladder(served, choices)
     lowest = size_stored(served, activations, ladder.formats[0], ladder.stored[0], options)
     engine = ENGINES[lowest.engine]
@@ -123,8 +124,8 @@ def fill(
     budget = budget_of(ladder, lowest)
     allocation = allocate(ladder.stored, budget.quantizable_bytes, order, served.layers)
     mixed = mixed_model(ladder.stored, allocation)
-    kept = replace(ladder.formats[0], name=mixed.format, store=lambda _: mixed)
-    serving = size_stored(served, activations, kept, mixed, options)
+    weight_format = replace(ladder.formats[0], name=mixed.format, store=lambda _: mixed)
+    serving = size_stored(served, activations, weight_format, mixed, options)
     assert serving.fits, "a mixture is never over budget"
     assert lowest.gpu is not None
     most = most_bits(ladder, budget)
@@ -167,14 +168,14 @@ class _Shared(Squeezed):
 
 def _real(all_of_them: Sequence[Format]) -> tuple[Format, ...]:
     """Without the flat ones, in which no engine stores a model."""
-    return tuple(kept for kept in all_of_them if kept.family != "plain" or kept.bits is None or kept.bits >= 16)
+    return tuple(one for one in all_of_them if one.family != "plain" or one.bits is None or one.bits >= 16)
 
 
-def _present(order: Sequence[Step], parts: Sequence[Part]) -> tuple[str, ...]:
+def _present(order: Sequence[Upgrade], parts: Sequence[MixturePart]) -> tuple[str, ...]:
     roles = {part.role for part in parts}
     return tuple(str(step) for step in order if roles.intersection(step.roles))
 
 
 def _notes(serving: Serving) -> tuple[str, ...]:
-    """What serving says, less what speaks of one choice as the whole."""
+    """The notes on serving, without those that describe one choice as if it were the whole model."""
     return tuple(note for note in serving.notes if "shown at" not in note)

@@ -44,7 +44,7 @@ class FormatTable(Record):
     formats: tuple[FormatRow, ...]
 
 
-class Choice(Record):
+class LadderChoice(Record):
     """What a quantizable tensor may be kept as."""
 
     name: str
@@ -110,7 +110,7 @@ class BitsPlan(Record):
     engine: str
     context: int
     batch: int
-    choices: tuple[Choice, ...]
+    choices: tuple[LadderChoice, ...]
     quantizable_weights: int
     kept: tuple[KeptRow, ...] = Field(description="not quantizable; their gpu_bytes sum to budget.kept_bytes")
     budget: Budget
