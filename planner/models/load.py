@@ -22,9 +22,9 @@ from planner.models.build import (
 from planner.models.dataflow import DataflowTracer
 from planner.models.estimate import estimate_trace
 from planner.models.experts import find_fused_experts, linearize
+from planner.models.failures import forward_of_model
 from planner.models.graph import Edge, ModelGraph, ModuleInfo, Parameter, Structure, Unit, UnitKind
 from planner.models.inputs import calibration_batch
-from planner.models.recorder import FAILURES
 from planner.models.source import ModelSource, load_source
 from planner.models.traces import ModelTrace
 from planner.models.tracing import ModelTracer
@@ -244,19 +244,15 @@ class _Loader:
         if not targets:
             return self._estimate("the model has no sequential targets")
         numbers = {unit.name: unit.structure for unit in self.units if unit.name in set(targets)}
-        experts = num_experts(self.config)
+        tracer = DataflowTracer if self._cuts_layers(targets) else ModelTracer
         try:
-            with quiet(), without_lost_masks(self.model, targets) as lost:
-                tracer = DataflowTracer if self._cuts_layers(targets) else ModelTracer
-                trace = tracer(self.model, numbers, batch, 1 / experts if experts else 0.0).run()
-            notes = [LOST_MASK] if lost else []
-            notes += [CUT_LAYERS] if tracer is DataflowTracer else []
-            return replace(trace, notes=(*trace.notes, *notes))
+            with quiet(), without_lost_masks(self.model, targets) as lost, forward_of_model():
+                trace = tracer(self.model, numbers, batch, num_experts(self.config)).run()
         except UnsupportedError as error:
             return self._estimate(str(error))
-        except FAILURES as error:
-            reason = (str(error).splitlines() or ["no reason given"])[0]
-            return self._estimate(f"its forward does not run without data ({type(error).__name__}: {reason})")
+        notes = [LOST_MASK] if lost else []
+        notes += [CUT_LAYERS] if tracer is DataflowTracer else []
+        return replace(trace, notes=(*trace.notes, *notes))
 
     def _cuts_layers(self, targets: list[str]) -> bool:
         """Some target lies inside of what is a target by default, so borders run through a layer."""
