@@ -3,7 +3,8 @@
 Hundreds of model classes fail on tensors without data, each in its own way, and a plan then falls back to an
 estimate and says so. An error of the planner must not look like one of these: it surfaces as a traceback. The
 type cannot tell them apart, the frames can. From where it was raised outwards, past torch and the standard
-library, the first frame that is the planner's or the model's says whose error it is.
+library, the first frame that is the planner's or the model's says whose error it is. The model's is what
+transformers, torch or a stand-in (below) calls; what the planner calls itself is the planner's.
 
 Some frames of the planner stand in for what the model calls: an operator runs inside of the recorder, a layer's
 forward inside of the tracer. They are marked: `stands_in` on what torch or the model calls in place of its own,
@@ -91,9 +92,10 @@ def first_line(error: BaseException) -> str:
 
 def _is_models(frames: Iterable[FrameType], passing: bool = False) -> bool:
     """`frames` from the innermost on; `passing`: they begin below a stand-in."""
+    foreign = False  # the frame before is of code that is not known here: a model's from elsewhere
     for frame in frames:
         code = frame.f_code
-        if code is run_for_model.__code__:
+        if code is run_for_model.__code__ or (foreign and code is pass_on.__code__):
             return True
         if code is pass_on.__code__:
             passing = True
@@ -103,6 +105,7 @@ def _is_models(frames: Iterable[FrameType], passing: bool = False) -> bool:
             package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
             if package == "planner":
                 return False
-            if package not in _LIBRARIES:
+            if package == "transformers" or (foreign and package in _LIBRARIES):
                 return True
-    return False
+            foreign = package not in _LIBRARIES
+    return foreign
