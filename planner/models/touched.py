@@ -54,10 +54,9 @@ def untouched_note(names: Sequence[str]) -> str:
     """A sentence that names weights which the forward never reads; layers are told by a star."""
     patterns = dict.fromkeys(_NUMBERS.sub("*", name) for name in names)
     shown, more = list(patterns)[:_SHOWN], len(patterns) - _SHOWN
-    return (
-        f"{len(names):,} weights are never read by a forward of this job's data, so calibration does not onload them: "
-        f"{', '.join(shown)}{f' and {more} more' if more > 0 else ''}"
-    )
+    count = f"{len(names):,} weights are" if len(names) > 1 else "1 weight is"
+    listed = f"{', '.join(shown)}{f' and {more} more' if more > 0 else ''}"
+    return f"{count} never read by a forward of this job's data, and so never onloaded while calibrating: {listed}"
 
 
 def _with_onload(unit: Unit, structure: Structure, touches: Mapping[str, int], trace: ModelTrace) -> Unit:
