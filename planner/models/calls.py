@@ -25,7 +25,7 @@ class ModuleCalls:
         self.recorder = recorder
         self.prefix = ""
         """The sequential target that runs: names under it start with a dot."""
-        self._names = {id(m): name for name, m in model.named_modules()}
+        self._names: dict[int, str] = {id(m): name for name, m in model.named_modules()}
         self._head = _output_head(model)
         self._head_ran = False
         self._stack: list[str] = []

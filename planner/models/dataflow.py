@@ -56,9 +56,7 @@ class _Node:
 class DataflowTracer:
     """Traces the whole model node by node, then cuts the graph."""
 
-    def __init__(
-        self, model: torch.nn.Module, targets: dict[str, int], batch: CalibrationBatch, experts: int
-    ) -> None:
+    def __init__(self, model: torch.nn.Module, targets: dict[str, int], batch: CalibrationBatch, experts: int) -> None:
         self.model, self.targets, self.batch = model, targets, batch
         self.recorder = Recorder(experts, observer=self)
         self.calls = ModuleCalls(model, self.recorder)

@@ -1,10 +1,12 @@
 """A stand-in for the trace of a model whose forward does not run without data. Pure.
 
-Each unit runs its Linears in order on one hidden state; eager attention adds its scores. It is an
-estimate and says so: every segment is inexact, and the plan carries a note.
+Each unit runs its Linears in order on one hidden state; eager attention adds its scores. What stands behind a
+sequential target runs in its subgraph. It is an estimate and says so: every segment is inexact, and the plan
+carries a note.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any
 
 from planner.errors import UnsupportedError
@@ -43,7 +45,7 @@ class _Estimate:
         crossings, segments = self._crossings(sizes), [self._head(sizes[:1])]
         for index, unit in enumerate(targets, start=1):
             after = sizes[index : index + 1] or sizes[-1:]
-            events = (*self._unit(unit), Event("alloc", 0, after[0], "hidden states"))
+            events = (*self._run([unit, *self._behind(unit)]), Event("alloc", 0, after[0], "hidden states"))
             writes = ((1 + index, 0),) if index < len(targets) else ()
             segments.append(Segment(index, unit.name, unit.structure, events, (index, 0), writes, exact=False))
         batch = 2 * self.tokens * TOKEN_BYTES
@@ -85,31 +87,46 @@ class _Estimate:
 
     def _head(self, feeds: Sequence[int]) -> Segment:
         """The embedding; `feeds` is what the first unit reads, if there is one."""
-        weights = (u for u in self.units if u.kind == "embedding")
+        weights = (u for u in self.units if u.kind == "embedding" and not u.is_target)
         events = [Event("onload", bytes=u.bytes, name=f"{u.name}.weight") for u in weights]
-        events += [Event("alloc", 0, hidden, "hidden states") for hidden in feeds]
+        if feeds:  # without a target all is one subgraph, and the library refuses to start
+            events += [*self._run(self._behind(None)), Event("alloc", 0, feeds[0], "hidden states")]
         return Segment(0, "", 0, tuple(events), (0,), ((1, 0),) if feeds else (), exact=False)
 
-    def _unit(self, unit: "Unit") -> Iterator[Event]:
-        structure = self.structures[unit.structure]
-        for parameter in structure.parameters:
-            yield Event("onload", bytes=parameter.bytes, name=parameter.name)
-        yield from self._attention()
-        for number, module in enumerate(self._linears(unit)):
-            yield from self._linear(module, 10 + 2 * number)
+    def _behind(self, target: "Unit | None") -> list["Unit"]:
+        """What runs in a target's subgraph after it: the units up to the next target; with None, before the first.
 
-    def _attention(self) -> Iterator[Event]:
+        helpers.py topological_partition. The embeddings are the head's, wherever they stand.
+        """
+        start = 0 if target is None else self.units.index(target) + 1
+        between = takewhile(lambda unit: not unit.is_target, self.units[start:])
+        return [unit for unit in between if unit.kind not in ("embedding", "head") and unit.onload != "never"]
+
+    def _run(self, units: Sequence["Unit"]) -> Iterator[Event]:
+        """Units one after the other; the names of a target's parts start with a dot, those of others are full."""
+        ids = count(1)
+        for unit in units:
+            prefix = "" if unit.is_target else unit.name
+            for parameter in self.structures[unit.structure].parameters:
+                if not parameter.tied:
+                    yield Event("onload", bytes=parameter.bytes, name=prefix + parameter.name)
+            linears = self._linears(unit)
+            if linears:
+                yield from self._attention([next(ids) for _ in range(3)], prefix)
+            for module in linears:
+                yield from self._linear(module, prefix + module.name, next(ids), next(ids))
+
+    def _attention(self, numbers: Sequence[int], prefix: str) -> Iterator[Event]:
         """Eager attention: scores, an fp32 copy, its softmax."""
         scores = self.job.batch_size * self.heads * self.job.seq_len**2
-        for number, nbytes in enumerate((scores * self.itemsize, scores * FP32, scores * FP32), start=1):
-            yield Event("alloc", number, nbytes, ".attention scores")
-        for number in (1, 2, 3):
-            yield Event("free", number)
+        for number, nbytes in zip(numbers, (scores * self.itemsize, scores * FP32, scores * FP32), strict=True):
+            yield Event("alloc", number, nbytes, f"{prefix}.attention scores")
+        yield from (Event("free", number) for number in numbers)
 
-    def _linear(self, module: "ModuleInfo", number: int) -> Iterator[Event]:
+    def _linear(self, module: "ModuleInfo", name: str, taken: int, made: int) -> Iterator[Event]:
         """Its input and its output beside each other; hooks see them as they would for real."""
         call = Call(
-            module.name,
+            name,
             self.tokens,
             module.columns,
             self.itemsize,
@@ -118,9 +135,9 @@ class _Estimate:
             (self.tokens, module.rows),
             self.itemsize,
         )
-        yield Event("alloc", number, self.tokens * module.columns * self.itemsize, f"{module.name} input")
+        yield Event("alloc", taken, self.tokens * module.columns * self.itemsize, f"{name} input")
         yield Event("enter", call=call)
-        yield Event("alloc", number + 1, self.tokens * module.rows * self.itemsize, f"{module.name} output")
+        yield Event("alloc", made, self.tokens * module.rows * self.itemsize, f"{name} output")
         yield Event("exit", call=call)
-        yield Event("free", number)
-        yield Event("free", number + 1)
+        yield Event("free", taken)
+        yield Event("free", made)

@@ -97,8 +97,9 @@ class _Loader:
         targets = self._targets(patterns)
         self._visit("", self.model, frozenset(targets), self._roots(targets))
         trace = self._trace(targets) if traced else NO_TRACE
-        if any(segment.exact for segment in trace.segments):
+        if len(trace.segments) > 1:
             self.units = with_onloads(self.units, self.structures, trace)
+        if any(segment.exact for segment in trace.segments):
             trace = self._with_untouched(trace)
         whole = self.job.layers is None and self.job.vision_layers is None
         checkpoint = (self.source.checkpoint_parameters if whole else None) or parameters + (

@@ -287,7 +287,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
             self.ids[key] = self._next
             self.events.append(
                 Event(
-                    "alloc", self._next, tensor.untyped_storage().nbytes(), f"{self.observer.where()} {name.strip('_')}".strip()
+                    "alloc",
+                    self._next,
+                    tensor.untyped_storage().nbytes(),
+                    f"{self.observer.where()} {name.strip('_')}".strip(),
                 )
             )
             self._next += 1

@@ -33,9 +33,7 @@ def with_onloads(units: Sequence[Unit], structures: Sequence[Structure], trace: 
     return [_with_onload(unit, structures[unit.structure], touches, trace) for unit in units]
 
 
-def untouched(
-    units: Sequence[Unit], structures: Sequence[Structure], trace: ModelTrace
-) -> dict[str, tuple[str, ...]]:
+def untouched(units: Sequence[Unit], structures: Sequence[Structure], trace: ModelTrace) -> dict[str, tuple[str, ...]]:
     """Full names of the weights that no segment reads, by unit; tied ones belong to the unit that owns them."""
     touches = first_touches(trace)
     missing = {

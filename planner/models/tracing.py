@@ -53,9 +53,7 @@ class _Builder:
 class ModelTracer:
     """Traces `model`, cutting at `targets` (module name -> structure number), in call order."""
 
-    def __init__(
-        self, model: torch.nn.Module, targets: dict[str, int], batch: CalibrationBatch, experts: int
-    ) -> None:
+    def __init__(self, model: torch.nn.Module, targets: dict[str, int], batch: CalibrationBatch, experts: int) -> None:
         self.model, self.targets, self.batch = model, targets, batch
         self.recorder = Recorder(experts, observer=self)
         self.calls = ModuleCalls(model, self.recorder)

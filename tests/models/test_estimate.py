@@ -174,3 +174,18 @@ def test_an_estimate_without_a_number_of_heads_says_what_it_leaves_out() -> None
     graph, job = TOY.graph, Job(samples=2, batch_size=BATCH, seq_len=SEQ)
     trace = estimate_trace(graph.units, graph.structures, SimpleNamespace(hidden_size=HIDDEN), job, 2, "too odd")
     assert "leaves attention scores out" in trace.notes[1]
+
+
+def test_what_stands_behind_the_one_target_runs_in_its_subgraph(tmp_path: Path) -> None:
+    """blip: BlipTextEmbeddings is the only target outside of the vision tower, and 120 Linears come after it."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(AutoConfig.for_model("blip").to_dict(), default=str))
+    job = Job(samples=2, seq_len=32)
+    graph = load_model(str(path), job)
+    (_, last) = graph.trace.segments
+    assert sum(e.kind == "exit" for e in last.events) == 122  # 12 layers of 10, and the head's two
+    assert {unit.name: unit.onload for unit in graph.units}["text_decoder.bert.encoder"] == "last"
+    plan = plan_graph(graph, load_recipe("gptq_w8a8"), job)
+    (step,) = [step for step in plan.steps if (step.phase, step.subgraph) == ("calibrate", 2)]
+    assert step.gpu.by_kind["hessian"] > 12 * (9 * 768**2 + 3072**2) * 4
+    assert_lawful(graph.trace)
