@@ -90,7 +90,7 @@ def _silent(_text: str) -> None:
 
 def _check_sequential(graph: "ModelGraph") -> None:
     """The sequential pipeline cannot start without sequential targets (infer_sequential_targets)."""
-    if any(unit.onload == "own subgraph" for unit in graph.units):
+    if any(unit.is_target for unit in graph.units):
         return
     classes = {ref.classes[0] for ref in graph.module_refs() if ref.classes}
     layers = sorted(name for name in classes if name.endswith(("Layer", "Block")))

@@ -426,7 +426,7 @@ def toy_graph() -> ModelGraph:
             parameters=count,
             bytes=2 * count,
             linears=linears,
-            onload="own subgraph" if kind == "decoder" else "head subgraph",
+            onload="own-subgraph" if kind == "decoder" else "head",
         )
 
     layers = [

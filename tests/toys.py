@@ -14,7 +14,7 @@ from planner.compress.devices import CountingDevice
 from planner.compress.ledger import Ledger, Peak
 from planner.compress.program import Program, Run
 from planner.job import Job
-from planner.models.graph import Edge, ModelGraph, ModuleInfo, Parameter, Structure, Unit
+from planner.models.graph import Edge, ModelGraph, ModuleInfo, Onload, Parameter, Structure, Unit
 from planner.models.traces import Call, Crossing, Event, ModelTrace, Segment
 from planner.recipe.specs import (
     GPTQSpec,
@@ -167,12 +167,12 @@ class Toy:
         structures = [_plain("Embedding", "Embedding", self.embedding), _plain("Norm", "Norm", self.norm)]
         structures.append(_plain("Linear", "Linear", self.head, tied=self.tied))
         structures += [self._structure(kind) for kind in self.kinds]
-        units = [_unit(EMBEDDING, "embedding", 0, structures, "head subgraph")]
+        units = [_unit(EMBEDDING, "embedding", 0, structures, "head")]
         units += [
-            _unit(f"model.layers.{i}", "decoder", 3 + kind, structures, "own subgraph")
+            _unit(f"model.layers.{i}", "decoder", 3 + kind, structures, "own-subgraph")
             for i, kind in enumerate(self.order)
         ]
-        units += [_unit(NORM, "norm", 1, structures, "last subgraph"), _unit(HEAD, "head", 2, structures, "setup only")]
+        units += [_unit(NORM, "norm", 1, structures, "last"), _unit(HEAD, "head", 2, structures, "setup")]
         containers = (ModuleRef("", ("ToyModel",)), ModuleRef("model", ("Decoder",)))
         return ModelGraph(
             name="toy",
@@ -400,7 +400,7 @@ def _plain(class_name: str, kind: str, nbytes: int, *, tied: bool = False) -> St
     return Structure(class_name=class_name, parameters=(parameter,), modules=(info,))
 
 
-def _unit(name: str, kind: Any, number: int, structures: Sequence[Structure], onload: str) -> Unit:
+def _unit(name: str, kind: Any, number: int, structures: Sequence[Structure], onload: Onload) -> Unit:
     structure = structures[number]
     return Unit(
         name=name,
@@ -411,4 +411,5 @@ def _unit(name: str, kind: Any, number: int, structures: Sequence[Structure], on
         bytes=structure.bytes,
         linears=structure.linears,
         onload=onload,
+        is_target=onload == "own-subgraph",
     )

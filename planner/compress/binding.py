@@ -87,7 +87,7 @@ def _unit_targets(
             sparse = isinstance(spec, SparseGPTSpec)
             known[key] = (len(known), tuple(_module(m, scheme, sparse, seen) for m, scheme, seen in hits))
         signature, modules = known[key]
-        yield UnitTargets(unit=unit.name, signature=signature, modules=modules, loose=unit.onload != "own subgraph")
+        yield UnitTargets(unit=unit.name, signature=signature, modules=modules, loose=unit.onload != "own-subgraph")
 
 
 def _module(info: "ModuleInfo", scheme: Scheme | None, sparse: bool, observed: bool) -> LinearModule:

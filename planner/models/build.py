@@ -94,7 +94,8 @@ def vision_config(config: Any) -> Any:
 def num_experts(config: Any) -> int:
     """Routed experts per MoE layer, 0 for a dense model."""
     text = text_config(config)
-    return next((int(count) for key in EXPERT_KEYS if (count := getattr(text, key, None))), 0)
+    parts = (text, getattr(text, "ffn_config", None))  # dbrx keeps its experts in a part of its own
+    return next((int(count) for part in parts for key in EXPERT_KEYS if (count := getattr(part, key, None))), 0)
 
 
 def architecture(model: torch.nn.Module) -> str:

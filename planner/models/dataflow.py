@@ -20,10 +20,11 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from planner.models.calls import ModuleCalls, patched_forward
+from planner.models.failures import pass_on, run_forward, stands_in
 from planner.models.inputs import CalibrationBatch
-from planner.models.recorder import storage_key
+from planner.models.recorder import Key, Recorder, storage_key
 from planner.models.traces import Crossing, Event, ModelTrace, Segment
-from planner.models.tracing import HalfSoftmax, ModelTracer, patched_forward
 from planner.models.wrapping import ancestors
 
 _AUGMENTED = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "and", "or", "matmul")}
@@ -52,13 +53,13 @@ class _Node:
     events: list[Event] = field(default_factory=list)
 
 
-class DataflowTracer(ModelTracer):
+class DataflowTracer:
     """Traces the whole model node by node, then cuts the graph."""
 
-    def __init__(
-        self, model: torch.nn.Module, targets: dict[str, int], batch: CalibrationBatch, selected_share: float
-    ) -> None:
-        super().__init__(model, targets, batch, selected_share)
+    def __init__(self, model: torch.nn.Module, targets: dict[str, int], batch: CalibrationBatch, experts: int) -> None:
+        self.model, self.targets, self.batch = model, targets, batch
+        self.recorder = Recorder(experts, observer=self)
+        self.calls = ModuleCalls(model, self.recorder)
         self._ancestors = {id(m) for m in ancestors(model, targets)}
         self._containers = {id(m) for m in model.modules() if type(m).forward is torch.nn.Module.forward}
         self.nodes: list[_Node] = []
@@ -72,42 +73,48 @@ class DataflowTracer(ModelTracer):
     # ------------------------------------------------------------------ run
     def run(self) -> ModelTrace:
         """Run the forward once, node by node, and cut it at the sequential targets."""
-        recorder = self.recorder
-        recorder.where, recorder.relative = self._where, self._relative
-        for name, tensor in (*self.model.named_parameters(), *self.model.named_buffers()):
-            recorder.name_parameter(tensor, name)
+        self.recorder.name_parameters(self.model)
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
-            for context in self._patches():
+            for context in self.calls.patches(self._patched_leaves(), self._before, self._after):
                 stack.enter_context(context)
             stack.enter_context(_FunctionNodes(self))
-            stack.enter_context(recorder)
-            recorder.begin()
+            stack.enter_context(self.recorder)
+            self.recorder.begin()
             for name, tensor in self.batch.fields.items():
                 self._placeholder(name, tensor)
-            self.model(**self.batch.fields, use_cache=False)
+            run_forward(self.model, {**self.batch.fields, "use_cache": False})
         return self._cut()
 
-    def _patches(self) -> Iterator[Any]:
+    def _patched_leaves(self) -> Iterator[Any]:
         """Module hooks see no keyword arguments: leaf modules note what they read themselves."""
-        head = self._output_head()
-        if head is not None:
-            yield patched_forward(head, self._meta_head(head))
         for module in self.model.modules():
             if id(module) in self._ancestors | self._containers:
                 for child in module.children():
                     if id(child) not in self._ancestors | self._containers:
                         yield patched_forward(child, self._leaf_forward(child))
-        yield self._hooks()
-        yield HalfSoftmax()
 
+    # ------------------------------------------------------------------ what the recorder asks and tells
+    def where(self) -> str:
+        return self.calls.where()
+
+    def relative(self, name: str) -> str:
+        return self.calls.relative(name)
+
+    def on_read(self, key: Key, tensor: torch.Tensor) -> None:
+        """Reads are seen node by node, not operator by operator."""
+
+    def on_death(self, key: Key) -> None:
+        """Values are kept for as long as the trace is made."""
+
+    # ------------------------------------------------------------------ leaves
     def _leaf_forward(self, module: torch.nn.Module) -> Any:
         original = module.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             if self._depth == 1:
                 self._note_reads(self._open_node, (args, kwargs))
-            return original(*args, **kwargs)
+            return pass_on(original, args, kwargs)
 
         return forward
 
@@ -120,13 +127,13 @@ class DataflowTracer(ModelTracer):
     def _before(self, module: torch.nn.Module, args: Any) -> None:
         if self._depth or id(module) not in self._ancestors:
             if not self._depth:
-                name = self._names.get(id(module), "")
+                name = self.calls.name(module)
                 self._open_node = self._begin(name, name in self.targets, ())
             self._depth += 1
-        super()._before(module, args)
+        self.calls.enter(module, args)
 
     def _after(self, module: torch.nn.Module, args: Any, output: Any) -> None:
-        super()._after(module, args, output)
+        self.calls.leave(module, args, output)
         if self._depth:
             self._depth -= 1
             if not self._depth:
@@ -136,11 +143,11 @@ class DataflowTracer(ModelTracer):
         """One torch function call outside of leaf modules."""
         name = getattr(func, "__name__", "function")
         if self._depth or name == "__get__":
-            return func(*args, **kwargs)
+            return pass_on(func, args, kwargs)
         node = self._begin(name, False, (args, kwargs))
         self._depth += 1
         try:
-            result = func(*args, **kwargs)
+            result = pass_on(func, args, kwargs)
         finally:
             self._depth -= 1
         self._end(node, result, replaces=name in _AUGMENTED)
@@ -150,7 +157,7 @@ class DataflowTracer(ModelTracer):
         node = _Node(len(self.nodes), name, target)
         self.nodes.append(node)
         self._note_reads(node, reads)
-        self.recorder.events = node.events
+        self.recorder.write_to(node.events)
         return node
 
     def _note_reads(self, node: _Node, values: Any) -> None:
@@ -160,7 +167,7 @@ class DataflowTracer(ModelTracer):
                 node.reads[number] = None
 
     def _end(self, node: _Node, result: Any, *, replaces: bool = False) -> None:
-        self.recorder.events = []
+        self.recorder.write_to([])
         if not self.recorder.recording:
             return
         made = [t for t in _tensors(result) if id(t) not in self._value_of or replaces]
@@ -187,7 +194,7 @@ class DataflowTracer(ModelTracer):
     def _value(self, tensor: torch.Tensor) -> _Value:
         nbytes = tensor.numel() * tensor.element_size()
         storage = self.recorder.ids.get(storage_key(tensor), -1)
-        batched = tensor.dim() > 0 and tensor.shape[0] % self._batch_size() == 0
+        batched = tensor.dim() > 0 and tensor.shape[0] % self.batch.size == 0
         return _Value(storage, nbytes, batched)
 
     # ------------------------------------------------------------------ the cut
@@ -232,7 +239,7 @@ class DataflowTracer(ModelTracer):
                 crossings[number] = crossing
         segments = tuple(self._part(index, part, crossings) for index, part in enumerate(parts))
         size = self.batch.bytes
-        return ModelTrace(segments, crossings, size // self._batch_size(), size)
+        return ModelTrace(segments, crossings, size // self.batch.size, size)
 
     def _crossing(self, number: int, producer: int, last: int) -> Crossing | None:
         """This value as a crossing, where a later part reads it or it is a calibration input."""
@@ -267,22 +274,27 @@ class DataflowTracer(ModelTracer):
         return Segment(index, target, index, events, tuple(reads), tuple(writes))
 
     def _events(self, part: list[_Node], kept: set[int]) -> Iterator[Event]:
-        """The nodes' events in order; a value goes after the last node that reads it."""
+        """The nodes' events in order; a value goes after the last node that reads it.
+
+        torch/fx/graph.py delete_unused_values: of several in the order in which that node takes them.
+        """
         last_use: dict[int, int] = {}
         for position, node in enumerate(part):
             for value in (*node.reads, *node.values):
                 last_use[self.values[value].storage] = position
-        alive: set[int] = set()
+        alive: dict[int, None] = {}
         for position, node in enumerate(part):
             for event in node.events:
                 if event.kind == "alloc":
-                    alive.add(event.id)
+                    alive[event.id] = None
                 elif event.kind == "free":
-                    alive.discard(event.id)
+                    alive.pop(event.id, None)
                 yield event
-            for storage in [s for s in alive if s not in kept and last_use.get(s, position) <= position]:
-                alive.discard(storage)
-                yield Event("free", storage)
+            read = dict.fromkeys(self.values[value].storage for value in (*node.reads, *node.values))
+            for storage in [s for s in {**read, **alive} if s in alive]:
+                if storage not in kept and last_use.get(storage, position) <= position:
+                    del alive[storage]
+                    yield Event("free", storage)
 
 
 class _FunctionNodes(TorchFunctionMode):
@@ -292,6 +304,7 @@ class _FunctionNodes(TorchFunctionMode):
         super().__init__()
         self._tracer = tracer
 
+    @stands_in
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return self._tracer.function(func, args, kwargs or {})
 

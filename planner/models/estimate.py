@@ -1,12 +1,15 @@
 """A stand-in for the trace of a model whose forward does not run without data. Pure.
 
-Each unit runs its Linears in order on one hidden state; eager attention adds its scores. It is an
-estimate and says so: every segment is inexact, and the plan carries a note.
+Each unit runs its Linears in order on one hidden state; eager attention adds its scores. What stands behind a
+sequential target runs in its subgraph. It is an estimate and says so: every segment is inexact, and the plan
+carries a note.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any
 
+from planner.errors import UnsupportedError
 from planner.job import Job
 from planner.models.traces import Call, Crossing, Event, ModelTrace, Segment
 
@@ -20,7 +23,10 @@ FP32 = 4
 def estimate_trace(
     units: Sequence["Unit"], structures: Sequence["Structure"], config: Any, job: Job, itemsize: int, reason: str
 ) -> ModelTrace:
-    """A trace made of shapes alone, for these onload units in model order."""
+    """A trace made of shapes alone, for these onload units in model order.
+
+    Raises UnsupportedError where nothing says how wide the hidden states are.
+    """
     return _Estimate(units, structures, config, job, itemsize).trace(reason)
 
 
@@ -30,54 +36,97 @@ class _Estimate:
     ) -> None:
         self.units, self.structures, self.job, self.itemsize = units, structures, job, itemsize
         self.tokens = job.batch_size * job.seq_len
-        self.hidden = self.tokens * int(getattr(config, "hidden_size", 0) or 0) * itemsize
+        self.width = int(getattr(config, "hidden_size", 0) or 0)
         self.heads = int(getattr(config, "num_attention_heads", 0) or 0)
 
     def trace(self, reason: str) -> ModelTrace:
-        targets = [unit for unit in self.units if unit.onload == "own subgraph"]
-        crossings, segments = self._crossings(len(targets)), [self._head(bool(targets))]
+        targets = [unit for unit in self.units if unit.is_target]
+        sizes = self._hidden(targets)
+        crossings, segments = self._crossings(sizes), [self._head(sizes[:1])]
         for index, unit in enumerate(targets, start=1):
-            events = (*self._unit(unit), Event("alloc", 0, self.hidden, "hidden states"))
+            after = sizes[index : index + 1] or sizes[-1:]
+            events = (*self._run([unit, *self._behind(unit)]), Event("alloc", 0, after[0], "hidden states"))
             writes = ((1 + index, 0),) if index < len(targets) else ()
             segments.append(Segment(index, unit.name, unit.structure, events, (index, 0), writes, exact=False))
         batch = 2 * self.tokens * TOKEN_BYTES
-        note = f"Activations are estimated from the shapes of the Linears, not traced: {reason}"
-        return ModelTrace(tuple(segments), crossings, batch // self.job.batch_size, batch, (note,))
+        return ModelTrace(tuple(segments), crossings, batch // self.job.batch_size, batch, tuple(self._notes(reason)))
 
-    def _crossings(self, count: int) -> dict[int, Crossing]:
+    def _notes(self, reason: str) -> Iterator[str]:
+        yield f"Activations are estimated from the shapes of the Linears, not traced: {reason}"
+        if not self.heads:
+            yield "The estimate leaves attention scores out: the config does not say how many heads there are."
+
+    def _hidden(self, targets: Sequence["Unit"]) -> list[int]:
+        """Bytes of the hidden states that each target reads: as wide as the config says, else as its first Linear
+        reads; a target without Linears passes them on to the next."""
+        widths = [self.width or self._columns(unit) for unit in targets]
+        known = [width for width in widths if width]
+        if targets and not known:
+            raise UnsupportedError(
+                f"{targets[0].name}: neither the config nor a Linear says how wide the hidden states are"
+            )
+        after = known[-1:]
+        for index in reversed(range(len(widths))):
+            after = [widths[index]] if widths[index] else after
+            widths[index] = after[0]
+        return [self.tokens * width * self.itemsize for width in widths]
+
+    def _columns(self, unit: "Unit") -> int:
+        return next((linear.columns for linear in self._linears(unit)), 0)
+
+    def _linears(self, unit: "Unit") -> list["ModuleInfo"]:
+        return [m for m in self.structures[unit.structure].modules if m.itemsize and "Linear" in m.classes]
+
+    def _crossings(self, sizes: Sequence[int]) -> dict[int, Crossing]:
         """0: the tokens; 1 on: the hidden states between one unit and the next."""
         tokens = 2 * self.tokens * TOKEN_BYTES
-        crossings = {0: Crossing(0, "input_ids", tokens, -1, max(0, count))}
-        for index in range(count):
-            crossings[1 + index] = Crossing(1 + index, "hidden_states", self.hidden, index, index + 1)
+        crossings = {0: Crossing(0, "input_ids", tokens, -1, len(sizes))}
+        for index, hidden in enumerate(sizes):
+            crossings[1 + index] = Crossing(1 + index, "hidden_states", hidden, index, index + 1)
         return crossings
 
-    def _head(self, feeds: bool) -> Segment:
-        weights = (u for u in self.units if u.kind == "embedding")
+    def _head(self, feeds: Sequence[int]) -> Segment:
+        """The embedding; `feeds` is what the first unit reads, if there is one."""
+        weights = (u for u in self.units if u.kind == "embedding" and not u.is_target)
         events = [Event("onload", bytes=u.bytes, name=f"{u.name}.weight") for u in weights]
-        events.append(Event("alloc", 0, self.hidden, "hidden states"))
+        if feeds:  # without a target all is one subgraph, and the library refuses to start
+            events += [*self._run(self._behind(None)), Event("alloc", 0, feeds[0], "hidden states")]
         return Segment(0, "", 0, tuple(events), (0,), ((1, 0),) if feeds else (), exact=False)
 
-    def _unit(self, unit: "Unit") -> Iterator[Event]:
-        structure = self.structures[unit.structure]
-        for parameter in structure.parameters:
-            yield Event("onload", bytes=parameter.bytes, name=parameter.name)
-        yield from self._attention()
-        for number, module in enumerate(m for m in structure.modules if m.itemsize and "Linear" in m.classes):
-            yield from self._linear(module, 10 + 2 * number)
+    def _behind(self, target: "Unit | None") -> list["Unit"]:
+        """What runs in a target's subgraph after it: the units up to the next target; with None, before the first.
 
-    def _attention(self) -> Iterator[Event]:
+        helpers.py topological_partition. The embeddings are the head's, wherever they stand.
+        """
+        start = 0 if target is None else self.units.index(target) + 1
+        between = takewhile(lambda unit: not unit.is_target, self.units[start:])
+        return [unit for unit in between if unit.kind not in ("embedding", "head") and unit.onload != "never"]
+
+    def _run(self, units: Sequence["Unit"]) -> Iterator[Event]:
+        """Units one after the other; the names of a target's parts start with a dot, those of others are full."""
+        ids = count(1)
+        for unit in units:
+            prefix = "" if unit.is_target else unit.name
+            for parameter in self.structures[unit.structure].parameters:
+                if not parameter.tied:
+                    yield Event("onload", bytes=parameter.bytes, name=prefix + parameter.name)
+            linears = self._linears(unit)
+            if linears:
+                yield from self._attention([next(ids) for _ in range(3)], prefix)
+            for module in linears:
+                yield from self._linear(module, prefix + module.name, next(ids), next(ids))
+
+    def _attention(self, numbers: Sequence[int], prefix: str) -> Iterator[Event]:
         """Eager attention: scores, an fp32 copy, its softmax."""
         scores = self.job.batch_size * self.heads * self.job.seq_len**2
-        for number, nbytes in enumerate((scores * self.itemsize, scores * FP32, scores * FP32), start=1):
-            yield Event("alloc", number, nbytes, ".attention scores")
-        for number in (1, 2, 3):
-            yield Event("free", number)
+        for number, nbytes in zip(numbers, (scores * self.itemsize, scores * FP32, scores * FP32), strict=True):
+            yield Event("alloc", number, nbytes, f"{prefix}.attention scores")
+        yield from (Event("free", number) for number in numbers)
 
-    def _linear(self, module: "ModuleInfo", number: int) -> Iterator[Event]:
+    def _linear(self, module: "ModuleInfo", name: str, taken: int, made: int) -> Iterator[Event]:
         """Its input and its output beside each other; hooks see them as they would for real."""
         call = Call(
-            module.name,
+            name,
             self.tokens,
             module.columns,
             self.itemsize,
@@ -86,9 +135,9 @@ class _Estimate:
             (self.tokens, module.rows),
             self.itemsize,
         )
-        yield Event("alloc", number, self.tokens * module.columns * self.itemsize, f"{module.name} input")
+        yield Event("alloc", taken, self.tokens * module.columns * self.itemsize, f"{name} input")
         yield Event("enter", call=call)
-        yield Event("alloc", number + 1, self.tokens * module.rows * self.itemsize, f"{module.name} output")
+        yield Event("alloc", made, self.tokens * module.rows * self.itemsize, f"{name} output")
         yield Event("exit", call=call)
-        yield Event("free", number)
-        yield Event("free", number + 1)
+        yield Event("free", taken)
+        yield Event("free", made)

@@ -11,6 +11,11 @@ from planner.models.traces import ModelTrace
 from planner.recipe.specs import ModuleRef
 
 UnitKind = Literal["embedding", "vision", "projector", "decoder", "norm", "head", "other"]
+"""What a unit is. `decoder`: a layer of the text decoder, or a part of one."""
+
+Onload = Literal["own-subgraph", "head", "last", "another", "setup", "never"]
+"""With which subgraph a unit first goes to the GPU. `another`: one that is not its own, between head and last;
+`setup`: before the first subgraph alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +79,9 @@ class Unit:
     parameters: int
     bytes: int
     linears: int
-    onload: str
-    """When it goes to the GPU, in words."""
+    onload: Onload
+    is_target: bool = False
+    """It is a sequential target: a subgraph begins with it, where it runs in the traced graph."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,11 @@ class CalibrationBatch:
     fields: dict[str, torch.Tensor]
 
     @property
+    def size(self) -> int:
+        """Samples in the batch."""
+        return int(self.fields["input_ids"].shape[0])
+
+    @property
     def bytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in self.fields.values())
 

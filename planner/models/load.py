@@ -23,10 +23,11 @@ from planner.models.built import BuiltModel, built_model, unchanged
 from planner.models.dataflow import DataflowTracer
 from planner.models.estimate import estimate_trace
 from planner.models.experts import find_fused_experts, linearize
-from planner.models.graph import Edge, ModelGraph, ModuleInfo, Parameter, Structure, Unit, UnitKind
+from planner.models.failures import forward_of_model
+from planner.models.graph import Edge, ModelGraph, ModuleInfo, Onload, Parameter, Structure, Unit, UnitKind
 from planner.models.inputs import calibration_batch
-from planner.models.recorder import FAILURES
 from planner.models.source import load_source
+from planner.models.touched import untouched, untouched_note, with_onloads
 from planner.models.traces import ModelTrace
 from planner.models.tracing import ModelTracer
 from planner.models.wrapping import without_lost_masks
@@ -108,6 +109,10 @@ class _Loader:
         targets = self._targets(patterns)
         self._visit("", self.model, frozenset(targets), self._roots(targets))
         trace = self._trace(targets) if traced else NO_TRACE
+        if len(trace.segments) > 1:
+            self.units = with_onloads(self.units, self.structures, trace)
+        if any(segment.exact for segment in trace.segments):
+            trace = self._with_untouched(trace)
         whole = self.job.layers is None and self.job.vision_layers is None
         checkpoint = (self.source.checkpoint_parameters if whole else None) or parameters + (
             self.source.not_loaded_parameters if whole else 0
@@ -206,9 +211,9 @@ class _Loader:
         roots: dict[str, UnitKind] = dict.fromkeys(targets, "decoder")
         roots.update(dict.fromkeys(self.vision, "vision"))
         if self.embedding:
-            roots.setdefault(self.embedding, "embedding")
+            roots[self.embedding] = "embedding"
         if self.head:
-            roots.setdefault(self.head, "head")
+            roots[self.head] = "head"
         return roots
 
     # ------------------------------------------------------------------ units
@@ -245,7 +250,8 @@ class _Loader:
                 parameters=structure.count,
                 bytes=structure.bytes,
                 linears=structure.linears,
-                onload=_onload(kind, name in targets, bool(self.job.images)),
+                onload=_guessed_onload(kind, name in targets, bool(self.job.images)),
+                is_target=name in targets,
             )
         )
 
@@ -256,19 +262,22 @@ class _Loader:
         if not targets:
             return self._estimate("the model has no sequential targets")
         numbers = {unit.name: unit.structure for unit in self.units if unit.name in set(targets)}
-        experts = num_experts(self.config)
+        tracer = DataflowTracer if self._cuts_layers(targets) else ModelTracer
         try:
-            with quiet(), without_lost_masks(self.model, targets) as lost:
-                tracer = DataflowTracer if self._cuts_layers(targets) else ModelTracer
-                trace = tracer(self.model, numbers, batch, 1 / experts if experts else 0.0).run()
-            notes = [LOST_MASK] if lost else []
-            notes += [CUT_LAYERS] if tracer is DataflowTracer else []
-            return replace(trace, notes=(*trace.notes, *notes))
+            with quiet(), without_lost_masks(self.model, targets) as lost, forward_of_model():
+                trace = tracer(self.model, numbers, batch, num_experts(self.config)).run()
         except UnsupportedError as error:
             return self._estimate(str(error))
-        except FAILURES as error:
-            reason = (str(error).splitlines() or ["no reason given"])[0]
-            return self._estimate(f"its forward does not run without data ({type(error).__name__}: {reason})")
+        notes = [LOST_MASK] if lost else []
+        notes += [CUT_LAYERS] if tracer is DataflowTracer else []
+        return replace(trace, notes=(*trace.notes, *notes))
+
+    def _with_untouched(self, trace: ModelTrace) -> ModelTrace:
+        """The trace with a note on weights that it never reads: text does not reach a vision tower, and so on."""
+        missing = untouched(self.units, self.structures, trace)
+        seen = {unit.name for unit in self.units if unit.kind in ("vision", "projector")} if not self.job.images else ()
+        rest = [name for unit, names in missing.items() if unit not in seen for name in names]
+        return replace(trace, notes=(*trace.notes, untouched_note(rest))) if rest else trace
 
     def _cuts_layers(self, targets: list[str]) -> bool:
         """Some target lies inside of what is a target by default, so borders run through a layer."""
@@ -372,11 +381,12 @@ def _guess(name: str, module: torch.nn.Module) -> UnitKind:
     return "norm" if "norm" in text else "other"
 
 
-def _onload(kind: UnitKind, is_target: bool, images: bool) -> str:
+def _guessed_onload(kind: UnitKind, is_target: bool, images: bool) -> Onload:
+    """Where no trace says it: a unit without weights, a forward that does not run."""
     if is_target:
-        return "own subgraph"
+        return "own-subgraph"
     if kind in ("vision", "projector"):
-        return "head subgraph" if images else "never (text only)"
+        return "head" if images else "never"
     if kind == "head":
-        return "setup only"
-    return "last subgraph" if kind == "norm" else "head subgraph"
+        return "setup"
+    return "last" if kind == "norm" else "head"

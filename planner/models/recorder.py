@@ -8,25 +8,22 @@ branch on an unknown value gets a fixed answer (see `_answer`).
 """
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from planner.errors import UnsupportedError
+from planner.models.failures import first_line, is_called_by_model, pass_on, stands_in
 from planner.models.traces import Event
 
 aten = torch.ops.aten
 
 # Storages up to this size may keep their values.
 KNOWN_LIMIT = 1 << 20
-
-# What a forward that needs data raises on tensors without: each of hundreds of model classes fails in its own way.
-# NotImplementedError (an operator without a meta kernel) is a RuntimeError, torch's and Python's.
-FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, LookupError)
 
 _FACTORIES = {
     "arange", "full", "zeros", "ones", "empty", "scalar_tensor", "eye", "linspace", "tril_indices", "triu_indices",
@@ -37,23 +34,58 @@ _READ_AS_TRUE = {"all", "eq", "isfinite"}
 Key = int
 
 
+class Observer(Protocol):
+    """Who runs the forward that is recorded: says where it is, and hears of storages that it may know."""
+
+    def where(self) -> str:
+        """Name of the module that runs, as events have it."""
+
+    def relative(self, name: str) -> str:
+        """A parameter's full name as events have it."""
+
+    def on_read(self, key: Key, tensor: torch.Tensor) -> None:
+        """An operator reads a storage that was not made since the last `begin`, and is no parameter."""
+
+    def on_death(self, key: Key) -> None:
+        """A storage is gone; its key may come again for another one."""
+
+
+class Unobserved:
+    """The observer of a recording that nobody cuts: full names, and no use for the rest."""
+
+    def where(self) -> str:
+        return ""
+
+    def relative(self, name: str) -> str:
+        return name
+
+    def on_read(self, key: Key, tensor: torch.Tensor) -> None:
+        pass
+
+    def on_death(self, key: Key) -> None:
+        pass
+
+
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Records the events of everything that runs inside it into `events`.
 
-    `selected_share` is the share of an unknown mask that counts as true: 1/experts makes the
-    routing of a mixture of experts balanced. `on_read` is called with the storage key and the
-    tensor that an operator reads, when it was not made since the last `begin`.
+    `experts` makes the routing of a mixture of experts balanced: an unknown mask of tokens selects one in
+    `experts` of them, an unknown mask with an entry for each expert selects them all. Without experts it selects
+    nothing. A result for which `is_uncounted` holds leaves no event, as in `paused`.
     """
 
-    def __init__(self, selected_share: float = 0.0) -> None:
+    def __init__(
+        self,
+        experts: int = 0,
+        observer: Observer | None = None,
+        is_uncounted: Callable[[Any], bool] = lambda _result: False,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        self.selected_share = selected_share
+        self.experts = experts
+        self.observer: Observer = observer or Unobserved()
+        self.is_uncounted = is_uncounted
         self.events: list[Event] = []
         self.ids: dict[Key, int] = {}
-        self.on_read: Callable[[Key, torch.Tensor], None] | None = None
-        self.on_death: Callable[[Key], object] | None = None
-        self.where: Callable[[], str] = lambda: ""
-        self.relative: Callable[[str], str] = lambda name: name
         self._refs: dict[Key, Any] = {}
         self._parameters: dict[Key, str] = {}
         self._touched: set[Key] = set()
@@ -66,14 +98,38 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         """Start a new list of events; ids count from 0 again."""
         self.events, self.ids, self._touched, self._next = [], {}, set(), 0
 
+    def write_to(self, events: list[Event]) -> None:
+        """Let what follows be written to this list; ids count on, and what was touched stays so."""
+        self.events = events
+
+    def append(self, event: Event) -> None:
+        """Write an event that no operator makes: a hook's."""
+        self.events.append(event)
+
+    def replay(self, events: Sequence[Event]) -> None:
+        """Write what an equal piece did after `begin`; ids count on after its own."""
+        self.events.extend(events)
+        self._next = 1 + max((event.id for event in events), default=-1)
+
+    def name_parameters(self, model: torch.nn.Module) -> None:
+        """Touching a parameter or a buffer of `model` is an onload of its name, not an allocation."""
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            self.name_parameter(tensor, name)
+
     def name_parameter(self, tensor: torch.Tensor, name: str) -> None:
         """Touching this tensor is an onload of `name`, not an allocation."""
         self._parameters[storage_key(tensor)] = name
 
     def adopt(self, tensor: torch.Tensor) -> Key:
-        """Know this tensor's storage without an allocation: an input, or a replayed output."""
+        """Know this tensor's storage without an allocation: an input."""
         key = storage_key(tensor)
         self._watch(tensor, key)
+        return key
+
+    def adopt_as(self, tensor: torch.Tensor, number: int) -> Key:
+        """Know this tensor's storage as the one that a replayed allocation made."""
+        key = storage_key(tensor)
+        self.ids[key] = number
         return key
 
     @contextmanager
@@ -95,13 +151,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         self._paused += 1
 
     # ------------------------------------------------------------------ operators
+    @stands_in
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func._overloadpacket.__name__
         inputs = [t for t in _tensors(args) if t.dim() or not t.is_cpu] + list(_tensors(kwargs.values()))
         self._read(inputs)
         if self._paused and kwargs.get("device") == torch.device("meta"):
-            return self._made(name, func(*args, **kwargs))  # what the tracer makes itself has no values
+            return self._made(name, pass_on(func, args, kwargs))  # what the tracer makes itself has no values
         answered, value = self._answer(name, args, kwargs)
         if answered:
             return self._made(name, value)
@@ -135,26 +192,25 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
             return args[0]
         device = kwargs.get("device")
         if device is None and name not in _FACTORIES and _small_result(args):
-            return func(*args, **kwargs)
+            return pass_on(func, args, kwargs)
         here = {"device": torch.device("cpu")} if device is not None else {}
         try:
-            shape = func(
-                *_map(args, _to_meta),
-                **{**_map_dict(kwargs, _to_meta), **({"device": torch.device("meta")} if here else {})},
-            )
-        except (RuntimeError, NotImplementedError):
-            return func(*args, **{**kwargs, **here})  # the size depends on the values: they are small
+            nowhere = {**_map_dict(kwargs, _to_meta), **({"device": torch.device("meta")} if here else {})}
+            shape = pass_on(func, _map(args, _to_meta), nowhere)
+        except RuntimeError:  # NotImplementedError, an operator without a meta kernel, is one
+            return pass_on(func, args, {**kwargs, **here})  # the size depends on the values: they are small
         if sum(t.untyped_storage().nbytes() for t in _tensors([shape]) if not func._schema.is_mutable) > KNOWN_LIMIT:
             return shape
-        return func(*args, **{**kwargs, **here})
+        return pass_on(func, args, {**kwargs, **here})
 
     def _run(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         try:
-            return func(*args, **kwargs)
-        except (RuntimeError, NotImplementedError) as error:
-            reason = str(error).splitlines()[0]
+            return pass_on(func, args, kwargs)
+        except RuntimeError as error:
+            if not is_called_by_model():
+                raise
             raise UnsupportedError(
-                f"{self.where() or 'the model'}: {name} does not run without data ({reason})"
+                f"{self.observer.where() or 'the model'}: {name} does not run without data ({first_line(error)})"
             ) from error
 
     # ------------------------------------------------------------------ reading what is unknown
@@ -183,9 +239,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         return 1.0 if tensor.is_floating_point() else 0
 
     def _selected(self, mask: torch.Tensor) -> int:
-        if mask.is_meta:
-            return int(mask.numel() * self.selected_share)
-        return int(mask.count_nonzero())
+        """How many entries of a mask count as true, where it is unknown by balanced routing."""
+        if not mask.is_meta:
+            return int(mask.count_nonzero())
+        if mask.dim() == 1 and mask.numel() == self.experts:
+            return self.experts  # which experts have tokens: all
+        return mask.numel() // self.experts if self.experts else 0
 
     def _as_positions(self, indices: Any) -> list[torch.Tensor | None]:
         """Bool masks among indices as the positions that they select: meta kernels cannot count."""
@@ -209,12 +268,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
                 if key not in self._touched:
                     self._touched.add(key)
                     self.events.append(
-                        Event("onload", bytes=tensor.untyped_storage().nbytes(), name=self.relative(name))
+                        Event("onload", bytes=tensor.untyped_storage().nbytes(), name=self.observer.relative(name))
                     )
-            elif key not in self.ids and self.on_read is not None:
-                self.on_read(key, tensor)
+            elif key not in self.ids:
+                self.observer.on_read(key, tensor)
 
     def _made(self, name: str, result: Any) -> Any:
+        counted = not (self._paused or self.is_uncounted(result))
         for tensor in _tensors([result]):
             key = storage_key(tensor)
             if key in self._refs or key in self._parameters:
@@ -222,12 +282,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
             if tensor.is_cpu and tensor.dim() == 0:
                 continue
             self._watch(tensor, key)
-            if self._paused:
+            if not counted:
                 continue
             self.ids[key] = self._next
             self.events.append(
                 Event(
-                    "alloc", self._next, tensor.untyped_storage().nbytes(), f"{self.where()} {name.strip('_')}".strip()
+                    "alloc",
+                    self._next,
+                    tensor.untyped_storage().nbytes(),
+                    f"{self.observer.where()} {name.strip('_')}".strip(),
                 )
             )
             self._next += 1
@@ -242,8 +305,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
     def _died(self, key: Key, _reference: object) -> None:
         self._refs.pop(key, None)
         self._truths.discard(key)
-        if self.on_death is not None:
-            self.on_death(key)
+        self.observer.on_death(key)
         number = self.ids.pop(key, None)
         if number is not None:
             self.events.append(Event("free", number))

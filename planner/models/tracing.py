@@ -7,22 +7,20 @@ vision tower) runs as it is. See recorder.py for how a forward runs without data
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
 
 import torch
-from torch.nn.modules import module as torch_module
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from planner.models.calls import HOOKED, ModuleCalls, patched_forward
+from planner.models.failures import pass_on, run_forward
 from planner.models.inputs import CalibrationBatch
 from planner.models.recorder import Key, Recorder, storage_key
-from planner.models.traces import Call, Crossing, Event, ModelTrace, Segment
+from planner.models.traces import Crossing, Event, ModelTrace, Segment
 from planner.models.wrapping import ancestors, forwards, names_wrapped_in_loops, wrapped_lines
-
-HOOKED = (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 
 
 @dataclass(slots=True)
@@ -55,22 +53,17 @@ class _Builder:
 class ModelTracer:
     """Traces `model`, cutting at `targets` (module name -> structure number), in call order."""
 
-    def __init__(
-        self, model: torch.nn.Module, targets: dict[str, int], batch: CalibrationBatch, selected_share: float
-    ) -> None:
+    def __init__(self, model: torch.nn.Module, targets: dict[str, int], batch: CalibrationBatch, experts: int) -> None:
         self.model, self.targets, self.batch = model, targets, batch
-        self.recorder = Recorder(selected_share)
+        self.recorder = Recorder(experts, observer=self)
+        self.calls = ModuleCalls(model, self.recorder)
         self.segments: list[_Builder] = [_Builder(0, "")]
         self.crossings: dict[int, Crossing] = {}
         self._owners: dict[Key, tuple[int, int]] = {}
         self._crossing_ids: dict[tuple[Any, ...], int] = {}
         self._templates: dict[tuple[Any, ...], tuple[int, list[Event], Any]] = {}
         self._structures: dict[tuple[Any, ...], int] = {}
-        self._names = {id(m): name for name, m in model.named_modules()}
-        self._stack: list[str] = []
-        self._prefix = ""
         self._inside_target = False
-        self._head_ran = False
         traced = list(forwards(ancestors(model, targets)))
         self._wrapped_lines = {forward.code: wrapped_lines(forward) for forward in traced}
         self._loop_names = {forward.code: names_wrapped_in_loops(forward) for forward in traced}
@@ -81,99 +74,52 @@ class ModelTracer:
     def run(self) -> ModelTrace:
         """Run the forward once and return what happened."""
         recorder = self.recorder
-        recorder.where, recorder.on_read, recorder.relative = self._where, self._on_read, self._relative
-        recorder.on_death = lambda key: self._owners.pop(key, None)  # the address may come again
-        for name, tensor in (*self.model.named_parameters(), *self.model.named_buffers()):
-            recorder.name_parameter(tensor, name)
+        recorder.name_parameters(self.model)
         inputs = dict(self.batch.fields)
         for name, tensor in inputs.items():
             self._add_input(name, tensor)
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
-            for context in self._patches():
+            for context in self.calls.patches(self._patched_targets(), self._before, self.calls.leave):
                 stack.enter_context(context)
             stack.enter_context(recorder)
             recorder.begin()
             self.segments[0].events = recorder.events
-            result = self.model(**inputs, use_cache=False)
+            result = run_forward(self.model, {**inputs, "use_cache": False})
             # what the model returns crosses no border: the last subgraph returns nothing
             self._close()
             del result, inputs
         return self._finish()
 
-    def _patches(self) -> Iterator[Any]:
-        head = self._output_head()
-        if head is not None:
-            yield patched_forward(head, self._meta_head(head))
+    def _patched_targets(self) -> Iterator[Any]:
         for name in self.targets:
             module = self.model.get_submodule(name)
             yield patched_forward(module, self._target_forward(name, module))
-        yield self._hooks()
-        yield HalfSoftmax()
 
-    @contextmanager
-    def _hooks(self) -> Iterator[None]:
-        before = torch_module.register_module_forward_pre_hook(self._before)
-        after = torch_module.register_module_forward_hook(self._after)
-        try:
-            yield
-        finally:
-            before.remove()
-            after.remove()
-
-    def _output_head(self) -> torch.nn.Linear | None:
-        getter: Any = getattr(self.model, "get_output_embeddings", None)
-        head = getter() if getter is not None else None
-        return head if isinstance(head, torch.nn.Linear) else None
-
-    def _meta_head(self, head: torch.nn.Linear) -> Callable[..., torch.Tensor]:
-        """utils/helpers.py disable_lm_head: the logits exist on the meta device alone."""
-
-        def forward(hidden: torch.Tensor) -> torch.Tensor:
-            self.recorder.stop()
-            self._head_ran = True
-            return torch.empty(*hidden.shape[:-1], head.out_features, dtype=hidden.dtype, device="meta")
-
-        return forward
-
-    # ------------------------------------------------------------------ hooks of all modules
     def _before(self, module: torch.nn.Module, args: Any) -> None:
-        name = self._names.get(id(module), "")
-        self._stack.append(name)
+        self.calls.enter(module, args)
         if isinstance(module, HOOKED) and not self._inside_target and self._in_wrapped():
-            self.wrapped[name] = None
-        if isinstance(module, HOOKED) and args and self.recorder.recording:
-            self.recorder.events.append(Event("enter", call=self._call(name, args[0], None)))
+            self.wrapped[self.calls.name(module)] = None
 
-    def _after(self, module: torch.nn.Module, args: Any, output: Any) -> None:
-        name = self._stack.pop()
-        if isinstance(module, HOOKED) and args and (self.recorder.recording or self._is_head(module)):
-            self.recorder.events.append(Event("exit", call=self._call(name, args[0], output)))
+    # ------------------------------------------------------------------ what the recorder asks and tells
+    def where(self) -> str:
+        return self.calls.where()
 
-    def _is_head(self, module: torch.nn.Module) -> bool:
-        return self._head_ran and module is self._output_head()
+    def relative(self, name: str) -> str:
+        return self.calls.relative(name)
 
-    def _call(self, name: str, tensor: torch.Tensor, output: Any) -> Call:
-        columns = tensor.shape[-1] if tensor.dim() else 1
-        return Call(
-            module=self._relative(name),
-            rows=tensor.numel() // max(1, columns),
-            columns=columns,
-            itemsize=tensor.element_size(),
-            contiguous=tensor.is_contiguous(),
-            dims=tuple(tensor.shape),
-            output=tuple(output.shape) if isinstance(output, torch.Tensor) else (),
-            output_itemsize=output.element_size() if isinstance(output, torch.Tensor) else 0,
-        )
+    def on_read(self, key: Key, tensor: torch.Tensor) -> None:
+        """An operator reads what an earlier segment made: a border between two targets."""
+        owner = self._owners.get(key)
+        if owner is None or owner[0] == self.segments[-1].index:
+            return
+        already = {self._owner_of(number) for number in self.segments[-1].reads}
+        if owner not in already:
+            self._read_value(tensor, "value")
 
-    def _where(self) -> str:
-        return self._relative(self._stack[-1]) if self._stack else ""
-
-    def _relative(self, name: str) -> str:
-        """Names under the segment's target start with a dot: they repeat in equal segments."""
-        if self._prefix and (name + ".").startswith(self._prefix + "."):
-            return name[len(self._prefix) :] or "."
-        return name
+    def on_death(self, key: Key) -> None:
+        """The address may come again."""
+        self._owners.pop(key, None)
 
     # ------------------------------------------------------------------ sequential targets
     def _target_forward(self, name: str, module: torch.nn.Module) -> Callable[..., Any]:
@@ -181,7 +127,7 @@ class ModelTracer:
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             if self._inside_target:  # a target inside a target runs as part of it
-                return original(*args, **kwargs)
+                return pass_on(original, args, kwargs)
             self._next_segment(name)
             self._read_values((args, kwargs))
             self._read_wrapped()
@@ -215,7 +161,7 @@ class ModelTracer:
 
     def _next_segment(self, name: str) -> None:
         self._close()
-        self._prefix = name
+        self.calls.prefix = name
         segment = _Builder(len(self.segments), name)
         self.segments.append(segment)
         self.recorder.begin()
@@ -224,7 +170,7 @@ class ModelTracer:
     def _record(self, key: Any, name: str, original: Any, args: Any, kwargs: Any) -> Any:
         self._inside_target = True
         try:
-            result = original(*args, **kwargs)
+            result = pass_on(original, args, kwargs)
         finally:
             self._inside_target = False
         segment = self.segments[-1]
@@ -245,8 +191,7 @@ class ModelTracer:
         segment = self.segments[-1]
         segment.structure = index
         segment.glue_from = len(events)
-        self.recorder.events.extend(events)
-        self.recorder._next = 1 + max((e.id for e in events), default=-1)
+        self.recorder.replay(events)
         made: dict[int, torch.UntypedStorage] = {}
         return pytree.tree_map(lambda v: self._make(v, made) if isinstance(v, _Output) else v, outputs)
 
@@ -258,8 +203,7 @@ class ModelTracer:
             else:
                 whole = torch.empty(output.elements, dtype=output.dtype, device="meta")
                 tensor = whole.as_strided(output.size, output.stride, output.offset)
-        key = storage_key(tensor)
-        self.recorder.ids[key] = output.storage
+        key = self.recorder.adopt_as(tensor, output.storage)
         self._owners[key] = (self.segments[-1].index, output.storage)
         return tensor
 
@@ -293,19 +237,10 @@ class ModelTracer:
         number = self._crossing_ids.setdefault((*owner, *geometry), len(self.crossings))
         if number == len(self.crossings):
             nbytes = tensor.numel() * tensor.element_size()
-            batched = tensor.dim() > 0 and tensor.shape[0] % self._batch_size() == 0
+            batched = tensor.dim() > 0 and tensor.shape[0] % self.batch.size == 0
             self.crossings[number] = Crossing(number, name, nbytes, owner[0], owner[0], batched)
             self.segments[owner[0]].writes[number] = owner[1]
         self.segments[-1].reads[number] = None
-
-    def _on_read(self, key: Key, tensor: torch.Tensor) -> None:
-        """An operator reads what an earlier segment made: a border between two targets."""
-        owner = self._owners.get(key)
-        if owner is None or owner[0] == self.segments[-1].index:
-            return
-        already = {self._owner_of(number) for number in self.segments[-1].reads}
-        if owner not in already:
-            self._read_value(tensor, "value")
 
     def _owner(self, tensor: torch.Tensor) -> tuple[int, int] | None:
         key = storage_key(tensor)
@@ -327,13 +262,10 @@ class ModelTracer:
         return ModelTrace(
             segments=segments,
             crossings=crossings,
-            sample_bytes=self.batch.bytes // self._batch_size(),
+            sample_bytes=self.batch.bytes // self.batch.size,
             batch_bytes=self.batch.bytes,
             wrapped=frozenset(self.wrapped),
         )
-
-    def _batch_size(self) -> int:
-        return int(self.batch.fields["input_ids"].shape[0])
 
     def _segment(self, builder: _Builder) -> Segment:
         made = {e.id for e in builder.events if e.kind == "alloc"}
@@ -342,24 +274,6 @@ class ModelTracer:
         key = (builder.structure, tuple(w[1] for w in writes), events[builder.glue_from :] if builder.index else ())
         structure = self._structures.setdefault(key, builder.index)
         return Segment(builder.index, builder.target, structure, events, tuple(builder.reads), writes)
-
-
-class HalfSoftmax(TorchFunctionMode):
-    """CUDA's softmax of float16 into float32 reads the half directly, without a float32 copy.
-
-    aten/src/ATen/native/SoftMax.cpp softmax(): half_to_float is taken for CUDA float16 inputs alone.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if (
-            getattr(func, "__name__", "") == "softmax"
-            and kwargs.get("dtype") == torch.float32
-            and args[0].dtype == torch.float16
-        ):
-            dim = kwargs["dim"] if "dim" in kwargs else args[1]
-            return torch._softmax(args[0], dim, True)
-        return func(*args, **kwargs)
 
 
 def signature(values: Any) -> Any:
@@ -380,16 +294,3 @@ def _leaf_name(path: Sequence[Any]) -> str:
         if isinstance(key, str):
             return key
     return "hidden_states"
-
-
-@contextmanager
-def patched_forward(module: torch.nn.Module, forward: Any) -> Iterator[None]:
-    """The module runs `forward` inside the block; a patch that was there before comes back after it."""
-    before = module.__dict__.get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        del module.forward
-        if before is not None:
-            module.forward = before

@@ -16,10 +16,18 @@ from planner.reports.summary import gib
 from planner.reports.table import UNLIMITED, draw, pairs, ruled_table, short_name, width_of
 
 if TYPE_CHECKING:
-    from planner.models.graph import ModelGraph, Unit
+    from planner.models.graph import ModelGraph, Onload, Unit
 
 _TITLES = ("unit", "alike", "kind", "class", "GiB", "parameters", "Linears", "onloaded with")
 _DISPENSABLE = (("kind",), ("kind", "parameters"), ("kind", "parameters", "onloaded with"))
+_ONLOAD: dict["Onload", str] = {
+    "own-subgraph": "own subgraph",
+    "head": "head subgraph",
+    "last": "last subgraph",
+    "another": "another subgraph",
+    "setup": "setup only",
+    "never": "never",
+}
 _NUMBERS = ("alike", "GiB", "parameters", "Linears")
 
 
@@ -77,13 +85,27 @@ def render_json(graph: "ModelGraph") -> str:
         "bytes": graph.bytes,
         "not_loaded_parameters": graph.not_loaded_parameters,
         "notes": list(graph.notes),
-        "units": [asdict(unit) for unit in graph.units],
+        "units": [_fields(unit) for unit in graph.units],
         "edges": [
             {"source": e.source, "target": e.target, "tensors": [{"name": n, "bytes": b} for n, b in e.tensors]}
             for e in graph.edges
         ],
     }
     return json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+
+
+def _fields(unit: "Unit") -> dict[str, object]:
+    """As schema version 1 has them: `onload` in words."""
+    fields = asdict(unit)
+    del fields["is_target"]
+    return {**fields, "onload": _onload_words(unit)}
+
+
+def _onload_words(unit: "Unit") -> str:
+    """When it goes to the GPU."""
+    if unit.onload == "never" and unit.kind in ("vision", "projector"):
+        return "never (text only)"
+    return _ONLOAD[unit.onload]
 
 
 def _header(graph: "ModelGraph") -> list[tuple[str, str]]:
@@ -111,7 +133,7 @@ def _line(alike: _Alike, decimals: int) -> list[str]:
         number(unit.bytes, decimals),
         f"{unit.parameters:,}",
         f"{unit.linears:,}" if unit.linears else "-",
-        unit.onload,
+        _onload_words(unit),
     ]
 
 

@@ -12,9 +12,11 @@ from torch.utils import _pytree as pytree
 from planner.errors import UnsupportedError
 from planner.formats.served_model import CacheLayer
 from planner.models.build import num_experts, quiet, text_config
+from planner.models.calls import patched_forward
+from planner.models.failures import ForwardError, forward_of_model, pass_on, run_forward
 from planner.models.load import structure_key
-from planner.models.recorder import FAILURES, Recorder
-from planner.models.tracing import patched_forward, signature
+from planner.models.recorder import Recorder
+from planner.models.tracing import signature
 
 PROBE_TOKENS = 4
 KV_HEAD_KEYS = ("num_key_value_heads", "num_kv_heads")
@@ -39,13 +41,11 @@ def read_cache(model: torch.nn.Module, name: str) -> tuple[tuple[CacheLayer, ...
     if not hasattr(text, "num_hidden_layers"):
         raise UnsupportedError(f"{name}: its config does not say how many layers it has")
     try:
-        reader = _CacheReader(model, text, name)
-        return tuple(reader.read()), tuple(reader.notes)
-    except UnsupportedError:
-        raise
-    except (AssertionError, *FAILURES) as error:
-        reason = (str(error).splitlines() or ["no reason given"])[0]
-        why = f"the model does not fill one without data ({reason})"
+        with forward_of_model():
+            reader = _CacheReader(model, text, name)
+            return tuple(reader.read()), tuple(reader.notes)
+    except ForwardError as error:
+        why = f"the model does not fill one without data ({error.reason})"
         layers = tuple(_from_config(number, text, name, why) for number in range(text.num_hidden_layers))
         return layers, (f"The cache is derived from the config: {why}",)
 
@@ -61,7 +61,6 @@ def filled_cache(
     """
     from transformers.cache_utils import DynamicCache
 
-    experts = num_experts(model.config)
     ids = torch.full((batch, tokens), 9)
     with quiet(), torch.no_grad(), ExitStack() as stack:
         cache: Any = DynamicCache(config=model.config)
@@ -70,9 +69,9 @@ def filled_cache(
             for number, layer in _decoder_layers(model):
                 if number < len(cache.layers):  # the others read another layer's cache
                     stack.enter_context(patched_forward(layer, _first_alone(layer, number, cache, known)))
-        with Recorder(1 / experts if experts else 0.0):
+        with Recorder(num_experts(model.config)):
             fields = {cache_argument(model): cache, "attention_mask": torch.ones_like(ids), "use_cache": True}
-            model(input_ids=ids, **fields, **more)
+            run_forward(model, {"input_ids": ids, **fields, **more})
     return cache
 
 
@@ -92,7 +91,7 @@ def _first_alone(layer: Any, number: int, cache: Any, known: dict[object, tuple[
             template, result = known[key]
             vars(kept).update(vars(cache.layers[template]))
             return pytree.tree_map(lambda v: v.clone() if isinstance(v, torch.Tensor) else v, result)
-        result = original(*args, **kwargs)
+        result = pass_on(original, args, kwargs)
         if getattr(kept, "keys", None) is not None or _state_bytes(kept):
             known[key] = number, result
         return result

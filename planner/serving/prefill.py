@@ -12,7 +12,7 @@ import torch
 from planner.errors import JobError, UnsupportedError
 from planner.models.build import text_config
 from planner.models.built import BuiltModel
-from planner.models.recorder import FAILURES
+from planner.models.failures import forward_of_model
 from planner.serving.activations import Attention
 from planner.serving.prefill_run import PrefillRun
 from planner.serving.served_kernels import FLASH
@@ -75,8 +75,8 @@ class PrefillTracer:
         for implementation, scores in self._runs(attention):
             try:
                 run, peak = self._run(model, tokens, context, batch, implementation, vocabulary, scores)
-            except (UnsupportedError, *FAILURES) as error:
-                reason = reason or f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            except UnsupportedError as error:
+                reason = reason or str(error)
                 continue
             if run.flashed or not scores or implementation == "eager":
                 self._notes.update(dict.fromkeys(run.notes))
@@ -96,13 +96,18 @@ class PrefillTracer:
     def _run(
         model: Any, tokens: int, context: int, batch: int, implementation: str, vocabulary: int, scores: bool
     ) -> tuple[PrefillRun, int]:
-        """Equal layers are replayed; where one reads what another left behind, every layer runs."""
+        """Equal layers are replayed; where one reads what another left behind, every layer runs.
+
+        Both give the same bytes, the second more slowly. Raises UnsupportedError where the forward fails.
+        """
         run = PrefillRun(model, tokens, context, batch, implementation, True, vocabulary, scores)
         try:
-            return run, run.peak()
-        except (UnsupportedError, *FAILURES):
+            with forward_of_model():
+                return run, run.peak()
+        except UnsupportedError:
             run = PrefillRun(model, tokens, context, batch, implementation, False, vocabulary, scores)
-            return run, run.peak()
+            with forward_of_model():
+                return run, run.peak()
 
     def _model(self, shards: int) -> Any:
         if shards not in self._models:

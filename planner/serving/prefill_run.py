@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,12 @@ import torch
 from torch.utils import _pytree as pytree
 
 from planner.models.build import num_experts, quiet
+from planner.models.calls import HalfSoftmax, patched_forward
+from planner.models.failures import pass_on, run_forward, stands_in
 from planner.models.load import structure_key
 from planner.models.recorder import Recorder, storage_key
 from planner.models.traces import Event, memory_events
-from planner.models.tracing import HalfSoftmax, patched_forward, signature
+from planner.models.tracing import signature
 from planner.serving.cache_layers import cache_argument, filled_cache
 from planner.serving.served_kernels import EXPERTS, Flash, SdpaAsFlash, is_mixer, register, routed_alone, scanned
 from planner.timeline import fold
@@ -44,24 +46,22 @@ class _Made:
     dtype: torch.dtype
 
 
-class _WithoutScores(Recorder):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Leaves out what has a value for each head, new token and token of the context.
+@dataclass(frozen=True, slots=True)
+class _IsScore:
+    """Whether a result has a value for each head, new token and token of the context.
 
     Hidden states are (batch, tokens, width): a width that equals the context makes no score of them.
     """
 
-    def __init__(self, share: float, tokens: int, context: int, batch: int) -> None:
-        super().__init__(share)
-        self.cells, self.heads_from = (tokens, context), 2 * batch * tokens * context
+    tokens: int
+    context: int
+    batch: int
 
-    def _made(self, name: str, result: Any) -> Any:
-        with self.paused() if self._is_score(result) else nullcontext():
-            return super()._made(name, result)
-
-    def _is_score(self, result: Any) -> bool:
+    def __call__(self, result: Any) -> bool:
         if not isinstance(result, torch.Tensor) or result.dim() < 3:
             return False
-        return tuple(result.shape[-2:]) == self.cells and result.numel() >= self.heads_from
+        cells = (self.tokens, self.context)
+        return tuple(result.shape[-2:]) == cells and result.numel() >= 2 * self.batch * self.tokens * self.context
 
 
 class PrefillRun:
@@ -85,8 +85,8 @@ class PrefillRun:
         self.model, self.tokens, self.context, self.batch = model, tokens, context, batch
         self.implementation, self.replay, self.vocabulary = implementation, replay, vocabulary
         experts = num_experts(model.config)
-        share = 1 / experts if experts else 0.0
-        self.recorder = Recorder(share) if scores else _WithoutScores(share, tokens, context, batch)
+        uncounted = _IsScore(tokens, context, batch)
+        self.recorder = Recorder(experts) if scores else Recorder(experts, is_uncounted=uncounted)
         self.flash = Flash()
         self.flashed = False
         """Attention ran as a flash kernel, or there is none."""
@@ -103,8 +103,7 @@ class PrefillRun:
             cache = self._cache()
             for context in self._patches():
                 stack.enter_context(context)
-            for name, tensor in (*self.model.named_parameters(), *self.model.named_buffers()):
-                recorder.name_parameter(tensor, name)
+            recorder.name_parameters(self.model)
             stack.enter_context(recorder)
             recorder.begin()
             self._forward(cache)
@@ -120,7 +119,7 @@ class PrefillRun:
             fields["attention_mask"] = torch.ones((self.batch, self.context), dtype=torch.int64)
         if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
             fields["logits_to_keep"] = 1
-        logits = self.model(**fields).logits
+        logits = run_forward(self.model, fields).logits
         if logits.shape[-1] < self.vocabulary:  # vLLM layers/logits_processor.py _gather_logits
             logits = logits.new_empty((*logits.shape[:-1], self.vocabulary))
         logits.to(torch.float32)  # vLLM v1/sample/sampler.py forward
@@ -146,9 +145,10 @@ class PrefillRun:
     def _unseen(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """What the function makes is in memory before the forward: the cache."""
 
+        @stands_in
         def quietly(*args: Any, **kwargs: Any) -> Any:
             with self.recorder.paused():
-                return function(*args, **kwargs)
+                return pass_on(function, args, kwargs)
 
         return quietly
 
@@ -158,7 +158,7 @@ class PrefillRun:
         head = self.model.get_output_embeddings()
         if "logits_to_keep" not in keep and isinstance(head, torch.nn.Module):
             forward = head.forward
-            yield patched_forward(head, lambda hidden: forward(hidden[:, -1:]))
+            yield patched_forward(head, lambda hidden: pass_on(forward, (hidden[:, -1:],), {}))
         classes = set(getattr(self.model, "_no_split_modules", None) or ())
         for module in self.model.modules():
             if type(module).__name__ in ROUTED_ALONE:
@@ -179,7 +179,7 @@ class PrefillRun:
         def forward(*args: Any, **kwargs: Any) -> Any:
             nonlocal structure
             if self._inside:
-                return original(*args, **kwargs)
+                return pass_on(original, args, kwargs)
             structure = structure or structure_key(module, set())
             key = (structure, signature((args, kwargs)))
             if key in self._templates:
@@ -191,7 +191,7 @@ class PrefillRun:
     def _recorded(self, key: object, original: Any, args: Any, kwargs: Any) -> Any:
         start, self._inside = len(self.recorder.events), True
         try:
-            result = original(*args, **kwargs)
+            result = pass_on(original, args, kwargs)
         finally:
             self._inside = False
         events = self.recorder.events[start:]

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from planner.models.failures import pass_on, stands_in
+
 FLASH = "planner_flash"
 EXPERTS = "planner_experts"
 
@@ -39,11 +41,12 @@ class SdpaAsFlash(TorchFunctionMode):
         super().__init__()
         self.flash = flash
 
+    @stands_in
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.nn.functional.scaled_dot_product_attention:
             named = dict(zip(("query", "key", "value"), args, strict=False)) | (kwargs or {})
             return self.flash(None, named["query"], named["key"], named["value"])[0].transpose(1, 2)
-        return func(*args, **(kwargs or {}))
+        return pass_on(func, args, kwargs or {})
 
 
 def register(flash: Flash) -> None:

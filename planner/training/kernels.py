@@ -11,6 +11,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
+from planner.errors import UnsupportedError
+from planner.models.failures import pass_on, stands_in
+
 FLASH, FLASH_AGAIN, EAGER_AGAIN = "planner_flash_training", "planner_flash_recomputed", "planner_eager_recomputed"
 
 # torch docs amp.rst "CUDA Op-Specific Behavior" (aten/src/ATen/autocast_mode.h AT_FORALL_LOWER_PRECISION_FP and
@@ -125,7 +128,9 @@ def _flash_recomputed(
 
 
 def _eager_recomputed(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-    function = sys.modules[type(module).__module__].eager_attention_forward
+    function = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    if function is None:
+        raise UnsupportedError(f"the attention of {type(module).__name__} cannot be computed again on its own")
     return recomputed(function, module, *args, **kwargs)
 
 
@@ -158,6 +163,7 @@ class Autocast(TorchFunctionMode):
         """The autocast context is left."""
         self.cache.clear()
 
+    @stands_in
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
         if name == "dropout":
@@ -169,7 +175,7 @@ class Autocast(TorchFunctionMode):
         if name == "scaled_dot_product_attention" and self.fused_attention:
             named = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
             return flash(named["query"], named["key"], named["value"], Autocast.type).transpose(1, 2)
-        return func(*args, **kwargs)
+        return pass_on(func, args, kwargs)
 
     def _cast(self, name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
         if name in _SOFTMAX:  # fp32_set_opt_dtype: a type that the caller asks for is kept
@@ -196,7 +202,7 @@ def _dropout(func: Any, args: Any, kwargs: Any) -> Any:
     """aten/src/ATen/native/Dropout.cpp: CUDA takes native_dropout, which keeps a bool mask."""
     named = dict(zip(("input", "p", "training"), args, strict=False)) | kwargs
     if not named.get("training", True) or not named.get("p", 0.5):
-        return func(*args, **kwargs)
+        return pass_on(func, args, kwargs)
     return torch.native_dropout(named["input"], named.get("p", 0.5), True)[0]
 
 

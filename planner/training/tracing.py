@@ -14,16 +14,18 @@ import torch
 from torch.autograd.graph import get_gradient_edge, saved_tensors_hooks
 from torch.utils import _pytree as pytree
 
-from planner.errors import JobError, PlannerError, UnsupportedError
+from planner.errors import JobError, UnsupportedError
 from planner.formats.tensors import ANY_EXPERT
 from planner.job import BatchShape, Build
 from planner.models.build import build_model, num_experts, quiet, text_config
+from planner.models.calls import patched_forward
+from planner.models.failures import ForwardError, forward_of_model, pass_on, run_for_model, run_forward
 from planner.models.inputs import calibration_batch
 from planner.models.load import structure_key
-from planner.models.recorder import FAILURES, Recorder, storage_key
+from planner.models.recorder import Recorder, storage_key
 from planner.models.source import ModelSource
 from planner.models.traces import Event, memory_events
-from planner.models.tracing import patched_forward, signature
+from planner.models.tracing import signature
 from planner.timeline import fold
 from planner.training.kernels import (
     EAGER_AGAIN,
@@ -55,14 +57,12 @@ def trace_training(source: ModelSource, request: TraceRequest, layers: Sequence[
     register()
     with quiet():
         try:
-            model = prepare(build_model(source, Build(dtype=request.dtype)), request)
-            return StepTracer(model, request, layers).run()
-        except PlannerError:
-            raise
-        except FAILURES as error:
-            reason = (str(error).splitlines() or ["no reason given"])[0]
+            with forward_of_model():
+                model = prepare(build_model(source, Build(dtype=request.dtype)), request)
+                return StepTracer(model, request, layers).run()
+        except ForwardError as error:
             raise UnsupportedError(
-                f"{source.name}: a training step does not run without data ({type(error).__name__}: {reason})"
+                f"{source.name}: a training step does not run without data ({error.reason})"
             ) from error
 
 
@@ -158,8 +158,7 @@ class StepTracer:
         self.model, self.request, self.layers = model, request, tuple(layers)
         shape = BatchShape(batch_size=request.batch_size, seq_len=request.seq_len)
         self.batch = calibration_batch(model.config, shape, getattr(torch, request.dtype)).fields
-        experts = num_experts(model.config)
-        self.recorder = Recorder(1 / experts if experts else 0.0)
+        self.recorder = Recorder(num_experts(model.config))
         wanted = getattr(torch, request.autocast) if request.autocast else None
         wide = wanted is None and request.dtype == "float32"
         self.autocast = Autocast(wanted, request.attention == "flash", wide)
@@ -172,8 +171,7 @@ class StepTracer:
 
     def run(self) -> TrainingTrace:
         """Once without gradients to see each layer's inputs, then each kind of piece forward and backward."""
-        for name, tensor in (*self.model.named_parameters(), *self.model.named_buffers()):
-            self.recorder.name_parameter(tensor, name)
+        self.recorder.name_parameters(self.model)
         with ExitStack() as stack:
             stack.enter_context(self.recorder)
             stack.enter_context(self.autocast)
@@ -196,7 +194,7 @@ class StepTracer:
             for name in self.layers:
                 module = self.model.get_submodule(name)
                 stack.enter_context(patched_forward(module, self._first(name, module)))
-            self.model(**self.batch, use_cache=False)
+            run_forward(self.model, {**self.batch, "use_cache": False})
         self.autocast.clear()
 
     def _first(self, name: str, module: torch.nn.Module) -> Callable[..., Any]:
@@ -206,7 +204,7 @@ class StepTracer:
             key = (structure_key(module, set()), signature((args, kwargs)))
             if key not in self.calls:
                 self.calls[key] = (len(self.calls), module, args, kwargs)
-                self.outputs[f"{len(self.calls) - 1}"] = original(*args, **kwargs)
+                self.outputs[f"{len(self.calls) - 1}"] = pass_on(original, args, kwargs)
             self.order[name] = self.calls[key][0]
             return pytree.tree_map_only(torch.Tensor, _like, self.outputs[f"{self.order[name]}"])
 
@@ -214,6 +212,9 @@ class StepTracer:
 
     # ------------------------------------------------------------------ the pieces
     def _layer(self, number: int, module: Any, args: Any, kwargs: Any) -> Piece:
+        if not isinstance(args[0] if args else kwargs.get("hidden_states"), torch.Tensor):
+            raise UnsupportedError(f"{type(module).__name__} takes no hidden_states: its borders are not modelled")
+
         def call() -> Any:
             given = (self._border(args[0]), *args[1:]) if args else args
             named = kwargs if args else {**kwargs, "hidden_states": self._border(kwargs["hidden_states"])}
@@ -225,13 +226,13 @@ class StepTracer:
         return self._measured(type(module).__name__, call, module)
 
     def _rest(self) -> Piece:
-        labels = self.batch["input_ids"].clone()
+        inputs = {**self.batch, "labels": self.batch["input_ids"].clone(), "use_cache": False}
         with ExitStack() as stack:
             for name in self.layers:
                 module = self.model.get_submodule(name)
                 stack.enter_context(patched_forward(module, self._stub(name)))
             head = [m for n, m in self.model.named_modules() if not n.startswith(tuple(self.layers))]
-            call = lambda: self.model(**self.batch, labels=labels, use_cache=False).loss  # noqa: E731  # one use
+            call = lambda: run_forward(self.model, inputs).loss  # noqa: E731  # one use
             return self._measured("head and loss", call, torch.nn.ModuleList(), owned=head)
 
     def _embedding(self) -> Piece:
@@ -269,7 +270,7 @@ class StepTracer:
         self.autocast.caching = False
         with _marks(weights, recorder) as marks:
             if edges:
-                torch.autograd.backward(edges, [_made(self.anchor, *like) for like in grads])
+                run_for_model(torch.autograd.backward, edges, [_made(self.anchor, *like) for like in grads])
         growing, instantly = _backward_peaks(recorder.events, start, marks)
         return Piece(
             name=name,

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from transformers import AutoConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from planner.job import Job
@@ -132,3 +133,59 @@ def test_a_real_model_that_needs_data_is_estimated(tmp_path: Path) -> None:
     graph = load_model(str(path), toys.job(seq_len=128))
     assert not any(segment.exact for segment in graph.trace.segments)
     assert "mlstm_backend" in graph.trace.notes[0]
+
+
+# ---------------------------------------------------------------------- the laws of a trace
+def assert_lawful(trace: ModelTrace) -> None:
+    """What is read was written before, by an allocation that lives on, and is as large as both sides say."""
+    written: set[int] = {number for number, crossing in trace.crossings.items() if crossing.producer < 0}
+    for segment in trace.segments:
+        assert set(segment.reads) <= written
+        made = {e.id: e.bytes for e in segment.events if e.kind == "alloc"}
+        gone = {e.id for e in segment.events if e.kind == "free"}
+        for number, local in segment.writes:
+            assert trace.crossings[number].producer == segment.index
+            assert made[local] == trace.crossings[number].bytes > 0
+            assert local not in gone
+            written.add(number)
+    for number, crossing in trace.crossings.items():
+        assert crossing.last_reader == max(s.index for s in trace.segments if number in s.reads)
+
+
+# Default configs of families that do not run without data; blt and pi0 say nowhere how wide their hidden states are.
+@pytest.mark.parametrize("family", ["blt", "pi0", "jetmoe", "glm4v", "idefics"])
+def test_what_an_estimate_consumes_was_written(family: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(AutoConfig.for_model(family).to_dict(), default=str))
+    job = Job(samples=2, seq_len=32)
+    graph = load_model(str(path), job)
+    assert not any(segment.exact for segment in graph.trace.segments)
+    assert_lawful(graph.trace)
+    plan = plan_graph(graph, load_recipe("rtn_w8a8_static"), job)
+    assert plan.steps[-1].gpu.end_bytes == 0
+    assert plan.gpu.peak_bytes > 0
+
+
+def test_the_estimate_of_a_toy_obeys_the_laws_of_a_trace() -> None:
+    assert_lawful(estimate())
+
+
+def test_an_estimate_without_a_number_of_heads_says_what_it_leaves_out() -> None:
+    graph, job = TOY.graph, Job(samples=2, batch_size=BATCH, seq_len=SEQ)
+    trace = estimate_trace(graph.units, graph.structures, SimpleNamespace(hidden_size=HIDDEN), job, 2, "too odd")
+    assert "leaves attention scores out" in trace.notes[1]
+
+
+def test_what_stands_behind_the_one_target_runs_in_its_subgraph(tmp_path: Path) -> None:
+    """blip: BlipTextEmbeddings is the only target outside of the vision tower, and 120 Linears come after it."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(AutoConfig.for_model("blip").to_dict(), default=str))
+    job = Job(samples=2, seq_len=32)
+    graph = load_model(str(path), job)
+    (_, last) = graph.trace.segments
+    assert sum(e.kind == "exit" for e in last.events) == 122  # 12 layers of 10, and the head's two
+    assert {unit.name: unit.onload for unit in graph.units}["text_decoder.bert.encoder"] == "last"
+    plan = plan_graph(graph, load_recipe("gptq_w8a8"), job)
+    (step,) = [step for step in plan.steps if (step.phase, step.subgraph) == ("calibrate", 2)]
+    assert step.gpu.by_kind["hessian"] > 12 * (9 * 768**2 + 3072**2) * 4
+    assert_lawful(graph.trace)

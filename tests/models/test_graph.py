@@ -110,26 +110,26 @@ def test_experts_are_linears_of_their_own() -> None:
 def test_units_say_when_they_are_onloaded() -> None:
     text, images = graph("qwen2.5-vl-7b"), graph("qwen2.5-vl-7b", layers=2, images=1, image_size=(224, 224))
     assert {unit.kind: unit.onload for unit in text.units} | {"other": ""} == {
-        "vision": "never (text only)",
-        "embedding": "head subgraph",
-        "decoder": "own subgraph",
-        "norm": "last subgraph",
-        "head": "setup only",
+        "vision": "never",
+        "embedding": "head",
+        "decoder": "own-subgraph",
+        "norm": "last",
+        "head": "setup",
         "other": "",
     }
-    assert {unit.onload for unit in images.units if unit.kind == "vision"} == {"head subgraph"}
+    assert {unit.onload for unit in images.units if unit.kind == "vision"} == {"head"}
 
 
 def test_every_own_subgraph_is_a_segment_of_the_trace() -> None:
     for model in PRESETS:
         found = graph(model)
-        own = [unit.name for unit in found.units if unit.onload == "own subgraph"]
+        own = [unit.name for unit in found.units if unit.onload == "own-subgraph"]
         assert own == [segment.target for segment in found.trace.segments[1:]]
 
 
 def test_targets_may_be_smaller_than_a_layer() -> None:
     found = graph("llama-3-8b", layers=2, sequential_targets=("LlamaAttention", "LlamaMLP"))
-    own = [unit.name for unit in found.units if unit.onload == "own subgraph"]
+    own = [unit.name for unit in found.units if unit.onload == "own-subgraph"]
     assert own == ["model.layers.0.self_attn", "model.layers.0.mlp", "model.layers.1.self_attn", "model.layers.1.mlp"]
     assert sum(unit.bytes for unit in found.units) == found.bytes
 

@@ -8,9 +8,9 @@ import torch
 from torch.nn.functional import linear, softmax
 
 from planner.errors import UnsupportedError
-from planner.models.recorder import KNOWN_LIMIT, Recorder
+from planner.models.calls import HalfSoftmax
+from planner.models.recorder import KNOWN_LIMIT, Recorder, Unobserved
 from planner.models.traces import Event
-from planner.models.tracing import HalfSoftmax
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
@@ -19,10 +19,10 @@ def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
 
 
 def record(
-    function: Callable[..., Any], *inputs: torch.Tensor, share: float = 0.0, **weights: torch.Tensor
+    function: Callable[..., Any], *inputs: torch.Tensor, experts: int = 0, **weights: torch.Tensor
 ) -> tuple[list[Event], Any]:
     """The events of function(*inputs), its result's death included, and what it gave to Python."""
-    recorder = Recorder(share)
+    recorder = Recorder(experts)
     for name, weight in weights.items():
         recorder.name_parameter(weight, name)
     for tensor in inputs:
@@ -43,8 +43,8 @@ def kinds(events: list[Event]) -> list[tuple[str, int]]:
     return [(event.kind, event.id) for event in events]
 
 
-def answer(function: Callable[..., Any], *inputs: torch.Tensor, share: float = 0.0) -> Any:
-    return record(function, *inputs, share=share)[1]
+def answer(function: Callable[..., Any], *inputs: torch.Tensor, experts: int = 0) -> Any:
+    return record(function, *inputs, experts=experts)[1]
 
 
 # ---------------------------------------------------------------------- what is allocated
@@ -237,16 +237,23 @@ def test_an_unknown_value_has_a_fixed_answer(read: Callable[[torch.Tensor], obje
     assert answer(read, meta(8, 16)) == expected
 
 
-@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_an_unknown_mask_selects_its_share(share: float) -> None:
-    selected = int(8 * 16 * share)
+@pytest.mark.parametrize(("experts", "selected"), [(0, 0), (4, 8 * 16 // 4), (1, 8 * 16)])
+def test_an_unknown_mask_of_tokens_selects_one_in_as_many_as_there_are_experts(experts: int, selected: int) -> None:
     for select in (lambda x: x[x > 0], lambda x: torch.masked_select(x, x > 0)):
-        assert allocs(record(select, meta(8, 16), share=share)[0])[-1] == selected * 2
-    assert allocs(record(lambda x: (x > 0).nonzero(), meta(8, 16), share=share)[0])[-1] == selected * 2 * 8
+        assert allocs(record(select, meta(8, 16), experts=experts)[0])[-1] == selected * 2
+    assert allocs(record(lambda x: (x > 0).nonzero(), meta(8, 16), experts=experts)[0])[-1] == selected * 2 * 8
+
+
+def test_every_expert_has_tokens_where_a_mask_says_which_have() -> None:
+    def loop(routed: torch.Tensor) -> int:
+        hit = torch.greater(routed.sum(dim=-1), 0).nonzero()
+        return len(list(hit))
+
+    assert answer(loop, meta(16, 100), experts=16) == 16
 
 
 def test_a_bool_index_also_takes_its_positions_as_workspace() -> None:
-    events, _ = record(lambda x: x[x > 0], meta(8, 16), share=0.5)
+    events, _ = record(lambda x: x[x > 0], meta(8, 16), experts=2)
     workspace = [event.bytes for event in events if event.category == "cuda_workspace"]
     assert workspace == [64 * 2 * 8]  # int64 positions in both dimensions
 
@@ -261,8 +268,11 @@ def test_masked_scatter_takes_a_prefix_sum_and_a_whole_mask() -> None:
 
 
 def test_an_operator_that_needs_data_says_which_and_where() -> None:
-    recorder, unknown = Recorder(), meta(8)
-    recorder.where = lambda: "model.layers.3"
+    class InLayerThree(Unobserved):
+        def where(self) -> str:
+            return "model.layers.3"
+
+    recorder, unknown = Recorder(observer=InLayerThree()), meta(8)
     with pytest.raises(UnsupportedError, match=r"model\.layers\.3: _unique2 does not run without data"), recorder:
         torch.unique(unknown)
 

@@ -1,6 +1,7 @@
 """The activations of a prefill: closed forms by hand, what grows with what, and what is said beside them."""
 
 import pytest
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from planner.errors import JobError
 from planner.job import Build
@@ -137,12 +138,12 @@ def test_a_config_that_cannot_be_divided_gives_the_whole_with_a_note() -> None:
 
 
 def test_a_forward_that_does_not_run_is_estimated_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: object) -> int:
+    def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("no such operator")
 
     tracer = tracer_of(load_source("llama-3-8b"))
     traced = tracer(2048, 2048)
-    monkeypatch.setattr("planner.serving.prefill.PrefillRun.peak", refuse)
+    monkeypatch.setattr(LlamaMLP, "forward", refuse)
     estimated = tracer_of(load_source("llama-3-8b"))
     assert 0.8 * traced < estimated(2048, 2048) < 1.25 * traced
     assert any("estimated" in note and "no such operator" in note for note in estimated.notes)
