@@ -5,7 +5,7 @@ from typing import Literal
 
 from planner.records import Record
 
-NoteKind = Literal["model", "recipe", "job", "estimate", "fails", "result"]
+NoteKind = Literal["model", "recipe", "job", "estimate", "fails", "result", "unsorted"]
 
 
 class Note(Record):
@@ -19,7 +19,8 @@ class Note(Record):
     job: what the job's options do, such as the pipeline;
     estimate: what in the figures is estimated or not counted;
     fails: the job starts in LLM Compressor and does not finish;
-    result: the checkpoint that is saved and served.
+    result: the checkpoint that is saved and served;
+    unsorted: nobody said, because the plan was saved before notes had a kind.
     """
     text: str
 

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Literal
 
 from planner.compress.binding import make_program
 from planner.compress.context import Context
+from planner.compress.inferred import check_sequential, pass_notes, passes
 from planner.compress.oneshot import simulate
 from planner.compress.plans import rule_plan, simulated_plan
-from planner.compress.program import Program
 from planner.compress.schema import Plan
-from planner.errors import JobError
 from planner.job import Job
+from planner.notes import Note
 from planner.recipe.load import load_recipe
 from planner.recipe.specs import Recipe
 
@@ -64,54 +64,20 @@ def plan_graph(
     `fold=False` simulates every subgraph, equal or not; the bytes are the same (in a data-free plan, folding makes
     one owner stand for several: `... and 30 more`).
     """
-    notes: list[str] = [*graph.notes, *recipe.notes]
-    program = make_program(graph, recipe, job, notes)
-    pipelines = _pipelines(program, job)
+    said: list[str] = [*recipe.notes]
+    program = make_program(graph, recipe, job, said)
+    notes = [*graph.notes, *(Note(kind="recipe", text=text) for text in said)]
+    pipelines = {each.pipeline for each in passes(program, job)}
     if "sequential" in pipelines:
-        _check_sequential(graph)
+        check_sequential(graph)
     if method == "rule-of-thumb":
         return rule_plan(graph, recipe, job, notes)
     outcome = simulate(program, Context(job=job), fold=fold)
     if pipelines != {"datafree"}:
         notes += graph.trace.notes
-    notes += _pipeline_notes(job, program)
+    notes += pass_notes(program, job)
     return simulated_plan(graph, recipe, job, outcome, notes)
 
 
 def _silent(_text: str) -> None:
     """No progress wanted."""
-
-
-def _check_sequential(graph: "ModelGraph") -> None:
-    """The sequential pipeline cannot start without sequential targets (infer_sequential_targets)."""
-    if any(unit.onload == "own subgraph" for unit in graph.units):
-        return
-    classes = {ref.classes[0] for ref in graph.module_refs() if ref.classes}
-    layers = sorted(name for name in classes if name.endswith(("Layer", "Block")))
-    raise JobError(
-        f"{graph.name}: transformers names no layer class for {graph.architecture}, so LLM Compressor cannot infer "
-        f"sequential targets; name one with --sequential-targets (it has {', '.join(layers) or 'no layer classes'})"
-    )
-
-
-def _pipelines(program: Program, job: Job) -> set[str]:
-    """Names of the pipelines that this job runs."""
-    if job.pipeline != "independent":
-        return {job.pipeline}
-    return {"sequential" if run.spec.requires_calibration_data else "datafree" for run in program.runs}
-
-
-def _pipeline_notes(job: Job, program: Program) -> list[str]:
-    notes = []
-    if job.pipeline == "basic":
-        notes.append(
-            "The basic pipeline computes where the model lies: loaded without a device map, that is the CPU, "
-            "so its figures say nothing about a GPU."
-        )
-    if job.pipeline == "datafree" and any(run.spec.requires_calibration_data for run in program.runs):
-        notes.append(
-            "The datafree pipeline runs no forward, although a modifier of this recipe needs calibration data."
-        )
-    if job.pipeline == "independent" and len(program.runs) > 1:
-        notes.append("The independent pipeline runs each modifier over the data in its own pass.")
-    return notes

@@ -1,11 +1,19 @@
 """The whole of `oneshot` (llmcompressor/entrypoints/oneshot.py): load, initialize, pipelines, save."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from planner.compress.context import Context
+from planner.compress.inferred import PipelineName, passes
 from planner.compress.ledger import Owner
+from planner.compress.parts import FUSED_EXPERTS
 from planner.compress.pipelines import BasicPipeline, DataFreePipeline, Pipeline, SequentialPipeline
-from planner.compress.program import Outcome, Program, Run, StepMemory
+from planner.compress.program import Outcome, Program, StepMemory
+
+_PIPELINES: Mapping[PipelineName, type[Pipeline]] = {
+    "sequential": SequentialPipeline,
+    "basic": BasicPipeline,
+    "datafree": DataFreePipeline,
+}
 
 
 def simulate(program: Program, context: Context, *, fold: bool = True) -> Outcome:
@@ -18,8 +26,8 @@ def simulate(program: Program, context: Context, *, fold: bool = True) -> Outcom
     ledger.alloc("cpu", samples, "calibration_data", "calibration samples")
     _linearize(program, context)
     ledger.alloc("cpu", program.qparam_bytes, "qparams", "quantization parameters")
-    for runs, make in _pipelines(program, context):
-        make(context, program, runs, outcome, fold=fold).run()
+    for each in passes(program, context.job):
+        _PIPELINES[each.pipeline](context, program, each.runs, outcome, fold=fold).run()
     _close(context, outcome, "save", "save")
     return outcome
 
@@ -28,24 +36,9 @@ def _linearize(program: Program, context: Context) -> None:
     """modeling/moe/linearize.py linearize_moe: its list keeps every fused experts module until it
     returns, so the model and all experts again are there together."""
     with context.ledger.hold(
-        "cpu", program.fused_expert_bytes, "model", Owner("fused experts", "while they are linearized")
+        "cpu", program.fused_expert_bytes, "model", Owner(FUSED_EXPERTS, "while they are linearized")
     ):
         pass
-
-
-def _pipelines(program: Program, context: Context) -> list[tuple[Sequence[Run], type[Pipeline]]]:
-    """pipelines/registry.py from_modifiers, pipelines/independent/pipeline.py."""
-    classes: dict[str, type[Pipeline]] = {
-        "sequential": SequentialPipeline,
-        "basic": BasicPipeline,
-        "datafree": DataFreePipeline,
-    }
-    chosen = context.job.pipeline
-    if chosen != "independent":
-        return [(program.runs, classes[chosen])]
-    return [
-        ((run,), SequentialPipeline if run.spec.requires_calibration_data else DataFreePipeline) for run in program.runs
-    ]
 
 
 def _close(context: Context, outcome: Outcome, phase: str, unit: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from planner.job import Job
 from planner.models.traces import Call, Crossing, Event, ModelTrace, Segment
+from planner.notes import Note
 
 if TYPE_CHECKING:
     from planner.models.graph import ModuleInfo, Structure, Unit
@@ -41,7 +42,8 @@ class _Estimate:
             writes = ((1 + index, 0),) if index < len(targets) else ()
             segments.append(Segment(index, unit.name, unit.structure, events, (index, 0), writes, exact=False))
         batch = 2 * self.tokens * TOKEN_BYTES
-        note = f"Activations are estimated from the shapes of the Linears, not traced: {reason}"
+        text = f"Activations are estimated from the shapes of the Linears, not traced: {reason}"
+        note = Note(kind="estimate", text=text)
         return ModelTrace(tuple(segments), crossings, batch // self.job.batch_size, batch, (note,))
 
     def _crossings(self, count: int) -> dict[int, Crossing]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from planner.models.traces import ModelTrace
+from planner.notes import Note
 from planner.recipe.specs import ModuleRef
 
 UnitKind = Literal["embedding", "vision", "projector", "decoder", "norm", "head", "other"]
@@ -106,7 +107,7 @@ class ModelGraph:
     structures: tuple[Structure, ...]
     edges: tuple[Edge, ...]
     trace: ModelTrace
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
     sequential_targets: tuple[str, ...]
     tied_embeddings: bool
     embedding: str

@@ -29,16 +29,19 @@ from planner.models.source import ModelSource, load_source
 from planner.models.traces import ModelTrace
 from planner.models.tracing import ModelTracer
 from planner.models.wrapping import without_lost_masks
+from planner.notes import Note
 from planner.recipe.specs import ModuleRef
 
-LOST_MASK = (
-    "LLM Compressor traces this model so that its attention gets no mask while calibrating "
-    "(the traced config has no attention implementation): no mask is in memory, and attention is not causal."
+LOST_MASK = Note(
+    kind="model",
+    text="LLM Compressor traces this model so that its attention gets no mask while calibrating "
+    "(the traced config has no attention implementation): no mask is in memory, and attention is not causal.",
 )
 
-CUT_LAYERS = (
-    "Borders run inside the layers: which side of a border a small operation falls on can differ from LLM Compressor's "
-    "choice, by which single steps may be off by a few percent."
+CUT_LAYERS = Note(
+    kind="estimate",
+    text="Borders run inside the layers: which side of a border a small operation falls on can differ from LLM "
+    "Compressor's choice, by which single steps may be off by a few percent.",
 )
 
 NO_TRACE = ModelTrace(segments=(), crossings={}, sample_bytes=0, batch_bytes=0)
@@ -73,8 +76,9 @@ class _Loader:
         self.source, self.model, self.job = source, model, job
         self.config: Any = model.config
         whole = job.layers is None and job.vision_layers is None
-        self.notes: list[str] = [*source.notes]
-        self.notes += [f"Not loaded from the checkpoint: {what}" for what in source.not_loaded if whole]
+        self.notes = [Note(kind="model", text=text) for text in source.notes]
+        missing = [f"Not loaded from the checkpoint: {what}" for what in source.not_loaded if whole]
+        self.notes += [Note(kind="model", text=text) for text in missing]
         self.keys: dict[object, int] = {}
         self.structures: list[Structure] = []
         self.units: list[Unit] = []
@@ -174,11 +178,12 @@ class _Loader:
         inside = tuple(f"{root}." for root in self.vision)
         targets = [name for name in matched if not self._runs_wrapped(name, inside)] if inside else matched
         if len(targets) < len(matched):
-            self.notes.append(
+            idle = "." if self.job.images else "; text-only samples never run it."
+            text = (
                 "The vision tower is onloaded whole, with the head subgraph: its blocks run inside a function that "
-                "LLM Compressor wraps, although their class is among the sequential targets"
-                + ("." if self.job.images else "; text-only samples never run it.")
+                f"LLM Compressor wraps, although their class is among the sequential targets{idle}"
             )
+            self.notes.append(Note(kind="model", text=text))
         return targets
 
     def _runs_wrapped(self, name: str, inside: tuple[str, ...]) -> bool:

@@ -7,6 +7,8 @@ id never occurs. The simulation replays events; it never asks what operator made
 from dataclasses import dataclass, field
 from typing import Literal
 
+from planner.notes import Note
+
 EventKind = Literal["alloc", "free", "onload", "enter", "exit"]
 
 
@@ -88,7 +90,7 @@ class ModelTrace:
     """Bytes of one calibration sample as the dataset holds it."""
     batch_bytes: int
     """Bytes of one collated batch."""
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[Note, ...] = field(default=())
     wrapped: frozenset[str] = frozenset()
     """Modules that a wrapped function calls: `sequential_epoch_end` never sees them."""
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from planner.compress.schema import SCHEMA_VERSION, Plan
+from planner.compress.schema import Plan
+from planner.compress.upgrade import SCHEMA_VERSION
 
 
 def render(plan: Plan) -> str:
@@ -11,7 +12,7 @@ def render(plan: Plan) -> str:
 
 
 def render_all(plans: Sequence[Plan]) -> str:
-    """Several plans under one roof: {"schema_version": 1, "plans": [...]}."""
+    """Several plans under one roof: {"schema_version": 2, "plans": [...]}."""
     inside = ",\n".join(_indented(plan.model_dump_json(indent=1)) for plan in plans)
     return f'{{\n "schema_version": {SCHEMA_VERSION},\n "plans": [\n{inside}\n ]\n}}\n'
 

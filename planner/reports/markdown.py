@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from planner.compress.schema import Plan
+from planner.notes import texts
 from planner.reports.numbers import decimals_for, number
 from planner.reports.rows import Row, cpu_columns, gpu_columns, rows
 from planner.reports.summary import advice_line, cpu_lines, fit_line, gib, gpu_lines, header, result_line
@@ -61,7 +62,7 @@ def _summary(plan: Plan) -> Iterable[str]:
     yield f"- **CPU peak {gib(plan.cpu.peak_bytes)}** " + "; ".join(map(_plain, cpu_lines(plan)))
     yield f"- **{fit_line(plan)}**"
     yield f"- {advice_line(plan)}"
-    yield from (f"- note: {note}" for note in plan.notes)
+    yield from (f"- note: {note}" for note in texts(plan.notes))
     if line := result_line(plan):
         yield f"- result: {line}"
 

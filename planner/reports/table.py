@@ -12,6 +12,7 @@ from rich.text import Text
 
 from planner.compress.advice import verdict
 from planner.compress.schema import Plan
+from planner.notes import texts
 from planner.reports.numbers import decimals_for, number, smallest_shown
 from planner.reports.rows import TITLES, Row, cpu_columns, gpu_columns, rows
 from planner.reports.summary import advice_line, cpu_lines, fit_line, gib, gpu_lines, header, result_line
@@ -179,7 +180,7 @@ def _summary(plan: Plan) -> Table:
             grid.add_row("", Text(line))
     grid.add_row("verdict", Text(fit_line(plan), style=_VERDICT_STYLE[verdict(plan)]))
     grid.add_row("advice", Text(advice_line(plan)))
-    for position, note in enumerate(plan.notes):
+    for position, note in enumerate(texts(plan.notes)):
         grid.add_row("" if position else "notes", Text(note))
     if line := result_line(plan):
         grid.add_row("result", Text(line))
