@@ -1,8 +1,9 @@
 """One job in, one Plan out: where graph, recipe, modifiers and pipeline meet."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from planner.accepted import AnyModel, AnyRecipe, called, check_model, job_of, recipe_of, recipes_of
 from planner.compress.binding import make_program
 from planner.compress.context import Context
 from planner.compress.inferred import check_sequential, pass_notes, passes
@@ -10,55 +11,67 @@ from planner.compress.oneshot import simulate
 from planner.compress.plans import rule_plan, simulated_plan
 from planner.compress.schema import Plan
 from planner.job import Job
+from planner.models.graph import ModelGraph
 from planner.notes import Note
-from planner.recipe.load import load_recipe
 from planner.recipe.specs import Recipe
-
-if TYPE_CHECKING:
-    from planner.models.graph import ModelGraph
 
 Method = Literal["simulate", "rule-of-thumb"]
 Progress = Callable[[str], None]
 
 
 def plan(
-    model: str, recipe: str, job: Job | None = None, *, method: Method = "simulate", progress: Progress | None = None
+    model: AnyModel,
+    recipe: AnyRecipe,
+    job: Job | None = None,
+    *,
+    method: Method = "simulate",
+    progress: Progress | None = None,
 ) -> Plan:
-    """Plan one job: a preset, config.json, folder or Hub id, with a shipped recipe's name or a YAML file.
+    """Plan one job.
+
+    The model: a preset, config.json, folder or Hub id by name, the content of a config.json, or the graph that
+    `load_model` returned. The recipe: a shipped name, a YAML file, recipe text, a mapping, a Recipe, or a list of
+    modifiers, planner's or LLM Compressor's. Without a job, a graph is planned for the one that it was loaded for.
 
     Raises ModelError, RecipeError, JobError or UnsupportedError; nothing else for bad input.
     """
-    return compare(model, [recipe], job, method=method, progress=progress)[0]
+    return _plans(model, (recipe_of(recipe),), job, method, progress)[0]
 
 
 def compare(
-    model: str,
-    recipes: Sequence[str],
+    model: AnyModel,
+    recipes: Sequence[AnyRecipe],
     job: Job | None = None,
     *,
     method: Method = "simulate",
     progress: Progress | None = None,
 ) -> tuple[Plan, ...]:
-    """Plan several recipes on one model; the model is built and traced once."""
-    job, say = job or Job(), progress or _silent
-    read = [load_recipe(name) for name in recipes]
-    say(f"building {model} without weights")
+    """Plan several recipes on one model, which is built and traced once; takes and raises what `plan` does."""
+    return _plans(model, recipes_of(recipes), job, method, progress)
+
+
+def _plans(
+    model: AnyModel, recipes: Sequence[Recipe], asked: Job | None, method: Method, progress: Progress | None
+) -> tuple[Plan, ...]:
+    check_model(model)
+    job, say = job_of(asked, model), progress or _silent
+    if isinstance(model, ModelGraph):
+        return tuple(_without_result(plan_graph(model, recipe, job, method=method)) for recipe in recipes)
+    say(f"building {called(model)} without weights")
     from planner.models.load import load_model
 
     graph = load_model(model, job)
     plans = []
-    for recipe in read:
+    for recipe in recipes:
         say(f"planning {recipe.name}")
         plans.append(plan_graph(graph, recipe, job, method=method))
     say("sizing the results")
     from planner.serving.results import with_results
 
-    return with_results(plans, read, model, job)
+    return with_results(plans, recipes, model, job)
 
 
-def plan_graph(
-    graph: "ModelGraph", recipe: Recipe, job: Job, *, method: Method = "simulate", fold: bool = True
-) -> Plan:
+def plan_graph(graph: ModelGraph, recipe: Recipe, job: Job, *, method: Method = "simulate", fold: bool = True) -> Plan:
     """Plan a recipe on a model that is built already. Pure: no torch, no files.
 
     `fold=False` simulates every subgraph, equal or not; the bytes are the same (in a data-free plan, folding makes
@@ -77,6 +90,12 @@ def plan_graph(
         notes += graph.trace.notes
     notes += pass_notes(program, job)
     return simulated_plan(graph, recipe, job, outcome, notes)
+
+
+def _without_result(planned: Plan) -> Plan:
+    """Serving is sized from the model itself; a graph has its parts and its calibration forward only."""
+    note = Note(kind="result", text="What serving the result takes is not planned for a graph: name its model instead.")
+    return planned.model_copy(update={"notes": (*planned.notes, note)})
 
 
 def _silent(_text: str) -> None:

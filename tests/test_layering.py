@@ -20,7 +20,7 @@ FLOORS = (
     ("compress",),
     ("hardware", "formats"),
     ("serving", "training"),
-    ("measure", "planning", "reports"),
+    ("measure", "accepted", "planning", "reports"),
     ("commands",),
     ("cli",),
     ("__main__",),

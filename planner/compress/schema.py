@@ -124,7 +124,9 @@ class Plan(Record):
     cpu: CpuPeak
     steps: tuple[Step, ...]
     rule_of_thumb: RuleOfThumb
-    result: Result | None = Field(default=None, description="null where only a part of the model is planned")
+    result: Result | None = Field(
+        default=None, description="null where a part of the model is planned, or a note says why"
+    )
     notes: tuple[Note, ...]
 
     @model_validator(mode="before")

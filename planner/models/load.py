@@ -25,7 +25,7 @@ from planner.models.experts import find_fused_experts, linearize
 from planner.models.graph import Edge, ModelGraph, ModuleInfo, Parameter, Structure, Unit, UnitKind
 from planner.models.inputs import calibration_batch
 from planner.models.recorder import FAILURES
-from planner.models.source import ModelSource, load_source
+from planner.models.source import ModelSource, Named, load_source
 from planner.models.traces import ModelTrace
 from planner.models.tracing import ModelTracer
 from planner.models.wrapping import without_lost_masks
@@ -50,8 +50,8 @@ NO_TRACE = ModelTrace(segments=(), crossings={}, sample_bytes=0, batch_bytes=0)
 _POSITIONS = re.compile(r"(layer|block|expert)_?(idx|index|id|number)$|^training$|^name$")
 
 
-def load_model(model: str, job: Job | None = None) -> ModelGraph:
-    """The graph of a preset, config.json, folder or Hub id under a job's options.
+def load_model(model: Named, job: Job | None = None) -> ModelGraph:
+    """The graph of a preset, config.json, folder or Hub id, or of a config, under a job's options.
 
     Raises ModelError for a model that cannot be read or built, JobError for sequential targets
     that match nothing.
@@ -125,6 +125,7 @@ class _Loader:
             fused_expert_bytes=fused,
             itemsize=getattr(torch, self.job.dtype).itemsize,
             layout=tuple(self.layout),
+            job=self.job,
         )
 
     # ------------------------------------------------------------------ parts of the model

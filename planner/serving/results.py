@@ -1,6 +1,7 @@
 """What comes out of a compression job: what the recipe's result weighs, and what it needs to serve."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from planner.compress.schema import Plan, Result
 from planner.errors import PlannerError
@@ -13,8 +14,11 @@ from planner.recipe.specs import Recipe
 from planner.serving.schema import ServeOptions
 from planner.serving.serve import size_stored
 
+if TYPE_CHECKING:
+    from planner.models.source import Named
 
-def with_results(plans: Sequence[Plan], recipes: Sequence[Recipe], model: str, job: Job) -> tuple[Plan, ...]:
+
+def with_results(plans: Sequence[Plan], recipes: Sequence[Recipe], model: "Named", job: Job) -> tuple[Plan, ...]:
     """The plans with their results: one sequence of 4,096 tokens (or all the model takes) on one vLLM GPU.
 
     Without one where the job keeps a part of the layers only. Where a result cannot be sized, its plan says why in
