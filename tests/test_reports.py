@@ -15,6 +15,7 @@ from planner.models.graph import Edge, ModelGraph, Unit
 from planner.notes import Note
 from planner.reports import compare, graph, json_, markdown, table
 from planner.reports.folding import fold, label, unfolded
+from planner.reports.forms import as_json
 from planner.reports.rows import rows
 from planner.units import GIB, MIB
 
@@ -305,7 +306,7 @@ def test_a_plan_without_steps_is_a_summary(gptq: Plan) -> None:
     assert "GPU peak  0.813 GiB" in text
     assert "--method simulate" in text
     assert markdown.render(rule).startswith("### ")
-    assert "rule_of_thumb" in json_.render(rule)
+    assert "rule_of_thumb" in as_json(rule)
     assert compare.render([rule, rule])
 
 
@@ -313,8 +314,8 @@ def test_a_plan_without_steps_is_a_summary(gptq: Plan) -> None:
 
 
 def test_json_is_the_record_itself(gptq: Plan) -> None:
-    assert Plan.model_validate_json(json_.render(gptq)) == gptq
-    assert json.loads(json_.render(gptq)) == gptq.model_dump(mode="json")
+    assert Plan.model_validate_json(as_json(gptq)) == gptq
+    assert json.loads(as_json(gptq)) == gptq.model_dump(mode="json")
 
 
 def test_comparison_json_holds_every_plan_whole(gptq: Plan, rtn: Plan) -> None:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from planner.commands.common import look
-from planner.commands.options import FLAG, RESULT, Format, FormatOption, JobOptions, OutputOption, takes_job_options
+from planner.commands.common import rendered
+from planner.commands.options import FLAG, RESULT, FormatOption, JobOptions, OutputOption, takes_job_options
 from planner.commands.output import check_output, write_result
 from planner.commands.progress import Progress
 from planner.errors import MeasureError
@@ -14,7 +14,6 @@ from planner.errors import MeasureError
 if TYPE_CHECKING:
     from planner.compress.schema import Plan
     from planner.job import Job
-    from planner.measure.accuracy import Accuracy
     from planner.measure.record import Measurement
 
 EPILOG = """[bold]Examples[/bold]
@@ -78,13 +77,14 @@ def accuracy(
     with Progress() as progress:
         from planner.measure.accuracy import Accuracy, compare
         from planner.measure.files import read_measurement
+        from planner.reports.accuracy import formats
 
         measured = [(run, read_measurement(run)) for run in runs]
         jobs = []
         for run, measurement in measured:
             progress.say(f"planning {run}")
             jobs.append(compare(_plan(run, measurement, model, recipe, job), measurement, Path(run).name))
-        text = _rendered(Accuracy(jobs=tuple(jobs)), format, every_step, output)
+        text = rendered(formats(every_step), Accuracy(jobs=tuple(jobs)), format, output)
     write_result(text, output)
 
 
@@ -99,13 +99,3 @@ def _plan(run: str, measurement: "Measurement", model: str | None, recipe: str |
         option = "--model" if of_model is None else "--recipe"
         raise MeasureError(f"{run}: does not say what was run; name it with {option}")
     return make_plan(of_model, of_recipe, measurement.job or job)
-
-
-def _rendered(result: "Accuracy", format: Format, every_step: bool, output: str | None) -> str:
-    from planner.reports import accuracy as report
-
-    if format == "json":
-        return report.render_json(result)
-    if format == "markdown":
-        return report.render_markdown(result, steps=every_step)
-    return report.render(result, steps=every_step, **look(output))

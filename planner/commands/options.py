@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from planner.reports.forms import OutputFormat, StepsShown
+
 DATA, PIPELINE, MODEL, MACHINE, RESULT = (
     "Calibration data",
     "How LLM Compressor runs",
@@ -21,9 +23,7 @@ DATA, PIPELINE, MODEL, MACHINE, RESULT = (
 
 FLAG = " "  # a flag takes no value; typer would call it <bool>
 
-Format = Literal["table", "json", "markdown"]
 Method = Literal["simulate", "rule-of-thumb"]
-Steps = Literal["folded", "all"]
 Pipeline = Literal["independent", "sequential", "basic", "datafree"]
 OffloadDevice = Literal["cpu", "gpu"]
 DType = Literal["bfloat16", "float16", "float32"]
@@ -38,7 +38,7 @@ ModelArgument = Annotated[
     ),
 ]
 FormatOption = Annotated[
-    Format,
+    OutputFormat,
     typer.Option("--format", help="table to read, json for programs, markdown to paste.", rich_help_panel=RESULT),
 ]
 OutputOption = Annotated[
@@ -48,7 +48,7 @@ OutputOption = Annotated[
     ),
 ]
 StepsOption = Annotated[
-    Steps,
+    StepsShown,
     typer.Option("--steps", help="folded: one line per distinct step. all: every step.", rich_help_panel=RESULT),
 ]
 MethodOption = Annotated[

@@ -8,6 +8,8 @@ from rich.text import Text
 from planner.compress.advice import Verdict, peak_gpu_step, verdict
 from planner.compress.schema import Plan
 from planner.notes import texts
+from planner.reports.forms import Formats, everywhere
+from planner.reports.json_ import render_all
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import decimals_for, number
 from planner.reports.summary import BEYOND_TENSORS, gib_short, header, set_by
@@ -97,3 +99,10 @@ def _conclusions(plans: Sequence[Plan]) -> list[str]:
         ratio = most.gpu.peak_bytes / least.gpu.peak_bytes
         lines.append(f"{most.recipe} needs {ratio:,.1f} times the GPU memory of {least.recipe}.")
     return lines
+
+
+FORMATS: Formats[Sequence[Plan]] = {
+    "table": render,
+    "json": everywhere(render_all),
+    "markdown": everywhere(render_markdown),
+}

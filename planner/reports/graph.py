@@ -11,6 +11,7 @@ from rich.text import Text
 
 from planner.notes import texts
 from planner.reports.folding import label
+from planner.reports.forms import Formats, everywhere
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import decimals_for, number
 from planner.reports.summary import gib
@@ -121,3 +122,10 @@ def _fold(units: Sequence["Unit"]) -> list[_Alike]:
     for unit in units:
         groups.setdefault((unit.kind, unit.structure, unit.onload), []).append(unit)
     return [_Alike(tuple(group)) for group in groups.values()]
+
+
+FORMATS: "Formats[ModelGraph]" = {
+    "table": render,
+    "json": everywhere(render_json),
+    "markdown": everywhere(render_markdown),
+}

@@ -1,14 +1,9 @@
-"""A plan as JSON: the contract of `planner.compress.schema`, byte for byte."""
+"""Several plans as JSON: each as `planner.compress.schema` has it, byte for byte."""
 
 from collections.abc import Sequence
 
 from planner.compress.schema import Plan
 from planner.compress.upgrade import SCHEMA_VERSION
-
-
-def render(plan: Plan) -> str:
-    """One plan; its JSON schema is docs/plan.schema.json."""
-    return plan.model_dump_json(indent=1) + "\n"
 
 
 def render_all(plans: Sequence[Plan]) -> str:

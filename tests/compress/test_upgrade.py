@@ -8,7 +8,8 @@ import pytest
 
 from planner.compress.schema import Plan
 from planner.errors import PlannerError
-from planner.reports import json_, table
+from planner.reports import table
+from planner.reports.forms import as_json
 
 PLANS = Path(__file__).parent.parent / "data" / "plans"
 NAME = "llama-3-8b-rtn_fp8_dynamic.json"
@@ -27,7 +28,7 @@ def with_owner(text: str) -> dict[str, Any]:
 
 def test_a_plan_of_version_1_is_read_as_the_same_plan_of_version_2() -> None:
     today = (PLANS / NAME).read_text(encoding="utf-8")
-    assert json_.render(Plan.model_validate(saved())) == today
+    assert as_json(Plan.model_validate(saved())) == today
     assert table.render(Plan.model_validate(saved())) == table.render(Plan.model_validate_json(today))
 
 
