@@ -7,6 +7,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from planner.errors import JobError, ModelError, RecipeError
+from planner.fields import JOB_FIELDS
 from planner.job import Job
 from planner.models.graph import ModelGraph
 from planner.models.source import ModelSource, Named
@@ -77,21 +78,14 @@ def job_of(given: Job | None, model: AnyModel) -> Job:
     if not isinstance(model, ModelGraph):
         return given or Job()
     job = given or model.job
-    for field in GRAPH_FIELDS:
-        loaded, asked = getattr(model.job, field), getattr(job, field)
-        if loaded != asked:
+    for field in JOB_FIELDS:
+        loaded, asked = getattr(model.job, field.name), getattr(job, field.name)
+        if field.decides_graph and loaded != asked:
             raise JobError(
-                f"{model.name} was loaded for a job with {field} {loaded}, and this job has {asked}: "
+                f"{model.name} was loaded for a job with {field.name} {loaded}, and this job has {asked}: "
                 "load_model(name, job) with this job, or name the model instead"
             )
     return job
-
-
-GRAPH_FIELDS = (
-    *("seq_len", "batch_size", "images", "image_size", "sequential_targets"),
-    *("calibrate_all_experts", "linearized", "dtype", "layers", "vision_layers"),
-)
-"""Fields of a job that decide what a graph and its trace are."""
 
 
 def _from_specs(modifiers: Sequence[Any]) -> Recipe:

@@ -1,14 +1,11 @@
 """What is asked: one LLM Compressor job, in LLM Compressor's own words and defaults."""
 
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from planner.fields import DType, OffloadDevice, Pipeline
 from planner.units import GIB
-
-Pipeline = Literal["independent", "sequential", "basic", "datafree"]
-OffloadDevice = Literal["cpu", "gpu"]
-DType = Literal["bfloat16", "float16", "float32"]
 
 # Beyond these a number is a slip of the keyboard, not a job: they bound time and memory here.
 MAX_SAMPLES = 10**7

@@ -1,7 +1,6 @@
 """One job in, one Plan out: where graph, recipe, modifiers and pipeline meet."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from planner.accepted import AnyModel, AnyRecipe, called, check_model, job_of, recipe_of, recipes_of
 from planner.compress.binding import make_program
@@ -10,12 +9,12 @@ from planner.compress.inferred import check_sequential, pass_notes, passes
 from planner.compress.oneshot import simulate
 from planner.compress.plans import rule_plan, simulated_plan
 from planner.compress.schema import Plan
+from planner.fields import Method
 from planner.job import Job
 from planner.models.graph import ModelGraph
 from planner.notes import Note
 from planner.recipe.specs import Recipe
 
-Method = Literal["simulate", "rule-of-thumb"]
 Progress = Callable[[str], None]
 
 

@@ -3,9 +3,10 @@
 from typing import Any, get_args
 
 from planner.errors import JobError, UnsupportedError
+from planner.fields import DType
 from planner.formats.model import Activations, CacheLayer, ServedModel
 from planner.formats.tensors import Weight, weights_of
-from planner.job import DType, Job
+from planner.job import Job
 from planner.models.build import build_model, model_config, num_experts, text_config
 from planner.models.load import list_parts
 from planner.models.source import Named, load_source
