@@ -254,9 +254,10 @@ def test_an_error_of_the_planner_is_its_message_and_its_exit_code(planner: Plann
     assert refused(run(*JOB)) == "planner: error: no such model; presets like it: llama-3-8b\n"
 
 
-def test_the_planners_own_bugs_are_not_hidden(planner: Planner) -> None:
-    planner.error = ZeroDivisionError("a bug")
-    with pytest.raises(ZeroDivisionError):
+@pytest.mark.parametrize("bug", [ZeroDivisionError, BrokenPipeError, ValueError, AttributeError, KeyError, OSError])
+def test_the_planners_own_bugs_are_not_hidden(planner: Planner, bug: type[Exception]) -> None:
+    planner.error = bug("a bug")
+    with pytest.raises(bug, match="a bug"):
         main(JOB)
 
 

@@ -116,7 +116,7 @@ def cells(group: Sequence[FormatRow], with_gpu: bool) -> list[str]:
         _names(group),
         f"{row.file_bytes / GB:,.2f}",
         f"{row.weights_bytes / GIB:,.2f}",
-        f"{row.bits_per_weight or 0:.2f}",
+        "?" if row.bits_per_weight is None else f"{row.bits_per_weight:.2f}",
         f"{row.total_bytes / GIB:,.2f}",
     ]
     if with_gpu:
