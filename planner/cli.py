@@ -78,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:
+        if _stdout_is_read():
+            raise  # some other pipe of ours
         return _closed_pipe()
     return code if isinstance(code, int) else 0
 
@@ -109,6 +111,15 @@ def _misused(error: Any) -> int:
         message = message.replace(noise, "")
     context = getattr(error, "ctx", None)
     return _fail(f"{message} (see {context.command_path if context else 'planner'} --help)", 2)
+
+
+def _stdout_is_read() -> bool:
+    """Whether stdout still takes what is waiting to be written."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return False
+    return True
 
 
 def _closed_pipe() -> int:

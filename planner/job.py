@@ -1,16 +1,13 @@
 """What is asked: one LLM Compressor job, in LLM Compressor's own words and defaults."""
 
 from dataclasses import dataclass
-from typing import Literal, Self, cast, get_args
+from typing import Self, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from planner.errors import JobError
+from planner.fields import DType, OffloadDevice, Pipeline
 from planner.units import GIB
-
-Pipeline = Literal["independent", "sequential", "basic", "datafree"]
-OffloadDevice = Literal["cpu", "gpu"]
-DType = Literal["bfloat16", "float16", "float32"]
 
 # Beyond these a number is a slip of the keyboard, not a job: they bound time and memory here.
 MAX_SAMPLES = 10**7

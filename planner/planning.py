@@ -1,64 +1,81 @@
 """One job in, one Plan out: where graph, recipe, modifiers and pipeline meet."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
 
+from planner.accepted import AnyModel, AnyRecipe, called, check_model, job_of, recipe_of, recipes_of
 from planner.compress.binding import make_program
 from planner.compress.context import Context, Shortcuts
+from planner.compress.inferred import check_sequential, pipeline_notes, pipeline_runs
 from planner.compress.oneshot import simulate
 from planner.compress.plans import rule_plan, simulated_plan
-from planner.compress.program import Program
 from planner.compress.schema import Plan
-from planner.errors import JobError
+from planner.fields import Method
 from planner.job import Job
-from planner.recipe.load import load_recipe
+from planner.models.graph import ModelGraph
+from planner.notes import Note
 from planner.recipe.specs import Recipe
 
-if TYPE_CHECKING:
-    from planner.models.graph import ModelGraph
-
-Method = Literal["simulate", "rule-of-thumb"]
 Progress = Callable[[str], None]
 
 
 def plan(
-    model: str, recipe: str, job: Job | None = None, *, method: Method = "simulate", progress: Progress | None = None
+    model: AnyModel,
+    recipe: AnyRecipe,
+    job: Job | None = None,
+    *,
+    method: Method = "simulate",
+    progress: Progress | None = None,
 ) -> Plan:
-    """Plan one job: a preset, config.json, folder or Hub id, with a shipped recipe's name or a YAML file.
+    """Plan one job.
+
+    The model: a preset, config.json, folder or Hub id by name, the content of a config.json, or the graph that
+    `load_model` returned. The recipe: a shipped name, a YAML file, recipe text, a mapping, a Recipe, or a list of
+    modifiers, planner's or LLM Compressor's. Without a job, a graph is planned for the one that it was loaded for.
 
     Raises ModelError, RecipeError, JobError or UnsupportedError; nothing else for bad input.
     """
-    return compare(model, [recipe], job, method=method, progress=progress)[0]
+    return _plans(model, (recipe_of(recipe),), job, method, progress)[0]
 
 
 def compare(
-    model: str,
-    recipes: Sequence[str],
+    model: AnyModel,
+    recipes: Sequence[AnyRecipe],
     job: Job | None = None,
     *,
     method: Method = "simulate",
     progress: Progress | None = None,
 ) -> tuple[Plan, ...]:
-    """Plan several recipes on one model; the model is built and traced once, its results included."""
-    job, say = job or Job(), progress or _silent
-    read = [load_recipe(name) for name in recipes]
-    say(f"building {model} without weights")
+    """Plan several recipes on one model, which is built and traced once, the results included.
+
+    Takes and raises what `plan` does.
+    """
+    return _plans(model, recipes_of(recipes), job, method, progress)
+
+
+def _plans(
+    model: AnyModel, recipes: Sequence[Recipe], asked: Job | None, method: Method, progress: Progress | None
+) -> tuple[Plan, ...]:
+    check_model(model)
+    job, say = job_of(asked, model), progress or _silent
+    if isinstance(model, ModelGraph):
+        return tuple(_without_result(plan_graph(model, recipe, job, method=method)) for recipe in recipes)
+    say(f"building {called(model)} without weights")
     from planner.models.load import graph_of, load_built
 
     built = load_built(model, job.build)
     graph = graph_of(built, job)
     plans = []
-    for recipe in read:
+    for recipe in recipes:
         say(f"planning {recipe.name}")
         plans.append(plan_graph(graph, recipe, job, method=method))
     say("sizing the results")
     from planner.serving.results import with_results
 
-    return with_results(plans, read, built)
+    return with_results(plans, recipes, built)
 
 
 def plan_graph(
-    graph: "ModelGraph",
+    graph: ModelGraph,
     recipe: Recipe,
     job: Job,
     *,
@@ -70,54 +87,26 @@ def plan_graph(
     `shortcuts=EVERYTHING` walks all of the job, equal or not; the bytes are the same (in a data-free plan, folding
     makes one owner stand for several: `... and 30 more`).
     """
-    notes: list[str] = [*graph.notes, *recipe.notes]
-    program = make_program(graph, recipe, job, notes)
-    pipelines = _pipelines(program, job)
+    said: list[str] = [*recipe.notes]
+    program = make_program(graph, recipe, job, said)
+    notes = [*graph.notes, *(Note(kind="recipe", text=text) for text in said)]
+    pipelines = {each.pipeline for each in pipeline_runs(program, job)}
     if "sequential" in pipelines:
-        _check_sequential(graph)
+        check_sequential(graph)
     if method == "rule-of-thumb":
         return rule_plan(graph, recipe, job, notes)
     outcome = simulate(program, Context(job, shortcuts=shortcuts))
     if pipelines != {"datafree"}:
         notes += graph.trace.notes
-    notes += _pipeline_notes(job, program)
+    notes += pipeline_notes(program, job)
     return simulated_plan(graph, recipe, job, outcome, notes)
+
+
+def _without_result(planned: Plan) -> Plan:
+    """Serving is sized from the model itself; a graph has its parts and its calibration forward only."""
+    note = Note(kind="result", text="What serving the result takes is not planned for a graph: name its model instead.")
+    return planned.model_copy(update={"notes": (*planned.notes, note)})
 
 
 def _silent(_text: str) -> None:
     """No progress wanted."""
-
-
-def _check_sequential(graph: "ModelGraph") -> None:
-    """The sequential pipeline cannot start without sequential targets (infer_sequential_targets)."""
-    if any(unit.is_target for unit in graph.units):
-        return
-    classes = {ref.classes[0] for ref in graph.module_refs() if ref.classes}
-    layers = sorted(name for name in classes if name.endswith(("Layer", "Block")))
-    raise JobError(
-        f"{graph.name}: transformers names no layer class for {graph.architecture}, so LLM Compressor cannot infer "
-        f"sequential targets; name one with --sequential-targets (it has {', '.join(layers) or 'no layer classes'})"
-    )
-
-
-def _pipelines(program: Program, job: Job) -> set[str]:
-    """Names of the pipelines that this job runs."""
-    if job.pipeline != "independent":
-        return {job.pipeline}
-    return {"sequential" if run.spec.requires_calibration_data else "datafree" for run in program.runs}
-
-
-def _pipeline_notes(job: Job, program: Program) -> list[str]:
-    notes = []
-    if job.pipeline == "basic":
-        notes.append(
-            "The basic pipeline computes where the model lies: loaded without a device map, that is the CPU, "
-            "so its figures say nothing about a GPU."
-        )
-    if job.pipeline == "datafree" and any(run.spec.requires_calibration_data for run in program.runs):
-        notes.append(
-            "The datafree pipeline runs no forward, although a modifier of this recipe needs calibration data."
-        )
-    if job.pipeline == "independent" and len(program.runs) > 1:
-        notes.append("The independent pipeline runs each modifier over the data in its own pass.")
-    return notes

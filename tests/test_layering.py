@@ -14,13 +14,13 @@ ROOT = Path(__file__).parent.parent / "planner"
 # The floors, from the ground up. A room is a folder or a file directly under planner/; it imports from its own
 # floor's neighbours on the left and from the floors below, never from above.
 FLOORS = (
-    ("errors", "hints", "units", "records", "timeline"),
+    ("errors", "hints", "units", "fields", "records", "notes", "timeline"),
     ("job", "recipe"),
     ("models",),
     ("compress",),
     ("hardware", "formats"),
     ("serving", "training"),
-    ("measure", "planning", "reports"),
+    ("measure", "accepted", "planning", "reports"),
     ("commands",),
     ("cli",),
     ("__main__",),

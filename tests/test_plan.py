@@ -11,6 +11,7 @@ import planner
 from planner import Job, Plan, compare, load_model, load_recipe, plan
 from planner.errors import JobError, ModelError, PlannerError, RecipeError
 from planner.models import load as loading
+from planner.notes import texts
 from planner.planning import plan_graph
 from planner.units import GIB
 
@@ -54,7 +55,7 @@ def gptq() -> Plan:
 
 
 def test_a_plan_says_what_was_asked(gptq: Plan) -> None:
-    assert (gptq.schema_version, gptq.llmcompressor, gptq.method) == (1, "0.14.0.1", "simulate")
+    assert (gptq.schema_version, gptq.llmcompressor, gptq.method) == (2, "0.14.0.1", "simulate")
     assert gptq.recipe == "gptq_w4a16"
     assert gptq.job == job()
     assert (gptq.model.name, gptq.model.architecture) == ("llama-3-8b", "LlamaForCausalLM")
@@ -206,7 +207,7 @@ def test_gptq_over_a_vision_tower_that_runs_is_refused(recipe: Writer) -> None:
 
 def test_gptq_over_a_vision_tower_that_never_runs_is_only_told(recipe: Writer) -> None:
     found = plan("qwen2.5-vl-7b", recipe(("GPTQModifier", TOWER)), job(vision_layers=2))
-    assert any("visual" in note and "text-only samples never run" in note for note in found.notes)
+    assert any("visual" in note and "text-only samples never run" in note for note in texts(found.notes))
     assert not any("visual" in holding.owner for step in found.steps for holding in step.gpu.largest)
 
 
@@ -217,7 +218,7 @@ def test_rounding_a_vision_tower_that_runs_is_told_to_leave_its_scales_alone(rec
     }
     path = recipe(("QuantizationModifier", {"config_groups": groups, "ignore": ["re:.*lm_head"]}))
     found = plan("qwen2.5-vl-7b", path, job(**IMAGES))
-    assert any("visual" in note and "weight scales are never computed" in note for note in found.notes)
+    assert any("visual" in note and "weight scales are never computed" in note for note in texts(found.notes))
 
 
 @pytest.mark.parametrize("targets", [("LlamaDecodrLayer",), ("LlamaAttention", "NoSuchThing")])
@@ -272,7 +273,7 @@ def test_the_rule_of_thumb_is_a_plan_of_one_inexact_step_that_says_what_it_leave
     assert not step.exact
     assert sum(step.gpu.by_kind.values()) == step.gpu.peak_bytes
     assert sum(step.cpu.by_kind.values()) == step.cpu.peak_bytes
-    assert "no activations" in found.notes[0]
+    assert "no activations" in found.notes[0].text
     assert found.rule_of_thumb == gptq.rule_of_thumb
 
 
@@ -293,7 +294,7 @@ def test_the_rule_of_thumb_refuses_what_the_library_refuses(recipe: Writer) -> N
 
 # ---------------------------------------------------------------------- notes
 def noted(text: str, found: Plan) -> bool:
-    return any(text in note for note in found.notes)
+    return any(text in note for note in texts(found.notes))
 
 
 def test_an_ordinary_plan_has_no_notes(gptq: Plan) -> None:

@@ -8,11 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.compress.advice import advise, first_over, verdict
-from planner.compress.parts import cpu_parts, gpu_parts
+from planner.compress.ledger import Owner
+from planner.compress.parts import FUSED_EXPERTS, cpu_parts, gpu_parts
 from planner.compress.schema import CpuPeak, CpuStep, GpuPeak, GpuStep, Owned, Plan, Step
 from planner.models.graph import Edge, ModelGraph, Unit
+from planner.notes import Note
 from planner.reports import compare, graph, json_, markdown, table
 from planner.reports.folding import fold, label, unfolded
+from planner.reports.forms import as_json
 from planner.reports.rows import rows
 from planner.units import GIB, MIB
 
@@ -42,12 +45,17 @@ def with_job(plan: Plan, **options: object) -> Plan:
 
 
 def step(
-    unit: str = "model.layers.0", by_kind: dict[str, int] | None = None, *, experts: bool = False, **fields: object
+    unit: str = "model.layers.0",
+    by_kind: dict[str, int] | None = None,
+    *,
+    experts: bool = False,
+    copies: int = 1,
+    **fields: object,
 ) -> Step:
     kinds = {"weights": GIB} if by_kind is None else by_kind
     peak = sum(kinds.values())
     share = 256 if experts else 1
-    largest = tuple(Owned(owner=f"{unit} {kind}", kind=kind, bytes=count // share) for kind, count in kinds.items())
+    largest = tuple(Owned.of(Owner(unit, kind, copies), kind, count // share) for kind, count in kinds.items())
     record = {
         "index": 0,
         "modifier": "GPTQModifier",
@@ -278,7 +286,8 @@ def test_several_modifiers_get_a_heading_each(gptq: Plan) -> None:
 
 
 def test_names_that_look_like_markup_are_shown_as_they_are(gptq: Plan) -> None:
-    text = table.render(gptq.model_copy(update={"recipe": "[red]x[/red] :smile:", "notes": ("[bold] note",)}))
+    note = Note(kind="job", text="[bold] note")
+    text = table.render(gptq.model_copy(update={"recipe": "[red]x[/red] :smile:", "notes": (note,)}))
     assert "[red]x[/red] :smile:" in text
     assert "notes     [bold] note" in text
 
@@ -297,7 +306,7 @@ def test_a_plan_without_steps_is_a_summary(gptq: Plan) -> None:
     assert "GPU peak  0.813 GiB" in text
     assert "--method simulate" in text
     assert markdown.render(rule).startswith("### ")
-    assert "rule_of_thumb" in json_.render(rule)
+    assert "rule_of_thumb" in as_json(rule)
     assert compare.render([rule, rule])
 
 
@@ -305,13 +314,13 @@ def test_a_plan_without_steps_is_a_summary(gptq: Plan) -> None:
 
 
 def test_json_is_the_record_itself(gptq: Plan) -> None:
-    assert Plan.model_validate_json(json_.render(gptq)) == gptq
-    assert json.loads(json_.render(gptq)) == gptq.model_dump(mode="json")
+    assert Plan.model_validate_json(as_json(gptq)) == gptq
+    assert json.loads(as_json(gptq)) == gptq.model_dump(mode="json")
 
 
 def test_comparison_json_holds_every_plan_whole(gptq: Plan, rtn: Plan) -> None:
     record = json.loads(json_.render_all([gptq, rtn]))
-    assert record["schema_version"] == 1
+    assert record["schema_version"] == 2
     assert [Plan.model_validate(each) for each in record["plans"]] == [gptq, rtn]
 
 
@@ -358,9 +367,6 @@ def test_advice_speaks_of_the_cache_when_it_is_much_of_the_cpu_peak(gptq: Plan) 
     assert "12.52 GiB of the CPU peak is the activation cache" in advise(gptq)
 
 
-GPTQ_STACK = "model.layers.3.mlp.experts.0.gate_proj and 255 more Hessians"
-
-
 @pytest.mark.parametrize(
     ("peak", "options", "lever"),
     [
@@ -368,9 +374,9 @@ GPTQ_STACK = "model.layers.3.mlp.experts.0.gate_proj and 255 more Hessians"
         (step("x", {"compress_inputs": 9 * GIB}), {"targets_per_subgraph": 3}, "--targets-per-subgraph 1"),
         (step("x", {"hessian": 9 * GIB}, phase="calibrate"), {}, "classes of attention and MLP"),
         (step("x", {"hessian": 9 * GIB}, phase="calibrate", experts=True), {}, "ExpertMLPWithGate"),
-        (step(GPTQ_STACK, {"compress_inputs": 9 * GIB}), {}, "256 modules of one shape together"),
-        (step(GPTQ_STACK, {"compress_inputs": 9 * GIB}), {}, "`batched_quantization: 1`"),
-        (step("x", {"hessian": 9 * GIB}, modifier="SparseGPTModifier"), {}, "because SparseGPT holds several copies"),
+        (step("x", {"compress_inputs": 9 * GIB}, copies=256), {}, "256 modules of one shape together"),
+        (step("x", {"compress_inputs": 9 * GIB}, copies=256), {}, "`batched_quantization: 1`"),
+        (step("x", {"hessian": 9 * GIB}, modifier="SparseGPTModifier"), {}, "SparseGPTModifier holds several copies"),
         (step("x", {"hessian": 9 * GIB}, phase="calibrate"), {"targets_per_subgraph": 2}, "--targets-per-subgraph 1"),
         (step("x", {"forward": 9 * GIB}, phase="calibrate"), {}, "--seq-len 1024"),
         (step("x", {"forward": 9 * GIB}, phase="calibrate"), {"batch_size": 4}, "--batch-size 1"),
@@ -405,7 +411,7 @@ def test_a_plan_that_needs_no_gpu_says_so(gptq: Plan) -> None:
 
 
 def test_advice_speaks_of_fused_experts_when_they_are_kept_while_they_are_converted(gptq: Plan) -> None:
-    fused = Owned(owner="fused experts while they are linearized", kind="model", bytes=54 * GIB)
+    fused = Owned.of(Owner(FUSED_EXPERTS, "while they are linearized"), "model", 54 * GIB)
     cpu = CpuStep(peak_bytes=110 * GIB, end_bytes=57 * GIB, by_kind={"model": 110 * GIB}, largest=(fused,))
     plan = planned(gptq, step(phase="setup", unit="setup", subgraph=None, cpu=cpu))
     assert "54.00 GiB of the CPU peak is the fused experts" in advise(plan)
@@ -435,8 +441,9 @@ def toy_graph() -> ModelGraph:
     units = (unit("model.embed_tokens", "embedding", 0, GIB, 0), *layers)
     total = sum(each.parameters for each in units)
     facts = {"name": "toy", "architecture": "Toy", "parameters": total, "bytes": 2 * total}
+    notes = (Note(kind="model", text="a note"),)
     edges = (Edge(source="a", target="b", tensors=(("hidden_states", 64),)),)
-    return SimpleNamespace(**facts, not_loaded_parameters=5, notes=("a note",), units=units, edges=edges)  # type: ignore[return-value]
+    return SimpleNamespace(**facts, not_loaded_parameters=5, notes=notes, units=units, edges=edges)  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("width", [80, 100, None])

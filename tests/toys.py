@@ -195,6 +195,7 @@ class Toy:
             fused_expert_bytes=0,
             itemsize=self.itemsize,
             layout=(*containers, 0, ModuleRef("model.layers", ("ModuleList",)), *range(1, len(units))),
+            job=Job(),
         )
 
     def _structure(self, kind: Layer) -> Structure:

@@ -58,8 +58,8 @@ def bpw(
     check_output(output)
     asked = options.options()
     with Progress() as progress:
-        from planner.reports import bpw as report
+        from planner.reports.bpw import FORMATS
         from planner.serving.fit import bits
 
-        text = rendered(report, bits(model, asked, choices, progress.say), format, output)
+        text = rendered(FORMATS, bits(model, asked, choices, progress.say), format, output)
     write_result(text, output)

@@ -2,11 +2,12 @@
 
 import shutil
 import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 if TYPE_CHECKING:
-    from planner.commands.options import Format
+    from planner.reports.forms import Formats, OutputFormat
+
+R = TypeVar("R")
 
 
 class Look(TypedDict):
@@ -25,10 +26,6 @@ def look(output: str | None) -> Look:
     return Look(width=shutil.get_terminal_size().columns, color="NO_COLOR" not in os.environ)
 
 
-def rendered(report: ModuleType, result: Any, format: "Format", output: str | None) -> str:
-    """The result in the asked form, by a report that has `render`, `render_markdown` and `render_json`."""
-    if format == "json":
-        return str(report.render_json(result))
-    if format == "markdown":
-        return str(report.render_markdown(result))
-    return str(report.render(result, **look(output)))
+def rendered(formats: "Formats[R]", record: R, format: "OutputFormat", output: str | None) -> str:
+    """The record in the asked form."""
+    return formats[format](record, **look(output))

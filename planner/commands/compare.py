@@ -1,13 +1,11 @@
 """planner compare: several recipes for one model."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from planner.commands.common import look
+from planner.commands.common import rendered
 from planner.commands.options import (
-    Format,
     FormatOption,
     JobOptions,
     MethodOption,
@@ -17,9 +15,6 @@ from planner.commands.options import (
 )
 from planner.commands.output import check_output, write_result
 from planner.commands.progress import Progress
-
-if TYPE_CHECKING:
-    from planner.compress.schema import Plan
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -52,18 +47,8 @@ def compare(
     check_output(output)
     with Progress() as progress:
         from planner.planning import compare as make_plans
+        from planner.reports.compare import FORMATS
 
         results = make_plans(model, recipe, job, method=method, progress=progress.say)
-        text = _rendered(results, format, output)
+        text = rendered(FORMATS, results, format, output)
     write_result(text, output)
-
-
-def _rendered(results: "Sequence[Plan]", format: Format, output: str | None) -> str:
-    from planner.reports import compare as report
-    from planner.reports import json_
-
-    if format == "json":
-        return json_.render_all(results)
-    if format == "markdown":
-        return report.render_markdown(results)
-    return report.render(results, **look(output))

@@ -68,8 +68,8 @@ def formats(
     check_output(output)
     asked = options.options()
     with Progress() as progress:
-        from planner.reports import formats as report
+        from planner.reports.formats import FORMATS
         from planner.serving.fit import formats as make_table
 
-        text = rendered(report, make_table(model, asked, tuple(family or ()), progress.say), format, output)
+        text = rendered(FORMATS, make_table(model, asked, tuple(family or ()), progress.say), format, output)
     write_result(text, output)

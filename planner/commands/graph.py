@@ -42,7 +42,7 @@ def graph(
     with Progress() as progress:
         progress.say(f"building {model} without weights")
         from planner.models.load import load_model
-        from planner.reports import graph as report
+        from planner.reports.graph import FORMATS
 
-        text = rendered(report, load_model(model, job), format, output)
+        text = rendered(FORMATS, load_model(model, job), format, output)
     write_result(text, output)

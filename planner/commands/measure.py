@@ -8,6 +8,7 @@ from planner.commands.options import FLAG, JobOptions, OutputOption, takes_job_o
 from planner.commands.output import check_output, write_result
 from planner.commands.progress import Progress
 from planner.errors import JobError, RecipeError, StoppedError, UnsupportedError
+from planner.fields import JOB_FIELDS
 
 if TYPE_CHECKING:
     from planner.compress.schema import Plan
@@ -81,11 +82,7 @@ VerboseOption = Annotated[
 ]
 
 
-@takes_job_options(
-    *("samples", "seq_len", "batch_size", "images", "image_size", "pipeline", "sequential_targets"),
-    *("targets_per_subgraph", "offload_device", "no_propagate_error", "prefetch", "no_calibrate_all_experts"),
-    *("linearized", "dtype", "layers", "vision_layers"),
-)
+@takes_job_options(*(field.name for field in JOB_FIELDS if field.name != "gpu_memory_bytes"))  # the card says it
 def measure(
     options: JobOptions,
     model: MeasuredModelArgument = None,

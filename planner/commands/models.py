@@ -1,6 +1,6 @@
 """planner models: the presets."""
 
-from planner.commands.common import look
+from planner.commands.common import rendered
 from planner.commands.options import FormatOption, OutputOption
 from planner.commands.output import check_output, write_result
 
@@ -9,6 +9,6 @@ def models(format: FormatOption = "table", output: OutputOption = None) -> None:
     """List the models that need no download, with their exact sizes."""
     check_output(output)
     from planner.models.source import list_presets
-    from planner.reports.listing import render_models
+    from planner.reports.listing import MODELS
 
-    write_result(render_models(list_presets(), format, **look(output)), output)
+    write_result(rendered(MODELS, list_presets(), format, output), output)

@@ -1,26 +1,21 @@
 """planner plan: one job, step by step."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from planner.commands.common import look
+from planner.commands.common import rendered
 from planner.commands.options import (
-    Format,
     FormatOption,
     JobOptions,
     MethodOption,
     ModelArgument,
     OutputOption,
-    Steps,
     StepsOption,
     takes_job_options,
 )
 from planner.commands.output import check_output, write_result
 from planner.commands.progress import Progress
-
-if TYPE_CHECKING:
-    from planner.compress.schema import Plan
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -60,17 +55,8 @@ def plan(
     check_output(output)
     with Progress() as progress:
         from planner.planning import plan as make_plan
+        from planner.reports.plan import formats
 
         result = make_plan(model, recipe, job, method=method, progress=progress.say)
-        text = _rendered(result, format, steps, output)
+        text = rendered(formats(steps), result, format, output)
     write_result(text, output)
-
-
-def _rendered(result: "Plan", format: Format, steps: Steps, output: str | None) -> str:
-    from planner.reports import json_, markdown, table
-
-    if format == "json":
-        return json_.render(result)
-    if format == "markdown":
-        return markdown.render(result, steps=steps)
-    return table.render(result, steps=steps, **look(output))

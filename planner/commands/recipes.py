@@ -1,6 +1,6 @@
 """planner recipes: the recipes that are shipped."""
 
-from planner.commands.common import look
+from planner.commands.common import rendered
 from planner.commands.options import FormatOption, OutputOption
 from planner.commands.output import check_output, write_result
 
@@ -9,6 +9,6 @@ def recipes(format: FormatOption = "table", output: OutputOption = None) -> None
     """List the shipped recipes; LLM Compressor itself runs each of them."""
     check_output(output)
     from planner.recipe.files import list_recipes
-    from planner.reports.listing import render_recipes
+    from planner.reports.listing import RECIPES
 
-    write_result(render_recipes(list_recipes(), format, **look(output)), output)
+    write_result(rendered(RECIPES, list_recipes(), format, output), output)

@@ -70,7 +70,7 @@ def serve(
             "give a MODEL, or --params without one" if model is None else "give a MODEL or --params, not both"
         )
     with Progress() as progress:
-        from planner.reports import serve as report
+        from planner.reports.serve import FORMATS
         from planner.serving.serve import serve as serve_model
         from planner.serving.serve import serve_parameters
 
@@ -80,7 +80,7 @@ def serve(
             assert model is not None
             progress.say(f"building {model} without weights")
             result = serve_model(model, weights, asked)
-        text = rendered(report, result, format, output)
+        text = rendered(FORMATS, result, format, output)
     write_result(text, output)
 
 

@@ -157,9 +157,9 @@ def train(
     check_output(output)
     asked = options.options()
     with Progress() as progress:
-        from planner.reports import train as report
+        from planner.reports.train import FORMATS
         from planner.training.train import train as plan_training
 
         progress.say(f"building {model} without weights")
-        text = rendered(report, plan_training(model, asked), format, output)
+        text = rendered(FORMATS, plan_training(model, asked), format, output)
     write_result(text, output)

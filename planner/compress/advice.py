@@ -1,9 +1,9 @@
 """What to make of a plan: does it fit, what runs out first, and the one thing to change."""
 
-import re
 from typing import Literal
 
-from planner.compress.parts import PART_NAMES, cpu_parts, gpu_parts
+from planner.compress.ledger import Owner
+from planner.compress.parts import FUSED_EXPERTS, PART_NAMES, cpu_parts, gpu_parts
 from planner.compress.schema import Owned, Plan, Step
 from planner.units import GIB, human_bytes
 
@@ -16,9 +16,6 @@ BREATHING_SPACE = 1 * GIB
 # Hessians that sum to more than so many of the largest tensor belong to the experts of a MoE layer:
 # dense layers have seven or so Linears, the widest of which weighs most.
 MANY = 16
-
-# How the simulation names what several modules of one shape share.
-_STACK = re.compile(r" and (\d+) more\b")
 
 
 def peak_gpu_step(plan: Plan) -> Step | None:
@@ -75,7 +72,7 @@ def _cpu_advice(plan: Plan) -> str:
     step = peak_cpu_step(plan)
     if step is None:
         return ""
-    fused = next((owned for owned in step.cpu.largest if owned.owner.startswith("fused experts")), None)
+    fused = next((owned for owned in step.cpu.largest if owned.name == FUSED_EXPERTS), None)
     if fused is not None:
         return (
             f"It fits the GPU, but {human_bytes(fused.bytes)} of the CPU peak is the fused experts, kept while oneshot "
@@ -108,12 +105,11 @@ def _lever(plan: Plan, step: Step) -> str:
 
 
 def _hessian_lever(plan: Plan, step: Step, hessians: int) -> str:
-    largest, modifier = _largest(step), step.modifier or ""
-    stack = _STACK.search(largest.owner)
-    if stack and step.phase == "compress":
+    largest = _largest(step)
+    if largest.copies > 1 and step.phase == "compress":
         return (
             "`batched_quantization: 1` in the recipe, because the peak is GPTQ compressing "
-            f"{int(stack[1]) + 1} modules of one shape together"
+            f"{largest.copies} modules of one shape together"
         )
     one = max((owned.bytes for owned in step.gpu.largest if owned.kind == "hessian"), default=largest.bytes)
     if hessians > MANY * one:
@@ -124,14 +120,10 @@ def _hessian_lever(plan: Plan, step: Step, hessians: int) -> str:
         )
     if step.phase == "compress" and plan.job.targets_per_subgraph == 1:
         return (
-            f"ignoring the widest Linears in the recipe, because {_algorithm(modifier)} holds several copies of "
+            f"ignoring the widest Linears in the recipe, because {step.modifier} holds several copies of "
             f"{largest.owner}, whose size depends on neither samples nor tokens"
         )
     return _smaller_subgraphs(plan, "hessians")
-
-
-def _algorithm(modifier: str) -> str:
-    return "SparseGPT" if "SparseGPT" in modifier else "GPTQ"
 
 
 def _activation_lever(plan: Plan) -> str:
@@ -161,4 +153,4 @@ def _nothing(plan: Plan, reason: str) -> str:
 
 
 def _largest(step: Step) -> Owned:
-    return step.gpu.largest[0] if step.gpu.largest else Owned(owner="one tensor", kind="other", bytes=0)
+    return step.gpu.largest[0] if step.gpu.largest else Owned.of(Owner("one tensor"), "other", 0)

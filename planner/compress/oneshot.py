@@ -14,15 +14,23 @@ How the simulation works, in one page:
   rest would be equal.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from planner.compress.context import Context
+from planner.compress.inferred import PipelineName, pipeline_runs
 from planner.compress.ledger import Owner
+from planner.compress.parts import FUSED_EXPERTS
 from planner.compress.pipelines.base import Pipeline
 from planner.compress.pipelines.basic import BasicPipeline
 from planner.compress.pipelines.datafree import DataFreePipeline
 from planner.compress.pipelines.sequential import SequentialPipeline
-from planner.compress.program import Outcome, Program, Run, StepMemory
+from planner.compress.program import Outcome, Program, StepMemory
+
+_PIPELINES: Mapping[PipelineName, type[Pipeline]] = {
+    "sequential": SequentialPipeline,
+    "basic": BasicPipeline,
+    "datafree": DataFreePipeline,
+}
 
 
 def simulate(program: Program, context: Context) -> Outcome:
@@ -35,8 +43,8 @@ def simulate(program: Program, context: Context) -> Outcome:
     ledger.alloc("cpu", samples, "calibration_data", "calibration samples")
     _linearize(program, context)
     ledger.alloc("cpu", program.qparam_bytes, "qparams", "quantization parameters")
-    for runs, make in _pipelines(program, context):
-        make(context, program, runs, outcome).run()
+    for each in pipeline_runs(program, context.job):
+        _PIPELINES[each.pipeline](context, program, each.runs, outcome).run()
     _close(context, outcome, "save")
     return outcome
 
@@ -44,24 +52,9 @@ def simulate(program: Program, context: Context) -> Outcome:
 def _linearize(program: Program, context: Context) -> None:
     """modeling/moe/linearize.py linearize_moe: its list keeps every fused experts module until it
     returns, so the model and all experts again are there together."""
-    twice = Owner("fused experts", "while they are linearized")
+    twice = Owner(FUSED_EXPERTS, "while they are linearized")
     with context.ledger.hold("cpu", program.fused_expert_bytes, "model", twice):
         pass
-
-
-def _pipelines(program: Program, context: Context) -> list[tuple[Sequence[Run], type[Pipeline]]]:
-    """pipelines/registry.py from_modifiers, pipelines/independent/pipeline.py."""
-    classes: dict[str, type[Pipeline]] = {
-        "sequential": SequentialPipeline,
-        "basic": BasicPipeline,
-        "datafree": DataFreePipeline,
-    }
-    chosen = context.job.pipeline
-    if chosen != "independent":
-        return [(program.runs, classes[chosen])]
-    return [
-        ((run,), SequentialPipeline if run.spec.requires_calibration_data else DataFreePipeline) for run in program.runs
-    ]
 
 
 def _close(context: Context, outcome: Outcome, phase: str) -> None:

@@ -20,6 +20,9 @@ PART_NAMES: Mapping[str, str] = {
 }
 """The parts in the middle of a sentence."""
 
+FUSED_EXPERTS = "fused experts"
+"""Name of the owner of what `oneshot` keeps while it converts a mixture's experts."""
+
 _GPU: Mapping[str, str] = {
     "weights": "weights",
     "model": "weights",

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from planner.compress.ledger import Peak
+from planner.compress.ledger import Owner, Peak
 from planner.compress.program import Outcome, StepMemory
 from planner.compress.rule_of_thumb import rule_of_thumb
 from planner.compress.schema import CpuPeak, CpuStep, GpuPeak, GpuStep, ModelFacts, Owned, Plan, RuleOfThumb, Step
 from planner.job import Job
+from planner.notes import Note
 from planner.recipe.specs import Recipe
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def _facts(graph: "ModelGraph") -> ModelFacts:
     )
 
 
-def simulated_plan(graph: "ModelGraph", recipe: Recipe, job: Job, outcome: Outcome, notes: Sequence[str]) -> Plan:
+def simulated_plan(graph: "ModelGraph", recipe: Recipe, job: Job, outcome: Outcome, notes: Sequence[Note]) -> Plan:
     """The simulated job; notes that say the same are said once."""
     steps = tuple(_step(index, step) for index, step in enumerate(outcome.steps))
     gpu = max(steps, key=lambda s: (s.gpu.peak_bytes, -s.index))
@@ -77,25 +78,28 @@ def _step(index: int, step: StepMemory) -> Step:
 
 
 def _owned(peak: Peak) -> tuple[Owned, ...]:
-    return tuple(Owned(owner=str(h.owner), kind=h.kind, bytes=h.bytes) for h in peak.largest)
+    return tuple(Owned.of(h.owner, h.kind, h.bytes) for h in peak.largest)
 
 
-def rule_plan(graph: "ModelGraph", recipe: Recipe, job: Job, notes: Sequence[str]) -> Plan:
+def rule_plan(graph: "ModelGraph", recipe: Recipe, job: Job, notes: Sequence[Note]) -> Plan:
     """The documented rule as a plan of one step."""
     rule = _rule(graph, recipe)
-    note = "The documented rule of thumb counts weights alone: no activations, caches, temporaries or data."
+    note = Note(
+        kind="estimate",
+        text="The documented rule of thumb counts weights alone: no activations, caches, temporaries or data.",
+    )
     gpu = GpuStep(
         peak_bytes=rule.gpu_bytes,
         peak_allocated_bytes=rule.gpu_bytes,
         end_bytes=0,
         by_kind={"weights": rule.gpu_bytes},
-        largest=(Owned(owner="one layer or the vision tower", kind="weights", bytes=rule.gpu_bytes),),
+        largest=(Owned.of(Owner("one layer or the vision tower"), "weights", rule.gpu_bytes),),
     )
     cpu = CpuStep(
         peak_bytes=rule.cpu_bytes,
         end_bytes=rule.cpu_bytes,
         by_kind={"model": rule.cpu_bytes},
-        largest=(Owned(owner="model weights", kind="model", bytes=rule.cpu_bytes),),
+        largest=(Owned.of(Owner("model weights"), "model", rule.cpu_bytes),),
     )
     step = Step(
         index=0,

@@ -1,13 +1,16 @@
 """The Plan record: the versioned JSON contract between the simulation and every reader of it."""
 
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from planner.compress.ledger import Owner
+from planner.compress.upgrade import SCHEMA_VERSION, upgraded
+from planner.fields import Method
 from planner.job import Job
+from planner.notes import Note
 from planner.records import Record
 
-SCHEMA_VERSION = 1
 LLMCOMPRESSOR_VERSION = "0.14.0.1"
 
 Phase = Literal["load", "setup", "prepare", "calibrate", "compress", "propagate", "finalize", "save"]
@@ -16,9 +19,17 @@ Phase = Literal["load", "setup", "prepare", "calibrate", "compress", "propagate"
 class Owned(Record):
     """One named holding at a peak."""
 
-    owner: str = Field(description="what holds the bytes, e.g. model.layers.0.mlp.down_proj Hessian")
+    owner: str = Field(description="name, copies and role as one text, e.g. model.layers.0.mlp.down_proj Hessian")
+    name: str = Field(description="the module that the bytes are of, or what else they are")
+    role: str = Field(description="what they are to it, e.g. Hessian; empty for the thing itself")
+    copies: int = Field(ge=1, description="how many equal modules the name stands for")
     kind: str
     bytes: int
+
+    @classmethod
+    def of(cls, owner: Owner, kind: str, nbytes: int) -> Self:
+        """What `owner` holds."""
+        return cls(owner=str(owner), name=owner.name, role=owner.role, copies=owner.copies, kind=kind, bytes=nbytes)
 
 
 class GpuStep(Record):
@@ -104,9 +115,9 @@ class Result(Record):
 class Plan(Record):
     """One planned LLM Compressor job."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = SCHEMA_VERSION
     llmcompressor: str = LLMCOMPRESSOR_VERSION
-    method: Literal["simulate", "rule-of-thumb"] = "simulate"
+    method: Method = "simulate"
     recipe: str = Field(description="name or path of the recipe")
     model: ModelFacts
     job: Job
@@ -114,5 +125,12 @@ class Plan(Record):
     cpu: CpuPeak
     steps: tuple[Step, ...]
     rule_of_thumb: RuleOfThumb
-    result: Result | None = Field(default=None, description="null where only a part of the model is planned")
-    notes: tuple[str, ...]
+    result: Result | None = Field(
+        default=None, description="null where a part of the model is planned, or a note says why"
+    )
+    notes: tuple[Note, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_saved_today(cls, plan: Any) -> Any:
+        return upgraded(plan)

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from planner.errors import MeasureError, RecipeError
+from planner.fields import JOB_FIELDS
 from planner.job import Job
 from planner.measure.record import (
     Card,
@@ -94,17 +95,7 @@ def _meter_recipe(name: str, path: Path) -> MeasuredRecipe:
 
 
 def _meter_job(job: dict[str, Any]) -> Job:
-    same = ("samples", "seq_len", "batch_size", "images", "pipeline", "targets_per_subgraph", "prefetch")
-    height, _, width = job["image_size"].lower().partition("x")
-    return Job(
-        **{name: job[name] for name in (*same, "linearized", "dtype", "layers", "vision_layers")},
-        image_size=(int(height), int(width)),
-        sequential_targets=tuple(job["sequential_targets"].split(",")) if job["sequential_targets"] else None,
-        offload_device="cpu" if job["offload_device"] == "cpu" else "gpu",
-        propagate_error=not job["no_propagate_error"],
-        calibrate_all_experts=not job["no_calibrate_all_experts"],
-        gpu_memory_bytes=int(job["gpu_memory_gib"] * GIB),
-    )
+    return Job.model_validate({field.name: field.from_meter(job) for field in JOB_FIELDS})
 
 
 def _meter_step(index: int, step: dict[str, Any]) -> MeasuredStep:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from planner.errors import UnsupportedError
 from planner.job import Job
 from planner.models.traces import Call, Crossing, Event, ModelTrace, Segment
+from planner.notes import Note
 
 if TYPE_CHECKING:
     from planner.models.graph import ModuleInfo, Structure, Unit
@@ -49,7 +50,8 @@ class _Estimate:
             writes = ((1 + index, 0),) if index < len(targets) else ()
             segments.append(Segment(index, unit.name, unit.structure, events, (index, 0), writes, exact=False))
         batch = 2 * self.tokens * TOKEN_BYTES
-        return ModelTrace(tuple(segments), crossings, batch // self.job.batch_size, batch, tuple(self._notes(reason)))
+        notes = tuple(Note(kind="estimate", text=text) for text in self._notes(reason))
+        return ModelTrace(tuple(segments), crossings, batch // self.job.batch_size, batch, notes)
 
     def _notes(self, reason: str) -> Iterator[str]:
         yield f"Activations are estimated from the shapes of the Linears, not traced: {reason}"

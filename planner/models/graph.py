@@ -7,7 +7,9 @@ that cross from one unit to another.
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from planner.job import Job
 from planner.models.traces import ModelTrace
+from planner.notes import Note
 from planner.recipe.specs import ModuleRef
 
 UnitKind = Literal["embedding", "vision", "projector", "decoder", "norm", "head", "other"]
@@ -112,7 +114,7 @@ class ModelGraph:
     structures: tuple[Structure, ...]
     edges: tuple[Edge, ...]
     trace: ModelTrace
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
     sequential_targets: tuple[str, ...]
     tied_embeddings: bool
     embedding: str
@@ -124,6 +126,8 @@ class ModelGraph:
     itemsize: int
     layout: tuple[ModuleRef | int, ...]
     """Model order: indices into `units`, and the modules that only contain units."""
+    job: Job
+    """What it was loaded for: of dtype, layers, targets and batch, and nothing else, it is the result."""
 
     def module_refs(self) -> list[ModuleRef]:
         """Every module by its full name, in model order: what targets and ignores are matched against."""

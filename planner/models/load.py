@@ -26,21 +26,24 @@ from planner.models.experts import find_fused_experts, linearize
 from planner.models.failures import forward_of_model
 from planner.models.graph import Edge, ModelGraph, ModuleInfo, Onload, Parameter, Structure, Unit, UnitKind
 from planner.models.inputs import calibration_batch
-from planner.models.source import load_source
+from planner.models.source import Named, load_source
 from planner.models.touched import untouched, untouched_note, with_onloads
 from planner.models.traces import ModelTrace
 from planner.models.tracing import ModelTracer
 from planner.models.wrapping import without_lost_masks
+from planner.notes import Note
 from planner.recipe.specs import ModuleRef
 
-LOST_MASK = (
-    "LLM Compressor traces this model so that its attention gets no mask while calibrating "
-    "(the traced config has no attention implementation): no mask is in memory, and attention is not causal."
+LOST_MASK = Note(
+    kind="model",
+    text="LLM Compressor traces this model so that its attention gets no mask while calibrating "
+    "(the traced config has no attention implementation): no mask is in memory, and attention is not causal.",
 )
 
-CUT_LAYERS = (
-    "Borders run inside the layers: which side of a border a small operation falls on can differ from LLM Compressor's "
-    "choice, by which single steps may be off by a few percent."
+CUT_LAYERS = Note(
+    kind="estimate",
+    text="Borders run inside the layers: which side of a border a small operation falls on can differ from LLM "
+    "Compressor's choice, by which single steps may be off by a few percent.",
 )
 
 NO_TRACE = ModelTrace(segments=(), crossings={}, sample_bytes=0, batch_bytes=0)
@@ -49,8 +52,8 @@ NO_TRACE = ModelTrace(segments=(), crossings={}, sample_bytes=0, batch_bytes=0)
 _POSITIONS = re.compile(r"(layer|block|expert)_?(idx|index|id|number)$|^training$|^name$")
 
 
-def load_model(model: str, job: Job | None = None) -> ModelGraph:
-    """The graph of a preset, config.json, folder or Hub id under a job's options.
+def load_model(model: Named, job: Job | None = None) -> ModelGraph:
+    """The graph of a preset, config.json, folder or Hub id, or of a config, under a job's options.
 
     Raises ModelError for a model that cannot be read or built, JobError for sequential targets
     that match nothing.
@@ -59,7 +62,7 @@ def load_model(model: str, job: Job | None = None) -> ModelGraph:
     return graph_of(load_built(model, job.build), job)
 
 
-def load_built(model: str, build: Build) -> BuiltModel:
+def load_built(model: Named, build: Build) -> BuiltModel:
     """The model of this name, built. Raises ModelError for one that cannot be read or built."""
     return built_model(load_source(model), build)
 
@@ -86,8 +89,9 @@ class _Loader:
         self.source, self.model, self.job = source, model, job
         self.config: Any = model.config
         whole = job.layers is None and job.vision_layers is None
-        self.notes: list[str] = [*source.notes, *reading_notes(source, model)]
-        self.notes += [f"Not loaded from the checkpoint: {what}" for what in source.not_loaded if whole]
+        missing = [f"Not loaded from the checkpoint: {what}" for what in source.not_loaded if whole]
+        sentences = (*source.notes, *reading_notes(source, model), *missing)
+        self.notes = [Note(kind="model", text=text) for text in sentences]
         self.keys: dict[object, int] = {}
         self.structures: list[Structure] = []
         self.units: list[Unit] = []
@@ -138,6 +142,7 @@ class _Loader:
             fused_expert_bytes=fused,
             itemsize=getattr(torch, self.job.dtype).itemsize,
             layout=tuple(self.layout),
+            job=self.job,
         )
 
     # ------------------------------------------------------------------ parts of the model
@@ -191,11 +196,12 @@ class _Loader:
         inside = tuple(f"{root}." for root in self.vision)
         targets = [name for name in matched if not self._runs_wrapped(name, inside)] if inside else matched
         if len(targets) < len(matched):
-            self.notes.append(
+            idle = "." if self.job.images else "; text-only samples never run it."
+            text = (
                 "The vision tower is onloaded whole, with the head subgraph: its blocks run inside a function that "
-                "LLM Compressor wraps, although their class is among the sequential targets"
-                + ("." if self.job.images else "; text-only samples never run it.")
+                f"LLM Compressor wraps, although their class is among the sequential targets{idle}"
             )
+            self.notes.append(Note(kind="model", text=text))
         return targets
 
     def _runs_wrapped(self, name: str, inside: tuple[str, ...]) -> bool:
@@ -277,7 +283,9 @@ class _Loader:
         missing = untouched(self.units, self.structures, trace)
         seen = {unit.name for unit in self.units if unit.kind in ("vision", "projector")} if not self.job.images else ()
         rest = [name for unit, names in missing.items() if unit not in seen for name in names]
-        return replace(trace, notes=(*trace.notes, untouched_note(rest))) if rest else trace
+        if not rest:
+            return trace
+        return replace(trace, notes=(*trace.notes, Note(kind="estimate", text=untouched_note(rest))))
 
     def _cuts_layers(self, targets: list[str]) -> bool:
         """Some target lies inside of what is a target by default, so borders run through a layer."""

@@ -5,6 +5,7 @@ import difflib
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -84,13 +85,22 @@ def list_presets() -> tuple[Preset, ...]:
     return tuple(Preset(**{**record, "aliases": tuple(record["aliases"])}) for record in records)
 
 
-def load_source(text: str) -> ModelSource:
-    """Find the model that `text` names: a preset, a config.json, a folder with one, or a Hub id.
+Named = str | Path | Mapping[str, Any] | ModelSource
+"""A model by its name or path, by the content of its config.json, or found before."""
+
+
+def load_source(model: Named) -> ModelSource:
+    """Find the model that is named: a preset, a config.json, a folder with one, or a Hub id.
 
     An existing path wins over a Hub id of the same spelling, a preset over everything that is not
-    written as a path. Only config.json is ever read or downloaded, and no remote code is run.
+    written as a path. Only config.json is ever read or downloaded, and no remote code is run. A mapping is
+    the content of a config.json; a source that was found before comes back as it is.
     """
-    text = text.strip()
+    if isinstance(model, ModelSource):
+        return model
+    if isinstance(model, Mapping):
+        return source_of(model, str(model.get("model_type", "config")))
+    text = str(model).strip()
     if not text:
         raise ModelError("no model given; name a preset, a config.json, a folder with one, or a Hub id")
     path = _expanded(text)
@@ -103,6 +113,11 @@ def load_source(text: str) -> ModelSource:
     if _HUB_ID.fullmatch(text):
         return _from_hub(text)
     raise ModelError(f"{_short(text)!r} is not a preset, a path or a Hub id (org/name); {presets_like(text)}")
+
+
+def source_of(config: Mapping[str, Any], name: str) -> ModelSource:
+    """The model with this config.json, under this name. Raises ModelError where transformers has no code for it."""
+    return _checked(ModelSource(name=name, config=copy.deepcopy(dict(config))), name)
 
 
 def presets_like(text: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from planner.notes import Note
 from planner.timeline import MemoryEvent
 
 EventKind = Literal["alloc", "free", "onload", "enter", "exit"]
@@ -91,7 +92,7 @@ class ModelTrace:
     """Bytes of one calibration sample as the dataset holds it."""
     batch_bytes: int
     """Bytes of one collated batch."""
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[Note, ...] = field(default=())
     wrapped: frozenset[str] = frozenset()
     """Modules that a wrapped function calls: `sequential_epoch_end` never sees them."""
 

@@ -56,6 +56,11 @@ def read_recipe(text: str) -> tuple[str, dict[str, Any]]:
     return where, _parse(_read(path, where, tuple(shipped)), path.suffix.lower(), where)
 
 
+def parse_recipe(text: str, name: str) -> dict[str, Any]:
+    """The mapping in the text of a recipe file of this name, which errors name."""
+    return _parse(text, Path(name).suffix.lower() or ".yaml", name)
+
+
 def _summary(path: Path) -> str:
     with path.open(encoding="utf-8") as file:
         return file.readline().removeprefix("#").strip()

@@ -1,11 +1,13 @@
 """Plans beside measurements, as tables, JSON and markdown."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from planner.measure.accuracy import Accuracy, Figure, JobAccuracy, Pair
+from planner.reports.forms import Formats, as_json, everywhere
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import decimals_for, number
 from planner.reports.summary import gib
@@ -37,9 +39,13 @@ def render_markdown(accuracy: Accuracy, *, steps: bool = False) -> str:
     return "\n\n".join(part for job in accuracy.jobs for part in _markdown(job, steps)) + "\n"
 
 
-def render_json(accuracy: Accuracy) -> str:
-    """The Accuracy record."""
-    return accuracy.model_dump_json(indent=1) + "\n"
+def formats(steps: bool = False) -> Formats[Accuracy]:
+    """The forms; `steps`: tables with every step of every figure, too. JSON holds all."""
+    return {
+        "table": partial(render, steps=steps),
+        "json": as_json,
+        "markdown": everywhere(partial(render_markdown, steps=steps)),
+    }
 
 
 def _markdown(job: JobAccuracy, steps: bool) -> Iterator[str]:

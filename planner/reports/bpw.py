@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from planner.reports.formats import cache_words, grid, markdown_rows
+from planner.reports.forms import Formats, as_json, everywhere
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.summary import gib, gib_short
 from planner.reports.table import draw, pairs, ruled_table
@@ -39,11 +40,6 @@ def render_markdown(plan: BitsPlan) -> str:
     parts += ["A mixture that uses it up:", markdown_table(_TITLES, _RIGHT, body)]
     parts += ["\n".join(f"- {name}: {text}" if name else f"- {text}" for name, text in _remarks(plan))]
     return "\n\n".join(parts) + "\n"
-
-
-def render_json(plan: BitsPlan) -> str:
-    """The BitsPlan record."""
-    return plan.model_dump_json(indent=1) + "\n"
 
 
 def _header(plan: BitsPlan) -> list[tuple[str, str]]:
@@ -113,3 +109,6 @@ def _remarks(plan: BitsPlan) -> Iterator[tuple[str, str]]:
     yield ("order", "; ".join(mixture.order))
     for place, note in enumerate(plan.notes):
         yield ("notes" if place == 0 else "", note)
+
+
+FORMATS: Formats[BitsPlan] = {"table": render, "json": as_json, "markdown": everywhere(render_markdown)}

@@ -7,6 +7,9 @@ from rich.text import Text
 
 from planner.compress.advice import Verdict, peak_gpu_step, verdict
 from planner.compress.schema import Plan
+from planner.notes import texts
+from planner.reports.forms import Formats, everywhere
+from planner.reports.json_ import render_all
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import decimals_for, number
 from planner.reports.summary import BEYOND_TENSORS, gib_short, header, set_by
@@ -80,8 +83,8 @@ def _where(plan: Plan) -> list[str]:
 
 def _notes(plans: Sequence[Plan]) -> list[str]:
     """Every plan's notes, once each, with the recipe where they are not everybody's."""
-    notes = dict.fromkeys(note for plan in plans for note in plan.notes)
-    owners = {note: [plan.recipe for plan in plans if note in plan.notes] for note in notes}
+    notes = dict.fromkeys(note for plan in plans for note in texts(plan.notes))
+    owners = {note: [plan.recipe for plan in plans if note in texts(plan.notes)] for note in notes}
     return [note if len(owners[note]) == len(plans) else f"{', '.join(owners[note])}: {note}" for note in notes]
 
 
@@ -96,3 +99,10 @@ def _conclusions(plans: Sequence[Plan]) -> list[str]:
         ratio = most.gpu.peak_bytes / least.gpu.peak_bytes
         lines.append(f"{most.recipe} needs {ratio:,.1f} times the GPU memory of {least.recipe}.")
     return lines
+
+
+FORMATS: Formats[Sequence[Plan]] = {
+    "table": render,
+    "json": everywhere(render_all),
+    "markdown": everywhere(render_markdown),
+}

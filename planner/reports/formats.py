@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from planner.reports.forms import Formats, as_json, everywhere
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.summary import gib_short
 from planner.reports.table import draw, pairs, ruled_table
@@ -45,11 +46,6 @@ def render_markdown(table: FormatTable) -> str:
     last = "\n".join(f"- {name}: {text}" if name else f"- {text}" for name, text in _remarks(table))
     body = markdown_rows(table.formats, table.gpu is not None)
     return "\n\n".join(part for part in (f"### {escape(table.model.name)}", head, body, last) if part) + "\n"
-
-
-def render_json(table: FormatTable) -> str:
-    """The FormatTable record."""
-    return table.model_dump_json(indent=1) + "\n"
 
 
 def header(table: FormatTable) -> list[tuple[str, str]]:
@@ -120,7 +116,7 @@ def cells(group: Sequence[FormatRow], with_gpu: bool) -> list[str]:
         _names(group),
         f"{row.file_bytes / GB:,.2f}",
         f"{row.weights_bytes / GIB:,.2f}",
-        f"{row.bits_per_weight or 0:.2f}",
+        "?" if row.bits_per_weight is None else f"{row.bits_per_weight:.2f}",
         f"{row.total_bytes / GIB:,.2f}",
     ]
     if with_gpu:
@@ -171,3 +167,6 @@ def shared_notes(rows: Sequence[FormatRow]) -> list[str]:
         elif len(having) == sum(row.family in families for row in rows):
             found.append(f"{', '.join(families)}: {note}")
     return found
+
+
+FORMATS: Formats[FormatTable] = {"table": render, "json": as_json, "markdown": everywhere(render_markdown)}

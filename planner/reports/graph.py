@@ -9,7 +9,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from planner.notes import texts
 from planner.reports.folding import label
+from planner.reports.forms import Formats, everywhere
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import decimals_for, number
 from planner.reports.summary import gib
@@ -44,7 +46,7 @@ def render(graph: "ModelGraph", *, width: int | None = None, color: bool = False
     footer = "sizes are of one unit   1 GiB is 2^30 bytes"
     content: list[RenderableType] = [pairs(_header(graph)), Text(), table, Text(footer, style="dim")]
     if graph.notes:
-        content += [Text(), pairs([("" if place else "notes", note) for place, note in enumerate(graph.notes)])]
+        content += [Text(), pairs([("" if place else "notes", note) for place, note in enumerate(texts(graph.notes))])]
     return draw(Group(*content), width=width, color=color)
 
 
@@ -71,7 +73,7 @@ def render_markdown(graph: "ModelGraph") -> str:
     head = "\n".join(f"- {name}: {text}" if name else f"  {text}" for name, text in _header(graph))
     body = [[escape(cell) for cell in cells] for cells in _cells(graph)]
     text = markdown_table(_TITLES, [title in _NUMBERS for title in _TITLES], body)
-    notes = "".join(f"\n- note: {note}" for note in graph.notes)
+    notes = "".join(f"\n- note: {note}" for note in texts(graph.notes))
     return f"### {escape(graph.name)}\n\n{head}\n\n{text}\n{notes}"
 
 
@@ -84,7 +86,7 @@ def render_json(graph: "ModelGraph") -> str:
         "parameters": graph.parameters,
         "bytes": graph.bytes,
         "not_loaded_parameters": graph.not_loaded_parameters,
-        "notes": list(graph.notes),
+        "notes": list(texts(graph.notes)),
         "units": [_fields(unit) for unit in graph.units],
         "edges": [
             {"source": e.source, "target": e.target, "tensors": [{"name": n, "bytes": b} for n, b in e.tensors]}
@@ -142,3 +144,10 @@ def _fold(units: Sequence["Unit"]) -> list[_Alike]:
     for unit in units:
         groups.setdefault((unit.kind, unit.structure, unit.onload), []).append(unit)
     return [_Alike(tuple(group)) for group in groups.values()]
+
+
+FORMATS: "Formats[ModelGraph]" = {
+    "table": render,
+    "json": everywhere(render_json),
+    "markdown": everywhere(render_markdown),
+}

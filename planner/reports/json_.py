@@ -1,17 +1,13 @@
-"""A plan as JSON: the contract of `planner.compress.schema`, byte for byte."""
+"""Several plans as JSON: each as `planner.compress.schema` has it, byte for byte."""
 
 from collections.abc import Sequence
 
-from planner.compress.schema import SCHEMA_VERSION, Plan
-
-
-def render(plan: Plan) -> str:
-    """One plan; its JSON schema is docs/plan.schema.json."""
-    return plan.model_dump_json(indent=1) + "\n"
+from planner.compress.schema import Plan
+from planner.compress.upgrade import SCHEMA_VERSION
 
 
 def render_all(plans: Sequence[Plan]) -> str:
-    """Several plans under one roof: {"schema_version": 1, "plans": [...]}."""
+    """Several plans under one roof: {"schema_version": 2, "plans": [...]}."""
     inside = ",\n".join(_indented(plan.model_dump_json(indent=1)) for plan in plans)
     return f'{{\n "schema_version": {SCHEMA_VERSION},\n "plans": [\n{inside}\n ]\n}}\n'
 

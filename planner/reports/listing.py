@@ -1,12 +1,14 @@
 """The presets and the shipped recipes, as lists to choose from."""
 
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from rich.console import Group
 from rich.text import Text
 
+from planner.reports.forms import Formats, everywhere
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.table import draw, ruled_table
 
@@ -14,61 +16,71 @@ if TYPE_CHECKING:
     from planner.models.source import Preset
     from planner.recipe.files import RecipeInfo
 
-Format = Literal["table", "json", "markdown"]
+R = TypeVar("R")
+_PRESET_FIELDS = (
+    *("name", "title", "hub_id", "aliases", "parameters"),
+    *("checkpoint_parameters", "not_loaded_parameters"),
+)
 
 
-def render_models(
-    presets: Sequence["Preset"], format: Format = "table", *, width: int | None = None, color: bool = False
-) -> str:
-    """The presets: name, exact size, Hub id."""
-    if format == "json":
-        fields = ("name", "title", "hub_id", "aliases", "parameters", "checkpoint_parameters", "not_loaded_parameters")
-        return _json("models", [{name: getattr(preset, name) for name in fields} for preset in presets])
-    titles = ["preset", "parameters", "not loaded", "Hugging Face Hub id"]
-    cells = [
-        [preset.name, f"{preset.parameters:,}", _count(preset.not_loaded_parameters), preset.hub_id]
-        for preset in presets
-    ]
-    if format == "markdown":
-        return _markdown(titles, cells, [False, True, True, False])
-    footer = (
-        "Parameters: as transformers loads them, tied ones once. Not loaded: what the checkpoint holds besides.\n"
-        "Any other Hub id, config.json or folder with one works as well."
-    )
-    return _table(titles, cells, [False, True, True, False], footer, width, color)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Listing(Generic[R]):
+    """How one kind of thing is listed."""
+
+    name: str
+    """Of the list in JSON."""
+    fields: tuple[str, ...]
+    """What JSON holds of each."""
+    titles: tuple[str, ...]
+    right: tuple[bool, ...]
+    """Which columns hold numbers."""
+    cells: Callable[[R], list[str]]
+    footer: str
+
+    def formats(self) -> Formats[Sequence[R]]:
+        return {"table": self._table, "json": everywhere(self._json), "markdown": everywhere(self._markdown)}
+
+    def _json(self, items: Sequence[R]) -> str:
+        records = [{field: getattr(item, field) for field in self.fields} for item in items]
+        return json.dumps({"schema_version": 1, self.name: records}, indent=1, ensure_ascii=False) + "\n"
+
+    def _markdown(self, items: Sequence[R]) -> str:
+        body = [[escape(cell) for cell in self.cells(item)] for item in items]
+        return markdown_table(self.titles, self.right, body) + "\n"
+
+    def _table(self, items: Sequence[R], /, *, width: int | None = None, color: bool = False) -> str:
+        table = ruled_table()
+        for place, (title, is_number) in enumerate(zip(self.titles, self.right, strict=True)):
+            table.add_column(title, justify="right" if is_number else "left", no_wrap=place == 0, overflow="fold")
+        for item in items:
+            table.add_row(*(Text(cell) for cell in self.cells(item)))
+        return draw(Group(table, Text(), Text(self.footer, style="dim")), width=width, color=color)
 
 
-def render_recipes(
-    recipes: Sequence["RecipeInfo"], format: Format = "table", *, width: int | None = None, color: bool = False
-) -> str:
-    """The shipped recipes: name and what each is for."""
-    if format == "json":
-        return _json("recipes", [{"name": info.name, "summary": info.summary} for info in recipes])
-    cells = [[info.name, info.summary] for info in recipes]
-    if format == "markdown":
-        return _markdown(["recipe", "what it is for"], cells, [False, False])
-    footer = "Any recipe file that LLM Compressor accepts works as well: --recipe path/to/recipe.yaml"
-    return _table(["recipe", "what it is for"], cells, [False, False], footer, width, color)
+def _preset_cells(preset: "Preset") -> list[str]:
+    missing = f"{preset.not_loaded_parameters:,}" if preset.not_loaded_parameters else "-"
+    return [preset.name, f"{preset.parameters:,}", missing, preset.hub_id]
 
 
-def _count(parameters: int) -> str:
-    return f"{parameters:,}" if parameters else "-"
+def _recipe_cells(info: "RecipeInfo") -> list[str]:
+    return [info.name, info.summary]
 
 
-def _json(name: str, records: list[dict[str, object]]) -> str:
-    return json.dumps({"schema_version": 1, name: records}, indent=1, ensure_ascii=False) + "\n"
+MODELS: "Formats[Sequence[Preset]]" = _Listing(
+    name="models",
+    fields=_PRESET_FIELDS,
+    titles=("preset", "parameters", "not loaded", "Hugging Face Hub id"),
+    right=(False, True, True, False),
+    cells=_preset_cells,
+    footer="Parameters: as transformers loads them, tied ones once. Not loaded: what the checkpoint holds besides.\n"
+    "Any other Hub id, config.json or folder with one works as well.",
+).formats()
 
-
-def _markdown(titles: list[str], cells: list[list[str]], right: list[bool]) -> str:
-    return markdown_table(titles, right, [[escape(cell) for cell in line] for line in cells]) + "\n"
-
-
-def _table(
-    titles: list[str], cells: list[list[str]], right: list[bool], footer: str, width: int | None, color: bool
-) -> str:
-    table = ruled_table()
-    for place, (title, is_number) in enumerate(zip(titles, right, strict=True)):
-        table.add_column(title, justify="right" if is_number else "left", no_wrap=place == 0, overflow="fold")
-    for line in cells:
-        table.add_row(*(Text(cell) for cell in line))
-    return draw(Group(table, Text(), Text(footer, style="dim")), width=width, color=color)
+RECIPES: "Formats[Sequence[RecipeInfo]]" = _Listing(
+    name="recipes",
+    fields=("name", "summary"),
+    titles=("recipe", "what it is for"),
+    right=(False, False),
+    cells=_recipe_cells,
+    footer="Any recipe file that LLM Compressor accepts works as well: --recipe path/to/recipe.yaml",
+).formats()

@@ -1,15 +1,16 @@
 """A plan as markdown, to paste into an issue or a pull request."""
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 from planner.compress.schema import Plan
+from planner.notes import texts
+from planner.reports.forms import StepsShown
 from planner.reports.numbers import decimals_for, number
 from planner.reports.rows import Row, cpu_columns, gpu_columns, rows
 from planner.reports.summary import advice_line, cpu_lines, fit_line, gib, gpu_lines, header, result_line
 
 
-def render(plan: Plan, *, steps: Literal["folded", "all"] = "folded") -> str:
+def render(plan: Plan, *, steps: StepsShown = "folded") -> str:
     """Header, table and summary; numbers in GiB."""
     lines = rows(plan, steps) if plan.method == "simulate" else []
     head = [f"- {name}: {text}" if name else f"  {text}" for name, text in header(plan)]
@@ -61,7 +62,7 @@ def _summary(plan: Plan) -> Iterable[str]:
     yield f"- **CPU peak {gib(plan.cpu.peak_bytes)}** " + "; ".join(map(_plain, cpu_lines(plan)))
     yield f"- **{fit_line(plan)}**"
     yield f"- {advice_line(plan)}"
-    yield from (f"- note: {note}" for note in plan.notes)
+    yield from (f"- note: {note}" for note in texts(plan.notes))
     if line := result_line(plan):
         yield f"- result: {line}"
 

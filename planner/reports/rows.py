@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from planner.compress.advice import runs_out
 from planner.compress.parts import PARTS, cpu_parts, gpu_parts
 from planner.compress.schema import Plan, Step
 from planner.reports.folding import Fold, fold, unfolded
+from planner.reports.forms import StepsShown
 
 TITLES: Mapping[str, str] = {
     "weights": "weights",
@@ -42,7 +42,7 @@ class Row:
     runs_out: bool
 
 
-def rows(plan: Plan, steps: Literal["folded", "all"] = "folded") -> list[Row]:
+def rows(plan: Plan, steps: StepsShown = "folded") -> list[Row]:
     """The table's lines in time order."""
     folds = fold(plan.steps) if steps == "folded" else unfolded(plan.steps)
     return [row for each in folds for row in _fold_rows(plan, each)]

@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from planner.reports.forms import Formats, as_json, everywhere
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import decimals_for, smallest_shown
 from planner.reports.summary import gib, gib_short
@@ -55,11 +56,6 @@ def render_markdown(serving: Serving) -> str:
     said = "\n".join(f"- note: {note}" for note in serving.notes)
     title = f"### {escape(serving.model.name)}, {escape(serving.weights.format)}"
     return "\n\n".join(part for part in (title, head, table, last, said) if part) + "\n"
-
-
-def render_json(serving: Serving) -> str:
-    """The record itself."""
-    return serving.model_dump_json(indent=1) + "\n"
 
 
 # Header
@@ -269,3 +265,6 @@ def speed_line(serving: Serving) -> str:
         read += f", {gib(ceiling.cpu_bytes_per_step)} of CPU memory at {ceiling.cpu_bandwidth / GB:,.1f} GB/s"
     word = "if it fitted" if serving.fits is False else ceiling.word
     return f"{each}: {word} ({read})"
+
+
+FORMATS: Formats[Serving] = {"table": render, "json": as_json, "markdown": everywhere(render_markdown)}

@@ -5,6 +5,7 @@ from typing import Literal
 from planner.compress.advice import advise, first_over, peak_cpu_step, peak_gpu_step, verdict
 from planner.compress.parts import PART_NAMES, cpu_parts, gpu_parts
 from planner.compress.schema import Plan, Step
+from planner.fields import JOB_FIELDS
 from planner.job import Job
 from planner.units import GIB, format_bytes
 
@@ -36,7 +37,8 @@ def job_line(job: Job) -> str:
     parts = [f"{job.samples:,} samples x {job.seq_len:,} tokens", f"batch {job.batch_size}"]
     if job.images:
         parts.append(f"{job.images} image{'s' * (job.images > 1)} of {job.image_size[0]}x{job.image_size[1]} each")
-    parts += [f"{job.pipeline} pipeline", *_unusual(job), f"GPU of {gib_short(job.gpu_memory_bytes)}"]
+    unusual = [field.said(getattr(job, field.name)) for field in JOB_FIELDS]
+    parts += [f"{job.pipeline} pipeline", *filter(None, unusual), f"GPU of {gib_short(job.gpu_memory_bytes)}"]
     return ", ".join(parts)
 
 
@@ -102,21 +104,6 @@ def _method(plan: Plan) -> str:
     if plan.method == "simulate":
         return f"simulated, as llmcompressor {plan.llmcompressor} runs it"
     return "the rule of thumb that LLM Compressor documents"
-
-
-def _unusual(job: Job) -> list[str]:
-    said = [
-        (job.sequential_targets is not None, f"targets {', '.join(job.sequential_targets or ())}"),
-        (job.targets_per_subgraph > 1, f"{job.targets_per_subgraph} targets per subgraph"),
-        (job.offload_device != "cpu", f"activations offloaded to the {job.offload_device.upper()}"),
-        (not job.propagate_error, "errors not propagated"),
-        (job.prefetch, "prefetch"),
-        (not job.calibrate_all_experts, "routed experts only"),
-        (job.linearized, "linear experts"),
-        (job.layers is not None, f"first {job.layers} layers"),
-        (job.vision_layers is not None, f"first {job.vision_layers} vision layers"),
-    ]
-    return [text for unusual, text in said if unusual]
 
 
 def set_by(step: Step, device: Literal["gpu", "cpu"] = "gpu") -> str:

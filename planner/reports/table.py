@@ -3,7 +3,6 @@
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from rich.box import Box
 from rich.console import Console, Group, RenderableType
@@ -12,6 +11,8 @@ from rich.text import Text
 
 from planner.compress.advice import verdict
 from planner.compress.schema import Plan
+from planner.notes import texts
+from planner.reports.forms import StepsShown
 from planner.reports.numbers import decimals_for, number, smallest_shown
 from planner.reports.rows import TITLES, Row, cpu_columns, gpu_columns, rows
 from planner.reports.summary import advice_line, cpu_lines, fit_line, gib, gpu_lines, header, result_line
@@ -28,9 +29,7 @@ _VERDICT_STYLE = {"fits": "green", "tight": "bold yellow", "over": "bold red"}
 _RULED = Box("    \n    \n ── \n    \n ── \n ── \n    \n    \n")
 
 
-def render(
-    plan: Plan, *, steps: Literal["folded", "all"] = "folded", width: int | None = None, color: bool = False
-) -> str:
+def render(plan: Plan, *, steps: StepsShown = "folded", width: int | None = None, color: bool = False) -> str:
     """The plan as text: header, one line per step, summary. `width` None: as wide as it needs."""
     lines = rows(plan, steps) if plan.method == "simulate" else []
     parts: list[RenderableType] = [pairs(header(plan))]
@@ -179,7 +178,7 @@ def _summary(plan: Plan) -> Table:
             grid.add_row("", Text(line))
     grid.add_row("verdict", Text(fit_line(plan), style=_VERDICT_STYLE[verdict(plan)]))
     grid.add_row("advice", Text(advice_line(plan)))
-    for position, note in enumerate(plan.notes):
+    for position, note in enumerate(texts(plan.notes)):
         grid.add_row("" if position else "notes", Text(note))
     if line := result_line(plan):
         grid.add_row("result", Text(line))

@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from planner.reports.forms import Formats, as_json, everywhere
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import decimals_for
 from planner.reports.summary import gib
@@ -45,11 +46,6 @@ def render_markdown(plan: TrainingPlan) -> str:
     last = "\n".join(f"- {name}: {text}" if name else f"- {text}" for name, text in _answers(plan))
     title = f"### {escape(plan.model.name)}, training, {plan.options.method}"
     return "\n\n".join((title, head, parts, choices, last)) + "\n"
-
-
-def render_json(plan: TrainingPlan) -> str:
-    """The record itself."""
-    return plan.model_dump_json(indent=1) + "\n"
 
 
 # Header
@@ -172,3 +168,6 @@ def _fit_line(plan: TrainingPlan) -> str:
     if plan.fits:
         return f"fits, {gib(memory - total)} left"
     return f"does not fit: {gib(total - memory)} too much; {plan.advice}"
+
+
+FORMATS: Formats[TrainingPlan] = {"table": render, "json": as_json, "markdown": everywhere(render_markdown)}

@@ -9,7 +9,7 @@ from planner.job import Build, dtype_named
 from planner.models.build import model_config, num_experts, reading_notes, text_config
 from planner.models.built import BuiltModel, built_model
 from planner.models.load import list_parts
-from planner.models.source import load_source
+from planner.models.source import Named, load_source
 from planner.serving.activations import Activations
 from planner.serving.cache_layers import read_cache
 from planner.serving.prefill import PrefillTracer
@@ -18,7 +18,7 @@ PER_TOKEN_KEYS = ("num_experts_per_tok", "top_k_experts", "num_experts_per_token
 POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "max_seq_len", "n_ctx")
 
 
-def load_served(model: str, dtype: str = "bfloat16") -> tuple[ServedModel, Activations]:
+def load_served(model: Named, dtype: str = "bfloat16") -> tuple[ServedModel, Activations]:
     """The model of this name as servers see it, and the activations of its prefill.
 
     `dtype` is what it computes and keeps its states in. Raises ModelError for a model that cannot be read

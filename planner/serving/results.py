@@ -8,6 +8,7 @@ from planner.errors import PlannerError
 from planner.formats.compressed import store_recipe
 from planner.formats.registry import Format
 from planner.formats.served_model import ServedModel
+from planner.notes import Note
 from planner.recipe.specs import Recipe
 from planner.serving.activations import Activations
 from planner.serving.schema import ServeOptions
@@ -42,7 +43,8 @@ def _with(plan: Plan, served: ServedModel, activations: Activations, recipe: Rec
 
 
 def _without(plan: Plan, error: PlannerError) -> Plan:
-    return plan.model_copy(update={"notes": (*plan.notes, f"What serving the result takes is not known: {error}")})
+    note = Note(kind="result", text=f"What serving the result takes is not known: {error}")
+    return plan.model_copy(update={"notes": (*plan.notes, note)})
 
 
 def _result(served: ServedModel, activations: Activations, recipe: Recipe) -> Result:

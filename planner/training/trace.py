@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from planner.job import DType
+from planner.fields import DType
 
 Attention = Literal["flash", "eager"]
 Checkpointing = Literal["none", "selective", "full"]

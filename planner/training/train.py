@@ -20,8 +20,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from planner.errors import JobError, UnsupportedError
+from planner.fields import DType
 from planner.hardware import Gpu, find_gpu
-from planner.job import DType
 from planner.serving.engines.facts import CONTEXT_SOURCE, PYTORCH_CONTEXT
 from planner.serving.rules_of_thumb import training_rule
 from planner.training.lora import share

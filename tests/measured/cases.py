@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from planner.fields import JOB_FIELDS
 from planner.job import Job
 from planner.units import GIB
 
@@ -51,21 +52,7 @@ class Case:
 
 def meter_arguments(job: Job) -> list[str]:
     """The same job in the words of the meter's command line."""
-    arguments = ["--samples", job.samples, "--seq-len", job.seq_len, "--batch-size", job.batch_size]
-    arguments += ["--dtype", job.dtype, "--pipeline", job.pipeline, "--gpu-memory-gib", job.gpu_memory_bytes / GIB]
-    arguments += ["--images", job.images, "--image-size", "x".join(map(str, job.image_size))] if job.images else []
-    arguments += ["--layers", job.layers] if job.layers else []
-    arguments += ["--vision-layers", job.vision_layers] if job.vision_layers else []
-    arguments += ["--sequential-targets", ",".join(job.sequential_targets)] if job.sequential_targets else []
-    arguments += ["--targets-per-subgraph", job.targets_per_subgraph] if job.targets_per_subgraph > 1 else []
-    arguments += ["--offload-device", "cuda"] if job.offload_device == "gpu" else []
-    flags = {
-        "--no-propagate-error": not job.propagate_error,
-        "--prefetch": job.prefetch,
-        "--no-calibrate-all-experts": not job.calibrate_all_experts,
-        "--linearized": job.linearized,
-    }
-    return [str(a) for a in arguments] + [flag for flag, on in flags.items() if on]
+    return [word for field in JOB_FIELDS for word in field.meter_words(getattr(job, field.name))]
 
 
 def cases() -> Iterator[Case]:

@@ -46,7 +46,9 @@ def peak(segment: Segment) -> int:
 def test_every_segment_of_an_estimate_is_inexact_and_the_note_says_why() -> None:
     trace = estimate()
     assert [segment.exact for segment in trace.segments] == [False] * 4
-    assert trace.notes == ("Activations are estimated from the shapes of the Linears, not traced: too odd",)
+    (note,) = trace.notes
+    assert note.kind == "estimate"
+    assert note.text == "Activations are estimated from the shapes of the Linears, not traced: too odd"
 
 
 def test_each_unit_with_a_subgraph_of_its_own_is_a_segment() -> None:
@@ -104,15 +106,15 @@ def test_a_model_that_cannot_be_traced_is_planned_inexactly_with_a_note(untracea
     assert passes
     assert not any(step.exact for step in passes)
     assert all(step.exact for step in plan.steps if step.subgraph is None)
-    (note,) = [note for note in plan.notes if "estimated" in note]
-    assert note.endswith("its forward does not run without data (RuntimeError: this layer needs data)")
+    (note,) = [note for note in plan.notes if note.kind == "estimate"]
+    assert note.text.endswith("its forward does not run without data (RuntimeError: this layer needs data)")
 
 
 def test_an_estimate_takes_nothing_from_a_recipe_without_data(untraceable: str) -> None:
     job = Job(samples=2, seq_len=64)
     plan = plan_graph(load_model(untraceable, job), load_recipe("rtn_fp8_dynamic"), job)
     assert all(step.exact for step in plan.steps)
-    assert not any("estimated" in note for note in plan.notes)
+    assert not any(note.kind == "estimate" for note in plan.notes)
 
 
 def test_estimated_layers_fold_and_leave_nothing(untraceable: str) -> None:
@@ -132,7 +134,7 @@ def test_a_real_model_that_needs_data_is_estimated(tmp_path: Path) -> None:
     )
     graph = load_model(str(path), toys.job(seq_len=128))
     assert not any(segment.exact for segment in graph.trace.segments)
-    assert "mlstm_backend" in graph.trace.notes[0]
+    assert "mlstm_backend" in graph.trace.notes[0].text
 
 
 # ---------------------------------------------------------------------- the laws of a trace
@@ -173,7 +175,7 @@ def test_the_estimate_of_a_toy_obeys_the_laws_of_a_trace() -> None:
 def test_an_estimate_without_a_number_of_heads_says_what_it_leaves_out() -> None:
     graph, job = TOY.graph, Job(samples=2, batch_size=BATCH, seq_len=SEQ)
     trace = estimate_trace(graph.units, graph.structures, SimpleNamespace(hidden_size=HIDDEN), job, 2, "too odd")
-    assert "leaves attention scores out" in trace.notes[1]
+    assert "leaves attention scores out" in trace.notes[1].text
 
 
 def test_what_stands_behind_the_one_target_runs_in_its_subgraph(tmp_path: Path) -> None:

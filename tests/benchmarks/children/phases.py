@@ -49,7 +49,7 @@ def main() -> None:
 
     clock.lap("import transformers and compressed-tensors")
     from planner import Job, load_model, load_recipe, planning
-    from planner.reports import json_
+    from planner.reports.forms import as_json
 
     clock.lap("import the planner")
     recipe = load_recipe(sys.argv[2])
@@ -58,7 +58,7 @@ def main() -> None:
     clock.lap("build the model on meta, list its units, trace a forward")
     plan = planning.plan_graph(graph, recipe, Job())
     clock.lap("match the recipe, simulate, make the record")
-    json_.render(plan)
+    as_json(plan)
     clock.lap("render JSON")
     simulate = planning.simulate = Timed(planning.simulate)
     whole = Timed(planning.plan_graph)

@@ -1,0 +1,110 @@
+"""What `plan` and `compare` take for a model, a recipe and a job, each as the record that planning works on."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from planner.errors import JobError, ModelError, RecipeError
+from planner.fields import JOB_FIELDS
+from planner.job import Job
+from planner.models.graph import ModelGraph
+from planner.models.source import ModelSource, Named
+from planner.recipe.load import load_recipe, recipe_from_dict
+from planner.recipe.specs import ModifierSpec, Recipe
+
+AnyModel = Named | ModelGraph
+"""A preset, config.json, folder or Hub id by name; the content of a config.json; or what `load_model` returned."""
+
+Modifiers = Sequence[ModifierSpec] | Sequence[BaseModel]
+"""planner's own specs, or LLM Compressor's modifiers."""
+
+AnyRecipe = str | Path | Mapping[str, Any] | Recipe | ModifierSpec | BaseModel | Modifiers
+"""A shipped name, a path or recipe text; the recipe as a mapping; what `load_recipe` returned; or modifiers."""
+
+
+def check_model(given: AnyModel) -> None:
+    """Raise ModelError for what is neither a model nor names one."""
+    if not isinstance(given, str | Path | Mapping | ModelSource | ModelGraph):
+        raise ModelError(
+            "a model is a name or path, the content of a config.json, or what load_model returned, "
+            f"not {_article(given)}"
+        )
+
+
+def called(model: Named) -> str:
+    """The model's name, for a line about what is being done."""
+    if isinstance(model, ModelSource):
+        return model.name
+    return "the model" if isinstance(model, Mapping) else str(model)
+
+
+def recipe_of(given: AnyRecipe) -> Recipe:
+    """The recipe that is meant. Raises RecipeError, and UnsupportedError for modifiers that are not modelled."""
+    if isinstance(given, Recipe):
+        return given
+    if isinstance(given, str | Path):
+        return load_recipe(given)
+    if isinstance(given, Mapping):
+        return recipe_from_dict(dict(given), "recipe mapping")
+    modifiers: Sequence[Any] = given if isinstance(given, Sequence) else (given,)
+    if modifiers and all(isinstance(each, get_args(ModifierSpec)) for each in modifiers):
+        return _from_specs(modifiers)
+    if modifiers and all(isinstance(each, BaseModel) for each in modifiers):
+        return _from_library(modifiers)
+    what = f"a list that holds {_article(modifiers[0])}" if modifiers and modifiers is given else _article(given)
+    raise RecipeError(
+        f"a recipe is a shipped name, a path, recipe text, a mapping, a Recipe, or a list of modifiers, not {what}"
+    )
+
+
+def recipes_of(given: Sequence[AnyRecipe]) -> tuple[Recipe, ...]:
+    """Several. Raises RecipeError for one that stands where a list of them must."""
+    if isinstance(given, str | Path | Mapping | Recipe | BaseModel) or not isinstance(given, Sequence):
+        raise RecipeError(f"compare takes a list of recipes, not {_article(given)}; for one recipe there is plan")
+    if not given:
+        raise RecipeError("compare takes at least one recipe")
+    return tuple(recipe_of(each) for each in given)
+
+
+def job_of(given: Job | None, model: AnyModel) -> Job:
+    """The job that is meant: of a graph, where none is given, the one that it was loaded for.
+
+    Raises JobError where a graph was loaded for a job that gives the model or its batches other sizes.
+    """
+    if given is not None and not isinstance(given, Job):
+        raise JobError(f"a job is a planner.Job, not {_article(given)}")
+    if not isinstance(model, ModelGraph):
+        return given or Job()
+    job = given or model.job
+    for field in JOB_FIELDS:
+        loaded, asked = getattr(model.job, field.name), getattr(job, field.name)
+        if field.decides_graph and loaded != asked:
+            raise JobError(
+                f"{model.name} was loaded for a job with {field.name} {loaded}, and this job has {asked}: "
+                "load_model(name, job) with this job, or name the model instead"
+            )
+    return job
+
+
+def _from_specs(modifiers: Sequence[Any]) -> Recipe:
+    return Recipe(name="+".join(spec.type for spec in modifiers), modifiers=tuple(modifiers))
+
+
+def _from_library(modifiers: Sequence[BaseModel]) -> Recipe:
+    """LLM Compressor's modifiers (modifiers/modifier.py `Modifier`, a pydantic model): what the user set of each."""
+    stages = {
+        f"{index}_stage": {"modifiers_modifiers": {type(each).__name__: _fields(each)}}
+        for index, each in enumerate(modifiers)
+    }
+    return recipe_from_dict(stages, "+".join(type(each).__name__ for each in modifiers))
+
+
+def _fields(modifier: BaseModel) -> dict[str, Any]:
+    return modifier.model_dump(mode="json", exclude_unset=True)
+
+
+def _article(given: object) -> str:
+    name = type(given).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

@@ -1,0 +1,321 @@
+"""A job's fields, each once: its default, its option and help, the meter's word for it, and when a report names it.
+
+The record `planner.job.Job` checks values; a test holds its defaults beside these. The command line, the meter's
+arguments and the summary above a plan are made from this table. No pydantic and no torch here: `planner --help`
+shows the table, and must be fast.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from planner.errors import JobError
+from planner.units import GIB, parse_bytes
+
+Pipeline = Literal["independent", "sequential", "basic", "datafree"]
+OffloadDevice = Literal["cpu", "gpu"]
+DType = Literal["bfloat16", "float16", "float32"]
+
+Method = Literal["simulate", "rule-of-thumb"]
+"""How a plan is made: not a field of the job, but a word beside it."""
+
+Panel = Literal["Calibration data", "How LLM Compressor runs", "How the model is loaded", "The machine"]
+
+_SIDES = re.compile(r"(\d{1,9})\s*[xX]\s*(\d{1,9})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spelling:
+    """How a value of the record stands on a command line, and back."""
+
+    read: Callable[[Any], Any]
+    """Raises JobError for a text that is no such value."""
+    write: Callable[[Any], Any]
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _read_size(text: str) -> tuple[int, int]:
+    match = _SIDES.fullmatch(text.strip())
+    if match is None:
+        raise JobError(f"{text!r} is not a size; write height x width in pixels, like 448x448")
+    return int(match[1]), int(match[2])
+
+
+def _read_names(text: str | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise JobError(f"{text!r} is not a list; write class names with commas between, like A,B")
+    return names
+
+
+def _write_bytes(count: int) -> str:
+    return f"{count} B" if count % GIB else f"{count // GIB}GiB"
+
+
+AS_IT_IS = Spelling(read=_same, write=_same)
+NEGATED = Spelling(read=lambda left_out: not left_out, write=lambda on: not on)
+SIDES = Spelling(read=_read_size, write=lambda size: f"{size[0]}x{size[1]}")
+NAMES = Spelling(read=_read_names, write=lambda names: names and ",".join(names))
+BYTES = Spelling(read=parse_bytes, write=_write_bytes)
+# The meter has a device that calls itself cuda, and a size without a unit.
+METER_DEVICE = Spelling(
+    read=lambda device: "cpu" if device == "cpu" else "gpu", write=lambda device: "cuda" if device == "gpu" else device
+)
+METER_GIB = Spelling(read=lambda gib: int(gib * GIB), write=lambda count: count / GIB)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobField:
+    """One field of a job."""
+
+    name: str
+    """The record's name for it."""
+    default: Any
+    typed: Any
+    """What the command line parses: a type, or a Literal of words."""
+    panel: Panel
+    help: str
+    option: str
+    metavar: str | None = None
+    """What stands for the value in the help; None where the help lists the words. A flag has no value."""
+    spelling: Spelling = AS_IT_IS
+    meter: str = ""
+    """The meter's option (tests/meter/README.md), where it is not this one."""
+    meter_spelling: Spelling | None = None
+    unusual: str = ""
+    """What the summary says where the value is not the default; `{}` is the value. Empty: it always says it."""
+    decides_graph: bool = False
+    """The model, its units or its trace depend on it."""
+
+    @property
+    def typed_default(self) -> Any:
+        """The default as typed."""
+        return self.spelling.write(self.default)
+
+    @property
+    def is_flag(self) -> bool:
+        """The option takes no value."""
+        return self.typed is bool
+
+    def parse(self, typed: Any) -> Any:
+        """The record's value for what was typed. Raises JobError that names the option."""
+        try:
+            return self.spelling.read(typed)
+        except JobError as error:
+            raise JobError(f"{self.option}: {error}") from None
+
+    def said(self, value: Any) -> str:
+        """What the summary says of this value because it is not the default; an empty text where it says nothing."""
+        if not self.unusual or value == self.default:
+            return ""
+        return self.unusual.format(", ".join(value) if isinstance(value, tuple) else value)
+
+    # ------------------------------------------------------------------ the meter
+    @property
+    def _meter_option(self) -> str:
+        return self.meter or self.option
+
+    def meter_words(self, value: Any) -> list[str]:
+        """The meter's arguments for this value; none for a flag that is off, or for nothing."""
+        word = (self.meter_spelling or self.spelling).write(value)
+        if word is None or word is False:
+            return []
+        return [self._meter_option] if word is True else [self._meter_option, str(word)]
+
+    def from_meter(self, job: Mapping[str, Any]) -> Any:
+        """The value in the `job` of the meter's JSON, whose keys are its options. KeyError where it is not there."""
+        key = self._meter_option.removeprefix("--").replace("-", "_")
+        return (self.meter_spelling or self.spelling).read(job[key])
+
+
+DATA: Panel = "Calibration data"
+PIPELINE: Panel = "How LLM Compressor runs"
+MODEL: Panel = "How the model is loaded"
+MACHINE: Panel = "The machine"
+
+JOB_FIELDS: tuple[JobField, ...] = (
+    JobField(
+        name="samples",
+        default=512,
+        typed=int,
+        panel=DATA,
+        help="Number of calibration samples.",
+        option="--samples",
+        metavar="N",
+    ),
+    JobField(
+        name="seq_len",
+        default=2048,
+        typed=int,
+        panel=DATA,
+        help="Tokens per sample, padding included.",
+        option="--seq-len",
+        metavar="TOKENS",
+        decides_graph=True,
+    ),
+    JobField(
+        name="batch_size",
+        default=1,
+        typed=int,
+        panel=DATA,
+        help="Samples per forward pass.",
+        option="--batch-size",
+        metavar="N",
+        decides_graph=True,
+    ),
+    JobField(
+        name="images",
+        default=0,
+        typed=int,
+        panel=DATA,
+        help="Images per sample, for vision models; 0 is text-only calibration. Their tokens count in --seq-len.",
+        option="--images",
+        metavar="N",
+        decides_graph=True,
+    ),
+    JobField(
+        name="image_size",
+        default=(448, 448),
+        typed=str,
+        panel=DATA,
+        help="Height and width of an image, pixels.",
+        option="--image-size",
+        metavar="HxW",
+        spelling=SIDES,
+        decides_graph=True,
+    ),
+    JobField(
+        name="pipeline",
+        default="independent",
+        typed=Pipeline,
+        panel=PIPELINE,
+        help="independent (every modifier gets the one it needs), sequential, basic or datafree.",
+        option="--pipeline",
+        metavar="NAME",
+    ),
+    JobField(
+        name="sequential_targets",
+        default=None,
+        typed=str | None,
+        panel=PIPELINE,
+        help="Class names to cut the model at, e.g. LlamaAttention,LlamaMLP. Default: the decoder layers, "
+        "as LLM Compressor infers them.",
+        option="--sequential-targets",
+        metavar="A,B",
+        spelling=NAMES,
+        unusual="targets {}",
+        decides_graph=True,
+    ),
+    JobField(
+        name="targets_per_subgraph",
+        default=1,
+        typed=int,
+        panel=PIPELINE,
+        help="Targets (layers) that are on the GPU together.",
+        option="--targets-per-subgraph",
+        metavar="N",
+        unusual="{} targets per subgraph",
+    ),
+    JobField(
+        name="offload_device",
+        default="cpu",
+        typed=OffloadDevice,
+        panel=PIPELINE,
+        help="Where activations wait between subgraphs.",
+        option="--offload-device",
+        meter_spelling=METER_DEVICE,
+        unusual="activations offloaded to the GPU",
+    ),
+    JobField(
+        name="propagate_error",
+        default=True,
+        typed=bool,
+        panel=PIPELINE,
+        help="Run each subgraph once, and give the next one its uncompressed outputs.",
+        option="--no-propagate-error",
+        spelling=NEGATED,
+        unusual="errors not propagated",
+    ),
+    JobField(
+        name="prefetch",
+        default=False,
+        typed=bool,
+        panel=PIPELINE,
+        help="Fetch the next batch to the GPU during the current one.",
+        option="--prefetch",
+        unusual="prefetch",
+    ),
+    JobField(
+        name="calibrate_all_experts",
+        default=True,
+        typed=bool,
+        panel=PIPELINE,
+        help="Mixture of experts: an expert sees only the tokens routed to it.",
+        option="--no-calibrate-all-experts",
+        spelling=NEGATED,
+        unusual="routed experts only",
+        decides_graph=True,
+    ),
+    JobField(
+        name="linearized",
+        default=False,
+        typed=bool,
+        panel=MODEL,
+        help="Mixture of experts: loaded by load_quantizable_moe, with one Linear per projection. Otherwise "
+        "oneshot converts the fused experts, which costs CPU memory.",
+        option="--linearized",
+        unusual="linear experts",
+        decides_graph=True,
+    ),
+    JobField(
+        name="dtype",
+        default="bfloat16",
+        typed=DType,
+        panel=MODEL,
+        help="Type the weights are loaded in: bfloat16, float16 or float32.",
+        option="--dtype",
+        metavar="TYPE",
+        decides_graph=True,
+    ),
+    JobField(
+        name="layers",
+        default=None,
+        typed=int | None,
+        panel=MODEL,
+        help="Keep the first N layers of the text decoder.",
+        option="--layers",
+        metavar="N",
+        unusual="first {} layers",
+        decides_graph=True,
+    ),
+    JobField(
+        name="vision_layers",
+        default=None,
+        typed=int | None,
+        panel=MODEL,
+        help="Keep the first N layers of the vision tower.",
+        option="--vision-layers",
+        metavar="N",
+        unusual="first {} vision layers",
+        decides_graph=True,
+    ),
+    JobField(
+        name="gpu_memory_bytes",
+        default=80 * GIB,
+        typed=str,
+        panel=MACHINE,
+        help="Memory of the GPU, like 24GiB (2^30 bytes) or 24GB (10^9 bytes). GPTQ sizes its batches by it.",
+        option="--gpu-memory",
+        metavar="SIZE",
+        spelling=BYTES,
+        meter="--gpu-memory-gib",
+        meter_spelling=METER_GIB,
+    ),
+)
+"""In the order of `--help`."""

@@ -1,0 +1,44 @@
+"""The forms in which a record can be written, and which function writes which.
+
+Each report has a table `FORMATS` of these for its record; a new form is a line in it.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from planner.records import Record
+
+OutputFormat = Literal["table", "json", "markdown"]
+
+StepsShown = Literal["folded", "all"]
+"""One line per distinct step, or every step."""
+
+R_contra = TypeVar("R_contra", contravariant=True)
+R = TypeVar("R")
+
+
+class Renderer(Protocol[R_contra]):
+    """Writes a record as text, for a stdout of this width (None: as wide as needed) and with colours or without."""
+
+    def __call__(self, record: R_contra, /, *, width: int | None, color: bool) -> str: ...
+
+
+Formats = Mapping[OutputFormat, Renderer[R]]
+
+
+def everywhere(render: Callable[[R], str]) -> Renderer[R]:
+    """A form that is the same whatever it is shown on."""
+
+    @wraps(render)
+    def rendered(record: R, /, **_look: Any) -> str:
+        return render(record)
+
+    return rendered
+
+
+@everywhere
+def as_json(record: "Record") -> str:
+    """The record itself, as its JSON schema in docs/ has it."""
+    return record.model_dump_json(indent=1) + "\n"

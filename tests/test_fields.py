@@ -1,0 +1,88 @@
+"""One table of a job's fields: the record, the command line, the meter and the summary say the same."""
+
+from typing import Any
+
+import pytest
+
+from planner.fields import JOB_FIELDS
+from planner.job import Job
+from planner.reports.summary import job_line
+from planner.units import GB, GIB
+from tests.measured.cases import meter_arguments
+
+# A value of each field that is not its default.
+OTHERS: dict[str, Any] = {
+    "samples": 16,
+    "seq_len": 128,
+    "batch_size": 2,
+    "images": 1,
+    "image_size": (644, 336),
+    "pipeline": "sequential",
+    "sequential_targets": ("A", "B"),
+    "targets_per_subgraph": 2,
+    "offload_device": "gpu",
+    "propagate_error": False,
+    "prefetch": True,
+    "calibrate_all_experts": False,
+    "linearized": True,
+    "dtype": "float16",
+    "layers": 3,
+    "vision_layers": 4,
+    "gpu_memory_bytes": 24 * GIB,
+}
+NAMES = [field.name for field in JOB_FIELDS]
+
+
+def test_the_table_has_the_record_s_fields_and_no_other() -> None:
+    assert sorted(NAMES) == sorted(Job.model_fields) == sorted(OTHERS)
+
+
+@pytest.mark.parametrize("field", JOB_FIELDS, ids=NAMES)
+def test_a_field_has_the_record_s_default(field: Any) -> None:
+    assert field.default == Job.model_fields[field.name].default
+    assert OTHERS[field.name] != field.default
+
+
+@pytest.mark.parametrize("field", JOB_FIELDS, ids=NAMES)
+def test_what_is_written_is_read_back(field: Any) -> None:
+    for value in (field.default, OTHERS[field.name]):
+        assert field.parse(field.spelling.write(value)) == value
+
+
+def test_bytes_that_are_no_whole_gib_are_written_to_the_byte() -> None:
+    field = JOB_FIELDS[NAMES.index("gpu_memory_bytes")]
+    assert field.parse(field.spelling.write(24 * GB)) == 24 * GB
+
+
+@pytest.mark.parametrize("job", [Job(), Job(**OTHERS)])
+def test_the_meter_is_asked_for_the_same_job_as_it_says_it_ran(job: Job) -> None:
+    words = meter_arguments(job)
+    ran: dict[str, Any] = {field.option.removeprefix("--").replace("-", "_"): False for field in JOB_FIELDS}
+    ran |= {"layers": None, "vision_layers": None, "sequential_targets": None}
+    for word, value in zip(words, [*words[1:], "--"], strict=True):
+        if word.startswith("--"):
+            key = word.removeprefix("--").replace("-", "_")
+            ran[key] = True if value.startswith("--") else _number(value)
+    assert Job(**{field.name: field.from_meter(ran) for field in JOB_FIELDS}) == job
+
+
+def _number(text: str) -> Any:
+    """As argparse reads the meter's integers and floats."""
+    return int(text) if text.isdigit() else float(text) if text.replace(".", "").isdigit() else text
+
+
+def test_the_meter_s_command_line_is_the_one_it_knows() -> None:
+    assert " ".join(meter_arguments(Job(**OTHERS))) == (
+        "--samples 16 --seq-len 128 --batch-size 2 --images 1 --image-size 644x336 --pipeline sequential "
+        "--sequential-targets A,B --targets-per-subgraph 2 --offload-device cuda --no-propagate-error --prefetch "
+        "--no-calibrate-all-experts --linearized --dtype float16 --layers 3 --vision-layers 4 --gpu-memory-gib 24.0"
+    )
+
+
+def test_the_summary_says_what_is_not_the_default() -> None:
+    assert job_line(Job()) == "512 samples x 2,048 tokens, batch 1, independent pipeline, GPU of 80 GiB"
+    assert job_line(Job(**OTHERS)) == (
+        "16 samples x 128 tokens, batch 2, 1 image of 644x336 each, sequential pipeline, targets A, B, "
+        "2 targets per subgraph, activations offloaded to the GPU, errors not propagated, prefetch, "
+        "routed experts only, linear experts, first 3 layers, first 4 vision layers, GPU of 24 GiB"
+    )
