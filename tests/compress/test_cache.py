@@ -11,7 +11,7 @@ TOY = Toy(batch_size=4)
 
 
 def cache(**options: object) -> tuple[ActivationCache, Context]:
-    context = Context(job=toys.job(**({"samples": 12, "batch_size": 4} | options)))
+    context = Context(toys.job(**({"samples": 12, "batch_size": 4} | options)))
     return ActivationCache(context, TOY.trace), context
 
 

@@ -108,7 +108,7 @@ def test_computing_on_the_cpu_onloads_nothing(context: Context) -> None:
 
 
 def test_free_memory_is_the_card_less_what_is_live() -> None:
-    context = Context(job=toys.job(gpu_memory_bytes=GIB))
+    context = Context(toys.job(gpu_memory_bytes=GIB))
     context.take(1000, "weights", "x")
     assert context.free_gpu_bytes == GIB - 1000
     context.take(GIB, "weights", "x")

@@ -24,7 +24,7 @@ def modules(count: int, rows: int, columns: int, args: QuantArgs = W4A16) -> lis
 
 def calibrated(spec: GPTQSpec, targets: Sequence[LinearModule], **options: Any) -> tuple[GPTQModel, Context]:
     """The model once every module has seen one batch."""
-    context = Context(job=toys.job(**options))
+    context = Context(toys.job(**options))
     model = GPTQModel(context, spec)
     for module in targets:
         model.after_forward(module, toys.linear_call(module.name, TOKENS, module.rows, module.columns))

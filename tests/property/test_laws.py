@@ -165,7 +165,7 @@ def test_a_larger_gpu_never_lowers_the_gptq_batch_size(
     small, large = sorted(data.draw(st.tuples(*[st.integers(1, 200_000_000)] * 2)))
     sizes = []
     for memory in (small, large):
-        model = GPTQModel(Context(job=toys.job(gpu_memory_bytes=memory)), spec)
+        model = GPTQModel(Context(toys.job(gpu_memory_bytes=memory)), spec)
         batches = model._batches([one] * count)
         assert sum(map(len, batches)) == count
         sizes.append(max(map(len, batches)))
