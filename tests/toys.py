@@ -119,10 +119,10 @@ class Toy:
 
     def _head(self) -> Segment:
         events = (
-            Event("onload", bytes=self.embedding, name=f"{EMBEDDING}.weight"),
-            Event("alloc", 0, self.hidden, f"{EMBEDDING} embedding"),
-            Event("alloc", 1, self.mask, "model mask"),
-            Event("alloc", 2, self.positions, "model positions"),
+            Event("onload", bytes=self.embedding, parameter=f"{EMBEDDING}.weight"),
+            Event("alloc", 0, self.hidden, EMBEDDING, "embedding"),
+            Event("alloc", 1, self.mask, "model", "mask"),
+            Event("alloc", 2, self.positions, "model", "positions"),
         )
         return Segment(0, "", 0, events, (IDS,), ((MASK, 1), (POSITIONS, 2), (HIDDEN, 0)), self.exact)
 
@@ -143,22 +143,22 @@ class Toy:
 
     def _events(self, layer: Layer) -> Iterator[Event]:
         if layer.scores:
-            yield Event("alloc", 80, layer.scores, ".attention scores")
+            yield Event("alloc", 80, layer.scores, ".attention", "scores")
             yield Event("free", 80)
         for number, linear in enumerate(layer.linears):
             call = linear_call(linear.name, self.tokens, linear.rows, linear.columns, self.itemsize)
             yield Event("enter", call=call)
-            yield Event("onload", bytes=linear.bytes(self.itemsize), name=f"{linear.name}.weight")
-            yield Event("alloc", number, linear.rows * self.tokens * self.itemsize, f"{linear.name} mm")
+            yield Event("onload", bytes=linear.bytes(self.itemsize), parameter=f"{linear.name}.weight")
+            yield Event("alloc", number, linear.rows * self.tokens * self.itemsize, linear.name, "mm")
             yield Event("exit", call=call)
             if number:
                 yield Event("free", number - 1)
-        yield Event("alloc", LAST_HANDLE_OF_A_LAYER, self.hidden, ". add")
+        yield Event("alloc", LAST_HANDLE_OF_A_LAYER, self.hidden, ".", "add")
         yield Event("free", len(layer.linears) - 1)
 
     def _tail(self) -> Iterator[Event]:
-        yield Event("onload", bytes=self.norm, name=f"{NORM}.weight")
-        yield Event("alloc", 91, self.hidden, f"{NORM} mul")
+        yield Event("onload", bytes=self.norm, parameter=f"{NORM}.weight")
+        yield Event("alloc", 91, self.hidden, NORM, "mul")
         yield Event("exit", call=linear_call(HEAD, self.tokens, 500, 50, self.itemsize))
 
     # ------------------------------------------------------------------ the graph

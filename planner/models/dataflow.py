@@ -317,9 +317,9 @@ def _relative(event: Event, target: str) -> Event:
     """Names under the segment's target start with a dot."""
     if not target:
         return event
-    name, call = event.name, event.call
-    if (name + ".").startswith((f"{target}.", f"{target} ")):
-        name = "." + name[len(target) :].lstrip(".")
-    if call is not None and (call.module + ".").startswith(f"{target}."):
-        call = replace(call, module=call.module[len(target) :] or ".")
-    return replace(event, name=name, call=call)
+
+    def below(name: str) -> str:
+        return name[len(target) :] or "." if f"{name}.".startswith(f"{target}.") else name
+
+    call = event.call and replace(event.call, module=below(event.call.module))
+    return replace(event, module=below(event.module), parameter=below(event.parameter), call=call)

@@ -46,7 +46,7 @@ class _Estimate:
         crossings, segments = self._crossings(sizes), [self._head(sizes[:1])]
         for index, unit in enumerate(targets, start=1):
             after = sizes[index : index + 1] or sizes[-1:]
-            events = (*self._run([unit, *self._behind(unit)]), Event("alloc", 0, after[0], "hidden states"))
+            events = (*self._run([unit, *self._behind(unit)]), Event("alloc", 0, after[0], operator="hidden states"))
             writes = ((1 + index, 0),) if index < len(targets) else ()
             segments.append(Segment(index, unit.name, unit.structure, events, (index, 0), writes, exact=False))
         batch = 2 * self.tokens * TOKEN_BYTES
@@ -90,9 +90,9 @@ class _Estimate:
     def _head(self, feeds: Sequence[int]) -> Segment:
         """The embedding; `feeds` is what the first unit reads, if there is one."""
         weights = (u for u in self.units if u.kind == "embedding" and not u.is_target)
-        events = [Event("onload", bytes=u.bytes, name=f"{u.name}.weight") for u in weights]
+        events = [Event("onload", bytes=u.bytes, parameter=f"{u.name}.weight") for u in weights]
         if feeds:  # without a target all is one subgraph, and the library refuses to start
-            events += [*self._run(self._behind(None)), Event("alloc", 0, feeds[0], "hidden states")]
+            events += [*self._run(self._behind(None)), Event("alloc", 0, feeds[0], operator="hidden states")]
         return Segment(0, "", 0, tuple(events), (0,), ((1, 0),) if feeds else (), exact=False)
 
     def _behind(self, target: "Unit | None") -> list["Unit"]:
@@ -111,7 +111,7 @@ class _Estimate:
             prefix = "" if unit.is_target else unit.name
             for parameter in self.structures[unit.structure].parameters:
                 if not parameter.tied:
-                    yield Event("onload", bytes=parameter.bytes, name=prefix + parameter.name)
+                    yield Event("onload", bytes=parameter.bytes, parameter=prefix + parameter.name)
             linears = self._linears(unit)
             if linears:
                 yield from self._attention([next(ids) for _ in range(3)], prefix)
@@ -122,7 +122,7 @@ class _Estimate:
         """Eager attention: scores, an fp32 copy, its softmax."""
         scores = self.job.batch_size * self.heads * self.job.seq_len**2
         for number, nbytes in zip(numbers, (scores * self.itemsize, scores * FP32, scores * FP32), strict=True):
-            yield Event("alloc", number, nbytes, f"{prefix}.attention scores")
+            yield Event("alloc", number, nbytes, f"{prefix}.attention", "scores")
         yield from (Event("free", number) for number in numbers)
 
     def _linear(self, module: "ModuleInfo", name: str, taken: int, made: int) -> Iterator[Event]:
@@ -137,9 +137,9 @@ class _Estimate:
             (self.tokens, module.rows),
             self.itemsize,
         )
-        yield Event("alloc", taken, self.tokens * module.columns * self.itemsize, f"{name} input")
+        yield Event("alloc", taken, self.tokens * module.columns * self.itemsize, name, "input")
         yield Event("enter", call=call)
-        yield Event("alloc", made, self.tokens * module.rows * self.itemsize, f"{name} output")
+        yield Event("alloc", made, self.tokens * module.rows * self.itemsize, name, "output")
         yield Event("exit", call=call)
         yield Event("free", taken)
         yield Event("free", made)

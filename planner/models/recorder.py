@@ -268,7 +268,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
                 if key not in self._touched:
                     self._touched.add(key)
                     self.events.append(
-                        Event("onload", bytes=tensor.untyped_storage().nbytes(), name=self.observer.relative(name))
+                        Event("onload", bytes=tensor.untyped_storage().nbytes(), parameter=self.observer.relative(name))
                     )
             elif key not in self.ids:
                 self.observer.on_read(key, tensor)
@@ -285,14 +285,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
             if not counted:
                 continue
             self.ids[key] = self._next
-            self.events.append(
-                Event(
-                    "alloc",
-                    self._next,
-                    tensor.untyped_storage().nbytes(),
-                    f"{self.observer.where()} {name.strip('_')}".strip(),
-                )
-            )
+            nbytes = tensor.untyped_storage().nbytes()
+            self.events.append(Event("alloc", self._next, nbytes, self.observer.where(), name.strip("_")))
             self._next += 1
             if name in _READ_AS_TRUE and tensor.numel() == 1 and tensor.dtype == torch.bool:
                 self._truths.add(key)
@@ -312,7 +306,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
 
     def _workspace(self, nbytes: int, name: str) -> None:
         if nbytes and not self._paused:
-            self.events.append(Event("alloc", self._next, nbytes, name, category="cuda_workspace"))
+            self.events.append(Event("alloc", self._next, nbytes, operator=name, category="cuda_workspace"))
             self.events.append(Event("free", self._next))
             self._next += 1
 

@@ -22,7 +22,8 @@ def first_touches(trace: ModelTrace) -> dict[str, int]:
     for segment in trace.segments:
         for event in segment.events:
             if event.kind == "onload":
-                name = segment.target + event.name if event.name.startswith(".") else event.name
+                name = event.parameter
+                name = segment.target + name if name.startswith(".") else name
                 touches.setdefault(name, segment.index)
     return touches
 

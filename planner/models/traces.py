@@ -34,16 +34,26 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """alloc: `id` takes `bytes`, made by `name`. free: `id` goes. onload: parameter `name` is
-    touched. enter/exit: the hooks of `call` run before and after that Linear's forward."""
+    """alloc: `id` takes `bytes`, made by `operator` in the forward of `module`. free: `id` goes. onload: `parameter`
+    is touched. enter/exit: the hooks of `call` run before and after that Linear's forward.
+
+    Names of modules and parameters are full, or from a dot on where they lie under the segment's target.
+    """
 
     kind: EventKind
     id: int = 0
     bytes: int = 0
-    name: str = ""
+    module: str = ""
+    operator: str = ""
+    parameter: str = ""
     call: Call | None = None
     category: str = "forward"
     """Kind of memory: `forward`, or `cuda_workspace` for what a CUDA kernel takes beside its result."""
+
+    @property
+    def name(self) -> str:
+        """The parameter, or module and operator, in one text."""
+        return self.parameter or f"{self.module} {self.operator}".strip()
 
 
 @dataclass(frozen=True, slots=True)
