@@ -4,8 +4,9 @@ How a format works. A format is a rule from tensors to bytes: `store` takes a mo
 weights in it) and answers each with its type and its bytes in the file, on the GPU and in CPU memory (tensors.py
 Stored). The rules are the tools' own, tensor by tensor: llama.cpp's choice of a type for each (gguf/), the compressors
 of compressed-tensors for whatever scheme a recipe gives a module (compressed*.py), the blocks of bitsandbytes,
-AutoGPTQ and ExLlama. A family is a module with `formats()` and `parse(text)`; nothing else knows a family's names. mixed.py makes
-one model of several choices within a budget. No file here runs a model, imports torch or knows an engine.
+AutoGPTQ and ExLlama. A family is a module with `formats()` and `parse(text)`; nothing else knows a family's names.
+mixed.py makes one model of several choices within a budget. No file here runs a model, imports torch or knows an
+engine.
 """
 
 from collections.abc import Callable, Iterator
