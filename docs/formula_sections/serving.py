@@ -7,6 +7,7 @@ from planner.formats.mixed import default_order
 from planner.formats.registry import find_format
 from planner.hardware import find_gpu
 from planner.serving.bit_budget import budget_of, make_ladder, most_bits
+from planner.serving.engines import LLAMA_CPP, VLLM
 from planner.serving.schema import ServeOptions, Serving, SplitMode
 from planner.serving.serve import size, size_stored
 from planner.serving.speed import CPU_BANDWIDTH, experts_read
@@ -21,7 +22,7 @@ def section() -> str:
 
 def _split(model: str, kept: str, mode: SplitMode, gpus: int) -> str:
     served = real.served(model)[0]
-    placed = place(served, real.stored(model, kept), "vllm", ServeOptions(gpus=gpus, split=mode))
+    placed = place(served, real.stored(model, kept), VLLM, ServeOptions(gpus=gpus, split=mode))
     return decimal(max(share.bytes for share in placed.gpus))
 
 
@@ -58,7 +59,7 @@ def _layers() -> str:
     served, stored = real.served("llama-3-8b")[0], real.stored("llama-3-8b", "Q4_K_M")
     rows = []
     for count in (0, 1, 16, 33):
-        placed = place(served, stored, "llama.cpp", ServeOptions(gpu_layers=count))
+        placed = place(served, stored, LLAMA_CPP, ServeOptions(gpu_layers=count))
         rows.append((f"-ngl {count}", placed.gpu_layers, decimal(placed.bytes), decimal(placed.cpu.bytes)))
     return """### Split by layer, and -ngl
 
