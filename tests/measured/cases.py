@@ -50,7 +50,7 @@ class Case:
 
 
 def meter_arguments(job: Job) -> list[str]:
-    """The same job in the words of the meter's command line."""
+    """The same job in the words of the meter's command line (tests/meter)."""
     arguments = ["--samples", job.samples, "--seq-len", job.seq_len, "--batch-size", job.batch_size]
     arguments += ["--dtype", job.dtype, "--pipeline", job.pipeline, "--gpu-memory-gib", job.gpu_memory_bytes / GIB]
     arguments += ["--images", job.images, "--image-size", "x".join(map(str, job.image_size))] if job.images else []

@@ -58,7 +58,7 @@ def predicted(case: Case) -> Plan:
 
 
 def measured(case: Case) -> dict[str, object]:
-    """What the meter said."""
+    """What the meter (tests/meter) said."""
     return json.loads(case.recorded.read_text())  # type: ignore[no-any-return]
 
 
