@@ -1,6 +1,6 @@
 """From kinds of allocation, which the simulation names, to the parts of a peak that reports show.
 
-The kinds are those of the meter. A kind that is not listed falls into `other`, so that the parts of
+The kinds are those of the meter (tests/meter). A kind that is not listed falls into `other`, so that the parts of
 a step always sum to its peak.
 """
 

@@ -134,7 +134,7 @@ class Accuracy(Record):
 
 def compare(plan: Plan, measurement: Measurement, file: str = "") -> JobAccuracy:
     """Lay the plan of a measured job beside it. Steps that only one of them has become a note."""
-    matches, missing = _matches(plan, measurement)
+    matches, missing = match_steps(plan, measurement)
     base = measurement.host.baseline_rss_bytes or 0
     names = [name for name in FIGURES if name != "cpu_process" or base]
     figures = [figure for name in names if (figure := _figure(name, matches, base)) is not None]
@@ -158,11 +158,11 @@ def compare(plan: Plan, measurement: Measurement, file: str = "") -> JobAccuracy
 Match = tuple[tuple[Step, ...], MeasuredStep]
 
 
-def _matches(plan: Plan, measurement: Measurement) -> tuple[list[Match], list[MeasuredStep]]:
+def match_steps(plan: Plan, measurement: Measurement) -> tuple[list[Match], list[MeasuredStep]]:
     """Each measured step with the plan's steps of that name, and the measured steps that the plan lacks.
 
-    More than one where the measurement is coarser: its setup covers the plan's setup and prepare where
-    it has no prepare of its own; a running peak covers everything up to its step.
+    More than one where the measurement is coarser: a setup without a prepare of its own covers more of
+    the plan (`_whole_setup`); a running peak covers everything up to its step.
     """
     measured = [step for step in measurement.steps if not step.partial]
     has_prepare = any(step.phase == "prepare" for step in measured)
@@ -177,11 +177,21 @@ def _matches(plan: Plan, measurement: Measurement) -> tuple[list[Match], list[Me
         elif step.running:
             found.append((plan.steps[: mine.index + 1], step))
         elif step.phase == "setup" and not has_prepare:
-            prepare = planned.get((key[0], key[1], "prepare", key[3]))
-            found.append(((mine, prepare) if prepare else (mine,), step))
+            found.append((_whole_setup(plan, mine, measurement), step))
         else:
             found.append(((mine,), step))
     return found, missing
+
+
+def _whole_setup(plan: Plan, setup: Step, measurement: Measurement) -> tuple[Step, ...]:
+    """The plan's steps that a setup without a prepare covers: up to the first batch, so prepare too.
+
+    The meter (tests/meter/steps.py `end`) closes finalize when calibration_end returns. The pipeline
+    returns after that, so the setup of a second modifier begins with all that the first one still holds.
+    """
+    before, after = plan.steps[setup.index - 1], plan.steps[setup.index + 1]
+    leaves = (before,) if measurement.source == "meter" and before.phase == "finalize" else ()
+    return (*leaves, setup, *((after,) if after.phase == "prepare" else ()))
 
 
 def _key(step: MeasuredStep, plan: Plan) -> tuple[str | None, int | None, str]:

@@ -57,7 +57,7 @@ def _json(path: str) -> dict[str, Any]:
 
 
 def _from_meter(data: dict[str, Any], path: Path) -> Measurement:
-    """The meter's JSON (schema 1; meter/README.md describes the fields)."""
+    """The meter's JSON (schema 1; tests/meter/README.md describes the fields)."""
     try:
         words = str(data.get("command", "")).split()
         named = next((word for word in words if word.endswith("config.json")), "")

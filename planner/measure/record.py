@@ -10,7 +10,7 @@ from planner.records import Record
 MEASUREMENT_VERSION = 1
 
 Source = Literal["device", "log", "meter"]
-"""`device`: planner measure on an accelerator. `log`: read from a log. `meter`: the counting device."""
+"""`device`: planner measure on an accelerator. `log`: read from a log. `meter`: the counting device (tests/meter)."""
 MeasuredPhase = Literal[
     "load", "setup", "prepare", "calibrate", "compress", "propagate", "between", "finalize", "save", "oneshot"
 ]

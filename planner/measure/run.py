@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import partialmethod
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from tqdm.std import tqdm
@@ -20,6 +19,7 @@ from planner.measure.checks import available_bytes, versions
 from planner.measure.model import calibration_data, measured_model, tokenizer
 from planner.measure.probes import CudaProbe, DeviceProbe, NoDevice, Sampler, resident_bytes
 from planner.measure.record import Card, HostFacts, MeasuredModel, MeasuredRecipe, MeasuredStep, Measurement
+from planner.measure.replacing import replaced
 from planner.measure.steps import Recorder, watching
 from planner.models.build import architecture, parameter_bytes, parameter_count
 from planner.models.source import ModelSource
@@ -173,7 +173,7 @@ def _quiet() -> Iterator[None]:
     with (
         warnings.catch_warnings(),
         Path(os.devnull).open("w", encoding="utf-8") as nowhere,
-        patch.object(tqdm, "__init__", partialmethod(tqdm.__init__, file=nowhere)),
+        replaced(tqdm, "__init__", partialmethod(tqdm.__init__, file=nowhere)),
     ):
         warnings.simplefilter("ignore")
         yield

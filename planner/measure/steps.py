@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
-from unittest.mock import patch
 
 from planner.measure.probes import Sampler
 from planner.measure.record import CpuFigures, GpuFigures, MeasuredPhase, MeasuredStep
+from planner.measure.replacing import replaced
 
 COLLECTED_BATCHES = 2
 # What a pipeline does first, once calibration_start has told the modifiers.
@@ -144,7 +144,7 @@ def watching(recorder: Recorder, collect: bool = False) -> Iterator[None]:
     watcher = _Watcher(recorder, collect)
     with ExitStack() as stack:
         for owner, name, replacement in watcher.replacements():
-            stack.enter_context(patch.object(owner, name, replacement))
+            stack.enter_context(replaced(owner, name, replacement))
         yield
 
 

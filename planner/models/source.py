@@ -134,7 +134,7 @@ def presets_like(text: str) -> str:
 def truncate(config: Any, layers: int | None, vision_layers: int | None) -> None:
     """Keep the first layers of the text decoder and of the vision tower, in a transformers config.
 
-    The same cut as the meter's `--layers` and `--vision-layers`, so that a plan and a short run of
+    The same cut as tests/meter's `--layers` and `--vision-layers`, so that a plan and a short run of
     the real library mean the same model.
     """
     if layers is not None:

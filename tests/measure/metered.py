@@ -1,16 +1,16 @@
 """`planner measure` on the meter's pretended CUDA device, which computes nothing: for a machine without a GPU.
 
-    METER=folder of meter.py  METER_BUILD=...  METER_PYTHON tests/measure/metered.py GIB [measure's arguments]
+    .instruments/meter-venv/bin/python tests/measure/metered.py GIB [measure's arguments]
 
-Run by the python of the meter's environment (planner on PYTHONPATH). The device answers what a real one
-would: memory_stats from the meter's books. Weights are marked as unknown instead of being filled.
+Run by the python of the meter's environment (tests/meter/README.md), with planner on PYTHONPATH. The device answers
+what a real one would: memory_stats from the meter's books. Weights are marked as unknown instead of being filled.
 """
 
-import os
 import sys
+from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, os.environ["METER"])
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "meter"))
 
 import fakecuda  # type: ignore[import-not-found]  # before torch
 import torch

@@ -1,8 +1,8 @@
 """planner measure with the real LLM Compressor, on a machine without a GPU. Opt-in.
 
 PLANNER_LLMCOMPRESSOR_PYTHON: python of an environment with llmcompressor 0.14.0.1 and planner's own
-dependencies. For the tests on the meter's pretended device also PLANNER_METER, the folder of
-meter.py, and METER_BUILD, if its extension is elsewhere.
+dependencies. For the tests on the meter's pretended device that is the meter's (tests/meter/setup.sh), and METER_BUILD
+names its extension's folder if it is elsewhere.
 """
 
 import json
@@ -23,7 +23,7 @@ from tests.measured.cases import RUNS
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 PYTHON = os.environ.get("PLANNER_LLMCOMPRESSOR_PYTHON", "")
-METER = os.environ.get("PLANNER_METER", "")
+EXTENSION = Path(os.environ.get("METER_BUILD") or ROOT / ".instruments" / "meter-build") / "fakecuda_ext.so"
 CASES = {
     "llama-3-8b-gptq_w4a16-layers3-seqlen2048-batchsize1": "",
     "llama-3-8b-sparsegpt_2of4-layers3-seqlen2048-batchsize1": "",
@@ -39,13 +39,13 @@ pytestmark = [
     pytest.mark.llmcompressor,
     pytest.mark.skipif(not PYTHON, reason="PLANNER_LLMCOMPRESSOR_PYTHON names no python with llmcompressor"),
 ]
-on_the_meter = pytest.mark.skipif(not METER, reason="PLANNER_METER names no folder with meter.py")
+on_the_meter = pytest.mark.skipif(not EXTENSION.exists(), reason="tests/meter/setup.sh was not run: no fakecuda_ext.so")
 
 
 def library(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a script of this folder in the library's environment."""
     script, *rest = words
-    settings = {**os.environ, "PYTHONPATH": str(ROOT), "METER": METER, **environment}
+    settings = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     command = [PYTHON, str(HERE / script), *rest]
     return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=settings)
 

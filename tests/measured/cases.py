@@ -51,7 +51,7 @@ class Case:
 
 
 def meter_arguments(job: Job) -> list[str]:
-    """The same job in the words of the meter's command line."""
+    """The same job in the words of the meter's command line (tests/meter)."""
     return [word for field in JOB_FIELDS for word in field.meter_words(getattr(job, field.name))]
 
 

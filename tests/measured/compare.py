@@ -4,14 +4,22 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
-from planner.compress.schema import Plan, Step
+from planner.compress.schema import Plan
+from planner.measure.accuracy import Match, match_steps
+from planner.measure.files import read_measurement
 from planner.models.load import load_model
 from planner.planning import plan_graph
 from planner.recipe.load import load_recipe
+from planner.units import MIB
 from tests.measured.cases import Case
 
-PHASES = ("calibrate", "compress", "propagate")
+Device = Literal["gpu", "cpu"]
+
+SHARE = 0.01
+SLACK = 4 * MIB
+"""The goal: every figure within this share of the measured one, or within these bytes of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,12 +31,16 @@ class Pair:
     measured: int
 
     @property
+    def difference(self) -> int:
+        return self.predicted - self.measured
+
+    @property
     def ratio(self) -> float:
         return self.predicted / self.measured if self.measured else float(self.predicted == 0) or float("inf")
 
-    def within(self, share: float, slack: int = 0) -> bool:
-        """Equal up to a share of the measured figure, or up to `slack` bytes."""
-        return abs(self.predicted - self.measured) <= max(self.measured * share, slack)
+    @property
+    def is_equal(self) -> bool:
+        return abs(self.difference) <= max(self.measured * SHARE, SLACK)
 
 
 @cache
@@ -46,30 +58,32 @@ def predicted(case: Case) -> Plan:
 
 
 def measured(case: Case) -> dict[str, object]:
-    """What the meter said."""
+    """What the meter (tests/meter) said."""
     return json.loads(case.recorded.read_text())  # type: ignore[no-any-return]
 
 
-def steps(case: Case) -> Iterator[tuple[Step, dict]]:  # type: ignore[type-arg]
-    """Each measured step of the phases that count, with the step of the plan that bears its name."""
-    mine = {(s.modifier, s.subgraph, s.phase): s for s in predicted(case).steps}
-    for step in measured(case)["steps"]:  # type: ignore[attr-defined]
-        if step["phase"] in PHASES:
-            yield mine[step["modifier"], step["subgraph"], step["phase"]], step
+def steps(case: Case) -> list[Match]:
+    """Each measured step with the steps of the plan that it covers; none is left out."""
+    matches, missing = match_steps(predicted(case), read_measurement(str(case.recorded)))
+    assert not missing, f"{case.name}: not planned: {missing}"
+    return matches
 
 
-def gpu_pairs(case: Case) -> Iterator[Pair]:
-    """GPU peak of every calibrate, compress and propagate step."""
-    for mine, theirs in steps(case):
-        where = f"{theirs['modifier']} {theirs['subgraph'] or ''} {theirs['phase']}"
-        yield Pair(what=where, predicted=mine.gpu.peak_bytes, measured=theirs["gpu"]["peak_bytes"])
+def pairs(case: Case, device: Device) -> Iterator[Pair]:
+    """The peak of every measured step: setup, calibrate, compress, propagate, finalize."""
+    for planned, step in steps(case):
+        theirs = step.gpu.requested_bytes if device == "gpu" else step.cpu.tensor_bytes
+        assert theirs is not None, "the meter measures both"
+        mine = max((each.gpu if device == "gpu" else each.cpu).peak_bytes for each in planned)
+        where = " ".join(str(word) for word in (step.modifier, step.subgraph, step.phase) if word)
+        yield Pair(what=where, predicted=mine, measured=theirs)
 
 
-def gpu_peak(case: Case) -> Pair:
-    """Highest GPU bytes over these steps and the rest of the job."""
-    return Pair(what="GPU peak", predicted=predicted(case).gpu.peak_bytes, measured=measured(case)["gpu"]["peak_bytes"])  # type: ignore[index]
-
-
-def cpu_peak(case: Case) -> Pair:
-    """Highest CPU bytes of the job."""
-    return Pair(what="CPU peak", predicted=predicted(case).cpu.peak_bytes, measured=measured(case)["cpu"]["peak_bytes"])  # type: ignore[index]
+def peak(case: Case, device: Device) -> Pair:
+    """The highest bytes of the whole job."""
+    plan = predicted(case)
+    return Pair(
+        what=f"{device} peak",
+        predicted=(plan.gpu if device == "gpu" else plan.cpu).peak_bytes,
+        measured=measured(case)[device]["peak_bytes"],  # type: ignore[index]
+    )

@@ -2,12 +2,9 @@
 
 import pytest
 
-from planner.units import MIB
 from tests.measured.cases import Case, cases
-from tests.measured.compare import cpu_peak, gpu_pairs, gpu_peak, measured, predicted
+from tests.measured.compare import Device, measured, pairs, peak, predicted, steps
 
-SHARE = 0.01
-SMALL = 4 * MIB
 CASES = list(cases())
 
 
@@ -16,14 +13,21 @@ def case(request: pytest.FixtureRequest) -> Case:
     return request.param  # type: ignore[no-any-return]
 
 
-def test_every_step_is_planned_and_its_gpu_peak_is_within_one_percent(case: Case) -> None:
-    wrong = [pair for pair in gpu_pairs(case) if not pair.within(SHARE, SMALL)]
+@pytest.mark.parametrize("device", ["gpu", "cpu"])
+def test_every_step_is_planned_and_its_peak_is_within_one_percent(case: Case, device: Device) -> None:
+    wrong = [pair for pair in pairs(case, device) if not pair.is_equal]
     assert not wrong, "\n".join(f"{p.what}: {p.predicted} planned, {p.measured} measured" for p in wrong)
 
 
-def test_the_peaks_of_the_job_are_within_one_percent(case: Case) -> None:
-    assert gpu_peak(case).within(SHARE, SMALL)
-    assert cpu_peak(case).within(SHARE, SMALL)
+@pytest.mark.parametrize("device", ["gpu", "cpu"])
+def test_the_peaks_of_the_job_are_within_one_percent(case: Case, device: Device) -> None:
+    assert peak(case, device).is_equal
+
+
+def test_every_step_of_the_plan_is_measured_but_load_and_save(case: Case) -> None:
+    """The meter starts with a loaded model, and writes no files."""
+    compared = {step.index for planned, _ in steps(case) for step in planned}
+    assert {step.phase for step in predicted(case).steps if step.index not in compared} == {"load", "save"}
 
 
 def test_the_model_has_the_measured_size_and_class(case: Case) -> None:

@@ -1,0 +1,30 @@
+#!/usr/bin/env python3
+"""tests/meter/meter.py on PyTorch's own CUDA build. Started by run.sh, which preloads the pretended driver."""
+
+import os
+import pathlib
+import sys
+
+here = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(here), str(here.parent / "meter")]  # fakecuda is ours, everything else the meter's
+if "--verbose" not in sys.argv:
+    os.environ["TQDM_DISABLE"] = "1"
+
+import fakecuda
+import meter
+
+fakecuda.torch.backends.cudnn.enabled = False  # its stub cannot plan; convolutions take PyTorch's own kernels
+
+_report = meter.report
+
+
+def _report_with_reserved(args, about_model, steps, seconds) -> dict:
+    result = _report(args, about_model, steps, seconds)
+    result["gpu"]["peak_reserved_bytes"] = max(s["gpu"]["peak_reserved_bytes"] for s in steps)
+    if fakecuda.LOG:
+        fakecuda.write_trace()
+    return result
+
+
+meter.report = _report_with_reserved
+meter.main()

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Makes the environment (PyTorch's CUDA build, real llmcompressor) and builds the pretended driver. Safe to run again.
+#
+#   tests/cudameter/setup.sh [FOLDER]   FOLDER: default $CUDAMETER, else .instruments/cudameter in the repository (git
+#                                       ignores it); takes 6 GB
+#
+# PYTHON: the interpreter (default python3.11). TORCH: the CUDA build's version (default 2.14.1).
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+folder=${1:-${CUDAMETER:-$(cd "$here/../.." && pwd)/.instruments/cudameter}}
+python=${PYTHON:-python3.11}
+torch_version=${TORCH:-2.14.1}
+for tool in "$python" g++ gcc nm; do command -v "$tool" >/dev/null || { echo "setup.sh: $tool is missing" >&2; exit 1; }; done
+
+mkdir -p "$folder/lib"
+[ -x "$folder/venv/bin/python" ] || "$python" -m venv "$folder/venv"
+pip() { "$folder/venv/bin/python" -m pip install --quiet "$@"; }
+pip "torch==$torch_version" numpy
+"$folder/venv/bin/python" -c 'import sys, torch; sys.exit(torch.version.cuda is None)' || { echo "setup.sh: this torch is a CPU build; the pretended driver needs the CUDA one" >&2; exit 1; }
+# llmcompressor asks for torch<=2.14.0; its own dependencies come with their versions, torch as it is.
+pip --no-deps llmcompressor==0.14.0.1 compressed-tensors==0.19.0 transformers==5.17.0 accelerate==1.15.0
+pip -c <(echo "torch==$torch_version") 'datasets' 'pydantic' loguru 'pyyaml' tokenizers safetensors huggingface_hub regex tqdm requests psutil packaging nvidia-ml-py pillow auto-round typer
+
+include=$("$folder/venv/bin/python" -c 'import triton, pathlib; print(pathlib.Path(triton.__file__).parent / "backends/nvidia/include")')
+torch_lib=$("$folder/venv/bin/python" -c 'import importlib.util, pathlib; print(pathlib.Path(importlib.util.find_spec("torch").origin).parent / "lib")')
+"$folder/venv/bin/python" "$here/stubs.py" "$torch_lib" "$include/cuda.h" "$folder/lib/libraries.cpp" "$folder/lib/driver.c"
+g++ -O1 -shared -fPIC -std=c++17 -w -I"$include" "$here/runtime.cpp" "$folder/lib/libraries.cpp" -o "$folder/lib/libpretended.so"
+gcc -shared -fPIC -w "$folder/lib/driver.c" -Wl,-soname,libcuda.so.1 -o "$folder/lib/libcuda.so.1"
+echo "setup.sh: ready. Run: CUDAMETER=$folder $here/run.sh --help"

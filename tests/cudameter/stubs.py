@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""Write C stubs for the CUDA libraries that PyTorch links: each function answers "success" and computes nothing.
+
+stubs.py TORCH_LIB_FOLDER CUDA_H OUT_LIBRARIES.cpp OUT_DRIVER.c
+"""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+LIBRARIES = ("libcublas", "libcublasLt", "libcusolver", "libcudnn", "libcusparse", "libcufft")
+
+# Functions whose caller reads an answer back. cuSOLVER's workspace queries answer 0: what they really answer is only
+# known on a GPU.
+HANDLES = (
+    "cublasCreate_v2",
+    "cublasLtCreate",
+    "cusolverDnCreate",
+    "cusolverDnCreateParams",
+    "cudnnCreate",
+    "cusparseCreate",
+)
+POTRF_SIZE = "int cusolverDn{type}potrf_bufferSize(void*, int, int, void*, int, int* n) {{ *n = 0; return 0; }}"
+LIBRARY_ANSWERS = {
+    "cudnnGetVersion": "unsigned long cudnnGetVersion() { return 91300; }",
+    "cudnnGetCudartVersion": "unsigned long cudnnGetCudartVersion() { return CUDART; }",
+    "cublasGetPointerMode_v2": "int cublasGetPointerMode_v2(void*, int* m) { *m = 0; return 0; }",
+    "cublasGetMathMode": "int cublasGetMathMode(void*, int* m) { *m = 0; return 0; }",
+    "cublasGetStream_v2": "int cublasGetStream_v2(void*, void** s) { *s = 0; return 0; }",
+    "cublasGetVersion_v2": "int cublasGetVersion_v2(void*, int* v) { *v = CUDART * 10; return 0; }",
+    "cublasLtMatmulAlgoGetHeuristic": (
+        "int cublasLtMatmulAlgoGetHeuristic(void*, void*, void*, void*, void*, void*, void*, int, void*, int* n)"
+        " { *n = 1; return 0; }"
+    ),
+    "cusolverDnXpotrf_bufferSize": (
+        "int cusolverDnXpotrf_bufferSize(void*, void*, int, long, int, const void*, long, int,"
+        " unsigned long* d, unsigned long* h) { *d = *h = 0; return 0; }"
+    ),
+    **{f"cusolverDn{letter}potrf_bufferSize": POTRF_SIZE.format(type=letter) for letter in "SDCZ"},
+    **{name: f"int {name}(void** h) {{ *h = (void*)0x50; return 0; }}" for name in HANDLES},
+}
+DRIVER_ANSWERS = {
+    "cuDevicePrimaryCtxGetState": (
+        "int cuDevicePrimaryCtxGetState(int d, unsigned* f, int* a) { if (f) *f = 0; if (a) *a = 1; return 0; }"
+    ),
+    "cuDevicePrimaryCtxRetain": "int cuDevicePrimaryCtxRetain(void** c, int d) { *c = (void*)0x77; return 0; }",
+    "cuCtxGetCurrent": "int cuCtxGetCurrent(void** c) { *c = (void*)0x77; return 0; }",
+    "cuCtxGetDevice": "int cuCtxGetDevice(int* d) { *d = 0; return 0; }",
+    "cuDeviceGet": "int cuDeviceGet(int* d, int i) { *d = i; return 0; }",
+    "cuDeviceGetCount": "int cuDeviceGetCount(int* n) { *n = 1; return 0; }",
+    "cuDriverGetVersion": "int cuDriverGetVersion(int* v) { *v = CUDART; return 0; }",
+    "cuDeviceGetAttribute": (
+        "extern int cudaDeviceGetAttribute(int*, int, int);"
+        " int cuDeviceGetAttribute(int* v, int a, int d) { return cudaDeviceGetAttribute(v, a, d); }"
+    ),
+    "cuFuncGetAttribute": "int cuFuncGetAttribute(int* v, int a, void* f) { *v = a == 0 ? 1024 : 0; return 0; }",
+    "cuModuleLoadData": "int cuModuleLoadData(void** m, const void* i) { *m = (void*)0x88; return 0; }",
+    "cuModuleGetFunction": "int cuModuleGetFunction(void** f, void* m, const char* n) { *f = (void*)0x99; return 0; }",
+}
+
+
+def taken(folder: pathlib.Path) -> set[str]:
+    """Symbols that PyTorch's CUDA libraries take from NVIDIA's, as `name@library`."""
+    found = set()
+    for library in folder.glob("lib*.so"):
+        listing = subprocess.run(
+            ["nm", "-D", "--undefined-only", library],  # noqa: S607  (binutils, wherever the system has them)
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout
+        found.update(line.split()[-1] for line in listing.splitlines() if "@lib" in line)
+    return found
+
+
+def main(torch_lib: str, cuda_h: str, libraries_out: str, driver_out: str) -> None:
+    """Write both files."""
+    symbols, header = taken(pathlib.Path(torch_lib)), pathlib.Path(cuda_h).read_text()
+    names = sorted({s.split("@")[0] for s in symbols if s.split("@")[1].startswith(LIBRARIES)})
+    version = "#define CUDART " + re.search(r"define CUDA_VERSION (\d+)", header).group(1)
+    lines = [version, 'extern "C" {', *(LIBRARY_ANSWERS.get(n, f"int {n}(...) {{ return 0; }}") for n in names), "}"]
+    pathlib.Path(libraries_out).write_text("\n".join(lines) + "\n")
+
+    driver = set(re.findall(r"CUresult CUDAAPI (cu\w+)\s*\(", header))
+    for name, versioned in re.findall(r"#\s*define\s+(cu[A-Z]\w+)\s+(?:__CUDA_API_PT[SD]Z\()?(cu[A-Z]\w+)\)?", header):
+        driver |= {name, versioned}
+    driver |= {s.split("@")[0] for s in symbols if s.split("@")[1].startswith("libcuda.so")} | set(DRIVER_ANSWERS)
+    pathlib.Path(driver_out).write_text(
+        "\n".join([version] + [DRIVER_ANSWERS.get(n, f"int {n}() {{ return 0; }}") for n in sorted(driver)]) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
