@@ -8,10 +8,11 @@ from planner.compress.context import Context
 from planner.compress.oneshot import simulate
 from planner.compress.plans import rule_plan, simulated_plan
 from planner.compress.program import Program
+from planner.compress.recipes import load_recipe
 from planner.compress.schema import Plan
 from planner.errors import JobError
 from planner.job import Job
-from planner.recipe.load import load_recipe
+from planner.notes import texts
 from planner.recipe.specs import Recipe
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ def plan_graph(
     `fold=False` simulates every subgraph, equal or not; the bytes are the same (in a data-free plan, folding makes
     one owner stand for several: `... and 30 more`).
     """
-    notes: list[str] = [*graph.notes, *recipe.notes]
-    program = make_program(graph, recipe, job, notes)
+    program, bound = make_program(graph, recipe, job)
+    notes = [*graph.notes, *texts(recipe.notes), *texts(bound)]
     pipelines = _pipelines(program, job)
     if "sequential" in pipelines:
         _check_sequential(graph)

@@ -6,9 +6,9 @@ from pydantic import Field
 
 from planner.job import Job
 from planner.records import Record
+from planner.upstream import LLMCOMPRESSOR_VERSION
 
 SCHEMA_VERSION = 1
-LLMCOMPRESSOR_VERSION = "0.14.0.1"
 
 Phase = Literal["load", "setup", "prepare", "calibrate", "compress", "propagate", "finalize", "save"]
 

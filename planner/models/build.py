@@ -12,6 +12,7 @@ import torch
 from planner.errors import ModelError
 from planner.job import Job
 from planner.models.source import DEPTH_KEYS, ModelSource, truncate
+from planner.upstream import EXPERT_COUNT_KEYS
 
 # Beyond these a config is a slip of the keyboard or an attack: they bound time and memory here.
 MAX_DEPTH = 10_000
@@ -20,7 +21,6 @@ MAX_EXPERTS = 2**15
 MAX_EXPERTS_OF_ALL_LAYERS = 10**6
 MAX_VOCABULARY = 10**8
 MAX_POSITIONS = 10**8
-EXPERT_KEYS = ("num_local_experts", "moe_num_experts", "num_experts", "n_routed_experts")
 _POSITIVE = (*DEPTH_KEYS, "hidden_size", "d_model", "n_embd", "num_attention_heads", "n_head", "vocab_size")
 _WIDTH_ENDINGS = ("_size", "_dim", "_rank", "_heads", "_embd", "_model", "_channels", "_features", "_groups")
 
@@ -81,7 +81,7 @@ def vision_config(config: Any) -> Any:
 def num_experts(config: Any) -> int:
     """Routed experts per MoE layer, 0 for a dense model."""
     text = text_config(config)
-    return next((int(count) for key in EXPERT_KEYS if (count := getattr(text, key, None))), 0)
+    return next((int(count) for key in EXPERT_COUNT_KEYS if (count := getattr(text, key, None))), 0)
 
 
 def architecture(model: torch.nn.Module) -> str:
@@ -141,7 +141,7 @@ def _limit(key: str) -> int | None:
 
 
 def _check_expert_total(part: dict[str, Any], where: str) -> None:
-    experts = max((part[key] for key in EXPERT_KEYS if isinstance(part.get(key), int)), default=0)
+    experts = max((part[key] for key in EXPERT_COUNT_KEYS if isinstance(part.get(key), int)), default=0)
     depth = max((part[key] for key in DEPTH_KEYS if isinstance(part.get(key), int)), default=1)
     if experts * depth > MAX_EXPERTS_OF_ALL_LAYERS:
         raise ModelError(f"{where}: {depth} layers of {experts} experts are more than the planner takes")

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
+from planner.compress.recipes import load_recipe
 from planner.compress.schema import Plan, Step
 from planner.models.load import load_model
 from planner.planning import plan_graph
-from planner.recipe.load import load_recipe
 from tests.measured.cases import Case
 
 PHASES = ("calibrate", "compress", "propagate")

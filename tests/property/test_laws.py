@@ -12,13 +12,13 @@ from planner.compress import pipelines
 from planner.compress.binding import make_program
 from planner.compress.context import Context
 from planner.compress.modifiers import gptq, sparsegpt
-from planner.compress.modifiers.gptq import GPTQModel
+from planner.compress.modifiers.gptq import GPTQModel, GPTQSpec
 from planner.compress.oneshot import simulate
 from planner.compress.program import Outcome
 from planner.compress.schema import Plan
 from planner.job import Job
 from planner.planning import plan_graph
-from planner.recipe.specs import GPTQSpec, Recipe
+from planner.recipe.specs import Recipe
 from tests import toys
 from tests.property import strategies
 from tests.toys import Toy, WatchedLedger
@@ -40,7 +40,8 @@ def planned(case: Case, *, fold: bool = True) -> Plan:
 def simulated(case: Case, *, fold: bool = True) -> tuple[Outcome, WatchedLedger]:
     toy, recipe, job = case
     context, ledger = toys.watched(job)
-    return simulate(make_program(toy.graph, recipe, job, []), context, fold=fold), ledger
+    program, _ = make_program(toy.graph, recipe, job)
+    return simulate(program, context, fold=fold), ledger
 
 
 # ---------------------------------------------------------------------- the books
@@ -136,7 +137,7 @@ def test_what_a_step_allocates_and_does_not_carry_is_freed_in_it(case: Case) -> 
 def test_a_job_leaves_weights_samples_and_qparams(case: Case, fold: bool) -> None:
     toy, recipe, job = case
     context = Context(job=job)
-    program = make_program(toy.graph, recipe, job, [])
+    program, _ = make_program(toy.graph, recipe, job)
     simulate(program, context, fold=fold)
     assert context.ledger.live("gpu") == 0
     left = {"model": toy.weight_bytes, "calibration_data": job.samples * toy.ids, "qparams": program.qparam_bytes}
