@@ -10,12 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from planner.compress.recipes import load_recipe
     from planner.compress.schema import Plan
     from planner.errors import PlannerError
     from planner.job import Job
     from planner.models.load import load_model
     from planner.planning import compare, plan
-    from planner.recipe.load import load_recipe
 
 __all__ = ["Job", "Plan", "PlannerError", "compare", "load_model", "load_recipe", "plan"]
 
@@ -25,7 +25,7 @@ _HOMES = {
     "PlannerError": "planner.errors",
     "compare": "planner.planning",
     "load_model": "planner.models.load",
-    "load_recipe": "planner.recipe.load",
+    "load_recipe": "planner.compress.recipes",
     "plan": "planner.planning",
 }
 

@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel
 
+from planner.compress.recipes import load_recipe, recipe_from_dict
 from planner.errors import JobError, ModelError, RecipeError
 from planner.fields import JOB_FIELDS
 from planner.job import Job
 from planner.models.graph import ModelGraph
 from planner.models.source import ModelSource, Named
-from planner.recipe.load import load_recipe, recipe_from_dict
 from planner.recipe.specs import ModifierSpec, Recipe
 
 AnyModel = Named | ModelGraph
@@ -49,7 +49,7 @@ def recipe_of(given: AnyRecipe) -> Recipe:
     if isinstance(given, Mapping):
         return recipe_from_dict(dict(given), "recipe mapping")
     modifiers: Sequence[Any] = given if isinstance(given, Sequence) else (given,)
-    if modifiers and all(isinstance(each, get_args(ModifierSpec)) for each in modifiers):
+    if modifiers and all(isinstance(each, ModifierSpec) for each in modifiers):
         return _from_specs(modifiers)
     if modifiers and all(isinstance(each, BaseModel) for each in modifiers):
         return _from_library(modifiers)

@@ -49,7 +49,7 @@ def _show_version(wanted: bool) -> None:
         return
     from importlib.metadata import version
 
-    from planner.compress.schema import LLMCOMPRESSOR_VERSION
+    from planner.upstream import LLMCOMPRESSOR_VERSION
 
     typer.echo(f"planner {version('compression-planner')}, models llmcompressor {LLMCOMPRESSOR_VERSION}")
     raise typer.Exit

@@ -87,9 +87,8 @@ def plan_graph(
     `shortcuts=EVERYTHING` walks all of the job, equal or not; the bytes are the same (in a data-free plan, folding
     makes one owner stand for several: `... and 30 more`).
     """
-    said: list[str] = [*recipe.notes]
-    program = make_program(graph, recipe, job, said)
-    notes = [*graph.notes, *(Note(kind="recipe", text=text) for text in said)]
+    program, bound = make_program(graph, recipe, job)
+    notes = [*graph.notes, *recipe.notes, *bound]
     pipelines = {each.pipeline for each in pipeline_runs(program, job)}
     if "sequential" in pipelines:
         check_sequential(graph)

@@ -12,20 +12,15 @@ from typing import Any
 from planner.compress.context import Context, Shortcuts
 from planner.compress.devices import CountingDevice
 from planner.compress.ledger import Ledger, Peak
+from planner.compress.modifiers.gptq import GPTQSpec
+from planner.compress.modifiers.mixin import QuantizationMixinSpec
+from planner.compress.modifiers.rtn import QuantizationSpec
+from planner.compress.modifiers.sparsegpt import SparseGPTSpec
 from planner.compress.program import Program, Run
 from planner.job import Job
 from planner.models.graph import Edge, ModelGraph, ModuleInfo, Onload, Parameter, Structure, Unit
 from planner.models.traces import Call, Crossing, Event, ModelTrace, Segment
-from planner.recipe.specs import (
-    GPTQSpec,
-    ModifierSpec,
-    ModuleRef,
-    QuantArgs,
-    QuantizationSpec,
-    Recipe,
-    Scheme,
-    SparseGPTSpec,
-)
+from planner.recipe.specs import ModifierSpec, ModuleRef, QuantArgs, Recipe, Scheme
 from planner.recipe.targets import LinearModule, UnitTargets
 
 EMBEDDING, NORM, HEAD = "model.embed_tokens", "model.norm", "lm_head"
@@ -229,9 +224,9 @@ class Toy:
         return Program(**(values | changes))
 
     def run(self, spec: ModifierSpec) -> Run:
-        if isinstance(spec, QuantizationSpec) and not spec.groups:
+        if isinstance(spec, QuantizationMixinSpec) and not spec.groups:
             return Run(spec=spec, units=())
-        scheme = spec.groups[0] if isinstance(spec, QuantizationSpec) else None
+        scheme = spec.groups[0] if isinstance(spec, QuantizationMixinSpec) else None
         units = (
             UnitTargets(
                 unit=f"model.layers.{i}",
@@ -251,7 +246,6 @@ class Toy:
                 columns=x.columns,
                 itemsize=self.itemsize,
                 scheme=scheme,
-                sparsify=scheme is None,
             )
 
 

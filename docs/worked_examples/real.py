@@ -5,6 +5,7 @@ from functools import cache
 from typing import Literal
 
 from planner.compress.modifiers.hessian import hessian_bytes
+from planner.compress.recipes import load_recipe
 from planner.compress.schema import Plan
 from planner.formats.registry import find_format
 from planner.formats.served_model import ServedModel
@@ -13,7 +14,6 @@ from planner.hardware import find_gpu
 from planner.job import Job
 from planner.models.graph import ModelGraph
 from planner.planning import plan_graph
-from planner.recipe.load import load_recipe
 from planner.serving.activations import Activations
 from planner.serving.cache import cache_size
 from planner.serving.schema import ServeOptions, Serving

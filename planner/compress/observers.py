@@ -12,21 +12,11 @@ from planner.compress.context import Context, Frame
 from planner.compress.ledger import Handle, Owner
 from planner.errors import UnsupportedError
 from planner.recipe.dtypes import itemsize, zero_point_itemsize
+from planner.recipe.observers import DEFAULT, OBSERVERS, Observer
 from planner.recipe.qparams import scale_count
 from planner.recipe.specs import QuantArgs
 from planner.recipe.targets import LinearModule
-
-MINMAX = ("memoryless_minmax", "static_minmax", "minmax")
-MSE = ("memoryless_mse", "mse", "nvfp4_expanded_mse", "fouroversix")
-# mse_quant.py _grid_search_mse_triton: values that one program handles
-MSE_TILE = 512
-# observers/helpers.py FUSED_LAYER_NAMES: siblings that share one global scale
-FUSED = (
-    ("gate_proj", "up_proj"),
-    ("q_proj", "k_proj", "v_proj"),
-    ("q_a_proj", "kv_a_proj_with_mqa"),
-    ("w1", "w3"),
-)
+from planner.upstream import FUSED_LAYER_NAMES, MSE_TILE
 
 
 @dataclass(slots=True)
@@ -111,7 +101,7 @@ class WeightObservers:
 def siblings_of(name: str, names: frozenset[str]) -> tuple[str, ...]:
     """Names fused with `name` under the same parent, itself included; empty when it stands alone."""
     parent, _, leaf = name.rpartition(".")
-    for group in FUSED:
+    for group in FUSED_LAYER_NAMES:
         members = tuple(f"{parent}.{member}" for member in group)
         if leaf in group and all(member in names for member in members):
             return members
@@ -127,26 +117,37 @@ def _flatten_blocks(frame: Frame, module: LinearModule, args: QuantArgs) -> None
     frame.assign("weight in blocks", rows * columns * module.itemsize)
 
 
+def observer_of(args: QuantArgs) -> Observer:
+    """The observer that these arguments name; raises UnsupportedError where planner does not model it."""
+    name = args.observer or DEFAULT["input"]
+    observer = OBSERVERS.get(name)
+    if observer is not None and observer.alias_of is not None:
+        observer = OBSERVERS[observer.alias_of]
+    if observer is None or observer.statistics is None:
+        modelled = ", ".join(name for name, known in OBSERVERS.items() if known.statistics is not None)
+        raise UnsupportedError(f"observer {name} is not modelled; modelled: {modelled}")
+    return observer
+
+
 def observed_range(frame: Frame, args: QuantArgs, *, observations: int, count: int, group: int, itemsize: int) -> None:
     """Leave min_vals and max_vals in `frame`."""
-    if args.observer in MSE:
-        _mse_statistics(frame, args, observations, count, group, itemsize)
-    elif args.observer is None or args.observer in MINMAX:
+    observer = observer_of(args)
+    if observer.statistics == "mse":
+        _mse_statistics(frame, args, observer, observations, count, group, itemsize)
+    else:
         frame.assign("min_vals", count * itemsize)
         frame.assign("max_vals", count * itemsize)
-    else:
-        raise UnsupportedError(f"observer {args.observer} is not modelled; modelled: {', '.join(MINMAX + MSE)}")
 
 
-def _mse_steps(args: QuantArgs) -> int:
-    """observers/mse.py: number of shrink factors tried."""
+def _mse_steps(args: QuantArgs, observer: Observer) -> int:
+    """observers/mse.py MemorylessMSEObserver: number of shrink factors tried."""
     options = dict(args.observer_kwargs)
-    expanded = args.observer in ("nvfp4_expanded_mse", "fouroversix")
-    grid = options.get("grid", 200.0 if expanded else 100.0)
-    return int(options.get("maxshrink", 1 - 0.8 / 1.8 if expanded else 0.20) * grid)
+    return int(options.get("maxshrink", observer.maxshrink) * options.get("grid", observer.grid))
 
 
-def _mse_statistics(frame: Frame, args: QuantArgs, observations: int, count: int, group: int, itemsize: int) -> None:
+def _mse_statistics(
+    frame: Frame, args: QuantArgs, observer: Observer, observations: int, count: int, group: int, itemsize: int
+) -> None:
     """mse_quant.py _grid_search_mse_triton, the path taken on CUDA."""
     small, wide = count * itemsize, count * 4
     for name in ("min_val", "max_val"):
@@ -159,7 +160,7 @@ def _mse_statistics(frame: Frame, args: QuantArgs, observations: int, count: int
         with frame.during(small, "zeros"):
             frame.assign(name, small)
     frame.assign("zp_base", wide)
-    steps, values = _mse_steps(args), observations * group
+    steps, values = _mse_steps(args, observer), observations * group
     frame.assign("best_step", wide)
     if values > MSE_TILE:
         frame.assign("partial_errors", steps * count * -(-values // MSE_TILE) * 4)

@@ -10,8 +10,7 @@ from planner.fields import Method
 from planner.job import Job
 from planner.notes import Note
 from planner.records import Record
-
-LLMCOMPRESSOR_VERSION = "0.14.0.1"
+from planner.upstream import LLMCOMPRESSOR_VERSION
 
 Phase = Literal["load", "setup", "prepare", "calibrate", "compress", "propagate", "finalize", "save"]
 

@@ -6,13 +6,14 @@ what each of them is stored as.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from planner.compress.binding import CACHE_OBSERVERS, make_program
+from planner.compress.binding import make_program
+from planner.compress.recipes import load_recipe, recipe_from_dict
 from planner.errors import RecipeError, UnsupportedError
 from planner.formats.compressed_schemes import block_of, describe, module_bytes
 from planner.formats.plain import keep
@@ -20,10 +21,11 @@ from planner.formats.registry import Format
 from planner.formats.served_model import ServedModel
 from planner.formats.tensors import ANY_EXPERT, Stored, StoredModel, Weight, nothing_to_quantize
 from planner.job import Job
+from planner.notes import Note, texts
 from planner.recipe.dtypes import zero_point_itemsize
 from planner.recipe.files import list_recipes
-from planner.recipe.load import load_recipe, recipe_from_dict
-from planner.recipe.specs import QuantArgs, QuantizationSpec, Recipe, Scheme, SparseGPTSpec
+from planner.recipe.specs import QuantArgs, Recipe, Scheme
+from planner.upstream import ATTENTION_PROJECTIONS
 
 if TYPE_CHECKING:
     from planner.compress.program import Program
@@ -41,13 +43,13 @@ IGNORE = (
     "re:.*multi_modal_projector.*",
 )
 
-SPARSE_NOTE = (
-    "Pruned weights are stored and served as zeros at full size: compressed-tensors has had no sparse format since "
-    "0.14 (model_compressor.py: Sparse24 is no longer supported), so sparsity saves no bytes."
+SPARSE_NOTE = Note(
+    kind="result",
+    text="Pruned weights are stored and served as zeros at full size: compressed-tensors has had no sparse format "
+    "since 0.14 (model_compressor.py: Sparse24 is no longer supported), so sparsity saves no bytes.",
 )
 
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
-_PROJECTIONS = ("k_proj", "v_proj", "qkv_proj", "kv_b_proj")  # initialize.py _is_attention_module
 _GROUPED = Fraction(16, 128)  # one 16-bit scale for 128 weights
 
 # Preset, bits of a weight with its group's scales (scales of rows and tensors are next to nothing), summary.
@@ -110,32 +112,30 @@ def store_recipe(served: ServedModel, recipe: Recipe) -> StoredModel:
 
     Raises RecipeError where LLM Compressor would refuse the recipe for this model.
     """
-    notes: list[str] = []
-    program = make_program(served.graph, recipe, Job(), notes)
-    return _stored_model(served, recipe, program, [note for note in notes if note != CACHE_OBSERVERS])
+    program, notes = make_program(served.graph, recipe, Job())
+    # what is estimated is the job's memory: nothing that a served model's reader needs
+    return _stored_model(served, recipe, program, [note for note in notes if note.kind != "estimate"])
 
 
 def _stored_model(
-    served: ServedModel, recipe: Recipe, program: "Program", notes: list[str], each_stands_for_all: bool = False
+    served: ServedModel, recipe: Recipe, program: "Program", notes: Sequence[Note], each_stands_for_all: bool = False
 ) -> StoredModel:
     """The model with the schemes that a recipe gave its modules.
 
     `each_stands_for_all`: the program knows one expert of each layer, and all get its scheme.
     """
-    if any(isinstance(spec, SparseGPTSpec) for spec in recipe.modifiers):
-        notes.append(SPARSE_NOTE)
+    sparse = [SPARSE_NOTE] if any(spec.prunes for spec in recipe.modifiers) else []
     schemes = _schemes(program)
     copies = {weight.name: weight.copies for weight in served.weights}
     counts = _counted(schemes)
-    notes += _shared(served, counts.keys() - copies.keys())
+    shared = _shared(served, counts.keys() - copies.keys())
+    said = texts((*recipe.notes, *notes, *sparse, *shared))
     if each_stands_for_all:
         known = ((name, chosen) for name, chosen in counts.items() if name in copies)
         counts = {name: Counter(dict.fromkeys(chosen, copies[name])) for name, chosen in known}
     extra = _cache_scales(served, recipe) + _untied_head(served, schemes)
     tensors = (_stored(w, counts.get(w.name), extra[w.name], served.graph.itemsize) for w in served.weights)
-    return StoredModel(
-        format=recipe.name, tensors=tuple(tensors), kv_dtype=cache_dtype(recipe), notes=(*recipe.notes, *notes)
-    )
+    return StoredModel(format=recipe.name, tensors=tuple(tensors), kv_dtype=cache_dtype(recipe), notes=said)
 
 
 def preset_recipe(name: str, graph: "ModelGraph") -> Recipe:
@@ -149,9 +149,9 @@ def _store_preset(name: str) -> Callable[[ServedModel], StoredModel]:
     def store(served: ServedModel) -> StoredModel:
         try:
             # A preset treats all experts alike: matching all 44,544 Linears of DeepSeek-V3's takes a third of a second.
-            graph, notes = _with_one_expert(served.graph), list[str]()
+            graph = _with_one_expert(served.graph)
             recipe = preset_recipe(name, graph)
-            program = make_program(graph, recipe, Job(), notes)
+            program, notes = make_program(graph, recipe, Job())
             if not _schemes(program):
                 raise nothing_to_quantize(name, served.name, served.weights)
             return _stored_model(served, recipe, program, notes, each_stands_for_all=True)
@@ -193,14 +193,15 @@ def _counted(schemes: dict[str, Scheme]) -> dict[str, Counter[Scheme]]:
     return counts
 
 
-def _shared(served: ServedModel, names: Iterable[str]) -> Iterator[str]:
+def _shared(served: ServedModel, names: Iterable[str]) -> Iterator[Note]:
     """Quantized matrices that are another layer's: zamba2's blocks come again and again with the same weights."""
     again = [name for name in names if name != f"{served.graph.head}.weight"]
     if again:
-        yield (
+        text = (
             f"{len(again)} matrices are the same tensors as another layer's, {min(again)} among them: each is counted "
             "once, on disk too."
         )
+        yield Note(kind="result", text=text)
 
 
 def _stored(weight: Weight, schemes: Counter[Scheme] | None, extra: int, dtype_bytes: int) -> Stored:
@@ -244,7 +245,7 @@ def cache_dtype(recipe: Recipe) -> str | None:
 
 def _cache_args(recipe: Recipe) -> QuantArgs | None:
     """kv_cache_scheme of the last modifier that has one."""
-    args = [s.kv_cache for s in recipe.modifiers if isinstance(s, QuantizationSpec) and s.kv_cache is not None]
+    args = [spec.kv_cache for spec in recipe.modifiers if spec.kv_cache is not None]
     return args[-1] if args else None
 
 
@@ -273,6 +274,6 @@ def _cached_projections(graph: "ModelGraph") -> Iterator[str]:
         modules = graph.structures[unit.structure].modules
         names = {module.name for module in modules}
         for module in modules:
-            inside = [f"{module.name}.{part}" for part in _PROJECTIONS if f"{module.name}.{part}" in names]
+            inside = [f"{module.name}.{part}" for part in ATTENTION_PROJECTIONS if f"{module.name}.{part}" in names]
             if inside and "attention" in module.classes[0].lower():
                 yield f"{unit.name}{inside[0]}.weight"

@@ -1,9 +1,9 @@
 """What was measured, in the form that `planner.plan` takes: the record alone is enough to plan the job again."""
 
+from planner.compress.recipes import recipe_from_dict
 from planner.measure.record import Measurement
 from planner.models.source import ModelSource, source_of
 from planner.recipe.files import parse_recipe
-from planner.recipe.load import recipe_from_dict
 from planner.recipe.specs import Recipe
 
 

@@ -3,10 +3,11 @@
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from planner.compress.schema import LLMCOMPRESSOR_VERSION, Plan
+from planner.compress.schema import Plan
 from planner.errors import MeasureError
 from planner.measure.record import Card
 from planner.units import human_bytes
+from planner.upstream import LLMCOMPRESSOR_VERSION
 
 PACKAGES = ("torch", "llmcompressor", "compressed-tensors", "transformers", "accelerate")
 

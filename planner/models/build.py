@@ -12,15 +12,9 @@ import torch
 from planner.errors import ModelError
 from planner.job import Build
 from planner.models.architectures import auto_class, class_notes
-from planner.models.fields import (
-    EXPERT_KEYS,
-    check_dtypes,
-    check_left_out,
-    check_sizes,
-    defaults_taken,
-    field_of,
-)
+from planner.models.fields import check_dtypes, check_left_out, check_sizes, defaults_taken, field_of
 from planner.models.source import ModelSource, truncate
+from planner.upstream import EXPERT_COUNT_KEYS
 
 
 def build_model(source: ModelSource, build: Build) -> torch.nn.Module:
@@ -95,7 +89,7 @@ def num_experts(config: Any) -> int:
     """Routed experts per MoE layer, 0 for a dense model."""
     text = text_config(config)
     parts = (text, getattr(text, "ffn_config", None))  # dbrx keeps its experts in a part of its own
-    return next((int(count) for part in parts for key in EXPERT_KEYS if (count := getattr(part, key, None))), 0)
+    return next((int(count) for part in parts for key in EXPERT_COUNT_KEYS if (count := getattr(part, key, None))), 0)
 
 
 def architecture(model: torch.nn.Module) -> str:

@@ -16,11 +16,10 @@ import torch
 from torch.nn import functional
 
 from planner.errors import UnsupportedError
+from planner.upstream import EXPERT_COUNT_KEYS, EXPERTS_PER_TOKEN_KEYS, GPT_OSS_EXPERTS, LLAMA4_EXPERTS
 
 Gate = Callable[[torch.Tensor], torch.Tensor]
 
-_LLAMA4 = ("transformers.models.llama4.modeling_llama4", "Llama4TextExperts")
-_GPT_OSS = ("transformers.models.gpt_oss.modeling_gpt_oss", "GptOssExperts")
 _MISSING = object()
 
 
@@ -194,7 +193,7 @@ def expert_shape(experts: torch.nn.Module, config: Any) -> ExpertShape:
     Llama 4 has its own reading, from the text part of the whole model's config (llama4.py
     Llama4LinearExperts.from_experts_module).
     """
-    llama4 = _is(experts, _LLAMA4)
+    llama4 = _is(experts, LLAMA4_EXPERTS)
     try:
         own = config.text_config if llama4 else getattr(experts, "config", config)
         shape = _llama4_shape(own) if llama4 else _shape(own, bool(getattr(experts, "has_gate", True)))
@@ -206,9 +205,9 @@ def expert_shape(experts: torch.nn.Module, config: Any) -> ExpertShape:
 
 def _shape(config: Any, gated: bool) -> ExpertShape:
     fixed = getattr(config, "model_type", "") in ("gpt_oss", "openai_privacy_filter")
-    _first(config, "top_k_experts", "num_experts_per_tok")  # upstream needs one of them, though not here
+    _first(config, *EXPERTS_PER_TOKEN_KEYS)  # upstream needs one of them, though not here
     return ExpertShape(
-        experts=_first(config, "num_local_experts", "moe_num_experts", "num_experts", "n_routed_experts"),
+        experts=_first(config, *EXPERT_COUNT_KEYS),
         hidden=_first(config, "moe_latent_size", "hidden_size", "hidden_dim"),
         intermediate=_first(config, "moe_intermediate_size", "intermediate_dim", "intermediate_size"),
         bias=fixed or bool(_first(config, "use_bias", "mlp_bias", default=False)),
@@ -300,7 +299,7 @@ def _is(module: torch.nn.Module, name: tuple[str, str]) -> bool:
 
 def _is_fused(module: torch.nn.Module) -> bool:
     """linearize.py get_non_linearized_moes: a registered class, or a decorated one with fused weights."""
-    if _is(module, _LLAMA4) or _is(module, _GPT_OSS):
+    if _is(module, LLAMA4_EXPERTS) or _is(module, GPT_OSS_EXPERTS):
         return True
     has = [isinstance(getattr(module, name, None), torch.nn.Parameter) for name in ("up_proj", "gate_up_proj")]
     return isinstance(getattr(module, "down_proj", None), torch.nn.Parameter) and any(has) and _is_decorated(module)
@@ -317,20 +316,20 @@ def _is_decorated(module: torch.nn.Module) -> bool:
 
 
 def _transposed(experts: Any) -> bool:
-    return True if _is(experts, _LLAMA4) else bool(experts.is_transposed)
+    return True if _is(experts, LLAMA4_EXPERTS) else bool(experts.is_transposed)
 
 
 def _linear_class(experts: torch.nn.Module) -> type[LinearExperts2D]:
-    if _is(experts, _LLAMA4):
+    if _is(experts, LLAMA4_EXPERTS):
         return Llama4LinearExperts
-    return GptOssLinearExperts if _is(experts, _GPT_OSS) else LinearExperts2D
+    return GptOssLinearExperts if _is(experts, GPT_OSS_EXPERTS) else LinearExperts2D
 
 
 def _gate(experts: torch.nn.Module) -> Callable[..., torch.Tensor]:
     """The gate function of the fused class, which the linear experts call as their own method."""
     from transformers.integrations.moe import _default_apply_gate
 
-    if _is(experts, _GPT_OSS):
+    if _is(experts, GPT_OSS_EXPERTS):
         return _gpt_oss_gate
     gate: Callable[..., torch.Tensor] = getattr(type(experts), "_apply_gate", _default_apply_gate)
     return gate
@@ -371,5 +370,5 @@ def _slices(fused: Any, number: int, kind: str, gated: bool) -> dict[str, torch.
         up, down = up.T, down.T
     if not gated:
         return {"up_proj": up, "down_proj": down}
-    gate, up = (up[0::2], up[1::2]) if _is(fused, _GPT_OSS) else up.chunk(2)
+    gate, up = (up[0::2], up[1::2]) if _is(fused, GPT_OSS_EXPERTS) else up.chunk(2)
     return {"gate_proj": gate, "up_proj": up, "down_proj": down}

@@ -6,6 +6,7 @@ from typing import Any
 
 from planner.errors import ModelError
 from planner.models.source import DEPTH_KEYS
+from planner.upstream import EXPERT_COUNT_KEYS
 
 # Beyond these a config is a slip of the keyboard or an attack: they bound time and memory here.
 MAX_DEPTH = 10_000
@@ -14,7 +15,6 @@ MAX_EXPERTS = 2**15
 MAX_EXPERTS_OF_ALL_LAYERS = 10**6
 MAX_VOCABULARY = 10**8
 MAX_POSITIONS = 10**8
-EXPERT_KEYS = ("num_local_experts", "moe_num_experts", "num_experts", "n_routed_experts")
 # Some families read a zero in these as their default, others fail later, far from the reason.
 _POSITIVE_OR_LEFT_OUT = ("head_dim", "num_key_value_heads")
 _POSITIVE = (
@@ -187,7 +187,7 @@ def _limit(key: str) -> int | None:
 
 
 def _check_expert_total(part: dict[str, Any], where: str) -> None:
-    experts = max((part[key] for key in EXPERT_KEYS if isinstance(part.get(key), int)), default=0)
+    experts = max((part[key] for key in EXPERT_COUNT_KEYS if isinstance(part.get(key), int)), default=0)
     depth = max((part[key] for key in DEPTH_KEYS if isinstance(part.get(key), int)), default=1)
     if experts * depth > MAX_EXPERTS_OF_ALL_LAYERS:
         raise ModelError(f"{where}: {depth} layers of {experts} experts are more than the planner takes")

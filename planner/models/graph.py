@@ -137,7 +137,8 @@ class ModelGraph:
                 refs.append(entry)
             else:
                 unit = self.units[entry]
-                refs += [ModuleRef(unit.name + m.name, m.classes) for m in self.structures[unit.structure].modules]
+                parts = self.structures[unit.structure].modules
+                refs += [ModuleRef(unit.name + m.name, m.classes, m.rows, m.columns, m.itemsize) for m in parts]
         return refs
 
     def weighted(self, unit: Unit) -> list[ModuleInfo]:

@@ -22,14 +22,8 @@ from typing import Any
 
 import torch
 
-# args/dataset_arguments.py tracing_ignore
-TRACING_IGNORE = {
-    "_update_causal_mask", "create_causal_mask", "_update_mamba_mask", "make_causal_mask", "get_causal_mask",
-    "mask_interface", "mask_function", "_prepare_4d_causal_attention_mask", "_prepare_fsmt_decoder_inputs",
-    "_prepare_4d_causal_attention_mask_with_cache_position", "_update_linear_attn_mask",
-    "project_per_layer_inputs", "_apply_attn_res",
-}  # fmt: skip
-MASK_FUNCTIONS = ("create_causal_mask", "create_sliding_window_causal_mask", "create_chunked_causal_mask")
+from planner.upstream import MASK_FUNCTIONS, TRACING_IGNORE
+
 _LEAVES = (ast.Continue, ast.Break, ast.Return)
 
 

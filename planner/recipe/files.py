@@ -42,7 +42,7 @@ def list_recipes() -> tuple[RecipeInfo, ...]:
     return tuple(RecipeInfo(name=name, path=files[name], summary=_summary(files[name])) for name in sorted(files))
 
 
-def read_recipe(text: str) -> tuple[str, dict[str, Any]]:
+def recipe_mapping(text: str) -> tuple[str, dict[str, Any]]:
     """A shipped recipe's name, a file's path, or recipe text of several lines -> name and mapping."""
     shipped = {info.name: info.path for info in list_recipes()}
     if not text.strip():

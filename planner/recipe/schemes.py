@@ -7,44 +7,24 @@ side that imports compressed-tensors (and with it torch), and only inside functi
 
 import re
 from collections.abc import Iterator
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from planner.errors import RecipeError, UnsupportedError
 from planner.hints import did_you_mean, shorten
+from planner.recipe.fields import ModifierFields, validated
+from planner.recipe.observers import DEFAULT, OBSERVERS
 from planner.recipe.specs import QuantArgs, Scheme
 
-M = TypeVar("M", bound=BaseModel)
 Part = Literal["weights", "input_activations", "output_activations"]
 
-# Names registered in llmcompressor/observers (min_max.py, mse.py, imatrix.py).
-OBSERVERS = (
-    "minmax",
-    "static_minmax",
-    "memoryless_minmax",
-    "mse",
-    "memoryless_mse",
-    "nvfp4_expanded_mse",
-    "fouroversix",
-    "imatrix_mse",
-    "nvfp4_expanded_imatrix",
+# mixin.py `_apply_observer_overrides`: part, key of the `observer` mapping.
+_OBSERVED: tuple[tuple[Part, str], ...] = (
+    ("weights", "weights"),
+    ("input_activations", "input"),
+    ("output_activations", "output"),
 )
-_ALIASES = {"fouroversix": "nvfp4_expanded_mse"}  # mse.py `_load_fouroversix_alias`
-# calibration.py `initialize_observer` compares the text as written, so `MinMax` stays a running average.
-_MEMORYLESS = {"minmax": "memoryless_minmax", "static_minmax": "memoryless_minmax", "mse": "memoryless_mse"}
-# mixin.py `_apply_observer_overrides`: part, key of the `observer` mapping, observer when none is named.
-_OBSERVED: tuple[tuple[Part, str, str], ...] = (
-    ("weights", "weights", "memoryless_minmax"),
-    ("input_activations", "input", "minmax"),
-    ("output_activations", "output", "minmax"),
-)
-_CHOICES = {
-    "type": ("int", "float"),
-    "strategy": ("tensor", "channel", "group", "block", "token", "tensor_group", "attn_head"),
-    "dynamic": ("true", "false", "local"),
-    "actorder": ("static", "weight"),
-}
 # initialize.py `initialize_qparams` raises for these on a Linear: too few dimensions are known.
 _IMPOSSIBLE = {
     "weights": ("attn_head",),
@@ -54,20 +34,8 @@ _IMPOSSIBLE = {
 _BITS = {"float": (4, 8), "int": tuple(range(1, 33))}  # helpers.py `_calculate_range`
 
 
-class ModifierFields(BaseModel):
-    """Fields of every modifier (llmcompressor/modifiers/modifier.py). `group` is refused there too."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    index: int | None = None
-    start: float | None = None
-    end: float | None = None
-    update: float | None = None
-    requires_calibration_data: bool = False
-
-
 class QuantizationFields(ModifierFields):
-    """Fields of QuantizationModifier; what is inside groups and schemes is left to compressed-tensors."""
+    """Fields of QuantizationMixin; what is inside groups and schemes is left to compressed-tensors."""
 
     config_groups: dict[str, Any] | None = None
     targets: list[str] = Field(default_factory=lambda: ["Linear"])
@@ -92,18 +60,6 @@ class QuantizationFields(ModifierFields):
         return any(value is not None for value in given) or self.targets != ["Linear"] or self.ignore != []
 
 
-def validated(model: type[M], data: Any, where: str) -> M:
-    """The record, or a RecipeError that names the first bad field by its path."""
-    if not isinstance(data, dict):
-        raise RecipeError(f"must be a mapping of fields, not {shorten(repr(data))}", where)
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        raise _explained(error, model, data, where) from error
-    except Exception as error:  # validators that compare before they check raise TypeError, NotImplementedError, ...
-        raise RecipeError(f"compressed-tensors refuses it: {shorten(str(error))}", where) from error
-
-
 def resolve_groups(fields: QuantizationFields, where: str) -> tuple[Scheme, ...]:
     """The config groups in order; one that quantizes nothing when neither scheme nor groups are given."""
     if fields.scheme is not None and fields.config_groups is not None:
@@ -120,8 +76,19 @@ def resolve_kv_cache(data: Any, where: str) -> QuantArgs | None:
     if data is None:
         return None
     args = _validated_args(data, where)
-    observer = None if args.dynamic is True else _known_observer(args.observer or "minmax", where)
+    observer = None if args.dynamic is True else _known_observer(args.observer or DEFAULT["input"], where)
     return _record(args, observer, where)
+
+
+def needs_data(group: Scheme) -> bool:
+    """Some range of the group is taken from calibration data."""
+    weights, inputs, outputs = group.weights, group.input_activations, group.output_activations
+    observer = None if weights is None or weights.observer is None else OBSERVERS.get(weights.observer)
+    return (
+        (observer is not None and observer.needs_data)
+        or (inputs is not None and inputs.dynamic in (False, "local"))
+        or (outputs is not None and not outputs.dynamic)
+    )
 
 
 def _groups(fields: QuantizationFields, where: str) -> Iterator[tuple[str, Any]]:
@@ -152,7 +119,7 @@ def _group(group: Any, where: str) -> Any:
 
     if not isinstance(group, dict):
         raise RecipeError("must be a mapping with targets, weights, input_activations, output_activations", where)
-    parts = {part: group[part] for part, _, _ in _OBSERVED if group.get(part) is not None}
+    parts = {part: group[part] for part, _ in _OBSERVED if group.get(part) is not None}
     args = {part: _validated_args(data, f"{where}.{part}") for part, data in parts.items()}
     return validated(QuantizationScheme, {**group, **args}, where)
 
@@ -185,12 +152,12 @@ def _overrides(fields: QuantizationFields, where: str) -> dict[str, str | None]:
 
 def _scheme(group: Any, overrides: dict[str, str | None], where: str) -> Scheme:
     parts: dict[str, QuantArgs | None] = {}
-    for part, key, default in _OBSERVED:
+    for part, key in _OBSERVED:
         args = getattr(group, part)
         path = f"{where}.{part}"
         if args is not None:
             _check_strategy(part, _text(args.strategy), path)
-        parts[part] = args and _record(args, _observer(args, part, overrides.get(key), default, path), path)
+        parts[part] = args and _record(args, _observer(args, key, overrides.get(key), path), path)
     return Scheme(targets=tuple(group.targets), where=where, **parts)
 
 
@@ -199,13 +166,16 @@ def _check_strategy(part: Part, strategy: str, where: str) -> None:
         raise RecipeError(f"a Linear cannot have the strategy {strategy} here: LLM Compressor refuses it", where)
 
 
-def _observer(args: Any, part: Part, override: str | None, default: str, where: str) -> str | None:
+def _observer(args: Any, key: str, override: str | None, where: str) -> str | None:
     """Name of the observer that is really attached; None when values are scaled while serving."""
-    named = args.observer if "observer" in args.model_fields_set else None
-    chosen = override or named or default
     if args.dynamic is True:
         return None
-    return _known_observer(_MEMORYLESS.get(chosen, chosen) if part == "weights" else chosen, where)
+    named = args.observer if "observer" in args.model_fields_set else None
+    chosen = override or named or DEFAULT[key]
+    if key == "weights" and chosen in OBSERVERS:
+        # calibration.py `initialize_observer` compares the text as written, so `MinMax` stays a running average
+        chosen = OBSERVERS[chosen].on_weights or chosen
+    return _known_observer(chosen, where)
 
 
 def _known_observer(name: str, where: str) -> str:
@@ -216,7 +186,7 @@ def _known_observer(name: str, where: str) -> str:
     if known not in OBSERVERS:
         hint = did_you_mean(known, OBSERVERS) or ";"
         raise RecipeError(f"unknown observer {shorten(name)}{hint} there are {', '.join(OBSERVERS)}", where)
-    return _ALIASES.get(known, known)
+    return OBSERVERS[known].alias_of or known
 
 
 def _record(args: Any, observer: str | None, where: str) -> QuantArgs:
@@ -246,32 +216,3 @@ def _observer_kwargs(kwargs: dict[str, Any], where: str) -> tuple[tuple[str, flo
 
 def _text(value: Any) -> Any:
     return str(getattr(value, "value", value))
-
-
-def _explained(error: ValidationError, model: type[BaseModel], data: dict[str, Any], where: str) -> RecipeError:
-    """One line for the first bad field. Unions report each member: the one that says most is taken."""
-    errors = error.errors(include_url=False)
-    first = errors[0]
-    same = [one for one in errors if one["loc"][:1] == first["loc"][:1]]
-    told = next((one for one in same if one["type"] in ("value_error", "enum")), first)
-    path, value = _follow(data, told["loc"])
-    name = str(told["loc"][0]) if told["loc"] else ""
-    if told["type"] == "extra_forbidden":
-        message = f"unknown field{did_you_mean(name, model.model_fields)}"
-    elif isinstance(value, str) and name in _CHOICES and value.lower() not in (*_CHOICES[name], "group"):
-        message = f"{shorten(value)} is not one of {', '.join(_CHOICES[name])}{did_you_mean(value, _CHOICES[name])}"
-    else:
-        message = shorten(told["msg"].splitlines()[0].removeprefix("Value error, "))
-    return RecipeError(message, where + path)
-
-
-def _follow(data: Any, loc: tuple[int | str, ...]) -> tuple[str, Any]:
-    """Path text as far as the location exists in the data (pydantic adds names of union members)."""
-    path = ""
-    for depth, part in enumerate(loc):
-        try:
-            data = data[part]
-        except (KeyError, IndexError, TypeError):
-            return (f".{part}" if depth == 0 else path), None
-        path += f"[{part}]" if isinstance(part, int) else f".{shorten(part)}"
-    return path, data

@@ -1,10 +1,15 @@
 """What a recipe asks for, as plain records: the simulation reads these and never the YAML.
 
-The words are those of LLM Compressor and compressed-tensors. `planner.recipe.load` makes them.
+The words are those of LLM Compressor and compressed-tensors. `planner.recipe.load` makes them, for every modifier
+that `planner.compress.modifiers` knows.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, ClassVar, Literal, Self
+
+from planner.errors import UnsupportedError
+from planner.notes import Note
 
 Strategy = Literal["tensor", "channel", "group", "block", "token", "tensor_group", "attn_head"]
 
@@ -40,76 +45,121 @@ class Scheme:
     """Path of the group in the recipe file, for error messages."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuantizationSpec:
-    """QuantizationModifier, and the part of GPTQModifier that it shares (QuantizationMixin)."""
+@dataclass(frozen=True, slots=True)
+class ModuleRef:
+    """A module as recipes see it: its full name, the class names of its MRO, own class first, and its weight."""
 
-    type: str = "QuantizationModifier"
+    name: str
+    classes: tuple[str, ...]
+    rows: int = 0
+    columns: int = 0
+    itemsize: int = 0
+    """Shape of its weight flattened to (rows, columns), and bytes of an element; 0 without a matrix."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What one modifier works on in one model, by full names."""
+
+    weights: Mapping[str, Scheme | None]
+    """Modules whose weights it changes, in model order, with the scheme each gets; None where it gives none."""
+    watched: frozenset[str] = frozenset()
+    """Modules whose calls it sees and whose weights stay: a parent block, a norm."""
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenModule:
+    """A selected module that the traced graph does not show, so that `sequential_epoch_end` never gets it."""
+
+    name: str
+    is_embedding: bool
+    runs: bool
+    """False where no sample comes by: a vision tower in a text-only job."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModifierSpec:
+    """One modifier of a recipe: what it says, and what LLM Compressor's class of that name does with a model.
+
+    A subclass has LLM Compressor's fields with their defaults and answers the questions below. All of them are
+    answered in words of the recipe (names, classes, schemes), none needs the model's code. What is not overridden
+    holds for a modifier that asks for calibration data and is content with whatever it finds.
+    """
+
+    type: ClassVar[str]
+    """Name of its class in LLM Compressor, under which a recipe asks for it."""
     where: str = ""
     """Path into the recipe file, for error messages."""
-    groups: tuple[Scheme, ...] = ()
-    ignore: tuple[str, ...] = ()
-    kv_cache: QuantArgs | None = None
-    bypass_divisibility_checks: bool = False
-    calibrate_anyway: bool = False
-    """The recipe itself says `requires_calibration_data: true`."""
+    notes: tuple[Note, ...] = field(default=(), compare=False)
+    """Fields of the recipe that LLM Compressor accepts and does not heed."""
+
+    @classmethod
+    def read(cls, fields: Any, where: str) -> Self:
+        """The record for a recipe's entry at `where`.
+
+        Raises RecipeError where LLM Compressor would refuse the entry, with the path of what is wrong;
+        UnsupportedError for what planner does not model.
+        """
+        raise NotImplementedError(cls.__name__)
 
     @property
     def requires_calibration_data(self) -> bool:
-        """mixin.py `_set_requires_calibration_data`: static activations, or a data-driven observer."""
-        asked = self.calibrate_anyway or self.kv_cache is not None
-        return asked or any(_needs_data(group) for group in self.groups)
+        """Modifier.requires_calibration_data: without it, the independent pipeline runs no forward."""
+        return True
 
     @property
     def has_hessians(self) -> bool:
+        """It accumulates one (columns x columns) matrix a module: the rule of thumb asks for it."""
         return False
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GPTQSpec(QuantizationSpec):
-    """GPTQModifier. Its actorder is already resolved into each group's weights."""
-
-    type: str = "GPTQModifier"
-    block_size: int = 128
-    dampening_frac: float | None = 0.01
-    batched_quantization: Literal["auto"] | int | None = "auto"
+    @property
+    def unties_embeddings(self) -> bool:
+        """It calls untie_word_embeddings when the embedding or the head is among what it selects."""
+        return False
 
     @property
-    def requires_calibration_data(self) -> bool:
-        return True
+    def prunes(self) -> bool:
+        """It leaves zeros among the weights that it selects."""
+        return False
 
     @property
-    def has_hessians(self) -> bool:
-        return True
+    def kv_cache(self) -> QuantArgs | None:
+        """What it makes of keys and values in the served model's cache."""
+        return None
 
+    def follow(self, earlier: Sequence["ModifierSpec"]) -> None:
+        """Raises RecipeError or UnsupportedError where it cannot run after these modifiers."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SparseGPTSpec:
-    """SparseGPTModifier."""
+    def select(self, modules: Sequence[ModuleRef]) -> Selection:
+        """What it works on; `modules` are all of the model's in the order of named_modules()."""
+        raise NotImplementedError(type(self).__name__)
 
-    type: str = "SparseGPTModifier"
-    where: str = ""
-    sparsity: float
-    prune_n: int = 0
-    """N of the N:M mask; 0 means an unstructured mask."""
-    prune_m: int = 0
-    block_size: int = 128
-    dampening_frac: float | None = 0.01
-    preserve_sparsity_mask: bool = False
-    offload_hessians: bool = False
-    targets: tuple[str, ...] = ("Linear",)
-    ignore: tuple[str, ...] = ()
+    def check(self, modules: Sequence[ModuleRef], selection: Selection) -> Iterable[Note]:
+        """What the library says before it starts: RecipeError where it refuses, notes where it goes on regardless."""
+        return ()
 
-    @property
-    def requires_calibration_data(self) -> bool:
-        return True
+    def hidden(self, modules: Sequence[HiddenModule]) -> Iterable[Note]:
+        """What becomes of selected modules that the traced graph does not show; RecipeError where that ends the job.
 
-    @property
-    def has_hessians(self) -> bool:
-        return True
+        Asked only in a job with calibration data, with at least one module.
+        """
+        return ()
 
+    def failures(self, inputs: Iterable[tuple[str, int]]) -> Iterable[Note]:
+        """Where the job starts in LLM Compressor and does not finish, as notes of the kind `fails`.
 
-ModifierSpec = QuantizationSpec | GPTQSpec | SparseGPTSpec
+        `inputs` tells the name of each called module and the number of dimensions of its input, one call at a time;
+        it is read from the trace as far as it is asked for.
+        """
+        return ()
+
+    def uncounted(self) -> Iterable[Note]:
+        """What the memory model leaves out, as notes of the kind `estimate`."""
+        return ()
+
+    def model(self, context: Any) -> Any:
+        """Its memory model on the books of `context`: a `planner.compress.modifiers.base.ModifierModel`."""
+        raise UnsupportedError(f"{type(self).__name__} has no memory model")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,22 +168,5 @@ class Recipe:
 
     name: str
     modifiers: tuple[ModifierSpec, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     """What LLM Compressor accepts and does not heed, or does other than it says."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModuleRef:
-    """A module as recipes see it: its full name and the class names of its MRO, own class first."""
-
-    name: str
-    classes: tuple[str, ...]
-
-
-def _needs_data(group: Scheme) -> bool:
-    weights, inputs, outputs = group.weights, group.input_activations, group.output_activations
-    return (
-        (weights is not None and weights.observer in ("imatrix_mse", "nvfp4_expanded_imatrix"))
-        or (inputs is not None and inputs.dynamic in (False, "local"))
-        or (outputs is not None and not outputs.dynamic)
-    )

@@ -15,7 +15,6 @@ class LinearModule:
     itemsize: int
     """Bytes of one weight element."""
     scheme: Scheme | None = None
-    sparsify: bool = False
     embedding: bool = False
     """An nn.Embedding: quantized, but never hooked for Hessians."""
     copies: int = 1

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from planner.compress.context import Context
-from planner.compress.modifiers.gptq import GPTQModel
-from planner.recipe.specs import GPTQSpec, QuantArgs
+from planner.compress.modifiers.gptq import GPTQModel, GPTQSpec
+from planner.recipe.specs import QuantArgs
 from planner.recipe.targets import LinearModule
 from planner.units import GIB
 from tests import toys

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from planner.compress.context import Context
-from planner.compress.observers import MSE_TILE, QParams, WeightObservers, calculate_qparams, siblings_of
+from planner.compress.observers import QParams, WeightObservers, calculate_qparams, siblings_of
 from planner.errors import UnsupportedError
 from planner.recipe.qparams import scale_count
 from planner.recipe.specs import QuantArgs
+from planner.upstream import MSE_TILE
 from tests import toys
 
 CHANNEL = toys.weights(strategy="channel", group_size=None)

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from planner.compress.context import Context
-from planner.compress.modifiers.sparsegpt import SparseGPTModel
-from planner.recipe.specs import SparseGPTSpec
+from planner.compress.modifiers.sparsegpt import SparseGPTModel, SparseGPTSpec
+from planner.planning import plan_graph
 from planner.recipe.targets import LinearModule
 from tests import toys
 
@@ -31,7 +31,7 @@ def peaks(spec: SparseGPTSpec, *targets: LinearModule) -> dict[str, int]:
 
 
 def sparse(name: str = "m", rows: int = 512, columns: int = 512, itemsize: int = 2) -> LinearModule:
-    return toys.linear(name, rows, columns, itemsize, sparsify=True)
+    return toys.linear(name, rows, columns, itemsize)
 
 
 # ---------------------------------------------------------------------- what is alive when
@@ -114,8 +114,13 @@ def test_hessians_that_wait_on_the_cpu_are_inverted_there() -> None:
 
 # ---------------------------------------------------------------------- while calibrating, and after
 def test_only_modules_to_be_pruned_get_a_hessian() -> None:
-    _, context = calibrated(toys.sparsegpt(), [toys.linear("other"), sparse("m", 50, 100)])
-    assert context.ledger.live_by_kind("gpu") == {"hessian": 4 * 100 * 100, "weights": 50 * 100 * 2}
+    toy = toys.Toy()
+    first, *rest = toy.layer(0).linears
+    ignore = ("re:.*lm_head", *(rf"re:.*\{linear.name}\.?$" for linear in rest))
+    plan = plan_graph(toy.graph, toys.recipe(toys.sparsegpt(ignore=ignore)), toys.job())
+    calibrated = next(step for step in plan.steps if step.unit == "model.layers.0" and step.phase == "calibrate")
+    assert rest
+    assert calibrated.gpu.by_kind["hessian"] == 4 * first.columns**2
 
 
 @pytest.mark.parametrize("changes", [{}, UNSTRUCTURED, {"preserve_sparsity_mask": True}, {"offload_hessians": True}])

@@ -12,14 +12,15 @@ from compressed_tensors.quantization.quant_scheme import PRESET_SCHEMES, preset_
 from compressed_tensors.utils import get_direct_state_dict
 from transformers import Zamba2Config
 
+from planner.compress.modifiers.mixin import QuantizationMixinSpec
+from planner.compress.recipes import load_recipe, recipe_from_dict
 from planner.errors import PlannerError, RecipeError, UnsupportedError
 from planner.formats.compressed import IGNORE, cache_dtype, formats, parse, store_recipe
 from planner.formats.compressed_schemes import describe, module_bytes, module_tensors, storage_of
 from planner.formats.registry import Format
 from planner.formats.served_model import ServedModel
 from planner.recipe.files import list_recipes
-from planner.recipe.load import load_recipe, recipe_from_dict
-from planner.recipe.specs import QuantizationSpec, Recipe, Scheme
+from planner.recipe.specs import Recipe, Scheme
 from planner.serving.model import load_served
 from tests.formats.full_size import served, stored
 from tests.formats.weight_formats import find_weights
@@ -72,7 +73,7 @@ def ours(fields: dict[str, Any]) -> Scheme:
         {"a_stage": {"a_modifiers": {"QuantizationModifier": {"targets": ["Linear"], **fields}}}}, "test"
     )
     (spec,) = recipe.modifiers
-    assert isinstance(spec, QuantizationSpec)
+    assert isinstance(spec, QuantizationMixinSpec)
     return spec.groups[0]
 
 

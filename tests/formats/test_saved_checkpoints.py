@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from planner.compress.recipes import load_recipe
 from planner.formats.compressed import store_recipe
 from planner.formats.served_model import ServedModel
-from planner.recipe.load import load_recipe
 from planner.serving.model import load_served
 
 SAVED = json.loads((Path(__file__).parent / "saved_checkpoints.json").read_text(encoding="utf-8"))

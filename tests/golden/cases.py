@@ -7,12 +7,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from planner.compress.recipes import load_recipe
 from planner.compress.schema import Plan, Step
 from planner.job import Job
 from planner.models.graph import ModelGraph
 from planner.models.load import load_model
 from planner.planning import plan_graph
-from planner.recipe.load import list_recipes, load_recipe
+from planner.recipe.files import list_recipes
 
 HERE = Path(__file__).parent
 

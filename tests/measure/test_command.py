@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from planner.cli import main
-from planner.compress.schema import LLMCOMPRESSOR_VERSION
 from planner.measure import checks
 from planner.measure.record import Card, MeasuredStep, Measurement
 from planner.units import GIB
+from planner.upstream import LLMCOMPRESSOR_VERSION
 
 ROOT = Path(__file__).parent.parent.parent
 JOB = ("measure", "llama-3-8b", "--recipe", "gptq_w4a16", "--layers", "2", "--samples", "4")

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
+from planner.compress.recipes import load_recipe
 from planner.compress.schema import Plan
 from planner.measure.accuracy import Match, match_steps
 from planner.measure.files import read_measurement
 from planner.models.load import load_model
 from planner.planning import plan_graph
-from planner.recipe.load import load_recipe
 from planner.units import MIB
 from tests.measured.cases import Case
 

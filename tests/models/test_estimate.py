@@ -9,12 +9,12 @@ import pytest
 from transformers import AutoConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from planner.compress.recipes import load_recipe
 from planner.job import Job
 from planner.models.estimate import estimate_trace
 from planner.models.load import load_model
 from planner.models.traces import ModelTrace, Segment
 from planner.planning import plan_graph
-from planner.recipe.load import load_recipe
 from tests import toys
 from tests.toys import EMBEDDING, UNFOLDED, Toy
 

@@ -93,8 +93,8 @@ def test_every_expert_of_dbrx_runs(tmp_path: Path) -> None:
 def test_dbrx_peaks_where_the_real_library_does(tmp_path: Path) -> None:
     """databricks/dbrx-base, two layers, RTN W8A8 with 2 x 1024 tokens: bytes of LLM Compressor 0.14.0.1 on the meter,
     told that there are 16 experts (it reads them from no `ffn_config`), but for its few bytes of loose scalars."""
+    from planner.compress.recipes import load_recipe
     from planner.planning import plan_graph
-    from planner.recipe.load import load_recipe
 
     sizes = {"d_model": 6144, "n_heads": 48, "n_layers": 40, "max_seq_len": 32768, "vocab_size": 100352}
     parts = {

@@ -4,8 +4,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from planner.compress.modifiers.gptq import GPTQSpec
 from planner.job import Job
-from planner.recipe.specs import GPTQSpec, ModifierSpec, QuantArgs, Recipe
+from planner.recipe.specs import ModifierSpec, QuantArgs, Recipe
 from tests import toys
 from tests.toys import Layer, Linear, Toy
 

@@ -5,12 +5,13 @@ from functools import cache
 import pytest
 
 from planner.compress.context import Shortcuts
+from planner.compress.recipes import load_recipe
 from planner.compress.schema import Plan
 from planner.job import Job
 from planner.models.graph import ModelGraph
 from planner.models.load import load_model
 from planner.planning import plan_graph
-from planner.recipe.load import list_recipes, load_recipe
+from planner.recipe.files import list_recipes
 from tests.property.test_laws import figures
 from tests.toys import UNFOLDED
 

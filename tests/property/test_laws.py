@@ -11,14 +11,14 @@ from planner.compress.binding import make_program
 from planner.compress.context import EVERYTHING, Context, Shortcuts
 from planner.compress.devices import CountingDevice
 from planner.compress.ledger import DeviceName, Ledger
-from planner.compress.modifiers.gptq import GPTQModel
+from planner.compress.modifiers.gptq import GPTQModel, GPTQSpec
 from planner.compress.oneshot import simulate
 from planner.compress.pipelines.base import Pipeline
 from planner.compress.program import Outcome
 from planner.compress.schema import Plan
 from planner.job import Job
 from planner.planning import plan_graph
-from planner.recipe.specs import GPTQSpec, Recipe
+from planner.recipe.specs import Recipe
 from planner.timeline import MemoryEvent, fold
 from tests import toys
 from tests.property import strategies
@@ -44,7 +44,8 @@ def simulated(case: Case) -> tuple[Outcome, WatchedLedger]:
     toy, recipe, job = case
     context, ledger = toys.watched(job)
     context.shortcuts = UNFOLDED
-    return simulate(make_program(toy.graph, recipe, job, []), context), ledger
+    program, _ = make_program(toy.graph, recipe, job)
+    return simulate(program, context), ledger
 
 
 # ---------------------------------------------------------------------- the books
@@ -140,7 +141,7 @@ def test_what_a_step_allocates_and_does_not_carry_is_freed_in_it(case: Case) -> 
 def test_a_job_leaves_weights_samples_and_qparams(case: Case, shortcuts: Shortcuts) -> None:
     toy, recipe, job = case
     context = Context(job, shortcuts=shortcuts)
-    program = make_program(toy.graph, recipe, job, [])
+    program, _ = make_program(toy.graph, recipe, job)
     simulate(program, context)
     assert context.ledger.live("gpu") == 0
     left = {"model": toy.weight_bytes, "calibration_data": job.samples * toy.ids, "qparams": program.qparam_bytes}
@@ -247,7 +248,8 @@ def test_a_device_in_the_stream_sees_every_event_and_is_asked_what_is_free(case:
     toy, recipe, job = case
     seat = Witness(job.gpu_memory_bytes)
     ledger = Ledger(gpu=seat, keep="timeline")
-    simulate(make_program(toy.graph, recipe, job, []), Context(job, ledger, shortcuts=UNFOLDED))
+    program, _ = make_program(toy.graph, recipe, job)
+    simulate(program, Context(job, ledger, shortcuts=UNFOLDED))
     assert seat.seen == list(ledger.timeline("gpu").events)
 
 

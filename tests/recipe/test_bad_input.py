@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from planner.compress.modifiers.mixin import QuantizationMixinSpec
+from planner.compress.recipes import load_recipe, recipe_from_dict
 from planner.errors import PlannerError, RecipeError
 from planner.recipe.files import MAX_BYTES
-from planner.recipe.load import load_recipe, recipe_from_dict
-from planner.recipe.specs import QuantizationSpec
 
 
 def refusal(text: str) -> str:
@@ -98,7 +98,7 @@ def test_honest_aliases_work() -> None:
         "        b: {<<: *a, targets: [re:b]}\n        c: {targets: [re:c], weights: *w}\n"
     )
     (spec,) = load_recipe(text).modifiers
-    assert isinstance(spec, QuantizationSpec)
+    assert isinstance(spec, QuantizationMixinSpec)
     assert [group.targets for group in spec.groups] == [("re:a",), ("re:b",), ("re:c",)]
     assert len({group.weights for group in spec.groups}) == 1
 
@@ -183,5 +183,5 @@ def test_no_arguments_make_it_raise_anything_but_its_own_errors(
     except PlannerError as error:
         assert "\n" not in str(error)
     else:
-        assert isinstance(spec, QuantizationSpec)
+        assert isinstance(spec, QuantizationMixinSpec)
         assert spec.groups[0].weights is not None

@@ -2,15 +2,23 @@
 
 import re
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from planner.compress.modifiers.gptq import GPTQSpec
+from planner.compress.modifiers.mixin import QuantizationMixinSpec
+from planner.compress.modifiers.rtn import QuantizationSpec
+from planner.compress.modifiers.sparsegpt import SparseGPTSpec
+from planner.compress.recipes import load_recipe
 from planner.errors import RecipeError, UnsupportedError
-from planner.recipe.load import list_recipes, load_recipe
-from planner.recipe.matching import PRECAUTIONS, _matcher, check_group_sizes, check_targets, resolve, resolve_sparse
-from planner.recipe.specs import GPTQSpec, ModuleRef, QuantArgs, QuantizationSpec, Scheme, SparseGPTSpec
+from planner.notes import texts
+from planner.recipe.files import list_recipes
+from planner.recipe.matching import PRECAUTIONS, _matcher
+from planner.recipe.specs import ModifierSpec, ModuleRef, QuantArgs, Scheme
 
 LINEAR = ("Linear", "Module", "object")
 ATTENTION = ("LlamaAttention", "Module", "object")
@@ -43,7 +51,7 @@ def group(*targets: str, bits: int = 8, **kwargs: object) -> Scheme:
     return Scheme(targets=targets, weights=weights(bits), where="r.yaml: s.m.Q.config_groups.group_0", **kwargs)  # type: ignore[arg-type]
 
 
-def spec(*groups: Scheme, ignore: tuple[str, ...] = (), kind: type[QuantizationSpec] = QuantizationSpec):
+def spec(*groups: Scheme, ignore: tuple[str, ...] = (), kind: type[QuantizationMixinSpec] = QuantizationSpec):
     return kind(where="r.yaml: s.m.Q", groups=groups, ignore=ignore)
 
 
@@ -51,14 +59,24 @@ def sparse(*targets: str, ignore: tuple[str, ...] = ()) -> SparseGPTSpec:
     return SparseGPTSpec(where="r.yaml: s.m.S", sparsity=0.5, targets=targets, ignore=ignore)
 
 
-def bits(found: dict[str, Scheme]) -> dict[str, int]:
-    return {name: scheme.weights.num_bits for name, scheme in found.items() if scheme.weights}
+def taken(modifier: ModifierSpec, modules: Sequence[ModuleRef]) -> dict[str, Scheme | None]:
+    """The modules whose weights it changes."""
+    return dict(modifier.select(modules).weights)
+
+
+def checked(modifier: ModifierSpec, modules: Sequence[ModuleRef]) -> tuple[str, ...]:
+    """What is said of them before anything runs."""
+    return texts(modifier.check(modules, modifier.select(modules)))
+
+
+def bits(found: dict[str, Scheme | None]) -> dict[str, int]:
+    return {name: scheme.weights.num_bits for name, scheme in found.items() if scheme and scheme.weights}
 
 
 class TestQuantizationTargets:
     def test_a_class_takes_its_subclasses_and_leaves_containers_and_ignored_modules(self) -> None:
         modules = [*llama(1), ref("router", ("Llama4Router", "Linear", "Module", "object"))]
-        found = resolve(spec(group("Linear"), ignore=("re:.*lm_head", "re:.*mlp.gate$")), modules)
+        found = taken(spec(group("Linear"), ignore=("re:.*lm_head", "re:.*mlp.gate$")), modules)
         assert list(found) == [
             *(f"model.layers.0.self_attn.{part}_proj" for part in "qkvo"),
             "model.layers.0.mlp.down_proj",
@@ -67,86 +85,78 @@ class TestQuantizationTargets:
 
     def test_a_whole_name_beats_a_regular_expression_which_beats_a_class(self) -> None:
         name = "model.layers.0.mlp.down_proj"
-        found = resolve(spec(group("Linear", bits=2), group(r"re:.*down_proj$", bits=3), group(name, bits=4)), llama(2))
+        found = taken(spec(group("Linear", bits=2), group(r"re:.*down_proj$", bits=3), group(name, bits=4)), llama(2))
         assert bits(found)[name] == 4
         assert bits(found)["model.layers.1.mlp.down_proj"] == 3
         assert bits(found)["model.layers.1.self_attn.q_proj"] == 2
 
     def test_of_two_regular_expressions_the_alphabetically_first_decides_not_the_first_group(self) -> None:
-        found = resolve(spec(group("re:model.*", bits=2), group("re:.*mlp", bits=3)), llama(1))
+        found = taken(spec(group("re:model.*", bits=2), group("re:.*mlp", bits=3)), llama(1))
         assert bits(found)["model.layers.0.mlp.down_proj"] == 3
         assert bits(found)["model.layers.0.self_attn.q_proj"] == 2
 
     def test_a_target_in_two_groups_belongs_to_the_last(self) -> None:
-        assert set(bits(resolve(spec(group("Linear", bits=2), group("Linear", bits=3)), llama(1))).values()) == {3}
+        assert set(bits(taken(spec(group("Linear", bits=2), group("Linear", bits=3)), llama(1))).values()) == {3}
 
     def test_a_regular_expression_is_anchored_at_the_start_only(self) -> None:
-        assert "lm_head" not in resolve(spec(group("Linear"), ignore=("re:lm_",)), llama(1))
+        assert "lm_head" not in taken(spec(group("Linear"), ignore=("re:lm_",)), llama(1))
         below = [ref("language_model.lm_head")]
-        assert resolve(spec(group("Linear"), ignore=("re:lm_head", "lm_head")), below)
+        assert taken(spec(group("Linear"), ignore=("re:lm_head", "lm_head")), below)
 
     def test_ignoring_a_container_leaves_nothing_inside_it_out(self) -> None:
-        assert len(resolve(spec(group("Linear"), ignore=("LlamaMLP", "model.layers.0.mlp")), llama(1))) == 7
+        assert len(taken(spec(group("Linear"), ignore=("LlamaMLP", "model.layers.0.mlp")), llama(1))) == 7
 
     def test_an_empty_group_keeps_modules_out_of_a_wider_one_and_is_listed(self) -> None:
         empty = Scheme(targets=("re:.*o_proj$",))
-        found = resolve(spec(group("Linear"), empty), llama(1))
+        found = taken(spec(group("Linear"), empty), llama(1))
         assert found["model.layers.0.self_attn.o_proj"] is empty
 
     def test_embeddings_are_quantized_when_targeted(self) -> None:
-        assert list(resolve(spec(group("Embedding")), llama(1))) == ["model.embed_tokens"]
+        assert list(taken(spec(group("Embedding")), llama(1))) == ["model.embed_tokens"]
 
     def test_linears_of_the_library_itself_are_never_touched(self) -> None:
-        assert not resolve(spec(group("Linear")), [ref("x", ("QuantLinear", "Linear", "InternalModule", "Module"))])
+        assert not taken(spec(group("Linear")), [ref("x", ("QuantLinear", "Linear", "InternalModule", "Module"))])
 
     def test_naming_an_attention_module_itself_is_refused_as_the_library_does(self) -> None:
         with pytest.raises(RecipeError, match=r"re:\.\*self_attn\$ names model.layers.0.self_attn.*no weight"):
-            resolve(spec(group("re:.*self_attn$")), llama(1))
+            taken(spec(group("re:.*self_attn$")), llama(1))
         inputs = Scheme(targets=("re:.*self_attn$",), input_activations=weights(strategy="tensor"))
         with pytest.raises(UnsupportedError, match="quantized attention"):
-            resolve(spec(inputs), llama(1))
+            taken(spec(inputs), llama(1))
 
     def test_naming_attention_and_what_is_in_it_quantizes_what_is_in_it(self) -> None:
-        assert len(resolve(spec(group("re:.*self_attn")), llama(1))) == 4
+        assert len(taken(spec(group("re:.*self_attn")), llama(1))) == 4
 
 
 class TestSparseTargets:
     def test_a_targeted_linear_is_compared_with_a_dot_behind_its_name(self) -> None:
-        assert "lm_head" in resolve_sparse(sparse("Linear", ignore=("lm_head",)), llama(1))
-        assert "lm_head" in resolve_sparse(sparse("Linear", ignore=("re:.*lm_head$",)), llama(1))
-        assert "lm_head" not in resolve_sparse(sparse("Linear", ignore=("re:.*lm_head",)), llama(1))
+        assert "lm_head" in taken(sparse("Linear", ignore=("lm_head",)), llama(1))
+        assert "lm_head" in taken(sparse("Linear", ignore=("re:.*lm_head$",)), llama(1))
+        assert "lm_head" not in taken(sparse("Linear", ignore=("re:.*lm_head",)), llama(1))
 
     def test_below_a_targeted_layer_names_are_plain(self) -> None:
-        found = resolve_sparse(
-            sparse("LlamaDecoderLayer", ignore=("re:.*gate$", "model.layers.1.mlp.down_proj")), llama(2)
-        )
+        found = taken(sparse("LlamaDecoderLayer", ignore=("re:.*gate$", "model.layers.1.mlp.down_proj")), llama(2))
         assert "model.layers.0.mlp.gate" not in found
         assert "model.layers.1.mlp.down_proj" not in found
         assert len(found) == 9
 
     def test_one_way_to_reach_a_module_is_enough_to_prune_it(self) -> None:
-        found = resolve_sparse(sparse("Linear", "LlamaMLP", ignore=("re:.*down_proj$",)), llama(1))
+        found = taken(sparse("Linear", "LlamaMLP", ignore=("re:.*down_proj$",)), llama(1))
         assert "model.layers.0.mlp.down_proj" in found
 
     def test_only_prunable_classes_count_and_each_module_once_in_model_order(self) -> None:
-        found = resolve_sparse(sparse("re:.*"), llama(1))
-        assert found == tuple(one.name for one in llama(1) if "Linear" in one.classes)
+        found = taken(sparse("re:.*"), llama(1))
+        assert list(found) == [one.name for one in llama(1) if "Linear" in one.classes]
 
     def test_the_shipped_recipes_leave_head_gates_and_towers_alone(self) -> None:
         modules = [*llama(1), ref("model.visual.blocks.0.attn.qkv"), ref("model.multi_modal_projector.linear_1")]
         for info in list_recipes():
             (modifier,) = load_recipe(info.name).modifiers
-            found = (
-                resolve_sparse(modifier, modules) if isinstance(modifier, SparseGPTSpec) else resolve(modifier, modules)
-            )
+            found = taken(modifier, modules)
             assert [name.rpartition(".")[2] for name in found] == ["q_proj", "k_proj", "v_proj", "o_proj", "down_proj"]
 
 
 class TestChecks:
-    def check(self, modifier: object, modules: list[ModuleRef]) -> tuple[str, ...]:
-        find = resolve_sparse if isinstance(modifier, SparseGPTSpec) else resolve
-        return check_targets(modifier, modules, find(modifier, modules))  # type: ignore[arg-type, operator]
-
     @pytest.mark.parametrize(
         ("target", "hint"),
         [
@@ -158,15 +168,15 @@ class TestChecks:
     )
     def test_a_target_that_matches_nothing_is_an_error_that_names_what_is_there(self, target: str, hint: str) -> None:
         with pytest.raises(RecipeError) as caught:
-            self.check(spec(group("Linear"), group(target)), llama(1))
+            checked(spec(group("Linear"), group(target)), llama(1))
         assert str(caught.value).startswith(f"r.yaml: s.m.Q.config_groups.group_0.targets: {target} matches no module")
         assert hint in str(caught.value)
         with pytest.raises(RecipeError, match=r"r.yaml: s.m.S.targets: .* matches no module"):
-            self.check(sparse(target), llama(1))
+            checked(sparse(target), llama(1))
 
     def test_an_ignored_name_that_leaves_nothing_out_is_told_with_the_way_to_write_it(self) -> None:
         modules = [*llama(1)[:-1], ref("language_model.lm_head")]
-        (note,) = self.check(spec(group("Linear"), ignore=("lm_head",)), modules)
+        (note,) = checked(spec(group("Linear"), ignore=("lm_head",)), modules)
         assert note == (
             "r.yaml: s.m.Q.ignore: lm_head leaves nothing out; "
             "it is compared with language_model.lm_head as a whole, write re:.*lm_head$"
@@ -174,32 +184,37 @@ class TestChecks:
 
     @pytest.mark.parametrize("written", ["lm_head", "re:.*lm_head$"])
     def test_sparsegpt_users_learn_that_a_plain_name_ignores_nothing(self, written: str) -> None:
-        (note,) = self.check(sparse("Linear", ignore=(written, r"re:.*mlp\.gate\.?$")), llama(1))
+        (note,) = checked(sparse("Linear", ignore=(written, r"re:.*mlp\.gate\.?$")), llama(1))
         assert note == (
             f"r.yaml: s.m.S.ignore: {written} leaves nothing out; "
             r"it is compared with lm_head. as a whole, write re:.*lm_head\.?$"
         )
-        assert "lm_head" not in resolve_sparse(sparse("Linear", ignore=(r"re:.*lm_head\.?$",)), llama(1))
+        assert "lm_head" not in taken(sparse("Linear", ignore=(r"re:.*lm_head\.?$",)), llama(1))
 
     def test_common_precautions_are_not_worth_a_note(self) -> None:
         for info in list_recipes():
             (modifier,) = load_recipe(info.name).modifiers
             assert set(modifier.ignore) <= PRECAUTIONS
-            assert self.check(modifier, llama(1)) == ()
+            assert checked(modifier, llama(1)) == ()
 
     def test_a_target_without_weights_is_told(self) -> None:
-        (note,) = self.check(spec(group("Linear"), group("LlamaMLP")), llama(2))
+        (note,) = checked(spec(group("Linear"), group("LlamaMLP")), llama(2))
         assert "LlamaMLP quantizes nothing: model.layers.0.mlp and 1 more holds no weight" in note
 
     def test_ignoring_everything_stops_gptq_and_is_told_otherwise(self) -> None:
-        (note,) = self.check(spec(group("Linear"), ignore=("Linear",)), llama(1))
+        (note,) = checked(spec(group("Linear"), ignore=("Linear",)), llama(1))
         assert "leaves this model as it is" in note
         for modifier in (
             spec(group("Linear"), ignore=("Linear",), kind=GPTQSpec),
             spec(group("Embedding"), kind=GPTQSpec),
         ):
             with pytest.raises(RecipeError, match="finds nothing to quantize"):
-                self.check(modifier, llama(1))
+                checked(modifier, llama(1))
+
+
+def wide(columns: int) -> list[ModuleRef]:
+    """A model all of whose matrices have as many columns."""
+    return [replace(one, columns=columns) for one in llama(1)]
 
 
 class TestGroupSizes:
@@ -209,10 +224,9 @@ class TestGroupSizes:
 
     def test_groups_that_do_not_divide_are_refused_with_path_and_modules(self) -> None:
         modifier = spec(self.scheme(96))
-        found = resolve(modifier, llama(2))
-        columns = {name: 14336 if "down" in name else 4096 for name in found}
+        modules = [replace(one, columns=14336 if "down" in one.name else 4096) for one in llama(2)]
         with pytest.raises(RecipeError) as caught:
-            check_group_sizes(found, columns, modifier)
+            checked(modifier, modules)
         assert str(caught.value) == (
             "gptq.yaml: s.m.G.config_groups.group_0.weights.group_size: 96 does not divide "
             "4096 (model.layers.0.self_attn.q_proj and 10 more), 14336 (model.layers.0.mlp.down_proj and 1 more); "
@@ -222,18 +236,15 @@ class TestGroupSizes:
     @pytest.mark.parametrize(("size", "columns"), [(128, 4096), (128, 64), (128, 128)])
     def test_dividing_groups_and_weights_narrower_than_one_group_pass(self, size: int, columns: int) -> None:
         modifier = spec(self.scheme(size, "tensor_group"))
-        found = resolve(modifier, llama(1))
-        check_group_sizes(found, dict.fromkeys(found, columns), modifier)
+        assert checked(modifier, wide(columns)) == ()
 
     def test_the_bypass_is_heeded(self) -> None:
         modifier = QuantizationSpec(groups=(self.scheme(96),), bypass_divisibility_checks=True)
-        found = resolve(modifier, llama(1))
-        check_group_sizes(found, dict.fromkeys(found, 4096), modifier)
+        assert checked(modifier, wide(4096)) == ()
 
     def test_other_strategies_have_no_such_rule(self) -> None:
         modifier = spec(group("Linear"))
-        found = resolve(modifier, llama(1))
-        check_group_sizes(found, dict.fromkeys(found, 4099), modifier)
+        assert checked(modifier, wide(4099)) == ()
 
 
 def test_forty_five_thousand_modules_are_resolved_in_a_moment() -> None:
@@ -242,7 +253,7 @@ def test_forty_five_thousand_modules_are_resolved_in_a_moment() -> None:
     ]
     modifiers = [load_recipe("gptq_w4a16").modifiers[0], load_recipe("sparsegpt_2of4").modifiers[0]]
     start = time.perf_counter()
-    assert len(resolve(modifiers[0], modules)) == len(resolve_sparse(modifiers[1], modules)) == len(modules)
+    assert len(taken(modifiers[0], modules)) == len(taken(modifiers[1], modules)) == len(modules)
     assert time.perf_counter() - start < 3  # 0.15 s on a quiet machine
 
 
@@ -345,7 +356,7 @@ def test_modules_get_the_scheme_that_apply_quantization_config_gives_them(
         if hasattr(module, "quantization_scheme")
     }
     ours = spec(*(group(*named, bits=i + 2) for i, named in enumerate(targets)), ignore=tuple(ignore))
-    assert bits(resolve(ours, refs(toy_model()))) == expected
+    assert bits(taken(ours, refs(toy_model()))) == expected
 
 
 @settings(max_examples=60, deadline=None)
@@ -361,7 +372,7 @@ def test_sparsegpt_prunes_what_its_two_walks_of_the_model_reach(targets: list[st
             if not match_targets(f"{layer_name}.{name}", module, ignore):
                 reached.add(id(module))
     expected = tuple(name for name, module in model.named_modules() if id(module) in reached)
-    assert resolve_sparse(sparse(*targets, ignore=tuple(ignore)), refs(model)) == expected
+    assert tuple(taken(sparse(*targets, ignore=tuple(ignore)), refs(model))) == expected
 
 
 def test_an_attention_module_is_refused_where_the_library_refuses_it() -> None:
@@ -383,7 +394,7 @@ def test_an_attention_module_is_refused_where_the_library_refuses_it() -> None:
             with pytest.raises(ValueError, match=re.escape("Cannot apply weight quantization to attention")):
                 apply_quantization_config(model, quantization, show_progress=False)
             with pytest.raises(RecipeError):
-                resolve(spec(group(target)), modules)
+                taken(spec(group(target)), modules)
         else:
             apply_quantization_config(model, quantization, show_progress=False)
-            assert len(resolve(spec(group(target)), modules)) == 4
+            assert len(taken(spec(group(target)), modules)) == 4

@@ -1,22 +1,25 @@
-"""The registry: a modifier's record in the recipe -> its memory model, one line each."""
+"""The registry: every modifier that is modelled, one line each. All else about it is in its own file."""
+
+from collections.abc import Mapping
 
 from planner.compress.context import Context
 from planner.compress.modifiers.base import ModifierModel
-from planner.compress.modifiers.gptq import GPTQModel
-from planner.compress.modifiers.rtn import QuantizationModel
-from planner.compress.modifiers.sparsegpt import SparseGPTModel
-from planner.errors import UnsupportedError
-from planner.recipe.specs import GPTQSpec, ModifierSpec, QuantizationSpec, SparseGPTSpec
+from planner.compress.modifiers.gptq import GPTQSpec
+from planner.compress.modifiers.rtn import QuantizationSpec
+from planner.compress.modifiers.sparsegpt import SparseGPTSpec
+from planner.recipe.specs import ModifierSpec
+
+_SPECS: tuple[type[ModifierSpec], ...] = (
+    QuantizationSpec,
+    GPTQSpec,
+    SparseGPTSpec,
+)
+
+MODIFIERS: Mapping[str, type[ModifierSpec]] = {spec.type: spec for spec in _SPECS}
+"""By the class names of LLM Compressor under which recipes ask for them."""
 
 
 def make_model(spec: ModifierSpec, context: Context) -> ModifierModel:
     """The memory model of one modifier; raises UnsupportedError for one that has none."""
-    match spec:
-        case GPTQSpec():
-            return GPTQModel(context, spec)
-        case QuantizationSpec():
-            return QuantizationModel(context)
-        case SparseGPTSpec():
-            return SparseGPTModel(context, spec)
-        case _:
-            raise UnsupportedError(f"{type(spec).__name__} has no memory model")
+    model: ModifierModel = spec.model(context)
+    return model

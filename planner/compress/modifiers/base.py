@@ -1,4 +1,23 @@
-"""The hooks that LLM Compressor gives a modifier (modifiers/modifier.py), as the pipelines call them."""
+"""The hooks that LLM Compressor gives a modifier (modifiers/modifier.py `Modifier`), as the pipelines call them.
+
+A memory model sees a module in a hook because its spec selected it (`ModifierSpec.select`): the weights that it
+changes, and the modules that it merely watches. Watched ones may be anything that the traced forward calls. A parent
+block's hooks enclose those of the modules in it: `before_forward` of the block, of the first Linear, `after_forward`
+of that Linear, and so on to `after_forward` of the block.
+
+| hook | serves |
+| --- | --- |
+| `on_calibration_start` | what is changed before any batch: transform/spinquant/base.py `_fuse_norms` |
+| `before_forward` of a Linear | quantization/calibration.py `calibrate_input_hook` |
+| `before_forward` of a parent | transform/awq/base.py `_setup_activation_cache_hooks`: arguments kept for each batch |
+| `after_forward` of a Linear | gptq/base.py `calibrate_module`; output observers |
+| `after_forward` of a norm | transform/smoothquant/base.py `_setup_scale_hooks`: extremes of its output |
+| `on_sequential_epoch_end` | all that compresses: quantize, prune, smooth, replay a parent, train a block |
+| `on_calibration_end` | what goes with the hooks |
+
+What is kept for each batch is **one** holding that `Ledger.grow` makes larger, batch by batch, not a holding a batch:
+of many batches the pipelines walk the first ones and the last, and what grew with those grows on for the others.
+"""
 
 from collections.abc import Sequence
 
@@ -14,16 +33,16 @@ class ModifierModel:
         self.context = context
 
     def on_calibration_start(self) -> None:
-        """Observers are attached and hooks registered."""
+        """Observers are attached and hooks registered; no batch has run."""
 
     def before_forward(self, module: LinearModule, call: Call) -> None:
-        """forward_pre hook of a targeted module."""
+        """forward_pre hook of a selected module: its input is alive, its output is not there yet."""
 
     def after_forward(self, module: LinearModule, call: Call) -> None:
-        """forward hook of a targeted module: its output exists already."""
+        """forward hook of a selected module: its output exists already, its input may still be alive."""
 
     def on_sequential_epoch_end(self, modules: Sequence[LinearModule]) -> None:
-        """Compress: `modules` are the targeted modules of the subgraph, in model order."""
+        """Compress: `modules` are those that were selected in the subgraph, in model order, watched ones too."""
 
     def on_calibration_end(self) -> None:
-        """Hooks and observers are removed."""
+        """Hooks and observers are removed; what the model still holds must go here."""

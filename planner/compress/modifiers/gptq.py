@@ -5,25 +5,150 @@ into batches; a batch is dampened, factorized and quantized in place. Python kee
 batch's tensors until the same names are assigned again, and so does this model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, field_validator
 
 from planner.compress.context import Context, Frame
 from planner.compress.ledger import Owner
 from planner.compress.modifiers.hessian import FP32, Hessians, hessian_bytes
+from planner.compress.modifiers.mixin import QuantizationMixinSpec, check_schemes, shared_fields, target_notes
 from planner.compress.modifiers.rtn import QuantizationModel
 from planner.compress.observers import QParams, siblings_of
+from planner.errors import RecipeError, UnsupportedError
+from planner.hints import few
 from planner.models.traces import Call
+from planner.notes import Note
 from planner.recipe.dtypes import zero_point_itemsize
+from planner.recipe.fields import must_calibrate, validated
 from planner.recipe.qparams import scale_count
-from planner.recipe.specs import GPTQSpec, QuantArgs
+from planner.recipe.schemes import QuantizationFields
+from planner.recipe.specs import HiddenModule, ModifierSpec, ModuleRef, QuantArgs, Scheme, Selection
 from planner.recipe.targets import LinearModule
+from planner.upstream import GPTQ_AUTO_SHARE_PERCENT, GPTQ_MIN_BATCHED_CHOLESKY, GPTQ_TRITON_MAX_BLOCK
 
-# helpers.py MIN_BATCHED_CHOLESKY_SIZE: smaller batches are factorized one Hessian at a time
-MIN_BATCHED_CHOLESKY = 16
-# gptq_quantize.py _gptq_block_update_triton_req: the widest block of the fused kernel
-TRITON_MAX_BLOCK = 256
-# helpers.py max_batch_size: share of the free GPU memory that "auto" may plan with
-AUTO_SHARE_PERCENT = 75
+# gptq/base.py `resolve_actorder` runs for these; no other strategy suits a Linear's weights.
+_ORDERED = ("group", "tensor_group", "channel", "tensor", "block")
+
+
+class GPTQFields(QuantizationFields):
+    """Fields of GPTQModifier (modifiers/gptq/base.py)."""
+
+    block_size: int = Field(default=128, ge=1)
+    dampening_frac: float = Field(default=0.01, ge=0, allow_inf_nan=False)
+    actorder: Any = None
+    batched_quantization: Any = "auto"
+
+    @field_validator("actorder")
+    @classmethod
+    def _known_order(cls, value: Any) -> Any:
+        # gptq/helpers.py `apply_activation_ordering` raises for any other word, after hours of calibration
+        if value not in ("static", "weight", None):
+            raise ValueError("must be static, weight or null (no reordering)")
+        return value
+
+    @field_validator("batched_quantization")
+    @classmethod
+    def _auto_or_count(cls, value: Any) -> Any:
+        count = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        if not (count or value in ("auto", None)):
+            raise ValueError("must be auto, a positive number, or null (no batching)")
+        return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GPTQSpec(QuantizationMixinSpec):
+    """GPTQModifier. Its actorder is already resolved into each group's weights."""
+
+    type: ClassVar[str] = "GPTQModifier"
+    block_size: int = 128
+    dampening_frac: float | None = 0.01
+    batched_quantization: Literal["auto"] | int | None = "auto"
+
+    @classmethod
+    def read(cls, fields: Any, where: str) -> Self:
+        """Refuses an entry that would order the columns in two ways."""
+        given = validated(GPTQFields, fields, where)
+        must_calibrate(given, where)
+        shared = shared_fields(given, where)
+        orders = "actorder" in given.model_fields_set
+        shared["groups"] = tuple(_ordered(group, given.actorder, orders, where) for group in shared["groups"])
+        return cls(
+            **shared,
+            block_size=given.block_size,
+            dampening_frac=given.dampening_frac,
+            batched_quantization=given.batched_quantization,
+        )
+
+    @property
+    def requires_calibration_data(self) -> bool:
+        """GPTQModifier.requires_calibration_data."""
+        return True
+
+    @property
+    def has_hessians(self) -> bool:
+        """One a module."""
+        return True
+
+    def follow(self, earlier: Sequence[ModifierSpec]) -> None:
+        """gptq/base.py `on_calibration_start` takes schemes that an earlier modifier left on the modules."""
+        where = self.where
+        if any(group.weights for group in self.groups):
+            return
+        if any(isinstance(spec, QuantizationMixinSpec) for spec in earlier):
+            message = "planner does not model GPTQ over an earlier modifier's scheme; give scheme"
+            raise UnsupportedError(f"{where}: {message}")
+        raise RecipeError("quantizes no weights, so GPTQ has nothing to do; give scheme or config_groups", where)
+
+    def check(self, modules: Sequence[ModuleRef], selection: Selection) -> Iterable[Note]:
+        """gptq/base.py `on_calibration_start` raises when it hooks nothing; embeddings are not hooked."""
+        yield from target_notes(self, modules, selection)
+        schemes = selection.weights
+        linears = (schemes.get(ref.name) for ref in modules if "Embedding" not in ref.classes)
+        if not any(scheme is not None and scheme.weights is not None for scheme in linears):
+            raise RecipeError(
+                "finds nothing to quantize in this model: no Linear is both targeted and not ignored", self.where
+            )
+        check_schemes(self, modules, selection)
+
+    def hidden(self, modules: Sequence[HiddenModule]) -> Iterable[Note]:
+        """gptq/base.py `compress_modules` finds no statistics for a Linear that is hooked and never observed."""
+        hooked = [module.name for module in modules if module.runs and not module.is_embedding]
+        if hooked:
+            raise RecipeError(
+                f"targets {few(hooked)}, which LLM Compressor calls inside a wrapped function: it hooks them, never "
+                "observes their weights, and stops with 'No statistics available'; add them to ignore, "
+                f"e.g. {_ignore_for(hooked[0])}",
+                self.where,
+            )
+        return QuantizationMixinSpec.hidden(self, modules)
+
+    def model(self, context: Context) -> "GPTQModel":
+        """Hessians, and batches of them at the epoch's end."""
+        return GPTQModel(context, self)
+
+
+def _ordered(group: Scheme, actorder: Any, given: bool, where: str) -> Scheme:
+    """gptq/base.py `resolve_actorder`: unset means static unless the group says otherwise; given must not conflict."""
+    weights = group.weights
+    if weights is None or weights.strategy not in _ORDERED:
+        return group
+    if weights.dynamic is True:
+        raise RecipeError("GPTQ needs fixed weight scales; the library fails on it", f"{group.where}.weights.dynamic")
+    if given and weights.actorder is not None and actorder != weights.actorder:
+        theirs = f"{group.where}.weights.actorder".removeprefix(f"{where}.")
+        raise RecipeError(f"{actorder} contradicts {weights.actorder} in {theirs}; leave one out", f"{where}.actorder")
+    order = actorder if given else weights.actorder or "static"
+    return replace(group, weights=replace(weights, actorder=order))
+
+
+def _ignore_for(name: str) -> str:
+    """An ignore pattern for the part of the model that `name` lies in."""
+    parts = name.split(".")
+    tower = next((part for part in parts if "vis" in part or "proj" in part), parts[-1])
+    return f"re:.*{tower}.*"
 
 
 class GPTQModel(QuantizationModel):
@@ -75,7 +200,7 @@ class GPTQModel(QuantizationModel):
         weight, hessian = module.rows * module.columns, module.columns**2
         quantization = hessian + 3 * weight + 4 * module.rows * self.spec.block_size
         ordering = 3 * hessian + 2 * weight
-        budget = self.context.free_gpu_bytes * AUTO_SHARE_PERCENT // 100
+        budget = self.context.free_gpu_bytes * GPTQ_AUTO_SHARE_PERCENT // 100
         return max(1, budget // (max(quantization, ordering) * 4))
 
     def weight_qparams(self, module: LinearModule) -> QParams:
@@ -191,7 +316,7 @@ class _Batch:
         """
         with frame.during(self.count * self.columns, "dead columns"):
             one = hessian_bytes(self.columns)
-            size = one if self.count < MIN_BATCHED_CHOLESKY else self.stacked_hessians
+            size = one if self.count < GPTQ_MIN_BATCHED_CHOLESKY else self.stacked_hessians
             frame.temporary(size, "column-major copy in cholesky_ex", "cuda_workspace")
             with frame.during(size, "column-major result in cholesky_inverse", "cuda_workspace"):
                 frame.temporary(size, "input copy in cholesky_inverse", "cuda_workspace")
@@ -208,7 +333,7 @@ class _Batch:
         elements = self.count * self.rows * width
         for name in ("W1", "Q1", "Err1", "losses1"):
             frame.assign(name, elements * FP32)
-        if width <= TRITON_MAX_BLOCK and width & (width - 1) == 0:
+        if width <= GPTQ_TRITON_MAX_BLOCK and width & (width - 1) == 0:
             self._fused_update(frame, qparams, width, elements)
         else:
             self._eager_update(frame, qparams, width, elements)

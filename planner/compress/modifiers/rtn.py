@@ -1,15 +1,53 @@
 """QuantizationModifier (round to nearest): llmcompressor/modifiers/quantization/quantization/base.py."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
-from planner.compress.context import Context
+from planner.compress.context import Context, Frame
 from planner.compress.ledger import Handle, Owner
 from planner.compress.modifiers.base import ModifierModel
-from planner.compress.observers import MINMAX, QParams, WeightObservers, observed_range, siblings_of
+from planner.compress.modifiers.mixin import QuantizationMixinSpec, calibrates, shared_fields
+from planner.compress.observers import QParams, WeightObservers, observed_range, observer_of, siblings_of
+from planner.errors import RecipeError
 from planner.models.traces import Call
+from planner.notes import Note
+from planner.recipe.fields import validated
+from planner.recipe.observers import Observer
 from planner.recipe.qparams import weight_qparam_bytes
+from planner.recipe.schemes import QuantizationFields
 from planner.recipe.specs import QuantArgs
 from planner.recipe.targets import LinearModule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizationSpec(QuantizationMixinSpec):
+    """QuantizationModifier, which has no fields but those of QuantizationMixin."""
+
+    type: ClassVar[str] = "QuantizationModifier"
+    calibrate_anyway: bool = False
+    """The recipe itself says `requires_calibration_data: true`."""
+
+    @classmethod
+    def read(cls, fields: Any, where: str) -> Self:
+        """Refuses an entry without any configuration; one that quantizes nothing gets a note."""
+        given = validated(QuantizationFields, fields, where)
+        if not given.has_config:
+            raise RecipeError("says not what to quantize; give scheme (like W4A16) or config_groups", where)
+        spec = cls(**shared_fields(given, where), calibrate_anyway=given.requires_calibration_data)
+        if given.scheme is not None or given.config_groups or given.kv_cache_scheme is not None:
+            return spec
+        idle = Note(kind="recipe", text=f"{where} quantizes nothing: it has neither scheme nor config_groups")
+        return replace(spec, notes=(*spec.notes, idle))
+
+    @property
+    def requires_calibration_data(self) -> bool:
+        """As the mixin finds, or as the recipe says."""
+        return self.calibrate_anyway or calibrates(self)
+
+    def model(self, context: Context) -> "QuantizationModel":
+        """Observers of inputs, outputs and weights."""
+        return QuantizationModel(context)
 
 
 class QuantizationModel(ModifierModel):
@@ -18,7 +56,7 @@ class QuantizationModel(ModifierModel):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.observers = WeightObservers(context)
-        self._inputs: dict[str, list[Handle]] = {}
+        self._ranges: dict[str, list[Handle]] = {}
 
     # ------------------------------------------------------------------ calibrate
     def before_forward(self, module: LinearModule, call: Call) -> None:
@@ -43,34 +81,31 @@ class QuantizationModel(ModifierModel):
             frame.temporary(nbytes, "product")
 
     def _observe(self, name: str, args: QuantArgs, rows: int, columns: int, itemsize: int) -> None:
-        """min_max.py: this batch's extremes, averaged into the ones that are kept."""
+        """observers/base.py Observer.forward: this batch's range, combined with that of the batches before."""
         # observers/helpers.py _flatten_activation: one scale, or one per group of columns
         count = columns // (args.group_size or columns) if args.strategy == "tensor_group" else 1
         with self.context.frame("observer", name) as frame:
             observed_range(frame, args, observations=rows, count=count, group=columns // count, itemsize=itemsize)
-            if name in self._inputs:
-                self._average(name, args, count * itemsize)
-            else:
-                self._inputs[name] = [frame.hand_over("min_vals"), frame.hand_over("max_vals")]
+            earlier = self._ranges.get(name, [])
+            if earlier:
+                self._combine(frame, observer_of(args), count * itemsize)
+            self._ranges[name] = [frame.hand_over("min_vals"), frame.hand_over("max_vals")]
+            self.context.ledger.free_all(earlier)
 
-    def _average(self, name: str, args: QuantArgs, nbytes: int) -> None:
-        averaging = args.observer not in (*MINMAX[:2], "memoryless_mse")
-        kept = self._inputs[name]
-        with self.context.frame("observer", name) as frame:
-            for index in range(len(kept)):
-                if averaging:  # observers/helpers.py lerp: (start * (1 - w)) + (end * w)
-                    with frame.during(nbytes, "start * (1 - w)"), frame.during(nbytes, "end * w"):
-                        frame.assign("averaged", nbytes)
-                else:
-                    frame.assign("averaged", nbytes)
-                self.context.ledger.free(kept[index])
-                kept[index] = frame.hand_over("averaged")
+    def _combine(self, frame: Frame, observer: Observer, nbytes: int) -> None:
+        """min_max.py and mse.py `update_statistics_from_observed`; extremes of `nbytes`."""
+        for extreme in ("min_vals", "max_vals"):
+            if observer.combines == "average":  # observers/helpers.py lerp: (start * (1 - w)) + (end * w)
+                with frame.during(nbytes, "start * (1 - w)"), frame.during(nbytes, "end * w"):
+                    frame.assign(extreme, nbytes)
+            elif observer.combines == "widest":
+                frame.assign(extreme, nbytes)
 
     def _finish_inputs(self, modules: Sequence[LinearModule]) -> None:
         """update_qparams(modules, ACTIVATION_OBS): statistics go; the scales are a few bytes."""
         for module in modules:
             for name in (f"{module.name}.input", f"{module.name}.output"):
-                self.context.ledger.free_all(self._inputs.pop(name, ()))
+                self.context.ledger.free_all(self._ranges.pop(name, ()))
 
     def on_calibration_end(self) -> None:
         """mixin.py end_calibration: observers are removed."""

@@ -1,13 +1,80 @@
 """SparseGPTModifier: llmcompressor/modifiers/pruning/sparsegpt/{base,sgpt_base,sgpt_sparsify}.py."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from pydantic import Field
 
 from planner.compress.context import Context, Frame
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.hessian import FP32, Hessians, hessian_bytes
+from planner.compress.modifiers.sparsity import SparsityFields, SparsitySpec, shared_fields
 from planner.models.traces import Call
-from planner.recipe.specs import SparseGPTSpec
+from planner.notes import Note
+from planner.recipe.fields import validated
 from planner.recipe.targets import LinearModule
+
+
+class SparseGPTFields(SparsityFields):
+    """Fields of SparseGPTModifier (modifiers/pruning/sparsegpt/base.py)."""
+
+    block_size: int = Field(default=128, ge=1)
+    dampening_frac: float = Field(default=0.01, ge=0, allow_inf_nan=False)
+    preserve_sparsity_mask: bool = False
+    offload_hessians: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SparseGPTSpec(SparsitySpec):
+    """SparseGPTModifier."""
+
+    type: ClassVar[str] = "SparseGPTModifier"
+    block_size: int = 128
+    dampening_frac: float | None = 0.01
+    preserve_sparsity_mask: bool = False
+    offload_hessians: bool = False
+
+    @classmethod
+    def read(cls, fields: Any, where: str) -> Self:
+        """Refuses an entry that would prune every weight."""
+        given = validated(SparseGPTFields, fields, where)
+        return cls(
+            **shared_fields(given, where),
+            block_size=given.block_size,
+            dampening_frac=given.dampening_frac,
+            preserve_sparsity_mask=given.preserve_sparsity_mask,
+            offload_hessians=given.offload_hessians,
+        )
+
+    @property
+    def has_hessians(self) -> bool:
+        """One a module."""
+        return True
+
+    def failures(self, inputs: Iterable[tuple[str, int]]) -> Iterable[Note]:
+        """Two shapes of tensors that the library's functions do not take."""
+        if self.offload_hessians:
+            # sgpt_sparsify.py sparsify_weight divides a GPU tensor by the CPU Hessian's diagonal
+            yield _failure(
+                "with offload_hessians, SparseGPT compresses with the Hessian on the "
+                "CPU and the weight on the GPU ('Expected all tensors to be on the same device'). Leave it out."
+            )
+        deep = next((name for name, dimensions in inputs if dimensions > 3), None)
+        if deep is not None:
+            # sgpt_sparsify.py accumulate_hessian, unlike GPTQ's, flattens inputs of 3 dimensions at most
+            yield _failure(
+                f"SparseGPT cannot take the input of {deep}, which has more than "
+                "3 dimensions ('t() expects a tensor with <= 2 dimensions'). Add it to ignore."
+            )
+
+    def model(self, context: Context) -> "SparseGPTModel":
+        """Hessians, taken one by one at the epoch's end."""
+        return SparseGPTModel(context, self)
+
+
+def _failure(text: str) -> Note:
+    return Note(kind="fails", text=f"This job fails in LLM Compressor: {text}")
 
 
 class SparseGPTModel(ModifierModel):
@@ -19,8 +86,8 @@ class SparseGPTModel(ModifierModel):
         self.hessians = Hessians(context, offload=spec.offload_hessians)
 
     def after_forward(self, module: LinearModule, call: Call) -> None:
-        if module.sparsify:
-            self.hessians.accumulate(module, call)
+        """sgpt_base.py hooks what it selects with calibrate_module."""
+        self.hessians.accumulate(module, call)
 
     def on_sequential_epoch_end(self, modules: Sequence[LinearModule]) -> None:
         """base.py compress_modules: the last module's result lives until the next one's is there."""

@@ -1,0 +1,136 @@
+"""What pruning modifiers share: llmcompressor/modifiers/pruning/sparsegpt/sgpt_base.py SparsityModifierBase."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from planner.errors import RecipeError, UnsupportedError
+from planner.notes import Note
+from planner.recipe.fields import ModifierFields, check_patterns, must_calibrate
+from planner.recipe.matching import Patterns, ignore_notes, matched, module_classes, nothing_left, subtree
+from planner.recipe.specs import ModifierSpec, ModuleRef, Selection
+from planner.upstream import PRUNABLE_LAYER_TYPES
+
+
+class SparsityFields(ModifierFields):
+    """Fields of SparsityModifierBase."""
+
+    sparsity: Any
+    sparsity_profile: str | None = None
+    mask_structure: Any = (0, 0)
+    owl_m: int | None = None
+    owl_lmbda: float | None = None
+    sequential_update: bool | None = False
+    targets: Any = Field(default_factory=lambda: ["Linear"])
+    ignore: list[str] = Field(default_factory=list)
+
+    @field_validator("sparsity")
+    @classmethod
+    def _a_share(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            return value
+        try:
+            share = float(value)
+        except (TypeError, ValueError):
+            share = -1.0
+        if not 0 <= share <= 1:
+            raise ValueError("must be a share of the weights, from 0 to 1")
+        return share
+
+    @field_validator("mask_structure")
+    @classmethod
+    def _n_of_m(cls, value: Any) -> Any:
+        if isinstance(value, int):
+            raise ValueError("must stand in quotes, '2:4': YAML reads 2:4 as the number 124")
+        found = re.fullmatch(r"\s*(\d{1,6})\s*:\s*(\d{1,6})\s*", value) if isinstance(value, str) else None
+        if found is None or 0 < int(found[1]) > int(found[2]):
+            raise ValueError("must be N:M with N no larger than M, like '2:4'; '0:0' is an unstructured mask")
+        return int(found[1]), int(found[2])
+
+    @field_validator("targets")
+    @classmethod
+    def _a_list(cls, value: Any) -> Any:
+        # sgpt_base.py iterates over it without wrapping a single text, so it would try each letter
+        if not isinstance(value, list) or not all(isinstance(target, str) for target in value):
+            raise ValueError("must be a list here, like [Linear]: SparseGPTModifier takes a text for its letters")
+        return value
+
+    @model_validator(mode="after")
+    def _owl_is_whole(self) -> "SparsityFields":
+        if self.sparsity_profile is not None and self.sparsity_profile.lower() != "owl":
+            raise ValueError("sparsity_profile can only be owl")
+        if len({value is None for value in (self.sparsity_profile, self.owl_m, self.owl_lmbda)}) > 1:
+            raise ValueError("sparsity_profile: owl, owl_m and owl_lmbda go together")
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SparsitySpec(ModifierSpec):
+    """The fields of SparsityModifierBase, and what it does with a model."""
+
+    sparsity: float
+    prune_n: int = 0
+    """N of the N:M mask; 0 means an unstructured mask."""
+    prune_m: int = 0
+    targets: tuple[str, ...] = ("Linear",)
+    ignore: tuple[str, ...] = ()
+
+    @property
+    def prunes(self) -> bool:
+        """It sets weights to zero."""
+        return True
+
+    def select(self, modules: Sequence[ModuleRef]) -> Selection:
+        """Prunable modules in every targeted subtree, in model order."""
+        ignored = Patterns(self.ignore)
+        pruned = {ref.name for ref, compared in self._prunable(modules) if ignored.first(compared) is None}
+        return Selection(weights={ref.name: None for ref in modules if ref.name in pruned})
+
+    def check(self, modules: Sequence[ModuleRef], selection: Selection) -> Iterable[Note]:
+        """Targets that match nothing, ignores that leave nothing out: a dot at the end of names defeats a `$`."""
+        for target in self.targets:
+            matched((target, f"{self.where}.targets"), modules)
+        traps = [pattern for pattern in self.ignore if pattern.endswith("$")]
+        compared = lambda: [compared for _, compared in self._prunable(modules)]  # noqa: E731
+        yield from ignore_notes(self.ignore, f"{self.where}.ignore", compared, traps)
+        if not selection.weights:
+            yield nothing_left(self.where)
+
+    def _prunable(self, modules: Sequence[ModuleRef]) -> Iterator[tuple[ModuleRef, ModuleRef]]:
+        """Prunable modules below each target, each with the name under which `ignore` is compared.
+
+        sgpt_base.py `on_calibration_start` builds that name as `{target}.{name below it}`: a module that is itself
+        the target ends in a dot (`lm_head.`), so neither `lm_head` nor `re:.*lm_head$` leaves it out; `re:.*lm_head`
+        does.
+        """
+        targets = Patterns(self.targets)
+        for index, layer in enumerate(modules):
+            if targets.first(layer) is None:
+                continue
+            for ref in subtree(modules, index):
+                if not module_classes(ref.classes).isdisjoint(PRUNABLE_LAYER_TYPES) and "Embedding" not in ref.classes:
+                    below = ref.name[len(layer.name) :].removeprefix(".")
+                    yield ref, ModuleRef(f"{layer.name}.{below}", ref.classes)
+
+
+def shared_fields(fields: SparsityFields, where: str) -> dict[str, Any]:
+    """The fields of `SparsitySpec` as a recipe's entry has them."""
+    must_calibrate(fields, where)
+    if fields.sparsity_profile is not None or isinstance(fields.sparsity, list):
+        raise UnsupportedError(f"{where}: planner models one sparsity for all layers, no list and no owl profile")
+    prune_n, prune_m = fields.mask_structure
+    if prune_n == 0 and fields.sparsity == 1:
+        raise RecipeError("1 would prune every weight; LLM Compressor fails on it", f"{where}.sparsity")
+    check_patterns(fields.targets, f"{where}.targets")
+    check_patterns(fields.ignore, f"{where}.ignore", may_be_empty=True)
+    return {
+        "where": where,
+        "sparsity": fields.sparsity,
+        "prune_n": prune_n,
+        "prune_m": prune_m,
+        "targets": tuple(fields.targets),
+        "ignore": tuple(fields.ignore),
+    }

@@ -1,0 +1,25 @@
+"""Recipes of the modifiers that are modelled: `planner.recipe` reads, `planner.compress.modifiers` knows them."""
+
+from pathlib import Path
+from typing import Any
+
+from planner.compress.modifiers import MODIFIERS
+from planner.recipe.load import Readers, read_mapping, read_recipe
+from planner.recipe.specs import Recipe
+
+
+def load_recipe(text: str | Path) -> Recipe:
+    """The recipe that a shipped name (`gptq_w4a16`), a path, or recipe text of several lines stands for.
+
+    Raises RecipeError where LLM Compressor would refuse it, UnsupportedError where planner cannot follow.
+    """
+    return read_recipe(text, _readers())
+
+
+def recipe_from_dict(data: dict[str, Any], name: str) -> Recipe:
+    """The records for a recipe that is already a mapping; `name` is how errors and plans call it."""
+    return read_mapping(data, name, _readers())
+
+
+def _readers() -> Readers:
+    return {name: spec.read for name, spec in MODIFIERS.items()}

@@ -1,0 +1,76 @@
+"""The observers that LLM Compressor registers: one record each, and nothing about them elsewhere."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from planner.upstream import Place
+
+Combining = Literal["newest", "widest", "average"]
+"""What becomes of earlier batches' ranges: forgotten, widened where need be, or averaged with the new one."""
+Statistics = Literal["minmax", "mse"]
+"""How a range is found: the extremes as they are, or the shrunk ones with the least error."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observer:
+    """One observer, as far as memory depends on it."""
+
+    source: Place
+    statistics: Statistics | None
+    """None: planner does not model how it finds a range."""
+    combines: Combining = "newest"
+    on_weights: str | None = None
+    """The observer that takes its place on a weight: calibration.py `initialize_observer`."""
+    alias_of: str | None = None
+    """The observer that this is another name of."""
+    needs_data: bool = False
+    """On a weight it asks for the module's inputs."""
+    maxshrink: float = 0.0
+    grid: float = 0.0
+    """Defaults of its search: it tries int(maxshrink * grid) ranges."""
+
+
+_MIN_MAX, _MSE, _IMATRIX = (f"llmcompressor/observers/{name}.py" for name in ("min_max", "mse", "imatrix"))
+_EXPANDED = 1 - 0.8 / 1.8  # mse.py NVFP4ExpandedMSEObserver: from 1.8 times the range down to 0.8 times
+
+OBSERVERS: Mapping[str, Observer] = {
+    "minmax": Observer(
+        source=Place(_MIN_MAX, "MinMaxObserver", "exists"),
+        statistics="minmax",
+        combines="average",
+        on_weights="memoryless_minmax",
+    ),
+    "static_minmax": Observer(
+        source=Place(_MIN_MAX, "StaticMinMaxObserver", "exists"),
+        statistics="minmax",
+        combines="widest",
+        on_weights="memoryless_minmax",
+    ),
+    "memoryless_minmax": Observer(source=Place(_MIN_MAX, "MemorylessMinMaxObserver", "exists"), statistics="minmax"),
+    "mse": Observer(
+        source=Place(_MSE, "MovingAverageMSEObserver", "exists"),
+        statistics="mse",
+        combines="average",
+        on_weights="memoryless_mse",
+        maxshrink=0.20,
+        grid=100.0,
+    ),
+    "memoryless_mse": Observer(
+        source=Place(_MSE, "MemorylessMSEObserver", "exists"), statistics="mse", maxshrink=0.20, grid=100.0
+    ),
+    "nvfp4_expanded_mse": Observer(
+        source=Place(_MSE, "NVFP4ExpandedMSEObserver", "exists"), statistics="mse", maxshrink=_EXPANDED, grid=200.0
+    ),
+    "fouroversix": Observer(
+        source=Place(_MSE, "_load_fouroversix_alias", "exists"), statistics="mse", alias_of="nvfp4_expanded_mse"
+    ),
+    "imatrix_mse": Observer(source=Place(_IMATRIX, "IMatrixMSEObserver", "exists"), statistics=None, needs_data=True),
+    "nvfp4_expanded_imatrix": Observer(
+        source=Place(_IMATRIX, "NVFP4ExpandedIMatrixObserver", "exists"), statistics=None, needs_data=True
+    ),
+}
+"""By the names under which they are registered, hyphens as underscores."""
+
+DEFAULT = {"weights": "memoryless_minmax", "input": "minmax", "output": "minmax"}
+"""mixin.py `_apply_observer_overrides`: by the part's key in the `observer` mapping, where none is named."""
