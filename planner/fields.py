@@ -110,7 +110,7 @@ class JobField:
         except JobError as error:
             raise JobError(f"{self.option}: {error}") from None
 
-    def said(self, value: Any) -> str:
+    def summary_words(self, value: Any) -> str:
         """What the summary says of this value because it is not the default; an empty text where it says nothing."""
         if not self.unusual or value == self.default:
             return ""
