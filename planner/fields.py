@@ -17,7 +17,7 @@ Pipeline = Literal["independent", "sequential", "basic", "datafree"]
 OffloadDevice = Literal["cpu", "gpu"]
 DType = Literal["bfloat16", "float16", "float32"]
 
-Method = Literal["simulate", "rule-of-thumb"]
+PlanMethod = Literal["simulate", "rule-of-thumb"]
 """How a plan is made: not a field of the job, but a word beside it."""
 
 Panel = Literal["Calibration data", "How LLM Compressor runs", "How the model is loaded", "The machine"]

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from planner.accepted import AnyModel, AnyRecipe, called, check_model, job_of, recipe_of, recipes_of
 from planner.compress.binding import make_program
 from planner.compress.context import Context
-from planner.compress.inferred import check_sequential, pass_notes, passes
+from planner.compress.inferred import check_sequential, pipeline_notes, pipeline_runs
 from planner.compress.oneshot import simulate
 from planner.compress.plans import rule_plan, simulated_plan
 from planner.compress.schema import Plan
-from planner.fields import Method
+from planner.fields import PlanMethod
 from planner.job import Job
 from planner.models.graph import ModelGraph
 from planner.notes import Note
@@ -23,7 +23,7 @@ def plan(
     recipe: AnyRecipe,
     job: Job | None = None,
     *,
-    method: Method = "simulate",
+    method: PlanMethod = "simulate",
     progress: Progress | None = None,
 ) -> Plan:
     """Plan one job.
@@ -42,7 +42,7 @@ def compare(
     recipes: Sequence[AnyRecipe],
     job: Job | None = None,
     *,
-    method: Method = "simulate",
+    method: PlanMethod = "simulate",
     progress: Progress | None = None,
 ) -> tuple[Plan, ...]:
     """Plan several recipes on one model, which is built and traced once; takes and raises what `plan` does."""
@@ -50,7 +50,7 @@ def compare(
 
 
 def _plans(
-    model: AnyModel, recipes: Sequence[Recipe], asked: Job | None, method: Method, progress: Progress | None
+    model: AnyModel, recipes: Sequence[Recipe], asked: Job | None, method: PlanMethod, progress: Progress | None
 ) -> tuple[Plan, ...]:
     check_model(model)
     job, say = job_of(asked, model), progress or _silent
@@ -70,7 +70,9 @@ def _plans(
     return with_results(plans, recipes, model, job)
 
 
-def plan_graph(graph: ModelGraph, recipe: Recipe, job: Job, *, method: Method = "simulate", fold: bool = True) -> Plan:
+def plan_graph(
+    graph: ModelGraph, recipe: Recipe, job: Job, *, method: PlanMethod = "simulate", fold: bool = True
+) -> Plan:
     """Plan a recipe on a model that is built already. Pure: no torch, no files.
 
     `fold=False` simulates every subgraph, equal or not; the bytes are the same (in a data-free plan, folding makes
@@ -79,7 +81,7 @@ def plan_graph(graph: ModelGraph, recipe: Recipe, job: Job, *, method: Method = 
     said: list[str] = [*recipe.notes]
     program = make_program(graph, recipe, job, said)
     notes = [*graph.notes, *(Note(kind="recipe", text=text) for text in said)]
-    pipelines = {each.pipeline for each in passes(program, job)}
+    pipelines = {each.pipeline for each in pipeline_runs(program, job)}
     if "sequential" in pipelines:
         check_sequential(graph)
     if method == "rule-of-thumb":
@@ -87,7 +89,7 @@ def plan_graph(graph: ModelGraph, recipe: Recipe, job: Job, *, method: Method = 
     outcome = simulate(program, Context(job=job), fold=fold)
     if pipelines != {"datafree"}:
         notes += graph.trace.notes
-    notes += pass_notes(program, job)
+    notes += pipeline_notes(program, job)
     return simulated_plan(graph, recipe, job, outcome, notes)
 
 

@@ -20,21 +20,21 @@ PipelineName = Literal["sequential", "basic", "datafree"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pass:
+class PipelineRun:
     """One pipeline from calibration_start to calibration_end, and the modifiers that it serves."""
 
     pipeline: PipelineName
     runs: tuple[Run, ...]
 
 
-def passes(program: Program, job: Job) -> tuple[Pass, ...]:
+def pipeline_runs(program: Program, job: Job) -> tuple[PipelineRun, ...]:
     """The job's pipelines in the order in which they run."""
     if job.pipeline != "independent":
-        return (Pass(pipeline=job.pipeline, runs=program.runs),)
-    return tuple(Pass(pipeline=_needed_by(run), runs=(run,)) for run in program.runs)
+        return (PipelineRun(pipeline=job.pipeline, runs=program.runs),)
+    return tuple(PipelineRun(pipeline=_needed_by(run), runs=(run,)) for run in program.runs)
 
 
-def pass_notes(program: Program, job: Job) -> Iterator[Note]:
+def pipeline_notes(program: Program, job: Job) -> Iterator[Note]:
     """What the choice of pipelines means for the figures, or for the data."""
     if job.pipeline == "basic":
         yield _note(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from planner.compress.context import Context
-from planner.compress.inferred import PipelineName, passes
+from planner.compress.inferred import PipelineName, pipeline_runs
 from planner.compress.ledger import Owner
 from planner.compress.parts import FUSED_EXPERTS
 from planner.compress.pipelines import BasicPipeline, DataFreePipeline, Pipeline, SequentialPipeline
@@ -26,7 +26,7 @@ def simulate(program: Program, context: Context, *, fold: bool = True) -> Outcom
     ledger.alloc("cpu", samples, "calibration_data", "calibration samples")
     _linearize(program, context)
     ledger.alloc("cpu", program.qparam_bytes, "qparams", "quantization parameters")
-    for each in passes(program, context.job):
+    for each in pipeline_runs(program, context.job):
         _PIPELINES[each.pipeline](context, program, each.runs, outcome, fold=fold).run()
     _close(context, outcome, "save", "save")
     return outcome
