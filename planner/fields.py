@@ -17,7 +17,7 @@ Pipeline = Literal["independent", "sequential", "basic", "datafree"]
 OffloadDevice = Literal["cpu", "gpu"]
 DType = Literal["bfloat16", "float16", "float32"]
 
-Method = Literal["simulate", "rule-of-thumb"]
+PlanMethod = Literal["simulate", "rule-of-thumb"]
 """How a plan is made: not a field of the job, but a word beside it."""
 
 Panel = Literal["Calibration data", "How LLM Compressor runs", "How the model is loaded", "The machine"]
@@ -110,7 +110,7 @@ class JobField:
         except JobError as error:
             raise JobError(f"{self.option}: {error}") from None
 
-    def said(self, value: Any) -> str:
+    def summary_words(self, value: Any) -> str:
         """What the summary says of this value because it is not the default; an empty text where it says nothing."""
         if not self.unusual or value == self.default:
             return ""

@@ -9,7 +9,7 @@ from planner.compress.inferred import check_sequential, pipeline_notes, pipeline
 from planner.compress.oneshot import simulate
 from planner.compress.plans import rule_plan, simulated_plan
 from planner.compress.schema import Plan
-from planner.fields import Method
+from planner.fields import PlanMethod
 from planner.job import Job
 from planner.models.graph import ModelGraph
 from planner.notes import Note
@@ -23,7 +23,7 @@ def plan(
     recipe: AnyRecipe,
     job: Job | None = None,
     *,
-    method: Method = "simulate",
+    method: PlanMethod = "simulate",
     progress: Progress | None = None,
 ) -> Plan:
     """Plan one job.
@@ -42,7 +42,7 @@ def compare(
     recipes: Sequence[AnyRecipe],
     job: Job | None = None,
     *,
-    method: Method = "simulate",
+    method: PlanMethod = "simulate",
     progress: Progress | None = None,
 ) -> tuple[Plan, ...]:
     """Plan several recipes on one model, which is built and traced once, the results included.
@@ -53,7 +53,7 @@ def compare(
 
 
 def _plans(
-    model: AnyModel, recipes: Sequence[Recipe], asked: Job | None, method: Method, progress: Progress | None
+    model: AnyModel, recipes: Sequence[Recipe], asked: Job | None, method: PlanMethod, progress: Progress | None
 ) -> tuple[Plan, ...]:
     check_model(model)
     job, say = job_of(asked, model), progress or _silent
@@ -79,7 +79,7 @@ def plan_graph(
     recipe: Recipe,
     job: Job,
     *,
-    method: Method = "simulate",
+    method: PlanMethod = "simulate",
     shortcuts: Shortcuts | None = None,
 ) -> Plan:
     """Plan a recipe on a model that is built already. Pure: no torch, no files.

@@ -185,5 +185,5 @@ def _report(plan: "Plan | None", result: "Measurement", output: str | None) -> N
 
         write_result(table(Accuracy(jobs=(compare(plan, result, output),)), **look(None)), None)
     if not result.complete:
-        kept = f"the {len(result.steps)} steps before that are in {output or 'the record'}"
-        raise StoppedError(f"{result.stopped}; {kept}", interrupted=(result.stopped or "").startswith("interrupted"))
+        earlier = f"the {len(result.steps)} steps before that are in {output or 'the record'}"
+        raise StoppedError(f"{result.stopped}; {earlier}", interrupted=(result.stopped or "").startswith("interrupted"))

@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from planner.fields import JOB_FIELDS, JobField, Method
+from planner.fields import JOB_FIELDS, JobField, PlanMethod
 from planner.reports.forms import OutputFormat, StepsShown
 
 RESULT = "The result"
@@ -41,7 +41,7 @@ StepsOption = Annotated[
     typer.Option("--steps", help="folded: one line per distinct step. all: every step.", rich_help_panel=RESULT),
 ]
 MethodOption = Annotated[
-    Method,
+    PlanMethod,
     typer.Option(
         "--method",
         help="simulate walks the job step by step; rule-of-thumb is LLM Compressor's documented rule.",

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from planner.compress.ledger import Owner
 from planner.compress.upgrade import SCHEMA_VERSION, upgraded
-from planner.fields import Method
+from planner.fields import PlanMethod
 from planner.job import Job
 from planner.notes import Note
 from planner.records import Record
@@ -116,7 +116,7 @@ class Plan(Record):
 
     schema_version: Literal[2] = SCHEMA_VERSION
     llmcompressor: str = LLMCOMPRESSOR_VERSION
-    method: Method = "simulate"
+    method: PlanMethod = "simulate"
     recipe: str = Field(description="name or path of the recipe")
     model: ModelFacts
     job: Job

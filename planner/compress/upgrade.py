@@ -23,7 +23,10 @@ def upgraded(plan: Any) -> Any:
         return plan
     version = plan.get("schema_version", SCHEMA_VERSION)
     if version == 1:
-        return _from_version_1(plan)
+        try:
+            return _from_version_1(plan)
+        except (KeyError, TypeError) as error:
+            raise PlannerError(f"says that it is a plan of schema_version 1 and is none: {error!r}") from error
     if version != SCHEMA_VERSION:
         raise PlannerError(
             f"this plan has schema_version {version!r}, and this planner reads 1 to {SCHEMA_VERSION}: "

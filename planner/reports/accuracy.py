@@ -108,9 +108,9 @@ def _remarks(job: JobAccuracy) -> list[tuple[str, str]]:
         )
         for suspect in job.suspects
     ]
-    found = [("suspects" if place == 0 else "", text) for place, text in enumerate(lines)]
-    found += [("not planned", f"{u.title}: {gib(u.peak_bytes)} in {u.where}") for u in job.unplanned]
-    return [*found, *(("note", note) for note in job.notes)]
+    remarks = [("suspects" if place == 0 else "", text) for place, text in enumerate(lines)]
+    remarks += [("not planned", f"{u.title}: {gib(u.peak_bytes)} in {u.where}") for u in job.unplanned]
+    return [*remarks, *(("note", note) for note in job.notes)]
 
 
 def _table(titles: Sequence[str], right: Sequence[bool], cells: Sequence[Sequence[str]]) -> RenderableType:

@@ -67,17 +67,17 @@ def fold(steps: Sequence[Step]) -> list[Fold]:
 
 def blocks(steps: Sequence[Step]) -> list[Block]:
     """The steps in time order, cut where the subgraph or the pipeline run changes."""
-    found: list[Block] = []
+    complete: list[Block] = []
     run, last = 0, 0
     current: list[Step] = []
     for previous, step in zip([None, *steps], steps, strict=False):
         if previous is not None and not _together(previous, step):
-            found.append(Block(run=run, steps=tuple(current)))
+            complete.append(Block(run=run, steps=tuple(current)))
             current = []
             run += _starts_run(previous, step, last)
         last = step.subgraph if step.subgraph is not None else last
         current.append(step)
-    return [*found, Block(run=run, steps=tuple(current))] if current else found
+    return [*complete, Block(run=run, steps=tuple(current))] if current else complete
 
 
 def label(units: Sequence[str]) -> str:

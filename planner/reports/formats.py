@@ -32,12 +32,12 @@ def render(table: FormatTable, *, width: int | None = None, color: bool = False)
 
 def _legend(table: FormatTable) -> str:
     rows = table.formats
-    said = [
+    remarks = [
         (any(row.all_positions for row in rows), _CONTEXT),
         (table.gpu is not None and table.batch > 1, _TOGETHER),
         (any(row.fits and row.tokens_per_second is None for row in rows), _NO_SPEED),
     ]
-    return _LEGEND + "".join(text for true, text in said if true)
+    return _LEGEND + "".join(text for true, text in remarks if true)
 
 
 def render_markdown(table: FormatTable) -> str:
@@ -159,14 +159,14 @@ def shared_notes(rows: Sequence[FormatRow]) -> list[str]:
     for row in rows:
         for note in row.notes:
             owners.setdefault(note, []).append(row)
-    found = []
+    shared = []
     for note, having in owners.items():
         families = list(dict.fromkeys(row.family for row in having))
         if len(having) == len(rows):
-            found.append(note)
+            shared.append(note)
         elif len(having) == sum(row.family in families for row in rows):
-            found.append(f"{', '.join(families)}: {note}")
-    return found
+            shared.append(f"{', '.join(families)}: {note}")
+    return shared
 
 
 FORMATS: Formats[FormatTable] = {"table": render, "json": as_json, "markdown": everywhere(render_markdown)}

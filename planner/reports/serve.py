@@ -47,15 +47,15 @@ def render(serving: Serving, *, width: int | None = None, color: bool = False) -
 
 def render_markdown(serving: Serving) -> str:
     """The same in markdown."""
-    kept = _columns(serving)
+    columns = _columns(serving)
     head = "\n".join(f"- {name}: {escape(text)}" if name else f"  {escape(text)}" for name, text in _header(serving))
-    body = [[escape(cells[column]) for column in kept] for _, cells in _cells(serving)]
-    right = [0 < column < len(_TITLES) - 1 for column in kept]
-    table = markdown_table([_TITLES[column] for column in kept], right, body)
+    body = [[escape(cells[column]) for column in columns] for _, cells in _cells(serving)]
+    right = [0 < column < len(_TITLES) - 1 for column in columns]
+    table = markdown_table([_TITLES[column] for column in columns], right, body)
     last = "\n".join(f"- {name}: {text}" if name else f"- {text}" for name, text in _answers(serving))
-    said = "\n".join(f"- note: {note}" for note in serving.notes)
+    notes = "\n".join(f"- note: {note}" for note in serving.notes)
     title = f"### {escape(serving.model.name)}, {escape(serving.weights.format)}"
-    return "\n\n".join(part for part in (title, head, table, last, said) if part) + "\n"
+    return "\n\n".join(part for part in (title, head, table, last, notes) if part) + "\n"
 
 
 # Header
@@ -82,8 +82,8 @@ def _both(count: int) -> str:
 
 
 def _asked(serving: Serving) -> str:
-    kept = f"{_sequences(serving.batch)} of {serving.context:,} tokens, KV cache in {serving.kv_cache.dtype}"
-    return f"{serving.engine}, {kept}" if serving.kv_cache.bytes is not None else serving.engine
+    served = f"{_sequences(serving.batch)} of {serving.context:,} tokens, KV cache in {serving.kv_cache.dtype}"
+    return f"{serving.engine}, {served}" if serving.kv_cache.bytes is not None else serving.engine
 
 
 def _hardware(serving: Serving) -> str:
@@ -171,7 +171,7 @@ def _cells(serving: Serving) -> list[tuple[_Row, list[str]]]:
 def _columns(serving: Serving) -> list[int]:
     """Those that say something: `all GPUs` where there are several, `rule` where one applies."""
     shown = [True, True, serving.split.gpus > 1, _has_rule(serving), True]
-    return [column for column, kept in enumerate(shown) if kept]
+    return [column for column, says in enumerate(shown) if says]
 
 
 def _has_rule(serving: Serving) -> bool:
@@ -179,12 +179,12 @@ def _has_rule(serving: Serving) -> bool:
 
 
 def _table(serving: Serving) -> Table:
-    table, kept = ruled_table(), _columns(serving)
-    for column in kept:
+    table, columns = ruled_table(), _columns(serving)
+    for column in columns:
         right, style = 0 < column < len(_TITLES) - 1, "dim" if column > 1 else ""
         table.add_column(_TITLES[column], justify="right" if right else "left", no_wrap=column < 4, style=style)
     for row, cells in _cells(serving):
-        table.add_row(*(cells[column] for column in kept), style="bold" if row.total else "")
+        table.add_row(*(cells[column] for column in columns), style="bold" if row.total else "")
     return table
 
 
@@ -202,15 +202,15 @@ def _summary(serving: Serving) -> Table:
 
 
 def _answers(serving: Serving) -> Sequence[tuple[str, str]]:
-    found = [("verdict", fit_line(serving))]
+    answers = [("verdict", fit_line(serving))]
     if serving.fits is not None and serving.max_context is not None:
-        found.append(("context", _context(serving)))
-        found.append(("batch", _batch(serving)))
+        answers.append(("context", _context(serving)))
+        answers.append(("batch", _batch(serving)))
     if cpu := cpu_line(serving):
-        found.append(("CPU", cpu))
+        answers.append(("CPU", cpu))
     if serving.model.architecture:
-        found.append(("speed", speed_line(serving)))
-    return found
+        answers.append(("speed", speed_line(serving)))
+    return answers
 
 
 def fit_line(serving: Serving) -> str:

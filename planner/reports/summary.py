@@ -37,7 +37,7 @@ def job_line(job: Job) -> str:
     parts = [f"{job.samples:,} samples x {job.seq_len:,} tokens", f"batch {job.batch_size}"]
     if job.images:
         parts.append(f"{job.images} image{'s' * (job.images > 1)} of {job.image_size[0]}x{job.image_size[1]} each")
-    unusual = [field.said(getattr(job, field.name)) for field in JOB_FIELDS]
+    unusual = [field.summary_words(getattr(job, field.name)) for field in JOB_FIELDS]
     parts += [f"{job.pipeline} pipeline", *filter(None, unusual), f"GPU of {gib_short(job.gpu_memory_bytes)}"]
     return ", ".join(parts)
 

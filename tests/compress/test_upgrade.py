@@ -59,6 +59,12 @@ def test_a_plan_of_an_unknown_version_says_which_and_what_to_do(version: object)
         Plan.model_validate(saved(schema_version=version))
 
 
+@pytest.mark.parametrize("steps", [None, 3, [3], [{}], [{"gpu": {}, "cpu": {}}]])
+def test_what_only_says_that_it_is_a_plan_of_version_1_is_refused(steps: object) -> None:
+    with pytest.raises(PlannerError, match="schema_version 1 and is none"):
+        Plan.model_validate(saved(steps=steps))
+
+
 def test_reading_leaves_the_saved_object_as_it_was() -> None:
     plan = saved()
     Plan.model_validate(plan)
