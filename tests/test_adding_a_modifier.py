@@ -61,7 +61,7 @@ def run(root: Path, recipe: Path, *arguments: str) -> subprocess.CompletedProces
         *arguments,
     ]
     return subprocess.run(
-        [*command, "--samples", "2", "--seq-len", "64"],
+        [*command, "--layers", "2", "--samples", "2", "--seq-len", "64"],
         capture_output=True, text=True, check=False, cwd=root, env=os.environ | {"PYTHONPATH": str(root)},
     )  # fmt: skip
 

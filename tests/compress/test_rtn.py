@@ -61,6 +61,14 @@ def test_a_static_minmax_takes_the_larger_without_averaging(context: Context) ->
     assert observed(context, static(args), 2) == [2 * extreme, 2 * extreme + 2 * extreme + extreme]
 
 
+@pytest.mark.parametrize("observer", ["memoryless_minmax", "memoryless_mse", "nvfp4_expanded_mse", "fouroversix"])
+def test_an_observer_without_memory_forgets_the_range_before(observer: str) -> None:
+    # mse.py NVFP4ExpandedMSEObserver is a MemorylessMSEObserver, fouroversix another name of it
+    args, extremes = toys.static_input(observer=observer), 2 * 2
+    first, second = observed(Context(job=toys.job()), static(args), 2)
+    assert second == first + extremes
+
+
 def test_statistics_do_not_grow_with_the_batches(context: Context) -> None:
     peaks = observed(context, static(), 6)
     assert len(set(peaks[1:])) == 1

@@ -33,7 +33,7 @@ class QuantizationSpec(QuantizationMixinSpec):
         """Refuses an entry without any configuration; one that quantizes nothing gets a note."""
         given = validated(QuantizationFields, fields, where)
         if not given.has_config:
-            raise RecipeError("says not what to quantize; give scheme (like W4A16) or config_groups", where)
+            raise RecipeError("does not say what to quantize; give scheme (like W4A16) or config_groups", where)
         spec = cls(**shared_fields(given, where), calibrate_anyway=given.requires_calibration_data)
         if given.scheme is not None or given.config_groups or given.kv_cache_scheme is not None:
             return spec
@@ -73,8 +73,11 @@ class QuantizationModel(ModifierModel):
             self._quantize_output(module, call.rows * call.output[-1] * call.output_itemsize)
 
     def _quantize_output(self, module: LinearModule, nbytes: int) -> None:
-        """calibrate_output_hook calls forward_quantize itself, past DisableQuantization: compressed_tensors
-        forward.py _quantize_dequantize holds the scaled, rounded and dequantized output, and a product."""
+        """calibrate_output_hook calls forward_quantize itself, past DisableQuantization.
+
+        compressed_tensors forward_helpers.py _quantize_dequantize holds the scaled, rounded and dequantized output,
+        and a product.
+        """
         with self.context.frame("observer", Owner(module.name, "output")) as frame:
             for name in ("scaled", "rounded", "dequantized"):
                 frame.assign(name, nbytes)
