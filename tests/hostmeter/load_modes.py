@@ -5,6 +5,7 @@ load_modes.py                    every way below, on the checkpoints that make_m
 load_modes.py WAY CHECKPOINT     one of them, in this process
 """
 
+import importlib
 import json
 import os
 import subprocess
@@ -45,10 +46,9 @@ def measure(way: str, checkpoint: Path) -> dict[str, Any]:
     import torch
     from llmcompressor.modeling.moe.linearize import linearize_moe, load_quantizable_moe
     from transformers import AutoModelForCausalLM
-    from transformers.models import llama, qwen3, qwen3_moe
 
-    for family in (llama, qwen3, qwen3_moe):
-        dir(family)  # imports the family's code now, so that it does not count as loading
+    for name in ("llama", "qwen3", "qwen3_moe"):  # now, so that importing a model's code does not count as loading
+        importlib.import_module(f"transformers.models.{name}.modeling_{name}")
     csv = FOLDER / f".load.{os.getpid()}.csv"
     with resident.sampled(csv):
         before, started = resident.status(), time.monotonic()
