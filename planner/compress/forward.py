@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from planner.compress.context import Context
-from planner.compress.ledger import Handle
+from planner.compress.ledger import Handle, Owner
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.program import Subgraph
 from planner.models.traces import Call, Event, ModelTrace, Segment
@@ -57,13 +57,12 @@ class SubgraphForward:
         live: dict[int, Handle] = {}
         for event in segment.events:
             if event.kind == "alloc":
-                live[event.id] = ledger.alloc(
-                    context.device, _scaled(event.bytes, share), event.category, full_name(segment.target, event.name)
-                )
+                owner = _owner(segment.target, event)
+                live[event.id] = ledger.alloc(context.device, _scaled(event.bytes, share), event.category, owner)
             elif event.kind == "free":
                 ledger.free(live.pop(event.id))
             elif event.kind == "onload":
-                context.onload(full_name(segment.target, event.name), event.bytes)
+                context.onload(full_name(segment.target, event.parameter), event.bytes)
             elif hooked:
                 _run_hooks(segment, event, hooked, share)
         return live
@@ -92,11 +91,16 @@ def _scaled(amount: int, share: tuple[int, int]) -> int:
     return amount * part // whole if amount % whole == 0 else amount
 
 
+def _owner(target: str, event: Event) -> Owner:
+    """The module whose forward makes the tensor, in the role of the operator that makes it."""
+    return Owner(full_name(target, event.module), event.operator) if event.module else Owner(event.operator)
+
+
 def full_name(target: str, name: str) -> str:
     """`.self_attn.q_proj` under model.layers.0, or a name that is full already."""
     if not name.startswith("."):
         return name or "model"
-    return (target + name).replace(". ", " ").rstrip(".")
+    return (target + name).rstrip(".")
 
 
 def _by_local(segment: Segment) -> dict[int, list[int]]:

@@ -18,23 +18,10 @@ from torch.utils import _pytree as pytree
 from planner.models.calls import HOOKED, ModuleCalls, patched_forward
 from planner.models.failures import pass_on, run_forward
 from planner.models.inputs import CalibrationBatch
+from planner.models.outputs import OutputShape, made_again, shape_of, shapes_of
 from planner.models.recorder import Key, Recorder, storage_key
 from planner.models.traces import Crossing, Event, ModelTrace, Segment
 from planner.models.wrapping import ancestors, forwards, names_wrapped_in_loops, wrapped_lines
-
-
-@dataclass(slots=True)
-class _Output:
-    """How to make a target's output tensor again: geometry, and the local id of its storage."""
-
-    size: torch.Size
-    stride: tuple[int, ...]
-    offset: int
-    elements: int
-    """Of the whole storage, of which the output may be a view."""
-    dtype: torch.dtype
-    known: torch.Tensor | None
-    storage: int
 
 
 @dataclass(slots=True)
@@ -174,17 +161,12 @@ class ModelTracer:
         finally:
             self._inside_target = False
         segment = self.segments[-1]
-        outputs = pytree.tree_map(lambda v: self._describe(v) if isinstance(v, torch.Tensor) else v, result)
+        ids = self.recorder.ids
+        outputs = shapes_of(result, lambda tensor: shape_of(tensor, ids.get(storage_key(tensor), -1)))
         self._templates[key] = (segment.index, list(self.recorder.events), outputs)
         segment.structure = segment.index
         segment.glue_from = len(self.recorder.events)
         return result
-
-    def _describe(self, tensor: torch.Tensor) -> _Output:
-        known = tensor if tensor.is_cpu and tensor.dim() else None
-        local = self.recorder.ids.get(storage_key(tensor), -1)
-        offset, elements = int(tensor.storage_offset()), tensor.untyped_storage().nbytes() // tensor.element_size()
-        return _Output(tensor.size(), tensor.stride(), offset, elements, tensor.dtype, known, local)
 
     def _replay(self, template: tuple[int, list[Event], Any]) -> Any:
         index, events, outputs = template
@@ -192,19 +174,17 @@ class ModelTracer:
         segment.structure = index
         segment.glue_from = len(events)
         self.recorder.replay(events)
-        made: dict[int, torch.UntypedStorage] = {}
-        return pytree.tree_map(lambda v: self._make(v, made) if isinstance(v, _Output) else v, outputs)
+        return made_again(outputs, self._make)
 
-    def _make(self, output: _Output, made: dict[int, torch.UntypedStorage]) -> torch.Tensor:
+    def _make(self, output: OutputShape) -> torch.Tensor:
         """The same output again, its storage known under the same local id."""
         with self.recorder.paused():
-            if output.known is not None:
-                tensor = output.known.clone()
+            if output.values is not None:
+                tensor = output.values.clone()
             else:
-                whole = torch.empty(output.elements, dtype=output.dtype, device="meta")
-                tensor = whole.as_strided(output.size, output.stride, output.offset)
-        key = self.recorder.adopt_as(tensor, output.storage)
-        self._owners[key] = (self.segments[-1].index, output.storage)
+                tensor = output.on(torch.empty(output.storage_elements, dtype=output.dtype, device="meta"))
+        key = self.recorder.adopt_as(tensor, output.storage_id)
+        self._owners[key] = (self.segments[-1].index, output.storage_id)
         return tensor
 
     # ------------------------------------------------------------------ what crosses the borders

@@ -13,6 +13,7 @@ from planner.models.build import num_experts, quiet
 from planner.models.calls import HalfSoftmax, patched_forward
 from planner.models.failures import pass_on, run_forward, stands_in
 from planner.models.load import structure_key
+from planner.models.outputs import made_again, shapes_of
 from planner.models.recorder import Recorder, storage_key
 from planner.models.traces import Event, memory_events
 from planner.models.tracing import signature
@@ -33,17 +34,6 @@ class _Template:
 
     peak: int
     outputs: Any
-
-
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """Geometry of an output that the layer made."""
-
-    size: torch.Size
-    stride: tuple[int, ...]
-    offset: int
-    elements: int
-    dtype: torch.dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,26 +188,15 @@ class PrefillRun:
         made = {event.id for event in events if event.kind == "alloc"}
         leaves = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         if all(leaf.is_meta and self.recorder.ids.get(storage_key(leaf)) in made for leaf in leaves):
-            outputs = pytree.tree_map(lambda v: _describe(v) if isinstance(v, torch.Tensor) else v, result)
-            self._templates[key] = _Template(_highest(events), outputs)
+            self._templates[key] = _Template(_highest(events), shapes_of(result))
         return result
 
     def _replayed(self, template: _Template, args: Any, kwargs: Any) -> Any:
         base = next(t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor) and t.is_meta)
         base.new_empty(template.peak, dtype=torch.uint8)  # held and freed while the layer runs
-
-        def make(value: Any) -> Any:
-            if not isinstance(value, _Made):
-                return value
-            whole = base.new_empty(value.elements, dtype=value.dtype)
-            return whole.as_strided(value.size, value.stride, value.offset)
-
-        return pytree.tree_map(make, template.outputs)
-
-
-def _describe(tensor: torch.Tensor) -> _Made:
-    elements = tensor.untyped_storage().nbytes() // tensor.element_size()
-    return _Made(tensor.size(), tensor.stride(), int(tensor.storage_offset()), elements, tensor.dtype)
+        return made_again(
+            template.outputs, lambda shape: shape.on(base.new_empty(shape.storage_elements, dtype=shape.dtype))
+        )
 
 
 def _highest(events: Sequence[Event]) -> int:

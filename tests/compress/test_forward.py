@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from planner.compress.context import Context
 from planner.compress.forward import Hooked, SubgraphForward, full_name
-from planner.compress.ledger import Handle
+from planner.compress.ledger import Handle, Owner
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.oneshot import simulate
 from planner.compress.program import Subgraph, cut
@@ -154,8 +154,20 @@ def test_no_hook_runs_while_propagating() -> None:
 
 
 def test_names_from_a_dot_on_lie_under_the_segments_target() -> None:
-    assert full_name("model.layers.3", ".mlp.up mm") == "model.layers.3.mlp.up mm"
-    assert full_name("model.layers.3", ". add") == "model.layers.3 add"
+    assert full_name("model.layers.3", ".mlp.up") == "model.layers.3.mlp.up"
     assert full_name("model.layers.3", ".") == "model.layers.3"
-    assert full_name("model.layers.3", "model.norm mul") == "model.norm mul"
+    assert full_name("model.layers.3", "model.norm") == "model.norm"
     assert full_name("model.layers.3", "") == "model"
+
+
+def test_what_an_operator_makes_is_owned_by_the_module_whose_forward_it_runs_in() -> None:
+    events = (
+        Event("alloc", 0, 50, module=".mlp.up", operator="mm"),
+        Event("alloc", 1, 40, module=".", operator="add"),
+        Event("alloc", 2, 30, operator="nonzero() of a bool index"),
+    )
+    trace = small_trace(Segment(0, "", 0, (), (), ()), Segment(1, "layers.3", 1, events, (), ()), crossings={})
+    context = Context(toys.job())
+    replay(trace, cut(trace, 1)[1], context)
+    owners = [holding.owner for holding in context.ledger.close_step()["gpu"].largest]
+    assert owners == [Owner("layers.3.mlp.up", "mm"), Owner("layers.3", "add"), Owner("nonzero() of a bool index")]
