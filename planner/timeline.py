@@ -51,16 +51,16 @@ class Level:
 
 
 @dataclass(slots=True)
-class Fold:
+class StreamTotals:
     """What a stream comes to: its level, and who holds how much at the end."""
 
     level: Level = field(default_factory=Level)
     holdings: dict[int, int] = field(default_factory=dict)
 
 
-def fold(events: Iterable[MemoryEvent], before: Mapping[int, int] | None = None) -> Fold:
+def fold(events: Iterable[MemoryEvent], before: Mapping[int, int] | None = None) -> StreamTotals:
     """The highest point of a stream that begins with the holdings `before`."""
-    result = Fold(Level(), dict(before or {}))
+    result = StreamTotals(Level(), dict(before or {}))
     result.level.live = sum(result.holdings.values())
     result.level.live_blocks = sum(map(in_blocks, result.holdings.values()))
     result.level.restart()

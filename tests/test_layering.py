@@ -76,6 +76,7 @@ def parse(path: Path) -> ast.Module:
 def planner_imports(path: Path) -> Iterator[tuple[str, int]]:
     """(module, line) of what the file imports from planner, names without the `planner.`."""
     for module, line in imports(parse(path)):
+        assert module != "planner" or path.name == "__main__.py", f"{path.name}:{line}: not the package"
         if module.startswith("planner."):
             yield module.removeprefix("planner."), line
 

@@ -12,7 +12,7 @@ import torch
 from planner.errors import ModelError
 from planner.job import Build
 from planner.models.architectures import auto_class, class_notes
-from planner.models.fields import check_dtypes, check_left_out, check_sizes, defaults_taken, field_of
+from planner.models.config_checks import check_dtypes, check_left_out, check_sizes, defaults_taken, field_of
 from planner.models.source import ModelSource, truncate
 from planner.upstream import EXPERT_COUNT_KEYS
 

@@ -58,7 +58,7 @@ class DataflowTracer:
 
     def __init__(self, model: torch.nn.Module, targets: dict[str, int], batch: CalibrationBatch, experts: int) -> None:
         self.model, self.targets, self.batch = model, targets, batch
-        self.recorder = Recorder(experts, observer=self)
+        self.recorder = Recorder(experts, listener=self)
         self.calls = ModuleCalls(model, self.recorder)
         self._ancestors = {id(m) for m in ancestors(model, targets)}
         self._containers = {id(m) for m in model.modules() if type(m).forward is torch.nn.Module.forward}

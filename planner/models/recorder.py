@@ -34,7 +34,7 @@ _READ_AS_TRUE = {"all", "eq", "isfinite"}
 Key = int
 
 
-class Observer(Protocol):
+class TraceListener(Protocol):
     """Who runs the forward that is recorded: says where it is, and hears of storages that it may know."""
 
     def where(self) -> str:
@@ -50,8 +50,8 @@ class Observer(Protocol):
         """A storage is gone; its key may come again for another one."""
 
 
-class Unobserved:
-    """The observer of a recording that nobody cuts: full names, and no use for the rest."""
+class NoListener:
+    """The listener of a recording that nobody cuts: full names, and no use for the rest."""
 
     def where(self) -> str:
         return ""
@@ -77,12 +77,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
     def __init__(
         self,
         experts: int = 0,
-        observer: Observer | None = None,
+        listener: TraceListener | None = None,
         is_uncounted: Callable[[Any], bool] = lambda _result: False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.experts = experts
-        self.observer: Observer = observer or Unobserved()
+        self.listener: TraceListener = listener or NoListener()
         self.is_uncounted = is_uncounted
         self.events: list[Event] = []
         self.ids: dict[Key, int] = {}
@@ -210,7 +210,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
             if not is_called_by_model():
                 raise
             raise UnsupportedError(
-                f"{self.observer.where() or 'the model'}: {name} does not run without data ({first_line(error)})"
+                f"{self.listener.where() or 'the model'}: {name} does not run without data ({first_line(error)})"
             ) from error
 
     # ------------------------------------------------------------------ reading what is unknown
@@ -268,10 +268,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
                 if key not in self._touched:
                     self._touched.add(key)
                     self.events.append(
-                        Event("onload", bytes=tensor.untyped_storage().nbytes(), parameter=self.observer.relative(name))
+                        Event("onload", bytes=tensor.untyped_storage().nbytes(), parameter=self.listener.relative(name))
                     )
             elif key not in self.ids:
-                self.observer.on_read(key, tensor)
+                self.listener.on_read(key, tensor)
 
     def _made(self, name: str, result: Any) -> Any:
         counted = not (self._paused or self.is_uncounted(result))
@@ -286,7 +286,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
                 continue
             self.ids[key] = self._next
             nbytes = tensor.untyped_storage().nbytes()
-            self.events.append(Event("alloc", self._next, nbytes, self.observer.where(), name.strip("_")))
+            self.events.append(Event("alloc", self._next, nbytes, self.listener.where(), name.strip("_")))
             self._next += 1
             if name in _READ_AS_TRUE and tensor.numel() == 1 and tensor.dtype == torch.bool:
                 self._truths.add(key)
@@ -299,7 +299,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
     def _died(self, key: Key, _reference: object) -> None:
         self._refs.pop(key, None)
         self._truths.discard(key)
-        self.observer.on_death(key)
+        self.listener.on_death(key)
         number = self.ids.pop(key, None)
         if number is not None:
             self.events.append(Event("free", number))

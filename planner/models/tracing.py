@@ -42,7 +42,7 @@ class ModelTracer:
 
     def __init__(self, model: torch.nn.Module, targets: dict[str, int], batch: CalibrationBatch, experts: int) -> None:
         self.model, self.targets, self.batch = model, targets, batch
-        self.recorder = Recorder(experts, observer=self)
+        self.recorder = Recorder(experts, listener=self)
         self.calls = ModuleCalls(model, self.recorder)
         self.segments: list[_Builder] = [_Builder(0, "")]
         self.crossings: dict[int, Crossing] = {}

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from planner import upstream
 from planner.errors import RecipeError, UnsupportedError
 from planner.hints import did_you_mean, shorten
 from planner.notes import Note
 from planner.recipe.files import recipe_mapping
 from planner.recipe.specs import ModifierSpec, Recipe
+from planner.upstream import MODIFIERS as KNOWN_MODIFIERS
 
 Reader = Callable[[Any, str], ModifierSpec]
 """Fields of an entry and its path -> its record (`ModifierSpec.read`)."""
@@ -113,7 +113,7 @@ def _spec(entry: _Entry, earlier: Sequence[ModifierSpec], readers: Readers) -> M
 
 def _nobody_reads(entry: _Entry, readers: Readers) -> RecipeError | UnsupportedError:
     modelled, where = ", ".join(readers), entry.where
-    if entry.type in upstream.MODIFIERS:
+    if entry.type in KNOWN_MODIFIERS:
         return UnsupportedError(f"{where}: planner does not model {entry.type} yet; it models {modelled}")
-    hint = did_you_mean(entry.type, dict.fromkeys((*readers, *upstream.MODIFIERS))) or ";"
+    hint = did_you_mean(entry.type, dict.fromkeys((*readers, *KNOWN_MODIFIERS))) or ";"
     return RecipeError(f"LLM Compressor has no such modifier{hint} planner models {modelled}", where)

@@ -21,7 +21,7 @@ from planner.models.build import (
     text_config,
     vision_config,
 )
-from planner.models.fields import check_sizes
+from planner.models.config_checks import check_sizes
 from planner.models.source import ModelSource, load_source
 
 TINY: dict[str, Any] = {

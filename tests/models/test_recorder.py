@@ -272,7 +272,7 @@ def test_an_operator_that_needs_data_says_which_and_where() -> None:
         def where(self) -> str:
             return "model.layers.3"
 
-    recorder, unknown = Recorder(observer=InLayerThree()), meta(8)
+    recorder, unknown = Recorder(listener=InLayerThree()), meta(8)
     with pytest.raises(UnsupportedError, match=r"model\.layers\.3: _unique2 does not run without data"), recorder:
         torch.unique(unknown)
 
