@@ -129,13 +129,13 @@ def _stored_model(
     copies = {weight.name: weight.copies for weight in served.weights}
     counts = _counted(schemes)
     shared = _shared(served, counts.keys() - copies.keys())
-    said = texts((*recipe.notes, *notes, *sparse, *shared))
+    sentences = texts((*recipe.notes, *notes, *sparse, *shared))
     if each_stands_for_all:
         known = ((name, chosen) for name, chosen in counts.items() if name in copies)
         counts = {name: Counter(dict.fromkeys(chosen, copies[name])) for name, chosen in known}
     extra = _cache_scales(served, recipe) + _untied_head(served, schemes)
     tensors = (_stored(w, counts.get(w.name), extra[w.name], served.graph.itemsize) for w in served.weights)
-    return StoredModel(format=recipe.name, tensors=tuple(tensors), kv_dtype=cache_dtype(recipe), notes=said)
+    return StoredModel(format=recipe.name, tensors=tuple(tensors), kv_dtype=cache_dtype(recipe), notes=sentences)
 
 
 def preset_recipe(name: str, graph: "ModelGraph") -> Recipe:

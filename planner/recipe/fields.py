@@ -69,16 +69,16 @@ def _explained(error: ValidationError, model: type[BaseModel], data: dict[str, A
     """One line for the first bad field. Unions report each member: the one that says most is taken."""
     errors = error.errors(include_url=False)
     first = errors[0]
-    same = [one for one in errors if one["loc"][:1] == first["loc"][:1]]
-    told = next((one for one in same if one["type"] in ("value_error", "enum")), first)
-    path, value = _follow(data, told["loc"])
-    name = str(told["loc"][0]) if told["loc"] else ""
-    if told["type"] == "extra_forbidden":
+    of_field = [one for one in errors if one["loc"][:1] == first["loc"][:1]]
+    clearest = next((one for one in of_field if one["type"] in ("value_error", "enum")), first)
+    path, value = _follow(data, clearest["loc"])
+    name = str(clearest["loc"][0]) if clearest["loc"] else ""
+    if clearest["type"] == "extra_forbidden":
         message = f"unknown field{did_you_mean(name, model.model_fields)}"
     elif isinstance(value, str) and name in _CHOICES and value.lower() not in (*_CHOICES[name], "group"):
         message = f"{shorten(value)} is not one of {', '.join(_CHOICES[name])}{did_you_mean(value, _CHOICES[name])}"
     else:
-        message = shorten(told["msg"].splitlines()[0].removeprefix("Value error, "))
+        message = shorten(clearest["msg"].splitlines()[0].removeprefix("Value error, "))
     return RecipeError(message, where + path)
 
 

@@ -108,10 +108,10 @@ def _parse(text: str, suffix: str, where: str) -> dict[str, Any]:
 
 
 def _front_matter(text: str, where: str) -> str:
-    found = _FRONT_MATTER.search(text)
-    if found is None:
+    matter = _FRONT_MATTER.search(text)
+    if matter is None:
         raise RecipeError("has no recipe between two --- lines, where a recipe card keeps it", where)
-    return found[1]
+    return matter[1]
 
 
 def _kind(data: object) -> str:
@@ -128,10 +128,10 @@ def _is_json(text: str) -> bool:
 
 def _json(text: str, where: str) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        mapping = dict(pairs)
+        if len(mapping) < len(pairs):
             raise RecipeError("a key appears twice in one mapping; all but the last would be lost", where)
-        return found
+        return mapping
 
     try:
         return json.loads(text, object_pairs_hook=unique) if text.strip() else None

@@ -67,10 +67,10 @@ def selected(targets: Iterable[str], ignore: Iterable[str], modules: Sequence[Mo
 def matched(target: Target, modules: Sequence[ModuleRef]) -> list[ModuleRef]:
     """What one target matches; raises RecipeError, with what was meant perhaps, where that is nothing."""
     pattern, where = target
-    found = Patterns((pattern,)).of(modules)
-    if not found:
+    matches = Patterns((pattern,)).of(modules)
+    if not matches:
         raise RecipeError(f"{shorten(pattern)} matches no module of this model{_target_hint(pattern, modules)}", where)
-    return found
+    return matches
 
 
 def ignore_notes(
@@ -158,8 +158,8 @@ def _ignore_hint(pattern: str, candidates: Sequence[ModuleRef]) -> str:
     """The way to write what was meant, when a module's name ends in the pattern's text."""
     wanted = pattern.removeprefix("re:").removeprefix(".*").rstrip("$")
     ending = "." + wanted.replace("\\", "")
-    found = next((ref.name for ref in candidates if f".{ref.name}".rstrip(".").endswith(ending)), None)
-    if found is None:
+    meant = next((ref.name for ref in candidates if f".{ref.name}".rstrip(".").endswith(ending)), None)
+    if meant is None:
         return ""
-    end = r"\.?$" if found.endswith(".") else "$"
-    return f"; it is compared with {found} as a whole, write re:.*{wanted}{end}"
+    end = r"\.?$" if meant.endswith(".") else "$"
+    return f"; it is compared with {meant} as a whole, write re:.*{wanted}{end}"

@@ -73,8 +73,8 @@ class GPTQSpec(QuantizationMixinSpec):
         given = validated(GPTQFields, fields, where)
         must_calibrate(given, where)
         shared = shared_fields(given, where)
-        orders = "actorder" in given.model_fields_set
-        shared["groups"] = tuple(_ordered(group, given.actorder, orders, where) for group in shared["groups"])
+        is_given = "actorder" in given.model_fields_set
+        shared["groups"] = tuple(_ordered(group, given.actorder, is_given, where) for group in shared["groups"])
         return cls(
             **shared,
             block_size=given.block_size,
@@ -130,17 +130,17 @@ class GPTQSpec(QuantizationMixinSpec):
         return GPTQModel(context, self)
 
 
-def _ordered(group: Scheme, actorder: Any, given: bool, where: str) -> Scheme:
+def _ordered(group: Scheme, actorder: Any, is_given: bool, where: str) -> Scheme:
     """gptq/base.py `resolve_actorder`: unset means static unless the group says otherwise; given must not conflict."""
     weights = group.weights
     if weights is None or weights.strategy not in _ORDERED:
         return group
     if weights.dynamic is True:
         raise RecipeError("GPTQ needs fixed weight scales; the library fails on it", f"{group.where}.weights.dynamic")
-    if given and weights.actorder is not None and actorder != weights.actorder:
+    if is_given and weights.actorder is not None and actorder != weights.actorder:
         theirs = f"{group.where}.weights.actorder".removeprefix(f"{where}.")
         raise RecipeError(f"{actorder} contradicts {weights.actorder} in {theirs}; leave one out", f"{where}.actorder")
-    order = actorder if given else weights.actorder or "static"
+    order = actorder if is_given else weights.actorder or "static"
     return replace(group, weights=replace(weights, actorder=order))
 
 

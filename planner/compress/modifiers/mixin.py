@@ -119,9 +119,9 @@ def _unread_targets(fields: QuantizationFields, groups: Sequence[Scheme], where:
 # ---------------------------------------------------------------------- which modules
 def resolve(groups: Iterable[Scheme], ignore: Iterable[str], modules: Sequence[ModuleRef]) -> dict[str, Scheme]:
     """quantization/lifecycle/apply.py `apply_quantization_config`: the config group of each module, in model order."""
-    schemes = {target: group for group in groups for target in group.targets}
-    targets, ignored = Patterns(schemes), Patterns(ignore)
-    found: dict[str, Scheme] = {}
+    by_target = {target: group for group in groups for target in group.targets}
+    targets, ignored = Patterns(by_target), Patterns(ignore)
+    schemes: dict[str, Scheme] = {}
     for index, ref in enumerate(modules):
         kind = _kind(ref.classes)
         if kind is None:
@@ -130,10 +130,10 @@ def resolve(groups: Iterable[Scheme], ignore: Iterable[str], modules: Sequence[M
         if target is None or ignored.first(ref) is not None:
             continue
         if kind == "weighted":
-            found[ref.name] = schemes[target]
+            schemes[ref.name] = by_target[target]
         else:
-            _refuse_attention(schemes[target], modules, index)
-    return found
+            _refuse_attention(by_target[target], modules, index)
+    return schemes
 
 
 @cache
@@ -172,10 +172,10 @@ def _refuse_attention(scheme: Scheme, modules: Sequence[ModuleRef], index: int) 
 def target_notes(spec: QuantizationMixinSpec, modules: Sequence[ModuleRef], selection: Selection) -> Iterator[Note]:
     """Targets and ignores that do not do what they seem to; RecipeError for a target that matches nothing."""
     for target in spec.targets():
-        found = matched(target, modules)
-        if not any(_kind(ref.classes) for ref in found):
+        matches = matched(target, modules)
+        if not any(_kind(ref.classes) for ref in matches):
             pattern, where = target
-            example = few([ref.name or "the model itself" for ref in found])
+            example = few([ref.name or "the model itself" for ref in matches])
             yield _note(f"{where}: {shorten(pattern)} quantizes nothing: {example} holds no weight of its own")
     yield from ignore_notes(spec.ignore, f"{spec.where}.ignore", lambda: _candidates(spec, modules))
     if not selection.weights:
@@ -209,9 +209,9 @@ def _check_group_sizes(modules: Sequence[ModuleRef], schemes: Mapping[str, Schem
             bad.setdefault((scheme.where, size, ref.columns), []).append(ref.name)
     if bad:
         where, size, _ = next(iter(bad))
-        same = [f"{width} ({few(names)})" for (group, _, width), names in bad.items() if group == where]
+        widths = [f"{width} ({few(names)})" for (group, _, width), names in bad.items() if group == where]
         advice = "add them to ignore, or take a group_size that divides"
-        raise RecipeError(f"{size} does not divide {few(same, 3)}; {advice}", f"{where}.weights.group_size")
+        raise RecipeError(f"{size} does not divide {few(widths, 3)}; {advice}", f"{where}.weights.group_size")
 
 
 def _strict_group_size(scheme: Scheme | None) -> int | None:

@@ -45,10 +45,10 @@ class SparsityFields(ModifierFields):
     def _n_of_m(cls, value: Any) -> Any:
         if isinstance(value, int):
             raise ValueError("must stand in quotes, '2:4': YAML reads 2:4 as the number 124")
-        found = re.fullmatch(r"\s*(\d{1,6})\s*:\s*(\d{1,6})\s*", value) if isinstance(value, str) else None
-        if found is None or 0 < int(found[1]) > int(found[2]):
+        numbers = re.fullmatch(r"\s*(\d{1,6})\s*:\s*(\d{1,6})\s*", value) if isinstance(value, str) else None
+        if numbers is None or 0 < int(numbers[1]) > int(numbers[2]):
             raise ValueError("must be N:M with N no larger than M, like '2:4'; '0:0' is an unstructured mask")
-        return int(found[1]), int(found[2])
+        return int(numbers[1]), int(numbers[2])
 
     @field_validator("targets")
     @classmethod
@@ -94,10 +94,13 @@ class SparsitySpec(ModifierSpec):
         for target in self.targets:
             matched((target, f"{self.where}.targets"), modules)
         traps = [pattern for pattern in self.ignore if pattern.endswith("$")]
-        compared = lambda: [compared for _, compared in self._prunable(modules)]  # noqa: E731
-        yield from ignore_notes(self.ignore, f"{self.where}.ignore", compared, traps)
+        yield from ignore_notes(self.ignore, f"{self.where}.ignore", lambda: self._compared(modules), traps)
         if not selection.weights:
             yield nothing_left(self.where)
+
+    def _compared(self, modules: Sequence[ModuleRef]) -> list[ModuleRef]:
+        """Prunable modules under the names with which ignores are compared."""
+        return [compared for _, compared in self._prunable(modules)]
 
     def _prunable(self, modules: Sequence[ModuleRef]) -> Iterator[tuple[ModuleRef, ModuleRef]]:
         """Prunable modules below each target, each with the name under which `ignore` is compared.
