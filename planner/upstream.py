@@ -15,7 +15,7 @@ How = Literal["value", "default", "literals", "names", "exists"]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Citation:
     """Where the library says it, and how the fact is found there.
 
     value: the symbol is assigned this value;
@@ -120,26 +120,26 @@ _GPTQ, _MOE = "llmcompressor/modifiers/gptq", "llmcompressor/modeling/moe"
 _SGPT = "llmcompressor/modifiers/pruning/sparsegpt/sgpt_base.py"
 _DATASET = "llmcompressor/args/dataset_arguments.py"
 
-PLACES: Mapping[str, Place] = {
-    "LLMCOMPRESSOR_VERSION": Place("llmcompressor/version.py", "__version__", "value"),
-    "ONESHOT_DEFAULTS": Place(_DATASET, "DatasetArguments", "default"),
-    "TRACING_IGNORE": Place(_DATASET, "DatasetArguments.tracing_ignore", "default"),
-    "MASK_FUNCTIONS": Place("transformers/masking_utils.py", "", "names"),
-    "FUSED_LAYER_NAMES": Place("llmcompressor/observers/helpers.py", "FUSED_LAYER_NAMES", "value"),
-    "ATTENTION_PROJECTIONS": Place(
+PLACES: Mapping[str, Citation] = {
+    "LLMCOMPRESSOR_VERSION": Citation("llmcompressor/version.py", "__version__", "value"),
+    "ONESHOT_DEFAULTS": Citation(_DATASET, "DatasetArguments", "default"),
+    "TRACING_IGNORE": Citation(_DATASET, "DatasetArguments.tracing_ignore", "default"),
+    "MASK_FUNCTIONS": Citation("transformers/masking_utils.py", "", "names"),
+    "FUSED_LAYER_NAMES": Citation("llmcompressor/observers/helpers.py", "FUSED_LAYER_NAMES", "value"),
+    "ATTENTION_PROJECTIONS": Citation(
         "compressed_tensors/quantization/lifecycle/initialize.py", "_is_attention_module", "literals"
     ),
-    "PRUNABLE_LAYER_TYPES": Place(_SGPT, "PRUNABLE_LAYER_TYPES", "value"),
-    "MSE_TILE": Place("llmcompressor/observers/mse_quant.py", "_grid_search_mse_triton.tile_values", "value"),
-    "GPTQ_MIN_BATCHED_CHOLESKY": Place(f"{_GPTQ}/helpers.py", "MIN_BATCHED_CHOLESKY_SIZE", "value"),
-    "GPTQ_TRITON_MAX_BLOCK": Place(f"{_GPTQ}/gptq_quantize.py", "_gptq_block_update_triton_req", "literals"),
-    "GPTQ_AUTO_SHARE_PERCENT": Place(f"{_GPTQ}/helpers.py", "max_batch_size", "literals", written=0.75),
-    "EXPERT_COUNT_KEYS": Place(f"{_MOE}/helpers.py", "MoEConfig.from_config", "literals"),
-    "EXPERTS_PER_TOKEN_KEYS": Place(f"{_MOE}/helpers.py", "MoEConfig.from_config", "literals"),
-    "LLAMA4_EXPERTS": Place(
+    "PRUNABLE_LAYER_TYPES": Citation(_SGPT, "PRUNABLE_LAYER_TYPES", "value"),
+    "MSE_TILE": Citation("llmcompressor/observers/mse_quant.py", "_grid_search_mse_triton.tile_values", "value"),
+    "GPTQ_MIN_BATCHED_CHOLESKY": Citation(f"{_GPTQ}/helpers.py", "MIN_BATCHED_CHOLESKY_SIZE", "value"),
+    "GPTQ_TRITON_MAX_BLOCK": Citation(f"{_GPTQ}/gptq_quantize.py", "_gptq_block_update_triton_req", "literals"),
+    "GPTQ_AUTO_SHARE_PERCENT": Citation(f"{_GPTQ}/helpers.py", "max_batch_size", "literals", written=0.75),
+    "EXPERT_COUNT_KEYS": Citation(f"{_MOE}/helpers.py", "MoEConfig.from_config", "literals"),
+    "EXPERTS_PER_TOKEN_KEYS": Citation(f"{_MOE}/helpers.py", "MoEConfig.from_config", "literals"),
+    "LLAMA4_EXPERTS": Citation(
         "transformers/models/llama4/modeling_llama4.py", "", "names", written=("Llama4TextExperts",)
     ),
-    "GPT_OSS_EXPERTS": Place(
+    "GPT_OSS_EXPERTS": Citation(
         "transformers/models/gpt_oss/modeling_gpt_oss.py", "", "names", written=("GptOssExperts",)
     ),
 }

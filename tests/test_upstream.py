@@ -20,7 +20,7 @@ from planner import upstream
 from planner.compress.modifiers import MODIFIERS
 from planner.job import Job
 from planner.recipe.observers import OBSERVERS
-from planner.upstream import PLACES, Place
+from planner.upstream import PLACES, Citation
 from tests.upstream import Library, MissingError
 
 ROOT = Path(__file__).parents[1] / "planner"
@@ -96,7 +96,7 @@ class TestPlaces:
 
     @pytest.mark.parametrize("name", OBSERVERS)
     def test_every_observer_is_registered_under_its_name(self, name: str, library: Library) -> None:
-        source: Place = OBSERVERS[name].source
+        source: Citation = OBSERVERS[name].source
         node = library.node(source.file, source.symbol)
         assert isinstance(node, ast.ClassDef | ast.FunctionDef)
         assert f"Observer.register('{name}')" in [ast.unparse(one) for one in node.decorator_list]

@@ -63,7 +63,7 @@ def parse_log(lines: Iterable[str], where: str = "log") -> Measurement:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Entry:
+class _LogEntry:
     """One module, while its lines come in."""
 
     name: str
@@ -86,13 +86,13 @@ class _Entry:
 
 @dataclass(slots=True)
 class _Reader:
-    modules: list[_Entry] = field(default_factory=list)
+    modules: list[_LogEntry] = field(default_factory=list)
     total: int = 0
     device: int = 0
     place: tuple[int | None, int | None] = (None, None)
     is_json: bool = False
     """The log has JSON records: its text lines say the same again."""
-    _waiting: list[_Entry] = field(default_factory=list)
+    _waiting: list[_LogEntry] = field(default_factory=list)
     _batches: int = 0
     _unnamed: int = 0
 
@@ -122,16 +122,16 @@ class _Reader:
         self._batches += 1
         subgraph, of = self.place
         self._waiting = [
-            _Entry(name=name, modifier=modifier, batch=self._batches, subgraph=subgraph, of=of) for name in names
+            _LogEntry(name=name, modifier=modifier, batch=self._batches, subgraph=subgraph, of=of) for name in names
         ]
 
-    def _next(self, is_sparsegpt: bool) -> _Entry:
+    def _next(self, is_sparsegpt: bool) -> _LogEntry:
         if not self._waiting:
             self._unnamed += 1
             self._batches += 1
             subgraph, of = self.place
             self._waiting = [
-                _Entry(name=f"module {self._unnamed}", modifier="", batch=self._batches, subgraph=subgraph, of=of)
+                _LogEntry(name=f"module {self._unnamed}", modifier="", batch=self._batches, subgraph=subgraph, of=of)
             ]
         self.modules.append(self._waiting.pop())
         if is_sparsegpt:
@@ -147,7 +147,7 @@ class _Reader:
             self.device, self.total = device, size
 
     def steps(self) -> Iterator[MeasuredStep]:
-        groups: dict[tuple[str, str, int | None], list[_Entry]] = {}
+        groups: dict[tuple[str, str, int | None], list[_LogEntry]] = {}
         for entry in self.modules:
             groups.setdefault((entry.modifier, entry.layer, entry.subgraph), []).append(entry)
         for index, ((modifier, layer, subgraph), entries) in enumerate(groups.items()):
@@ -187,7 +187,7 @@ def _message(line: str, is_json: bool) -> str:
     return match[2].strip() if match else ""
 
 
-def _seconds(entries: list[_Entry]) -> float | None:
+def _seconds(entries: list[_LogEntry]) -> float | None:
     """Time of a layer. The modules of one batch are compressed together and each logs the time of all."""
     batches: dict[int, float] = {}
     for entry in entries:

@@ -37,7 +37,7 @@ class _Place:
     of: int | None = None
 
 
-class Recorder:
+class StepRecorder:
     """The steps so far. `begin` ends the open step and opens the next one: no moment is lost."""
 
     def __init__(self, sampler: Sampler, on_step: OnStep | None = None) -> None:
@@ -135,7 +135,7 @@ def _most(one: int | None, other: int | None) -> int | None:
 
 
 @contextmanager
-def watching(recorder: Recorder, collect: bool = False) -> Iterator[None]:
+def watching(recorder: StepRecorder, collect: bool = False) -> Iterator[None]:
     """While this is open, the library's entry points tell the recorder where the job is.
 
     `collect` runs Python's collector after the first batches: a reference cycle of the first forward
@@ -151,7 +151,7 @@ def watching(recorder: Recorder, collect: bool = False) -> Iterator[None]:
 class _Watcher:
     """The wrapped entry points of one run."""
 
-    def __init__(self, recorder: Recorder, collect: bool) -> None:
+    def __init__(self, recorder: StepRecorder, collect: bool) -> None:
         # the package hides the module behind the function of the same name
         self.entry: Any = importlib.import_module("llmcompressor.entrypoints.oneshot")
         self.sequential: Any = importlib.import_module("llmcompressor.pipelines.sequential.pipeline")

@@ -75,7 +75,7 @@ class SmoothingModel(ModifierModel):
         if module.name.endswith("block"):
             ledger, owner = self.context.ledger, Owner(module.name, "arguments")
             if module.name not in self._arguments:
-                self._arguments[module.name] = ledger.alloc("cpu", 0, "kept", owner)
+                self._arguments[module.name] = ledger.open("cpu", "kept", owner)
             ledger.grow(self._arguments[module.name], call.rows * call.columns * call.itemsize)
 
     def after_forward(self, module: LinearModule, call: Call) -> None:
@@ -107,7 +107,7 @@ def spied(spec: SmoothingSpec, toy: Toy, monkeypatch: pytest.MonkeyPatch, **opti
     monkeypatch.setattr(SmoothingSpec, "model", make)
     job = toys.job(samples=1, propagate_error=False, **options)
     program, _ = make_program(toy.graph, toys.recipe(spec), job)
-    simulate(program, Context(job=job))
+    simulate(program, Context(job))
     (model,) = models
     return model
 
@@ -130,7 +130,7 @@ def test_watched_modules_come_to_the_epochs_end_in_model_order(monkeypatch: pyte
     assert [names for names in spied(SmoothingSpec(), toy, monkeypatch).compressed if names] == of_layers
 
 
-@pytest.mark.parametrize("batches", [1, 2, 4])
+@pytest.mark.parametrize("batches", [1, 2, 4, 5, 500])
 def test_what_is_kept_of_every_batch_grows_with_the_batches(batches: int) -> None:
     toy = BlockToy()
     arguments = toy.tokens * CHANNELS * toy.itemsize
@@ -169,7 +169,7 @@ def test_a_spec_that_answers_nothing_wants_data_and_has_no_model() -> None:
     assert (spec.requires_calibration_data, spec.has_hessians, spec.unties_embeddings) == (True, False, False)
     assert (spec.prunes, spec.kv_cache, spec.notes) == (False, None, ())
     with pytest.raises(UnsupportedError, match="ModifierSpec has no memory model"):
-        make_model(spec, Context(job=toys.job()))
+        make_model(spec, Context(toys.job()))
 
 
 def test_every_modifier_is_registered_under_the_name_by_which_recipes_ask_for_it() -> None:

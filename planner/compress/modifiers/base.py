@@ -15,8 +15,8 @@ of that Linear, and so on to `after_forward` of the block.
 | `on_sequential_epoch_end` | all that compresses: quantize, prune, smooth, replay a parent, train a block |
 | `on_calibration_end` | what goes with the hooks |
 
-What is kept for each batch is **one** holding that `Ledger.grow` makes larger, batch by batch, not a holding a batch:
-of many batches the pipelines walk the first ones and the last, and what grew with those grows on for the others.
+What is kept for each batch is **one** holding, `Ledger.open`, that `grow` makes larger with each batch, not a holding a batch:
+of many batches the pipelines walk the first and the last ones, and what grew with those grows on for the others.
 """
 
 from collections.abc import Sequence
