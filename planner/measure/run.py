@@ -20,7 +20,7 @@ from planner.measure.model import calibration_data, measured_model, tokenizer
 from planner.measure.probes import CudaProbe, DeviceProbe, NoDevice, Sampler, resident_bytes
 from planner.measure.record import Card, HostFacts, MeasuredModel, MeasuredRecipe, MeasuredStep, Measurement
 from planner.measure.replacing import replaced
-from planner.measure.steps import Recorder, watching
+from planner.measure.steps import StepRecorder, watching
 from planner.models.build import architecture, parameter_bytes, parameter_count
 from planner.models.source import ModelSource
 
@@ -66,7 +66,7 @@ class _Run:
     def measure(self) -> Measurement:
         output = _verbose if self.request.verbose else _quiet
         with output(), Sampler(self.probe) as sampler:
-            recorder = Recorder(sampler, self._on_step)
+            recorder = StepRecorder(sampler, self._on_step)
             stopped = None
             try:
                 self._run(recorder)
@@ -78,7 +78,7 @@ class _Run:
                 recorder.end(partial=True)
         return self._record(tuple(recorder.steps), stopped)
 
-    def _run(self, recorder: Recorder) -> None:
+    def _run(self, recorder: StepRecorder) -> None:
         from llmcompressor import oneshot
 
         request = self.request

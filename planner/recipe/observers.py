@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from planner.upstream import Place
+from planner.upstream import Citation
 
 Combining = Literal["newest", "widest", "average"]
 """What becomes of earlier batches' ranges: forgotten, widened where need be, or averaged with the new one."""
@@ -16,7 +16,7 @@ Statistics = Literal["minmax", "mse"]
 class Observer:
     """One observer, as far as memory depends on it."""
 
-    source: Place
+    source: Citation
     statistics: Statistics | None
     """None: planner does not model how it finds a range."""
     combines: Combining = "newest"
@@ -36,20 +36,20 @@ _EXPANDED = 1 - 0.8 / 1.8  # mse.py NVFP4ExpandedMSEObserver: from 1.8 times the
 
 OBSERVERS: Mapping[str, Observer] = {
     "minmax": Observer(
-        source=Place(_MIN_MAX, "MinMaxObserver", "exists"),
+        source=Citation(_MIN_MAX, "MinMaxObserver", "exists"),
         statistics="minmax",
         combines="average",
         on_weights="memoryless_minmax",
     ),
     "static_minmax": Observer(
-        source=Place(_MIN_MAX, "StaticMinMaxObserver", "exists"),
+        source=Citation(_MIN_MAX, "StaticMinMaxObserver", "exists"),
         statistics="minmax",
         combines="widest",
         on_weights="memoryless_minmax",
     ),
-    "memoryless_minmax": Observer(source=Place(_MIN_MAX, "MemorylessMinMaxObserver", "exists"), statistics="minmax"),
+    "memoryless_minmax": Observer(source=Citation(_MIN_MAX, "MemorylessMinMaxObserver", "exists"), statistics="minmax"),
     "mse": Observer(
-        source=Place(_MSE, "MovingAverageMSEObserver", "exists"),
+        source=Citation(_MSE, "MovingAverageMSEObserver", "exists"),
         statistics="mse",
         combines="average",
         on_weights="memoryless_mse",
@@ -57,17 +57,19 @@ OBSERVERS: Mapping[str, Observer] = {
         grid=100.0,
     ),
     "memoryless_mse": Observer(
-        source=Place(_MSE, "MemorylessMSEObserver", "exists"), statistics="mse", maxshrink=0.20, grid=100.0
+        source=Citation(_MSE, "MemorylessMSEObserver", "exists"), statistics="mse", maxshrink=0.20, grid=100.0
     ),
     "nvfp4_expanded_mse": Observer(
-        source=Place(_MSE, "NVFP4ExpandedMSEObserver", "exists"), statistics="mse", maxshrink=_EXPANDED, grid=200.0
+        source=Citation(_MSE, "NVFP4ExpandedMSEObserver", "exists"), statistics="mse", maxshrink=_EXPANDED, grid=200.0
     ),
     "fouroversix": Observer(
-        source=Place(_MSE, "_load_fouroversix_alias", "exists"), statistics="mse", alias_of="nvfp4_expanded_mse"
+        source=Citation(_MSE, "_load_fouroversix_alias", "exists"), statistics="mse", alias_of="nvfp4_expanded_mse"
     ),
-    "imatrix_mse": Observer(source=Place(_IMATRIX, "IMatrixMSEObserver", "exists"), statistics=None, needs_data=True),
+    "imatrix_mse": Observer(
+        source=Citation(_IMATRIX, "IMatrixMSEObserver", "exists"), statistics=None, needs_data=True
+    ),
     "nvfp4_expanded_imatrix": Observer(
-        source=Place(_IMATRIX, "NVFP4ExpandedIMatrixObserver", "exists"), statistics=None, needs_data=True
+        source=Citation(_IMATRIX, "NVFP4ExpandedIMatrixObserver", "exists"), statistics=None, needs_data=True
     ),
 }
 """By the names under which they are registered, hyphens as underscores."""

@@ -8,7 +8,7 @@ import pytest
 
 from planner.measure.probes import NoDevice, Reading, Sampler, resident_bytes
 from planner.measure.record import CpuFigures, GpuFigures, MeasuredStep
-from planner.measure.steps import Recorder, subgraph_names
+from planner.measure.steps import StepRecorder, subgraph_names
 
 
 class Readings:
@@ -23,8 +23,8 @@ class Readings:
         return Reading(1.0, gpu, CpuFigures(rss_bytes=value))
 
 
-def recorder(*values: int, **named: Any) -> Recorder:
-    return Recorder(Readings(*values), **named)  # type: ignore[arg-type]
+def recorder(*values: int, **named: Any) -> StepRecorder:
+    return StepRecorder(Readings(*values), **named)  # type: ignore[arg-type]
 
 
 def shown(steps: Sequence[MeasuredStep]) -> list[tuple[object, ...]]:

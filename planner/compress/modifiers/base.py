@@ -15,7 +15,7 @@ of that Linear, and so on to `after_forward` of the block.
 | `on_sequential_epoch_end` | all that compresses: quantize, prune, smooth, replay a parent, train a block |
 | `on_calibration_end` | what goes with the hooks |
 
-What is kept for each batch is **one** holding, `Ledger.open`, that `grow` makes larger with each batch, not a holding a batch:
+What is kept for each batch is **one** holding, `Ledger.open`, that `grow` makes larger each time, not one a batch:
 of many batches the pipelines walk the first and the last ones, and what grew with those grows on for the others.
 """
 
