@@ -1,6 +1,5 @@
 """What serving knows of a model, beside what its makers say."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +94,12 @@ def test_the_dtype_is_one_that_models_compute_in() -> None:
     assert {t.dtype for s in served.graph.structures for t in s.parameters} == {"float32"}
 
 
-def configured(folder: Path, **config: Any) -> str:
+def configured(folder: Path, model_type: str, **config: Any) -> str:
+    """A config.json with every entry of its family, these set."""
+    from transformers import AutoConfig
+
     path = folder / "config.json"
-    path.write_text(json.dumps(config))
+    path.write_text(AutoConfig.for_model(model_type, **config).to_json_string(use_diff=False))
     return str(path)
 
 
