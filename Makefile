@@ -21,7 +21,7 @@ demo: $(STAMP)
 	$(VENV)/bin/planner compare deepseek-r1 --recipe rtn_fp8_dynamic --recipe gptq_w4a16
 
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -3,17 +3,15 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from planner.compress.recipes import load_recipe
 from planner.compress.schema import Plan, Step
 from planner.job import Job
-from planner.models.graph import ModelGraph
-from planner.models.load import load_model
 from planner.planning import plan_graph
 from planner.recipe.files import list_recipes
+from tests.built import graph_of
 
 HERE = Path(__file__).parent
 
@@ -37,7 +35,7 @@ class Golden:
     @property
     def plan(self) -> Plan:
         job = Job(**dict(self.options))
-        return plan_graph(_graph(self.model, job), load_recipe(self.recipe), job)
+        return plan_graph(graph_of(self.model, job), load_recipe(self.recipe), job)
 
 
 def goldens() -> Iterator[Golden]:
@@ -81,8 +79,3 @@ def _row(step: Step) -> dict[str, Any]:
         "gpu_kinds": step.gpu.by_kind,
         "cpu": step.cpu.peak_bytes,
     }
-
-
-@cache
-def _graph(model: str, job: Job) -> ModelGraph:
-    return load_model(model, job)

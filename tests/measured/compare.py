@@ -8,11 +8,12 @@ from typing import Literal
 
 from planner.compress.recipes import load_recipe
 from planner.compress.schema import Plan
+from planner.job import Job
 from planner.measure.accuracy import Match, match_steps
 from planner.measure.files import read_measurement
-from planner.models.load import load_model
 from planner.planning import plan_graph
 from planner.units import MIB
+from tests.built import graph_of
 from tests.measured.cases import Case
 
 Device = Literal["gpu", "cpu"]
@@ -43,18 +44,14 @@ class Pair:
         return abs(self.difference) <= max(self.measured * SHARE, SLACK)
 
 
-@cache
-def plan_of(case_model: str, recipe_path: str, job_json: str) -> Plan:
-    """The plan of a measured job."""
-    from planner.job import Job
-
-    job = Job.model_validate_json(job_json)
-    return plan_graph(load_model(case_model, job), load_recipe(recipe_path), job)
-
-
 def predicted(case: Case) -> Plan:
     """The plan of this case."""
-    return plan_of(case.model, str(case.recipe_path), case.job.model_dump_json())
+    return _plan(case.model, str(case.recipe_path), case.job)
+
+
+@cache
+def _plan(model: str, recipe: str, job: Job) -> Plan:
+    return plan_graph(graph_of(model, job), load_recipe(recipe), job)
 
 
 def measured(case: Case) -> dict[str, object]:

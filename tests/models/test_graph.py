@@ -1,6 +1,5 @@
 """The model as onload units: what they hold, how they repeat, and what crosses between them."""
 
-from functools import cache
 from typing import Any
 
 import pytest
@@ -9,14 +8,14 @@ from planner.compress.program import cut
 from planner.job import Job
 from planner.models.graph import ModelGraph
 from planner.models.load import load_model
+from tests.built import graph_of
 from tests.toys import EMBEDDING, HEAD, NORM, Layer, Linear, Toy
 
 PRESETS = ("llama-3-8b", "qwen3-30b-a3b", "deepseek-r1", "qwen2.5-vl-7b", "gemma-3-27b", "qwen3-0.6b")
 
 
-@cache
 def graph(model: str, **options: Any) -> ModelGraph:
-    return load_model(model, Job(**({"seq_len": 2048} | options)))
+    return graph_of(model, Job(**({"seq_len": 2048} | options)))
 
 
 def kinds(model: str) -> dict[str, int]:

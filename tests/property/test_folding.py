@@ -1,31 +1,23 @@
 """Real models: repeated layers are copied, and the plan is the one that simulating each would give."""
 
-from functools import cache
-
 import pytest
 
 from planner.compress.context import Shortcuts
 from planner.compress.recipes import load_recipe
 from planner.compress.schema import Plan
 from planner.job import Job
-from planner.models.graph import ModelGraph
-from planner.models.load import load_model
 from planner.planning import plan_graph
 from planner.recipe.files import list_recipes
+from tests.built import graph_of
 from tests.property.test_laws import figures
 from tests.toys import UNFOLDED
 
 RECIPES = [recipe.name for recipe in list_recipes()]
 
 
-@cache
-def graph(model: str, job: Job) -> ModelGraph:
-    return load_model(model, job)
-
-
 def both(model: str, recipe: str, job: Job) -> tuple[Plan, Plan]:
     folded, whole = (
-        plan_graph(graph(model, job), load_recipe(recipe), job, shortcuts=each) for each in (Shortcuts(), UNFOLDED)
+        plan_graph(graph_of(model, job), load_recipe(recipe), job, shortcuts=each) for each in (Shortcuts(), UNFOLDED)
     )
     return folded, whole
 
