@@ -13,9 +13,9 @@ from pydantic import Field, field_validator
 
 from planner.errors import RecipeError, UnsupportedError
 from planner.hints import did_you_mean, shorten
-from planner.recipe.fields import ModifierFields, validated
 from planner.recipe.observers import DEFAULT, OBSERVERS
 from planner.recipe.specs import QuantArgs, Scheme
+from planner.recipe.validation import ModifierFields, validated
 
 Part = Literal["weights", "input_activations", "output_activations"]
 

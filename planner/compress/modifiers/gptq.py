@@ -22,11 +22,11 @@ from planner.hints import few
 from planner.models.traces import Call
 from planner.notes import Note
 from planner.recipe.dtypes import zero_point_itemsize
-from planner.recipe.fields import must_calibrate, validated
 from planner.recipe.qparams import scale_count
 from planner.recipe.schemes import QuantizationFields
 from planner.recipe.specs import HiddenModule, ModifierSpec, ModuleRef, QuantArgs, Scheme, Selection
 from planner.recipe.targets import LinearModule
+from planner.recipe.validation import must_calibrate, validated
 from planner.upstream import GPTQ_AUTO_SHARE_PERCENT, GPTQ_MIN_BATCHED_CHOLESKY, GPTQ_TRITON_MAX_BLOCK
 
 # gptq/base.py `resolve_actorder` runs for these; no other strategy suits a Linear's weights.

@@ -13,7 +13,6 @@ from planner.compress.observers import siblings_of
 from planner.errors import RecipeError, UnsupportedError
 from planner.hints import few, shorten
 from planner.notes import Note
-from planner.recipe.fields import check_patterns
 from planner.recipe.matching import (
     Patterns,
     Target,
@@ -26,6 +25,7 @@ from planner.recipe.matching import (
 )
 from planner.recipe.schemes import QuantizationFields, needs_data, resolve_groups, resolve_kv_cache
 from planner.recipe.specs import HiddenModule, ModifierSpec, ModuleRef, QuantArgs, Scheme, Selection
+from planner.recipe.validation import check_patterns
 from planner.upstream import ATTENTION_PROJECTIONS
 
 CACHE_OBSERVERS = Note(

@@ -12,12 +12,12 @@ from planner.compress.observers import QParams, WeightObservers, observed_range,
 from planner.errors import RecipeError
 from planner.models.traces import Call
 from planner.notes import Note
-from planner.recipe.fields import validated
 from planner.recipe.observers import Observer
 from planner.recipe.qparams import weight_qparam_bytes
 from planner.recipe.schemes import QuantizationFields
 from planner.recipe.specs import QuantArgs
 from planner.recipe.targets import LinearModule
+from planner.recipe.validation import validated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

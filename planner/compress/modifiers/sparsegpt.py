@@ -12,8 +12,8 @@ from planner.compress.modifiers.hessian import FP32, Hessians, hessian_bytes
 from planner.compress.modifiers.sparsity import SparsityFields, SparsitySpec, shared_fields
 from planner.models.traces import Call
 from planner.notes import Note
-from planner.recipe.fields import validated
 from planner.recipe.targets import LinearModule
+from planner.recipe.validation import validated
 
 
 class SparseGPTFields(SparsityFields):

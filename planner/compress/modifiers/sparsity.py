@@ -9,9 +9,9 @@ from pydantic import Field, field_validator, model_validator
 
 from planner.errors import RecipeError, UnsupportedError
 from planner.notes import Note
-from planner.recipe.fields import ModifierFields, check_patterns, must_calibrate
 from planner.recipe.matching import Patterns, ignore_notes, matched, module_classes, nothing_left, subtree
 from planner.recipe.specs import ModifierSpec, ModuleRef, Selection
+from planner.recipe.validation import ModifierFields, check_patterns, must_calibrate
 from planner.upstream import PRUNABLE_LAYER_TYPES
 
 
