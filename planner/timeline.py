@@ -7,47 +7,42 @@ books, an allocator that gives each tensor an address, a picture, sees each one'
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from planner.units import in_blocks
+from planner.units import BLOCK, in_blocks
 
+MemoryEvent = tuple[int, int, int]
+"""(holding, bytes of one tensor, number of tensors that join the holding; negative: that leave it, the oldest first).
 
-class MemoryEvent(NamedTuple):
-    """`tensors` of `bytes` each join the holding (negative: leave it, the oldest first)."""
-
-    holding: int
-    bytes: int
-    tensors: int = 1
+A plain tuple: a job has hundreds of thousands, and Python's garbage collector walks every other kind of object.
+"""
 
 
 @dataclass(slots=True)
 class Level:
     """How much is held now, and the most that was since `restart`, in bytes and in 512-byte blocks.
 
-    The two peaks may lie at different moments. `at` counts the events up to the first highest moment in bytes.
+    The two peaks may lie at different moments.
     """
 
     live: int = 0
     live_blocks: int = 0
     peak: int = 0
     peak_blocks: int = 0
-    events: int = 0
-    at: int = 0
 
-    def add(self, event: MemoryEvent) -> None:
-        """One more event."""
-        _, nbytes, tensors = event
-        self.events += 1
-        self.live += nbytes * tensors
-        self.live_blocks += in_blocks(nbytes) * tensors
-        if self.live > self.peak:
-            self.peak, self.at = self.live, self.events
-        if self.live_blocks > self.peak_blocks:
-            self.peak_blocks = self.live_blocks
+    def add(self, nbytes: int, tensors: int) -> bool:
+        """So many tensors more of this size; true where more is held then than ever since `restart`."""
+        live = self.live = self.live + nbytes * tensors
+        blocks = self.live_blocks = self.live_blocks + -(-nbytes // BLOCK) * BLOCK * tensors
+        if blocks > self.peak_blocks:
+            self.peak_blocks = blocks
+        if live > self.peak:
+            self.peak = live
+            return True
+        return False
 
     def restart(self) -> None:
         """A new step begins with what is held now."""
-        self.peak, self.peak_blocks, self.events, self.at = self.live, self.live_blocks, 0, 0
+        self.peak, self.peak_blocks = self.live, self.live_blocks
 
 
 @dataclass(slots=True)
@@ -65,10 +60,11 @@ def fold(events: Iterable[MemoryEvent], before: Mapping[int, int] | None = None)
     result.level.live_blocks = sum(map(in_blocks, result.holdings.values()))
     result.level.restart()
     for event in events:
-        result.level.add(event)
-        left = result.holdings.get(event.holding, 0) + event.bytes * event.tensors
+        holding, nbytes, tensors = event
+        result.level.add(nbytes, tensors)
+        left = result.holdings.get(holding, 0) + nbytes * tensors
         if left:
-            result.holdings[event.holding] = left
+            result.holdings[holding] = left
         else:
-            result.holdings.pop(event.holding, None)
+            result.holdings.pop(holding, None)
     return result

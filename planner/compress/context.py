@@ -59,12 +59,23 @@ class Frame:
 
     def __init__(self, context: "Context", kind: str, owner: Owner | str) -> None:
         self._context, self.kind = context, kind
-        self.owner = owner if isinstance(owner, Owner) else Owner(owner)
+        self._owner = owner if isinstance(owner, Owner) else Owner(owner)
         self._names: dict[str, tuple[Handle, ...]] = {}
+        self._parts: dict[str, Owner] = {}
+
+    @property
+    def owner(self) -> Owner:
+        """Whose tensors the names hold; a loop's frame belongs to one owner after the other."""
+        return self._owner
+
+    @owner.setter
+    def owner(self, owner: Owner) -> None:
+        self._owner = owner
+        self._parts.clear()
 
     def assign(self, name: str, nbytes: int, kind: str | None = None, label: str | None = None) -> Handle:
         """name = a new tensor of `nbytes`, which the books call `label`."""
-        handle = self._context.take(nbytes, kind or self.kind, self.owner.part(label or name))
+        handle = self._context.take(nbytes, kind or self.kind, self._part(label or name))
         self.bind(name, handle)
         return handle
 
@@ -112,8 +123,15 @@ class Frame:
     @contextmanager
     def during(self, nbytes: int, what: str, kind: str | None = None) -> Iterator[None]:
         """A tensor that lives as long as the block."""
-        with self._context.ledger.hold(self._context.device, nbytes, kind or self.kind, self.owner.part(what)):
+        with self._context.ledger.hold(self._context.device, nbytes, kind or self.kind, self._part(what)):
             yield
+
+    def _part(self, role: str) -> Owner:
+        """The owner in this role, one object however often it is asked for."""
+        owner = self._parts.get(role)
+        if owner is None:
+            owner = self._parts[role] = self.owner.part(role)
+        return owner
 
     def __enter__(self) -> Self:
         return self

@@ -15,11 +15,14 @@ from planner.timeline import MemoryEvent
 class Device(Protocol):
     """One memory."""
 
+    wants_events: bool
+    """False for a device that needs to know no more than how much is live."""
+
     def apply(self, event: MemoryEvent) -> None:
         """Tensors are born or die. Deaths name the size of what dies; of equal ones the oldest goes first."""
 
-    def free_bytes(self) -> int:
-        """What `torch.cuda.mem_get_info` would call free."""
+    def free_bytes(self, live: int) -> int:
+        """What `torch.cuda.mem_get_info` would call free while tensors of `live` bytes are there."""
 
     def state(self) -> Hashable:
         """Equal states take equal events alike: what was walked once need not be walked again."""
@@ -28,17 +31,18 @@ class Device(Protocol):
 class CountingDevice:
     """Counts requested bytes, as if only this job's tensors were there. `total` None: its size is not known."""
 
+    wants_events = False
+
     def __init__(self, total: int | None = None) -> None:
         self.total = total
-        self.live = 0
 
     def apply(self, event: MemoryEvent) -> None:
-        self.live += event.bytes * event.tensors
+        """The books count already."""
 
-    def free_bytes(self) -> int:
+    def free_bytes(self, live: int) -> int:
         if self.total is None:
             raise ValueError("how large this memory is was never said")
-        return max(0, self.total - self.live)
+        return max(0, self.total - live)
 
     def state(self) -> Hashable:
         """Nothing beside what the books know: whose bytes are live."""

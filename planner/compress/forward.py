@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from planner.compress.context import Context
 from planner.compress.ledger import Handle, Owner
@@ -57,7 +58,7 @@ class SubgraphForward:
         live: dict[int, Handle] = {}
         for event in segment.events:
             if event.kind == "alloc":
-                owner = _owner(segment.target, event)
+                owner = _owner(segment.target, event.module, event.operator)
                 live[event.id] = ledger.alloc(context.device, _scaled(event.bytes, share), event.category, owner)
             elif event.kind == "free":
                 ledger.free(live.pop(event.id))
@@ -91,9 +92,10 @@ def _scaled(amount: int, share: tuple[int, int]) -> int:
     return amount * part // whole if amount % whole == 0 else amount
 
 
-def _owner(target: str, event: Event) -> Owner:
+@lru_cache(maxsize=2**16)
+def _owner(target: str, module: str, operator: str) -> Owner:
     """The module whose forward makes the tensor, in the role of the operator that makes it."""
-    return Owner(full_name(target, event.module), event.operator) if event.module else Owner(event.operator)
+    return Owner(full_name(target, module), operator) if module else Owner(operator)
 
 
 def full_name(target: str, name: str) -> str:

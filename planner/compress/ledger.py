@@ -11,7 +11,8 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from itertools import count
+from typing import Literal, NamedTuple
 
 from planner.compress.devices import CountingDevice, Device
 from planner.timeline import Level, MemoryEvent
@@ -38,7 +39,7 @@ class Owner:
 
     def part(self, role: str) -> "Owner":
         """The same one in a narrower role: its Hessian, its input in fp32."""
-        return replace(self, role=f"{self.role} {role}".strip())
+        return Owner(self.name, f"{self.role} {role}" if self.role else role, self.copies)
 
     def renamed(self, names: Mapping[str, str]) -> "Owner":
         """The same in another module: `names` maps modules, and so all that lies in them."""
@@ -48,8 +49,7 @@ class Owner:
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class About:
+class About(NamedTuple):
     """Where a holding lies, what it is for, and whose it is."""
 
     device: DeviceName
@@ -85,8 +85,8 @@ class Timeline:
     events: tuple[MemoryEvent, ...]
     ends: tuple[int, ...]
     """For each closed step, the number of events up to its end."""
-    about: tuple[About, ...]
-    """Of every holding, by its number."""
+    about: Mapping[Handle, About]
+    """Of every holding."""
 
     def step(self, index: int) -> tuple[MemoryEvent, ...]:
         """The events of one step."""
@@ -97,10 +97,16 @@ class Timeline:
 class _Books:
     """One device: what is live, and what happened since the step began."""
 
+    name: DeviceName
     device: Device
     level: Level = field(default_factory=Level)
     holdings: dict[Handle, int] = field(default_factory=dict)
     log: list[MemoryEvent] = field(default_factory=list)
+    """The events of this step."""
+    peak_at: int = 0
+    """Number of these events up to the step's highest moment."""
+    gone: list[Handle] = field(default_factory=list)
+    """Holdings that were given back in this step."""
     past: list[MemoryEvent] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
 
@@ -110,11 +116,15 @@ class Ledger:
 
     def __init__(self, gpu: Device | None = None, cpu: Device | None = None, keep: Keep = "peaks") -> None:
         self._books: dict[DeviceName, _Books] = {
-            "gpu": _Books(gpu or CountingDevice()),
-            "cpu": _Books(cpu or CountingDevice()),
+            "gpu": _Books("gpu", gpu or CountingDevice()),
+            "cpu": _Books("cpu", cpu or CountingDevice()),
         }
         self.keep = keep
-        self._about: list[About] = []
+        # kinds and owners apart: a record for each of 100,000 tensors would keep the garbage collector busy
+        self._kinds: dict[Handle, str] = {}
+        self._owners: dict[Handle, Owner] = {}
+        self._home: dict[Handle, _Books] = {}
+        self._handles = count()
         self._growing: dict[Handle, dict[int, int]] = {}
 
     # ------------------------------------------------------------------ taking and giving back
@@ -136,19 +146,27 @@ class Ledger:
         """Change a holding by `nbytes` (negative: shrink), spread over `tensors` equal tensors."""
         if not nbytes or not tensors:
             return
-        each, count = abs(nbytes) // tensors, tensors if nbytes > 0 else -tensors
-        sizes = self._growing.setdefault(handle, self._sizes(handle))
-        sizes[each] = sizes.get(each, 0) + count
+        each, change = abs(nbytes) // tensors, tensors if nbytes > 0 else -tensors
+        sizes = self._growing.get(handle)
+        if sizes is None:
+            single = self.size(handle)
+            sizes = self._growing[handle] = {single: 1} if single else {}
+        sizes[each] = sizes.get(each, 0) + change
         if not sizes[each]:
             del sizes[each]
-        self._move(handle, each, count)
+        self._move(handle, each, change)
 
     def free(self, handle: Handle) -> None:
         """Give back all that `handle` holds."""
-        for nbytes, count in self._sizes(handle).items():
-            self._move(handle, nbytes, -count)
-        self._growing.pop(handle, None)
-        del self._books[self._about[handle].device].holdings[handle]
+        books = self._home[handle]
+        sizes = self._growing.pop(handle, None)
+        if sizes is None:
+            self._move(handle, books.holdings[handle], -1)
+        else:
+            for nbytes, tensors in sizes.items():
+                self._move(handle, nbytes, -tensors)
+        del books.holdings[handle]
+        books.gone.append(handle)
 
     def free_all(self, handles: Iterable[Handle]) -> None:
         """Give back several, in their order."""
@@ -166,7 +184,7 @@ class Ledger:
 
     def relabel(self, handle: Handle, owner: Owner) -> None:
         """The holding is another's from now on; nothing moves."""
-        self._about[handle] = replace(self._about[handle], owner=owner)
+        self._owners[handle] = owner
 
     # ------------------------------------------------------------------ what is there
     def live(self, device: DeviceName) -> int:
@@ -175,15 +193,16 @@ class Ledger:
 
     def free_bytes(self, device: DeviceName) -> int:
         """What the device has left, as the library would be told."""
-        return self._books[device].device.free_bytes()
+        books = self._books[device]
+        return books.device.free_bytes(books.level.live)
 
     def size(self, handle: Handle) -> int:
         """Bytes that `handle` holds now."""
-        return self._books[self._about[handle].device].holdings[handle]
+        return self._home[handle].holdings[handle]
 
     def about(self, handle: Handle) -> About:
         """Device, kind and owner."""
-        return self._about[handle]
+        return About(self._home[handle].name, self._kinds[handle], self._owners[handle])
 
     def live_by_kind(self, device: DeviceName) -> dict[str, int]:
         """What is held now, by kind."""
@@ -195,13 +214,13 @@ class Ledger:
 
     def state(self) -> Hashable:
         """Equal where the same work would be done alike: what is live beside growing holdings, and the devices."""
-        live: dict[tuple[About, int], int] = defaultdict(int)
+        live: dict[tuple[DeviceName, str, int], int] = defaultdict(int)
+        kinds, growing = self._kinds, self._growing
         for books in self._books.values():
             for handle, nbytes in books.holdings.items():
-                if handle not in self._growing:
-                    live[self._about[handle], nbytes] += 1
-        devices = tuple(books.device.state() for books in self._books.values())
-        return frozenset(live.items()), devices
+                if handle not in growing:
+                    live[books.name, kinds[handle], nbytes] += 1
+        return frozenset(live.items()), self.device_states()
 
     def device_states(self) -> Hashable:
         """The devices' own part of the state."""
@@ -217,37 +236,36 @@ class Ledger:
         if self.keep != "timeline":
             raise ValueError('this ledger keeps peaks alone; make it with keep="timeline"')
         books = self._books[device]
-        return Timeline(events=(*books.past, *books.log), ends=tuple(books.ends), about=tuple(self._about))
+        return Timeline(
+            events=(*books.past, *books.log),
+            ends=tuple(books.ends),
+            about={handle: self.about(handle) for handle in self._home},
+        )
 
     # ------------------------------------------------------------------ inside
     def _entered(self, device: DeviceName, kind: str, owner: Owner | str) -> Handle:
-        handle = len(self._about)
-        self._about.append(About(device, kind, owner if isinstance(owner, Owner) else Owner(owner)))
-        self._books[device].holdings[handle] = 0
+        handle, books = next(self._handles), self._books[device]
+        self._kinds[handle] = kind
+        self._owners[handle] = owner if isinstance(owner, Owner) else Owner(owner)
+        self._home[handle] = books
+        books.holdings[handle] = 0
         return handle
 
-    def _sizes(self, handle: Handle) -> dict[int, int]:
-        """The tensors of a holding: number by size."""
-        sizes = self._growing.get(handle)
-        if sizes is not None:
-            return sizes
-        nbytes = self.size(handle)
-        return {nbytes: 1} if nbytes else {}
-
-    def _move(self, handle: Handle, nbytes: int, count: int) -> None:
+    def _move(self, handle: Handle, nbytes: int, tensors: int) -> None:
         if not nbytes:
             return
-        books = self._books[self._about[handle].device]
-        event = MemoryEvent(handle, nbytes, count)
-        books.holdings[handle] += nbytes * count
+        books, event = self._home[handle], (handle, nbytes, tensors)
+        books.holdings[handle] += nbytes * tensors
         books.log.append(event)
-        books.level.add(event)
-        books.device.apply(event)
+        if books.level.add(nbytes, tensors):
+            books.peak_at = len(books.log)
+        if books.device.wants_events:
+            books.device.apply(event)
 
     def _close(self, books: _Books) -> Peak:
         level, at_peak = books.level, dict(books.holdings)
-        for handle, nbytes, count in reversed(books.log[level.at :]):
-            at_peak[handle] = at_peak.get(handle, 0) - nbytes * count
+        for handle, nbytes, tensors in reversed(books.log[books.peak_at :]):
+            at_peak[handle] = at_peak.get(handle, 0) - nbytes * tensors
         peak = Peak(
             bytes=level.peak,
             allocated=level.peak_blocks,
@@ -258,21 +276,25 @@ class Ledger:
         if self.keep == "timeline":
             books.past += books.log
             books.ends.append(len(books.past))
+        else:  # nobody can ask for them any more
+            for handle in books.gone:
+                del self._kinds[handle], self._owners[handle], self._home[handle]
+        books.gone.clear()
         books.log.clear()
+        books.peak_at = 0
         level.restart()
         return peak
 
     def _by_kind(self, holdings: dict[Handle, int]) -> dict[str, int]:
         sums: dict[str, int] = defaultdict(int)
         for handle, nbytes in holdings.items():
-            sums[self._about[handle].kind] += nbytes
+            sums[self._kinds[handle]] += nbytes
         return {kind: nbytes for kind, nbytes in sorted(sums.items(), key=lambda item: -item[1]) if nbytes}
 
     def _largest(self, holdings: dict[Handle, int]) -> tuple[Holding, ...]:
         sums: dict[tuple[Owner, str], int] = defaultdict(int)
         for handle, nbytes in holdings.items():
             if nbytes:
-                about = self._about[handle]
-                sums[about.owner, about.kind] += nbytes
+                sums[self._owners[handle], self._kinds[handle]] += nbytes
         ranked = sorted(sums.items(), key=lambda item: (-item[1], str(item[0][0]), item[0][1]))[:LARGEST]
         return tuple(Holding(owner, kind, nbytes) for (owner, kind), nbytes in ranked)

@@ -124,6 +124,6 @@ def memory_events(events: Iterable[Event]) -> Iterator[MemoryEvent]:
     for event in events:
         if event.kind == "alloc":
             sizes[event.id] = event.bytes
-            yield MemoryEvent(event.id, event.bytes)
+            yield event.id, event.bytes, 1
         elif event.kind == "free" and event.id in sizes:
-            yield MemoryEvent(event.id, sizes.pop(event.id), -1)
+            yield event.id, sizes.pop(event.id), -1

@@ -147,7 +147,7 @@ def test_no_hook_runs_while_propagating() -> None:
     updated = {
         step.phase
         for index, step in enumerate(outcome.steps)
-        if any(timeline.about[event.holding].kind == "hessian_update" for event in timeline.step(index))
+        if any(timeline.about[holding].kind == "hessian_update" for holding, _, _ in timeline.step(index))
     }
     # compress lets go of the counters that calibrating made
     assert updated == {"calibrate", "compress"}
