@@ -91,7 +91,7 @@ def test_a_fault_below_the_layer_surfaces(tiny: str, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("run", "home", "name"),
     [(prefill, prefill_run.PrefillRun, "_replayed"), (prefill, prefill_run.PrefillRun, "_cache"),
-     (cache, cache_layers._Reader, "_attention"), (cache, cache_layers, "_first_alone"),
+     (cache, cache_layers._CacheReader, "_attention"), (cache, cache_layers, "_first_alone"),
      (train, training.StepTracer, "_border"), (train, training, "storage_key"), (train, training, "_adapt")],
     ids=lambda value: getattr(value, "__name__", value),
 )  # fmt: skip
@@ -125,7 +125,7 @@ def test_a_forward_that_fails_is_estimated_with_its_error_in_the_note(
     monkeypatch.setattr(LlamaMLP, "forward", planted(kind))
     trace = load_model(tiny, Job(seq_len=16)).trace
     assert not any(segment.exact for segment in trace.segments)
-    assert f"({kind.__name__}: planted)" in trace.notes[0]
+    assert f"({kind.__name__}: planted)" in trace.notes[0].text
 
 
 def test_a_forward_that_fails_leaves_a_note_in_serving_and_refuses_to_train(monkeypatch: pytest.MonkeyPatch) -> None:

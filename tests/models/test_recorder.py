@@ -9,7 +9,7 @@ from torch.nn.functional import linear, softmax
 
 from planner.errors import UnsupportedError
 from planner.models.calls import HalfSoftmax
-from planner.models.recorder import KNOWN_LIMIT, Recorder, Unobserved
+from planner.models.recorder import KNOWN_LIMIT, NoListener, Recorder
 from planner.models.traces import Event
 
 
@@ -268,7 +268,7 @@ def test_masked_scatter_takes_a_prefix_sum_and_a_whole_mask() -> None:
 
 
 def test_an_operator_that_needs_data_says_which_and_where() -> None:
-    class InLayerThree(Unobserved):
+    class InLayerThree(NoListener):
         def where(self) -> str:
             return "model.layers.3"
 

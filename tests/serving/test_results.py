@@ -77,4 +77,4 @@ def test_a_model_whose_cache_is_not_known_is_planned_all_the_same(monkeypatch: p
     made = planned("gptq_w4a16")
     assert made.result is None
     assert made.gpu.peak_bytes > 0
-    assert any("what layer 0 caches is not known" in note for note in made.notes)
+    assert any("what layer 0 caches is not known" in note.text for note in made.notes)
