@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from planner.cli import app
 from planner.errors import UnsupportedError
-from planner.job import Job
+from planner.job import Build, Job
 from planner.models import calls, dataflow, failures, recorder, tracing
 from planner.models.build import build_model
+from planner.models.built import built_model
 from planner.models.calls import patched_forward
 from planner.models.failures import ForwardError, forward_of_model, pass_on, run_forward
 from planner.models.load import load_model
@@ -57,7 +58,7 @@ def train() -> object:
 
 
 def prefill() -> tuple[str, ...]:
-    tracer = PrefillTracer(SOURCE)
+    tracer = PrefillTracer(built_model(SOURCE, Build()))
     tracer(16, 16)
     return tracer.notes
 
