@@ -1,8 +1,8 @@
 """Memory over time: a stream of events, and the one fold that finds its highest point.
 
-An event says that so many equal tensors of one holding are born, or die where their number is negative. Tensors are
-single even where many are counted together (a thousand samples' hidden states): whoever reads the stream, the
-books, an allocator that gives each tensor an address, a picture, sees each one's size.
+An event says that a number of equal tensors join one holding, or leave it where the number is negative. It gives the
+size of a single tensor even where it counts many (a thousand samples' hidden states). So every reader of the stream
+(the books, an allocator that gives each tensor an address, a picture) knows the size of each tensor.
 """
 
 from collections.abc import Iterable, Mapping
@@ -35,7 +35,7 @@ class Level:
     at: int = 0
 
     def add(self, event: MemoryEvent) -> None:
-        """One more event."""
+        """Count one more event."""
         _, nbytes, tensors = event
         self.events += 1
         self.live += nbytes * tensors
@@ -46,13 +46,13 @@ class Level:
             self.peak_blocks = self.live_blocks
 
     def restart(self) -> None:
-        """A new step begins with what is held now."""
+        """Begin a new step with what is held now."""
         self.peak, self.peak_blocks, self.events, self.at = self.live, self.live_blocks, 0, 0
 
 
 @dataclass(slots=True)
 class StreamTotals:
-    """What a stream comes to: its level, and who holds how much at the end."""
+    """What a stream adds up to: its level, and who holds how many bytes at the end."""
 
     level: Level = field(default_factory=Level)
     holdings: dict[int, int] = field(default_factory=dict)
@@ -66,9 +66,9 @@ def fold(events: Iterable[MemoryEvent], before: Mapping[int, int] | None = None)
     result.level.restart()
     for event in events:
         result.level.add(event)
-        left = result.holdings.get(event.holding, 0) + event.bytes * event.tensors
-        if left:
-            result.holdings[event.holding] = left
+        remaining = result.holdings.get(event.holding, 0) + event.bytes * event.tensors
+        if remaining:
+            result.holdings[event.holding] = remaining
         else:
             result.holdings.pop(event.holding, None)
     return result
