@@ -30,18 +30,18 @@ class Owner:
     name: str
     role: str = ""
     copies: int = 1
-    """How many equal ones this name stands for."""
+    """How many equal modules this name stands for."""
 
     def __str__(self) -> str:
         others = f" and {self.copies - 1} more" if self.copies > 1 else ""
         return f"{self.name}{others} {self.role}".rstrip()
 
     def part(self, role: str) -> "Owner":
-        """The same one in a narrower role: its Hessian, its input in fp32."""
+        """The same owner in a narrower role: its Hessian, its input in fp32."""
         return replace(self, role=f"{self.role} {role}".strip())
 
     def renamed(self, names: Mapping[str, str]) -> "Owner":
-        """The same in another module: `names` maps modules, and so all that lies in them."""
+        """The same owner in another module: `names` maps old to new module names, also for what lies inside them."""
         for old, new in names.items():
             if self.name == old or self.name.startswith((f"{old}.", f"{old} ")):
                 return replace(self, name=new + self.name[len(old) :])
@@ -86,7 +86,7 @@ class Timeline:
     ends: tuple[int, ...]
     """For each closed step, the number of events up to its end."""
     about: tuple[About, ...]
-    """Of every holding, by its number."""
+    """Device, kind and owner of every holding, indexed by its handle."""
 
     def step(self, index: int) -> tuple[MemoryEvent, ...]:
         """The events of one step."""
@@ -106,7 +106,7 @@ class _Books:
 
 
 class Ledger:
-    """Holds on both devices, cut into steps. It never forgets to free: `live` tells what is left."""
+    """All that is held on both devices, cut into steps. What nobody frees stays: `live` tells how much is left."""
 
     def __init__(self, gpu: Device | None = None, cpu: Device | None = None, keep: Keep = "peaks") -> None:
         self._books: dict[DeviceName, _Books] = {
@@ -122,13 +122,13 @@ class Ledger:
         """Take one tensor of `nbytes` for `owner` until `free`; a plain text is an owner without a role."""
         if nbytes < 0:
             raise ValueError(f"{owner}: {nbytes} bytes")
-        handle = self._entered(device, kind, owner)
+        handle = self._register(device, kind, owner)
         self._move(handle, nbytes, 1)
         return handle
 
     def open(self, device: DeviceName, kind: str, owner: Owner | str) -> Handle:
         """A holding without a tensor, to `grow` with the batches."""
-        handle = self._entered(device, kind, owner)
+        handle = self._register(device, kind, owner)
         self._growing[handle] = {}
         return handle
 
@@ -136,12 +136,12 @@ class Ledger:
         """Change a holding by `nbytes` (negative: shrink), spread over `tensors` equal tensors."""
         if not nbytes or not tensors:
             return
-        each, count = abs(nbytes) // tensors, tensors if nbytes > 0 else -tensors
+        size, count = abs(nbytes) // tensors, tensors if nbytes > 0 else -tensors
         sizes = self._growing.setdefault(handle, self._sizes(handle))
-        sizes[each] = sizes.get(each, 0) + count
-        if not sizes[each]:
-            del sizes[each]
-        self._move(handle, each, count)
+        sizes[size] = sizes.get(size, 0) + count
+        if not sizes[size]:
+            del sizes[size]
+        self._move(handle, size, count)
 
     def free(self, handle: Handle) -> None:
         """Give back all that `handle` holds."""
@@ -157,7 +157,7 @@ class Ledger:
 
     @contextmanager
     def hold(self, device: DeviceName, nbytes: int, kind: str, owner: Owner | str) -> Iterator[Handle]:
-        """The indentation is the lifetime."""
+        """Hold one tensor as long as the `with` block runs."""
         handle = self.alloc(device, nbytes, kind, owner)
         try:
             yield handle
@@ -165,7 +165,7 @@ class Ledger:
             self.free(handle)
 
     def relabel(self, handle: Handle, owner: Owner) -> None:
-        """The holding is another's from now on; nothing moves."""
+        """Give the holding to another owner; no memory moves."""
         self._about[handle] = replace(self._about[handle], owner=owner)
 
     # ------------------------------------------------------------------ what is there
@@ -174,7 +174,7 @@ class Ledger:
         return self._books[device].level.live
 
     def free_bytes(self, device: DeviceName) -> int:
-        """What the device has left, as the library would be told."""
+        """Free bytes of the device, as the library would be told."""
         return self._books[device].device.free_bytes()
 
     def size(self, handle: Handle) -> int:
@@ -190,11 +190,11 @@ class Ledger:
         return self._by_kind(self._books[device].holdings)
 
     def growth(self) -> dict[Handle, dict[int, int]]:
-        """The tensors of every growing holding: number by size."""
+        """For every growing holding, the number of its tensors by their size in bytes."""
         return {handle: dict(sizes) for handle, sizes in self._growing.items()}
 
     def state(self) -> Hashable:
-        """Equal where the same work would be done alike: what is live beside growing holdings, and the devices."""
+        """Equal where equal work takes equal memory: what is live apart from growing holdings, and the devices."""
         live: dict[tuple[About, int], int] = defaultdict(int)
         for books in self._books.values():
             for handle, nbytes in books.holdings.items():
@@ -220,14 +220,14 @@ class Ledger:
         return Timeline(events=(*books.past, *books.log), ends=tuple(books.ends), about=tuple(self._about))
 
     # ------------------------------------------------------------------ inside
-    def _entered(self, device: DeviceName, kind: str, owner: Owner | str) -> Handle:
+    def _register(self, device: DeviceName, kind: str, owner: Owner | str) -> Handle:
         handle = len(self._about)
         self._about.append(About(device, kind, owner if isinstance(owner, Owner) else Owner(owner)))
         self._books[device].holdings[handle] = 0
         return handle
 
     def _sizes(self, handle: Handle) -> dict[int, int]:
-        """The tensors of a holding: number by size."""
+        """The number of a holding's tensors by their size in bytes."""
         sizes = self._growing.get(handle)
         if sizes is not None:
             return sizes
