@@ -69,9 +69,9 @@ def recipes_of(given: Sequence[AnyRecipe]) -> tuple[Recipe, ...]:
 
 
 def job_of(given: Job | None, model: AnyModel) -> Job:
-    """The given job; without one, the job that a graph was graph_value for, or else the default job.
+    """The given job; without one, the job that a graph was loaded for, or else the default job.
 
-    Raises JobError where the graph was graph_value for a job that gives the model or its batches other sizes.
+    Raises JobError where the graph was loaded for a job that gives the model or its batches other sizes.
     """
     if given is not None and not isinstance(given, Job):
         raise JobError(f"a job is a planner.Job, not {_article(given)}")

@@ -30,7 +30,7 @@ class SubgraphForward:
     ) -> tuple[Handle, ...]:
         """Run the subgraph's segments; returns the storages that its output dictionary holds.
 
-        What crosses from one segment to the next inner the subgraph dies with its last reader:
+        What crosses from one segment to the next inside the subgraph dies with its last reader:
         the generated code sets each name to None after its last use (torch.fx codegen).
         `share` is the part of a whole batch that runs: (samples, batch size).
         """

@@ -137,7 +137,7 @@ def module_classes(classes: tuple[str, ...]) -> frozenset[str]:
 
 
 def _target_hint(target: str, modules: Sequence[ModuleRef]) -> str:
-    """What the user may have meant: a full_name name, a name's last part, or a class."""
+    """What the user may have meant: a whole name, a name's last part, or a class."""
     full_name = next((ref.name for ref in modules if ref.name.endswith(f".{target}")), None)
     if full_name is not None:
         return f"; names are compared whole, write {full_name} or re:.*{target}$"
