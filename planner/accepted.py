@@ -1,4 +1,4 @@
-"""What `plan` and `compare` take for a model, a recipe and a job, each as the record that planning works on."""
+"""Turns what callers of `plan` and `compare` pass for model, recipe and job into the records that planning uses."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ AnyRecipe = str | Path | Mapping[str, Any] | Recipe | ModifierSpec | BaseModel |
 
 
 def check_model(given: AnyModel) -> None:
-    """Raise ModelError for what is neither a model nor names one."""
+    """Raise ModelError unless `given` is a model or the name of one."""
     if not isinstance(given, str | Path | Mapping | ModelSource | ModelGraph):
         raise ModelError(
             "a model is a name or path, the content of a config.json, or what load_model returned, "
@@ -41,7 +41,7 @@ def called(model: Named) -> str:
 
 
 def recipe_of(given: AnyRecipe) -> Recipe:
-    """The recipe that is meant. Raises RecipeError, and UnsupportedError for modifiers that are not modelled."""
+    """Any accepted form of a recipe, as a Recipe. Raises RecipeError; UnsupportedError for modifiers not modelled."""
     if isinstance(given, Recipe):
         return given
     if isinstance(given, str | Path):
@@ -60,7 +60,7 @@ def recipe_of(given: AnyRecipe) -> Recipe:
 
 
 def recipes_of(given: Sequence[AnyRecipe]) -> tuple[Recipe, ...]:
-    """Several. Raises RecipeError for one that stands where a list of them must."""
+    """A list of recipes in any accepted form. Raises RecipeError for a single recipe or an empty list."""
     if isinstance(given, str | Path | Mapping | Recipe | BaseModel) or not isinstance(given, Sequence):
         raise RecipeError(f"compare takes a list of recipes, not {_article(given)}; for one recipe there is plan")
     if not given:
@@ -69,9 +69,9 @@ def recipes_of(given: Sequence[AnyRecipe]) -> tuple[Recipe, ...]:
 
 
 def job_of(given: Job | None, model: AnyModel) -> Job:
-    """The job that is meant: of a graph, where none is given, the one that it was loaded for.
+    """The given job; without one, the job that a graph was loaded for, or else the default job.
 
-    Raises JobError where a graph was loaded for a job that gives the model or its batches other sizes.
+    Raises JobError where the graph was loaded for a job that gives the model or its batches other sizes.
     """
     if given is not None and not isinstance(given, Job):
         raise JobError(f"a job is a planner.Job, not {_article(given)}")
@@ -79,10 +79,10 @@ def job_of(given: Job | None, model: AnyModel) -> Job:
         return given or Job()
     job = given or model.job
     for field in JOB_FIELDS:
-        loaded, asked = getattr(model.job, field.name), getattr(job, field.name)
-        if field.decides_graph and loaded != asked:
+        graph_value, job_value = getattr(model.job, field.name), getattr(job, field.name)
+        if field.decides_graph and graph_value != job_value:
             raise JobError(
-                f"{model.name} was loaded for a job with {field.name} {loaded}, and this job has {asked}: "
+                f"{model.name} was loaded for a job with {field.name} {graph_value}, and this job has {job_value}: "
                 "load_model(name, job) with this job, or name the model instead"
             )
     return job
@@ -93,7 +93,7 @@ def _from_specs(modifiers: Sequence[Any]) -> Recipe:
 
 
 def _from_library(modifiers: Sequence[BaseModel]) -> Recipe:
-    """LLM Compressor's modifiers (modifiers/modifier.py `Modifier`, a pydantic model): what the user set of each."""
+    """Recipe of LLM Compressor's modifier objects (modifiers/modifier.py `Modifier`): the fields that the user set."""
     stages = {
         f"{index}_stage": {"modifiers_modifiers": {type(each).__name__: _fields(each)}}
         for index, each in enumerate(modifiers)
@@ -105,6 +105,6 @@ def _fields(modifier: BaseModel) -> dict[str, Any]:
     return modifier.model_dump(mode="json", exclude_unset=True)
 
 
-def _article(given: object) -> str:
-    name = type(given).__name__
+def _article(value: object) -> str:
+    name = type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

@@ -13,7 +13,7 @@ from planner.errors import PlannerError
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
-# typer shows the leaves of click's errors only; every usage error of either shares this base.
+# typer exports only the most specific of click's error classes; every usage error of both has this base.
 _UsageError: type[Any] = typer.BadParameter.__bases__[0]
 
 EPILOG = """[bold]Examples[/bold]
@@ -79,14 +79,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         if _stdout_is_read():
-            raise  # some other pipe of ours
+            raise  # the broken pipe is not stdout
         return _closed_pipe()
     return code if isinstance(code, int) else 0
 
 
 def run() -> NoReturn:
-    """What the `planner` command calls: `main` in a process of its own, left as soon as the output is out."""
-    # Everything that is made stays in use until the end: collecting garbage costs a tenth of a plan.
+    """Entry point of the `planner` command: run `main`, and end the process as soon as the output is written."""
+    # Nearly all objects stay in use until the end, so collecting garbage gains nothing and costs a tenth of a plan.
     gc.set_threshold(100_000, 50, 50)
     code = main()
     try:
@@ -94,7 +94,7 @@ def run() -> NoReturn:
     except BrokenPipeError:
         code = _closed_pipe()
     sys.stderr.flush()
-    os._exit(code)  # taking torch apart would take a second more; nothing is left to write
+    os._exit(code)  # unloading torch would take another second, and nothing is left to write
 
 
 def _fail(message: str, code: int) -> int:

@@ -27,10 +27,10 @@ _SIDES = re.compile(r"(\d{1,9})\s*[xX]\s*(\d{1,9})")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spelling:
-    """How a value of the record stands on a command line, and back."""
+    """How a value of the record is written on a command line, and read back."""
 
     read: Callable[[Any], Any]
-    """Raises JobError for a text that is no such value."""
+    """From the command line to the record. Raises JobError for a text that it cannot read."""
     write: Callable[[Any], Any]
 
 
@@ -63,7 +63,7 @@ NEGATED = Spelling(read=lambda left_out: not left_out, write=lambda on: not on)
 SIDES = Spelling(read=_read_size, write=lambda size: f"{size[0]}x{size[1]}")
 NAMES = Spelling(read=_read_names, write=lambda names: names and ",".join(names))
 BYTES = Spelling(read=parse_bytes, write=_write_bytes)
-# The meter has a device that calls itself cuda, and a size without a unit.
+# The meter calls the GPU `cuda`, and takes sizes as plain numbers of GiB.
 METER_DEVICE = Spelling(
     read=lambda device: "cpu" if device == "cpu" else "gpu", write=lambda device: "cuda" if device == "gpu" else device
 )
@@ -86,7 +86,7 @@ class JobField:
     """What stands for the value in the help; None where the help lists the words. A flag has no value."""
     spelling: Spelling = AS_IT_IS
     meter: str = ""
-    """The meter's option (tests/meter/README.md), where it is not this one."""
+    """The meter's option (tests/meter/README.md), where it differs from `option`."""
     meter_spelling: Spelling | None = None
     unusual: str = ""
     """What the summary says where the value is not the default; `{}` is the value. Empty: it always says it."""
@@ -122,7 +122,7 @@ class JobField:
         return self.meter or self.option
 
     def meter_words(self, value: Any) -> list[str]:
-        """The meter's arguments for this value; none for a flag that is off, or for nothing."""
+        """The meter's arguments for this value: an empty list for a flag that is off and for None."""
         word = (self.meter_spelling or self.spelling).write(value)
         if word is None or word is False:
             return []

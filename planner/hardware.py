@@ -18,11 +18,11 @@ class Gpu:
 
     name: str
     memory_bytes: int
-    """What CUDA has, as PyTorch's out-of-memory errors say (`a total capacity of 23.64 GiB`): the driver keeps 0.2 to
-    1.2 GiB, ECC on GDDR a sixteenth. The least where drivers or systems differ. Where nobody wrote that down, what
-    nvidia-smi shows, else the data sheet."""
+    """The memory that CUDA can use, as PyTorch's out-of-memory errors name it (`a total capacity of 23.64 GiB`). It is
+    less than the card has: the driver keeps 0.2 to 1.2 GiB, and ECC on GDDR a sixteenth. Where drivers or systems
+    differ, this is the smallest value; where nobody published one, nvidia-smi's, else the data sheet's."""
     bandwidth: int | None
-    """Bytes per second of its memory, by the data sheet; None where nothing is known but the size."""
+    """Bytes per second of its memory, by the data sheet; None where only the size is known."""
     source: str
     aliases: tuple[str, ...] = ()
     unified: bool = False
@@ -36,9 +36,9 @@ def list_gpus() -> tuple[Gpu, ...]:
 
 
 def find_gpu(text: str) -> Gpu:
-    """The GPU of this name, or one of this size (`24GiB`) that nothing else is known of.
+    """The GPU of this name, or an unnamed one of this size (`24GiB`), whose bandwidth is unknown.
 
-    Spaces, hyphens and case do not matter. Raises JobError for what is neither.
+    Spaces, hyphens and case do not matter. Raises JobError for a text that is neither a name nor a size.
     """
     named = {_plain(name): gpu for gpu in list_gpus() for name in (*gpu.aliases, gpu.name)}
     if (gpu := named.get(_plain(text))) is not None:

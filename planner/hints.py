@@ -1,4 +1,4 @@
-"""Did you mean ...? One way to say it everywhere."""
+"""How messages suggest names (`did you mean ...?`) and shorten texts, the same everywhere."""
 
 import difflib
 from collections.abc import Iterable
@@ -23,5 +23,5 @@ def shorten(text: str, longest: int = MAX_SHOWN) -> str:
 def few(names: Iterable[str], shown: int = 1) -> str:
     """The first names and how many more there are: `a, b and 7 more`."""
     listed = list(names)
-    rest = len(listed) - shown
-    return ", ".join(listed[:shown]) + (f" and {rest} more" if rest > 0 else "")
+    not_shown = len(listed) - shown
+    return ", ".join(listed[:shown]) + (f" and {not_shown} more" if not_shown > 0 else "")

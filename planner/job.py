@@ -1,4 +1,4 @@
-"""What is asked: one LLM Compressor job, in LLM Compressor's own words and defaults."""
+"""The job that a plan is for, in LLM Compressor's own words and with its defaults."""
 
 from dataclasses import dataclass
 from typing import Self, cast, get_args
@@ -9,7 +9,7 @@ from planner.errors import JobError
 from planner.fields import DType, OffloadDevice, Pipeline
 from planner.units import GIB
 
-# Beyond these a number is a slip of the keyboard, not a job: they bound time and memory here.
+# A larger number is a typing mistake, not a job. The limits bound the time and memory that planning itself takes.
 MAX_SAMPLES = 10**7
 MAX_TOKENS = 2**20
 MAX_BATCH = 2**16
@@ -18,7 +18,7 @@ MAX_SIDE = 2**14
 
 
 def dtype_named(text: str) -> DType:
-    """The type of this name. Raises JobError for one that models do not compute in."""
+    """The dtype of this name. Raises JobError for a dtype that models do not compute in."""
     for dtype in get_args(DType):
         if text == dtype:
             return cast(DType, dtype)
@@ -27,7 +27,7 @@ def dtype_named(text: str) -> DType:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Build:
-    """What of a job decides which model is built: the dtype of its weights, and how many layers it keeps."""
+    """The part of a job that decides which model is built: the dtype of its weights, and how many layers it keeps."""
 
     dtype: DType = "bfloat16"
     layers: int | None = None
@@ -37,7 +37,7 @@ class Build:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchShape:
-    """What of a job decides the sizes of one batch of equal samples."""
+    """The part of a job that decides the sizes of one batch of equal samples."""
 
     batch_size: int = 1
     seq_len: int = 2048

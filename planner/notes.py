@@ -1,4 +1,4 @@
-"""What a reader must know beside the figures, sorted by what it speaks of."""
+"""What a reader must know beside the figures, sorted by subject."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -12,15 +12,15 @@ class Note(Record):
     """One thing to know, as a full sentence and with its kind, so that no reader has to look for words in it."""
 
     kind: NoteKind
-    """What it speaks of.
+    """The subject of the note.
 
     model: the model itself, such as layers that are not loaded from the checkpoint;
-    recipe: what LLM Compressor makes of a recipe: fields and targets that it does not heed;
+    recipe: how LLM Compressor reads a recipe, such as fields and targets that it ignores;
     job: what the job's options do, such as the pipeline;
-    estimate: what in the figures is estimated or not counted;
+    estimate: the parts of the figures that are estimated or not counted;
     fails: the job starts in LLM Compressor and does not finish;
     result: the checkpoint that is saved and served;
-    unsorted: nobody said, because the plan was saved before notes had a kind.
+    unsorted: unknown, because the plan was saved before notes had a kind.
     """
     text: str
 

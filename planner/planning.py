@@ -45,7 +45,7 @@ def compare(
     method: PlanMethod = "simulate",
     progress: Progress | None = None,
 ) -> tuple[Plan, ...]:
-    """Plan several recipes on one model, which is built and traced once, the results included.
+    """Plan several recipes on one model, which is built and traced once. Each plan has its result, as in `plan`.
 
     Takes and raises what `plan` does.
     """
@@ -53,22 +53,22 @@ def compare(
 
 
 def _plans(
-    model: AnyModel, recipes: Sequence[Recipe], asked: Job | None, method: PlanMethod, progress: Progress | None
+    model: AnyModel, recipes: Sequence[Recipe], given_job: Job | None, method: PlanMethod, progress: Progress | None
 ) -> tuple[Plan, ...]:
     check_model(model)
-    job, say = job_of(asked, model), progress or _silent
+    job, show_progress = job_of(given_job, model), progress or _silent
     if isinstance(model, ModelGraph):
         return tuple(_without_result(plan_graph(model, recipe, job, method=method)) for recipe in recipes)
-    say(f"building {called(model)} without weights")
+    show_progress(f"building {called(model)} without weights")
     from planner.models.load import graph_of, load_built
 
     built = load_built(model, job.build)
     graph = graph_of(built, job)
     plans = []
     for recipe in recipes:
-        say(f"planning {recipe.name}")
+        show_progress(f"planning {recipe.name}")
         plans.append(plan_graph(graph, recipe, job, method=method))
-    say("sizing the results")
+    show_progress("sizing the results")
     from planner.serving.results import with_results
 
     return with_results(plans, recipes, built)
@@ -84,11 +84,11 @@ def plan_graph(
 ) -> Plan:
     """Plan a recipe on a model that is built already. Pure: no torch, no files.
 
-    `shortcuts=EVERYTHING` walks all of the job, equal or not; the bytes are the same (in a data-free plan, folding
-    makes one owner stand for several: `... and 30 more`).
+    `shortcuts=EVERYTHING` walks every repetition of the job instead of one for all equal ones. The bytes are the same;
+    only names differ: in a data-free plan, folding makes one owner stand for several (`... and 30 more`).
     """
-    program, bound = make_program(graph, recipe, job)
-    notes = [*graph.notes, *recipe.notes, *bound]
+    program, binding_notes = make_program(graph, recipe, job)
+    notes = [*graph.notes, *recipe.notes, *binding_notes]
     pipelines = {each.pipeline for each in pipeline_runs(program, job)}
     if "sequential" in pipelines:
         check_sequential(graph)
@@ -102,10 +102,10 @@ def plan_graph(
 
 
 def _without_result(planned: Plan) -> Plan:
-    """Serving is sized from the model itself; a graph has its parts and its calibration forward only."""
+    """The plan with a note why it has no result: a graph lacks what serving is sized from, the built model."""
     note = Note(kind="result", text="What serving the result takes is not planned for a graph: name its model instead.")
     return planned.model_copy(update={"notes": (*planned.notes, note)})
 
 
 def _silent(_text: str) -> None:
-    """No progress wanted."""
+    """Ignore a progress message."""

@@ -8,7 +8,7 @@ KIB, MIB, GIB, TIB = 2**10, 2**20, 2**30, 2**40
 KB, MB, GB, TB = 10**3, 10**6, 10**9, 10**12
 
 BLOCK = 512
-"""PyTorch's caching allocator hands out multiples of it (c10/cuda/CUDACachingAllocator.cpp kMinBlockSize)."""
+"""Bytes. PyTorch's caching allocator hands out multiples of this (c10/cuda/CUDACachingAllocator.cpp kMinBlockSize)."""
 
 _UNITS = {
     "b": 1,
@@ -27,8 +27,8 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)?\s*", re.IGNORECASE)
 def parse_bytes(text: str) -> int:
     """Read `24GiB`, `80 GB`, `512MiB` or a plain number of bytes; a bare letter is refused.
 
-    Raises JobError for anything else: zero (no machine has no memory), or a small number without a
-    unit, which was never meant in bytes.
+    Raises JobError for anything else, for zero, and for a number below 1 MiB without a unit, which
+    nobody means in bytes.
     """
     match = _SIZE.fullmatch(text)
     unit = (match[2] or "b").lower() if match else ""
@@ -59,5 +59,5 @@ def human_bytes(count: int) -> str:
 
 
 def in_blocks(nbytes: int) -> int:
-    """Bytes rounded up to whole blocks: requested to allocated."""
+    """From requested to allocated bytes: rounded up to whole blocks."""
     return -(-nbytes // BLOCK) * BLOCK

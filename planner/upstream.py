@@ -1,8 +1,8 @@
-"""What is true because LLM Compressor (and what it stands on) says so, and where it says it.
+"""Facts that planner takes from the code of LLM Compressor and of its dependencies, and where each is written.
 
-Names, limits and defaults that planner has from the library's code, each with its place as data in PLACES. A test
-(opt-in, with the real library beside planner) looks every place up and compares: a new release shows there what it
-changed. How the library *uses memory* is not here: the code that mirrors it cites the functions it mirrors.
+The facts are names, limits and defaults; PLACES says where each is written. A test (opt-in, with the real library
+beside planner) looks every place up and compares, so that it shows what a new release changed. How the library
+*uses memory* is not here: the code that mirrors it cites the functions it mirrors.
 
 Files are relative to site-packages.
 """
@@ -89,16 +89,16 @@ FUSED_LAYER_NAMES: tuple[tuple[str, ...], ...] = (
 """Siblings that served models fuse, so that they share one global scale."""
 
 ATTENTION_PROJECTIONS: tuple[str, ...] = ("k_proj", "v_proj", "qkv_proj", "kv_b_proj")
-"""A module whose class says attention and that has one of these has a cache of keys and values."""
+"""A module whose class name says attention has a cache of keys and values if it has one of these children."""
 
 PRUNABLE_LAYER_TYPES: tuple[str, ...] = ("Linear", "Conv1d", "Conv2d", "Conv3d")
 """Classes whose weights SparseGPT and Wanda prune."""
 
 MSE_TILE = 512
-"""Values that one program of the grid search for an MSE observer handles."""
+"""Number of values that one program of the MSE observers' grid search handles."""
 
 GPTQ_MIN_BATCHED_CHOLESKY = 16
-"""Modules in a batch from which on their Hessians are factorized together."""
+"""Smallest number of modules in a batch whose Hessians are factorized together."""
 
 GPTQ_TRITON_MAX_BLOCK = 256
 """The widest block of columns that the fused update takes."""
@@ -107,10 +107,10 @@ GPTQ_AUTO_SHARE_PERCENT = 75
 """Share of the free GPU memory that `batched_quantization: auto` plans with."""
 
 EXPERT_COUNT_KEYS: tuple[str, ...] = ("num_local_experts", "moe_num_experts", "num_experts", "n_routed_experts")
-"""Where a config says how many routed experts a layer has; the first that is there counts."""
+"""Config keys for the number of routed experts in a layer; the first key that is present counts."""
 
 EXPERTS_PER_TOKEN_KEYS: tuple[str, ...] = ("top_k_experts", "num_experts_per_tok")
-"""Likewise how many of them a token goes to."""
+"""Config keys for the number of routed experts that each token goes to; the first key that is present counts."""
 
 LLAMA4_EXPERTS = ("transformers.models.llama4.modeling_llama4", "Llama4TextExperts")
 GPT_OSS_EXPERTS = ("transformers.models.gpt_oss.modeling_gpt_oss", "GptOssExperts")
@@ -143,4 +143,4 @@ PLACES: Mapping[str, Citation] = {
         "transformers/models/gpt_oss/modeling_gpt_oss.py", "", "names", written=("GptOssExperts",)
     ),
 }
-"""By the names of the facts above; MODIFIERS has its files itself."""
+"""Keys are the names of the facts above. MODIFIERS names its files itself."""

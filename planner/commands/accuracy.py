@@ -1,4 +1,4 @@
-"""planner accuracy: the plan beside what was measured."""
+"""planner accuracy: compares plans with measurements."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -89,7 +89,7 @@ def accuracy(
 
 
 def _plan(run: str, measurement: "Measurement", model: str | None, recipe: str | None, job: "Job") -> "Plan":
-    """The plan of the measured job, from what the record holds: it needs no other file."""
+    """The plan of the measured job, from the record and the options: a record needs no other file."""
     from planner.measure.again import measured_model, measured_recipe
     from planner.planning import plan as make_plan
 

@@ -56,10 +56,10 @@ def bpw(
     bits, in an order taken from llama.cpp's mixtures. An order, not a measurement.
     """
     check_output(output)
-    asked = options.options()
+    checked_options = options.options()
     with Progress() as progress:
         from planner.reports.bpw import FORMATS
         from planner.serving.fit import bits
 
-        text = rendered(FORMATS, bits(model, asked, choices, progress.say), format, output)
+        text = rendered(FORMATS, bits(model, checked_options, choices, progress.say), format, output)
     write_result(text, output)

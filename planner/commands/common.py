@@ -11,7 +11,7 @@ R = TypeVar("R")
 
 
 class Look(TypedDict):
-    """How a report is drawn on this stdout: keyword arguments of every table's `render`."""
+    """Width and colours for a report on this stdout, the keyword arguments of every table's `render`."""
 
     width: int | None
     color: bool
@@ -27,5 +27,5 @@ def look(output: str | None) -> Look:
 
 
 def rendered(formats: "Formats[R]", record: R, format: "OutputFormat", output: str | None) -> str:
-    """The record in the asked form."""
+    """The record in the requested form."""
     return formats[format](record, **look(output))

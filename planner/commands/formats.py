@@ -66,10 +66,10 @@ def formats(
     speed the ceiling that memory bandwidth sets to decoding.
     """
     check_output(output)
-    asked = options.options()
+    checked_options = options.options()
     with Progress() as progress:
         from planner.reports.formats import FORMATS
         from planner.serving.fit import formats as make_table
 
-        text = rendered(FORMATS, make_table(model, asked, tuple(family or ()), progress.say), format, output)
+        text = rendered(FORMATS, make_table(model, checked_options, tuple(family or ()), progress.say), format, output)
     write_result(text, output)

@@ -1,4 +1,4 @@
-"""planner graph: what of a model is onloaded together."""
+"""planner graph: the parts of a model that are onloaded together."""
 
 from planner.commands.common import rendered
 from planner.commands.options import (

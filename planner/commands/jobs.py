@@ -1,4 +1,4 @@
-"""From the options as typed to a checked Job; every mistake becomes one message in the user's spelling."""
+"""Turns the options as typed into a checked Job. Every mistake becomes one message that names the option as typed."""
 
 import re
 from collections.abc import Mapping

@@ -128,7 +128,7 @@ def _write_log(log: str, output: str | None) -> None:
 def _measured(
     model: str, recipe: str, job: "Job", *, force: bool, collect: bool, verbose: bool, output: str | None
 ) -> "tuple[Plan | None, Measurement]":
-    """Check, plan, check the plan against the machine, run."""
+    """Check the machine, plan the job, check that the plan fits the machine, and run the job."""
     from planner.measure.checks import find_card, require_library, require_memory
     from planner.measure.files import recipe_file, recipe_text, render
     from planner.models.source import load_source
@@ -162,7 +162,7 @@ def _measured(
 
 
 def _planned(model: str, recipe: str, job: "Job", force: bool, progress: Progress) -> "Plan | None":
-    """The plan of the job; None where it cannot be planned and --force asks to go on all the same."""
+    """The plan of the job; None where it cannot be planned and --force is given."""
     from planner.planning import plan as make_plan
 
     try:
@@ -174,7 +174,7 @@ def _planned(model: str, recipe: str, job: "Job", force: bool, progress: Progres
 
 
 def _report(plan: "Plan | None", result: "Measurement", output: str | None) -> None:
-    """The record; where it went to a file, the plan beside it on stdout. A job that stopped is an error."""
+    """Write the record; if it goes to a file, print the plan beside it. Raises StoppedError for a stopped job."""
     from planner.measure.files import render
 
     write_result(render(result), output)

@@ -55,13 +55,13 @@ JobOptions = Mapping[str, Any]
 
 
 def takes_job_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options of these fields of a job, or of all; it gets them as its one `options`."""
+    """Give a command the options of these fields of a job (default: all). It gets their values as one `options`."""
     chosen = [field for field in JOB_FIELDS if not names or field.name in names]
     return _takes([_option(field) for field in chosen], dict)
 
 
 def takes_options(kind: type[Any], *names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the fields of a dataclass as options, these or all; it gets a record as its one `options`."""
+    """Give a command these fields of a dataclass (default: all) as options. It gets them as one record, `options`."""
     chosen = names or tuple(item.name for item in fields(kind))
     return _takes([_field_parameter(kind, name) for name in chosen], kind)
 
@@ -69,10 +69,10 @@ def takes_options(kind: type[Any], *names: str) -> Callable[[Callable[..., None]
 def _takes(
     added: Sequence[inspect.Parameter], record: Callable[..., Any]
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Put these parameters in the place of a command's `options`, which it gets as one record.
+    """Replace a command's parameter `options` by these parameters; the command gets their values as one record.
 
     typer reads a function's signature. Writing twenty parameters once per sub-command would let the
-    sub-commands drift apart, so the signature is made here, from the one list.
+    sub-commands drift apart, so the signature is built here from one list.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -89,7 +89,7 @@ def _takes(
 
 
 def _parameters(command: Callable[..., None], added: Sequence[inspect.Parameter]) -> Iterator[inspect.Parameter]:
-    """The command's own parameters by keyword, with the added ones in the place of `options`."""
+    """The command's own parameters as keyword-only, and the added ones in the place of `options`."""
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
         if parameter.name == "options":
             yield from added

@@ -27,7 +27,7 @@ def check_output(output: str | None) -> None:
 
 
 def write_result(text: str, output: str | None) -> None:
-    """Put the result on stdout, or in the file: the file is either the old one or the whole new one."""
+    """Write the result to stdout or to the file; the file is never half-written, but stays old or is replaced whole."""
     if output is None:
         _print(text)
         return
@@ -54,7 +54,7 @@ def _is_special(path: Path) -> bool:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write beside the file, then rename over it; also on Ctrl-C nothing is left behind."""
+    """Write a temporary file, then rename it over the old one; nothing is left behind, not even on Ctrl-C."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:

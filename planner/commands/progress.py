@@ -1,4 +1,4 @@
-"""A sign of life on stderr for whatever takes longer than a second."""
+"""Shows on stderr what is being done, for work that takes longer than a second."""
 
 import sys
 import threading
@@ -12,21 +12,21 @@ DELAY_SECONDS = 1.0
 
 
 class Progress:
-    """Show the latest `say` with a spinner, on a terminal only and not before DELAY_SECONDS.
+    """Show the latest text given to `say` with a spinner, only on a terminal and not before DELAY_SECONDS.
 
-    Use it as a context manager: leaving, by Ctrl-C too, removes the line and gives the cursor back.
+    Use it as a context manager: leaving it, also by Ctrl-C, removes the line and restores the cursor.
     """
 
     def __init__(self, delay: float = DELAY_SECONDS) -> None:
         self._text = "loading the libraries"
         self._status: Status | None = None
-        self._left = False
+        self._closed = False
         self._lock = threading.Lock()
         self._timer = threading.Timer(delay, self._show)
         self._timer.daemon = True
 
     def say(self, text: str) -> None:
-        """Say what is being done now."""
+        """Show this text as what is being done now."""
         with self._lock:
             self._text = text
             if self._status is not None:
@@ -42,7 +42,7 @@ class Progress:
     ) -> None:
         self._timer.cancel()
         with self._lock:
-            self._left = True  # the timer may have fired just before cancel
+            self._closed = True  # the timer may have fired just before cancel
             if self._status is not None:
                 self._status.stop()
 
@@ -51,7 +51,7 @@ class Progress:
         from rich.status import Status
 
         with self._lock:
-            if not self._left:
+            if not self._closed:
                 self._status = Status(_plain(self._text), console=Console(stderr=True))
                 self._status.start()
 

@@ -64,7 +64,7 @@ def serve(
     model's config, and no GPU is needed.
     """
     check_output(output)
-    asked = options.options()
+    checked_options = options.options()
     if (model is None) == (params is None):
         raise JobError(
             "give a MODEL, or --params without one" if model is None else "give a MODEL or --params, not both"
@@ -75,11 +75,11 @@ def serve(
         from planner.serving.serve import serve_parameters
 
         if params is not None:
-            result = serve_parameters(parse_params(params), weights, asked)
+            result = serve_parameters(parse_params(params), weights, checked_options)
         else:
             assert model is not None
             progress.say(f"building {model} without weights")
-            result = serve_model(model, weights, asked)
+            result = serve_model(model, weights, checked_options)
         text = rendered(FORMATS, result, format, output)
     write_result(text, output)
 

@@ -36,7 +36,7 @@ WeightsOption = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeFlags:
-    """What is asked as typed: one field per option, in the order of `--help`."""
+    """The options as typed: one field per option, in the order of `--help`."""
 
     context: Annotated[
         int | None,
@@ -191,7 +191,7 @@ class ServeFlags:
     ] = None
 
     def options(self) -> "ServeOptions":
-        """The checked options; whatever has no meaning ends in one JobError that names the option."""
+        """The checked options. Raises one JobError, which names the option, for a value without meaning."""
         from planner.commands.jobs import checked
         from planner.serving.schema import ServeOptions
 

@@ -25,7 +25,7 @@ TRAINED, STEP, HARDWARE, ADAPTERS = "What is trained", "One step", "GPUs and sha
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainFlags:
-    """What is asked as typed: one field per option, in the order of `--help`."""
+    """The options as typed: one field per option, in the order of `--help`."""
 
     method: Annotated[
         Literal["full", "lora", "qlora"],
@@ -135,7 +135,7 @@ class TrainFlags:
     ] = "cpu"
 
     def options(self) -> "TrainOptions":
-        """The checked options; whatever has no meaning ends in one JobError that names the option."""
+        """The checked options. Raises one JobError, which names the option, for a value without meaning."""
         from planner.commands.jobs import checked
         from planner.training.schema import TrainOptions
 
@@ -155,11 +155,11 @@ def train(
     back without data. Nothing is downloaded but a Hub model's config, and no GPU is needed.
     """
     check_output(output)
-    asked = options.options()
+    checked_options = options.options()
     with Progress() as progress:
         from planner.reports.train import FORMATS
         from planner.training.train import train as plan_training
 
         progress.say(f"building {model} without weights")
-        text = rendered(FORMATS, plan_training(model, asked), format, output)
+        text = rendered(FORMATS, plan_training(model, checked_options), format, output)
     write_result(text, output)

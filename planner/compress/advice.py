@@ -9,12 +9,12 @@ from planner.units import GIB, human_bytes
 
 Verdict = Literal["fits", "tight", "over"]
 
-# What a card must hold besides the tensors and no plan counts: the CUDA context (0.3 to 0.6 GB) and
-# what the caching allocator loses to fragmentation. A plan with less than this to spare is tight.
+# Bytes that a card must hold besides tensors, and that no plan counts: the CUDA context (0.3 to 0.6 GB) and
+# what the caching allocator loses to fragmentation. A plan that leaves less free is tight.
 BREATHING_SPACE = 1 * GIB
 
-# Hessians that sum to more than so many of the largest tensor belong to the experts of a MoE layer:
-# dense layers have seven or so Linears, the widest of which weighs most.
+# Hessians that sum to more than this many times the largest one belong to the experts of a MoE layer:
+# a dense layer has about seven Linears, and the Hessian of the widest one makes up most of the sum.
 MANY = 16
 
 
@@ -92,7 +92,7 @@ def _lever(plan: Plan, step: Step) -> str:
     parts = gpu_parts(step.gpu.by_kind)
     heaviest = max(parts, key=lambda part: parts[part])
     if step.phase == "compress" and step.subgraph is None:
-        return _nothing(plan, "the data-free pipeline brings one module at a time to the GPU already")
+        return _no_option_helps(plan, "the data-free pipeline brings one module at a time to the GPU already")
     if heaviest == "cache":
         return "--offload-device cpu, which keeps the activation cache in CPU memory"
     if heaviest in ("hessians", "workspace"):
@@ -100,7 +100,7 @@ def _lever(plan: Plan, step: Step) -> str:
     if heaviest == "activations":
         return _activation_lever(plan)
     if heaviest == "weights" and (step.subgraph == 1 or step.phase == "setup"):
-        return _nothing(plan, f"{_largest(step).owner} is onloaded whole, whatever the options are")
+        return _no_option_helps(plan, f"{_largest(step).owner} is onloaded whole, whatever the options are")
     return _smaller_subgraphs(plan, heaviest)
 
 
@@ -111,8 +111,8 @@ def _hessian_lever(plan: Plan, step: Step, hessians: int) -> str:
             "`batched_quantization: 1` in the recipe, because the peak is GPTQ compressing "
             f"{largest.copies} modules of one shape together"
         )
-    one = max((owned.bytes for owned in step.gpu.largest if owned.kind == "hessian"), default=largest.bytes)
-    if hessians > MANY * one:
+    largest_hessian = max((owned.bytes for owned in step.gpu.largest if owned.kind == "hessian"), default=largest.bytes)
+    if hessians > MANY * largest_hessian:
         return (
             "cutting the layers at their experts, with ExpertMLPWithGate and the attention class in "
             "--sequential-targets, "
@@ -148,7 +148,7 @@ def _smaller_subgraphs(plan: Plan, what: str) -> str:
     )
 
 
-def _nothing(plan: Plan, reason: str) -> str:
+def _no_option_helps(plan: Plan, reason: str) -> str:
     return f"{'a smaller model' if verdict(plan) == 'fits' else 'a larger GPU'}, because {reason}"
 
 

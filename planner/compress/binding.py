@@ -1,4 +1,4 @@
-"""A recipe onto a model: which module each modifier works on, checked as the library checks it."""
+"""Resolves a recipe onto a model: which modules each modifier works on, checked as the library checks it."""
 
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program, tuple[Note, ...]]:
-    """Every modifier resolved onto the model's modules, and what a reader must know of that.
+    """Every modifier resolved onto the model's modules, and notes on what the resolution met.
 
     Raises RecipeError as the library would.
     """
@@ -25,15 +25,15 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
     runs = tuple(run for run, _ in bound)
     head = next((u for u in graph.units if u.name == graph.head), None)
     embedding = next((u for u in graph.units if u.name == graph.embedding), None)
-    table = embedding.bytes if embedding else 0
+    embedding_bytes = embedding.bytes if embedding else 0
     program = Program(
         trace=graph.trace,
         runs=runs,
         weight_bytes=graph.bytes + graph.buffer_bytes,
         fused_expert_bytes=graph.fused_expert_bytes,
         qparam_bytes=sum(_qparams(run) for run in runs),
-        head_bytes=(table if graph.tied_embeddings else head.bytes) if head else 0,
-        embedding_bytes=table,
+        head_bytes=(embedding_bytes if graph.tied_embeddings else head.bytes) if head else 0,
+        embedding_bytes=embedding_bytes,
         tied=graph.tied_embeddings,
     )
     return program, tuple(note for _, notes in bound for note in notes)
@@ -61,30 +61,34 @@ def _bind(graph: "ModelGraph", spec: ModifierSpec, job: Job) -> tuple[Run, tuple
 
 
 def _ends(graph: "ModelGraph") -> set[str]:
-    """The embedding and the head, as far as there are."""
+    """Names of the embedding and the head; a model may lack either."""
     return {name for name in (graph.embedding, graph.head) if name}
 
 
 def _unit_targets(graph: "ModelGraph", selection: Selection) -> Iterator[UnitTargets]:
     """Selected modules unit by unit; equal units with an equal selection share one list of modules."""
-    known: dict[object, tuple[int, tuple[LinearModule, ...]]] = {}
+    by_key: dict[object, tuple[int, tuple[LinearModule, ...]]] = {}
     for unit in graph.units:
-        hits = [
+        members = [
             (info, selection.weights.get(unit.name + info.name), _is_observed(unit, unit.name + info.name, graph))
             for info in graph.structures[unit.structure].modules
             if _is_selected(info, unit.name + info.name, selection)
         ]
-        if not hits:
+        if not members:
             continue
-        key = (unit.structure, unit.kind, tuple((info.name, id(scheme), seen) for info, scheme, seen in hits))
-        if key not in known:
-            known[key] = (len(known), tuple(_module(info, scheme, seen) for info, scheme, seen in hits))
-        signature, modules = known[key]
+        key = (
+            unit.structure,
+            unit.kind,
+            tuple((info.name, id(scheme), observed) for info, scheme, observed in members),
+        )
+        if key not in by_key:
+            by_key[key] = (len(by_key), tuple(_module(info, scheme, observed) for info, scheme, observed in members))
+        signature, modules = by_key[key]
         yield UnitTargets(unit=unit.name, signature=signature, modules=modules, loose=unit.onload != "own-subgraph")
 
 
 def _is_selected(info: "ModuleInfo", name: str, selection: Selection) -> bool:
-    """What a modifier changes must have a matrix of weights; what it watches need not."""
+    """A module whose weights the modifier changes must have a weight matrix; one that it watches need not."""
     return (info.itemsize > 0 and name in selection.weights) or name in selection.watched
 
 
@@ -127,6 +131,6 @@ def _inputs(graph: "ModelGraph", selection: Selection) -> Iterator[tuple[str, in
 
 def _qparams(run: Run) -> int:
     """CPU bytes of the qparams that initialize_quantization registers."""
-    sums = cache(lambda signature: sum(map(qparam_bytes, first[signature].modules)))
-    first = {unit.signature: unit for unit in reversed(run.units)}
+    sums = cache(lambda signature: sum(map(qparam_bytes, unit_of[signature].modules)))
+    unit_of = {unit.signature: unit for unit in reversed(run.units)}
     return sum(sums(unit.signature) for unit in run.units)

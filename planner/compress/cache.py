@@ -8,25 +8,25 @@ from planner.models.traces import Crossing, ModelTrace
 
 
 class ActivationCache:
-    """Every tensor that crosses a subgraph border, one for each batch, those of one name in one growing holding."""
+    """Every tensor that crosses a subgraph border. All batches' tensors of one name are one growing holding."""
 
     def __init__(self, context: Context, trace: ModelTrace) -> None:
         self._context, self._trace = context, trace
         self.device: DeviceName = context.job.offload_device
-        self._held: dict[int, Handle] = {}
+        self._holdings: dict[int, Handle] = {}
 
     def fill(self) -> None:
-        """from_dataloader: all batches. On the CPU the cache keeps the collated batches themselves."""
+        """from_dataloader: store all batches. On the CPU the cache keeps the collated batches themselves."""
         kind = "calibration_data" if self.device == "cpu" else "activation_cache"
-        whole = self._context.job.batches - 1
+        full_batches = self._context.job.batches - 1
         for crossing in (c for c in self._trace.crossings.values() if c.producer < 0):
             handle = self._context.ledger.open(self.device, kind, f"calibration data: {crossing.name}")
-            self._held[crossing.id] = handle
-            self._context.ledger.grow(handle, whole * crossing.bytes, whole)
+            self._holdings[crossing.id] = handle
+            self._context.ledger.grow(handle, full_batches * crossing.bytes, full_batches)
             self._context.ledger.grow(handle, self.size(crossing, last=True))
 
     def fetch(self, numbers: Iterable[int], *, last: bool = False) -> list[Handle]:
-        """One batch on the GPU: copies, or nothing new when the cached tensors are there already."""
+        """Bring one batch to the computing device: as copies, or as nothing new when the cache is on that device."""
         if self.device == self._context.device:
             return []
         crossings = [self._trace.crossings[n] for n in numbers]
@@ -44,38 +44,38 @@ class ActivationCache:
         ledger = self._context.ledger
         for number in numbers:
             crossing = self._trace.crossings[number]
-            if number not in self._held:
-                self._held[number] = ledger.open(self.device, "activation_cache", _owner(crossing))
-            ledger.grow(self._held[number], batches * self.size(crossing, last), batches)
+            if number not in self._holdings:
+                self._holdings[number] = ledger.open(self.device, "activation_cache", _owner(crossing))
+            ledger.grow(self._holdings[number], batches * self.size(crossing, last), batches)
 
     def delete(self, numbers: Iterable[int], *, last: bool = False) -> list[Handle]:
-        """Drop these names of one batch; they were read for the last time.
+        """Drop these names of one batch after their last reader.
 
-        Returns what the batch dictionary still holds of them, where cache and batch are one tensor.
+        Where cache and batch share one tensor, returns those tensors: the batch dictionary still holds them.
         """
         ledger, still_held = self._context.ledger, []
         for number in numbers:
             crossing = self._trace.crossings[number]
             nbytes = self.size(crossing, last)
-            ledger.grow(self._held[number], -nbytes)
-            if not ledger.size(self._held[number]):
-                ledger.free(self._held.pop(number))
+            ledger.grow(self._holdings[number], -nbytes)
+            if not ledger.size(self._holdings[number]):
+                ledger.free(self._holdings.pop(number))
             if self.device == self._context.device:
                 still_held.append(self._context.take(nbytes, "batch", f"batch: {crossing.name}"))
         return still_held
 
     def rename(self, old: Iterable[int], new: Iterable[int]) -> None:
-        """A subgraph that repeats another: what it consumed is gone, what it made is there."""
+        """Leave the cache as a repeated subgraph would: free what it consumed (`old`), store what it wrote (`new`)."""
         for number in old:
-            self._context.ledger.free(self._held.pop(number))
+            self._context.ledger.free(self._holdings.pop(number))
         for number in new:
             self.update([number], batches=self._context.job.batches - 1)
             self.update([number], last=True)
 
     def clear(self) -> None:
-        """The pipeline returns."""
-        self._context.ledger.free_all(self._held.values())
-        self._held.clear()
+        """Free everything: the pipeline returns."""
+        self._context.ledger.free_all(self._holdings.values())
+        self._holdings.clear()
 
 
 def _owner(crossing: Crossing) -> Owner:

@@ -1,13 +1,13 @@
-"""What every part of the simulation shares: the books, the job, what is onloaded, Python's names.
+"""State that all parts of the simulation share: the books, the job, onloaded parameters, Python's local names.
 
-The library's memory is decided by lifetimes, and lifetimes by three things that a context offers:
+Lifetimes decide how much memory the library takes. A context offers three kinds of them:
 
 - a **frame** is a Python function: its names hold tensors until they are bound anew or the function returns;
 - **onloaded** parameters stay on the GPU until the subgraph ends (`disable_offloading`);
 - a temporary of one expression lives as long as a `with` block.
 
-A job repeats itself: batches, blocks of columns, layers. What is walked once for several is the context's policy,
-`Shortcuts`; a law (tests/property) says that it changes no figure.
+A job repeats itself: batches, blocks of columns, layers. `Shortcuts` says which repetitions are walked once and counted
+for several; a law (tests/property) says that this changes no figure.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,12 +23,12 @@ from planner.job import Job
 T = TypeVar("T")
 
 BLOCKS = 3
-"""Blocks walked at the start of a weight: the first shows what a block needs, the next what it finds left over."""
+"""Blocks walked at the start of a weight: the first shows what a block needs, the others what is left over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shortcuts:
-    """What is walked once for several, where what follows is known to be equal."""
+    """Which repetitions are walked once for several, because the others are known to be equal."""
 
     subgraphs: bool = True
     """Equal subgraphs that find equal leftovers."""
@@ -80,13 +80,13 @@ class Frame:
         return handle
 
     def bind(self, name: str, *handles: Handle) -> None:
-        """name = tensors that exist already; those that it held go, as far as they are not among them."""
+        """name = tensors that exist already. What the name held before is freed, unless it is among these."""
         old = self._names.pop(name, ())
         self._names[name] = handles
         self._context.ledger.free_all(handle for handle in old if handle not in handles)
 
     def extend(self, name: str, handles: Iterable[Handle]) -> None:
-        """More tensors in the dictionary that `name` holds."""
+        """Add tensors to the dictionary that `name` holds."""
         self._names[name] = (*self._names.get(name, ()), *handles)
 
     def delete(self, *names: str) -> None:
@@ -107,7 +107,7 @@ class Frame:
         return [name for name in self._names if name.startswith(prefix)]
 
     def free(self, handle: Handle) -> None:
-        """A tensor that was returned and is not kept."""
+        """Free a tensor that a function returned and its caller does not keep."""
         self._context.ledger.free(handle)
 
     def hand_over(self, name: str) -> Handle:
@@ -163,7 +163,7 @@ class Context:
         self.onloaded: dict[str, Handle] = {}
         """Names of parameters on the GPU until the subgraph ends (`disable_offloading`)."""
         self.keep_onloaded = True
-        """False in the data-free pipeline: each access onloads anew, and is freed at once."""
+        """False in the data-free pipeline: each access onloads the parameter anew and frees it at once."""
 
     def frame(self, kind: str, owner: Owner | str) -> Frame:
         """Local names for a function of the library."""

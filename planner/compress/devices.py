@@ -1,9 +1,9 @@
-"""What the simulation asks for memory.
+"""The devices that the simulation takes memory from.
 
-Books say whose bytes are where; a device says how a piece of hardware takes them. It sits in the stream of events
-while the simulation runs, sees every tensor be born and die in the order of the real run, and answers what the
-library asks of the hardware: how much is free. `CountingDevice` counts; one that places each tensor as a caching
-allocator does takes the same seat (`Ledger(gpu=...)`), and neither pipelines nor modifiers know which it is.
+The books say whose bytes lie where; a device says how the hardware holds them. While the simulation runs, a device
+gets every event in the order of the real run, and answers what the library asks of the hardware: how much is free.
+`CountingDevice` only counts. A device that places each tensor as a caching allocator does can stand in its place
+(`Ledger(gpu=...)`); neither pipelines nor modifiers know which of the two it is.
 """
 
 from collections.abc import Hashable
@@ -13,19 +13,19 @@ from planner.timeline import MemoryEvent
 
 
 class Device(Protocol):
-    """One memory."""
+    """One memory: it takes events, and says how much is free."""
 
     wants_events: bool
     """False for a device that needs to know no more than how much is live."""
 
     def apply(self, event: MemoryEvent) -> None:
-        """Tensors are born or die. Deaths name the size of what dies; of equal ones the oldest goes first."""
+        """Tensors are taken or freed. Freed tensors are named by their size; of equal ones the oldest goes first."""
 
     def free_bytes(self, live: int) -> int:
         """What `torch.cuda.mem_get_info` would call free while tensors of `live` bytes are there."""
 
     def state(self) -> Hashable:
-        """Equal states take equal events alike: what was walked once need not be walked again."""
+        """A device in an equal state takes equal events the same way, so that they need not be walked again."""
 
 
 class CountingDevice:
@@ -45,5 +45,5 @@ class CountingDevice:
         return max(0, self.total - live)
 
     def state(self) -> Hashable:
-        """Nothing beside what the books know: whose bytes are live."""
+        """None: a count depends on the live bytes alone, which the books know."""
         return None

@@ -35,22 +35,22 @@ class SubgraphForward:
         the generated code sets each name to None after its last use (torch.fx codegen).
         `share` is the part of a whole batch that runs: (samples, batch size).
         """
-        kept: list[Handle] = []
-        inside: dict[int, tuple[int, Handle]] = {}
+        outputs: list[Handle] = []
+        inner: dict[int, tuple[int, Handle]] = {}
         for index in subgraph.segments:
-            made = self._segment(self.trace.segments[index], hooked, share)
+            storages = self._segment(self.trace.segments[index], hooked, share)
             for local, numbers in _by_local(self.trace.segments[index]).items():
-                if local not in made:
+                if local not in storages:
                     continue
                 last = max(self.trace.crossings[n].last_reader for n in numbers)
                 if last > subgraph.segments[-1]:
-                    kept.append(made.pop(local))
+                    outputs.append(storages.pop(local))
                 else:
-                    inside[numbers[0]] = (last, made.pop(local))
-            self.context.ledger.free_all(made.values())
-            for number in [n for n, (last, _) in inside.items() if last <= index]:
-                self.context.ledger.free(inside.pop(number)[1])
-        return tuple(kept)
+                    inner[numbers[0]] = (last, storages.pop(local))
+            self.context.ledger.free_all(storages.values())
+            for number in [n for n, (last, _) in inner.items() if last <= index]:
+                self.context.ledger.free(inner.pop(number)[1])
+        return tuple(outputs)
 
     def _segment(self, segment: Segment, hooked: tuple[Hooked, ...], share: tuple[int, int]) -> dict[int, Handle]:
         """Replay one segment; returns the storages that are alive at its end, by local id."""
@@ -87,9 +87,9 @@ def _run_hooks(segment: Segment, event: Event, hooked: tuple[Hooked, ...], share
 
 
 def _scaled(amount: int, share: tuple[int, int]) -> int:
-    """Bytes or rows in a smaller batch; what does not divide does not depend on the batch."""
-    part, whole = share
-    return amount * part // whole if amount % whole == 0 else amount
+    """Bytes or rows in a smaller batch. An amount that the batch size does not divide is the same in every batch."""
+    samples, batch_size = share
+    return amount * samples // batch_size if amount % batch_size == 0 else amount
 
 
 @lru_cache(maxsize=2**16)
@@ -99,7 +99,7 @@ def _owner(target: str, module: str, operator: str) -> Owner:
 
 
 def full_name(target: str, name: str) -> str:
-    """`.self_attn.q_proj` under model.layers.0, or a name that is full already."""
+    """`.self_attn.q_proj` below the target model.layers.0; a name without the leading dot is full already."""
     if not name.startswith("."):
         return name or "model"
     return (target + name).rstrip(".")

@@ -38,11 +38,11 @@ class Owner:
         return f"{self.name}{others} {self.role}".rstrip()
 
     def part(self, role: str) -> "Owner":
-        """The same one in a narrower role: its Hessian, its input in fp32."""
+        """The same owner in a narrower role: its Hessian, its input in fp32."""
         return Owner(self.name, f"{self.role} {role}" if self.role else role, self.copies)
 
     def renamed(self, names: Mapping[str, str]) -> "Owner":
-        """The same in another module: `names` maps modules, and so all that lies in them."""
+        """The same owner in another module: `names` maps old to new module names, also for what lies inside them."""
         for old, new in names.items():
             if self.name == old or self.name.startswith((f"{old}.", f"{old} ")):
                 return replace(self, name=new + self.name[len(old) :])
@@ -86,7 +86,7 @@ class Timeline:
     ends: tuple[int, ...]
     """For each closed step, the number of events up to its end."""
     about: Mapping[Handle, About]
-    """Of every holding."""
+    """Device, kind and owner of every holding, by its handle."""
 
     def step(self, index: int) -> tuple[MemoryEvent, ...]:
         """The events of one step."""
@@ -183,7 +183,7 @@ class Ledger:
             self.free(handle)
 
     def relabel(self, handle: Handle, owner: Owner) -> None:
-        """The holding is another's from now on; nothing moves."""
+        """Give the holding to another owner; no memory moves."""
         self._owners[handle] = owner
 
     # ------------------------------------------------------------------ what is there

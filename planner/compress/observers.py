@@ -40,10 +40,10 @@ class WeightObservers:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._statistics: dict[str, list[Handle]] = {}
-        self._done: set[str] = set()
+        self._computed: set[str] = set()
 
     def observe(self, module: LinearModule, fused: Sequence[LinearModule] = ()) -> None:
-        """Observer.forward on the weight; nothing the second time (weights do not change).
+        """Observer.forward on the weight; a second call does nothing (weights do not change).
 
         fusion.py get_fused_statistics observes the fused weights while this one is still an argument.
         """
@@ -65,20 +65,20 @@ class WeightObservers:
                     self.observe(other, fused)
 
     def forget_all(self) -> None:
-        """calibration.py freeze_module_quantization: the observers go, with what statistics they still have."""
+        """calibration.py freeze_module_quantization: the observers go, with the statistics that they still hold."""
         for handles in self._statistics.values():
             self._context.ledger.free_all(handles)
         self._statistics.clear()
 
     def _multiply(self, module: LinearModule) -> None:
-        """The statistics of the other modules that this one stands for."""
+        """Add the statistics of the other modules that this one stands for."""
         for handle in self._statistics[module.name] if module.copies > 1 else ():
             self._context.ledger.grow(
                 handle, self._context.ledger.size(handle) * (module.copies - 1), module.copies - 1
             )
 
     def qparams(self, module: LinearModule, siblings: tuple[str, ...]) -> QParams:
-        """Observer.get_qparams: scales from the statistics, which then go (once all fused are done)."""
+        """Observer.get_qparams: scales from the statistics, which are freed then (once all fused modules are done)."""
         assert module.scheme is not None and module.scheme.weights is not None
         args = module.scheme.weights
         fused = siblings if args.strategy == "tensor_group" else ()
@@ -90,12 +90,12 @@ class WeightObservers:
 
     def _forget(self, name: str, fused: tuple[str, ...]) -> None:
         """fusion.py maybe_delete_statistics: fused statistics go together."""
-        self._done.add(name)
+        self._computed.add(name)
         group = [n for n in fused if n in self._statistics] or [name]
-        if all(n in self._done for n in group):
+        if all(n in self._computed for n in group):
             for member in group:
                 self._context.ledger.free_all(self._statistics.pop(member, []))
-                self._done.discard(member)
+                self._computed.discard(member)
 
 
 def siblings_of(name: str, names: frozenset[str]) -> tuple[str, ...]:
@@ -130,7 +130,7 @@ def observer_of(args: QuantArgs) -> Observer:
 
 
 def observed_range(frame: Frame, args: QuantArgs, *, observations: int, count: int, group: int, itemsize: int) -> None:
-    """Leave min_vals and max_vals in `frame`."""
+    """Leave the observed extremes in `frame`, as min_vals and max_vals."""
     observer = observer_of(args)
     if observer.statistics == "mse":
         _mse_statistics(frame, args, observer, observations, count, group, itemsize)
@@ -206,7 +206,7 @@ def calculate_qparams(frame: Frame, count: int, itemsize: int, args: QuantArgs, 
 
 
 def _round_scale(frame: Frame, count: int, width: int, dtype: str) -> None:
-    """quant_args.py round_to_quantized_type_dtype: there and back again."""
+    """quant_args.py round_to_quantized_type_dtype: cast to the scale dtype and back."""
     with frame.during(count * width, "clamped scale"):
         frame.assign("rounded scale", count * itemsize(dtype))
     frame.assign("scale", count * width)

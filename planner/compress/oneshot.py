@@ -52,8 +52,8 @@ def simulate(program: Program, context: Context) -> Outcome:
 def _linearize(program: Program, context: Context) -> None:
     """modeling/moe/linearize.py linearize_moe: its list keeps every fused experts module until it
     returns, so the model and all experts again are there together."""
-    twice = Owner(FUSED_EXPERTS, "while they are linearized")
-    with context.ledger.hold("cpu", program.fused_expert_bytes, "model", twice):
+    owner = Owner(FUSED_EXPERTS, "while they are linearized")
+    with context.ledger.hold("cpu", program.fused_expert_bytes, "model", owner):
         pass
 
 

@@ -1,4 +1,4 @@
-"""From kinds of allocation, which the simulation names, to the parts of a peak that reports show.
+"""Sorts the kinds of allocation that the simulation names into the parts of a peak that reports show.
 
 The kinds are those of the meter (tests/meter). A kind that is not listed falls into `other`, so that the parts of
 a step always sum to its peak.
@@ -18,7 +18,7 @@ PART_NAMES: Mapping[str, str] = {
     "cache": "activation cache",
     "other": "other tensors",
 }
-"""The parts in the middle of a sentence."""
+"""What each part is called in the middle of a sentence."""
 
 FUSED_EXPERTS = "fused experts"
 """Name of the owner of what `oneshot` keeps while it converts a mixture's experts."""
@@ -41,7 +41,7 @@ _GPU: Mapping[str, str] = {
     "qparams": "observers",
     "activation_cache": "cache",
 }
-# On the CPU, scales and zero points live and are saved with the weights, and samples only wait.
+# On the CPU, scales and zero points lie beside the weights and are saved with them; samples only wait.
 _CPU: Mapping[str, str] = {**_GPU, "qparams": "weights", "calibration_data": "other"}
 
 

@@ -1,4 +1,4 @@
-"""What was simulated, as the Plan record that readers get."""
+"""Turns a simulated job into the Plan record that readers get."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -35,7 +35,7 @@ def _facts(graph: "ModelGraph") -> ModelFacts:
 
 
 def simulated_plan(graph: "ModelGraph", recipe: Recipe, job: Job, outcome: Outcome, notes: Sequence[Note]) -> Plan:
-    """The simulated job; notes that say the same are said once."""
+    """The simulated job as a Plan; of equal notes only one is kept."""
     steps = tuple(_step(index, step) for index, step in enumerate(outcome.steps))
     gpu = max(steps, key=lambda s: (s.gpu.peak_bytes, -s.index))
     cpu = max(steps, key=lambda s: (s.cpu.peak_bytes, -s.index))

@@ -23,7 +23,7 @@ class Run:
         return next((u for u in self.units if u.unit == unit), None)
 
     def signature(self, unit: str) -> int:
-        """Number of this unit's targets; -1 without any."""
+        """The signature of this unit's targets; -1 for a unit without targets."""
         targets = self.of(unit)
         return -1 if targets is None else targets.signature
 
@@ -91,11 +91,11 @@ def cut(trace: ModelTrace, targets_per_subgraph: int) -> tuple[Subgraph, ...]:
         tuple(range(i, min(i + targets_per_subgraph, count))) for i in range(1, count, targets_per_subgraph)
     ]
     reads = [_reads(trace, group) for group in groups]
-    seen: set[int] = set()
+    read_later: set[int] = set()
     consumed: list[tuple[int, ...]] = []
     for names in reversed(reads):
-        consumed.insert(0, tuple(n for n in names if n not in seen))
-        seen.update(names)
+        consumed.insert(0, tuple(n for n in names if n not in read_later))
+        read_later.update(names)
     return tuple(
         Subgraph(
             number=index + 1,

@@ -1,4 +1,4 @@
-"""Recipes of the modifiers that are modelled: `planner.recipe` reads, `planner.compress.modifiers` knows them."""
+"""Reads recipes: `planner.recipe` reads the file, `planner.compress.modifiers` knows the modifiers in it."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ def load_recipe(text: str | Path) -> Recipe:
 
 
 def recipe_from_dict(data: dict[str, Any], name: str) -> Recipe:
-    """The records for a recipe that is already a mapping; `name` is how errors and plans call it."""
+    """The records for a recipe that is already a mapping; `name` is its name in errors and plans."""
     return read_mapping(data, name, _readers())
 
 

@@ -48,8 +48,8 @@ def _device(memory: Mapping[str, Any]) -> dict[str, Any]:
 
 def _owner(text: str) -> Iterator[tuple[str, Any]]:
     """Name, role and copies of an owner that version 1 wrote."""
-    found = _COPIES.fullmatch(text) or _FUSED.fullmatch(text) or _MODULE.fullmatch(text)
-    parts = found.groupdict() if found else {"name": text, "role": ""}
+    match = _COPIES.fullmatch(text) or _FUSED.fullmatch(text) or _MODULE.fullmatch(text)
+    parts = match.groupdict() if match else {"name": text, "role": ""}
     yield "name", parts["name"]
     yield "role", parts["role"]
     yield "copies", 1 + int(parts.get("more", 0))

@@ -1,4 +1,4 @@
-"""A plan beside a measurement of the same job: every figure that both have, step by step. Pure."""
+"""Compares a plan with a measurement of the same job: every figure that both have, step by step. Pure."""
 
 from collections.abc import Callable, Iterator, Sequence
 from statistics import median
@@ -37,14 +37,14 @@ FIGURES: dict[FigureName, tuple[str, Planned, Measured]] = {
         lambda step, base: None if step.cpu.rss_bytes is None else step.cpu.rss_bytes - base,
     ),
 }
-# Measured, and without a counterpart in the plan: shown, so that nobody takes the plan for more than it is.
+# Measured figures that plans do not have; reports show them, so that nobody takes the plan for the whole card.
 UNPLANNED: dict[str, tuple[str, Callable[[MeasuredStep], int | None]]] = {
     "gpu_reserved": ("GPU reserved", lambda step: step.gpu.reserved_bytes),
     "gpu_device": ("GPU in use, whole card", lambda step: step.gpu.device_bytes),
 }
 SHARE = 0.01
 SLACK = 4 * MIB
-"""Steps that differ by less are equal: small tensors come and go with the versions of everything."""
+"""Bytes. Steps that differ by less count as equal: small tensors come and go with library versions."""
 NEAR = 0.1
 """An owner explains a difference when it is within this share of it."""
 
@@ -73,7 +73,7 @@ class Pair(Record):
 
     @property
     def is_equal(self) -> bool:
-        """Equal but for a share of the measured figure, or SLACK."""
+        """Whether the two differ by no more than SHARE of the measured figure, or SLACK."""
         return abs(self.difference) <= max(self.measured * SHARE, SLACK)
 
 
@@ -133,7 +133,7 @@ class Accuracy(Record):
 
 
 def compare(plan: Plan, measurement: Measurement, file: str = "") -> JobAccuracy:
-    """Lay the plan of a measured job beside it. Steps that only one of them has become a note."""
+    """Compare the plan of a measured job with the measurement. A note names measured steps that the plan lacks."""
     matches, missing = match_steps(plan, measurement)
     base = measurement.host.baseline_rss_bytes or 0
     names = [name for name in FIGURES if name != "cpu_process" or base]
@@ -161,30 +161,30 @@ Match = tuple[tuple[Step, ...], MeasuredStep]
 def match_steps(plan: Plan, measurement: Measurement) -> tuple[list[Match], list[MeasuredStep]]:
     """Each measured step with the plan's steps of that name, and the measured steps that the plan lacks.
 
-    More than one where the measurement is coarser: a setup without a prepare of its own covers more of
-    the plan (`_whole_setup`); a running peak covers everything up to its step.
+    A measured step has several steps of the plan where the measurement is coarser: a setup without a prepare of its
+    own covers more of the plan (`_whole_setup`); a running peak covers everything up to its step.
     """
     measured = [step for step in measurement.steps if not step.partial]
     has_prepare = any(step.phase == "prepare" for step in measured)
     runs = _numbered([(s.modifier, s.subgraph, s.phase) for s in plan.steps])
     planned = dict(zip(runs, plan.steps, strict=True))
-    found: list[Match] = []
+    matches: list[Match] = []
     missing: list[MeasuredStep] = []
     for key, step in zip(_numbered([_key(step, plan) for step in measured]), measured, strict=True):
-        mine = planned.get(key)
-        if mine is None:
+        planned_step = planned.get(key)
+        if planned_step is None:
             missing.append(step)
         elif step.running:
-            found.append((plan.steps[: mine.index + 1], step))
+            matches.append((plan.steps[: planned_step.index + 1], step))
         elif step.phase == "setup" and not has_prepare:
-            found.append((_whole_setup(plan, mine, measurement), step))
+            matches.append((_whole_setup(plan, planned_step, measurement), step))
         else:
-            found.append(((mine,), step))
-    return found, missing
+            matches.append(((planned_step,), step))
+    return matches, missing
 
 
 def _whole_setup(plan: Plan, setup: Step, measurement: Measurement) -> tuple[Step, ...]:
-    """The plan's steps that a setup without a prepare covers: up to the first batch, so prepare too.
+    """The plan's steps that a measured setup covers where no prepare was measured: all up to the first batch.
 
     The meter (tests/meter/steps.py `end`) closes finalize when calibration_end returns. The pipeline
     returns after that, so the setup of a second modifier begins with all that the first one still holds.
@@ -206,12 +206,12 @@ def _key(step: MeasuredStep, plan: Plan) -> tuple[str | None, int | None, str]:
 def _numbered(
     keys: Sequence[tuple[str | None, int | None, str]],
 ) -> list[tuple[str | None, int | None, str, int]]:
-    """Each key with how often it was seen before: a recipe may have the same modifier twice."""
-    seen: dict[object, int] = {}
+    """Each key with the number of equal keys before it: a recipe may have the same modifier twice."""
+    counts: dict[object, int] = {}
     numbered = []
     for key in keys:
-        seen[key] = seen.get(key, -1) + 1
-        numbered.append((*key, seen[key]))
+        counts[key] = counts.get(key, -1) + 1
+        numbered.append((*key, counts[key]))
     return numbered
 
 
@@ -220,21 +220,26 @@ def _numbered(
 
 def _figure(name: FigureName, matches: Sequence[Match], base: int) -> Figure | None:
     title, planned, measured = FIGURES[name]
-    values = [(mine, step, measured(step, base)) for mine, step in matches]
+    values = [(planned_steps, step, measured(step, base)) for planned_steps, step in matches]
     pairs = [
-        Pair(where=_where(step), phase=step.phase, planned=max(planned(each) for each in mine), measured=max(value, 0))
-        for mine, step, value in values
+        Pair(
+            where=_where(step),
+            phase=step.phase,
+            planned=max(planned(each) for each in planned_steps),
+            measured=max(value, 0),
+        )
+        for planned_steps, step, value in values
         if value is not None
     ]
     if not pairs:
         return None
-    off = [pair for pair in pairs if abs(pair.difference) > SLACK]
+    unequal = [pair for pair in pairs if abs(pair.difference) > SLACK]
     highest = max(pairs, key=lambda pair: pair.measured)
     return Figure(
         name=name,
         title=title,
         peak=Pair(where=highest.where, planned=max(pair.planned for pair in pairs), measured=highest.measured),
-        worst=max(off, key=lambda pair: abs(pair.ratio - 1), default=None),
+        worst=max(unequal, key=lambda pair: abs(pair.ratio - 1), default=None),
         median_ratio=median(pair.ratio for pair in pairs),
         steps=len(pairs),
         equal=sum(pair.is_equal for pair in pairs),
@@ -249,10 +254,10 @@ def _where(step: MeasuredStep) -> str:
 
 def _unplanned(measurement: Measurement) -> Iterator[Unplanned]:
     for name, (title, value) in UNPLANNED.items():
-        known = [(found, step) for step in measurement.steps if (found := value(step)) is not None]
+        known = [(nbytes, step) for step in measurement.steps if (nbytes := value(step)) is not None]
         if known:
-            most, step = max(known, key=lambda pair: pair[0])
-            yield Unplanned(name=name, title=title, peak_bytes=most, where=_where(step))
+            peak, step = max(known, key=lambda pair: pair[0])
+            yield Unplanned(name=name, title=title, peak_bytes=peak, where=_where(step))
 
 
 # ---------------------------------------------------------------------- who is to blame
@@ -261,14 +266,14 @@ def _unplanned(measurement: Measurement) -> Iterator[Unplanned]:
 def _suspects(plan: Plan, matches: Sequence[Match]) -> Iterator[Suspect]:
     """One line for each phase and explanation, from the requested bytes or else the allocated ones."""
     groups: dict[tuple[str, str], list[tuple[int, MeasuredStep]]] = {}
-    for mine, step in matches:
-        exact = step.gpu.requested_bytes
-        theirs = step.gpu.allocated_bytes if exact is None else exact
-        if theirs is None or step.running:
+    for planned_steps, step in matches:
+        requested = step.gpu.requested_bytes
+        measured_bytes = step.gpu.allocated_bytes if requested is None else requested
+        if measured_bytes is None or step.running:
             continue
-        planned = max(mine, key=lambda each: each.gpu.peak_bytes)
-        ours = planned.gpu.peak_allocated_bytes if exact is None else planned.gpu.peak_bytes
-        pair = Pair(where="", planned=ours, measured=theirs)
+        planned = max(planned_steps, key=lambda each: each.gpu.peak_bytes)
+        planned_bytes = planned.gpu.peak_allocated_bytes if requested is None else planned.gpu.peak_bytes
+        pair = Pair(where="", planned=planned_bytes, measured=measured_bytes)
         if not pair.is_equal:
             text = _explanation(plan, planned, step, pair.difference)
             groups.setdefault((step.phase, text), []).append((pair.difference, step))
@@ -284,14 +289,16 @@ def _explanation(plan: Plan, planned: Step, step: MeasuredStep, difference: int)
 
 
 def _by_part(planned: Step, measured: dict[str, int], difference: int) -> str:
-    """Both know their parts: the part that differs most in the direction of the difference."""
-    ours, theirs = gpu_parts(planned.gpu.by_kind), gpu_parts(measured)
-    name = max(ours, key=lambda part: (ours[part] - theirs[part]) * (1 if difference > 0 else -1))
+    """Plan and measurement both have parts: name the one that differs most, in the direction of the difference."""
+    planned_parts, measured_parts = gpu_parts(planned.gpu.by_kind), gpu_parts(measured)
+    name = max(
+        planned_parts, key=lambda part: (planned_parts[part] - measured_parts[part]) * (1 if difference > 0 else -1)
+    )
     return f"{'too much' if difference > 0 else 'missing'}: {PART_NAMES[name]}"
 
 
 def _by_size(plan: Plan, planned: Step, difference: int) -> str:
-    """Only the total was measured: an owner of about the size of the difference."""
+    """Only the total was measured: name an owner of about the size of the difference."""
     if difference > 0:
         near = _nearest(planned, difference)
         return f"too much: as if {near} were not there" if near else "too much: no one owner has this size"

@@ -1,4 +1,4 @@
-"""What was measured, in the form that `planner.plan` takes: the record alone is enough to plan the job again."""
+"""The measured model and recipe in the form that `planner.plan` takes: a record is enough to plan its job again."""
 
 from planner.compress.recipes import recipe_from_dict
 from planner.measure.record import Measurement

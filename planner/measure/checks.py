@@ -1,4 +1,4 @@
-"""What must be so before a measurement starts; each check ends in one line that says the way out."""
+"""Checks before a measurement starts; each one fails with a single line that says the way out."""
 
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,14 +15,14 @@ PACKAGES = ("torch", "llmcompressor", "compressed-tensors", "transformers", "acc
 def require_library() -> None:
     """Raise MeasureError where llmcompressor is missing, or is not the version that plans are for."""
     try:
-        found = version("llmcompressor")
+        installed = version("llmcompressor")
     except PackageNotFoundError:
         raise MeasureError(
             "llmcompressor is not installed here; it is an extra: pip install 'compression-planner[measure]'"
         ) from None
-    if found != LLMCOMPRESSOR_VERSION:
+    if installed != LLMCOMPRESSOR_VERSION:
         raise MeasureError(
-            f"llmcompressor {found} is installed, and plans are for {LLMCOMPRESSOR_VERSION}: "
+            f"llmcompressor {installed} is installed, and plans are for {LLMCOMPRESSOR_VERSION}: "
             f"pip install llmcompressor=={LLMCOMPRESSOR_VERSION}"
         )
 
@@ -49,7 +49,7 @@ def find_card() -> Card:
 
 
 def require_memory(plan: Plan, card: Card) -> None:
-    """Raise MeasureError where the plan's own peaks are beyond what is free here."""
+    """Raise MeasureError where the plan's peaks exceed the free memory of this machine."""
     needs = plan.gpu.peak_allocated_bytes
     if card.free_bytes is not None and needs > card.free_bytes:
         raise MeasureError(_too_little("GPU", needs, card.free_bytes, "lower --layers, --seq-len or --batch-size"))
@@ -66,7 +66,7 @@ def _too_little(device: str, needs: int, has: int, cure: str) -> str:
 
 
 def available_bytes() -> int | None:
-    """Host memory that can still be had: the system's or the container's, whichever is less; None if unknown."""
+    """Free host memory, in bytes: the system's or the container's, whichever is less; None if unknown."""
     known = [value for value in (_system_bytes(), _container_bytes()) if value is not None]
     return min(known, default=None)
 
@@ -80,7 +80,7 @@ def _system_bytes() -> int | None:
 
 
 def _container_bytes() -> int | None:
-    """What a cgroup (version 2) leaves; pages of files that it could drop count as taken."""
+    """Bytes that a cgroup (version 2) leaves free; cached file pages, which it could drop, count as used."""
     folder = Path("/sys/fs/cgroup")
     try:
         limit = (folder / "memory.max").read_text(encoding="ascii").strip()
@@ -96,23 +96,23 @@ def driver_version() -> str | None:
         import pynvml
 
         pynvml.nvmlInit()
-        found = pynvml.nvmlSystemGetDriverVersion()
+        driver = pynvml.nvmlSystemGetDriverVersion()
     except Exception:  # no NVIDIA library on this machine, in a dozen ways; the version is a remark, not a need
         return None
-    return found.decode() if isinstance(found, bytes) else str(found)
+    return driver.decode() if isinstance(driver, bytes) else str(driver)
 
 
 def versions() -> dict[str, str]:
-    """Versions of everything that decides about memory."""
+    """Versions of all packages that memory depends on."""
     import torch
 
-    found = {}
+    by_package = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            by_package[name] = version(name)
         except PackageNotFoundError:
             continue
-    found["torch"] = torch.__version__  # with the build, like +cu128
+    by_package["torch"] = torch.__version__  # with the build, like +cu128
     if runtime := torch.version.cuda or torch.version.hip:
-        found["cuda" if torch.version.cuda else "hip"] = runtime
-    return found
+        by_package["cuda" if torch.version.cuda else "hip"] = runtime
+    return by_package

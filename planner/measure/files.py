@@ -60,7 +60,7 @@ def _from_meter(data: dict[str, Any], path: Path) -> Measurement:
     """The meter's JSON (schema 1; tests/meter/README.md describes the fields)."""
     try:
         words = str(data.get("command", "")).split()
-        named = next((word for word in words if word.endswith("config.json")), "")
+        config_path = next((word for word in words if word.endswith("config.json")), "")
         recipe = _meter_recipe(str(data["job"]["recipe"]), path)
         return Measurement(
             source="meter",
@@ -68,7 +68,7 @@ def _from_meter(data: dict[str, Any], path: Path) -> Measurement:
             versions=data["versions"],
             card=Card(name="counting device", total_bytes=int(data["job"]["gpu_memory_gib"] * GIB)),
             model=MeasuredModel(
-                name=Path(named).parent.name or data["model"]["model_type"],
+                name=Path(config_path).parent.name or data["model"]["model_type"],
                 architecture=data["model"]["architecture"],
                 parameters=data["model"]["params"],
                 bytes=data["model"]["bytes"],
@@ -86,11 +86,11 @@ def _from_meter(data: dict[str, Any], path: Path) -> Measurement:
 
 
 def _meter_recipe(name: str, path: Path) -> MeasuredRecipe:
-    """The meter keeps the file's name only: look beside the runs, then among the shipped recipes."""
+    """The meter keeps only the file's name: look for it beside the runs, then among the shipped recipes."""
     shipped = {info.path.name: info for info in list_recipes()}
-    for beside in (path.parent / name, path.parent.parent / "recipes" / name):
-        if beside.is_file():
-            return MeasuredRecipe(name=name, text=beside.read_text(encoding="utf-8"))
+    for candidate in (path.parent / name, path.parent.parent / "recipes" / name):
+        if candidate.is_file():
+            return MeasuredRecipe(name=name, text=candidate.read_text(encoding="utf-8"))
     return MeasuredRecipe(name=shipped[name].name if name in shipped else name)
 
 
@@ -115,7 +115,7 @@ def _meter_step(index: int, step: dict[str, Any]) -> MeasuredStep:
 
 
 def recipe_text(recipe: str) -> str:
-    """The text of that file; RecipeError where it cannot be read."""
+    """The text of a shipped recipe or of a recipe file; RecipeError where it cannot be read."""
     try:
         return recipe_file(recipe).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:

@@ -1,11 +1,11 @@
-r"""What a finished run's own log tells: time, error and memory of every compressed module.
+r"""Reads a finished run's own log: time, error and memory of every compressed module.
 
 llmcompressor 0.14.0.1: utils/metric_logging.py writes METRIC lines after each module; before them,
 modifiers/gptq/base.py says `Quantizing 3 module(s): [names]` and modifiers/pruning/sparsegpt/base.py
 `Sparsifying name using N samples`. logger.py writes them to the console as
 `time | function | LEVEL - message`; with LLM_COMPRESSOR_LOG_FILE everything is in the file twice, as
-JSON and as loguru writes it by itself (entrypoints/oneshot.py adds a second sink). The progress bars
-on stderr, `(2/33): Calibrating: ...`, tell the subgraph.
+JSON and in loguru's own format (entrypoints/oneshot.py adds a second sink). The progress bars
+on stderr, `(2/33): Calibrating: ...`, give the subgraph.
 """
 
 import json
@@ -42,7 +42,7 @@ def read_log(path: str) -> Measurement:
 
 
 def parse_log(lines: Iterable[str], where: str = "log") -> Measurement:
-    """One compress step per layer, in the order in which the log tells of them."""
+    """One compress step per layer, in the order of the log."""
     reader = _Reader()
     for line in lines:
         reader.take(line)
@@ -64,7 +64,7 @@ def parse_log(lines: Iterable[str], where: str = "log") -> Measurement:
 
 @dataclass(slots=True, kw_only=True)
 class _LogEntry:
-    """One module, while its lines come in."""
+    """One module, while its lines are read."""
 
     name: str
     modifier: str
@@ -91,7 +91,7 @@ class _Reader:
     device: int = 0
     place: tuple[int | None, int | None] = (None, None)
     is_json: bool = False
-    """The log has JSON records: its text lines say the same again."""
+    """The log has JSON records, so its text lines only repeat them."""
     _waiting: list[_LogEntry] = field(default_factory=list)
     _batches: int = 0
     _unnamed: int = 0
@@ -109,7 +109,7 @@ class _Reader:
         if match := _QUANTIZING.match(message):
             self._expect(re.findall(r"'([^']*)'", match[1]), "GPTQModifier")
         elif match := _SPARSIFYING.match(message):
-            self._expect([match[1]], "WandaPruningModifier")  # until a METRIC line is signed SGPT
+            self._expect([match[1]], "WandaPruningModifier")  # until a METRIC line names SGPT
         elif match := _TIME.match(message):
             self._next("SGPT" in line).seconds = float(match[1])
         elif self.modules and (match := _ERROR.match(message)):
@@ -118,7 +118,7 @@ class _Reader:
             self._memory(int(match[1]), float(match[2]), float(match[3]))
 
     def _expect(self, names: list[str], modifier: str) -> None:
-        """These modules come next. The loggers of a GPTQ batch close last in, first out."""
+        """Expect METRIC lines of these modules next. The loggers of a GPTQ batch close last in, first out."""
         self._batches += 1
         subgraph, of = self.place
         self._waiting = [
@@ -139,7 +139,7 @@ class _Reader:
         return self.modules[-1]
 
     def _memory(self, device: int, percent: float, total: float) -> None:
-        """Of several devices the one that holds most counts."""
+        """Note a module's memory, in percent of `total` (GB); of several devices the one that holds most counts."""
         entry, size = self.modules[-1], round(total * GB)
         used = round(size * percent / 100)
         if used >= (entry.allocated or 0):
@@ -151,7 +151,7 @@ class _Reader:
         for entry in self.modules:
             groups.setdefault((entry.modifier, entry.layer, entry.subgraph), []).append(entry)
         for index, ((modifier, layer, subgraph), entries) in enumerate(groups.items()):
-            held = [entry.allocated for entry in entries if entry.allocated is not None]
+            allocated = [entry.allocated for entry in entries if entry.allocated is not None]
             yield MeasuredStep(
                 index=index,
                 modifier=modifier or None,
@@ -161,7 +161,7 @@ class _Reader:
                 unit=layer,
                 seconds=_seconds(entries),
                 running=True,
-                gpu=GpuFigures(allocated_bytes=max(held, default=None)),
+                gpu=GpuFigures(allocated_bytes=max(allocated, default=None)),
             )
 
     def notes(self) -> Iterator[str]:
@@ -188,7 +188,7 @@ def _message(line: str, is_json: bool) -> str:
 
 
 def _seconds(entries: list[_LogEntry]) -> float | None:
-    """Time of a layer. The modules of one batch are compressed together and each logs the time of all."""
+    """Time of a layer. The modules of one batch are compressed together, and each logs the time of the whole batch."""
     batches: dict[int, float] = {}
     for entry in entries:
         if entry.seconds is not None:

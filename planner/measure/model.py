@@ -26,7 +26,7 @@ Sample = dict[str, torch.Tensor]
 
 @contextmanager
 def measured_model(source: ModelSource, job: Job) -> Iterator[Any]:
-    """The model on the CPU, ready for oneshot, which reads its config back from a folder kept meanwhile."""
+    """The model on the CPU, ready for oneshot. A folder with the config, for oneshot to read, exists in the block."""
     folder = Path(tempfile.mkdtemp(prefix="planner_measure_"))
     try:
         model = build_on_cpu(source, job.build)
@@ -73,7 +73,7 @@ def calibration_data(config: Any, job: Job) -> "DataLoader[Sample]":
 
 
 def _sample(pattern: Sample, config: Any, random: torch.Generator) -> Sample:
-    """One sample with the shapes of the pattern: ordinary tokens and pixels at random, the rest as it is."""
+    """One sample with the pattern's shapes: random ordinary tokens and pixels, all else as in the pattern."""
     sample = {name: _value(name, field, random) for name, field in pattern.items()}
     ids, plain = sample["input_ids"], int(pattern["input_ids"][0, -1])
     tokens = torch.randint(10, max(text_config(config).vocab_size - 10, 11), ids.shape, generator=random)

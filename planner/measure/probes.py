@@ -1,4 +1,4 @@
-"""What the accelerator and this process hold now, and held at most since the last look."""
+"""Reads what the accelerator and this process hold now, and the most that they held since the last reading."""
 
 import os
 import threading
@@ -22,7 +22,7 @@ class DeviceProbe(Protocol):
         """Start new peaks."""
 
     def read(self) -> GpuFigures:
-        """Peaks since the last reset; device_bytes as far as the allocator's books tell."""
+        """Peaks since the last reset; device_bytes as far as the allocator's own statistics show them."""
 
     def used(self) -> int | None:
         """Bytes in use on the whole card now."""
@@ -57,7 +57,7 @@ class CudaProbe:
         return int(total - free)
 
     def _outside(self, stats: dict[str, int]) -> int:
-        """What the driver gave to anybody but the allocator: context, library handles, other processes."""
+        """Bytes that the driver gave to others than the allocator: context, library handles, other processes."""
         return self.used() - int(stats["reserved_bytes.all.current"])
 
 
@@ -75,7 +75,7 @@ class NoDevice:
 
 
 def resident_bytes() -> int | None:
-    """Resident memory of this process; None where /proc does not tell."""
+    """Resident memory of this process; None where /proc does not say."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):
@@ -93,7 +93,7 @@ class Reading:
 
 
 class Sampler:
-    """Peaks of everything: the allocator counts its own, a thread looks at the rest every SAMPLE_SECONDS.
+    """Takes all peaks: the allocator counts its own, and a thread samples the others every SAMPLE_SECONDS.
 
     Use it as a context manager; `take` returns the figures since the last `take` and starts anew.
     """

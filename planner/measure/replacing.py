@@ -1,4 +1,4 @@
-"""Put something of ours in the place of a library's function for a while."""
+"""Replaces a library's function for the time of a block."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,17 +9,17 @@ _ABSENT = object()
 
 @contextmanager
 def replaced(owner: Any, name: str, replacement: Any) -> Iterator[None]:
-    """While this is open, `owner.name` is the replacement; afterwards all is as before, also after an error.
+    """Inside the block `owner.name` is the replacement; afterwards all is as before, also after an error.
 
-    What is put back is what the owner itself held: a classmethod unbound, and nothing where it only
-    inherits the name.
+    What is restored is the owner's own attribute: a classmethod as it was defined, and no attribute where the
+    owner only inherits the name.
     """
-    own = vars(owner).get(name, _ABSENT)
+    original = vars(owner).get(name, _ABSENT)
     setattr(owner, name, replacement)
     try:
         yield
     finally:
-        if own is _ABSENT:
+        if original is _ABSENT:
             delattr(owner, name)
         else:
-            setattr(owner, name, own)
+            setattr(owner, name, original)

@@ -1,4 +1,4 @@
-"""One measured job from the model's config to the record; whatever ends it, what was measured is kept."""
+"""Runs one measured job, from the model's config to the record; whatever ends the job, the record keeps its steps."""
 
 import gc
 import logging
@@ -44,7 +44,7 @@ class Request:
 
 
 def measure(request: Request, on_record: OnRecord | None = None, say: Say | None = None) -> Measurement:
-    """Run the job; the record tells with `complete` whether it came to its end, and with `stopped` why not.
+    """Run the job. `complete` in the record says whether it reached its end, `stopped` why it did not.
 
     `on_record` gets the record so far after every step, marked as not complete.
     """
@@ -52,7 +52,7 @@ def measure(request: Request, on_record: OnRecord | None = None, say: Say | None
 
 
 def _ignore(_what: object) -> None:
-    """Nobody wants to know."""
+    """Ignore a record or a message."""
 
 
 class _Run:
@@ -161,10 +161,10 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the library's log and progress bars to themselves. Works before llmcompressor is imported.
+    """Silence the library's log and progress bars. Works before llmcompressor is imported.
 
-    The bars must stay switched on: a bar holds the batch before while the next one is fetched, and
-    that is what users' jobs have. TQDM_DISABLE=1 in the environment measures without.
+    The bars must stay switched on: a bar keeps the previous batch alive while the next one is fetched, as
+    in users' jobs. With TQDM_DISABLE=1 in the environment the job is measured without bars.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("LLM_COMPRESSOR_LOG_LEVEL", "ERROR")
@@ -181,6 +181,6 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _verbose() -> Iterator[None]:
-    """The library says what it wants to."""
+    """Let the library print its log and progress bars."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     yield

@@ -1,6 +1,6 @@
 """Cut a running oneshot into the plan's steps, by wrapping the library's entry points.
 
-Version-dependent (llmcompressor 0.14.0.1), and all of that dependence is here. The library calls,
+This depends on the version (llmcompressor 0.14.0.1), and no other module does. The library calls,
 in this order: `CalibrationPipeline.from_modifiers` (a pipeline run starts), `trace_subgraphs`,
 `LifecycleCallbacks.calibration_start` (after it the cache is filled), then for each subgraph
 `_get_batches` (calibrate), `sequential_epoch_end` (compress), `_get_batches` (propagate), at last
@@ -38,7 +38,7 @@ class _Place:
 
 
 class StepRecorder:
-    """The steps so far. `begin` ends the open step and opens the next one: no moment is lost."""
+    """The steps so far. `begin` ends the open step and opens the next one, so that no moment is lost."""
 
     def __init__(self, sampler: Sampler, on_step: OnStep | None = None) -> None:
         self._sampler, self._on_step = sampler, on_step
@@ -62,13 +62,13 @@ class StepRecorder:
         return (self._place.subgraph, self._place.of) if self._place else (None, None)
 
     def begin(self, phase: MeasuredPhase, subgraph: int | None = None, of: int | None = None) -> None:
-        """From here on it is this phase, of the same modifier."""
+        """End the open step and start one of this phase, for the same modifier."""
         modifier = self._place.modifier if self._place else None
         self.end()
         self._place = _Place(phase, modifier, subgraph, of)
 
     def rename(self, phase: MeasuredPhase) -> None:
-        """What is open turns out to be this phase, outside of the subgraphs."""
+        """The open step turns out to be of this phase, outside of the subgraphs."""
         if self._place:
             self._place = replace(self._place, phase=phase, subgraph=None, of=None)
 
@@ -78,7 +78,7 @@ class StepRecorder:
             self._place = replace(self._place, modifier=modifier)
 
     def end(self, partial: bool = False) -> None:
-        """End the open step. What lies between two steps is kept only where it is higher than the one before."""
+        """End the open step. A `between` step is kept only where its peak is higher than the previous step's."""
         reading, place, self._place = self._sampler.take(), self._place, None
         if place is None:
             return
@@ -113,7 +113,7 @@ def _higher(step: MeasuredStep, last: MeasuredStep) -> bool:
 
 
 def _extended(last: MeasuredStep, step: MeasuredStep) -> MeasuredStep:
-    """The step before, with the time and the sampled peaks of what followed it."""
+    """The previous step, with the time and the sampled peaks of the step after it added."""
     gpu = {
         "reserved_bytes": _most(last.gpu.reserved_bytes, step.gpu.reserved_bytes),
         "device_bytes": _most(last.gpu.device_bytes, step.gpu.device_bytes),
@@ -136,7 +136,7 @@ def _most(one: int | None, other: int | None) -> int | None:
 
 @contextmanager
 def watching(recorder: StepRecorder, collect: bool = False) -> Iterator[None]:
-    """While this is open, the library's entry points tell the recorder where the job is.
+    """Inside the block, the library's entry points tell the recorder where the job is.
 
     `collect` runs Python's collector after the first batches: a reference cycle of the first forward
     may hold its inputs until the collector happens to run, which makes peaks differ from run to run.
@@ -161,7 +161,7 @@ class _Watcher:
         self.pipeline = ""
 
     def replacements(self) -> Iterator[tuple[Any, str, Any]]:
-        """Each wrapped function: whose it is, its name, and what takes its place."""
+        """For each wrapped function, its owner, its name and its replacement."""
         for owner, name, wrap in (
             (self.registry, "from_modifiers", self._from_modifiers),
             (self.callbacks, "calibration_start", self._calibration_start),
@@ -251,6 +251,8 @@ def subgraph_names(model: Any, targets: Any, subgraphs: Any) -> list[str]:
     names = []
     for number, subgraph in enumerate(subgraphs):
         called = dict.fromkeys(node.target for node in subgraph.graph.find_nodes(op="call_module"))
-        inside = [name for name in called if name in matched]
-        names.append(", ".join(inside) or ("head" if number == 0 else ", ".join(called) or f"subgraph {number + 1}"))
+        targets_inside = [name for name in called if name in matched]
+        names.append(
+            ", ".join(targets_inside) or ("head" if number == 0 else ", ".join(called) or f"subgraph {number + 1}")
+        )
     return names

@@ -1,9 +1,9 @@
-"""Which of transformers' classes a config is built as: the one that its checkpoint is of, or none.
+"""Chooses the class of transformers that a config is built as: the class of its checkpoint, or none.
 
 LLM Compressor loads a path with AutoModelForCausalLM (entrypoints/utils.py initialize_model_from_path), its users
-load vision-language models with AutoModelForImageTextToText, and encoders with AutoModelForMaskedLM. What
-`architectures` in config.json names is not asked by these (auto_factory.py _get_model_class goes by the config's
-class), so a speech model would be planned as its decoder, and a classifier with a language model's head.
+load vision-language models with AutoModelForImageTextToText, and encoders with AutoModelForMaskedLM. These
+classes ignore `architectures` in config.json (auto_factory.py _get_model_class goes by the config's class). So without
+the checks here, a speech model would be planned as its decoder, and a classifier with a language model's head.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from planner.errors import ModelError
 
 CAUSAL, VISION, MASKED = "AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMaskedLM"
 
-# Endings of names that mean the same head. A checkpoint's own name for its class counts as far as these go.
+# Groups of name endings that mean the same head. Of a name that transformers does not know, only its ending counts.
 _CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "WithLMHead", "Decoder")
 _ENDINGS = (_CAUSAL_ENDINGS, ("ForConditionalGeneration",))
 
@@ -21,7 +21,7 @@ _ENDINGS = (_CAUSAL_ENDINGS, ("ForConditionalGeneration",))
 def auto_class(config: Any, name: str) -> Any:
     """The auto class of transformers that builds what `config` describes.
 
-    Without `architectures`, the one with the vision tower where the config has one. Raises ModelError where
+    Without `architectures`, this is the class with a vision tower where the config has one. Raises ModelError where
     transformers has no such class for the model, and where `architectures` names a class of another task.
     """
     import transformers
@@ -82,8 +82,8 @@ def _classes(auto: str, config: Any) -> tuple[str, ...]:
 def _is_loaded_as(named: Sequence[str], default: str, model_type: str) -> bool:
     """Whether a checkpoint of a class with one of these names is what `default` loads.
 
-    So for the model without its head, and for a name that transformers gives to no class of this model_type,
-    if it ends as `default` does: `MPTForCausalLM` is transformers' MptForCausalLM.
+    True for the model without its head. Also true for a name that transformers gives to no class of this model_type, if
+    it ends as `default` does: `MPTForCausalLM` is transformers' MptForCausalLM.
     """
     if set(named) & _names("MODEL_MAPPING_NAMES", model_type):
         return True
@@ -92,7 +92,7 @@ def _is_loaded_as(named: Sequence[str], default: str, model_type: str) -> bool:
 
 
 def _names(table: str, model_type: str) -> set[str]:
-    """Classes that transformers has for this model_type in this of its tables; in all of them for an empty name."""
+    """Names of transformers' classes for this model_type in the given table; with an empty name, in all tables."""
     from transformers.models.auto import modeling_auto
 
     tables = [table] if table else [name for name in vars(modeling_auto) if name.endswith("_MAPPING_NAMES")]

@@ -62,7 +62,7 @@ def model_config(source: ModelSource, build: Build) -> Any:
 
 
 def reading_notes(source: ModelSource, model: Any) -> tuple[str, ...]:
-    """What a reader of a plan should know of how its config was read: the class, and what was not in it."""
+    """Notes on how the config was read: which class was taken, and which values were missing."""
     config, values = model.config, source.config
     notes = [*class_notes(values.get("architectures") or (), config, architecture(model))]
     notes += defaults_taken(values, config)
@@ -108,7 +108,7 @@ def parameter_bytes(module: torch.nn.Module) -> int:
 
 
 def _config(source: ModelSource) -> Any:
-    """The transformers config of the source; LLM Compressor's input is a plain model, so not a quantized one."""
+    """The transformers config of the source, without its quantization: LLM Compressor's input is a plain model."""
     from transformers import AutoConfig
 
     values = copy.deepcopy(source.config)
@@ -126,17 +126,17 @@ def _config(source: ModelSource) -> Any:
 def _holds_its_head(values: dict[str, Any], config: Any) -> bool:
     """Whether a composite's checkpoint has a head beside the embedding, although transformers' default ties the two.
 
-    from_pretrained leaves a head alone that differs from the embedding (modeling_utils.py tie_weights). Who wrote a
-    config.json without a `tie_word_embeddings` of its own is transformers 4, which went by the text part
-    (version 5 always writes it); where the text part's is false, a head of its own was saved.
+    from_pretrained does not tie a head that differs from the embedding (modeling_utils.py tie_weights). A config.json
+    without `tie_word_embeddings` at its top was written by transformers 4, which went by the text part (version 5
+    always writes it). Where the text part says false, the checkpoint has a head of its own.
     """
     text = text_config(config)
-    own = getattr(config, "tie_word_embeddings", False)
-    return "tie_word_embeddings" not in values and own and getattr(text, "tie_word_embeddings", own) is False
+    ties = getattr(config, "tie_word_embeddings", False)
+    return "tie_word_embeddings" not in values and ties and getattr(text, "tie_word_embeddings", ties) is False
 
 
 def _uninitialised(config: Any, dtype: torch.dtype, name: str) -> Any:
-    """The module tree on the meta device, without the initialisation that would follow.
+    """The module tree on the meta device; its weights are not initialised.
 
     include_buffers makes accelerate use torch's meta device context. Without it each parameter is
     allocated for real first: 30 GB for one fused experts tensor of DeepSeek-V3.
@@ -153,7 +153,7 @@ def _uninitialised(config: Any, dtype: torch.dtype, name: str) -> Any:
 
 @contextmanager
 def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Tensors made inside have this type."""
+    """Tensors that are created inside have this dtype."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -181,9 +181,9 @@ def _explained(source: ModelSource, done: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Python warnings and transformers' log to themselves, and the Hub out of it.
+    """Silence Python warnings and transformers' log, and keep transformers off the Hub.
 
-    Some configs (timm backbones) look their own up on the Hub when they are made.
+    Some configs (timm backbones) look up their own config on the Hub when they are created.
     """
     from huggingface_hub import constants
     from transformers.utils import logging as transformers_logging

@@ -1,4 +1,4 @@
-"""A model that was built once, for everybody who reads or runs it: the plan, and then serving what comes out of it."""
+"""A model that is built once and used several times: by the plan, then to size serving the result."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from planner.models.source import ModelSource
 class BuiltModel:
     """A module tree on the meta device, its experts fused, with what it was built from.
 
-    Whoever changes it leaves it as it was: see `unchanged`.
+    Code that changes it must restore it: see `unchanged`.
     """
 
     source: ModelSource
@@ -37,7 +37,7 @@ def unchanged(model: torch.nn.Module) -> Iterator[None]:
     position offsets of the last images: transformers modeling_qwen2_5_vl.py `rope_deltas`).
     """
     before = [
-        (vars(module), dict(vars(module)), [(held, dict(held)) for held in _registers(module)])
+        (vars(module), dict(vars(module)), [(register, dict(register)) for register in _registers(module)])
         for module in model.modules()
     ]
     try:

@@ -24,18 +24,18 @@ class ModuleCalls:
     def __init__(self, model: torch.nn.Module, recorder: Recorder) -> None:
         self.recorder = recorder
         self.prefix = ""
-        """The sequential target that runs: names under it start with a dot."""
+        """The sequential target that is running; names under it start with a dot."""
         self._names: dict[int, str] = {id(m): name for name, m in model.named_modules()}
         self._head = _output_head(model)
         self._head_ran = False
         self._stack: list[str] = []
 
     def name(self, module: torch.nn.Module) -> str:
-        """The module's full name; empty for the model itself and for what is no part of it."""
+        """The module's full name; empty for the model itself and for modules outside of it."""
         return self._names.get(id(module), "")
 
     def where(self) -> str:
-        """Name of the module that runs, as events have it."""
+        """Name of the module that is running, as events have it."""
         return self.relative(self._stack[-1]) if self._stack else ""
 
     def relative(self, name: str) -> str:
@@ -46,7 +46,7 @@ class ModuleCalls:
 
     # ------------------------------------------------------------------ what stands in for the model's own
     def patches(self, inner: Iterable[Any], before: Before, after: After) -> Iterator[Any]:
-        """Contexts for the time of the forward, in order; `before` and `after` run around every module's.
+        """Contexts to enter, in order, for the forward; `before` and `after` run around every module's forward.
 
         The output head is patched before the tracer's own, `inner`: it may be one of their targets or leaves.
         """
@@ -117,7 +117,7 @@ class HalfSoftmax(TorchFunctionMode):
 
 @contextmanager
 def patched_forward(module: torch.nn.Module, forward: Any) -> Iterator[None]:
-    """The module runs `forward` inside the block; a patch that was there before comes back after it."""
+    """Inside the block the module runs `forward`; an earlier patch is restored afterwards."""
     before = module.__dict__.get("forward")
     module.forward = stands_in(forward)
     try:

@@ -1,4 +1,4 @@
-"""What an entry of a config.json cannot be: sizes no model has, words transformers does not know, left-out sizes."""
+"""Refuses bad entries of a config.json: sizes that no model has, words unknown to transformers, left-out sizes."""
 
 import difflib
 from collections.abc import Iterable, Iterator
@@ -8,14 +8,14 @@ from planner.errors import ModelError
 from planner.models.source import DEPTH_KEYS
 from planner.upstream import EXPERT_COUNT_KEYS
 
-# Beyond these a config is a slip of the keyboard or an attack: they bound time and memory here.
+# A larger value is a typing mistake or an attack. The limits bound the time and memory that planning takes.
 MAX_DEPTH = 10_000
 MAX_WIDTH = 2**20
 MAX_EXPERTS = 2**15
 MAX_EXPERTS_OF_ALL_LAYERS = 10**6
 MAX_VOCABULARY = 10**8
 MAX_POSITIONS = 10**8
-# Some families read a zero in these as their default, others fail later, far from the reason.
+# Some families read a zero in these entries as their default; others fail on it later, far from the cause.
 _POSITIVE_OR_LEFT_OUT = ("head_dim", "num_key_value_heads")
 _POSITIVE = (
     *DEPTH_KEYS,
@@ -60,14 +60,14 @@ def check_dtypes(config: dict[str, Any], name: str) -> None:
 def check_left_out(values: dict[str, Any], config: Any, name: str) -> None:
     """Raise ModelError where a config.json leaves the width or depth of the text decoder to transformers' default.
 
-    The default is another model's. `config` is what transformers read from `values`. A text part inside of a
-    composite config may leave them out, because transformers writes there what differs from the default
-    (configuration_utils.py recursive_diff_dict): llava-1.5-7b does. `defaults_taken` names these.
+    The default is another model's. `config` is what transformers read from `values`. The text part of a
+    composite config may leave them out, because transformers writes only values that differ from the default there
+    (configuration_utils.py recursive_diff_dict), as in llava-1.5-7b. `defaults_taken` names such values.
     """
     key, text = _text_part(config)
     if key and values.get(key):
         return
-    if key:  # some families read a flat config.json (qwen2_5_vl), others pass by what lies beside their parts
+    if key:  # some families read a flat config.json (qwen2_5_vl), others ignore values outside of their parts
         unread = [field for field in _REQUIRED if values.get(field) != getattr(text, field, None)]
         if unread:
             raise ModelError(
@@ -92,9 +92,9 @@ def defaults_taken(values: dict[str, Any], config: Any) -> Iterator[str]:
 
 
 def field_of(config: dict[str, Any], word: str) -> str | None:
-    """What to say of a word that transformers does not know: the entry that it stands in, and words that would do.
+    """A message on a word that transformers does not know: the entry that has it, and words that transformers knows.
 
-    None where no entry that is looked up in a table has it.
+    None where the word is in no entry that transformers looks up in a table.
     """
     from transformers.activations import ACT2FN
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -125,14 +125,14 @@ def _parts(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _text_part(config: Any) -> tuple[str, Any]:
-    """Where a composite config keeps its text decoder's, and that; for all others "" and the config itself."""
+    """A composite config's key for its text decoder, and that part; for any other config "" and the config itself."""
     text = config.get_text_config(decoder=True)
     key = next((key for key in config.sub_configs if getattr(config, key, None) is text), "")
     return key, text if key else config
 
 
 def _left_out(values: dict[str, Any], config: Any) -> Iterator[tuple[str, int]]:
-    """Required sizes that stand under neither of their names and have the family's default, with that default.
+    """Required sizes that the file has under neither of their names, and that equal the family's default, with it.
 
     A size that is not the default was read from an entry with an older name (n_embed of bloom) or from a list.
     """
@@ -140,16 +140,16 @@ def _left_out(values: dict[str, Any], config: Any) -> Iterator[tuple[str, int]]:
         return
     default = type(config)()
     for field in _REQUIRED:
-        own = config.attribute_map.get(field, field)
-        size = getattr(config, own, None)
-        computed = isinstance(getattr(type(config), own, None), property)  # prophetnet: from its encoder's layers
-        given = computed or field in values or own in values
-        if not given and isinstance(size, int) and size == getattr(default, own, None):
-            yield own, size
+        key = config.attribute_map.get(field, field)
+        size = getattr(config, key, None)
+        computed = isinstance(getattr(type(config), key, None), property)  # prophetnet: from its encoder's layers
+        is_present = computed or field in values or key in values
+        if not is_present and isinstance(size, int) and size == getattr(default, key, None):
+            yield key, size
 
 
 def _is_zero_by_default(part: dict[str, Any], key: str, value: Any) -> bool:
-    """A zero that is the family's own: glm5_next computes its head_dim from other sizes."""
+    """Whether a zero is the family's own default: glm5_next computes its head_dim from other sizes."""
     if key not in _POSITIVE_OR_LEFT_OUT or value != 0:
         return False
     from transformers import CONFIG_MAPPING

@@ -2,8 +2,9 @@
 
 With sequential targets below the decoder layer, borders run through a layer's own forward, and the
 order of operations is that of a breadth-first walk of the traced graph, not that of the program
-(pipelines/sequential/helpers.py topological_partition). What waits for a slow chain is computed late
-and kept in the activation cache until then: with experts as targets, every expert's output.
+(pipelines/sequential/helpers.py topological_partition). An operation that
+waits for a long chain is computed late, and the activation cache keeps its inputs until then: with experts as
+targets, every expert's output.
 
 A node is one call of a module that holds no target, or one torch function call in the forward of a
 module that does. An in-place call without assignment (`x.index_add_(...)`) gives a node that nothing
@@ -32,7 +33,7 @@ _AUGMENTED = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "and",
 
 @dataclass(slots=True)
 class _Value:
-    """A tensor that a node made: what other nodes read, and what may cross a border."""
+    """A tensor that a node produced: other nodes may read it, and it may cross a border."""
 
     storage: int
     """Id of the allocation behind it; -1 for a calibration input or a parameter."""
@@ -66,7 +67,7 @@ class DataflowTracer:
         self.values: list[_Value] = []
         self._producer: dict[int, int] = {}
         self._value_of: dict[int, int] = {}
-        self._kept: list[torch.Tensor] = []
+        self._alive: list[torch.Tensor] = []
         self._depth = 0
         self._open_node = _Node(-1, "")
 
@@ -87,7 +88,7 @@ class DataflowTracer:
         return self._cut()
 
     def _patched_leaves(self) -> Iterator[Any]:
-        """Module hooks see no keyword arguments: leaf modules note what they read themselves."""
+        """Leaf modules note their reads in a patched forward, because module hooks see no keyword arguments."""
         for module in self.model.modules():
             if id(module) in self._ancestors | self._containers:
                 for child in module.children():
@@ -102,10 +103,10 @@ class DataflowTracer:
         return self.calls.relative(name)
 
     def on_read(self, key: Key, tensor: torch.Tensor) -> None:
-        """Reads are seen node by node, not operator by operator."""
+        """Nothing to do: reads are noted node by node, not operator by operator."""
 
     def on_death(self, key: Key) -> None:
-        """Values are kept for as long as the trace is made."""
+        """Nothing to do: all values stay alive until the trace is finished."""
 
     # ------------------------------------------------------------------ leaves
     def _leaf_forward(self, module: torch.nn.Module) -> Any:
@@ -170,13 +171,13 @@ class DataflowTracer:
         self.recorder.write_to([])
         if not self.recorder.recording:
             return
-        made = [t for t in _tensors(result) if id(t) not in self._value_of or replaces]
-        values = [self._add_value(node, tensor) for tensor in made]
+        tensors = [t for t in _tensors(result) if id(t) not in self._value_of or replaces]
+        values = [self._add_value(node, tensor) for tensor in tensors]
         if isinstance(result, (tuple, list)):
-            self._unpack(values, made)
+            self._unpack(values, tensors)
 
     def _add_value(self, node: _Node, tensor: torch.Tensor) -> int:
-        self._kept.append(tensor)
+        self._alive.append(tensor)
         number = len(self.values)
         self.values.append(self._value(tensor))
         self._value_of[id(tensor)] = number
@@ -184,9 +185,9 @@ class DataflowTracer:
         node.values.append(number)
         return number
 
-    def _unpack(self, values: list[int], made: list[torch.Tensor]) -> None:
-        """A tuple is one value of the traced graph: each element is taken out by a node that reads it whole."""
-        for tensor in made:
+    def _unpack(self, values: list[int], tensors: list[torch.Tensor]) -> None:
+        """A tuple is one value of the traced graph: for each element, a node of its own reads the whole tuple."""
+        for tensor in tensors:
             node = _Node(len(self.nodes), "getitem", reads=dict.fromkeys(values))
             self.nodes.append(node)
             self._add_value(node, tensor)
@@ -199,7 +200,7 @@ class DataflowTracer:
 
     # ------------------------------------------------------------------ the cut
     def graph(self) -> Any:
-        """Nodes of the traced graph; an edge where one reads what the other made."""
+        """Nodes of the traced graph; an edge leads from a node to each node that reads its values."""
         import networkx  # costs 50 ms, and most plans need no cut
 
         graph: Any = networkx.DiGraph()
@@ -209,7 +210,7 @@ class DataflowTracer:
         return graph
 
     def partition(self) -> list[list[_Node]]:
-        """helpers.py topological_partition with one target a part: breadth first, in program order."""
+        """helpers.py topological_partition with one target per part: breadth first, in program order."""
         graph = self.graph()
         waiting = {index: graph.in_degree(index) for index in graph}
         queue = deque(index for index in sorted(graph) if not waiting[index])
@@ -243,13 +244,13 @@ class DataflowTracer:
 
     def _crossing(self, number: int, producer: int, last: int) -> Crossing | None:
         """This value as a crossing, where a later part reads it or it is a calibration input."""
-        value, maker = self.values[number], self._producer[number]
-        is_input = maker < len(self.batch.fields)
+        value, node = self.values[number], self._producer[number]
+        is_input = node < len(self.batch.fields)
         if last <= producer and not is_input:
             return None
         return Crossing(
             id=number,
-            name=self.nodes[maker].name,
+            name=self.nodes[node].name,
             bytes=value.bytes,
             producer=-1 if is_input else producer,
             last_reader=max(0, last),
@@ -269,14 +270,14 @@ class DataflowTracer:
         )
         if index == 0:
             reads.update(dict.fromkeys(v for v, c in crossings.items() if c.producer < 0))
-        kept = {storage for _, storage in writes}
-        events = tuple(_relative(event, target) for event in self._events(part, kept))
+        crossing_storages = {storage for _, storage in writes}
+        events = tuple(_relative(event, target) for event in self._events(part, crossing_storages))
         return Segment(index, target, index, events, tuple(reads), tuple(writes))
 
-    def _events(self, part: list[_Node], kept: set[int]) -> Iterator[Event]:
+    def _events(self, part: list[_Node], crossing_storages: set[int]) -> Iterator[Event]:
         """The nodes' events in order; a value goes after the last node that reads it.
 
-        torch/fx/graph.py delete_unused_values: of several in the order in which that node takes them.
+        torch/fx/graph.py delete_unused_values: several values go in the order in which that node takes them.
         """
         last_use: dict[int, int] = {}
         for position, node in enumerate(part):
@@ -292,7 +293,7 @@ class DataflowTracer:
                 yield event
             read = dict.fromkeys(self.values[value].storage for value in (*node.reads, *node.values))
             for storage in [s for s in {**read, **alive} if s in alive]:
-                if storage not in kept and last_use.get(storage, position) <= position:
+                if storage not in crossing_storages and last_use.get(storage, position) <= position:
                     del alive[storage]
                     yield Event("free", storage)
 

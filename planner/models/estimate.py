@@ -1,8 +1,8 @@
 """A stand-in for the trace of a model whose forward does not run without data. Pure.
 
-Each unit runs its Linears in order on one hidden state; eager attention adds its scores. What stands behind a
-sequential target runs in its subgraph. It is an estimate and says so: every segment is inexact, and the plan
-carries a note.
+Each unit runs its Linears in order on one hidden state; eager attention adds its scores. Units that follow a
+sequential target run in that target's subgraph. The trace is marked as an estimate: every segment is inexact, and the
+plan carries a note.
 """
 
 from collections.abc import Iterator, Sequence
@@ -59,8 +59,8 @@ class _Estimate:
             yield "The estimate leaves attention scores out: the config does not say how many heads there are."
 
     def _hidden(self, targets: Sequence["Unit"]) -> list[int]:
-        """Bytes of the hidden states that each target reads: as wide as the config says, else as its first Linear
-        reads; a target without Linears passes them on to the next."""
+        """Bytes of the hidden states that each target reads. Their width is the config's, else the input width of the
+        target's first Linear; a target without Linears passes them on to the next."""
         widths = [self.width or self._columns(unit) for unit in targets]
         known = [width for width in widths if width]
         if targets and not known:
@@ -80,7 +80,7 @@ class _Estimate:
         return [m for m in self.structures[unit.structure].modules if m.itemsize and "Linear" in m.classes]
 
     def _crossings(self, sizes: Sequence[int]) -> dict[int, Crossing]:
-        """0: the tokens; 1 on: the hidden states between one unit and the next."""
+        """Crossing 0 holds the tokens; 1 and on hold the hidden states between one unit and the next."""
         tokens = 2 * self.tokens * TOKEN_BYTES
         crossings = {0: Crossing(0, "input_ids", tokens, -1, len(sizes))}
         for index, hidden in enumerate(sizes):
@@ -96,16 +96,16 @@ class _Estimate:
         return Segment(0, "", 0, tuple(events), (0,), ((1, 0),) if feeds else (), exact=False)
 
     def _behind(self, target: "Unit | None") -> list["Unit"]:
-        """What runs in a target's subgraph after it: the units up to the next target; with None, before the first.
+        """Units that run in a target's subgraph after the target, up to the next one; with None, before the first.
 
-        helpers.py topological_partition. The embeddings are the head's, wherever they stand.
+        helpers.py topological_partition. Embeddings belong to the head subgraph, wherever they stand.
         """
         start = 0 if target is None else self.units.index(target) + 1
         between = takewhile(lambda unit: not unit.is_target, self.units[start:])
         return [unit for unit in between if unit.kind not in ("embedding", "head") and unit.onload != "never"]
 
     def _run(self, units: Sequence["Unit"]) -> Iterator[Event]:
-        """Units one after the other; the names of a target's parts start with a dot, those of others are full."""
+        """Events of the units one after the other. Names inside a target start with a dot, all others are full."""
         ids = count(1)
         for unit in units:
             prefix = "" if unit.is_target else unit.name
@@ -125,8 +125,8 @@ class _Estimate:
             yield Event("alloc", number, nbytes, f"{prefix}.attention", "scores")
         yield from (Event("free", number) for number in numbers)
 
-    def _linear(self, module: "ModuleInfo", name: str, taken: int, made: int) -> Iterator[Event]:
-        """Its input and its output beside each other; hooks see them as they would for real."""
+    def _linear(self, module: "ModuleInfo", name: str, input_id: int, output_id: int) -> Iterator[Event]:
+        """Events of one Linear: input and output are alive together, and hooks see them as in a real forward."""
         call = Call(
             name,
             self.tokens,
@@ -137,9 +137,9 @@ class _Estimate:
             (self.tokens, module.rows),
             self.itemsize,
         )
-        yield Event("alloc", taken, self.tokens * module.columns * self.itemsize, name, "input")
+        yield Event("alloc", input_id, self.tokens * module.columns * self.itemsize, name, "input")
         yield Event("enter", call=call)
-        yield Event("alloc", made, self.tokens * module.rows * self.itemsize, name, "output")
+        yield Event("alloc", output_id, self.tokens * module.rows * self.itemsize, name, "output")
         yield Event("exit", call=call)
-        yield Event("free", taken)
-        yield Event("free", made)
+        yield Event("free", input_id)
+        yield Event("free", output_id)

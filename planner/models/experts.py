@@ -1,4 +1,4 @@
-"""Fused MoE experts into one Linear per expert and projection, as LLM Compressor does before calibration.
+"""Splits fused MoE experts into one Linear per expert and projection, as LLM Compressor does before calibration.
 
 In transformers 5 the experts of a layer are one 3-D parameter per projection, which no recipe can
 target. llmcompressor modeling/moe/linearize.py linearize_moe replaces each such module. The classes
@@ -64,7 +64,7 @@ class ExpertMLPWithGate(ExpertMLP):
     """gate and up side by side, then the gate function of the fused class."""
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """One nested expression: a name would keep the joined halves alive beside down_proj's result."""
+        """One nested expression: a local name would keep the joined halves alive beside down_proj's result."""
         result: torch.Tensor = self.down_proj(
             self.after_up(torch.cat((self.gate_proj(hidden_states), self.up_proj(hidden_states)), dim=-1))
         )
@@ -110,7 +110,7 @@ class LinearExperts2D(torch.nn.ModuleList):
     def forward(
         self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
     ) -> torch.Tensor:
-        """As LinearExperts2D.forward, an expert's last tensors held by name while the next expert runs."""
+        """As LinearExperts2D.forward: local names hold one expert's last tensors while the next expert runs."""
         total = torch.zeros_like(hidden_states)
         with torch.no_grad():
             routed = functional.one_hot(top_k_index, self.num_experts)
@@ -161,15 +161,15 @@ def fused_experts_linears(experts: torch.nn.Module, config: Any) -> tuple[tuple[
 
 
 def linearize(module: torch.nn.Module, config: Any, calibrate_all_experts: bool) -> int:
-    """Replace all fused experts inside `module` (a model or a part of one) in place; how many there were.
+    """Replace all fused experts inside `module` (a model or a part of one) in place. Returns how many there were.
 
     `config` is the whole model's. New weights are on the old ones' device; values are copied
     unless that is the meta device.
     """
-    found = find_fused_experts(module)
-    for name, experts in found:
+    fused = find_fused_experts(module)
+    for name, experts in fused:
         module.set_submodule(name, linear_experts(experts, config, calibrate_all_experts))
-    return len(found)
+    return len(fused)
 
 
 def linear_experts(experts: torch.nn.Module, config: Any, calibrate_all_experts: bool) -> LinearExperts2D:
@@ -190,13 +190,13 @@ def linear_experts(experts: torch.nn.Module, config: Any, calibrate_all_experts:
 def expert_shape(experts: torch.nn.Module, config: Any) -> ExpertShape:
     """What helpers.py MoEConfig.from_config reads from the config, checked against the fused weights.
 
-    Llama 4 has its own reading, from the text part of the whole model's config (llama4.py
+    Llama 4 is read differently, from the text part of the whole model's config (llama4.py
     Llama4LinearExperts.from_experts_module).
     """
     llama4 = _is(experts, LLAMA4_EXPERTS)
     try:
-        own = config.text_config if llama4 else getattr(experts, "config", config)
-        shape = _llama4_shape(own) if llama4 else _shape(own, bool(getattr(experts, "has_gate", True)))
+        own_config = config.text_config if llama4 else getattr(experts, "config", config)
+        shape = _llama4_shape(own_config) if llama4 else _shape(own_config, bool(getattr(experts, "has_gate", True)))
     except AttributeError as error:
         raise _refusal(experts, str(error)) from error
     _check_weights(experts, shape)
@@ -240,7 +240,7 @@ def _activation(config: Any) -> Any:
 
 
 def _first(config: Any, *names: str, default: Any = _MISSING) -> Any:
-    """The first of these attributes that the config has; where it is None, the next that says something.
+    """The first of these attributes that the config has and that is not None.
 
     Upstream's one such case is nemotron_h, whose moe_latent_size may be None.
     """
@@ -251,15 +251,15 @@ def _first(config: Any, *names: str, default: Any = _MISSING) -> Any:
 
 
 def _check_weights(experts: Any, shape: ExpertShape) -> None:
-    """Upstream copies slices of the fused weights: shapes that do not fit are its error, and so ours."""
+    """Refuse fused weights of another shape than the config says: upstream, which copies slices of them, fails."""
     down = (shape.intermediate, shape.hidden) if _transposed(experts) else (shape.hidden, shape.intermediate)
-    found, expected = tuple(experts.down_proj.shape), (shape.experts, *down)
-    if found != expected:
-        raise _refusal(experts, f"its down_proj is {found}, the config says {expected}")
+    actual, expected = tuple(experts.down_proj.shape), (shape.experts, *down)
+    if actual != expected:
+        raise _refusal(experts, f"its down_proj is {actual}, the config says {expected}")
 
 
 def _check_gate(linear: LinearExperts2D, shape: ExpertShape, experts: torch.nn.Module) -> None:
-    """Try the gate on nothing: some classes' gates read attributes that linear experts do not have.
+    """Try the gate on a meta tensor: some classes' gates read attributes that linear experts do not have.
 
     Such a model can be quantized without data; its experts raise UnsupportedError when they run.
     """
@@ -277,7 +277,7 @@ def _check_gate(linear: LinearExperts2D, shape: ExpertShape, experts: torch.nn.M
 
 @dataclass(frozen=True, slots=True)
 class _Refusing:
-    """A gate that cannot run."""
+    """A gate that raises its error when it is called."""
 
     error: UnsupportedError
 
@@ -293,7 +293,7 @@ def _refusal(experts: torch.nn.Module, reason: str) -> UnsupportedError:
 
 
 def _is(module: torch.nn.Module, name: tuple[str, str]) -> bool:
-    """Whether this is exactly that transformers class; one that was never imported has no instances."""
+    """Whether the module is of exactly this transformers class; a class that was never imported has no instances."""
     return type(module) is getattr(sys.modules.get(name[0]), name[1], None)
 
 
@@ -301,15 +301,15 @@ def _is_fused(module: torch.nn.Module) -> bool:
     """linearize.py get_non_linearized_moes: a registered class, or a decorated one with fused weights."""
     if _is(module, LLAMA4_EXPERTS) or _is(module, GPT_OSS_EXPERTS):
         return True
-    has = [isinstance(getattr(module, name, None), torch.nn.Parameter) for name in ("up_proj", "gate_up_proj")]
-    return isinstance(getattr(module, "down_proj", None), torch.nn.Parameter) and any(has) and _is_decorated(module)
+    has_up = [isinstance(getattr(module, name, None), torch.nn.Parameter) for name in ("up_proj", "gate_up_proj")]
+    return isinstance(getattr(module, "down_proj", None), torch.nn.Parameter) and any(has_up) and _is_decorated(module)
 
 
 def _is_decorated(module: torch.nn.Module) -> bool:
-    """Whether transformers integrations/moe.py use_experts_implementation stands on the class itself.
+    """Whether transformers integrations/moe.py use_experts_implementation decorates the class itself.
 
     Its constructor leaves the decorator's arguments on the instance. A subclass without the
-    decorator has them too, but upstream reads the class's own source and passes it by.
+    decorator has them too, but upstream reads the class's own source and does not replace it.
     """
     marked = {"has_gate", "has_bias", "is_transposed", "is_concatenated"} <= vars(module).keys()
     return marked and hasattr(vars(type(module)).get("__init__"), "__wrapped__")

@@ -1,14 +1,15 @@
-"""Whose error is it: the model's own forward's, or ours.
+"""Tells whether an error is the model's own or planner's.
 
 Hundreds of model classes fail on tensors without data, each in its own way, and a plan then falls back to an
 estimate and says so. An error of the planner must not look like one of these: it surfaces as a traceback. The
-type cannot tell them apart, the frames can. From where it was raised outwards, past torch and the standard
-library, the first frame that is the planner's or the model's says whose error it is. The model's is what
-transformers, torch or a stand-in (below) calls; what the planner calls itself is the planner's.
+error's type cannot tell the two apart, but its stack frames can. Go outwards from where it was raised, past torch and
+the standard library: the first frame that is the planner's or the model's says whose error it is. A frame is the
+model's if transformers, torch or a stand-in (below) called it; it is the planner's if the planner called it.
 
 Some frames of the planner stand in for what the model calls: an operator runs inside of the recorder, a layer's
-forward inside of the tracer. They are marked: `stands_in` on what torch or the model calls in place of its own,
-and `pass_on` where that hands the call on. What fails below `pass_on` is asked of whoever called the stand-in.
+forward inside of the tracer. They are marked: `stands_in` marks a function that torch or the model calls in
+place of its own, and `pass_on` marks where that function hands the call on. An error below `pass_on` belongs to
+whoever called the stand-in.
 """
 
 import inspect
@@ -21,7 +22,7 @@ from typing import Any, TypeVar
 
 from planner.errors import PlannerError, UnsupportedError
 
-# What the planner calls itself: a frame of these is neither the model's nor ours.
+# Libraries that the planner calls too: their frames do not say whose an error is.
 _LIBRARIES = {"torch", "networkx", "compressed_tensors", "accelerate"} | sys.stdlib_module_names
 _STAND_INS: set[CodeType] = set()
 
@@ -38,7 +39,7 @@ class ForwardError(UnsupportedError):
 
 @contextmanager
 def forward_of_model() -> Iterator[None]:
-    """Errors that the model's own forward raises in the block become ForwardError; ours pass as they are."""
+    """Turn errors of the model's own forward into ForwardError; the planner's own pass unchanged."""
     try:
         yield
     except PlannerError:
@@ -65,12 +66,12 @@ def stands_in(function: Function) -> Function:
 
 
 def pass_on(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """Run what a stand-in was called for: its errors are those of whoever called the stand-in."""
+    """Run the call that a stand-in replaces; its errors belong to whoever called the stand-in."""
     return function(*args, **kwargs)
 
 
 def run_for_model(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Run what has no frame of the model, though the model made it: the backward of its operators."""
+    """Run what the model's operators do without a frame of the model, like backward; errors are the model's."""
     return function(*args, **kwargs)
 
 
@@ -81,18 +82,18 @@ def is_models_own(error: BaseException) -> bool:
 
 
 def is_called_by_model() -> bool:
-    """Whether what is running was called by the model's own code; for use below a stand-in."""
+    """Whether the model's own code called what is running now; for use below a stand-in."""
     return _is_models((frame for frame, _line in walk_stack(sys._getframe(1))), passing=True)
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without the pages that torch may add."""
+    """The first line of an error's text: torch may add pages to it."""
     return (str(error).splitlines() or ["no reason given"])[0]
 
 
 def _is_models(frames: Iterable[FrameType], passing: bool = False) -> bool:
     """`frames` from the innermost on; `passing`: they begin below a stand-in."""
-    foreign = False  # the frame before is of code that is not known here: a model's from elsewhere
+    foreign = False  # the previous frame is of an unknown package: a model's code from elsewhere
     for frame in frames:
         code = frame.f_code
         if code is run_for_model.__code__ or (foreign and code is pass_on.__code__):

@@ -16,8 +16,8 @@ UnitKind = Literal["embedding", "vision", "projector", "decoder", "norm", "head"
 """What a unit is. `decoder`: a layer of the text decoder, or a part of one."""
 
 Onload = Literal["own-subgraph", "head", "last", "another", "setup", "never"]
-"""With which subgraph a unit first goes to the GPU. `another`: one that is not its own, between head and last;
-`setup`: before the first subgraph alone."""
+"""The subgraph with which a unit first goes to the GPU. `another`: with a subgraph of another unit, between head and
+last; `setup`: only before the first subgraph."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,7 @@ class Parameter:
     """One weight of a unit."""
 
     name: str
-    """Relative to the unit, from a dot on."""
+    """Relative to the unit, with a leading dot."""
     shape: tuple[int, ...]
     dtype: str
     bytes: int
@@ -38,7 +38,7 @@ class ModuleInfo:
     """One module of a unit, as recipes see it."""
 
     name: str
-    """Relative to the unit, from a dot on; empty for the unit itself."""
+    """Relative to the unit, with a leading dot; empty for the unit itself."""
     classes: tuple[str, ...]
     """Class names of its MRO, own class first."""
     rows: int = 0
@@ -83,7 +83,7 @@ class Unit:
     linears: int
     onload: Onload
     is_target: bool = False
-    """It is a sequential target: a subgraph begins with it, where it runs in the traced graph."""
+    """The unit is a sequential target: a subgraph begins with it if it runs in the traced graph."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +107,7 @@ class ModelGraph:
     buffer_bytes: int
     not_loaded_parameters: int
     checkpoint_parameters: int
-    """What the checkpoint holds; what is loaded, where that is all that is known."""
+    """Parameters in the checkpoint; the loaded ones where no more is known."""
     layer_parameters: int
     """Parameters of the largest text decoder layer."""
     units: tuple[Unit, ...]
@@ -127,7 +127,7 @@ class ModelGraph:
     layout: tuple[ModuleRef | int, ...]
     """Model order: indices into `units`, and the modules that only contain units."""
     job: Job
-    """What it was loaded for: of dtype, layers, targets and batch, and nothing else, it is the result."""
+    """The job that it was loaded for. Of this job, only dtype, layers, targets and batch decide the graph."""
 
     def module_refs(self) -> list[ModuleRef]:
         """Every module by its full name, in model order: what targets and ignores are matched against."""

@@ -16,7 +16,7 @@ from planner.job import BatchShape
 QWEN_VL = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
 FIXED_SIZE = ("llava", "gemma3", "paligemma", "internvl")
 PIXTRAL = ("mistral3",)
-# What tells image tokens from text, added by these families' processors.
+# Fields that tell image tokens from text; the processors of these families add them.
 TOKEN_TYPES = {"gemma3": "token_type_ids", **dict.fromkeys(QWEN_VL, "mm_token_type_ids")}
 # Fields whose first dimension is not the batch: a batch concatenates them instead of stacking.
 CONCATENATED = ("pixel_values", "image_grid_thw", "image_sizes")
@@ -24,7 +24,7 @@ CONCATENATED = ("pixel_values", "image_grid_thw", "image_sizes")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationBatch:
-    """One batch, and the bytes it has as samples of the dataset (CPU, before collation)."""
+    """One batch, and its bytes as samples of the dataset (on the CPU, before collation)."""
 
     fields: dict[str, torch.Tensor]
 

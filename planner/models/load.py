@@ -53,7 +53,7 @@ _POSITIONS = re.compile(r"(layer|block|expert)_?(idx|index|id|number)$|^training
 
 
 def load_model(model: Named, job: Job | None = None) -> ModelGraph:
-    """The graph of a preset, config.json, folder or Hub id, or of a config, under a job's options.
+    """The graph of a preset, config.json, folder, Hub id or config, under a job's options.
 
     Raises ModelError for a model that cannot be read or built, JobError for sequential targets
     that match nothing.
@@ -88,8 +88,8 @@ class _Loader:
         source, model = built.source, built.module
         self.source, self.model, self.job = source, model, job
         self.config: Any = model.config
-        whole = job.layers is None and job.vision_layers is None
-        missing = [f"Not loaded from the checkpoint: {what}" for what in source.not_loaded if whole]
+        is_whole = job.layers is None and job.vision_layers is None
+        missing = [f"Not loaded from the checkpoint: {what}" for what in source.not_loaded if is_whole]
         sentences = (*source.notes, *reading_notes(source, model), *missing)
         self.notes = [Note(kind="model", text=text) for text in sentences]
         self.keys: dict[object, int] = {}
@@ -117,9 +117,9 @@ class _Loader:
             self.units = with_onloads(self.units, self.structures, trace)
         if any(segment.exact for segment in trace.segments):
             trace = self._with_untouched(trace)
-        whole = self.job.layers is None and self.job.vision_layers is None
-        checkpoint = (self.source.checkpoint_parameters if whole else None) or parameters + (
-            self.source.not_loaded_parameters if whole else 0
+        is_whole = self.job.layers is None and self.job.vision_layers is None
+        checkpoint = (self.source.checkpoint_parameters if is_whole else None) or parameters + (
+            self.source.not_loaded_parameters if is_whole else 0
         )
         return ModelGraph(
             name=self.source.name,
@@ -127,7 +127,7 @@ class _Loader:
             parameters=parameters,
             bytes=nbytes,
             buffer_bytes=buffers,
-            not_loaded_parameters=self.source.not_loaded_parameters if whole else 0,
+            not_loaded_parameters=self.source.not_loaded_parameters if is_whole else 0,
             checkpoint_parameters=checkpoint,
             layer_parameters=layer,
             units=tuple(self.units),
@@ -155,14 +155,14 @@ class _Loader:
         return next(names, "") if isinstance(module, kind) else ""
 
     def _vision_roots(self) -> Iterator[str]:
-        """Modules that own the vision config: the whole tower."""
+        """Names of the outermost modules that own the vision config: the whole tower."""
         vision = vision_config(self.config)
         if vision is None:
             return
-        found: list[str] = []
+        roots: list[str] = []
         for name, module in self.model.named_modules():
-            if getattr(module, "config", None) is vision and not name.startswith(tuple(f"{f}." for f in found)):
-                found.append(name)
+            if getattr(module, "config", None) is vision and not name.startswith(tuple(f"{f}." for f in roots)):
+                roots.append(name)
                 yield name
 
     def _fused_bytes(self) -> int:
@@ -205,7 +205,7 @@ class _Loader:
         return targets
 
     def _runs_wrapped(self, name: str, inside: tuple[str, ...]) -> bool:
-        """The vision tower and its projector run where the model asks `if pixel_values is not None`."""
+        """Whether it is in the vision tower or projector, which run under `if pixel_values is not None`."""
         return name.startswith(inside) or _guess(name, self.model.get_submodule(name)) == "projector"
 
     def _classes(self) -> str:
@@ -279,21 +279,21 @@ class _Loader:
         return replace(trace, notes=(*trace.notes, *notes))
 
     def _with_untouched(self, trace: ModelTrace) -> ModelTrace:
-        """The trace with a note on weights that it never reads: text does not reach a vision tower, and so on."""
+        """The trace with a note on weights that it never reads, except where text-only samples explain it."""
         missing = untouched(self.units, self.structures, trace)
-        seen = {unit.name for unit in self.units if unit.kind in ("vision", "projector")} if not self.job.images else ()
-        rest = [name for unit, names in missing.items() if unit not in seen for name in names]
-        if not rest:
+        idle = {unit.name for unit in self.units if unit.kind in ("vision", "projector")} if not self.job.images else ()
+        unexplained = [name for unit, names in missing.items() if unit not in idle for name in names]
+        if not unexplained:
             return trace
-        return replace(trace, notes=(*trace.notes, Note(kind="estimate", text=untouched_note(rest))))
+        return replace(trace, notes=(*trace.notes, Note(kind="estimate", text=untouched_note(unexplained))))
 
     def _cuts_layers(self, targets: list[str]) -> bool:
-        """Some target lies inside of what is a target by default, so borders run through a layer."""
+        """Whether some target lies inside a default target, a decoder layer, so that borders run through it."""
         inside = tuple(f"{layer}." for layer in self._layers())
         return any(name.startswith(inside) for name in targets)
 
     def _layers(self) -> list[str]:
-        """Names of the text decoder's layers: what is a sequential target by default."""
+        """Names of the text decoder's layers, the default sequential targets."""
         classes = set(getattr(self.model, "_no_split_modules", None) or ())
         inside = tuple(f"{root}." for root in self.vision)
         named = ((name, type(m).__name__) for name, m in self.model.named_modules())
@@ -306,7 +306,7 @@ class _Loader:
         )
 
     def _edges(self, trace: ModelTrace) -> Iterator[Edge]:
-        """Who makes and who reads what crosses: one edge per pair of units."""
+        """One edge per pair of units of which one makes tensors that the other reads."""
         names = trace.names()
         grouped: dict[tuple[str, str], list[tuple[str, int]]] = {}
         for segment in trace.segments:
@@ -363,7 +363,7 @@ def _info(name: str, module: torch.nn.Module) -> ModuleInfo:
 
 
 def structure_key(module: torch.nn.Module, owned: set[int]) -> object:
-    """Equal for modules that hold and do the same: classes, shapes, plain attributes."""
+    """Equal for modules with equal classes, shapes and plain attributes, which hold and do the same."""
     return tuple(
         (
             name,
@@ -390,7 +390,7 @@ def _guess(name: str, module: torch.nn.Module) -> UnitKind:
 
 
 def _guessed_onload(kind: UnitKind, is_target: bool, images: bool) -> Onload:
-    """Where no trace says it: a unit without weights, a forward that does not run."""
+    """The onload of a unit that no trace tells of: the unit has no weights, or the forward does not run."""
     if is_target:
         return "own-subgraph"
     if kind in ("vision", "projector"):

@@ -1,4 +1,4 @@
-"""What a module returned, as shapes: made again for an equal module that need not run."""
+"""The shapes of a module's result, to make an equal result for an equal module without running it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class OutputShape:
     storage_elements: int
     dtype: torch.dtype
     values: torch.Tensor | None = None
-    """The tensor itself where it has values: it does not depend on weights."""
+    """The tensor itself where it has values, which then do not depend on weights."""
     storage_id: int = -1
-    """The recorder's number of the storage in the segment that made it; -1 for one that was there before."""
+    """The recorder's id of the storage in the segment that allocated it; -1 for a storage of an earlier segment."""
 
     def on(self, storage: torch.Tensor) -> torch.Tensor:
         """The same view of another storage."""
@@ -41,10 +41,10 @@ def shape_of(tensor: torch.Tensor, storage_id: int = -1) -> OutputShape:
 
 
 def shapes_of(result: Any, shape: Callable[[torch.Tensor], OutputShape] = shape_of) -> Any:
-    """The result with each tensor's shape in its place."""
+    """The result with each tensor replaced by its shape."""
     return pytree.tree_map_only(torch.Tensor, shape, result)
 
 
 def made_again(shapes: Any, make: Callable[[OutputShape], torch.Tensor]) -> Any:
-    """A result with a new tensor in the place of each shape."""
+    """The result with each shape replaced by a new tensor."""
     return pytree.tree_map_only(OutputShape, make, shapes)

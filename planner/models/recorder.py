@@ -35,23 +35,23 @@ Key = int
 
 
 class TraceListener(Protocol):
-    """Who runs the forward that is recorded: says where it is, and hears of storages that it may know."""
+    """The tracer that runs the recorded forward: it says which module is running, and is told of reads and deaths."""
 
     def where(self) -> str:
-        """Name of the module that runs, as events have it."""
+        """Name of the module that is running, as events have it."""
 
     def relative(self, name: str) -> str:
         """A parameter's full name as events have it."""
 
     def on_read(self, key: Key, tensor: torch.Tensor) -> None:
-        """An operator reads a storage that was not made since the last `begin`, and is no parameter."""
+        """An operator reads a storage that is older than the last `begin` and no parameter."""
 
     def on_death(self, key: Key) -> None:
-        """A storage is gone; its key may come again for another one."""
+        """A storage was freed; a later storage may get the same key."""
 
 
 class NoListener:
-    """The listener of a recording that nobody cuts: full names, and no use for the rest."""
+    """The listener of a recording that is not cut: it gives full names and ignores all else."""
 
     def where(self) -> str:
         return ""
@@ -99,15 +99,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         self.events, self.ids, self._touched, self._next = [], {}, set(), 0
 
     def write_to(self, events: list[Event]) -> None:
-        """Let what follows be written to this list; ids count on, and what was touched stays so."""
+        """Write the events that follow to this list; ids count on, and touched parameters stay touched."""
         self.events = events
 
     def append(self, event: Event) -> None:
-        """Write an event that no operator makes: a hook's."""
+        """Write a hook's event, which comes from no operator."""
         self.events.append(event)
 
     def replay(self, events: Sequence[Event]) -> None:
-        """Write what an equal piece did after `begin`; ids count on after its own."""
+        """Write the events of an equal segment right after `begin`; ids count on from its last one."""
         self.events.extend(events)
         self._next = 1 + max((event.id for event in events), default=-1)
 
@@ -121,20 +121,20 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         self._parameters[storage_key(tensor)] = name
 
     def adopt(self, tensor: torch.Tensor) -> Key:
-        """Know this tensor's storage without an allocation: an input."""
+        """Register the storage of an input, without an allocation."""
         key = storage_key(tensor)
         self._watch(tensor, key)
         return key
 
     def adopt_as(self, tensor: torch.Tensor, number: int) -> Key:
-        """Know this tensor's storage as the one that a replayed allocation made."""
+        """Register this tensor's storage as the one of a replayed allocation."""
         key = storage_key(tensor)
         self.ids[key] = number
         return key
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What runs inside leaves no events and its results are nobody's."""
+        """What runs inside leaves no events, and its results get no ids."""
         self._paused += 1
         try:
             yield
@@ -147,7 +147,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         return not self._paused
 
     def stop(self) -> None:
-        """Record nothing any more: what follows is not on the device."""
+        """Stop recording for good: what follows does not run on the device."""
         self._paused += 1
 
     # ------------------------------------------------------------------ operators
@@ -158,14 +158,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         inputs = [t for t in _tensors(args) if t.dim() or not t.is_cpu] + list(_tensors(kwargs.values()))
         self._read(inputs)
         if self._paused and kwargs.get("device") == torch.device("meta"):
-            return self._made(name, pass_on(func, args, kwargs))  # what the tracer makes itself has no values
+            # tensors that the tracer itself creates have no values
+            return self._register_results(name, pass_on(func, args, kwargs))
         answered, value = self._answer(name, args, kwargs)
         if answered:
-            return self._made(name, value)
+            return self._register_results(name, value)
         self._take_workspace(name, args)
         unknown = any(t.is_meta for t in inputs)
         run = self._on_meta if unknown else self._with_values
-        result = self._made(name, run(func, name, args, kwargs))
+        result = self._register_results(name, run(func, name, args, kwargs))
         if name == "masked_scatter":  # masked_scatter_ on a copy of self
             self._scatter_workspace(result, args[1])
         return result
@@ -187,21 +188,21 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         return result
 
     def _with_values(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
-        """Every input has values: keep values if the result is small."""
+        """Run an operator whose inputs all have values; the result keeps values if it is small."""
         if name in ("_to_copy", "to") and _moves_only(args[0], kwargs):
             return args[0]
         device = kwargs.get("device")
         if device is None and name not in _FACTORIES and _small_result(args):
             return pass_on(func, args, kwargs)
-        here = {"device": torch.device("cpu")} if device is not None else {}
+        on_cpu = {"device": torch.device("cpu")} if device is not None else {}
         try:
-            nowhere = {**_map_dict(kwargs, _to_meta), **({"device": torch.device("meta")} if here else {})}
-            shape = pass_on(func, _map(args, _to_meta), nowhere)
+            on_meta = {**_map_dict(kwargs, _to_meta), **({"device": torch.device("meta")} if on_cpu else {})}
+            shape = pass_on(func, _map(args, _to_meta), on_meta)
         except RuntimeError:  # NotImplementedError, an operator without a meta kernel, is one
-            return pass_on(func, args, {**kwargs, **here})  # the size depends on the values: they are small
+            return pass_on(func, args, {**kwargs, **on_cpu})  # the size depends on the values: they are small
         if sum(t.untyped_storage().nbytes() for t in _tensors([shape]) if not func._schema.is_mutable) > KNOWN_LIMIT:
             return shape
-        return pass_on(func, args, {**kwargs, **here})
+        return pass_on(func, args, {**kwargs, **on_cpu})
 
     def _run(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         try:
@@ -216,21 +217,21 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
     # ------------------------------------------------------------------ reading what is unknown
     def _answer(self, name: str, args: Any, kwargs: Any) -> tuple[bool, Any]:
         """Answer operators that hand a value to Python or whose result's size is a value."""
-        first = args[0] if args and isinstance(args[0], torch.Tensor) else None
-        if first is None:
+        tensor = args[0] if args and isinstance(args[0], torch.Tensor) else None
+        if tensor is None:
             return False, None
         if name == "masked_select":
-            if first.is_meta or args[1].is_meta:
-                return True, first.new_empty((self._selected(args[1]),), device="meta")
+            if tensor.is_meta or args[1].is_meta:
+                return True, tensor.new_empty((self._selected(args[1]),), device="meta")
             return False, None
-        if name == "_local_scalar_dense" and first.is_meta:
-            return True, self._scalar(first)
-        if name == "is_nonzero" and first.is_meta:
-            return True, storage_key(first) in self._truths
-        if name == "equal" and (first.is_meta or args[1].is_meta):
+        if name == "_local_scalar_dense" and tensor.is_meta:
+            return True, self._scalar(tensor)
+        if name == "is_nonzero" and tensor.is_meta:
+            return True, storage_key(tensor) in self._truths
+        if name == "equal" and (tensor.is_meta or args[1].is_meta):
             return True, True
-        if name == "nonzero" and first.is_meta:
-            return True, torch.empty((self._selected(first), first.dim()), dtype=torch.int64, device="meta")
+        if name == "nonzero" and tensor.is_meta:
+            return True, torch.empty((self._selected(tensor), tensor.dim()), dtype=torch.int64, device="meta")
         return False, None
 
     def _scalar(self, tensor: torch.Tensor) -> Any:
@@ -239,7 +240,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         return 1.0 if tensor.is_floating_point() else 0
 
     def _selected(self, mask: torch.Tensor) -> int:
-        """How many entries of a mask count as true, where it is unknown by balanced routing."""
+        """How many entries of a mask are true; for an unknown mask, as many as balanced routing selects."""
         if not mask.is_meta:
             return int(mask.count_nonzero())
         if mask.dim() == 1 and mask.numel() == self.experts:
@@ -248,14 +249,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
 
     def _as_positions(self, indices: Any) -> list[torch.Tensor | None]:
         """Bool masks among indices as the positions that they select: meta kernels cannot count."""
-        out: list[torch.Tensor | None] = []
+        positions: list[torch.Tensor | None] = []
         for index in indices:
             if index is None or index.dtype not in (torch.bool, torch.uint8):
-                out.append(index)
+                positions.append(index)
                 continue
             count = self._selected(index)
-            out += [torch.empty((count,), dtype=torch.int64, device="meta") for _ in range(index.dim())]
-        return out
+            positions += [torch.empty((count,), dtype=torch.int64, device="meta") for _ in range(index.dim())]
+        return positions
 
     # ------------------------------------------------------------------ storages
     def _read(self, tensors: list[torch.Tensor]) -> None:
@@ -273,7 +274,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
             elif key not in self.ids:
                 self.listener.on_read(key, tensor)
 
-    def _made(self, name: str, result: Any) -> Any:
+    def _register_results(self, name: str, result: Any) -> Any:
         counted = not (self._paused or self.is_uncounted(result))
         for tensor in _tensors([result]):
             key = storage_key(tensor)
@@ -365,13 +366,13 @@ def _to_meta(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _moves_only(tensor: torch.Tensor, kwargs: dict[str, Any]) -> bool:
-    """`.to(device)` between values and no values is no move: both are on the one device."""
+    """Whether `.to(device)` changes nothing: tensors with and without values stand for one and the same device."""
     dtype = kwargs.get("dtype")
     return kwargs.get("device") is not None and (dtype is None or dtype == tensor.dtype)
 
 
 def _small_result(args: Any) -> bool:
-    """No pointwise result of these inputs can be large: their broadcast shape is small."""
+    """Whether every pointwise result of these inputs is small, because their broadcast shape is."""
     numel = 1
     for tensor in _tensors(args):
         numel *= max(1, tensor.numel())

@@ -48,7 +48,7 @@ class Preset:
     """What the checkpoint holds; None where nobody published a number."""
     not_loaded_parameters: int
     not_loaded: str | None
-    """What these are, in words."""
+    """These parameters in words."""
     source: str
     """Where the facts come from, and why a published total differs."""
     config: dict[str, Any] = field(repr=False)
@@ -71,11 +71,11 @@ class ModelSource:
     not_loaded_parameters: int = 0
     """Parameters that the checkpoint holds and transformers does not load, as far as known."""
     not_loaded: tuple[str, ...] = ()
-    """What these are, in words; also where only their existence is known."""
+    """These parameters in words; given also where only their existence is known."""
     notes: tuple[str, ...] = ()
     """What the reader of a plan should know about this config."""
     from_user: bool = False
-    """The config is somebody's file: what it leaves out is an error, not the default of its family."""
+    """The config is a user's file: a size that it leaves out is an error, not the default of its family."""
 
 
 @cache
@@ -86,7 +86,7 @@ def list_presets() -> tuple[Preset, ...]:
 
 
 Named = str | Path | Mapping[str, Any] | ModelSource
-"""A model by its name or path, by the content of its config.json, or found before."""
+"""A model by its name or path, by the content of its config.json, or as a source found earlier."""
 
 
 def load_source(model: Named) -> ModelSource:
@@ -116,7 +116,7 @@ def load_source(model: Named) -> ModelSource:
 
 
 def source_of(config: Mapping[str, Any], name: str) -> ModelSource:
-    """The model with this config.json, under this name. Raises ModelError where transformers has no code for it."""
+    """A model from the content of a config.json. Raises ModelError where transformers has no code for it."""
     return _checked(ModelSource(name=name, config=copy.deepcopy(dict(config))), name)
 
 
@@ -163,9 +163,9 @@ def _truncate_part(config: Any, layers: int, option: str, part: str) -> None:
 
 
 def _is_path(text: str, path: Path) -> bool:
-    """Whether the text can only mean a path, or means one that is there."""
-    written_so = text.endswith(".json") or text.startswith(("./", "../", "~", os.sep)) or text in (".", "..")
-    return written_so or (os.sep in text and _exists(path))
+    """Whether the text can only be a path, or is a path that exists."""
+    looks_like_a_path = text.endswith(".json") or text.startswith(("./", "../", "~", os.sep)) or text in (".", "..")
+    return looks_like_a_path or (os.sep in text and _exists(path))
 
 
 def _expanded(text: str) -> Path:
@@ -281,7 +281,7 @@ def _require_hub(hub_id: str) -> None:
     if not huggingface_hub.constants.HF_HUB_OFFLINE:
         try:
             huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=HUB_SECONDS)
-        except Exception as error:  # whatever the HTTP library of the day raises, the Hub is out of reach
+        except Exception as error:  # whatever the HTTP library raises, the Hub is out of reach
             reason = _first_line(error)
         else:
             return
@@ -320,7 +320,7 @@ def _not_loaded(config: dict[str, Any]) -> tuple[str, ...]:
     parts = [("", config), *((f"{key}.", value) for key, value in config.items() if isinstance(value, dict))]
     declared = [(f"{prefix}{key}", part.get(key)) for prefix, part in parts for key in MTP_KEYS]
     for where, extra in declared:
-        if isinstance(extra, int) and extra >= 1:  # families that write it twice mean the same layers
+        if isinstance(extra, int) and extra >= 1:  # families that declare them under two keys mean the same layers
             return (f"{extra} multi-token-prediction layer(s) of the checkpoint ({where}), size unknown",)
     return ()
 

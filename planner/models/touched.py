@@ -1,8 +1,9 @@
-"""Which segment of a trace brings which weight to the GPU first, and which weights none does. Pure.
+"""Finds the segment of a trace that first brings each weight to the GPU, and the weights that no segment does. Pure.
 
-What a forward never reads is never onloaded: the plan counts nothing for it. That is right where the job's data
-does not reach it (a vision tower and text alone), and would be a silent hole anywhere else; so every weight that
-no segment touches is named in a note, but for the output head's, whose logits LLM Compressor never computes.
+A weight that the forward never reads is never onloaded, and the plan counts nothing for it. That is right where the
+job's data does not reach the weight (a vision tower in a text-only job), but anywhere else it would be a silent gap.
+So a note names every weight that no segment touches, except the output head's, whose logits LLM Compressor never
+computes.
 """
 
 import re
@@ -29,7 +30,7 @@ def first_touches(trace: ModelTrace) -> dict[str, int]:
 
 
 def with_onloads(units: Sequence[Unit], structures: Sequence[Structure], trace: ModelTrace) -> list[Unit]:
-    """The units with `onload` as the trace has it; a unit without weights of its own keeps what it has."""
+    """The units with `onload` from the trace; a unit without weights of its own keeps its `onload`."""
     touches = first_touches(trace)
     return [_with_onload(unit, structures[unit.structure], touches, trace) for unit in units]
 
@@ -50,7 +51,7 @@ def untouched(units: Sequence[Unit], structures: Sequence[Structure], trace: Mod
 
 
 def untouched_note(names: Sequence[str]) -> str:
-    """A sentence that names weights which the forward never reads; layers are told by a star."""
+    """A sentence that names weights which the forward never reads; a star stands for layer numbers."""
     patterns = dict.fromkeys(_NUMBERS.sub("*", name) for name in names)
     shown, more = list(patterns)[:_SHOWN], len(patterns) - _SHOWN
     count = f"{len(names):,} weights are" if len(names) > 1 else "1 weight is"

@@ -1,4 +1,4 @@
-"""What a traced forward did, as plain data: no torch here, and none needed to read it.
+"""A traced forward as plain data, which needs no torch to be read.
 
 A trace is a list of events in execution order. Value ids are local to their segment; a negative
 id never occurs. The simulation replays events; it never asks what operator made them.
@@ -19,7 +19,7 @@ class Call:
     """One call of a Linear, as its forward hooks see it."""
 
     module: str
-    """Full name, or from a dot on where it lies under the segment's target (`.self_attn.q_proj`)."""
+    """Full name; below the segment's target, the name from a leading dot on (`.self_attn.q_proj`)."""
     rows: int
     """Rows of the input once flattened to (rows, in_features)."""
     columns: int
@@ -34,10 +34,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """alloc: `id` takes `bytes`, made by `operator` in the forward of `module`. free: `id` goes. onload: `parameter`
+    """alloc: `operator` in the forward of `module` allocates `bytes` as `id`. free: `id` is freed. onload: `parameter`
     is touched. enter/exit: the hooks of `call` run before and after that Linear's forward.
 
-    Names of modules and parameters are full, or from a dot on where they lie under the segment's target.
+    Names of modules and parameters are full; below the segment's target they start with a dot instead.
     """
 
     kind: EventKind
@@ -107,7 +107,7 @@ class ModelTrace:
     """Modules that a wrapped function calls: `sequential_epoch_end` never sees them."""
 
     def names(self) -> dict[int, str]:
-        """Names of the crossings, numbered where one segment makes several of a name (cos and sin, two masks)."""
+        """Names of the crossings, numbered where one segment makes several of one name (cos and sin, two masks)."""
         alike: dict[tuple[int, str], list[int]] = {}
         for number, crossing in self.crossings.items():
             alike.setdefault((crossing.producer, crossing.name), []).append(number)
@@ -119,7 +119,7 @@ class ModelTrace:
 
 
 def memory_events(events: Iterable[Event]) -> Iterator[MemoryEvent]:
-    """The births and deaths among these events. A death of what was born before them says nothing and is left out."""
+    """The allocations and frees among these events. A free without its allocation among them is left out."""
     sizes: dict[int, int] = {}
     for event in events:
         if event.kind == "alloc":

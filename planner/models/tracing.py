@@ -1,7 +1,7 @@
 """One calibration forward of the whole model on tensors without data, cut at the sequential targets.
 
-Each distinct target (same structure, same inputs) runs once; where it comes again, only its
-outputs are made. What LLM Compressor runs between targets (embeddings, masks, rotary embedding,
+Each distinct target (same structure, same inputs) runs once; for its repetitions, only the
+outputs are created. What LLM Compressor runs between targets (embeddings, masks, rotary embedding,
 vision tower) runs as it is. See recorder.py for how a forward runs without data.
 """
 
@@ -96,16 +96,16 @@ class ModelTracer:
         return self.calls.relative(name)
 
     def on_read(self, key: Key, tensor: torch.Tensor) -> None:
-        """An operator reads what an earlier segment made: a border between two targets."""
+        """Note a read of an earlier segment's storage: it crosses a border between two targets."""
         owner = self._owners.get(key)
         if owner is None or owner[0] == self.segments[-1].index:
             return
-        already = {self._owner_of(number) for number in self.segments[-1].reads}
-        if owner not in already:
+        read_owners = {self._owner_of(number) for number in self.segments[-1].reads}
+        if owner not in read_owners:
             self._read_value(tensor, "value")
 
     def on_death(self, key: Key) -> None:
-        """The address may come again."""
+        """Forget the storage: its address may be used again."""
         self._owners.pop(key, None)
 
     # ------------------------------------------------------------------ sequential targets
@@ -133,14 +133,16 @@ class ModelTracer:
             frame = frame.f_back
 
     def _in_wrapped(self) -> bool:
-        """The call that is running comes from a wrapped piece of a traced forward."""
-        known = self._wrapped_lines
+        """Whether the running call comes from a wrapped piece of a traced forward."""
+        wrapped_lines = self._wrapped_lines
         return any(
-            first <= frame.f_lineno <= last for frame in self._frames() for first, last in known.get(frame.f_code, ())
+            first <= frame.f_lineno <= last
+            for frame in self._frames()
+            for first, last in wrapped_lines.get(frame.f_code, ())
         )
 
     def _read_wrapped(self) -> None:
-        """A wrapped `if` that follows in the loop over layers is given its names at every layer."""
+        """A wrapped `if` later in the loop over layers reads all its names at every layer."""
         for frame in self._frames():
             for name in self._loop_names.get(frame.f_code, ()):
                 if name in frame.f_locals:
@@ -177,7 +179,7 @@ class ModelTracer:
         return made_again(outputs, self._make)
 
     def _make(self, output: OutputShape) -> torch.Tensor:
-        """The same output again, its storage known under the same local id."""
+        """Create the same output again; its storage gets the same local id."""
         with self.recorder.paused():
             if output.values is not None:
                 tensor = output.values.clone()
@@ -203,7 +205,7 @@ class ModelTracer:
         self.segments[0].reads[number] = None
 
     def _read_values(self, values: Any) -> None:
-        """These values are read here: those made in an earlier segment cross a border."""
+        """Note that the running segment reads these values; those of an earlier segment cross a border."""
         leaves = pytree.tree_flatten_with_path(values)[0]
         for path, value in leaves:
             if isinstance(value, torch.Tensor):
@@ -248,8 +250,8 @@ class ModelTracer:
         )
 
     def _segment(self, builder: _Builder) -> Segment:
-        made = {e.id for e in builder.events if e.kind == "alloc"}
-        events = tuple(e for e in builder.events if e.kind != "free" or e.id in made)
+        allocated = {e.id for e in builder.events if e.kind == "alloc"}
+        events = tuple(e for e in builder.events if e.kind != "free" or e.id in allocated)
         writes = tuple(sorted(builder.writes.items()))
         key = (builder.structure, tuple(w[1] for w in writes), events[builder.glue_from :] if builder.index else ())
         structure = self._structures.setdefault(key, builder.index)

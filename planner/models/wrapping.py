@@ -1,9 +1,9 @@
-"""What LLM Compressor's tracer turns into functions that run as they are, and what that costs.
+"""Finds the code that LLM Compressor's tracer wraps into functions that run untraced, and what follows from that.
 
 pipelines/sequential/ast_utils/auto_wrapper.py rewrites the forward of every module that contains a
 sequential target: an `if` whose test is no constant, a call of a function named in `tracing_ignore`,
-and starred arguments become wrapped functions. What a module inside of one does is not in the traced
-graph: it is no subgraph of its own, and `sequential_epoch_end` never sees it.
+and starred arguments become wrapped functions. The traced graph does not show what a module
+does inside of one: such a module is no subgraph of its own, and `sequential_epoch_end` never sees it.
 
 A mask function that is called outside of any wrapped piece becomes a node of the traced graph, and so
 does its `config` argument: helpers.py SequentialTracer.create_arg makes it anew from `to_dict()`,
@@ -29,7 +29,7 @@ _LEAVES = (ast.Continue, ast.Break, ast.Return)
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """A forward that is traced: its code, its syntax tree, and the names that a test can be told by."""
+    """A traced forward: its code, its syntax tree, and the names with which its tests can be evaluated."""
 
     code: CodeType
     tree: ast.Module
@@ -54,7 +54,7 @@ def ancestors(model: torch.nn.Module, targets: Iterable[str]) -> list[torch.nn.M
 
 
 def forwards(modules: Iterable[torch.nn.Module]) -> Iterator[Forward]:
-    """The forwards of these modules, as far as their source is there."""
+    """The forwards of these modules, except those without source code."""
     for module in modules:
         function = inspect.unwrap(type(module).forward)
         try:
@@ -72,19 +72,19 @@ def wrapped_lines(forward: Forward) -> tuple[tuple[int, int], ...]:
 
 
 def names_wrapped_in_loops(forward: Forward) -> frozenset[str]:
-    """Names that a wrapped `if` inside a loop over layers is given whole, used or not, each time round.
+    """Names that a wrapped `if` in a loop over layers is passed at every layer, whether its branch uses them or not.
 
-    What the loop itself assigns is made anew each time: it crosses no border for this. A piece that
-    depends on nothing the loop assigns runs before the first layer (topological_partition).
+    Names that the loop itself assigns are left out: they are new at every layer, so they cross no border for this.
+    A piece that depends on nothing the loop assigns runs before the first layer (topological_partition).
     """
     names: set[str] = set()
     for loop in (node for node in ast.walk(forward.tree) if isinstance(node, ast.For)):
         tests = (node for node in ast.walk(loop) if isinstance(node, (ast.If, ast.IfExp)))
-        made = _names(loop.body, ast.Store)
+        assigned = _names(loop.body, ast.Store)
         for node in tests:
             used = _names([node], ast.Load)
-            if used & made and _is_wrapped_if(node, forward.namespace):
-                names |= used - made
+            if used & assigned and _is_wrapped_if(node, forward.namespace):
+                names |= used - assigned
     return frozenset(names)
 
 
@@ -100,9 +100,9 @@ def loses_mask(module: torch.nn.Module) -> bool:
 
 @contextmanager
 def without_lost_masks(model: torch.nn.Module, targets: Iterable[str]) -> Iterator[bool]:
-    """Run the block as the traced graph runs: masks that lose their config are None.
+    """Make the block run as the traced graph runs: masks that lose their config are None.
 
-    Yields whether there is such a mask.
+    Yields whether the model has such a mask.
     """
     homes = {inspect.getmodule(type(m)) for m in ancestors(model, targets) if loses_mask(m)}
     patched: list[tuple[ModuleType, str, Any]] = []
@@ -197,7 +197,7 @@ def _is_cut_off(call: ast.Call, aliases: set[str], namespace: dict[str, Any]) ->
 
 
 def _constant(test: ast.expr, namespace: dict[str, Any]) -> bool | None:
-    """The test's value where it can be told without running the forward."""
+    """The test's value, or None where it is not known without running the forward."""
     if any(isinstance(part, ast.NamedExpr) for part in ast.walk(test)):
         return None
     value = _evaluated(test, namespace, missing=_UNKNOWN)

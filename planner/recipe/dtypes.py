@@ -18,5 +18,5 @@ def itemsize(dtype: str) -> int:
 
 
 def zero_point_itemsize(args: QuantArgs) -> int:
-    """Bytes of one zero point; compressed-tensors fills zp_dtype in, int8 being its default."""
+    """Bytes of one zero point; compressed-tensors fills in zp_dtype, by default int8."""
     return itemsize(args.zp_dtype or "int8")

@@ -15,7 +15,7 @@ import yaml
 from planner.errors import RecipeError
 from planner.hints import MAX_PATH_SHOWN, did_you_mean, shorten
 
-# Real recipes have a few kB. Aliases can make a small YAML expand without end, so that is counted too.
+# Real recipes have a few kB. Aliases can make a small YAML expand without end, so expanded values are counted too.
 MAX_BYTES = 2**20
 MAX_NODES = 200_000
 
@@ -57,7 +57,7 @@ def recipe_mapping(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def parse_recipe(text: str, name: str) -> dict[str, Any]:
-    """The mapping in the text of a recipe file of this name, which errors name."""
+    """The mapping in a recipe file's text; `name` is the file's, for its suffix and for error messages."""
     return _parse(text, Path(name).suffix.lower() or ".yaml", name)
 
 
@@ -67,7 +67,7 @@ def _summary(path: Path) -> str:
 
 
 def _read(path: Path, where: str, shipped: tuple[str, ...] = ()) -> str:
-    """The text of a regular file of bounded size: a pipe or a device could keep us forever."""
+    """The text of a regular file of bounded size: reading a pipe or a device might never end."""
     try:
         if not path.is_file():
             raise RecipeError(_missing(path, shipped), where)
@@ -193,11 +193,11 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
 
 
 def _check_keys(node: yaml.MappingNode, where: str) -> None:
-    """YAML keeps the last of two equal keys without a word: two GPTQModifier in a group lose one."""
-    seen: set[str] = set()
+    """Refuses equal keys: YAML silently keeps the last, so one of two GPTQModifiers in a group would be lost."""
+    earlier_keys: set[str] = set()
     for key, _ in node.value:
         if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-            if key.value in seen:
+            if key.value in earlier_keys:
                 line = key.start_mark.line + 1
                 raise RecipeError(f"{shorten(key.value)!r} appears twice in one mapping (line {line})", where)
-            seen.add(key.value)
+            earlier_keys.add(key.value)

@@ -1,11 +1,11 @@
-"""LLM Compressor recipes -> plain records. `planner.recipe.files` opens them, readers read their entries.
+"""LLM Compressor recipes -> plain records. `planner.recipe.files` opens a recipe, a reader reads each modifier in it.
 
 Mirrors llmcompressor/recipe/recipe.py `from_dict`: every mapping whose key ends in `_stage` is a
 stage, every mapping in it whose key ends in `_modifiers` is a group, and the modifiers of all
-groups of all stages run in the order of the file. Everything else is passed over in silence there;
-here it becomes a note. 0.14 evaluates no `args` or `eval(...)` placeholders, so neither does this.
+groups of all stages run in the order of the file. LLM Compressor passes over everything else in
+silence; here it becomes a note. 0.14 evaluates no `args` or `eval(...)` placeholders, and neither does planner.
 
-No modifier is known here by name: who calls says which there are (`planner.compress.recipes`).
+This module knows no modifier by name: its caller brings the readers (`planner.compress.recipes`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,7 +38,7 @@ class _Entry:
 
 
 _Item = _Entry | str
-"""What stands in the file, in its order: a modifier, or what there is to say of a key that nobody reads."""
+"""One item of the file: a modifier, or the text of a note on a key that nobody reads."""
 
 
 def read_recipe(text: str | Path, readers: Readers) -> Recipe:
@@ -51,7 +51,7 @@ def read_recipe(text: str | Path, readers: Readers) -> Recipe:
 
 
 def read_mapping(data: dict[str, Any], name: str, readers: Readers) -> Recipe:
-    """The records for a recipe that is already a mapping; `name` is how errors and plans call it."""
+    """The records for a recipe that is already a mapping; `name` is its name in errors and plans."""
     if not isinstance(data.get("args", {}), dict):
         raise RecipeError("must be a mapping", f"{name}: args")
     notes: list[Note] = []
@@ -69,7 +69,7 @@ def read_mapping(data: dict[str, Any], name: str, readers: Readers) -> Recipe:
 
 
 def _items_of(data: dict[str, Any], name: str) -> Iterator[_Item]:
-    """Every modifier of every stage in the order of the file, and what upstream passes over."""
+    """Every modifier of every stage in the order of the file, and a text for each key that upstream passes over."""
     for stage in _mappings(data, "_stage", "", name):
         if isinstance(stage, str):
             yield stage
@@ -83,7 +83,7 @@ def _items_of(data: dict[str, Any], name: str) -> Iterator[_Item]:
 
 
 def _mappings(data: dict[str, Any], suffix: str, path: str, name: str) -> Iterator[_Item]:
-    """The mappings that are read, as entries with their key as type."""
+    """Mappings whose key ends in `suffix`, as entries of that type; for every other key a text that says why not."""
     for key, value in _pairs(data, f"{name}: {path}".rstrip(": .")):
         if key.endswith(suffix) and isinstance(value, dict):
             yield _Entry(f"{name}: {path}{shorten(key)}", shorten(key), value)
@@ -103,7 +103,7 @@ def _pairs(data: dict[Any, Any], where: str) -> Iterator[tuple[str, Any]]:
 def _spec(entry: _Entry, earlier: Sequence[ModifierSpec], readers: Readers) -> ModifierSpec:
     reader = readers.get(entry.type)
     if reader is None:
-        raise _nobody_reads(entry, readers)
+        raise _no_reader_error(entry, readers)
     if entry.fields is None:
         raise RecipeError("has no fields; LLM Compressor fails on an empty entry, {} stands for none", entry.where)
     spec = reader(entry.fields, entry.where)
@@ -111,7 +111,7 @@ def _spec(entry: _Entry, earlier: Sequence[ModifierSpec], readers: Readers) -> M
     return spec
 
 
-def _nobody_reads(entry: _Entry, readers: Readers) -> RecipeError | UnsupportedError:
+def _no_reader_error(entry: _Entry, readers: Readers) -> RecipeError | UnsupportedError:
     modelled, where = ", ".join(readers), entry.where
     if entry.type in KNOWN_MODIFIERS:
         return UnsupportedError(f"{where}: planner does not model {entry.type} yet; it models {modelled}")

@@ -2,7 +2,7 @@
 
 Mirrors compressed_tensors/utils/match.py (`match_targets`, `match_named_modules`, `is_narrow_match`). The library's
 own functions take torch modules and compile each pattern anew; here a module is its name and the names of
-its classes, so that 45,000 of them take a fraction of a second. A test holds both side by side.
+its classes, so that 45,000 of them take a fraction of a second. A test compares the two.
 
 Every function takes all modules of the model in the order of `named_modules()`, containers included. What a
 modifier makes of a match is its own affair (`planner.compress.modifiers`).
@@ -18,7 +18,7 @@ from planner.notes import Note
 from planner.recipe.specs import ModuleRef
 
 # Recipes that serve many models carry these for the families that need them (the shipped recipes and
-# LLM Compressor's examples do): where they match nothing, nothing is wrong and nothing is said.
+# LLM Compressor's examples do): where they match nothing, nothing is wrong and no note is due.
 PRECAUTIONS = frozenset(
     "re:.*" + pattern
     for pattern in (
@@ -65,7 +65,7 @@ def selected(targets: Iterable[str], ignore: Iterable[str], modules: Sequence[Mo
 
 
 def matched(target: Target, modules: Sequence[ModuleRef]) -> list[ModuleRef]:
-    """What one target matches; raises RecipeError, with what was meant perhaps, where that is nothing."""
+    """What one target matches. Raises RecipeError where that is nothing, with a guess at what was meant."""
     pattern, where = target
     matches = Patterns((pattern,)).of(modules)
     if not matches:
@@ -76,11 +76,11 @@ def matched(target: Target, modules: Sequence[ModuleRef]) -> list[ModuleRef]:
 def ignore_notes(
     ignore: Iterable[str], where: str, candidates: Callable[[], Sequence[ModuleRef]], traps: Iterable[str] = ()
 ) -> Iterator[Note]:
-    """Ignores that leave nothing out.
+    """Notes on ignores that leave nothing out.
 
     `candidates` gives the targeted modules under the names that ignores are compared with; `where` is the path of
-    the list in the recipe. A common precaution is told only where it is among the `traps`: patterns that look as if
-    they left something out.
+    the list in the recipe. A common precaution gets a note only where it is among the `traps`: patterns that
+    look as if they left something out.
     """
     traps = frozenset(traps)
     suspects = [pattern for pattern in ignore if pattern not in PRECAUTIONS or pattern in traps]
@@ -93,15 +93,15 @@ def ignore_notes(
 
 
 def nothing_left(where: str) -> Note:
-    """Of a modifier whose ignores take all that its targets match."""
+    """The note on a modifier whose ignores leave out all that its targets match."""
     return Note(kind="recipe", text=f"{where} leaves this model as it is: all that it targets is ignored")
 
 
 def is_narrow(target: str, ref: ModuleRef, parent: ModuleRef | None, inside: Sequence[ModuleRef]) -> bool:
     """match.py `is_narrow_match`: the target fits the module, and neither its parent nor anything inside it."""
     pattern = Patterns((target,))
-    around = (parent if parent is not None else ref, *inside)
-    return pattern.first(ref) is not None and not pattern.of(around)
+    neighbours = (parent if parent is not None else ref, *inside)
+    return pattern.first(ref) is not None and not pattern.of(neighbours)
 
 
 def subtree(modules: Sequence[ModuleRef], index: int) -> Sequence[ModuleRef]:
@@ -138,9 +138,9 @@ def module_classes(classes: tuple[str, ...]) -> frozenset[str]:
 
 def _target_hint(target: str, modules: Sequence[ModuleRef]) -> str:
     """What the user may have meant: a whole name, a name's last part, or a class."""
-    whole = next((ref.name for ref in modules if ref.name.endswith(f".{target}")), None)
-    if whole is not None:
-        return f"; names are compared whole, write {whole} or re:.*{target}$"
+    full_name = next((ref.name for ref in modules if ref.name.endswith(f".{target}")), None)
+    if full_name is not None:
+        return f"; names are compared whole, write {full_name} or re:.*{target}$"
     words = re.findall(r"[A-Za-z_]\w*", target.removeprefix("re:"))
     parts = {ref.name.rpartition(".")[2] for ref in modules} | {ref.classes[0] for ref in modules if ref.classes}
     linears = {ref.name.rpartition(".")[2] for ref in modules if is_weighted(ref.classes)}

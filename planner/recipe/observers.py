@@ -7,9 +7,9 @@ from typing import Literal
 from planner.upstream import Citation
 
 Combining = Literal["newest", "widest", "average"]
-"""What becomes of earlier batches' ranges: forgotten, widened where need be, or averaged with the new one."""
+"""How a new batch's range meets the earlier ones: it replaces them, widens them, or is averaged with them."""
 Statistics = Literal["minmax", "mse"]
-"""How a range is found: the extremes as they are, or the shrunk ones with the least error."""
+"""How a range is found: the extremes as they are, or those shrunk to where the error is least."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,4 +75,4 @@ OBSERVERS: Mapping[str, Observer] = {
 """By the names under which they are registered, hyphens as underscores."""
 
 DEFAULT = {"weights": "memoryless_minmax", "input": "minmax", "output": "minmax"}
-"""mixin.py `_apply_observer_overrides`: by the part's key in the `observer` mapping, where none is named."""
+"""mixin.py `_apply_observer_overrides`: the observer where none is named, by its key in the `observer` mapping."""

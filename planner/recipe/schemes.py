@@ -1,8 +1,8 @@
 """What a quantization modifier's fields mean, as compressed-tensors resolves them.
 
 Mirrors llmcompressor/modifiers/quantization/quantization/mixin.py (`resolve_quantization_config`,
-`_apply_observer_overrides`) and calibration.py (`initialize_observer`). The only room of the recipe
-side that imports compressed-tensors (and with it torch), and only inside functions.
+`_apply_observer_overrides`) and calibration.py (`initialize_observer`). The only module of the recipe
+side that imports compressed-tensors (and with it torch); it does so only inside functions.
 """
 
 import re
@@ -56,12 +56,12 @@ class QuantizationFields(ModifierFields):
     @property
     def has_config(self) -> bool:
         """mixin.py `has_config`: observers alone are no configuration."""
-        given = (self.config_groups, self.scheme, self.kv_cache_scheme)
-        return any(value is not None for value in given) or self.targets != ["Linear"] or self.ignore != []
+        settings = (self.config_groups, self.scheme, self.kv_cache_scheme)
+        return any(value is not None for value in settings) or self.targets != ["Linear"] or self.ignore != []
 
 
 def resolve_groups(fields: QuantizationFields, where: str) -> tuple[Scheme, ...]:
-    """The config groups in order; one that quantizes nothing when neither scheme nor groups are given."""
+    """The config groups in order; without scheme and config_groups, a single one that quantizes nothing."""
     if fields.scheme is not None and fields.config_groups is not None:
         raise RecipeError("give either scheme or config_groups, not both", where)
     overrides = _overrides(fields, where)
@@ -81,7 +81,7 @@ def resolve_kv_cache(data: Any, where: str) -> QuantArgs | None:
 
 
 def needs_data(group: Scheme) -> bool:
-    """Some range of the group is taken from calibration data."""
+    """Whether some range of the group is taken from calibration data."""
     weights, inputs, outputs = group.weights, group.input_activations, group.output_activations
     observer = None if weights is None or weights.observer is None else OBSERVERS.get(weights.observer)
     return (
@@ -138,7 +138,7 @@ def _validated_args(data: Any, where: str) -> Any:
 
 
 def _overrides(fields: QuantizationFields, where: str) -> dict[str, str | None]:
-    """Observer that the modifier itself names for each part."""
+    """The observer that the modifier itself names for each part, by the part's key; None where it names none."""
     single = (fields.weight_observer, fields.input_observer, fields.output_observer)
     if fields.observer is None:
         return dict(zip(("weights", "input", "output"), single, strict=True))
@@ -167,7 +167,7 @@ def _check_strategy(part: Part, strategy: str, where: str) -> None:
 
 
 def _observer(args: Any, key: str, override: str | None, where: str) -> str | None:
-    """Name of the observer that is really attached; None when values are scaled while serving."""
+    """Name of the observer that is attached in fact; None where scales are computed while serving."""
     if args.dynamic is True:
         return None
     named = args.observer if "observer" in args.model_fields_set else None

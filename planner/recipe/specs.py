@@ -1,7 +1,7 @@
 """What a recipe asks for, as plain records: the simulation reads these and never the YAML.
 
-The words are those of LLM Compressor and compressed-tensors. `planner.recipe.load` makes them, for every modifier
-that `planner.compress.modifiers` knows.
+Fields are named as in LLM Compressor and compressed-tensors. `planner.recipe.load` makes the records, for every
+modifier that `planner.compress.modifiers` knows.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -74,7 +74,7 @@ class HiddenModule:
     name: str
     is_embedding: bool
     runs: bool
-    """False where no sample comes by: a vision tower in a text-only job."""
+    """False where no sample passes through it, like a vision tower in a text-only job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +82,8 @@ class ModifierSpec:
     """One modifier of a recipe: what it says, and what LLM Compressor's class of that name does with a model.
 
     A subclass has LLM Compressor's fields with their defaults and answers the questions below. All of them are
-    answered in words of the recipe (names, classes, schemes), none needs the model's code. What is not overridden
-    holds for a modifier that asks for calibration data and is content with whatever it finds.
+    answered in words of the recipe (names, classes, schemes), none needs the model's code. The default answers are
+    those of a modifier that needs calibration data and accepts whatever model it finds.
     """
 
     type: ClassVar[str]
@@ -91,7 +91,7 @@ class ModifierSpec:
     where: str = ""
     """Path into the recipe file, for error messages."""
     notes: tuple[Note, ...] = field(default=(), compare=False)
-    """Fields of the recipe that LLM Compressor accepts and does not heed."""
+    """Notes on fields of the recipe that LLM Compressor accepts and ignores."""
 
     @classmethod
     def read(cls, fields: Any, where: str) -> Self:
@@ -109,22 +109,22 @@ class ModifierSpec:
 
     @property
     def has_hessians(self) -> bool:
-        """It accumulates one (columns x columns) matrix a module: the rule of thumb asks for it."""
+        """Whether it accumulates one (columns x columns) matrix for each module; the rule of thumb depends on this."""
         return False
 
     @property
     def unties_embeddings(self) -> bool:
-        """It calls untie_word_embeddings when the embedding or the head is among what it selects."""
+        """Whether it calls untie_word_embeddings when it selects the embedding or the head."""
         return False
 
     @property
     def prunes(self) -> bool:
-        """It leaves zeros among the weights that it selects."""
+        """Whether it sets some of the selected weights to zero."""
         return False
 
     @property
     def kv_cache(self) -> QuantArgs | None:
-        """What it makes of keys and values in the served model's cache."""
+        """How it quantizes keys and values in the served model's cache; None where it does not."""
         return None
 
     def follow(self, earlier: Sequence["ModifierSpec"]) -> None:
@@ -141,15 +141,15 @@ class ModifierSpec:
     def hidden(self, modules: Sequence[HiddenModule]) -> Iterable[Note]:
         """What becomes of selected modules that the traced graph does not show; RecipeError where that ends the job.
 
-        Asked only in a job with calibration data, with at least one module.
+        Called only in a job with calibration data, with at least one module.
         """
         return ()
 
     def failures(self, inputs: Iterable[tuple[str, int]]) -> Iterable[Note]:
         """Where the job starts in LLM Compressor and does not finish, as notes of the kind `fails`.
 
-        `inputs` tells the name of each called module and the number of dimensions of its input, one call at a time;
-        it is read from the trace as far as it is asked for.
+        `inputs` yields, for one call after the other, the name of the called module and the number of dimensions of
+        its input; it reads the trace only as far as it is consumed.
         """
         return ()
 
@@ -169,4 +169,4 @@ class Recipe:
     name: str
     modifiers: tuple[ModifierSpec, ...]
     notes: tuple[Note, ...] = ()
-    """What LLM Compressor accepts and does not heed, or does other than it says."""
+    """Notes on what LLM Compressor accepts and ignores, or does otherwise than the recipe says."""

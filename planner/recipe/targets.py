@@ -18,7 +18,7 @@ class LinearModule:
     embedding: bool = False
     """An nn.Embedding: quantized, but never hooked for Hessians."""
     copies: int = 1
-    """How many equal modules this one stands for, where nothing but their statistics adds up."""
+    """How many equal modules this one stands for: their statistics add up, all else is held for one at a time."""
     observed: bool = True
     """False where the library never shows the module to `sequential_epoch_end` (see models/wrapping.py)."""
 

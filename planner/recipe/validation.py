@@ -1,4 +1,4 @@
-"""The fields of a recipe's entry: read into a record, or refused with the path of the first bad one."""
+"""Reads the fields of a recipe's entry into a record, or refuses them with the path of the first bad field."""
 
 import re
 from collections.abc import Iterable
@@ -66,7 +66,7 @@ def check_patterns(patterns: Iterable[str], where: str, may_be_empty: bool = Fal
 
 
 def _explained(error: ValidationError, model: type[BaseModel], data: dict[str, Any], where: str) -> RecipeError:
-    """One line for the first bad field. Unions report each member: the one that says most is taken."""
+    """One line for the first bad field. A union reports an error for each member; the clearest one is taken."""
     errors = error.errors(include_url=False)
     first = errors[0]
     of_field = [one for one in errors if one["loc"][:1] == first["loc"][:1]]

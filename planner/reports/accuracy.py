@@ -21,7 +21,7 @@ _EQUAL = "equal: steps within 1 % or 4 MiB   ratio: planned / measured   1 GiB i
 
 
 def render(accuracy: Accuracy, *, steps: bool = False, width: int | None = None, color: bool = False) -> str:
-    """A block per job: where the plan is right and where not. `steps`: every step of every figure."""
+    """One block per job: where the plan is right and where it is not. With `steps`, every step of every figure too."""
     parts: list[RenderableType] = []
     for job in accuracy.jobs:
         parts += [pairs(_header(job)), Text(), _table(TITLES, _RIGHT, _cells(job.figures))]
@@ -35,12 +35,12 @@ def render(accuracy: Accuracy, *, steps: bool = False, width: int | None = None,
 
 
 def render_markdown(accuracy: Accuracy, *, steps: bool = False) -> str:
-    """The same to paste."""
+    """The same as markdown, to paste."""
     return "\n\n".join(part for job in accuracy.jobs for part in _markdown(job, steps)) + "\n"
 
 
 def formats(steps: bool = False) -> Formats[Accuracy]:
-    """The forms; `steps`: tables with every step of every figure, too. JSON holds all."""
+    """The forms of the report; `steps` adds every step of every figure to the tables. JSON always holds all."""
     return {
         "table": partial(render, steps=steps),
         "json": as_json,
@@ -96,7 +96,7 @@ def _numbers(pair: Pair) -> list[str]:
 
 
 def ratio(value: float) -> str:
-    """Three decimals; `-` where nothing was measured and something planned."""
+    """The ratio with three decimals; `-` where something was planned and nothing measured."""
     return "-" if value == float("inf") else f"{value:.3f}"
 
 

@@ -19,7 +19,7 @@ _RIGHT = (False, False, False, True, True)
 
 
 def render(plan: BitsPlan, *, width: int | None = None, color: bool = False) -> str:
-    """Header, the budget, the answer, the formats under it, the mixture."""
+    """Header, budget, answer, the formats below that answer, and a mixture of formats."""
     content: list[RenderableType] = [pairs(_header(plan)), Text(), pairs(_budget(plan)), Text()]
     content += [Text(_answer(plan), style="bold"), *(Text(line) for line in _counted(plan)), Text()]
     if plan.below:
@@ -43,12 +43,12 @@ def render_markdown(plan: BitsPlan) -> str:
 
 
 def _header(plan: BitsPlan) -> list[tuple[str, str]]:
-    asked = (
+    served = (
         f"{plan.context:,} tokens, batch {plan.batch}, KV cache in {cache_words(plan.options.kv_dtype)}, {plan.engine}"
     )
     return [
         ("model", f"{plan.model.name} ({plan.model.architecture}), {plan.model.parameters:,} parameters"),
-        ("serving", asked),
+        ("serving", served),
         ("GPU", f"{plan.gpu.name}, {gib_short(plan.gpu.memory_bytes)}"),
     ]
 

@@ -82,14 +82,14 @@ def _where(plan: Plan) -> list[str]:
 
 
 def _notes(plans: Sequence[Plan]) -> list[str]:
-    """Every plan's notes, once each, with the recipe where they are not everybody's."""
+    """The notes of all plans, each once; a note that not all plans have names its recipes."""
     notes = dict.fromkeys(note for plan in plans for note in texts(plan.notes))
     owners = {note: [plan.recipe for plan in plans if note in texts(plan.notes)] for note in notes}
     return [note if len(owners[note]) == len(plans) else f"{', '.join(owners[note])}: {note}" for note in notes]
 
 
 def _conclusions(plans: Sequence[Plan]) -> list[str]:
-    """Who fits, and how far apart the recipes are."""
+    """Which recipes fit, and how far apart they are."""
     total = gib_short(plans[0].job.gpu_memory_bytes)
     misfits = [plan.recipe for plan in plans if verdict(plan) == "over"]
     fit = f"Every recipe fits in {total} ({BEYOND_TENSORS})."

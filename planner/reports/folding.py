@@ -1,4 +1,4 @@
-"""Which steps tell a reader something new: equal subgraphs become one line group with their count."""
+"""Folds equal subgraphs into one group of lines with their count, so that each line tells the reader something new."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ class Block:
     """Steps that belong together: one subgraph's calibrate, compress and propagate, or a lone step."""
 
     run: int
-    """Number of the pipeline run: the independent pipeline makes one per modifier that needs its own."""
+    """Number of the pipeline run: the independent pipeline starts one for each modifier."""
     steps: tuple[Step, ...]
 
     @property
@@ -44,7 +44,7 @@ class Fold:
         return label([block.unit for block in self.blocks])
 
     def phases(self) -> Iterable[tuple[Step, ...]]:
-        """For each phase in time order, this phase's step of every block."""
+        """For each phase in time order, the steps of this phase in all blocks."""
         return zip(*(block.steps for block in self.blocks), strict=True)
 
 
@@ -56,8 +56,8 @@ def unfolded(steps: Sequence[Step]) -> list[Fold]:
 def fold(steps: Sequence[Step]) -> list[Fold]:
     """One Fold per distinct block of each pipeline run, ordered by its first block.
 
-    CPU figures do not count: they may creep up from layer to layer while the GPU does the same
-    again. Blocks need not be neighbours: where two kinds of layer alternate, two folds come out.
+    CPU figures are not compared: they may creep up from layer to layer while the GPU repeats itself.
+    Blocks of a fold need not be neighbours: where two kinds of layer alternate, the result is two folds.
     """
     groups: dict[object, list[Block]] = {}
     for block in blocks(steps):
@@ -98,7 +98,7 @@ def label(units: Sequence[str]) -> str:
 
 
 def _differing(pieces: Sequence[Sequence[str]]) -> set[int]:
-    """Places where names, cut into text and numbers, are not the same; odd places are numbers."""
+    """Places where the names differ. Names are cut into text and numbers; odd places are numbers."""
     longest = max(map(len, pieces))
     return {place for place in range(longest) if len({"".join(each[place : place + 1]) for each in pieces}) > 1}
 
@@ -109,7 +109,7 @@ def _together(previous: Step, step: Step) -> bool:
 
 
 def _starts_run(previous: Step, step: Step, last_subgraph: int) -> bool:
-    """A pipeline run starts where the modifier changes, or the subgraphs count from the start again."""
+    """Whether a pipeline run starts here: the modifier changes, or subgraphs are numbered from the start again."""
     counts_again = step.subgraph is not None and step.subgraph < last_subgraph
     other_modifier = None not in (previous.modifier, step.modifier) and previous.modifier != step.modifier
     return counts_again or other_modifier
@@ -118,7 +118,7 @@ def _starts_run(previous: Step, step: Step, last_subgraph: int) -> bool:
 def _signature(block: Block) -> object:
     phases = tuple((step.phase, step.exact, tuple(gpu_parts(step.gpu.by_kind).values())) for step in block.steps)
     is_subgraph = block.steps[0].subgraph is not None
-    # A lone step named after its phase (setup, save) is what it is, whatever other step has its numbers.
+    # A lone step named after its phase (setup, save) stays apart from other steps with the same numbers.
     lone = "" if is_subgraph or block.unit != block.steps[0].phase else block.unit
     return block.run, is_subgraph, lone, block.unit == "head", phases
 

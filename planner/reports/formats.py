@@ -37,7 +37,7 @@ def _legend(table: FormatTable) -> str:
         (table.gpu is not None and table.batch > 1, _TOGETHER),
         (any(row.fits and row.tokens_per_second is None for row in rows), _NO_SPEED),
     ]
-    return _LEGEND + "".join(text for true, text in remarks if true)
+    return _LEGEND + "".join(text for applies, text in remarks if applies)
 
 
 def render_markdown(table: FormatTable) -> str:
@@ -49,13 +49,13 @@ def render_markdown(table: FormatTable) -> str:
 
 
 def header(table: FormatTable) -> list[tuple[str, str]]:
-    """What was asked, as (name, text) lines."""
+    """The model and the serving options, as (name, text) lines."""
     model, options = table.model, table.options
-    asked = f"{table.context:,} tokens, batch {table.batch}, KV cache in {cache_words(options.kv_dtype)}"
+    served = f"{table.context:,} tokens, batch {table.batch}, KV cache in {cache_words(options.kv_dtype)}"
     lines = [
         ("model", f"{model.name} ({model.architecture})"),
         ("", f"{model.parameters:,} parameters"),
-        ("serving", asked),
+        ("serving", served),
     ]
     if table.gpu is not None:
         count = f"{options.gpus} x " if options.gpus > 1 else ""
@@ -64,12 +64,12 @@ def header(table: FormatTable) -> list[tuple[str, str]]:
 
 
 def cache_words(kv_dtype: str) -> str:
-    """The cache's type; `auto` is each engine's own."""
+    """The KV cache's type in words; `auto` is each engine's own default."""
     return "16 bit, or as the recipe says" if kv_dtype == "auto" else kv_dtype
 
 
 def titles(with_gpu: bool) -> list[str]:
-    """Of the columns; without a GPU nothing fits or does not."""
+    """Titles of the columns; without a GPU there is no column on what fits."""
     base = ["format", "file GB", "weights", "bits", "total"]
     return [*base, "fits", "context", "tokens/s"] if with_gpu else base
 
@@ -100,7 +100,7 @@ def markdown_rows(rows: Sequence[FormatRow], with_gpu: bool) -> str:
 
 
 def folded(rows: Sequence[FormatRow]) -> list[list[FormatRow]]:
-    """Rows that show the same numbers, together."""
+    """Rows with the same numbers, grouped."""
     groups: dict[object, list[FormatRow]] = {}
     for row in rows:
         if row.problem is None:
@@ -109,7 +109,7 @@ def folded(rows: Sequence[FormatRow]) -> list[list[FormatRow]]:
 
 
 def cells(group: Sequence[FormatRow], with_gpu: bool) -> list[str]:
-    """One line of the table."""
+    """The cells of one line of the table."""
     row = group[0]
     assert row.file_bytes is not None and row.weights_bytes is not None and row.total_bytes is not None
     shown = [
@@ -141,7 +141,7 @@ def _names(group: Sequence[FormatRow]) -> str:
 
 
 def _remarks(table: FormatTable) -> Iterator[tuple[str, str]]:
-    """Formats that cannot hold the model, by reason; notes that are everybody's, or a whole family's."""
+    """Formats that cannot hold the model, by reason; then the notes that all formats or a whole family share."""
     reasons: dict[str, list[str]] = {}
     for row in table.formats:
         if row.problem is not None:
@@ -154,17 +154,17 @@ def _remarks(table: FormatTable) -> Iterator[tuple[str, str]]:
 
 
 def shared_notes(rows: Sequence[FormatRow]) -> list[str]:
-    """Notes of all rows as they are, those of whole families with their names; the rest is in the JSON alone."""
+    """Notes that all rows share, and those of whole families with the families' names; only JSON has all others."""
     owners: dict[str, list[FormatRow]] = {}
     for row in rows:
         for note in row.notes:
             owners.setdefault(note, []).append(row)
     shared = []
-    for note, having in owners.items():
-        families = list(dict.fromkeys(row.family for row in having))
-        if len(having) == len(rows):
+    for note, with_note in owners.items():
+        families = list(dict.fromkeys(row.family for row in with_note))
+        if len(with_note) == len(rows):
             shared.append(note)
-        elif len(having) == sum(row.family in families for row in rows):
+        elif len(with_note) == sum(row.family in families for row in rows):
             shared.append(f"{', '.join(families)}: {note}")
     return shared
 

@@ -1,6 +1,6 @@
-"""The forms in which a record can be written, and which function writes which.
+"""The forms in which a record can be written, and the functions that write them.
 
-Each report has a table `FORMATS` of these for its record; a new form is a line in it.
+Each report has a table `FORMATS` from form to function for its record; a new form is a line in it.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 
 class Renderer(Protocol[R_contra]):
-    """Writes a record as text, for a stdout of this width (None: as wide as needed) and with colours or without."""
+    """Writes a record as text, for a stdout of this width (None: as wide as needed), with or without colours."""
 
     def __call__(self, record: R_contra, /, *, width: int | None, color: bool) -> str: ...
 
@@ -29,7 +29,7 @@ Formats = Mapping[OutputFormat, Renderer[R]]
 
 
 def everywhere(render: Callable[[R], str]) -> Renderer[R]:
-    """A form that is the same whatever it is shown on."""
+    """Make a form of a function whose text does not depend on width and colours."""
 
     @wraps(render)
     def rendered(record: R, /, **_look: Any) -> str:
@@ -40,5 +40,5 @@ def everywhere(render: Callable[[R], str]) -> Renderer[R]:
 
 @everywhere
 def as_json(record: "Record") -> str:
-    """The record itself, as its JSON schema in docs/ has it."""
+    """The record itself as JSON, by its schema in docs/."""
     return record.model_dump_json(indent=1) + "\n"

@@ -51,11 +51,14 @@ def render(graph: "ModelGraph", *, width: int | None = None, color: bool = False
 
 
 def _widest(graph: "ModelGraph", width: int) -> Table:
-    """The table with as much as fits: names lose their first parts, then what others tell goes."""
+    """The widest table that fits: first names are shortened, then the dispensable columns are left out."""
     body = _cells(graph)
     short = [[short_name(name), *others] for name, *others in body]
-    less = (_TITLES, *(tuple(title for title in _TITLES if title not in gone) for gone in _DISPENSABLE))
-    tables = [_table(body, _TITLES), *(_table(short, titles) for titles in less)]
+    shrinking_titles = (
+        _TITLES,
+        *(tuple(title for title in _TITLES if title not in left_out) for left_out in _DISPENSABLE),
+    )
+    tables = [_table(body, _TITLES), *(_table(short, titles) for titles in shrinking_titles)]
     return next((table for table in tables if width_of(table) <= width), tables[-1])
 
 
@@ -78,7 +81,7 @@ def render_markdown(graph: "ModelGraph") -> str:
 
 
 def render_json(graph: "ModelGraph") -> str:
-    """Every unit, unfolded, and what one batch carries between them: {"name": ..., "units": [...], "edges": [...]}."""
+    """Every unit, unfolded, and one batch's tensors between them: {"name": ..., "units": [...], "edges": [...]}."""
     record = {
         "schema_version": 1,
         "name": graph.name,
@@ -97,14 +100,14 @@ def render_json(graph: "ModelGraph") -> str:
 
 
 def _fields(unit: "Unit") -> dict[str, object]:
-    """As schema version 1 has them: `onload` in words."""
+    """The unit's fields in schema version 1, which has `onload` in words."""
     fields = asdict(unit)
     del fields["is_target"]
     return {**fields, "onload": _onload_words(unit)}
 
 
 def _onload_words(unit: "Unit") -> str:
-    """When it goes to the GPU."""
+    """The subgraph with which the unit goes to the GPU, in words."""
     if unit.onload == "never" and unit.kind in ("vision", "projector"):
         return "never (text only)"
     return _ONLOAD[unit.onload]

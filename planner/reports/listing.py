@@ -28,9 +28,9 @@ class _Listing(Generic[R]):
     """How one kind of thing is listed."""
 
     name: str
-    """Of the list in JSON."""
+    """Key of the list in JSON."""
     fields: tuple[str, ...]
-    """What JSON holds of each."""
+    """Attributes of each item that JSON holds."""
     titles: tuple[str, ...]
     right: tuple[bool, ...]
     """Which columns hold numbers."""

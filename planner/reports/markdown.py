@@ -27,7 +27,7 @@ def markdown_table(titles: Sequence[str], right: Sequence[bool], body: Iterable[
 
 
 def escape(text: str) -> str:
-    """Text that a table cell takes as it is."""
+    """The text escaped for a table cell."""
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
 
 

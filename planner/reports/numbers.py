@@ -4,12 +4,12 @@ from planner.units import GIB
 
 
 def number(count: int, decimals: int) -> str:
-    """Bytes in GiB; `-` for none at all, which is not the same as very little."""
+    """Bytes in GiB; `-` for zero bytes, so that they differ from a few bytes rounded to 0."""
     return f"{count / GIB:,.{decimals}f}" if count else "-"
 
 
 def decimals_for(largest: int) -> int:
-    """Decimals that suit a column whose largest entry is this."""
+    """Number of decimals for a column whose largest entry has this many bytes."""
     return 3 if largest < GIB else 2
 
 

@@ -22,12 +22,12 @@ TITLES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One line: a phase of one unit, or of `count` units that do the same."""
+    """One line: a phase of one unit, or of `count` equal units."""
 
     run: int
     modifier: str
     label: str
-    """Name of the unit or units, in the lines below how many there are, then nothing."""
+    """Name of the unit or units in their first line, their number in the second, then an empty text."""
     count: int
     phase: str
     """Empty where the label says it (setup, save)."""
@@ -35,7 +35,7 @@ class Row:
     gpu: int
     gpu_parts: Mapping[str, int]
     cpu: int
-    """The highest of the units': the CPU peak may grow from one to the next."""
+    """The highest CPU peak of the units, in bytes: it may grow from one unit to the next."""
     cpu_parts: Mapping[str, int]
     is_gpu_peak: bool
     is_cpu_peak: bool
@@ -49,12 +49,12 @@ def rows(plan: Plan, steps: StepsShown = "folded") -> list[Row]:
 
 
 def gpu_columns(lines: Sequence[Row], least: int = 1) -> list[str]:
-    """The parts of which some line has at least `least` bytes; a column of zeros tells nothing."""
+    """The GPU parts of which some line has at least `least` bytes: a column of zeros says nothing."""
     return [name for name in PARTS if any(line.gpu_parts[name] >= least for line in lines)]
 
 
 def cpu_columns(lines: Sequence[Row], least: int = 1) -> list[str]:
-    """The same for the CPU."""
+    """The CPU parts of which some line has at least `least` bytes."""
     return [name for name in PARTS if any(line.cpu_parts[name] >= least for line in lines)]
 
 
@@ -65,7 +65,7 @@ def _fold_rows(plan: Plan, fold: Fold) -> Iterable[Row]:
 
 
 def _labels(fold: Fold, lines: int) -> list[str]:
-    """What stands before each phase: the name, and how many units it stands for."""
+    """The label before each phase: the name, then how many units it stands for."""
     if fold.count == 1:
         return [fold.label, *[""] * (lines - 1)]
     alike = f"({fold.count} alike)"

@@ -27,7 +27,7 @@ _LEGEND = "rule: a second opinion, what most guides print: hidden size x layers 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Row:
-    """One part on the fullest GPU, and on all together."""
+    """Bytes of one part on the fullest GPU (`each`), and on all GPUs together (`every`)."""
 
     name: str
     each: int | None
@@ -71,7 +71,7 @@ def _header(serving: Serving) -> list[tuple[str, str]]:
         lines.append(("", f"{model.parameters:,} parameters{read}"))
     lines += [
         ("weights", f"{weights.format}, {weights.bits_per_weight:.5g} bits per weight, {_both(weights.file_bytes)}"),
-        ("serving", _asked(serving)),
+        ("serving", _serving_words(serving)),
         ("on", _hardware(serving)),
     ]
     return lines
@@ -81,7 +81,7 @@ def _both(count: int) -> str:
     return f"{format_bytes(count, 'GB')} = {gib(count)} on disk"
 
 
-def _asked(serving: Serving) -> str:
+def _serving_words(serving: Serving) -> str:
     served = f"{_sequences(serving.batch)} of {serving.context:,} tokens, KV cache in {serving.kv_cache.dtype}"
     return f"{serving.engine}, {served}" if serving.kv_cache.bytes is not None else serving.engine
 
@@ -169,9 +169,9 @@ def _cells(serving: Serving) -> list[tuple[_Row, list[str]]]:
 
 
 def _columns(serving: Serving) -> list[int]:
-    """Those that say something: `all GPUs` where there are several, `rule` where one applies."""
+    """Indices of the columns to show: `all GPUs` only for several GPUs, `rule` only where a rule applies."""
     shown = [True, True, serving.split.gpus > 1, _has_rule(serving), True]
-    return [column for column, says in enumerate(shown) if says]
+    return [column for column, is_shown in enumerate(shown) if is_shown]
 
 
 def _has_rule(serving: Serving) -> bool:
@@ -243,16 +243,16 @@ def _batch(serving: Serving) -> str:
 
 
 def cpu_line(serving: Serving) -> str:
-    """What lies in CPU memory, which is never added to the GPU's; empty for nothing."""
+    """What lies in CPU memory, which the GPU figures never include; empty where nothing does."""
     weights, cache = serving.weights.cpu_bytes, serving.kv_cache.cpu_bytes or 0
     if not weights + cache:
         return ""
-    kept = f", KV cache {gib(cache)}" if cache else ""
-    return f"needs {gib(weights + cache)} of CPU memory besides: weights {gib(weights)}{kept}"
+    cache_text = f", KV cache {gib(cache)}" if cache else ""
+    return f"needs {gib(weights + cache)} of CPU memory besides: weights {gib(weights)}{cache_text}"
 
 
 def speed_line(serving: Serving) -> str:
-    """The ceiling of decoding, or what is missing to say it."""
+    """The highest possible speed of decoding, or which option is missing to compute it."""
     ceiling = serving.speed
     if ceiling is None:
         return "not known without memory bandwidth; --gpu with a name, or --bandwidth"

@@ -1,4 +1,4 @@
-"""A plan in sentences: the header above the table and what to take from it below."""
+"""A plan in sentences: the header above the table, and the conclusions below it."""
 
 from typing import Literal
 
@@ -18,7 +18,7 @@ def gib(count: int) -> str:
 
 
 def header(plan: Plan) -> list[tuple[str, str]]:
-    """What was planned, as (name, text) lines."""
+    """Model, recipe, job and method of the plan, as (name, text) lines."""
     model = plan.model
     lines = [
         ("model", f"{model.name} ({model.architecture})"),
@@ -43,12 +43,12 @@ def job_line(job: Job) -> str:
 
 
 def gib_short(count: int) -> str:
-    """Bytes in GiB without decimals that say nothing: 80 GiB, 22.35 GiB."""
+    """Bytes in GiB, without decimals where they are all zero: 80 GiB, 22.35 GiB."""
     return f"{count // GIB:,} GiB" if count % GIB == 0 else gib(count)
 
 
 def gpu_lines(plan: Plan) -> list[str]:
-    """The GPU peak: where, why, exactly how much, and beside it the rule of thumb."""
+    """The GPU peak: in which step, set by what, its exact bytes, and the rule of thumb's figure."""
     if not plan.gpu.peak_bytes:
         return ["because nothing is computed on a GPU"]
     exact = f"{plan.gpu.peak_bytes:,} bytes requested, {plan.gpu.peak_allocated_bytes:,} allocated in 512-byte blocks"
@@ -57,7 +57,7 @@ def gpu_lines(plan: Plan) -> list[str]:
 
 
 def cpu_lines(plan: Plan) -> list[str]:
-    """The same for the CPU."""
+    """The CPU peak: in which step, set by what, its exact bytes, and the rule of thumb's figure."""
     exact = f"{plan.cpu.peak_bytes:,} bytes of tensors, without the Python process"
     rule = _beside_rule(plan, plan.cpu.peak_bytes, plan.rule_of_thumb.cpu_bytes)
     return [*_where(plan, peak_cpu_step(plan), "cpu"), exact, *rule]
@@ -126,8 +126,8 @@ def _where(plan: Plan, step: Step | None, device: Literal["gpu", "cpu"]) -> list
     return [*where, f"set by {set_by(step, device)}"]
 
 
-def _beside_rule(plan: Plan, ours: int, rule: int) -> list[str]:
-    """The rule of thumb's figure and ours as a multiple of it; nothing where ours is the rule's."""
+def _beside_rule(plan: Plan, planned: int, rule: int) -> list[str]:
+    """The rule of thumb's figure, and the plan's as a multiple of it; empty for a plan by the rule of thumb."""
     if plan.method == "rule-of-thumb" or not rule:
         return []
-    return [f"rule of thumb {gib(rule)}; this plan is {ours / rule:.2f} times that"]
+    return [f"rule of thumb {gib(rule)}; this plan is {planned / rule:.2f} times that"]

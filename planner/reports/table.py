@@ -17,20 +17,20 @@ from planner.reports.numbers import decimals_for, number, smallest_shown
 from planner.reports.rows import TITLES, Row, cpu_columns, gpu_columns, rows
 from planner.reports.summary import advice_line, cpu_lines, fit_line, gib, gpu_lines, header, result_line
 
-# Wide enough for every table: for output that goes into a pipe or a file.
+# Columns. Wide enough for every table; used for output into a pipe or a file.
 UNLIMITED = 250
 
-# Length to which unit names are cut, from the left, where the terminal is too narrow for the table.
+# Characters that unit names are cut to, from the left, where the terminal is too narrow for the table.
 SHORT = 20
 
 _PEAK, _OVER = "*", "!"
-_FEW = 3  # GPU parts below which the CPU's cache column goes first
+_FEW = 3  # with at most this many GPU parts, the CPU's cache column is dropped before another GPU part
 _VERDICT_STYLE = {"fits": "green", "tight": "bold yellow", "over": "bold red"}
 _RULED = Box("    \n    \n ── \n    \n ── \n ── \n    \n    \n")
 
 
 def render(plan: Plan, *, steps: StepsShown = "folded", width: int | None = None, color: bool = False) -> str:
-    """The plan as text: header, one line per step, summary. `width` None: as wide as it needs."""
+    """The plan as text: header, one line per step, summary. `width` None: as wide as needed."""
     lines = rows(plan, steps) if plan.method == "simulate" else []
     parts: list[RenderableType] = [pairs(header(plan))]
     if lines:
@@ -39,7 +39,7 @@ def render(plan: Plan, *, steps: StepsShown = "folded", width: int | None = None
 
 
 def draw(content: RenderableType, *, width: int | None, color: bool) -> str:
-    """What rich shows of `content` on such a terminal, as one string without trailing blanks."""
+    """The text that rich draws of `content` on such a terminal, without trailing blanks."""
     stream = io.StringIO()
     console = Console(
         file=stream,
@@ -55,7 +55,7 @@ def draw(content: RenderableType, *, width: int | None, color: bool) -> str:
 
 
 def ruled_table() -> Table:
-    """A table with one rule under its head and nothing else: made to be read, and to be copied."""
+    """A table with a rule under its head and no other lines, easy to read and to copy."""
     return Table(box=_RULED, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold", show_edge=False)
 
 
@@ -70,7 +70,7 @@ class _Columns:
 
 
 def _step_table(lines: list[Row], width: int) -> Table:
-    """The widest version that fits: parts that find no room go into `other`, or are left to the CPU peak."""
+    """The widest version that fits. GPU parts without room go into `other`; CPU parts without room are left out."""
     on_gpu, on_cpu = decimals_for(max(line.gpu for line in lines)), decimals_for(max(line.cpu for line in lines))
     gpu = gpu_columns(lines, least=smallest_shown(on_gpu))
     cpu = cpu_columns(lines, least=smallest_shown(on_cpu))
@@ -122,7 +122,7 @@ def _cells(line: Row, columns: _Columns) -> list[Text]:
 
 
 def _parts(total: int, parts: Mapping[str, int], names: Sequence[str], decimals: int) -> list[Text]:
-    """The named parts; `other` takes what has no column, so that a line adds up."""
+    """The named parts. `other` includes parts without a column, so that a line adds up."""
     shown = {name: parts[name] for name in names if name != "other"}
     if "other" in names:
         shown["other"] = total - sum(shown.values())
@@ -139,7 +139,7 @@ def short_name(label: str) -> str:
 
 
 def _without_least(names: Sequence[str], lines: list[Row]) -> list[str]:
-    """The columns less the one that matters least, which `other` takes over while it is not alone."""
+    """The columns without the one that matters least, which goes into `other`; none where `other` would be alone."""
     named = [name for name in names if name != "other"]
     if len(named) < 2:
         return []
@@ -148,7 +148,7 @@ def _without_least(names: Sequence[str], lines: list[Row]) -> list[str]:
 
 
 def width_of(table: Table) -> int:
-    """Columns that the table takes where nothing limits it."""
+    """Width of the table, in characters, where nothing limits it."""
     console = Console(width=10 * UNLIMITED, file=io.StringIO())
     return console.measure(table).maximum
 
@@ -186,7 +186,7 @@ def _summary(plan: Plan) -> Table:
 
 
 def pairs(lines: Sequence[tuple[str, str]]) -> Table:
-    """Names in a bold column, what they name beside them."""
+    """A grid of (name, text) lines, the names in a bold column."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True, min_width=len("GPU peak"))
     grid.add_column(overflow="fold")

@@ -21,7 +21,7 @@ _LEGEND = "1 GiB is 2^30 bytes   RAM and NVMe: of one node, for what is offloade
 
 
 def render(plan: TrainingPlan, *, width: int | None = None, color: bool = False) -> str:
-    """Header, the parts at the highest point, the table of choices, verdict and notes."""
+    """Header, parts at the highest moment, table of choices, verdict and notes."""
     parts = _table(_PARTS, (False, True, False), list(_part_cells(plan.per_gpu)))
     choices = _table(_CHOICES, (False, False, True, True, True, False), list(_choice_cells(plan)))
     content: list[RenderableType] = [
@@ -52,19 +52,22 @@ def render_markdown(plan: TrainingPlan) -> str:
 
 
 def _header(plan: TrainingPlan) -> list[tuple[str, str]]:
-    model, asked = plan.model, plan.options
+    model, options = plan.model, plan.options
     trained = f"{model.trained_parameters:,} trained, {model.trained_percent:.4g} %"
     return [
         ("model", f"{model.name} ({model.architecture}), {model.parameters:,} parameters, {trained}"),
-        ("training", f"{_method(plan)}, {asked.optimizer}, {asked.precision}"),
-        ("step", f"{asked.batch_size} x {asked.seq_len:,} tokens on each GPU, {_accumulation(plan)}{_attention(plan)}"),
+        ("training", f"{_method(plan)}, {options.optimizer}, {options.precision}"),
+        (
+            "step",
+            f"{options.batch_size} x {options.seq_len:,} tokens on each GPU, {_accumulation(plan)}{_attention(plan)}",
+        ),
         ("on", _hardware(plan)),
     ]
 
 
 def _method(plan: TrainingPlan) -> str:
-    asked = plan.options
-    return "all weights" if asked.method == "full" else f"{asked.method}, rank {asked.rank}, {asked.targets}"
+    options = plan.options
+    return "all weights" if options.method == "full" else f"{options.method}, rank {options.rank}, {options.targets}"
 
 
 def _accumulation(plan: TrainingPlan) -> str:
@@ -77,10 +80,10 @@ def _attention(plan: TrainingPlan) -> str:
 
 
 def _hardware(plan: TrainingPlan) -> str:
-    asked = plan.options
+    options = plan.options
     name = "GPU" if plan.gpu_name is None else f"{plan.gpu_name} ({gib(plan.gpu_memory_bytes or 0)})"
-    offload = "" if asked.offload == "none" else f", {asked.offload} offloaded to {asked.offload_to}"
-    return f"{asked.gpus} x {name}, sharding {asked.sharding}{offload}"
+    offload = "" if options.offload == "none" else f", {options.offload} offloaded to {options.offload_to}"
+    return f"{options.gpus} x {name}, sharding {options.sharding}{offload}"
 
 
 # Tables
@@ -107,7 +110,7 @@ def _part_cells(moment: Moment) -> Iterator[tuple[str, str, str]]:
 
 
 def _choice_cells(plan: TrainingPlan) -> Iterator[tuple[str, ...]]:
-    """What is offered; what is not is one note each in the JSON."""
+    """Cells of the choices that are offered; for each of the others JSON has a note."""
     offered = [choice for choice in plan.choices if choice.per_gpu_bytes is not None]
     for _, group in groupby(offered, key=lambda choice: choice.sharding):
         for choice in group:
@@ -119,9 +122,9 @@ def _sizes(choice: Choice) -> tuple[int | None, ...]:
 
 
 def _name(plan: TrainingPlan, choice: Choice) -> str:
-    asked = plan.options
-    same = choice.sharding == asked.sharding and choice.offload == asked.offload
-    return f"{choice.sharding} *" if same and choice.offload_to in (None, asked.offload_to) else choice.sharding
+    options = plan.options
+    same = choice.sharding == options.sharding and choice.offload == options.offload
+    return f"{choice.sharding} *" if same and choice.offload_to in (None, options.offload_to) else choice.sharding
 
 
 def _offload(choice: Choice) -> str:
@@ -159,7 +162,7 @@ def _answers(plan: TrainingPlan) -> Iterator[tuple[str, str]]:
 
 
 def _when(plan: TrainingPlan, moment: Moment) -> str:
-    """The moment, and of forward and backward the layer in which it is highest."""
+    """The moment's name; at the highest moment also the layer."""
     return f"{moment.name}, in the {plan.activations.highest}" if moment == plan.moments[0] else moment.name
 
 

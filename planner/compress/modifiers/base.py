@@ -13,10 +13,11 @@ of that Linear, and so on to `after_forward` of the block.
 | `after_forward` of a Linear | gptq/base.py `calibrate_module`; output observers |
 | `after_forward` of a norm | transform/smoothquant/base.py `_setup_scale_hooks`: extremes of its output |
 | `on_sequential_epoch_end` | all that compresses: quantize, prune, smooth, replay a parent, train a block |
-| `on_calibration_end` | what goes with the hooks |
+| `on_calibration_end` | what is freed together with the hooks |
 
-What is kept for each batch is **one** holding, `Ledger.open`, that `grow` makes larger each time, not one a batch:
-of many batches the pipelines walk the first and the last ones, and what grew with those grows on for the others.
+What a modifier keeps for each batch must be **one** holding (`Ledger.open`) that `grow` enlarges with each batch, not
+one holding for each batch: the pipelines walk only the first and the last batches, and let growing holdings grow on
+for the others.
 """
 
 from collections.abc import Sequence

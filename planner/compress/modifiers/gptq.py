@@ -29,7 +29,7 @@ from planner.recipe.targets import LinearModule
 from planner.recipe.validation import must_calibrate, validated
 from planner.upstream import GPTQ_AUTO_SHARE_PERCENT, GPTQ_MIN_BATCHED_CHOLESKY, GPTQ_TRITON_MAX_BLOCK
 
-# gptq/base.py `resolve_actorder` runs for these; no other strategy suits a Linear's weights.
+# Strategies that gptq/base.py `resolve_actorder` runs for; no other one suits a Linear's weights.
 _ORDERED = ("group", "tensor_group", "channel", "tensor", "block")
 
 
@@ -52,8 +52,8 @@ class GPTQFields(QuantizationFields):
     @field_validator("batched_quantization")
     @classmethod
     def _auto_or_count(cls, value: Any) -> Any:
-        count = isinstance(value, int) and not isinstance(value, bool) and value > 0
-        if not (count or value in ("auto", None)):
+        is_count = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        if not (is_count or value in ("auto", None)):
             raise ValueError("must be auto, a positive number, or null (no batching)")
         return value
 
@@ -70,16 +70,16 @@ class GPTQSpec(QuantizationMixinSpec):
     @classmethod
     def read(cls, fields: Any, where: str) -> Self:
         """Refuses an entry that would order the columns in two ways."""
-        given = validated(GPTQFields, fields, where)
-        must_calibrate(given, where)
-        shared = shared_fields(given, where)
-        is_given = "actorder" in given.model_fields_set
-        shared["groups"] = tuple(_ordered(group, given.actorder, is_given, where) for group in shared["groups"])
+        entry = validated(GPTQFields, fields, where)
+        must_calibrate(entry, where)
+        shared = shared_fields(entry, where)
+        is_set = "actorder" in entry.model_fields_set
+        shared["groups"] = tuple(_with_actorder(group, entry.actorder, is_set, where) for group in shared["groups"])
         return cls(
             **shared,
-            block_size=given.block_size,
-            dampening_frac=given.dampening_frac,
-            batched_quantization=given.batched_quantization,
+            block_size=entry.block_size,
+            dampening_frac=entry.dampening_frac,
+            batched_quantization=entry.batched_quantization,
         )
 
     @property
@@ -89,7 +89,7 @@ class GPTQSpec(QuantizationMixinSpec):
 
     @property
     def has_hessians(self) -> bool:
-        """One a module."""
+        """One for each module."""
         return True
 
     def follow(self, earlier: Sequence[ModifierSpec]) -> None:
@@ -130,17 +130,19 @@ class GPTQSpec(QuantizationMixinSpec):
         return GPTQModel(context, self)
 
 
-def _ordered(group: Scheme, actorder: Any, is_given: bool, where: str) -> Scheme:
-    """gptq/base.py `resolve_actorder`: unset means static unless the group says otherwise; given must not conflict."""
+def _with_actorder(group: Scheme, actorder: Any, is_set: bool, where: str) -> Scheme:
+    """gptq/base.py `resolve_actorder`: unset, each group's own counts, or static; set, no group may name another."""
     weights = group.weights
     if weights is None or weights.strategy not in _ORDERED:
         return group
     if weights.dynamic is True:
         raise RecipeError("GPTQ needs fixed weight scales; the library fails on it", f"{group.where}.weights.dynamic")
-    if is_given and weights.actorder is not None and actorder != weights.actorder:
-        theirs = f"{group.where}.weights.actorder".removeprefix(f"{where}.")
-        raise RecipeError(f"{actorder} contradicts {weights.actorder} in {theirs}; leave one out", f"{where}.actorder")
-    order = actorder if is_given else weights.actorder or "static"
+    if is_set and weights.actorder is not None and actorder != weights.actorder:
+        group_path = f"{group.where}.weights.actorder".removeprefix(f"{where}.")
+        raise RecipeError(
+            f"{actorder} contradicts {weights.actorder} in {group_path}; leave one out", f"{where}.actorder"
+        )
+    order = actorder if is_set else weights.actorder or "static"
     return replace(group, weights=replace(weights, actorder=order))
 
 
@@ -204,7 +206,7 @@ class GPTQModel(QuantizationModel):
         return max(1, budget // (max(quantization, ordering) * 4))
 
     def weight_qparams(self, module: LinearModule) -> QParams:
-        """The module's scales and zero points, its statistics consumed."""
+        """The module's scales and zero points; its statistics are freed."""
         return self.observers.qparams(module, siblings_of(module.name, self._observed))
 
 
@@ -238,7 +240,7 @@ class _Batch:
         self._write_back(qparams[0])
 
     def _bind_qparams(self, qparams: list[QParams]) -> None:
-        """batch_qparams = [...]: the last batch's values go when the new list is there."""
+        """batch_qparams = [...]: the previous batch's values are freed once the new list exists."""
         handles = [handle for q in qparams for handle in q.handles]
         self.frame.delete(*self.frame.names("batch_qparams"))
         for index, handle in enumerate(handles):
@@ -246,7 +248,7 @@ class _Batch:
 
     # ------------------------------------------------------------------ helpers.py prepare_batch
     def _prepare(self, qparams: list[QParams]) -> None:
-        """Raw Hessian (a loop variable), normalized list and stack are alive together."""
+        """The raw Hessian (a loop variable), the list of normalized ones and their stack are alive together."""
         context, hessians = self.context, self.model.hessians
         with context.frame("compress_inputs", self.owner) as frame:
             for index, module in enumerate(self.modules):
@@ -376,21 +378,21 @@ class _Batch:
 
     # ------------------------------------------------------------------ helpers.py update_batch_qparams
     def _write_back(self, qparams: QParams) -> None:
-        """Each module's slice is cast to the stored dtype; the last module's dict lives on meanwhile."""
+        """Each module's slice is cast to the stored dtype, while the previous module's dict is still alive."""
         with self.context.frame("writeback", self.owner) as frame:
             for module in self.modules:
                 scales, zeros = self._scales(), zero_point_itemsize(self.args)
                 stored = self._scales() * module.itemsize
-                names = {"weight": module.weight_bytes}
+                written_sizes = {"weight": module.weight_bytes}
                 if stored != qparams.scale_bytes:
-                    names["weight_scale"] = stored
+                    written_sizes["weight_scale"] = stored
                 if scales * zeros != qparams.zero_point_bytes:
-                    names["weight_zero_point"] = scales * zeros
-                fresh = {
+                    written_sizes["weight_zero_point"] = scales * zeros
+                written = {
                     n: self.context.take(size, "writeback", Owner(module.name, f"{n} written back"))
-                    for n, size in names.items()
+                    for n, size in written_sizes.items()
                 }
-                for name, handle in fresh.items():
+                for name, handle in written.items():
                     frame.bind(name, handle)
                 if self.args.strategy == "tensor_group":
                     self.context.onload(f"{module.name}.weight_global_scale", 4, "qparams")

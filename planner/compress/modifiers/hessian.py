@@ -54,7 +54,7 @@ class Hessians:
         return self.held.pop(name)
 
     def pop_counter(self, name: str) -> Handle | None:
-        """The sample counter likewise, where it is a tensor (GPTQ)."""
+        """The sample counter leaves its dictionary too; None where it is no tensor (only GPTQ's is one)."""
         return self.counters.pop(name, None)
 
     def _move(self, module: LinearModule, device: str) -> None:

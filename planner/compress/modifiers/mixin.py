@@ -1,7 +1,7 @@
 """What every quantizing modifier shares: llmcompressor/modifiers/quantization/quantization/mixin.py QuantizationMixin.
 
-The recipe's fields, which modules get which scheme, and what the library checks before it starts. Schemes themselves
-are resolved by `planner.recipe.schemes`.
+That is: the recipe's fields, which module gets which scheme, and what the library checks before it starts.
+`planner.recipe.schemes` resolves the schemes themselves.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -62,12 +62,12 @@ class QuantizationMixinSpec(ModifierSpec):
         return Selection(weights=resolve(self.groups, self.ignore, modules))
 
     def check(self, modules: Sequence[ModuleRef], selection: Selection) -> Iterable[Note]:
-        """Targets that match nothing, groups that do not divide, siblings that are fused and differ."""
+        """Targets that match nothing, groups that do not divide, fused siblings whose schemes differ."""
         yield from target_notes(self, modules, selection)
         check_schemes(self, modules, selection)
 
     def hidden(self, modules: Sequence[HiddenModule]) -> Iterable[Note]:
-        """They stay as they are, or get scales that nobody computes."""
+        """Hidden modules stay as they are, or get scales that nobody computes."""
         idle = [module.name for module in modules if not module.runs]
         if idle:
             yield _note(f"{self.type} targets {few(idle)}, which text-only samples never run: they stay as they are.")
@@ -79,7 +79,7 @@ class QuantizationMixinSpec(ModifierSpec):
             )
 
     def uncounted(self) -> Iterable[Note]:
-        """The observers of the cache."""
+        """The observers of the KV cache."""
         return () if self.kv_cache is None else (CACHE_OBSERVERS,)
 
     def targets(self) -> Iterator[Target]:
@@ -88,7 +88,7 @@ class QuantizationMixinSpec(ModifierSpec):
 
 
 def calibrates(spec: QuantizationMixinSpec) -> bool:
-    """Some range is taken from data: the cache's, an activation's, or a weight's by a data-driven observer."""
+    """Whether some range is taken from data: the cache's, an activation's, or a weight's by a data-driven observer."""
     return spec.kv_cache is not None or any(map(needs_data, spec.groups))
 
 
@@ -109,7 +109,7 @@ def shared_fields(fields: QuantizationFields, where: str) -> dict[str, Any]:
 
 
 def _unread_targets(fields: QuantizationFields, groups: Sequence[Scheme], where: str) -> Iterator[Note]:
-    """Targets of the modifier that its groups, which name their own, do not repeat."""
+    """A note on the modifier's own targets that no group repeats: the groups name their targets themselves."""
     if "targets" in fields.model_fields_set and (fields.config_groups or isinstance(fields.scheme, dict)):
         unread = [target for target in fields.targets if not any(target in group.targets for group in groups)]
         if unread:
@@ -147,7 +147,7 @@ def _kind(classes: tuple[str, ...]) -> Literal["weighted", "attention"] | None:
 
 
 def _refuse_attention(scheme: Scheme, modules: Sequence[ModuleRef], index: int) -> None:
-    """Stops at a target that names an attention module itself, not only what is inside it.
+    """Refuses a target that names an attention module itself, not only modules inside it.
 
     Whether its forward takes a cache is not known here, so attention without one (which the library
     passes over in silence) is refused as well: such a target is a slip in either case.
@@ -156,8 +156,8 @@ def _refuse_attention(scheme: Scheme, modules: Sequence[ModuleRef], index: int) 
     inside = subtree(modules, index)[1:]
     if not any(child.name == f"{ref.name}.{part}" for child in inside for part in ATTENTION_PROJECTIONS):
         return
-    outside = ref.name.rsplit(".", 1)[0]  # the module itself at top level, as in match.py `is_narrow_match`
-    parent = next((one for one in modules[: index + 1] if one.name == outside), None)
+    parent_name = ref.name.rsplit(".", 1)[0]  # the module itself at top level, as in match.py `is_narrow_match`
+    parent = next((one for one in modules[: index + 1] if one.name == parent_name), None)
     narrow = [target for target in scheme.targets if is_narrow(target, ref, parent, inside)]
     if not narrow:
         return
@@ -201,15 +201,15 @@ def _check_group_sizes(modules: Sequence[ModuleRef], schemes: Mapping[str, Schem
     llmcompressor/modifiers/quantization/group_size_validation.py `_layer_indivisible`. A weight narrower
     than one group passes there.
     """
-    bad: dict[tuple[str, int, int], list[str]] = {}
+    indivisible: dict[tuple[str, int, int], list[str]] = {}
     for ref in modules:
         scheme = schemes.get(ref.name)
         size = _strict_group_size(scheme)
         if scheme is not None and size is not None and ref.columns >= size and ref.columns % size:
-            bad.setdefault((scheme.where, size, ref.columns), []).append(ref.name)
-    if bad:
-        where, size, _ = next(iter(bad))
-        widths = [f"{width} ({few(names)})" for (group, _, width), names in bad.items() if group == where]
+            indivisible.setdefault((scheme.where, size, ref.columns), []).append(ref.name)
+    if indivisible:
+        where, size, _ = next(iter(indivisible))
+        widths = [f"{width} ({few(names)})" for (group, _, width), names in indivisible.items() if group == where]
         advice = "add them to ignore, or take a group_size that divides"
         raise RecipeError(f"{size} does not divide {few(widths, 3)}; {advice}", f"{where}.weights.group_size")
 
@@ -227,10 +227,12 @@ def _check_fused(modules: Sequence[ModuleRef], schemes: Mapping[str, Scheme | No
     for name, scheme in schemes.items():
         if not _has_global_scale(scheme):
             continue
-        odd = [sibling for sibling in siblings_of(name, names) if not _has_global_scale(schemes.get(sibling))]
-        if odd:
+        without_global_scale = [
+            sibling for sibling in siblings_of(name, names) if not _has_global_scale(schemes.get(sibling))
+        ]
+        if without_global_scale:
             raise RecipeError(
-                f"{name} gets a scheme with a global scale and {odd[0]} does not; LLM Compressor "
+                f"{name} gets a scheme with a global scale and {without_global_scale[0]} does not; LLM Compressor "
                 "refuses that, because served models fuse them: target both alike, or ignore both",
                 where,
             )

@@ -31,18 +31,18 @@ class QuantizationSpec(QuantizationMixinSpec):
     @classmethod
     def read(cls, fields: Any, where: str) -> Self:
         """Refuses an entry without any configuration; one that quantizes nothing gets a note."""
-        given = validated(QuantizationFields, fields, where)
-        if not given.has_config:
+        entry = validated(QuantizationFields, fields, where)
+        if not entry.has_config:
             raise RecipeError("does not say what to quantize; give scheme (like W4A16) or config_groups", where)
-        spec = cls(**shared_fields(given, where), calibrate_anyway=given.requires_calibration_data)
-        if given.scheme is not None or given.config_groups or given.kv_cache_scheme is not None:
+        spec = cls(**shared_fields(entry, where), calibrate_anyway=entry.requires_calibration_data)
+        if entry.scheme is not None or entry.config_groups or entry.kv_cache_scheme is not None:
             return spec
         idle = Note(kind="recipe", text=f"{where} quantizes nothing: it has neither scheme nor config_groups")
         return replace(spec, notes=(*spec.notes, idle))
 
     @property
     def requires_calibration_data(self) -> bool:
-        """As the mixin finds, or as the recipe says."""
+        """True where some range needs data, or where the recipe says so itself."""
         return self.calibrate_anyway or calibrates(self)
 
     def model(self, context: Context) -> "QuantizationModel":
@@ -96,7 +96,7 @@ class QuantizationModel(ModifierModel):
             self.context.ledger.free_all(earlier)
 
     def _combine(self, frame: Frame, observer: Observer, nbytes: int) -> None:
-        """min_max.py and mse.py `update_statistics_from_observed`; extremes of `nbytes`."""
+        """min_max.py and mse.py `update_statistics_from_observed`; each extreme has `nbytes`."""
         for extreme in ("min_vals", "max_vals"):
             if observer.combines == "average":  # observers/helpers.py lerp: (start * (1 - w)) + (end * w)
                 with frame.during(nbytes, "start * (1 - w)"), frame.during(nbytes, "end * w"):
@@ -105,7 +105,7 @@ class QuantizationModel(ModifierModel):
                 frame.assign(extreme, nbytes)
 
     def _finish_inputs(self, modules: Sequence[LinearModule]) -> None:
-        """update_qparams(modules, ACTIVATION_OBS): statistics go; the scales are a few bytes."""
+        """update_qparams(modules, ACTIVATION_OBS): frees the statistics; the scales are a few bytes."""
         for module in modules:
             for name in (f"{module.name}.input", f"{module.name}.output"):
                 self.context.ledger.free_all(self._ranges.pop(name, ()))

@@ -38,22 +38,22 @@ class SparseGPTSpec(SparsitySpec):
     @classmethod
     def read(cls, fields: Any, where: str) -> Self:
         """Refuses an entry that would prune every weight."""
-        given = validated(SparseGPTFields, fields, where)
+        entry = validated(SparseGPTFields, fields, where)
         return cls(
-            **shared_fields(given, where),
-            block_size=given.block_size,
-            dampening_frac=given.dampening_frac,
-            preserve_sparsity_mask=given.preserve_sparsity_mask,
-            offload_hessians=given.offload_hessians,
+            **shared_fields(entry, where),
+            block_size=entry.block_size,
+            dampening_frac=entry.dampening_frac,
+            preserve_sparsity_mask=entry.preserve_sparsity_mask,
+            offload_hessians=entry.offload_hessians,
         )
 
     @property
     def has_hessians(self) -> bool:
-        """One a module."""
+        """One for each module."""
         return True
 
     def failures(self, inputs: Iterable[tuple[str, int]]) -> Iterable[Note]:
-        """Two shapes of tensors that the library's functions do not take."""
+        """Two cases that the library's functions fail on: offloaded Hessians, and inputs of many dimensions."""
         if self.offload_hessians:
             # sgpt_sparsify.py sparsify_weight divides a GPU tensor by the CPU Hessian's diagonal
             yield _failure(
@@ -90,7 +90,7 @@ class SparseGPTModel(ModifierModel):
         self.hessians.accumulate(module, call)
 
     def on_sequential_epoch_end(self, modules: Sequence[LinearModule]) -> None:
-        """base.py compress_modules: the last module's result lives until the next one's is there."""
+        """base.py compress_modules: one module's result lives until the next module's result exists."""
         with self.context.frame("compress", "compress_modules") as frame:
             for module in list(self.hessians.modules.values()):
                 self._sparsify(frame, module)
@@ -164,11 +164,11 @@ class SparseGPTModel(ModifierModel):
             with frame.during(elements * FP32, "zeros"):
                 frame.assign("mask1", elements)
         self._columns(frame, module, elements)
-        rest = module.rows * (module.columns - end)
-        with frame.during(rest * FP32, "Err1 @ Hinv"):
+        remaining = module.rows * (module.columns - end)
+        with frame.during(remaining * FP32, "Err1 @ Hinv"):
             if self.spec.preserve_sparsity_mask:
-                with frame.during(rest, "~mask"):
-                    frame.temporary(rest * FP32, "masked update")
+                with frame.during(remaining, "~mask"):
+                    frame.temporary(remaining * FP32, "masked update")
 
     def _unstructured_mask(self, frame: Frame, elements: int) -> None:
         """tmp = W1**2 / diag**2; thresh = sort(tmp)[0][k]: values and int64 indices; tmp <= thresh."""

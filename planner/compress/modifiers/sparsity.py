@@ -90,7 +90,7 @@ class SparsitySpec(ModifierSpec):
         return Selection(weights={ref.name: None for ref in modules if ref.name in pruned})
 
     def check(self, modules: Sequence[ModuleRef], selection: Selection) -> Iterable[Note]:
-        """Targets that match nothing, ignores that leave nothing out: a dot at the end of names defeats a `$`."""
+        """Targets that match nothing; ignores that leave nothing out, as `lm_head$` does where names end in a dot."""
         for target in self.targets:
             matched((target, f"{self.where}.targets"), modules)
         traps = [pattern for pattern in self.ignore if pattern.endswith("$")]

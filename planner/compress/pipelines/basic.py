@@ -9,7 +9,7 @@ from planner.compress.pipelines.base import Pipeline
 from planner.compress.program import Subgraph
 
 WALKED_BATCHES = 3
-"""The first batch makes what modifiers keep; the next two show that it stays as it is."""
+"""The first batch allocates what modifiers keep; the next two show that later batches keep no more."""
 
 
 class BasicPipeline(Pipeline):

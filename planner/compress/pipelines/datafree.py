@@ -23,7 +23,7 @@ class DataFreePipeline(Pipeline):
         self.close("finalize", "finalize")
 
     def folded(self, run: Run) -> list[LinearModule]:
-        """Every targeted module, equal neighbours but the first and the last as one.
+        """Every targeted module; of neighbouring equal units, all but the first and the last are folded into one.
 
         Statistics grow while all weights are observed, and shrink while qparams are computed: the
         first and the last of equal units see the extremes.

@@ -2,11 +2,12 @@
 
 The loop body of pipelines/sequential/pipeline.py has three names that outlive a batch, and a subgraph: `inputs`
 (what was fetched from the activation cache), `outputs` (of the calibration pass) and `output` (of the propagation
-pass). Each is let go when it is bound anew, so a batch runs beside what the batch before left behind.
+pass). Their tensors are freed when the name is bound anew, so a batch runs beside what the batch before left behind.
 
-Batches are equal but the last, which may be shorter. As soon as one leaves all as it found it, growing holdings
-(the activation cache, whatever a modifier keeps for each sample) aside, every further one would do the same: those
-between it and the last two are passed over, and the growing holdings move on by what that one batch added.
+All batches are equal except the last, which may be shorter. Growing holdings aside (the activation cache, whatever a
+modifier keeps for each sample), as soon as one batch leaves everything as it found it, every later one would do the
+same. The batches between it and the last two are then passed over, and for each of them the growing holdings change by
+what that one batch changed.
 """
 
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class Pass:
     """The next batch, where it was fetched while the one before ran (iter_prefetch)."""
 
     def run(self) -> None:
-        """Walk the batches in order, passing over those that change nothing."""
+        """Walk the batches in order, passing over those that would only repeat the one before."""
         batches = Batches(self.context.job)
         number, before = 0, None
         while number < batches.count:
@@ -95,7 +96,7 @@ class Pass:
         self.names.extend("inputs", self.cache.delete(self.subgraph.consumed, last=last))
 
     def _grow(self, before: dict[Handle, dict[int, int]], times: int) -> None:
-        """Let every growing holding change `times` more by what it has changed since `before`: first what goes."""
+        """Repeat what every growing holding has changed since `before` another `times` times; shrinking comes first."""
         changes = [
             (handle, size, count - before.get(handle, {}).get(size, 0))
             for handle, sizes in self.context.ledger.growth().items()

@@ -1,8 +1,8 @@
-"""Subgraphs that repeat: the steps of one that was walked, under another's names.
+"""Repeated subgraphs: the steps of one that was walked are copied under the names of another.
 
 Two subgraphs cost the same if they have the same structure, targets and borders, find the same leftovers and the
-same devices (`Repeats.key`). Then the first one's steps are copied, and what the books hold is made what the first
-one left, under the names of the second.
+same devices (`Repeats.key`). Then the first one's steps are copied, and the books are brought to what
+the first one left behind, under the names of the second.
 """
 
 from dataclasses import dataclass, field, replace
@@ -56,7 +56,7 @@ class Repeats:
         self.templates[key] = Template(subgraph=subgraph, steps=tuple(steps), leftovers=self._leftovers())
 
     def repeat(self, template: Template, subgraph: Subgraph) -> list[StepMemory]:
-        """The template's steps under this subgraph's names; the books are left as it would leave them."""
+        """The template's steps under this subgraph's names. Leaves the books as this subgraph would leave them."""
         renames = self._renames(template.subgraph, subgraph)
         for name, group in zip(NAMES, template.leftovers, strict=True):
             self._leave(name, [(kind, owner.renamed(renames), size) for kind, owner, size in group])
@@ -65,7 +65,7 @@ class Repeats:
         return [_renamed(step, subgraph, renames) for step in template.steps]
 
     def _leave(self, name: str, group: list[tuple[str, Owner, int]]) -> None:
-        """The name holds these; where it holds as much already, they only change their owners."""
+        """Let the name hold these tensors; where it holds equal ones already, only their owners change."""
         ledger, held = self.context.ledger, self.names.held(name)
         if [(ledger.about(h).kind, ledger.size(h)) for h in held] == [(kind, size) for kind, _, size in group]:
             for handle, (_, owner, _) in zip(held, group, strict=True):
