@@ -72,7 +72,7 @@ def cache() -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("home", "name"),
     [(calls.ModuleCalls, "_call"), (tracing.ModelTracer, "_read_value"), (tracing.ModelTracer, "on_read"),
-     (tracing.ModelTracer, "_replay"), (recorder.Recorder, "_read"), (recorder.Recorder, "_made")],
+     (tracing.ModelTracer, "_replay"), (recorder.Recorder, "_read"), (recorder.Recorder, "_register_results")],
     ids=lambda value: getattr(value, "__name__", value),
 )  # fmt: skip
 def test_a_fault_in_the_tracer_surfaces(

@@ -11,7 +11,7 @@ How serving is sized. A model has four readers here, and each answers one questi
 What differs between engines is in their records (engines/) and nowhere else. need.py adds the four up into what every
 GPU needs at a context and a number of sequences; what fits is a search over that sum (search.py), and the speed
 ceiling is the bytes that a decoding step reads over the bandwidth (speed.py). A figure is what is needed, not what an
-engine reserves: vLLM's unused share of the card is a part of its own. Only model.py, cache_layers.py, prefill*.py and
+engine reserves: vLLM's unused share of the card is a part of its own. Only the files model, cache_layers, prefill* and
 shards.py run a model, and so import torch; all else is arithmetic on records.
 """
 
