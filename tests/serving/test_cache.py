@@ -142,7 +142,9 @@ def test_the_room_for_a_prompt_grows_with_context_and_chunk(
         for tokens, step in ((context, chunk), (context + 1, chunk), (context + 1, chunk + 1))
     ]
     assert kept == sorted(kept)
-    assert kept[0] >= cache_size(layers, context, sequences=3).bytes
+    # llama.cpp keeps a ring of window and step, which no block of a window's worst place is part of
+    if not engine.room_from_the_start:
+        assert kept[0] >= cache_size(layers, context, sequences=3, engine=engine).bytes
 
 
 @given(window=st.integers(1, 200), block=st.sampled_from([1, 4, 16, 64]))
