@@ -72,6 +72,11 @@ class ActivationCache:
             self.update([number], batches=self._context.job.batches - 1)
             self.update([number], last=True)
 
+    @property
+    def held(self) -> frozenset[Handle]:
+        """The holdings of everything in the cache."""
+        return frozenset(self._held.values())
+
     def clear(self) -> None:
         """The pipeline returns."""
         self._context.ledger.free_all(self._held.values())

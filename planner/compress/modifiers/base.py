@@ -17,6 +17,8 @@ of that Linear, and so on to `after_forward` of the block.
 
 What is kept for each batch is **one** holding, `Ledger.open`, that `grow` makes larger each time, not one a batch:
 of many batches the pipelines walk the first and the last ones, and what grew with those grows on for the others.
+The books tell them when batches are equal, so a count of batches in the model itself is not seen: what happens at
+every tenth batch only is missed, unless something that is held shows how far the count is.
 """
 
 from collections.abc import Sequence

@@ -4,11 +4,12 @@ The loop body of pipelines/sequential/pipeline.py has three names that outlive a
 (what was fetched from the activation cache), `outputs` (of the calibration pass) and `output` (of the propagation
 pass). Each is let go when it is bound anew, so a batch runs beside what the batch before left behind.
 
-Batches are equal but the last, which may be shorter. As soon as one leaves all as it found it, growing holdings
-(the activation cache, whatever a modifier keeps for each sample) aside, every further one would do the same: those
-between it and the last two are passed over, and the growing holdings move on by what that one batch added.
+Batches are equal but the last, which may be shorter. As soon as one leaves all as it found it, and growing holdings
+(the activation cache, whatever a modifier keeps for each sample) moved as with the one before, every further one would
+do the same: those between it and the last two are passed over, and the growing holdings move on by as much for each.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from planner.compress.cache import ActivationCache
@@ -41,6 +42,40 @@ class Batches:
         return 1, 1
 
 
+Moves = dict[tuple[Handle, int], int]
+"""By how many tensors each growing holding changed, by holding and size of the tensor."""
+
+
+def walk_batches(context: Context, count: int, batch: Callable[[int], None]) -> None:
+    """Call `batch` with the numbers 0 to count - 1, but for those that would do what the last two before them did."""
+    ledger = context.ledger
+    number, before = 0, None
+    while number < count:
+        growth = ledger.growth()
+        batch(number)
+        number += 1
+        if not context.shortcuts.batches:
+            continue
+        moves = _moves(growth, ledger.growth())
+        after = (ledger.state(), moves)
+        passed_over = count - 2 - number
+        if after == before and passed_over > 0:
+            for (handle, size), change in sorted(moves.items(), key=lambda move: move[1]):  # first what goes
+                ledger.grow(handle, size * change * passed_over, abs(change) * passed_over)
+            number += passed_over
+        before = after
+
+
+def _moves(before: dict[Handle, dict[int, int]], after: dict[Handle, dict[int, int]]) -> Moves:
+    """What the growing holdings that are there now have gained and lost."""
+    changes = {
+        (handle, size): sizes.get(size, 0) - before.get(handle, {}).get(size, 0)
+        for handle, sizes in after.items()
+        for size in {**before.get(handle, {}), **sizes}
+    }
+    return {move: change for move, change in changes.items() if change}
+
+
 @dataclass(slots=True)
 class Pass:
     """All batches once. `result` is the name that the outputs are bound to; `store` puts them into the cache."""
@@ -59,19 +94,7 @@ class Pass:
     def run(self) -> None:
         """Walk the batches in order, passing over those that change nothing."""
         batches = Batches(self.context.job)
-        number, before = 0, None
-        while number < batches.count:
-            growth = self.context.ledger.growth()
-            self._batch(number, batches)
-            number += 1
-            if not self.context.shortcuts.batches:
-                continue
-            after = self.context.ledger.state()
-            passed_over = batches.count - 2 - number
-            if after == before and passed_over > 0:
-                self._grow(growth, passed_over)
-                number += passed_over
-            before = after
+        walk_batches(self.context, batches.count, lambda number: self._batch(number, batches))
 
     def _batch(self, number: int, batches: Batches) -> None:
         last = batches.is_last(number)
@@ -93,13 +116,3 @@ class Pass:
             self.names.bind(self.result)
         self.cache.update(self.subgraph.writes, last=last)
         self.names.extend("inputs", self.cache.delete(self.subgraph.consumed, last=last))
-
-    def _grow(self, before: dict[Handle, dict[int, int]], times: int) -> None:
-        """Let every growing holding change `times` more by what it has changed since `before`: first what goes."""
-        changes = [
-            (handle, size, count - before.get(handle, {}).get(size, 0))
-            for handle, sizes in self.context.ledger.growth().items()
-            for size, count in {**dict.fromkeys(before.get(handle, {}), 0), **sizes}.items()
-        ]
-        for handle, size, change in sorted(changes, key=lambda c: c[2]):
-            self.context.ledger.grow(handle, size * change * times, abs(change) * times)
