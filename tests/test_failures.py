@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from planner.cli import app
 from planner.errors import UnsupportedError
-from planner.job import Job
+from planner.job import Build, Job
 from planner.models import calls, dataflow, failures, recorder, tracing
 from planner.models.build import build_model
+from planner.models.built import built_model
 from planner.models.calls import patched_forward
 from planner.models.failures import ForwardError, forward_of_model, pass_on, run_forward
 from planner.models.load import load_model
@@ -57,7 +58,7 @@ def train() -> object:
 
 
 def prefill() -> tuple[str, ...]:
-    tracer = PrefillTracer(SOURCE)
+    tracer = PrefillTracer(built_model(SOURCE, Build()))
     tracer(16, 16)
     return tracer.notes
 
@@ -91,7 +92,7 @@ def test_a_fault_below_the_layer_surfaces(tiny: str, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("run", "home", "name"),
     [(prefill, prefill_run.PrefillRun, "_replayed"), (prefill, prefill_run.PrefillRun, "_cache"),
-     (cache, cache_layers._Reader, "_attention"), (cache, cache_layers, "_first_alone"),
+     (cache, cache_layers._CacheReader, "_attention"), (cache, cache_layers, "_first_alone"),
      (train, training.StepTracer, "_border"), (train, training, "storage_key"), (train, training, "_adapt")],
     ids=lambda value: getattr(value, "__name__", value),
 )  # fmt: skip
@@ -125,7 +126,7 @@ def test_a_forward_that_fails_is_estimated_with_its_error_in_the_note(
     monkeypatch.setattr(LlamaMLP, "forward", planted(kind))
     trace = load_model(tiny, Job(seq_len=16)).trace
     assert not any(segment.exact for segment in trace.segments)
-    assert f"({kind.__name__}: planted)" in trace.notes[0]
+    assert f"({kind.__name__}: planted)" in trace.notes[0].text
 
 
 def test_a_forward_that_fails_leaves_a_note_in_serving_and_refuses_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
