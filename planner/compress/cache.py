@@ -72,6 +72,11 @@ class ActivationCache:
             self.update([number], batches=self._context.job.batches - 1)
             self.update([number], last=True)
 
+    @property
+    def held(self) -> frozenset[Handle]:
+        """The holdings of everything in the cache."""
+        return frozenset(self._holdings.values())
+
     def clear(self) -> None:
         """Free everything: the pipeline returns."""
         self._context.ledger.free_all(self._holdings.values())

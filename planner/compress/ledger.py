@@ -8,7 +8,7 @@ Bytes are requested bytes; each tensor also counts in 512-byte blocks, for the a
 """
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -225,6 +225,11 @@ class Ledger:
     def device_states(self) -> Hashable:
         """The devices' own part of the state."""
         return tuple(books.device.state() for books in self._books.values())
+
+    def others(self, handles: Collection[Handle]) -> Hashable:
+        """What is live beside these: equal as long as no other holding is taken, changed or given back."""
+        holdings = (holding for books in self._books.values() for holding in books.holdings.items())
+        return frozenset((handle, nbytes) for handle, nbytes in holdings if handle not in handles)
 
     # ------------------------------------------------------------------ steps
     def close_step(self) -> dict[DeviceName, Peak]:

@@ -12,7 +12,14 @@ import torch
 from planner.errors import ModelError
 from planner.job import Build
 from planner.models.architectures import auto_class, class_notes
-from planner.models.config_checks import check_dtypes, check_left_out, check_sizes, defaults_taken, field_of
+from planner.models.config_checks import (
+    check_dtypes,
+    check_left_out,
+    check_sizes,
+    check_weights,
+    defaults_taken,
+    field_of,
+)
 from planner.models.source import ModelSource, truncate
 from planner.upstream import EXPERT_COUNT_KEYS
 
@@ -27,6 +34,7 @@ def build_model(source: ModelSource, build: Build) -> torch.nn.Module:
         config = model_config(source, build)
         with _explained(source, "built"):
             model = _uninitialised(config, getattr(torch, build.dtype), source.name)
+            check_weights(model, source.name)
     # llmcompressor utils/helpers.py use_eager_attention sets this for the whole calibration; the
     # setter of transformers' PreTrainedConfig passes it on to the configs of the model's parts.
     model.config._attn_implementation = "eager"

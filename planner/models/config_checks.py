@@ -57,6 +57,15 @@ def check_dtypes(config: dict[str, Any], name: str) -> None:
             )
 
 
+def check_weights(model: Any, name: str) -> None:
+    """Raise ModelError for a built model with a matrix of no rows: a size of 0 that the config's names did not show."""
+    for weight, parameter in model.named_parameters():
+        rows = parameter.shape[:1] if parameter.dim() == 2 else parameter.shape  # more dimensions: fused experts
+        if parameter.dim() > 1 and 0 in rows:
+            shape = " x ".join(map(str, parameter.shape))
+            raise ModelError(f"{name}: {weight} would be {shape}; a size of config.json is 0, and must be at least 1")
+
+
 def check_left_out(values: dict[str, Any], config: Any, name: str) -> None:
     """Raise ModelError where a config.json leaves the width or depth of the text decoder to transformers' default.
 

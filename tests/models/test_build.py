@@ -152,6 +152,7 @@ def test_building_is_silent(capfd: pytest.CaptureFixture[str], caplog: pytest.Lo
         ({"text_config": {"num_hidden_layers": 10**12}}, "text_config.num_hidden_layers"),
         ({"intermediate_size": -5}, "negative dimension"),
         ({"intermediate_size": "wide"}, "intermediate_size"),
+        ({"intermediate_size": 0}, "mlp.gate_proj.weight would be 0 x [0-9]+; a size of config.json is 0"),
         ({"num_attention_heads": 5}, "multiple of the number of attention"),
         ({"num_key_value_heads": 0}, "num_key_value_heads is 0; it must be at least 1, or left out"),
         ({"head_dim": 0}, "head_dim is 0; it must be at least 1, or left out"),

@@ -17,7 +17,8 @@ of that Linear, and so on to `after_forward` of the block.
 
 What a modifier keeps for each batch must be **one** holding (`Ledger.open`) that `grow` enlarges with each batch, not
 one holding for each batch: the pipelines walk only the first and the last batches, and let growing holdings grow on
-for the others.
+for the others. They learn from the books that batches are equal, so they do not see a count of batches inside the
+model itself: what happens at every tenth batch only is missed, unless something that is held shows the count.
 """
 
 from collections.abc import Sequence

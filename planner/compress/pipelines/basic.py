@@ -6,10 +6,8 @@ computes on the CPU (get_execution_device), so its activations and Hessians are 
 
 from planner.compress.forward import Hooked, SubgraphForward
 from planner.compress.pipelines.base import Pipeline
+from planner.compress.pipelines.passes import walk_batches
 from planner.compress.program import Subgraph
-
-WALKED_BATCHES = 3
-"""The first batch allocates what modifiers keep; the next two show that later batches keep no more."""
 
 
 class BasicPipeline(Pipeline):
@@ -27,16 +25,15 @@ class BasicPipeline(Pipeline):
         self.close("setup", "setup")
         everything = tuple(range(len(trace.segments)))
         whole = Subgraph(number=1, segments=everything, reads=(), writes=(), consumed=(), unit="model")
-        for _ in range(self._walked()):
+
+        def batch(_number: int) -> None:
             with ledger.hold("cpu", trace.batch_bytes, "calibration_data", "batch"):
                 ledger.free_all(forward.run(whole, hooked))
+
+        walk_batches(self.context, self.context.job.batches, batch)
         self.close("calibrate", "model")
         self.compress(modules)
         self.close("compress", "model")
         self.finish()
         self.context.device = "gpu"
         self.close("finalize", "finalize")
-
-    def _walked(self) -> int:
-        batches = self.context.job.batches
-        return min(WALKED_BATCHES, batches) if self.context.shortcuts.batches else batches

@@ -4,12 +4,13 @@ The loop body of pipelines/sequential/pipeline.py has three names that outlive a
 (what was fetched from the activation cache), `outputs` (of the calibration pass) and `output` (of the propagation
 pass). Their tensors are freed when the name is bound anew, so a batch runs beside what the batch before left behind.
 
-All batches are equal except the last, which may be shorter. Growing holdings aside (the activation cache, whatever a
-modifier keeps for each sample), as soon as one batch leaves everything as it found it, every later one would do the
-same. The batches between it and the last two are then passed over, and for each of them the growing holdings change by
-what that one batch changed.
+All batches are equal except the last, which may be shorter. As soon as one batch leaves everything as it found it, and
+moves the growing holdings (the activation cache, whatever a modifier keeps for each sample) as the batch before did,
+every later one would do the same. The batches between it and the last two are then passed over, and for each of them
+the growing holdings change by what that one batch changed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from planner.compress.cache import ActivationCache
@@ -42,6 +43,40 @@ class Batches:
         return 1, 1
 
 
+Moves = dict[tuple[Handle, int], int]
+"""By how many tensors each growing holding changed, by holding and size of the tensor."""
+
+
+def walk_batches(context: Context, count: int, batch: Callable[[int], None]) -> None:
+    """Call `batch` with the numbers 0 to count - 1, but for those that would do what the last two before them did."""
+    ledger = context.ledger
+    number, before = 0, None
+    while number < count:
+        growth = ledger.growth()
+        batch(number)
+        number += 1
+        if not context.shortcuts.batches:
+            continue
+        moves = _moves(growth, ledger.growth())
+        after = (ledger.state(), moves)
+        passed_over = count - 2 - number
+        if after == before and passed_over > 0:
+            for (handle, size), change in sorted(moves.items(), key=lambda move: move[1]):  # first what goes
+                ledger.grow(handle, size * change * passed_over, abs(change) * passed_over)
+            number += passed_over
+        before = after
+
+
+def _moves(before: dict[Handle, dict[int, int]], after: dict[Handle, dict[int, int]]) -> Moves:
+    """What the growing holdings that are there now have gained and lost."""
+    changes = {
+        (handle, size): sizes.get(size, 0) - before.get(handle, {}).get(size, 0)
+        for handle, sizes in after.items()
+        for size in {**before.get(handle, {}), **sizes}
+    }
+    return {move: change for move, change in changes.items() if change}
+
+
 @dataclass(slots=True)
 class Pass:
     """All batches once. `result` is the name that the outputs are bound to; `store` puts them into the cache."""
@@ -60,19 +95,7 @@ class Pass:
     def run(self) -> None:
         """Walk the batches in order, passing over those that would only repeat the one before."""
         batches = Batches(self.context.job)
-        number, before = 0, None
-        while number < batches.count:
-            growth = self.context.ledger.growth()
-            self._batch(number, batches)
-            number += 1
-            if not self.context.shortcuts.batches:
-                continue
-            after = self.context.ledger.state()
-            passed_over = batches.count - 2 - number
-            if after == before and passed_over > 0:
-                self._grow(growth, passed_over)
-                number += passed_over
-            before = after
+        walk_batches(self.context, batches.count, lambda number: self._batch(number, batches))
 
     def _batch(self, number: int, batches: Batches) -> None:
         last = batches.is_last(number)
@@ -94,13 +117,3 @@ class Pass:
             self.names.bind(self.result)
         self.cache.update(self.subgraph.writes, last=last)
         self.names.extend("inputs", self.cache.delete(self.subgraph.consumed, last=last))
-
-    def _grow(self, before: dict[Handle, dict[int, int]], times: int) -> None:
-        """Repeat what every growing holding has changed since `before` another `times` times; shrinking comes first."""
-        changes = [
-            (handle, size, count - before.get(handle, {}).get(size, 0))
-            for handle, sizes in self.context.ledger.growth().items()
-            for size, count in {**dict.fromkeys(before.get(handle, {}), 0), **sizes}.items()
-        ]
-        for handle, size, change in sorted(changes, key=lambda c: c[2]):
-            self.context.ledger.grow(handle, size * change * times, abs(change) * times)

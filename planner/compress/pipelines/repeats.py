@@ -2,9 +2,11 @@
 
 Two subgraphs cost the same if they have the same structure, targets and borders, find the same leftovers and the
 same devices (`Repeats.key`). Then the first one's steps are copied, and the books are brought to what
-the first one left behind, under the names of the second.
+the first one left behind, under the names of the second. A subgraph that leaves anything behind beside the pipeline's
+names and the cache is no template: what a modifier carries from subgraph to subgraph is walked.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 
 from planner.compress.cache import ActivationCache
@@ -51,8 +53,15 @@ class Repeats:
             ledger.device_states(),
         )
 
-    def keep(self, key: object, subgraph: Subgraph, steps: list[StepMemory]) -> None:
-        """Remember a subgraph that was walked just now."""
+    def surroundings(self) -> Hashable:
+        """All that is held beside the pipeline's names and the activation cache."""
+        names = (handle for name in NAMES for handle in self.names.held(name))
+        return self.context.ledger.others(self.cache.held.union(names))
+
+    def keep(self, key: object, subgraph: Subgraph, steps: list[StepMemory], before: Hashable) -> None:
+        """Remember a subgraph that was walked just now, if it left its `surroundings` as they were `before`."""
+        if self.surroundings() != before:
+            return
         self.templates[key] = Template(subgraph=subgraph, steps=tuple(steps), leftovers=self._leftovers())
 
     def repeat(self, template: Template, subgraph: Subgraph) -> list[StepMemory]:
