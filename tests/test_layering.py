@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent / "planner"
 # floor's neighbours on the left and from the floors below, never from above.
 FLOORS = (
     ("errors", "hints", "units", "upstream", "fields", "records", "notes", "timeline"),
+    ("cuda",),
     ("job", "recipe"),
     ("models",),
     ("compress",),
@@ -138,7 +139,7 @@ def test_torch_is_imported_where_models_are_built_and_nowhere_else() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_the_simulation_and_the_formats_never_reach_torch(path: Path) -> None:
-    if room_of(name_of(path)) not in {"recipe", "compress", "formats", "reports"}:
+    if room_of(name_of(path)) not in {"cuda", "recipe", "compress", "formats", "reports"}:
         return
     assert not {module for module, _ in planner_imports(path)} & HEAVY_FILES
 

@@ -12,9 +12,19 @@ if "--verbose" not in sys.argv:
 
 import fakecuda
 import meter
+import steps
 
 fakecuda.torch.backends.cudnn.enabled = False  # its stub cannot plan; convolutions take PyTorch's own kernels
 
+_mark = steps.Recorder.mark
+
+
+def _mark_in_trace(recorder, phase) -> None:
+    _mark(recorder, phase)
+    fakecuda.mark_step(" ".join(str(word) for word in (recorder.modifier, recorder.subgraph, phase) if word))
+
+
+steps.Recorder.mark = _mark_in_trace
 _report = meter.report
 
 

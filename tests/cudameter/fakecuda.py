@@ -23,7 +23,9 @@ TRACED = {
     "segment_free": "segment_free",
     "oom": "oom",
 }
+HERE = Path(__file__).resolve().parent
 LOG = os.environ.get("CUDAMETER_TRACE")
+WITH_ORIGIN = bool(os.environ.get("CUDAMETER_ORIGIN"))
 _state = {"seen": 0, "live": {}, "phase_peak": 0, "now": 0, "at_peak": {}}
 
 
@@ -73,17 +75,33 @@ def _where(event) -> str:
     frames = [
         f
         for f in event["frames"]
-        if "/cudameter/" not in f["filename"] and not f["filename"].endswith("/meter/steps.py")
+        if Path(f["filename"]).parent != HERE and not f["filename"].endswith("/meter/steps.py")
     ]
     return " < ".join(f"{Path(f['filename']).name}:{f['line']} {f['name']}" for f in frames[:4])
 
 
+_marks = []
+
+
+def mark_step(name: str) -> None:
+    """A step ends here; the trace says so."""
+    if LOG:
+        _marks.append((len(_events()), name))
+
+
 def write_trace() -> None:
     """One JSON object a line: what was asked of the allocator and what it asked of the driver, in time order."""
+    marks = iter([*_marks, (float("inf"), "")])
+    at, name = next(marks)
     with Path(LOG).open("w", encoding="utf-8") as out:
-        for event in _events():
-            if (name := TRACED.get(event["action"])) is not None:
-                line = {"event": name, "bytes": event["size"], "address": event["addr"], "stream": event["stream"]}
+        for number, event in enumerate(_events()):
+            while number >= at:
+                out.write(json.dumps({"event": "step", "name": name}) + "\n")
+                at, name = next(marks)
+            if (action := TRACED.get(event["action"])) is not None:
+                line = {"event": action, "bytes": event["size"], "address": event["addr"], "stream": event["stream"]}
+                if WITH_ORIGIN and action == "alloc":
+                    line["origin"] = _where(event)
                 out.write(json.dumps(line) + "\n")
 
 

@@ -1,0 +1,1 @@
+"""What PyTorch's CUDA build takes from a card: operators' own allocations, and the caching allocator."""
