@@ -9,33 +9,47 @@ from typing import Literal, NamedTuple
 
 
 class Request(NamedTuple):
-    """`take` so many bytes; `give` back the temporary that was taken as number so-and-so, from 0; or the `result`."""
+    """`take` so many bytes; `give` back the temporary that was taken as number so-and-so, from 0; the `result` number
+    so-and-so; or a `product` by cuBLAS, whose workspace the first one on a stream takes for good.
+    """
 
-    action: Literal["take", "give", "result"]
+    action: Literal["take", "give", "result", "product"]
     amount: int = 0
-    """Bytes of a `take`; number of the temporary of a `give`."""
+    """Bytes of a `take`; number of the temporary of a `give`; number of the operator's `result`."""
 
 
 Requests = tuple[Request, ...]
 
 RESULT = Request("result")
-"""The operator's results are taken here."""
+"""The operator's results are taken here: the first one, and after it those that no other request names."""
+
+PRODUCT = Request("product")
+"""cuBLAS or cuBLASLt multiplies here; the two share a workspace (`CudaBuild.cublas_workspace`)."""
 
 NOTHING: Requests = (RESULT,)
 """An operator that takes no more than its results."""
 
 
-def temporaries(*sizes: int, before: bool = True) -> Requests:
-    """Tensors of these sizes, all alive together and freed in reverse order; the results come before or after."""
-    taken = [Request("take", size) for size in sizes]
-    given = [Request("give", number) for number in reversed(range(len(sizes)))]
-    return (RESULT, *taken, *given) if not before else (*taken, *given, RESULT)
+def temporaries(*sizes: int, first: int = 0) -> Requests:
+    """Tensors of these sizes, all alive together and freed in reverse order. The first one has this number."""
+    taken = tuple(Request("take", size) for size in sizes)
+    return (*taken, *(Request("give", first + number) for number in reversed(range(len(sizes)))))
 
 
-def around(*sizes: int) -> Requests:
-    """Temporaries that are taken before the results and freed after them, in reverse order."""
-    given = (Request("give", number) for number in reversed(range(len(sizes))))
-    return (*(Request("take", size) for size in sizes), RESULT, *given)
+def within(size: int, *inside: Request) -> Requests:
+    """A temporary of this size, alive during the requests `inside`; their temporaries are numbered from 1 on."""
+    moved = (Request(request.action, request.amount + 1) if request.action == "give" else request for request in inside)
+    return (Request("take", size), *moved, Request("give", 0))
+
+
+def then(*parts: Requests) -> Requests:
+    """The parts one after another; each part numbers its temporaries from 0."""
+    requests: list[Request] = []
+    taken = 0
+    for part in parts:
+        requests += (r._replace(amount=r.amount + taken) if r.action == "give" else r for r in part)
+        taken += sum(request.action == "take" for request in part)
+    return tuple(requests)
 
 
 def unfreed(requests: Requests) -> Iterator[int]:

@@ -12,6 +12,7 @@ if "--verbose" not in sys.argv:
 
 import fakecuda
 import meter
+import operators
 import steps
 
 fakecuda.torch.backends.cudnn.enabled = False  # its stub cannot plan; convolutions take PyTorch's own kernels
@@ -37,4 +38,6 @@ def _report_with_reserved(args, about_model, steps, seconds) -> dict:
 
 
 meter.report = _report_with_reserved
+if os.environ.get("CUDAMETER_OPERATORS"):
+    operators.watch_job()
 meter.main()
