@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 
 from planner.units import BLOCK, in_blocks
 
-MemoryEvent = tuple[int, int, int]
+Handle = int
+"""The name of a holding: one tensor, or tensors that are counted together."""
+
+MemoryEvent = tuple[Handle, int, int]
 """(holding, bytes of one tensor, number of tensors that join the holding; negative: that leave it, the oldest first).
 
 A plain tuple: a job has hundreds of thousands, and Python's garbage collector walks every other kind of object.

@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 
 from planner.compress.context import Context
-from planner.compress.ledger import DeviceName, Handle, Owner
+from planner.compress.ledger import DeviceName, Owner
 from planner.models.traces import Crossing, ModelTrace
+from planner.timeline import Handle
 
 
 class ActivationCache:
@@ -76,6 +77,10 @@ class ActivationCache:
     def held(self) -> frozenset[Handle]:
         """The holdings of everything in the cache."""
         return frozenset(self._holdings.values())
+
+    def in_order(self) -> list[Handle]:
+        """The same, as the crossings lie in the model."""
+        return [handle for _, handle in sorted(self._holdings.items())]
 
     def clear(self) -> None:
         """Free everything: the pipeline returns."""

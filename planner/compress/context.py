@@ -17,8 +17,10 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from planner.compress.devices import CountingDevice
-from planner.compress.ledger import DeviceName, Handle, Keep, Ledger, Owner
+from planner.compress.ledger import DeviceName, Keep, Ledger, Owner
+from planner.cuda.build import CudaBuild
 from planner.job import Job
+from planner.timeline import Handle
 
 T = TypeVar("T")
 
@@ -152,12 +154,19 @@ class Context:
         *,
         shortcuts: Shortcuts | None = None,
         keep: Keep = "peaks",
+        cuda: CudaBuild | None = None,
     ) -> None:
-        self.job = job
+        self.job, self.cuda = job, cuda
         self.ledger = ledger or Ledger(gpu=CountingDevice(job.gpu_memory_bytes), keep=keep)
         self.shortcuts = shortcuts or Shortcuts()
         if self.ledger.keep == "timeline":  # every layer's events, not one layer's for many
             self.shortcuts = replace(self.shortcuts, subgraphs=False, modules=False)
+        if self.ledger.places("gpu"):
+            # what is counted together has no places; and a cache on the GPU lies elsewhere after each layer
+            on_cpu = job.offload_device == "cpu"
+            self.shortcuts = replace(
+                self.shortcuts, blocks=False, modules=False, subgraphs=self.shortcuts.subgraphs and on_cpu
+            )
         self.device: DeviceName = "gpu"
         """Where forwards and modifiers compute; the basic pipeline computes where the model lies."""
         self.onloaded: dict[str, Handle] = {}

@@ -2,21 +2,42 @@
 
 The books say whose bytes lie where; a device says how the hardware holds them. While the simulation runs, a device
 gets every event in the order of the real run, and answers what the library asks of the hardware: how much is free.
-`CountingDevice` only counts. A device that places each tensor as a caching allocator does can stand in its place
-(`Ledger(gpu=...)`); neither pipelines nor modifiers know which of the two it is.
+`CountingDevice` only counts. `CachingDevice` places each tensor as PyTorch's caching allocator does. Neither pipelines
+nor modifiers know which of the two it is.
 """
 
-from collections.abc import Hashable
-from typing import Protocol
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Protocol
 
-from planner.timeline import MemoryEvent
+from planner.cuda.allocator import OFFSETS, Block, CachingAllocator
+from planner.cuda.settings import DEFAULT, AllocatorSettings
+from planner.timeline import Handle, MemoryEvent
+
+Layout = Any
+"""Hashable; a device reads what it made itself, and nobody else does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What a caching allocator held in one step, at most."""
+
+    allocated: int
+    """Blocks that tensors had, each rounded, with remainders too small to split off."""
+    reserved: int
+    """Segments taken from the driver and not given back."""
+    retries: int
+    """How often segments were given back in this step because the driver had no more."""
 
 
 class Device(Protocol):
     """One memory: it takes events, and says how much is free."""
 
-    wants_events: bool
-    """False for a device that needs to know no more than how much is live."""
+    places: bool
+    """True where every tensor gets a place: then each event matters, and in its order."""
+    stream: int
+    """The CUDA stream that tensors are taken on."""
 
     def apply(self, event: MemoryEvent) -> None:
         """Tensors are taken or freed. Freed tensors are named by their size; of equal ones the oldest goes first."""
@@ -24,17 +45,25 @@ class Device(Protocol):
     def free_bytes(self, live: int) -> int:
         """What `torch.cuda.mem_get_info` would call free while tensors of `live` bytes are there."""
 
-    def state(self) -> Hashable:
-        """A device in an equal state takes equal events the same way, so that they need not be walked again."""
+    def close_step(self) -> Held | None:
+        """The most that was held since the step before; None for a device that only counts."""
+
+    def layout(self, handles: Sequence[Handle]) -> Layout:
+        """Equal where equal events would be met alike from here on. `handles` are all live holdings, in an order that
+        says which of them play the same part in another layout."""
+
+    def restore(self, layout: Layout, handles: Sequence[Handle]) -> None:
+        """Make the device what it was in this layout, with these holdings in the place of those of then."""
 
 
 class CountingDevice:
     """Counts requested bytes, as if only this job's tensors were there. `total` None: its size is not known."""
 
-    wants_events = False
+    places = False
 
     def __init__(self, total: int | None = None) -> None:
         self.total = total
+        self.stream = 0
 
     def apply(self, event: MemoryEvent) -> None:
         """The books count already."""
@@ -44,6 +73,88 @@ class CountingDevice:
             raise ValueError("how large this memory is was never said")
         return max(0, self.total - live)
 
-    def state(self) -> Hashable:
-        """None: a count depends on the live bytes alone, which the books know."""
+    def close_step(self) -> None:
         return None
+
+    def layout(self, handles: Sequence[Handle]) -> None:
+        """Nothing: a count depends on the live bytes alone, which the books know."""
+
+    def restore(self, layout: Layout, handles: Sequence[Handle]) -> None:
+        """Nothing lies anywhere."""
+
+
+class CachingDevice:
+    """A card whose memory PyTorch's caching allocator manages.
+
+    `total` and `context`: bytes of the card as CUDA sees it, and what the CUDA context takes of them. They answer how
+    much is free; whether the allocator may exceed them is the allocator's own matter.
+    """
+
+    places = True
+
+    def __init__(self, allocator: CachingAllocator, total: int, context: int) -> None:
+        self.allocator, self.total, self.context = allocator, total, context
+        self.stream = 0
+        self._blocks: dict[Handle, list[Block]] = {}
+        self._retries = 0
+
+    def apply(self, event: MemoryEvent) -> None:
+        handle, nbytes, tensors = event
+        if tensors > 0:
+            blocks = self._blocks.setdefault(handle, [])
+            for _ in range(tensors):
+                blocks.append(self.allocator.malloc(nbytes, self.stream))
+            return
+        blocks = self._blocks[handle]
+        for _ in range(-tensors):
+            self.allocator.free(_popped(blocks, nbytes))
+        if not blocks:
+            del self._blocks[handle]
+
+    def free_bytes(self, live: int) -> int:
+        return max(0, self.total - self.context - self.allocator.use.reserved)
+
+    def close_step(self) -> Held:
+        use = self.allocator.use
+        held = Held(allocated=use.allocated_peak, reserved=use.reserved_peak, retries=use.retries - self._retries)
+        self._retries = use.retries
+        use.restart()
+        return held
+
+    def layout(self, handles: Sequence[Handle]) -> Layout:
+        """Free and live blocks, their segments numbered from 1 in the order of their birth."""
+        free = self.allocator.free_blocks()
+        live = [self._blocks[handle] for handle in handles]
+        ranks = _ranks(chain((b for _, group in free for b in group), *live))
+
+        def place(block: Block) -> tuple[int, int, int]:
+            return ranks[block.place >> OFFSETS], block.place & (1 << OFFSETS) - 1, block.size
+
+        return (
+            tuple((key, tuple(map(place, group))) for key, group in free if group),
+            tuple(tuple((b.pool.key, *place(b), b.requested) for b in group) for group in live),
+        )
+
+    def restore(self, layout: Layout, handles: Sequence[Handle]) -> None:
+        pools, live = layout
+        self._blocks = dict(zip(handles, self.allocator.rebuild(pools, live), strict=True))
+
+
+def card(total: int, context: int, settings: AllocatorSettings = DEFAULT, *, is_strict: bool = False) -> CachingDevice:
+    """A card of `total` bytes as CUDA sees them. Only a strict one runs out of memory: on any other one there is room
+    for all, and what is free is answered as if there were not."""
+    limit = total if is_strict else None
+    return CachingDevice(CachingAllocator(limit, context, settings), total, context)
+
+
+def _popped(blocks: list[Block], nbytes: int) -> Block:
+    """Take the oldest tensor of this size from the list."""
+    for index, block in enumerate(blocks):
+        if block.requested == nbytes:
+            return blocks.pop(index)
+    raise ValueError(f"no tensor of {nbytes} bytes is held")
+
+
+def _ranks(blocks: Iterable[Block]) -> dict[int, int]:
+    """Segments by number -> their place in the order of birth, from 1."""
+    return {number: rank for rank, number in enumerate(sorted({block.place >> OFFSETS for block in blocks}), 1)}

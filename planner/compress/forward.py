@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from planner.compress.context import Context
-from planner.compress.ledger import Handle, Owner
+from planner.compress.ledger import Owner
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.program import Subgraph
 from planner.models.traces import Call, Event, ModelTrace, Segment
 from planner.recipe.targets import LinearModule
+from planner.timeline import Handle
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,18 +8,17 @@ Bytes are requested bytes; each tensor also counts in 512-byte blocks, for the a
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Literal, NamedTuple
 
-from planner.compress.devices import CountingDevice, Device
-from planner.timeline import Level, MemoryEvent
+from planner.compress.devices import CountingDevice, Device, Held, Layout
+from planner.timeline import Handle, Level, MemoryEvent
 
 DeviceName = Literal["gpu", "cpu"]
 Keep = Literal["peaks", "timeline"]
-Handle = int
 
 LARGEST = 8
 
@@ -76,6 +75,8 @@ class Peak:
     end: int
     by_kind: dict[str, int]
     largest: tuple[Holding, ...]
+    held: Held | None = None
+    """What the caching allocator held, where one was simulated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +127,7 @@ class Ledger:
         self._home: dict[Handle, _Books] = {}
         self._handles = count()
         self._growing: dict[Handle, dict[int, int]] = {}
+        self._are_placed = True
 
     # ------------------------------------------------------------------ taking and giving back
     def alloc(self, device: DeviceName, nbytes: int, kind: str, owner: Owner | str) -> Handle:
@@ -196,6 +198,10 @@ class Ledger:
         books = self._books[device]
         return books.device.free_bytes(books.level.live)
 
+    def places(self, device: DeviceName) -> bool:
+        """The device gives each tensor a place."""
+        return self._books[device].device.places
+
     def size(self, handle: Handle) -> int:
         """Bytes that `handle` holds now."""
         return self._home[handle].holdings[handle]
@@ -220,11 +226,36 @@ class Ledger:
             for handle, nbytes in books.holdings.items():
                 if handle not in growing:
                     live[books.name, kinds[handle], nbytes] += 1
-        return frozenset(live.items()), self.device_states()
+        return frozenset(live.items()), self.layout()
 
-    def device_states(self) -> Hashable:
-        """The devices' own part of the state."""
-        return tuple(books.device.state() for books in self._books.values())
+    def layout(self, last: Sequence[Handle] = ()) -> Layout:
+        """How the devices hold what is live. Holdings are told apart by the order of their birth, but `last` come last,
+        in their order: in two layouts that are equal, equal places are held by holdings of the same part."""
+        return tuple(books.device.layout(_ordered(books, last)) for books in self._books.values())
+
+    def restore(self, layout: Layout, last: Sequence[Handle] = ()) -> None:
+        """Make the devices what they were in this layout, for the holdings that are live now."""
+        for books, each in zip(self._books.values(), layout, strict=True):
+            books.device.restore(each, _ordered(books, last))
+
+    @contextmanager
+    def unplaced(self) -> Iterator[None]:
+        """Inside, the books alone are kept: the devices see nothing, and are to be restored afterwards."""
+        self._are_placed = False
+        try:
+            yield
+        finally:
+            self._are_placed = True
+
+    @contextmanager
+    def on_stream(self, device: DeviceName, stream: int) -> Iterator[None]:
+        """Inside, tensors are taken on this CUDA stream of the device."""
+        seat = self._books[device].device
+        before, seat.stream = seat.stream, stream
+        try:
+            yield
+        finally:
+            seat.stream = before
 
     def others(self, handles: Collection[Handle]) -> Hashable:
         """What is live beside these: equal as long as no other holding is taken, changed or given back."""
@@ -260,23 +291,25 @@ class Ledger:
         if not nbytes:
             return
         books, event = self._home[handle], (handle, nbytes, tensors)
+        if books.device.places and self._are_placed:
+            books.device.apply(event)
         books.holdings[handle] += nbytes * tensors
         books.log.append(event)
         if books.level.add(nbytes, tensors):
             books.peak_at = len(books.log)
-        if books.device.wants_events:
-            books.device.apply(event)
 
     def _close(self, books: _Books) -> Peak:
         level, at_peak = books.level, dict(books.holdings)
         for handle, nbytes, tensors in reversed(books.log[books.peak_at :]):
             at_peak[handle] = at_peak.get(handle, 0) - nbytes * tensors
+        held = books.device.close_step()
         peak = Peak(
             bytes=level.peak,
-            allocated=level.peak_blocks,
+            allocated=held.allocated if held else level.peak_blocks,
             end=level.live,
             by_kind=self._by_kind(at_peak),
             largest=self._largest(at_peak),
+            held=held,
         )
         if self.keep == "timeline":
             books.past += books.log
@@ -303,3 +336,10 @@ class Ledger:
                 sums[self._owners[handle], self._kinds[handle]] += nbytes
         ranked = sorted(sums.items(), key=lambda item: (-item[1], str(item[0][0]), item[0][1]))[:LARGEST]
         return tuple(Holding(owner, kind, nbytes) for (owner, kind), nbytes in ranked)
+
+
+def _ordered(books: _Books, last: Sequence[Handle]) -> list[Handle]:
+    """The holdings that hold anything on this device, by birth, but `last` at the end."""
+    named = [handle for handle in last if books.holdings.get(handle)]
+    others = {handle for handle, nbytes in books.holdings.items() if nbytes}.difference(named)
+    return [*sorted(others), *named]

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planner.compress.context import Context, Frame
-from planner.compress.ledger import Handle, Owner
+from planner.compress.ledger import Owner
 from planner.errors import UnsupportedError
 from planner.recipe.dtypes import itemsize, zero_point_itemsize
 from planner.recipe.observers import DEFAULT, OBSERVERS, Observer
 from planner.recipe.qparams import scale_count
 from planner.recipe.specs import QuantArgs
 from planner.recipe.targets import LinearModule
+from planner.timeline import Handle
 from planner.upstream import FUSED_LAYER_NAMES, MSE_TILE
 
 

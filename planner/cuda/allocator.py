@@ -19,8 +19,9 @@ versions take the lowest address), so where the driver puts segments does not ma
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from planner.cuda.settings import DEFAULT, AllocatorSettings
 from planner.units import BLOCK, MIB
@@ -46,14 +47,21 @@ class OutOfMemory(Exception):  # noqa: N818  (an outcome of a simulation, no err
 Key = tuple[int, int]
 """(size, place) of a free block: the order in which blocks are looked for."""
 
-SEGMENT_SHIFT = 48
+OFFSETS = 48
 """A place is the number of the segment, times 2^48, plus the offset in it."""
+
+PoolKey = tuple[bool, int]
+"""(small, stream)."""
+
+Placed = tuple[int, int, int]
+"""A block: (number of its segment, offset, size)."""
 
 
 @dataclass(slots=True, eq=False)
 class Pool:
     """The free blocks of one stream, small or large."""
 
+    key: PoolKey
     is_small: bool
     keys: list[Key] = field(default_factory=list)
     blocks: dict[Key, "Block"] = field(default_factory=dict)
@@ -129,7 +137,7 @@ class CachingAllocator:
         self.total, self.context, self.settings = total, context, settings
         self.use = Use()
         self.segments: list[int] = []
-        self._pools: dict[tuple[bool, int], Pool] = {}
+        self._pools: dict[PoolKey, Pool] = {}
         self._limit = settings.limit(total)
         self._count = 0
 
@@ -171,15 +179,59 @@ class CachingAllocator:
             raise ValueError("how large this card is was never said")
         return max(0, self.total - self.context - self.use.reserved)
 
-    def state(self) -> Hashable:
-        """All free blocks with size and place: equal requests are met alike from here, if live blocks lie alike."""
-        return self.use.reserved, tuple((key, tuple(pool.keys)) for key, pool in self._pools.items())
+    # ------------------------------------------------------------------ what lies where
+    def free_blocks(self) -> list[tuple[PoolKey, list[Block]]]:
+        """The free blocks of every pool, in the order in which they are looked for."""
+        return [(key, [pool.blocks[k] for k in pool.keys]) for key, pool in sorted(self._pools.items())]
+
+    def rebuild(
+        self,
+        free: Iterable[tuple[PoolKey, Iterable[Placed]]],
+        live: Iterable[Iterable[tuple[PoolKey, int, int, int, int]]],
+    ) -> list[list[Block]]:
+        """Put these free and live blocks in place of all that there is; the live ones are returned in their groups.
+
+        A live block has the bytes that its tensor asked for behind its place. Peaks and what was counted stay.
+        """
+        self._pools.clear()
+        segments: dict[int, list[Block]] = {}
+        for key, places in free:
+            for number, offset, size in places:
+                block = self._placed(key, number, offset, size, segments)
+                block.pool.insert(block)
+        groups: list[list[Block]] = []
+        for group in live:
+            groups.append([])
+            for key, number, offset, size, requested in group:
+                block = self._placed(key, number, offset, size, segments)
+                block.taken, block.requested = True, requested
+                groups[-1].append(block)
+        for blocks in segments.values():
+            blocks.sort(key=lambda block: block.place)
+            for before, behind in pairwise(blocks):
+                before.behind, behind.before = behind, before
+        self._count = max(segments, default=0)
+        self._recount(segments.values())
+        return groups
+
+    def _placed(self, key: PoolKey, number: int, offset: int, size: int, segments: dict[int, list[Block]]) -> Block:
+        pool = self._pool(*key)
+        block = Block(pool, (number << OFFSETS) + offset, size, born=pool.searches)
+        segments.setdefault(number, []).append(block)
+        return block
+
+    def _recount(self, segments: Iterable[list[Block]]) -> None:
+        blocks = [block for segment in segments for block in segment]
+        self.use.requested = sum(block.requested for block in blocks)
+        self.use.allocated = sum(block.size for block in blocks if block.taken)
+        self.use.reserved = sum(block.size for block in blocks)
+        self.use.restart()
 
     # ------------------------------------------------------------------ finding a block
     def _pool(self, is_small: bool, stream: int) -> Pool:
         pool = self._pools.get((is_small, stream))
         if pool is None:
-            pool = self._pools[is_small, stream] = Pool(is_small)
+            pool = self._pools[is_small, stream] = Pool((is_small, stream), is_small)
         return pool
 
     def _best_fit(self, pool: Pool, size: int) -> Block | None:
@@ -250,7 +302,7 @@ class CachingAllocator:
         use.reserved_peak = max(use.reserved_peak, use.reserved)
         self.segments.append(size)
         self._count += 1
-        return Block(pool, self._count << SEGMENT_SHIFT, size, born=pool.searches)
+        return Block(pool, self._count << OFFSETS, size, born=pool.searches)
 
     def _give_back(self, block: Block) -> None:
         """release_block."""

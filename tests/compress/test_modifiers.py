@@ -8,7 +8,7 @@ import pytest
 
 from planner.compress.binding import make_program
 from planner.compress.context import Context
-from planner.compress.ledger import Handle, Owner
+from planner.compress.ledger import Owner
 from planner.compress.modifiers import MODIFIERS, make_model
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.oneshot import simulate
@@ -19,6 +19,7 @@ from planner.models.traces import Call, Event
 from planner.planning import plan_graph
 from planner.recipe.specs import ModifierSpec, ModuleRef, Selection
 from planner.recipe.targets import LinearModule
+from planner.timeline import Handle
 from tests import toys
 from tests.toys import Layer, Toy
 

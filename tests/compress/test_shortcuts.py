@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from planner.compress.context import EVERYTHING, Context, Shortcuts
-from planner.compress.ledger import Handle
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.gptq import GPTQSpec
 from planner.compress.oneshot import simulate
 from planner.models.traces import Call
 from planner.recipe.targets import LinearModule
+from planner.timeline import Handle
 from tests import toys
 from tests.toys import Layer, Toy
 

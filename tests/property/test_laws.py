@@ -254,7 +254,7 @@ def test_a_device_in_the_stream_sees_every_event_and_is_asked_what_is_free(case:
 
 
 class Witness(CountingDevice):
-    wants_events = True
+    places = True
 
     def __init__(self, total: int) -> None:
         super().__init__(total)

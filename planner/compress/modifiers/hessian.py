@@ -1,9 +1,10 @@
 """Hessians, as GPTQ and SparseGPT accumulate them: fp32, (columns x columns), one per module."""
 
 from planner.compress.context import Context
-from planner.compress.ledger import Handle, Owner
+from planner.compress.ledger import Owner
 from planner.models.traces import Call
 from planner.recipe.targets import LinearModule
+from planner.timeline import Handle
 
 FP32 = 4
 

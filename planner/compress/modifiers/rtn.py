@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 from planner.compress.context import Context, Frame
-from planner.compress.ledger import Handle, Owner
+from planner.compress.ledger import Owner
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.mixin import QuantizationMixinSpec, calibrates, shared_fields
 from planner.compress.observers import QParams, WeightObservers, observed_range, observer_of, siblings_of
@@ -18,6 +18,7 @@ from planner.recipe.schemes import QuantizationFields
 from planner.recipe.specs import QuantArgs
 from planner.recipe.targets import LinearModule
 from planner.recipe.validation import validated
+from planner.timeline import Handle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

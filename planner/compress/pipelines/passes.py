@@ -4,21 +4,21 @@ The loop body of pipelines/sequential/pipeline.py has three names that outlive a
 (what was fetched from the activation cache), `outputs` (of the calibration pass) and `output` (of the propagation
 pass). Their tensors are freed when the name is bound anew, so a batch runs beside what the batch before left behind.
 
-All batches are equal except the last, which may be shorter. As soon as one batch leaves everything as it found it, and
-moves the growing holdings (the activation cache, whatever a modifier keeps for each sample) as the batch before did,
-every later one would do the same. The batches between it and the last two are then passed over, and for each of them
-the growing holdings change by what that one batch changed.
+All batches are equal except the last, which may be shorter. As soon as a batch leaves everything as an earlier one did,
+and moved the growing holdings (the activation cache, whatever a modifier keeps for each sample) as that one did, the
+batches since then would be repeated again and again. They are passed over up to the last two, and the growing holdings
+change by what each round of them changed.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 
 from planner.compress.cache import ActivationCache
 from planner.compress.context import Context, Frame
 from planner.compress.forward import Hooked, SubgraphForward
-from planner.compress.ledger import Handle
 from planner.compress.program import Subgraph
 from planner.job import Job
+from planner.timeline import Handle
 
 NAMES = ("inputs", "outputs", "output")
 
@@ -48,23 +48,48 @@ Moves = dict[tuple[Handle, int], int]
 
 
 def walk_batches(context: Context, count: int, batch: Callable[[int], None]) -> None:
-    """Call `batch` with the numbers 0 to count - 1, but for those that would do what the last two before them did."""
-    ledger = context.ledger
-    number, before = 0, None
+    """Call `batch` with the numbers 0 to count - 1, but for those that would do what batches before them did.
+
+    A batch that leaves all as an earlier one did is the end of a round, and further rounds would be equal. As many as
+    fit before the last two batches are passed over; what grew in one grows on by their number.
+    """
+    ledger, rounds = context.ledger, Rounds()
+    number = 0
     while number < count:
         growth = ledger.growth()
         batch(number)
         number += 1
         if not context.shortcuts.batches:
             continue
-        moves = _moves(growth, ledger.growth())
-        after = (ledger.state(), moves)
-        passed_over = count - 2 - number
-        if after == before and passed_over > 0:
+        length, moves = rounds.add(ledger.state(), _moves(growth, ledger.growth()))
+        times = (count - 2 - number) // length if length else 0
+        if times > 0:
             for (handle, size), change in sorted(moves.items(), key=lambda move: move[1]):  # first what goes
-                ledger.grow(handle, size * change * passed_over, abs(change) * passed_over)
-            number += passed_over
-        before = after
+                ledger.grow(handle, size * change * times, abs(change) * times)
+            number += length * times
+            rounds = Rounds()
+
+
+@dataclass(slots=True)
+class Rounds:
+    """Batches so far: the state that each one left, and by what it moved the growing holdings."""
+
+    seen: dict[Hashable, int] = field(default_factory=dict)
+    moved: list[Moves] = field(default_factory=list)
+
+    def add(self, state: Hashable, moves: Moves) -> tuple[int, Moves]:
+        """The number of batches since the last one that left the same, and what they moved; 0 if there is none."""
+        self.moved.append(moves)
+        key, number = (state, frozenset(moves.items())), len(self.moved)
+        earlier = self.seen.get(key)
+        self.seen[key] = number
+        if earlier is None:
+            return 0, {}
+        total: Moves = {}
+        for each in self.moved[earlier:]:
+            for move, change in each.items():
+                total[move] = total.get(move, 0) + change
+        return number - earlier, total
 
 
 def _moves(before: dict[Handle, dict[int, int]], after: dict[Handle, dict[int, int]]) -> Moves:

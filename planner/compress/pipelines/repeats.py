@@ -11,9 +11,11 @@ from dataclasses import dataclass, field, replace
 
 from planner.compress.cache import ActivationCache
 from planner.compress.context import Context, Frame
+from planner.compress.devices import Layout
 from planner.compress.ledger import Owner, Peak
 from planner.compress.pipelines.passes import NAMES
 from planner.compress.program import Program, Run, StepMemory, Subgraph
+from planner.timeline import Handle
 
 Leftovers = tuple[tuple[tuple[str, Owner, int], ...], ...]
 """(kind, owner, bytes) of what each of NAMES holds."""
@@ -26,6 +28,8 @@ class Template:
     subgraph: Subgraph
     steps: tuple[StepMemory, ...]
     leftovers: Leftovers
+    layout: Layout
+    """How the devices held what was left behind."""
 
 
 @dataclass(slots=True)
@@ -50,7 +54,7 @@ class Repeats:
             tuple(tuple(size for _, _, size in group) for group in self._leftovers()),
             tuple(sorted(ledger.live_by_kind("cpu").items())),
             tuple(sorted(ledger.live_by_kind("gpu").items())),
-            ledger.device_states(),
+            ledger.layout(self._parts()),
         )
 
     def surroundings(self) -> Hashable:
@@ -62,15 +66,23 @@ class Repeats:
         """Remember a subgraph that was walked just now, if it left its `surroundings` as they were `before`."""
         if self.surroundings() != before:
             return
-        self.templates[key] = Template(subgraph=subgraph, steps=tuple(steps), leftovers=self._leftovers())
+        self.templates[key] = Template(
+            subgraph=subgraph,
+            steps=tuple(steps),
+            leftovers=self._leftovers(),
+            layout=self.context.ledger.layout(self._parts()),
+        )
 
     def repeat(self, template: Template, subgraph: Subgraph) -> list[StepMemory]:
         """The template's steps under this subgraph's names. Leaves the books as this subgraph would leave them."""
         renames = self._renames(template.subgraph, subgraph)
-        for name, group in zip(NAMES, template.leftovers, strict=True):
-            self._leave(name, [(kind, owner.renamed(renames), size) for kind, owner, size in group])
-        self.cache.rename(subgraph.consumed, subgraph.writes)
-        self.context.ledger.close_step()
+        ledger = self.context.ledger
+        with ledger.unplaced():
+            for name, group in zip(NAMES, template.leftovers, strict=True):
+                self._leave(name, [(kind, owner.renamed(renames), size) for kind, owner, size in group])
+            self.cache.rename(subgraph.consumed, subgraph.writes)
+        ledger.restore(template.layout, self._parts())
+        ledger.close_step()
         return [_renamed(step, subgraph, renames) for step in template.steps]
 
     def _leave(self, name: str, group: list[tuple[str, Owner, int]]) -> None:
@@ -82,6 +94,10 @@ class Repeats:
             return
         self.names.delete(name)
         self.names.bind(name, *(self.context.take(size, kind, owner) for kind, owner, size in group))
+
+    def _parts(self) -> list[Handle]:
+        """The holdings of the names and of the cache, in the same order for every subgraph."""
+        return [*(handle for name in NAMES for handle in self.names.held(name)), *self.cache.in_order()]
 
     def _leftovers(self) -> Leftovers:
         ledger = self.context.ledger
