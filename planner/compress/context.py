@@ -19,10 +19,14 @@ from typing import Self, TypeVar
 from planner.compress.devices import CountingDevice
 from planner.compress.ledger import DeviceName, Keep, Ledger, Owner
 from planner.cuda.build import CudaBuild
+from planner.cuda.requests import Requests
 from planner.job import Job
 from planner.timeline import Handle
 
 T = TypeVar("T")
+
+WORKSPACE = "cuda_workspace"
+"""The kind of what CUDA's own libraries and operators take."""
 
 BLOCKS = 3
 """Blocks walked at the start of a weight: the first shows what a block needs, the others what is left over."""
@@ -128,6 +132,20 @@ class Frame:
         with self._context.ledger.hold(self._context.device, nbytes, kind or self.kind, self._part(what)):
             yield
 
+    def operator(self, requests: Requests, what: str) -> None:
+        """What a CUDA operator takes beside its results, if a CUDA build is modelled (planner/cuda)."""
+        context = self._context
+        if context.cuda is None or context.device == "cpu":
+            return
+        taken: list[Handle] = []
+        for request in requests:
+            if request.action == "take":
+                taken.append(context.take(request.amount, WORKSPACE, self._part(what)))
+            elif request.action == "give":
+                context.ledger.free(taken[request.amount])
+            elif request.action == "product":
+                context.product()
+
     def _part(self, role: str) -> Owner:
         """The owner in this role, one object however often it is asked for."""
         owner = self._parts.get(role)
@@ -171,6 +189,7 @@ class Context:
         """Where forwards and modifiers compute; the basic pipeline computes where the model lies."""
         self.onloaded: dict[str, Handle] = {}
         """Names of parameters on the GPU until the subgraph ends (`disable_offloading`)."""
+        self._has_workspace = False
         self.keep_onloaded = True
         """False in the data-free pipeline: each access onloads the parameter anew and frees it at once."""
 
@@ -201,6 +220,12 @@ class Context:
         else:
             with self.ledger.hold("gpu", nbytes, kind, name):
                 yield
+
+    def product(self) -> None:
+        """cuBLAS multiplies: the first product takes a workspace from the allocator, and keeps it."""
+        if self.cuda is not None and self.device == "gpu" and not self._has_workspace:
+            self._has_workspace = True
+            self.ledger.alloc("gpu", self.cuda.cublas_workspace, WORKSPACE, "cuBLAS workspace")
 
     def offload_all(self) -> None:
         """Leave `disable_offloading`: every onloaded parameter is released."""

@@ -17,6 +17,7 @@ from planner.compress.modifiers.hessian import FP32, Hessians, hessian_bytes
 from planner.compress.modifiers.mixin import QuantizationMixinSpec, check_schemes, shared_fields, target_notes
 from planner.compress.modifiers.rtn import QuantizationModel
 from planner.compress.observers import QParams, siblings_of
+from planner.cuda import linalg
 from planner.errors import RecipeError, UnsupportedError
 from planner.hints import few
 from planner.models.traces import Call
@@ -317,12 +318,24 @@ class _Batch:
         _cholesky_inverse_cusolver_potrs_based adds a copy of its input.
         """
         with frame.during(self.count * self.columns, "dead columns"):
+            if self.context.cuda is not None:
+                self._factorize_on_cuda(frame)
+                return
             one = hessian_bytes(self.columns)
             size = one if self.count < GPTQ_MIN_BATCHED_CHOLESKY else self.stacked_hessians
             frame.temporary(size, "column-major copy in cholesky_ex", "cuda_workspace")
             with frame.during(size, "column-major result in cholesky_inverse", "cuda_workspace"):
                 frame.temporary(size, "input copy in cholesky_inverse", "cuda_workspace")
             frame.temporary(size, "column-major copy in cholesky", "cuda_workspace")
+
+    def _factorize_on_cuda(self, frame: Frame) -> None:
+        """factorize_hessian: one matrix after another, or from MIN_BATCHED_CHOLESKY_SIZE on all together."""
+        one_by_one = self.count < GPTQ_MIN_BATCHED_CHOLESKY
+        for _ in range(self.count if one_by_one else 1):
+            batch = 1 if one_by_one else self.count
+            frame.operator(linalg.cholesky_ex(self.columns, batch=batch, into=True), "cholesky_ex")
+            frame.operator(linalg.cholesky_inverse(self.columns, batch=batch, into=True), "cholesky_inverse")
+            frame.operator(linalg.cholesky(self.columns, batch=batch, into=True), "cholesky")
 
     # ------------------------------------------------------------------ the column blocks
     def _blocks(self, frame: Frame, qparams: QParams) -> None:

@@ -1,0 +1,137 @@
+"""The jobs that the cudameter ran: every preset, every shipped recipe, and the options that move the card's memory."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.measured.cases import Case
+from planner.units import GIB
+
+RUNS = Path(__file__).parent / "runs"
+SHORT: dict[str, Any] = {"layers": 3, "samples": 4, "progress_bars": False}
+TWO: dict[str, Any] = {**SHORT, "layers": 2}
+
+SHIPPED = (
+    "gptq_w4a16",
+    "gptq_w8a8",
+    "rtn_fp8_dynamic",
+    "rtn_nvfp4",
+    "rtn_w4a16",
+    "rtn_w8a8_static",
+    "sparsegpt_2of4",
+    "sparsegpt_50",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CudaCase(Case):
+    """One job on one architecture (compute capability, two digits)."""
+
+    sm: int = 90
+
+    @property
+    def name(self) -> str:
+        shown = {key: value for key, value in self.options.items() if key != "progress_bars"}
+        plain = Case(model=self.model, recipe=self.recipe, options=shown).name
+        return plain if self.sm == 90 else f"{plain}-sm{self.sm}"
+
+    @property
+    def recorded(self) -> Path:
+        return RUNS / f"{self.name}.json"
+
+
+def cuda_cases() -> Iterator[CudaCase]:
+    """Every recorded job."""
+    for recipe in SHIPPED:
+        yield _case("llama-3-8b", recipe)
+    yield from _lengths()
+    yield from _options()
+    yield from _cards()
+    yield from _presets()
+    yield from _recipes()
+
+
+def _case(model: str, recipe: str, sm: int = 90, base: dict[str, Any] = SHORT, **options: Any) -> CudaCase:
+    return CudaCase(model=model, recipe=recipe, options={**base, **options}, sm=sm)
+
+
+def _lengths() -> Iterator[CudaCase]:
+    for seq_len, batch_size in ((512, 1), (512, 4), (4096, 1), (8192, 1), (2048, 2)):
+        yield _case("llama-3-8b", "gptq_w4a16", seq_len=seq_len, batch_size=batch_size, samples=4 * batch_size)
+    for recipe in ("rtn_w8a8_static", "sparsegpt_2of4"):
+        yield _case("llama-3-8b", recipe, seq_len=8192)
+        yield _case("llama-3-8b", recipe, seq_len=512, batch_size=4, samples=16)
+
+
+def _options() -> Iterator[CudaCase]:
+    for options in (
+        {"targets_per_subgraph": 2, "layers": 4},
+        {"propagate_error": False},
+        {"prefetch": True},
+        {"offload_device": "gpu"},
+        {"dtype": "float16"},
+        {"samples": 5, "batch_size": 2},
+        {"sequential_targets": ("LlamaAttention", "LlamaMLP")},
+        {"sequential_targets": ("Linear",), "layers": 2},
+        {"samples": 32},
+    ):
+        yield _case("llama-3-8b", "gptq_w4a16", **options)
+    yield _case("llama-3-8b", "rtn_w8a8_static", prefetch=True, propagate_error=False)
+    yield _case("llama-3-8b", "rtn_w8a8_static", offload_device="gpu", batch_size=2)
+
+
+def _cards() -> Iterator[CudaCase]:
+    for size in (12, 16, 24, 48):
+        yield _case("llama-3-8b", "gptq_w4a16", gpu_memory_bytes=size * GIB)
+    for size in (24, 48):
+        yield _case("mixtral-8x7b", "gptq_w4a16", base=TWO, gpu_memory_bytes=size * GIB)
+        yield _case("qwen3-30b-a3b", "gptq_w4a16", base=TWO, gpu_memory_bytes=size * GIB)
+    yield _case("llama-3-8b", "sparsegpt_2of4", gpu_memory_bytes=12 * GIB)
+    for recipe in ("gptq_w4a16", "sparsegpt_50", "rtn_w8a8_static"):
+        yield _case("llama-3-8b", recipe, sm=80)
+    yield _case("qwen3-30b-a3b", "gptq_w4a16", sm=80, base=TWO, gpu_memory_bytes=24 * GIB)
+
+
+def _presets() -> Iterator[CudaCase]:
+    yield _case("mistral-7b", "gptq_w4a16", seq_len=8192)
+    yield _case("llama-2-7b", "gptq_w4a16")
+    yield _case("llama-2-13b", "sparsegpt_2of4", base=TWO)
+    yield _case("llama-2-70b", "gptq_w4a16", base=TWO)
+    yield _case("llama-3.3-70b", "rtn_w8a8_static", base=TWO)
+    yield _case("qwen2.5-7b", "gptq_w4a16")
+    yield _case("qwen2.5-vl-7b", "gptq_w4a16")
+    yield _case("qwen3-0.6b", "gptq_w4a16")
+    yield _case("qwen3-8b", "gptq_w8a8")
+    yield _case("qwen3-32b", "sparsegpt_50", base=TWO)
+    for recipe in ("gptq_w4a16", "rtn_w8a8_static", "sparsegpt_2of4", "rtn_w4a16"):
+        yield _case("qwen3-30b-a3b", recipe, base=TWO)
+    for recipe in ("gptq_w4a16", "rtn_w8a8_static"):
+        yield _case("mixtral-8x7b", recipe, base=TWO)
+    yield _case("gemma-3-27b", "gptq_w4a16", layers=7)
+    yield _case("gemma-3-27b", "rtn_w8a8_static", layers=7)
+    yield _case("gpt-oss-20b", "gptq_w8a8", base=TWO)
+    yield _case("llama-4-scout", "rtn_w8a8_static", base=TWO)
+    yield _case("command-a-vision", "rtn_w8a8_static", layers=4)
+    yield _case("deepseek-r1", "gptq_w4a16")
+
+
+def _recipes() -> Iterator[CudaCase]:
+    for recipe in (
+        "gptq_nvfp4",
+        "gptq_fp8_block",
+        "gptq_w4a16_asym_mse",
+        "gptq_w4a16_no_actorder",
+        "gptq_w4a16_no_batching",
+        "gptq_w4a16_block64",
+        "gptq_w4a16_block100",
+        "sparsegpt_preserve_mask",
+        "sparsegpt_then_gptq",
+        "rtn_fp8_static",
+        "rtn_mxfp4",
+        "rtn_fp8_block",
+        "rtn_w8a8_static_mse",
+        "gptq_head",
+        "head_w8a8",
+    ):
+        yield _case("llama-3-8b", recipe)
