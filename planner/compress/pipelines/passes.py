@@ -7,7 +7,13 @@ pass). Their tensors are freed when the name is bound anew, so a batch runs besi
 All batches are equal except the last, which may be shorter. As soon as one batch leaves everything as it found it, and
 moves the growing holdings (the activation cache, whatever a modifier keeps for each sample) as the batch before did,
 every later one would do the same. The batches between it and the last two are then passed over, and for each of them
-the growing holdings change by what that one batch changed.
+the growing holdings change by what that one batch changed. With progress bars two batches take the place of one.
+
+A progress bar keeps one batch more while every second batch runs. `_get_batches` loops over tqdm(enumerate(batches)),
+and CPython's enumerate (Objects/enumobject.c enum_next) hands out the same tuple again and again, as long as nobody
+else refers to it. Without a bar nobody does: tqdm.__iter__ is a `yield from`. With one, its loop variable `obj` holds
+the tuple while the next is asked for. So batch 1 gets a new tuple, and enumerate's own holds batch 0 until batch 2
+is put into it; that one then stays beside batch 3, and so on. When the loop ends, enumerate goes.
 """
 
 from collections.abc import Callable
@@ -21,6 +27,8 @@ from planner.compress.program import Subgraph
 from planner.job import Job
 
 NAMES = ("inputs", "outputs", "output")
+ENUMERATED = "enumerate"
+"""What the tuple in enumerate still refers to, beside `inputs`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +55,27 @@ Moves = dict[tuple[Handle, int], int]
 """By how many tensors each growing holding changed, by holding and size of the tensor."""
 
 
-def walk_batches(context: Context, count: int, batch: Callable[[int], None]) -> None:
-    """Call `batch` with the numbers 0 to count - 1, but for those that would do what the last two before them did."""
+def walk_batches(context: Context, count: int, batch: Callable[[int], None], period: int = 1) -> None:
+    """Call `batch` with the numbers 0 to count - 1, but for those that would do what the last ones before them did.
+
+    `period` is after how many batches their doings repeat.
+    """
     ledger = context.ledger
     number, before = 0, None
     while number < count:
         growth = ledger.growth()
-        batch(number)
-        number += 1
+        for each in range(number, min(number + period, count)):
+            batch(each)
+        number += period
         if not context.shortcuts.batches:
             continue
         moves = _moves(growth, ledger.growth())
         after = (ledger.state(), moves)
-        passed_over = count - 2 - number
+        passed_over = (count - 2 - number) // period
         if after == before and passed_over > 0:
             for (handle, size), change in sorted(moves.items(), key=lambda move: move[1]):  # first what goes
                 ledger.grow(handle, size * change * passed_over, abs(change) * passed_over)
-            number += passed_over
+            number += passed_over * period
         before = after
 
 
@@ -95,11 +107,17 @@ class Pass:
     def run(self) -> None:
         """Walk the batches in order, passing over those that would only repeat the one before."""
         batches = Batches(self.context.job)
-        walk_batches(self.context, batches.count, lambda number: self._batch(number, batches))
+        period = 2 if self.context.job.progress_bars else 1
+        walk_batches(self.context, batches.count, lambda number: self._batch(number, batches), period)
+        self.names.delete(ENUMERATED)
 
     def _batch(self, number: int, batches: Batches) -> None:
         last = batches.is_last(number)
         fetched = self.ahead if self.ahead is not None else self.cache.fetch(self.subgraph.reads, last=last)
+        if self.context.job.progress_bars and number % 2:
+            self.names.move("inputs", ENUMERATED)
+        else:
+            self.names.delete(ENUMERATED)
         self.names.bind("inputs", *fetched)
         # iter_prefetch: the next batch is on its way while this one runs
         self.ahead = (
