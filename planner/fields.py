@@ -252,6 +252,18 @@ JOB_FIELDS: tuple[JobField, ...] = (
         unusual="prefetch",
     ),
     JobField(
+        name="progress_bars",
+        default=True,
+        typed=bool,
+        panel=PIPELINE,
+        help="Run with TQDM_DISABLE=1. Otherwise a progress bar keeps the inputs of one more batch now and then.",
+        option="--no-progress-bars",
+        spelling=NEGATED,
+        meter="--progress-bars",
+        meter_spelling=AS_IT_IS,
+        unusual="no progress bars",
+    ),
+    JobField(
         name="calibrate_all_experts",
         default=True,
         typed=bool,

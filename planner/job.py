@@ -66,6 +66,7 @@ class Job(BaseModel):
     offload_device: OffloadDevice = "cpu"
     propagate_error: bool = True
     prefetch: bool = False
+    progress_bars: bool = True
     calibrate_all_experts: bool = True
     linearized: bool = False
     dtype: DType = "bfloat16"

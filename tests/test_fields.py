@@ -23,6 +23,7 @@ OTHERS: dict[str, Any] = {
     "offload_device": "gpu",
     "propagate_error": False,
     "prefetch": True,
+    "progress_bars": False,
     "calibrate_all_experts": False,
     "linearized": True,
     "dtype": "float16",
@@ -58,7 +59,7 @@ def test_bytes_that_are_no_whole_gib_are_written_to_the_byte() -> None:
 def test_the_meter_is_asked_for_the_same_job_as_it_says_it_ran(job: Job) -> None:
     words = meter_arguments(job)
     ran: dict[str, Any] = {field.option.removeprefix("--").replace("-", "_"): False for field in JOB_FIELDS}
-    ran |= {"layers": None, "vision_layers": None, "sequential_targets": None}
+    ran |= {"layers": None, "vision_layers": None, "sequential_targets": None, "progress_bars": False}
     for word, value in zip(words, [*words[1:], "--"], strict=True):
         if word.startswith("--"):
             key = word.removeprefix("--").replace("-", "_")
@@ -84,5 +85,5 @@ def test_the_summary_says_what_is_not_the_default() -> None:
     assert job_line(Job(**OTHERS)) == (
         "16 samples x 128 tokens, batch 2, 1 image of 644x336 each, sequential pipeline, targets A, B, "
         "2 targets per subgraph, activations offloaded to the GPU, errors not propagated, prefetch, "
-        "routed experts only, linear experts, first 3 layers, first 4 vision layers, GPU of 24 GiB"
+        "no progress bars, routed experts only, linear experts, first 3 layers, first 4 vision layers, GPU of 24 GiB"
     )

@@ -317,8 +317,8 @@ def recipe(*specs: ModifierSpec) -> Recipe:
 
 
 def job(**options: Any) -> Job:
-    """A small job: two samples of ten tokens."""
-    return Job(**({"samples": 2, "seq_len": 10} | options))
+    """A small job: two samples of ten tokens, no progress bars."""
+    return Job(**({"samples": 2, "seq_len": 10, "progress_bars": False} | options))
 
 
 # ---------------------------------------------------------------------- watching

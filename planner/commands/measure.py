@@ -1,5 +1,6 @@
 """planner measure: the same job on this machine's accelerator."""
 
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -137,7 +138,8 @@ def _measured(
     source, path, text = load_source(model), recipe_file(recipe), recipe_text(recipe)
     with Progress() as progress:
         card = find_card()
-        job = job.model_copy(update={"gpu_memory_bytes": card.total_bytes})
+        bars = job.progress_bars and not os.environ.get("TQDM_DISABLE")
+        job = job.model_copy(update={"gpu_memory_bytes": card.total_bytes, "progress_bars": bars})
         plan = _planned(model, recipe, job, force, progress)
         if plan is not None and not force:
             require_memory(plan, card)

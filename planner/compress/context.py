@@ -91,6 +91,10 @@ class Frame:
         self._names[name] = handles
         self._context.ledger.free_all(handle for handle in old if handle not in handles)
 
+    def move(self, name: str, other: str) -> None:
+        """other = name; del name: nothing is freed but what `other` held before."""
+        self.bind(other, *self._names.pop(name, ()))
+
     def extend(self, name: str, handles: Iterable[Handle]) -> None:
         """Add tensors to the dictionary that `name` holds."""
         self._names[name] = (*self._names.get(name, ()), *handles)

@@ -36,10 +36,11 @@ def upgraded(plan: Any) -> Any:
 
 
 def _from_version_1(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """Version 2 took owners apart into name, role and copies, and gave notes a kind."""
+    """Version 2 took owners apart into name, role and copies, gave notes a kind, and plans progress bars."""
     steps = [{**step, "gpu": _device(step["gpu"]), "cpu": _device(step["cpu"])} for step in plan.get("steps", ())]
     notes = [{"kind": "unsorted", "text": text} for text in plan.get("notes", ())]
-    return {**plan, "schema_version": SCHEMA_VERSION, "steps": steps, "notes": notes}
+    job = {"progress_bars": False, **plan["job"]}
+    return {**plan, "schema_version": SCHEMA_VERSION, "job": job, "steps": steps, "notes": notes}
 
 
 def _device(memory: Mapping[str, Any]) -> dict[str, Any]:

@@ -76,7 +76,6 @@ def _from_meter(data: dict[str, Any], path: Path) -> Measurement:
             recipe=recipe,
             job=_meter_job(data["job"]),
             collected=True,
-            progress_bars=False,
             steps=tuple(_meter_step(index, step) for index, step in enumerate(data["steps"])),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -95,7 +94,9 @@ def _meter_recipe(name: str, path: Path) -> MeasuredRecipe:
 
 
 def _meter_job(job: dict[str, Any]) -> Job:
-    return Job.model_validate({field.name: field.from_meter(job) for field in JOB_FIELDS})
+    """A meter that does not speak of progress bars had none."""
+    words = {"progress_bars": False, **job}
+    return Job.model_validate({field.name: field.from_meter(words) for field in JOB_FIELDS})
 
 
 def _meter_step(index: int, step: dict[str, Any]) -> MeasuredStep:

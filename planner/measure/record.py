@@ -1,8 +1,9 @@
 """The Measurement record: the versioned JSON of one measured job, whatever measured it."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from planner.job import Job
 from planner.records import Record
@@ -117,9 +118,18 @@ class Measurement(Record):
     recipe: MeasuredRecipe | None = None
     job: Job | None = None
     collected: bool = Field(default=False, description="Python's garbage collector was run at fixed points")
-    progress_bars: bool = Field(
-        default=True, description="tqdm's bars were on; one keeps a batch while the next is fetched"
-    )
     steps: tuple[MeasuredStep, ...] = ()
     modules: tuple[ModuleMetric, ...] = Field(default=(), description="from a log: one entry per compressed module")
     notes: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _job_knows_its_progress_bars(cls, record: Any) -> Any:
+        """Records of before a job knew whether it had bars say it beside the job."""
+        if not isinstance(record, Mapping) or "progress_bars" not in record:
+            return record
+        others = {name: value for name, value in record.items() if name != "progress_bars"}
+        job = record.get("job")
+        if isinstance(job, Mapping):
+            others["job"] = {"progress_bars": record["progress_bars"], **job}
+        return others

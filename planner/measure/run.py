@@ -65,7 +65,7 @@ class _Run:
 
     def measure(self) -> Measurement:
         output = _verbose if self.request.verbose else _quiet
-        with output(), Sampler(self.probe) as sampler:
+        with output(), progress_bars(self.request.job, self.request.verbose), Sampler(self.probe) as sampler:
             recorder = StepRecorder(sampler, self._on_step)
             stopped = None
             try:
@@ -112,7 +112,6 @@ class _Run:
             recipe=request.recipe,
             job=request.job,
             collected=request.collect,
-            progress_bars=not os.environ.get("TQDM_DISABLE"),
             steps=steps,
             notes=request.notes,
         )
@@ -161,20 +160,12 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the library's log and progress bars. Works before llmcompressor is imported.
-
-    The bars must stay switched on: a bar keeps the previous batch alive while the next one is fetched, as
-    in users' jobs. With TQDM_DISABLE=1 in the environment the job is measured without bars.
-    """
+    """Silence the library's log. Works before llmcompressor is imported."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("LLM_COMPRESSOR_LOG_LEVEL", "ERROR")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.getLogger("torch.fx").setLevel(logging.ERROR)
-    with (
-        warnings.catch_warnings(),
-        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
-        replaced(tqdm, "__init__", partialmethod(tqdm.__init__, file=nowhere)),
-    ):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
@@ -184,3 +175,17 @@ def _verbose() -> Iterator[None]:
     """Let the library print its log and progress bars."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     yield
+
+
+@contextmanager
+def progress_bars(job: Job, shown: bool) -> Iterator[None]:
+    """Progress bars as the job has them, shown or written nowhere.
+
+    Bars that nobody sees stay switched on where the job has them: they keep a batch alive
+    (planner/compress/pipelines/passes.py), as in users' jobs.
+    """
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        where: dict[str, Any] = {} if shown else {"file": nowhere}
+        off: dict[str, Any] = {} if job.progress_bars else {"disable": True}
+        with replaced(tqdm, "__init__", partialmethod(tqdm.__init__, **where, **off)):
+            yield

@@ -145,6 +145,46 @@ def test_one_batch_has_nothing_to_prefetch() -> None:
     assert plain == prefetched
 
 
+@pytest.mark.parametrize("prefetch", [False, True])
+def test_a_progress_bar_keeps_the_batch_before_beside_every_second_one(prefetch: bool) -> None:
+    """CPython's enumerate and tqdm's loop variable, see pipelines/passes.py."""
+    without, bars = (
+        gpu(steps(toys.onlooker(), samples=3, prefetch=prefetch, progress_bars=on)) for on in (False, True)
+    )
+    # the first layer's first batch finds all outputs of the head, the second only the hidden states before it
+    for unit, more in (("head", TOY.ids), (LAYERS[0], TOY.hidden), (LAYERS[1], CROSSING)):
+        assert bars["calibrate", unit] == without["calibrate", unit] + more
+        assert bars["compress", unit] == without["compress", unit]
+    assert bars["propagate", LAYERS[1]] == without["propagate", LAYERS[1]] + CROSSING
+
+
+def test_a_single_batch_has_none_before_it_for_a_progress_bar_to_keep() -> None:
+    without, bars = (gpu(steps(toys.onlooker(), samples=1, progress_bars=on)) for on in (False, True))
+    assert bars == without
+
+
+def test_an_activation_cache_on_the_gpu_leaves_a_progress_bar_what_was_deleted_from_it() -> None:
+    without, bars = (
+        gpu(steps(toys.onlooker(), samples=4, offload_device="gpu", progress_bars=on)) for on in (False, True)
+    )
+    assert bars["calibrate", LAYERS[0]] == without["calibrate", LAYERS[0]]  # nothing is deleted yet
+    assert bars["propagate", LAYERS[0]] == without["propagate", LAYERS[0]] + TOY.hidden
+
+
+@pytest.mark.parametrize("samples", [2, 3, 4, 5, 20, 21])
+def test_what_a_progress_bar_keeps_is_gone_when_the_pass_ends(samples: int) -> None:
+    without, bars = (
+        {(s.phase, s.unit): s.gpu.end for s in steps(toys.onlooker(), samples=samples, progress_bars=on)}
+        for on in (False, True)
+    )
+    assert bars == without
+
+
+def test_the_basic_pipeline_unpacks_what_enumerate_hands_out_so_a_bar_keeps_nothing() -> None:
+    without, bars = (steps(toys.onlooker(), pipeline="basic", progress_bars=on) for on in (False, True))
+    assert bars == without
+
+
 def test_without_propagating_errors_there_is_one_pass_and_one_set_of_outputs() -> None:
     found = gpu(steps(toys.onlooker(), propagate_error=False))
     assert "propagate" not in {phase for phase, _ in found}
@@ -360,6 +400,7 @@ JOBS: list[dict[str, Any]] = [
     {"pipeline": "basic"},
     {"propagate_error": False},
     {"prefetch": True},
+    {"progress_bars": False},
     {"offload_device": "gpu"},
     {"offload_device": "gpu", "prefetch": True},
     {"targets_per_subgraph": 2},

@@ -80,6 +80,8 @@ OPTIONS: list[dict[str, Any]] = [
     {"samples": 20},
     {"samples": 23, "batch_size": 4, "prefetch": True},
     {"samples": 20, "offload_device": "gpu"},
+    {"samples": 20, "progress_bars": True},
+    {"samples": 23, "batch_size": 2, "progress_bars": True, "prefetch": True, "offload_device": "gpu"},
     {"samples": 20, "propagate_error": False},
     {"samples": 7, "targets_per_subgraph": 2},
     {"samples": 20, "pipeline": "basic"},

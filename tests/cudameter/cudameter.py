@@ -7,7 +7,7 @@ import sys
 
 here = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(here), str(here.parent / "meter")]  # fakecuda is ours, everything else the meter's
-if "--verbose" not in sys.argv:
+if not {"--verbose", "--progress-bars"} & set(sys.argv):
     os.environ["TQDM_DISABLE"] = "1"
 
 import fakecuda

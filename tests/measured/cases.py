@@ -38,7 +38,8 @@ class Case:
 
     @property
     def job(self) -> Job:
-        return Job(**self.options)
+        """Without progress bars, as the meter runs, unless the case is about them."""
+        return Job(**{"progress_bars": False, **self.options})
 
     @property
     def recipe_path(self) -> Path:
@@ -111,11 +112,34 @@ def _options() -> Iterator[Case]:
     for change in changes:
         yield Case(model="llama-3-8b", recipe="gptq_w4a16", options={**SHORT, **change})
     yield Case(model="llama-3-8b", recipe="rtn_w8a8_static", options={**SHORT, "pipeline": "basic"})
+    yield from _progress_bars()
     yield Case(
         model="llama-3-8b", recipe="gptq_w4a16", options={**SHORT, "layers": 2, "sequential_targets": ("Linear",)}
     )
     for recipe in ("sparsegpt_preserve_mask", "gptq_w4a16_block100", "gptq_fp8_block", "rtn_w8a8_static_mse"):
         yield Case(model="llama-3-8b", recipe=recipe, options=SHORT)
+
+
+def _progress_bars() -> Iterator[Case]:
+    """As people run: bars on. A batch more stays alive while every second batch runs."""
+    changes: tuple[dict[str, Any], ...] = (
+        {"samples": 3},
+        {"samples": 9, "batch_size": 2, "seq_len": 1024},
+        {"prefetch": True},
+        {"offload_device": "gpu"},
+        {"propagate_error": False, "prefetch": True},
+        {"targets_per_subgraph": 2, "seq_len": 512},
+    )
+    for change in changes:
+        yield Case(model="llama-3-8b", recipe="gptq_w4a16", options={**SHORT, "progress_bars": True, **change})
+    for pipeline in ("sequential", "basic"):
+        bars = {**SHORT, "progress_bars": True, "pipeline": pipeline}
+        yield Case(model="llama-3-8b", recipe="rtn_w8a8_static", options=bars)
+    below = {"layers": 2, "progress_bars": True, "sequential_targets": ("LlamaAttention", "LlamaMLP")}
+    yield Case(model="llama-3-8b", recipe="sparsegpt_2of4", options={**SHORT, **below})
+    images = {**SHORT, "images": 1, "progress_bars": True}
+    yield Case(model="qwen2.5-vl-7b", recipe="rtn_w8a8_static", options=images)
+    yield Case(model="qwen3-30b-a3b", recipe="rtn_w8a8_static", options={**SHORT, "layers": 2, "progress_bars": True})
 
 
 def _families() -> Iterator[Case]:

@@ -12,7 +12,7 @@ import time
 import warnings
 from pathlib import Path
 
-if "--verbose" not in sys.argv:
+if not {"--verbose", "--progress-bars"} & set(sys.argv):
     os.environ["TQDM_DISABLE"] = "1"  # tqdm reads it when it is imported, and torch imports it
 
 import fakecuda  # before torch
@@ -51,6 +51,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     job.add_argument("--no-propagate-error", action="store_true")
     job.add_argument("--no-calibrate-all-experts", action="store_true")
     job.add_argument("--prefetch", action="store_true")
+    job.add_argument("--progress-bars", action="store_true", help="on, as users have them; else TQDM_DISABLE=1")
     job.add_argument("--save", action="store_true", help="also save the compressed model (to a temporary folder)")
     meter = p.add_argument_group("measurement")
     meter.add_argument(
@@ -163,6 +164,7 @@ def report(args, about_model, steps, seconds) -> dict:
     """The output object; README.md describes its fields."""
     packages = ("torch", "llmcompressor", "compressed-tensors", "transformers")
     job = {k: v for k, v in vars(args).items() if k not in ("out", "table", "top", "verbose")}
+    job["progress_bars"] = "TQDM_DISABLE" not in os.environ
     for name in ("config", "recipe"):
         job[name] = Path(job[name]).name
     return {

@@ -59,6 +59,7 @@ def jobs(draw: st.DrawFn, **fixed: Any) -> Job:
         "targets_per_subgraph": draw(st.integers(1, 4)),
         "propagate_error": draw(st.booleans()),
         "prefetch": draw(st.booleans()),
+        "progress_bars": draw(st.booleans()),
         "offload_device": draw(st.sampled_from(("cpu", "gpu"))),
         "pipeline": draw(st.sampled_from(("independent", "independent", "sequential", "basic", "datafree"))),
         "gpu_memory_bytes": draw(st.integers(1, 60_000_000)),

@@ -183,6 +183,16 @@ def test_prefetching_never_lowers_a_peak(case: Case) -> None:
         assert after.gpu.peak_bytes >= before.gpu.peak_bytes
 
 
+@EXAMPLES
+@given(strategies.cases(pipeline="sequential"))
+def test_progress_bars_never_lower_a_peak_and_leave_nothing_behind(case: Case) -> None:
+    toy, recipe, job = case
+    plain, bars = (planned((toy, recipe, job.model_copy(update={"progress_bars": on}))) for on in (False, True))
+    for before, after in zip(plain.steps, bars.steps, strict=True):
+        assert after.gpu.peak_bytes >= before.gpu.peak_bytes
+        assert after.gpu.end_bytes == before.gpu.end_bytes
+
+
 # ---------------------------------------------------------------------- short cuts change nothing
 @EXAMPLES
 @given(strategies.cases())

@@ -8,6 +8,12 @@ All batches are equal except the last, which may be shorter. As soon as a batch 
 and moved the growing holdings (the activation cache, whatever a modifier keeps for each sample) as that one did, the
 batches since then would be repeated again and again. They are passed over up to the last two, and the growing holdings
 change by what each round of them changed.
+
+A progress bar keeps one batch more while every second batch runs. `_get_batches` loops over tqdm(enumerate(batches)),
+and CPython's enumerate (Objects/enumobject.c enum_next) hands out the same tuple again and again, as long as nobody
+else refers to it. Without a bar nobody does: tqdm.__iter__ is a `yield from`. With one, its loop variable `obj` holds
+the tuple while the next is asked for. So batch 1 gets a new tuple, and enumerate's own holds batch 0 until batch 2
+is put into it; that one then stays beside batch 3, and so on. When the loop ends, enumerate goes.
 """
 
 from collections.abc import Callable, Hashable
@@ -21,6 +27,8 @@ from planner.job import Job
 from planner.timeline import Handle
 
 NAMES = ("inputs", "outputs", "output")
+ENUMERATED = "enumerate"
+"""What the tuple in enumerate still refers to, beside `inputs`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +129,15 @@ class Pass:
         """Walk the batches in order, passing over those that would only repeat the one before."""
         batches = Batches(self.context.job)
         walk_batches(self.context, batches.count, lambda number: self._batch(number, batches))
+        self.names.delete(ENUMERATED)
 
     def _batch(self, number: int, batches: Batches) -> None:
         last = batches.is_last(number)
         fetched = self.ahead if self.ahead is not None else self.cache.fetch(self.subgraph.reads, last=last)
+        if self.context.job.progress_bars and number % 2:
+            self.names.move("inputs", ENUMERATED)
+        else:
+            self.names.delete(ENUMERATED)
         self.names.bind("inputs", *fetched)
         # iter_prefetch: the next batch is on its way while this one runs
         self.ahead = (
