@@ -125,16 +125,16 @@ class DataflowTracer:
         self._end(node, tensor)
 
     # ------------------------------------------------------------------ nodes
-    def _before(self, module: torch.nn.Module, args: Any) -> None:
+    def _before(self, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
         if self._depth or id(module) not in self._ancestors:
             if not self._depth:
                 name = self.calls.name(module)
                 self._open_node = self._begin(name, name in self.targets, ())
             self._depth += 1
-        self.calls.enter(module, args)
+        self.calls.enter(module, args, kwargs, shown=bool(self._depth))
 
-    def _after(self, module: torch.nn.Module, args: Any, output: Any) -> None:
-        self.calls.leave(module, args, output)
+    def _after(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        self.calls.leave(module, args, kwargs, output, shown=bool(self._depth))
         if self._depth:
             self._depth -= 1
             if not self._depth:
