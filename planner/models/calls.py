@@ -126,8 +126,13 @@ class ModuleCalls:
             if self.recorder.is_parameter(tensor) or (tensor.is_cpu and not tensor.dim()):
                 continue
             storage = self.recorder.ids.get(storage_key(tensor), -1)
-            place = -1 if storage >= 0 else self._place(tensor)
-            yield CallValue(name, tensor.numel() * tensor.element_size(), storage, place)
+            yield CallValue(
+                name=name,
+                bytes=tensor.numel() * tensor.element_size(),
+                dims=tuple(tensor.shape),
+                storage=storage,
+                read=-1 if storage >= 0 else self._place(tensor),
+            )
 
 
 class _Shape(NamedTuple):
@@ -215,7 +220,7 @@ def _around_calls(before: Before, after: After) -> Iterator[None]:
         after(module, args, kwargs, output)
         return output
 
-    torch.nn.Module.__call__ = call  # type: ignore[method-assign, assignment]  # as torch/fx/_symbolic_trace.py does
+    torch.nn.Module.__call__ = call  # type: ignore[method-assign]  # as torch/fx/_symbolic_trace.py does
     try:
         yield
     finally:

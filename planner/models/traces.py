@@ -23,6 +23,8 @@ class CallValue:
     dictionary has its place behind a dot (`position_embeddings.0`)."""
     bytes: int
     """Bytes of a copy: numel * itemsize. A tensor that is a view holds the whole storage behind it."""
+    dims: tuple[int, ...] = ()
+    """Shape."""
     storage: int = -1
     """Id of the segment's allocation behind it; -1 for a tensor that is older than the segment."""
     read: int = -1

@@ -21,7 +21,7 @@ for the others. They learn from the books that batches are equal, so they do not
 model itself: what happens at every tenth batch only is missed, unless something that is held shows the count.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from planner.compress.context import Context
 from planner.models.traces import Call
@@ -34,8 +34,8 @@ class ModifierModel:
     def __init__(self, context: Context) -> None:
         self.context = context
 
-    def on_calibration_start(self) -> None:
-        """Observers are attached and hooks registered; no batch has run."""
+    def on_calibration_start(self, modules: Iterable[LinearModule]) -> None:
+        """Observers are attached and hooks registered; no batch has run. `modules`: all that are selected, once."""
 
     def before_forward(self, module: LinearModule, call: Call) -> None:
         """forward_pre hook of a selected module: its input is alive, its output is not there yet."""
