@@ -14,13 +14,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from planner.compress.devices import CountingDevice
 from planner.compress.ledger import DeviceName, Keep, Ledger, Owner
 from planner.cuda.build import CudaBuild
 from planner.cuda.requests import Requests
 from planner.job import Job
+from planner.models.traces import CallValue
 from planner.timeline import Handle
 
 T = TypeVar("T")
@@ -54,6 +55,20 @@ class Shortcuts:
 
 EVERYTHING = Shortcuts(subgraphs=False, batches=False, blocks=False, modules=False)
 """Walk all of the job."""
+
+
+Share = tuple[int, int]
+"""The part of a whole batch that runs: (samples, batch size)."""
+
+
+class TracedForward(Protocol):
+    """The forward that the pipeline runs, as a modifier uses it (forward.py SubgraphForward)."""
+
+    def retain(self, value: CallValue, holding: Handle) -> None:
+        """In a hook: keep this very tensor of the call, counted in a growing holding on the computing device."""
+
+    def replay(self, module: str, share: Share = (1, 1)) -> tuple[Handle, ...]:
+        """Run one module's forward again, on arguments that the caller holds; what it returns is the caller's."""
 
 
 class Frame:
@@ -196,6 +211,18 @@ class Context:
         self._has_workspace = False
         self.keep_onloaded = True
         """False in the data-free pipeline: each access onloads the parameter anew and frees it at once."""
+        self._forward: TracedForward | None = None
+
+    @property
+    def forward(self) -> TracedForward:
+        """The forward of the pipeline that runs; the pipeline sets it."""
+        if self._forward is None:
+            raise ValueError("no pipeline runs")
+        return self._forward
+
+    @forward.setter
+    def forward(self, forward: TracedForward) -> None:
+        self._forward = forward
 
     def frame(self, kind: str, owner: Owner | str) -> Frame:
         """Local names for a function of the library."""

@@ -1,14 +1,19 @@
-"""Replays a traced forward on the books, running the modifiers' hooks where the library does."""
+"""Replays a traced forward on the books, running the modifiers' hooks where the library does.
 
-from collections.abc import Mapping
+A modifier gets the forward as `context.forward`: while it runs, to keep a tensor that is passed (`retain`); afterwards,
+to run a part of it again (`replay`).
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from planner.compress.context import Context
+from planner.compress.context import Context, Share
 from planner.compress.ledger import Owner
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.program import Subgraph
-from planner.models.traces import Call, Event, ModelTrace, Segment
+from planner.errors import UnsupportedError
+from planner.models.traces import Call, CallValue, Event, ModelTrace, Segment
 from planner.recipe.targets import LinearModule
 from planner.timeline import Handle
 
@@ -26,68 +31,170 @@ class SubgraphForward:
 
     def __init__(self, context: Context, trace: ModelTrace) -> None:
         self.context, self.trace = context, trace
+        self._segment = Segment(0, "", 0, (), (), ())
+        """The one that is running."""
+        self._last = 0
+        """Index of the last segment of the running subgraph."""
+        self._live: dict[int, Handle] = {}
+        """Its tensors, by their ids in it."""
+        self._crossed: dict[int, Handle] = {}
+        """Tensors that came over a border and are there for this batch alone, by crossing."""
+        self._spans: dict[int, dict[str, slice]] = {}
 
     def run(
-        self, subgraph: Subgraph, hooked: tuple[Hooked, ...] = (), share: tuple[int, int] = (1, 1)
+        self,
+        subgraph: Subgraph,
+        hooked: tuple[Hooked, ...] = (),
+        share: Share = (1, 1),
+        inputs: Mapping[int, Handle] | None = None,
     ) -> tuple[Handle, ...]:
         """Run the subgraph's segments; returns the storages that its output dictionary holds.
 
         What crosses from one segment to the next inside the subgraph dies with its last reader:
         the generated code sets each name to None after its last use (torch.fx codegen).
-        `share` is the part of a whole batch that runs: (samples, batch size).
+        `share` is the part of a whole batch that runs: (samples, batch size). `inputs` are the fetched tensors by
+        crossing; those that the activation cache shares with the forward are not among them.
         """
         outputs: list[Handle] = []
         inner: dict[int, tuple[int, Handle]] = {}
+        self._crossed, self._last = dict(inputs or {}), subgraph.segments[-1]
         for index in subgraph.segments:
-            storages = self._segment(self.trace.segments[index], hooked, share)
+            storages = self._run_segment(self.trace.segments[index], hooked, share)
             for local, numbers in _by_local(self.trace.segments[index]).items():
                 if local not in storages:
                     continue
                 last = max(self.trace.crossings[n].last_reader for n in numbers)
-                if last > subgraph.segments[-1]:
+                if last > self._last:
                     outputs.append(storages.pop(local))
                 else:
                     inner[numbers[0]] = (last, storages.pop(local))
+                    self._crossed.update(dict.fromkeys(numbers, inner[numbers[0]][1]))
             self.context.ledger.free_all(storages.values())
             for number in [n for n, (last, _) in inner.items() if last <= index]:
                 self.context.ledger.free(inner.pop(number)[1])
         return tuple(outputs)
 
-    def _segment(self, segment: Segment, hooked: tuple[Hooked, ...], share: tuple[int, int]) -> dict[int, Handle]:
-        """Replay one segment; returns the storages that are alive at its end, by local id."""
-        context, ledger = self.context, self.context.ledger
+    def retain(self, value: CallValue, holding: Handle) -> None:
+        """Keep a tensor of the running call: once the forward and its caller let go of it, `holding` counts it.
+
+        Of several holdings that keep one tensor, the last counts it (`Ledger.bequeath`). Raises UnsupportedError for
+        a tensor that the activation cache keeps on the computing device.
+        """
+        tensor = self._handle_of(value)
+        if tensor is None:
+            owner = self.context.ledger.about(holding).owner
+            raise UnsupportedError(f"{owner}: {value.name} is kept by the activation cache too, which is not modelled")
+        self.context.ledger.bequeath(tensor, holding)
+
+    def replay(self, module: str, share: Share = (1, 1)) -> tuple[Handle, ...]:
+        """Run the module's forward again, without hooks: all that is born in it, in order, and what dies in it.
+
+        `module` is its full name; the first of several calls is taken. The arguments are the caller's: it holds them
+        on the computing device meanwhile. Returns what the call returned and made itself, in the order of
+        `Call.outputs`, each storage once: the caller frees them. Raises UnsupportedError for a module that was not
+        called as one.
+        """
+        segment, events = self._call_of(module)
+        born = {event.id for event in events if event.kind == "alloc"}
         live: dict[int, Handle] = {}
+        for event in events:
+            if event.kind != "free" or event.id in born:  # the caller holds the arguments
+                self._play(segment, event, live, share)
+        returned = events[-1].call.outputs if events[-1].call else ()
+        storages = dict.fromkeys(value.storage for value in returned if value.storage in live)
+        handles = tuple(live.pop(storage) for storage in storages)
+        self.context.ledger.free_all(live.values())
+        return handles
+
+    # ------------------------------------------------------------------ one segment
+    def _run_segment(self, segment: Segment, hooked: tuple[Hooked, ...], share: Share) -> dict[int, Handle]:
+        """Replay one segment; returns the storages that are alive at its end, by local id."""
+        live: dict[int, Handle] = {}
+        self._segment, self._live = segment, live
         for event in segment.events:
-            if event.kind == "alloc":
-                owner = _owner(segment.target, event.module, event.operator)
-                live[event.id] = ledger.alloc(context.device, _scaled(event.bytes, share), event.category, owner)
-            elif event.kind == "free":
-                ledger.free(live.pop(event.id))
-            elif event.kind == "onload":
-                context.onload(full_name(segment.target, event.parameter), event.bytes)
+            if event.call is None:
+                self._play(segment, event, live, share)
             elif hooked:
-                _run_hooks(segment, event, hooked, share)
+                _run_hooks(segment, event.kind == "enter", event.call, hooked, share)
         return live
 
+    def _play(self, segment: Segment, event: Event, live: dict[int, Handle], share: Share) -> None:
+        """Do on the books what the event says, if it is about memory."""
+        context = self.context
+        if event.kind == "alloc":
+            owner = _owner(segment.target, event.module, event.operator)
+            live[event.id] = context.ledger.alloc(context.device, _scaled(event.bytes, share), event.category, owner)
+        elif event.kind == "free":
+            context.ledger.free(live.pop(event.id))
+        elif event.kind == "onload":
+            context.onload(full_name(segment.target, event.parameter), event.bytes)
 
-def _run_hooks(segment: Segment, event: Event, hooked: tuple[Hooked, ...], share: tuple[int, int]) -> None:
-    call: Call | None = event.call
-    if call is None:
-        return
-    if share != (1, 1):
-        call = replace(call, rows=_scaled(call.rows, share))
+    def _handle_of(self, value: CallValue) -> Handle | None:
+        """The holding of this tensor, if it is one of its own that dies with the batch."""
+        if value.storage >= 0:
+            return None if self._goes_to_cache(value.storage) else self._live.get(value.storage)
+        return self._crossed.get(self._segment.reads[value.read]) if value.read >= 0 else None
+
+    def _goes_to_cache(self, storage: int) -> bool:
+        """Whether a later subgraph reads this tensor, and the activation cache will hold the very same."""
+        if self.context.job.offload_device != self.context.device:
+            return False
+        crossings = (self.trace.crossings[n] for n, local in self._segment.writes if local == storage)
+        return any(crossing.last_reader > self._last for crossing in crossings)
+
+    # ------------------------------------------------------------------ finding a call
+    def _call_of(self, module: str) -> tuple[Segment, tuple[Event, ...]]:
+        """The segment that calls the module, and its events from the call's beginning to its end."""
+        for segment in self.trace.segments:
+            span = self._spans_in(segment).get(_name_in(segment, module))
+            if span is not None:
+                return segment, segment.events[span]
+        raise UnsupportedError(f"{module} cannot run again: the traced forward never calls it as one module")
+
+    def _spans_in(self, segment: Segment) -> dict[str, slice]:
+        """Where the first call of each module lies among the events; equal segments are looked through once."""
+        if segment.structure not in self._spans:
+            begins: dict[str, int] = {}
+            spans: dict[str, slice] = {}
+            for position, event in enumerate(segment.events):
+                if event.call is not None and event.kind == "enter":
+                    begins.setdefault(event.call.module, position)
+                elif event.call is not None and event.call.module in begins:
+                    spans.setdefault(event.call.module, slice(begins[event.call.module], position + 1))
+            self._spans[segment.structure] = spans
+        return self._spans[segment.structure]
+
+
+def _run_hooks(segment: Segment, before: bool, call: Call, hooked: Iterable[Hooked], share: Share) -> None:
     name = full_name(segment.target, call.module)
     for hooks in hooked:
         module = hooks.modules.get(name)
         if module is None:
             continue
-        if event.kind == "enter":
-            hooks.modifier.before_forward(module, call)
-        else:
-            hooks.modifier.after_forward(module, call)
+        run = hooks.modifier.before_forward if before else hooks.modifier.after_forward
+        run(module, _scaled_call(call, share))
 
 
-def _scaled(amount: int, share: tuple[int, int]) -> int:
+def _scaled_call(call: Call, share: Share) -> Call:
+    """The call in a smaller batch."""
+    if share == (1, 1):
+        return call
+    return replace(
+        call,
+        rows=_scaled(call.rows, share),
+        arguments=tuple(_scaled_value(value, share) for value in call.arguments),
+        outputs=tuple(_scaled_value(value, share) for value in call.outputs),
+    )
+
+
+def _scaled_value(value: CallValue, share: Share) -> CallValue:
+    """The tensor in a smaller batch; one without a sample in each row of its first side is the same in every batch."""
+    if not value.dims or value.dims[0] % share[1]:
+        return value
+    return replace(value, bytes=_scaled(value.bytes, share))
+
+
+def _scaled(amount: int, share: Share) -> int:
     """Bytes or rows in a smaller batch. An amount that the batch size does not divide is the same in every batch."""
     samples, batch_size = share
     return amount * samples // batch_size if amount % batch_size == 0 else amount
@@ -104,6 +211,14 @@ def full_name(target: str, name: str) -> str:
     if not name.startswith("."):
         return name or "model"
     return (target + name).rstrip(".")
+
+
+def _name_in(segment: Segment, module: str) -> str:
+    """The inverse of `full_name`: what the segment's events call this module."""
+    target = segment.target
+    if target and f"{module}.".startswith(f"{target}."):
+        return module[len(target) :] or "."
+    return module
 
 
 def _by_local(segment: Segment) -> dict[int, list[int]]:

@@ -15,6 +15,7 @@ from itertools import count
 from typing import Literal, NamedTuple
 
 from planner.compress.devices import CountingDevice, Device, Held, Layout
+from planner.errors import UnsupportedError
 from planner.timeline import Handle, Level, MemoryEvent
 
 DeviceName = Literal["gpu", "cpu"]
@@ -128,6 +129,8 @@ class Ledger:
         self._handles = count()
         self._growing: dict[Handle, dict[int, int]] = {}
         self._are_placed = True
+        self._heirs: dict[Handle, Handle] = {}
+        self._sharers: dict[Handle, set[Handle]] = {}
 
     # ------------------------------------------------------------------ taking and giving back
     def alloc(self, device: DeviceName, nbytes: int, kind: str, owner: Owner | str) -> Handle:
@@ -145,9 +148,14 @@ class Ledger:
         return handle
 
     def grow(self, handle: Handle, nbytes: int, tensors: int = 1) -> None:
-        """Change a holding by `nbytes` (negative: shrink), spread over `tensors` equal tensors."""
+        """Change a holding by `nbytes` (negative: shrink), spread over `tensors` equal tensors.
+
+        Raises ValueError where these bytes are not so many equal tensors.
+        """
         if not nbytes or not tensors:
             return
+        if nbytes % tensors:
+            raise ValueError(f"{self._owners[handle]}: {nbytes} bytes are not {tensors} equal tensors")
         each, change = abs(nbytes) // tensors, tensors if nbytes > 0 else -tensors
         sizes = self._growing.get(handle)
         if sizes is None:
@@ -158,9 +166,24 @@ class Ledger:
             del sizes[each]
         self._move(handle, each, change)
 
+    def bequeath(self, handle: Handle, heir: Handle) -> None:
+        """When the one tensor of `handle` is freed, count it in the growing holding `heir`, if that is still there.
+
+        Of several heirs the last one counts it: it must also be the last to be freed.
+        """
+        if self._home[handle] is not self._home[heir]:
+            raise ValueError(f"{self.about(handle)} and {self.about(heir)} lie on two devices")
+        earlier = self._heirs.get(handle, heir)
+        if earlier != heir and heir in self._sharers.get(earlier, ()):
+            return
+        if earlier != heir:
+            self._sharers.setdefault(heir, set()).add(earlier)
+        self._heirs[handle] = heir
+
     def free(self, handle: Handle) -> None:
         """Give back all that `handle` holds."""
         books = self._home[handle]
+        self._settle(handle, books)
         sizes = self._growing.pop(handle, None)
         if sizes is None:
             self._move(handle, books.holdings[handle], -1)
@@ -322,6 +345,17 @@ class Ledger:
         books.peak_at = 0
         level.restart()
         return peak
+
+    def _settle(self, handle: Handle, books: _Books) -> None:
+        """Leave what `handle` holds to its heir, before it is freed."""
+        sharers = self._sharers.pop(handle, ())
+        if any(sharer in books.holdings for sharer in sharers):
+            raise UnsupportedError(f"{self._owners[handle]} go before an earlier one that shares tensors with them")
+        heir = self._heirs.pop(handle, None)
+        if heir in books.holdings:
+            nbytes = books.holdings[handle]
+            self.grow(handle, -nbytes)
+            self.grow(heir, nbytes)
 
     def _by_kind(self, holdings: dict[Handle, int]) -> dict[str, int]:
         sums: dict[str, int] = defaultdict(int)

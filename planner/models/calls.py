@@ -1,30 +1,44 @@
-"""What runs while a model's forward is traced: the stack of module calls, hooks on Linears, the output head."""
+"""What runs while a model's forward is traced: the stack of module calls, what hooks see of them, the output head.
 
+LLM Compressor's modifiers hook modules with weights: Linears (GPTQ), norms (SmoothQuant), blocks of several modules
+(AWQ). So every call of a module that has weights, its own or those of its parts, is written down; a call of an
+activation function is not.
+"""
+
+import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
-from torch.nn.modules import module as torch_module
 from torch.overrides import TorchFunctionMode
 
 from planner.models.failures import pass_on, stands_in
-from planner.models.recorder import Recorder
-from planner.models.traces import Call, Event
+from planner.models.recorder import Recorder, storage_key
+from planner.models.traces import Call, CallValue, Event, EventKind
 
-HOOKED = (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+LEAVES = (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+"""Modules whose weight a modifier may compress."""
 
-Before = Callable[[torch.nn.Module, Any], None]
-After = Callable[[torch.nn.Module, Any, Any], None]
+Before = Callable[[torch.nn.Module, Any, Any], None]
+After = Callable[[torch.nn.Module, Any, Any, Any], None]
 
 
 class ModuleCalls:
-    """Follows the calls of `model`'s modules, and writes those that LLM Compressor hooks to `recorder`."""
+    """Follows the calls of `model`'s modules, and writes those that a modifier can hook to `recorder`.
 
-    def __init__(self, model: torch.nn.Module, recorder: Recorder) -> None:
+    `place` gives a tensor's place among the running segment's reads, -1 for one that has none.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, recorder: Recorder, place: Callable[[torch.Tensor], int] = lambda _tensor: -1
+    ) -> None:
         self.recorder = recorder
         self.prefix = ""
         """The sequential target that is running; names under it start with a dot."""
+        self._place = place
         self._names: dict[int, str] = {id(m): name for name, m in model.named_modules()}
         self._head = _output_head(model)
         self._head_ran = False
@@ -53,7 +67,7 @@ class ModuleCalls:
         if self._head is not None:
             yield patched_forward(self._head, self._meta_head(self._head))
         yield from inner
-        yield _hooks(before, after)
+        yield _around_calls(before, after)
         yield HalfSoftmax()
 
     def _meta_head(self, head: torch.nn.Linear) -> Callable[..., torch.Tensor]:
@@ -66,34 +80,100 @@ class ModuleCalls:
 
         return forward
 
-    # ------------------------------------------------------------------ hooks of all modules
-    def enter(self, module: torch.nn.Module, args: Any) -> None:
-        """A module's forward begins."""
+    # ------------------------------------------------------------------ calls of all modules
+    def enter(self, module: torch.nn.Module, args: Any, kwargs: Any, *, shown: bool = True) -> None:
+        """A module's forward begins. Not `shown`: its hooks do not run here."""
         self._stack.append(self.name(module))
-        if isinstance(module, HOOKED) and args and self.recorder.recording:
-            self.recorder.append(Event("enter", call=self._call(self._stack[-1], args[0], None)))
+        if shown and self.recorder.recording:
+            self.write("enter", module, args, kwargs)
 
-    def leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
+    def leave(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any, *, shown: bool = True) -> None:
         """A module's forward is over."""
-        name = self._stack.pop()
-        if isinstance(module, HOOKED) and args and (self.recorder.recording or self._is_head(module)):
-            self.recorder.append(Event("exit", call=self._call(name, args[0], output)))
+        self._stack.pop()
+        if shown and (self.recorder.recording or self._is_head(module)):
+            self.write("exit", module, args, kwargs, output)
+
+    def write(self, kind: EventKind, module: torch.nn.Module, args: Any, kwargs: Any, output: Any = None) -> None:
+        """Write the event of this call, if it is one that a modifier can hook."""
+        name = self.name(module)
+        hookable = bool(args) if isinstance(module, LEAVES) else next(module.parameters(), None) is not None
+        if name and hookable:
+            self.recorder.append(Event(kind, call=self._call(name, module, args, kwargs, output)))
 
     def _is_head(self, module: torch.nn.Module) -> bool:
         return self._head_ran and module is self._head
 
-    def _call(self, name: str, tensor: torch.Tensor, output: Any) -> Call:
-        columns = tensor.shape[-1] if tensor.dim() else 1
+    def _call(self, name: str, module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> Call:
+        arguments, outputs = list(_arguments(module, args, kwargs)), list(_tensors("output", output))
+        given, result = (_shape(tensors[0][1]) if tensors else _NOTHING for tensors in (arguments, outputs))
+        columns = given.dims[-1] if given.dims else 1
         return Call(
             module=self.relative(name),
-            rows=tensor.numel() // max(1, columns),
+            rows=math.prod(given.dims) // max(1, columns),
             columns=columns,
-            itemsize=tensor.element_size(),
-            contiguous=tensor.is_contiguous(),
-            dims=tuple(tensor.shape),
-            output=tuple(output.shape) if isinstance(output, torch.Tensor) else (),
-            output_itemsize=output.element_size() if isinstance(output, torch.Tensor) else 0,
+            itemsize=given.itemsize,
+            contiguous=given.contiguous,
+            dims=given.dims,
+            output=result.dims,
+            output_itemsize=result.itemsize,
+            arguments=tuple(self._values(arguments)),
+            outputs=tuple(self._values(outputs)),
         )
+
+    def _values(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[CallValue]:
+        """The tensors that take memory of their own: no weights, no numbers."""
+        for name, tensor in tensors:
+            if self.recorder.is_parameter(tensor) or (tensor.is_cpu and not tensor.dim()):
+                continue
+            storage = self.recorder.ids.get(storage_key(tensor), -1)
+            yield CallValue(
+                name=name,
+                bytes=tensor.numel() * tensor.element_size(),
+                dims=tuple(tensor.shape),
+                storage=storage,
+                read=-1 if storage >= 0 else self._place(tensor),
+            )
+
+
+class _Shape(NamedTuple):
+    dims: tuple[int, ...]
+    itemsize: int
+    contiguous: bool
+
+
+_NOTHING = _Shape((), 0, True)
+
+
+def _shape(tensor: torch.Tensor) -> _Shape:
+    return _Shape(tuple(tensor.shape), tensor.element_size(), tensor.is_contiguous())
+
+
+def _arguments(module: torch.nn.Module, args: Any, kwargs: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors that a module is passed, under the names that its forward gives them."""
+    names = _positional(type(module).forward)
+    for position, value in enumerate(args):
+        yield from _tensors(names[position] if position < len(names) else f"args.{position - len(names)}", value)
+    for name, value in kwargs.items():
+        yield from _tensors(name, value)
+
+
+@cache
+def _positional(forward: Any) -> tuple[str, ...]:
+    """Names of the parameters, without self, that take what is passed by position."""
+    parameters = list(inspect.signature(forward).parameters.values())[1:]
+    return tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
+
+
+def _tensors(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors in a value, as deep as tuples, lists and dictionaries hold them."""
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, (tuple, list)):
+        for place, part in enumerate(value):
+            yield from _tensors(f"{name}.{place}", part)
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield from _tensors(f"{name}.{key}", part)
 
 
 class HalfSoftmax(TorchFunctionMode):
@@ -129,16 +209,22 @@ def patched_forward(module: torch.nn.Module, forward: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _hooks(before: Before, after: After) -> Iterator[None]:
-    handles = (
-        torch_module.register_module_forward_pre_hook(before),
-        torch_module.register_module_forward_hook(after),
-    )
+def _around_calls(before: Before, after: After) -> Iterator[None]:
+    """Inside the block, these run around every module's forward; torch's own global hooks see no keyword arguments."""
+    original = torch.nn.Module.__call__
+
+    @stands_in
+    def call(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        before(module, args, kwargs)
+        output = pass_on(original, (module, *args), kwargs)
+        after(module, args, kwargs, output)
+        return output
+
+    torch.nn.Module.__call__ = call  # type: ignore[method-assign]  # as torch/fx/_symbolic_trace.py does
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        torch.nn.Module.__call__ = original  # type: ignore[method-assign]
 
 
 def _output_head(model: torch.nn.Module) -> torch.nn.Linear | None:

@@ -12,7 +12,7 @@ depends on, as in torch.fx; an augmented assignment (`x += y`) gives one that la
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,7 +25,7 @@ from planner.models.calls import ModuleCalls, patched_forward
 from planner.models.failures import pass_on, run_forward, stands_in
 from planner.models.inputs import CalibrationBatch
 from planner.models.recorder import Key, Recorder, storage_key
-from planner.models.traces import Crossing, Event, ModelTrace, Segment
+from planner.models.traces import CallValue, Crossing, Event, ModelTrace, Segment
 from planner.models.wrapping import ancestors
 
 _AUGMENTED = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "and", "or", "matmul")}
@@ -125,16 +125,16 @@ class DataflowTracer:
         self._end(node, tensor)
 
     # ------------------------------------------------------------------ nodes
-    def _before(self, module: torch.nn.Module, args: Any) -> None:
+    def _before(self, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
         if self._depth or id(module) not in self._ancestors:
             if not self._depth:
                 name = self.calls.name(module)
                 self._open_node = self._begin(name, name in self.targets, ())
             self._depth += 1
-        self.calls.enter(module, args)
+        self.calls.enter(module, args, kwargs, shown=bool(self._depth))
 
-    def _after(self, module: torch.nn.Module, args: Any, output: Any) -> None:
-        self.calls.leave(module, args, output)
+    def _after(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        self.calls.leave(module, args, kwargs, output, shown=bool(self._depth))
         if self._depth:
             self._depth -= 1
             if not self._depth:
@@ -271,7 +271,8 @@ class DataflowTracer:
         if index == 0:
             reads.update(dict.fromkeys(v for v, c in crossings.items() if c.producer < 0))
         crossing_storages = {storage for _, storage in writes}
-        events = tuple(_relative(event, target) for event in self._events(part, crossing_storages))
+        places = {self.values[v].storage: place for place, v in enumerate(reads)}
+        events = tuple(_relative(event, target, places) for event in self._events(part, crossing_storages))
         return Segment(index, target, index, events, tuple(reads), tuple(writes))
 
     def _events(self, part: list[_Node], crossing_storages: set[int]) -> Iterator[Event]:
@@ -314,13 +315,20 @@ def _tensors(values: Any) -> Iterable[torch.Tensor]:
     return (v for v in pytree.tree_leaves(values) if isinstance(v, torch.Tensor))
 
 
-def _relative(event: Event, target: str) -> Event:
-    """Names under the segment's target start with a dot."""
-    if not target:
-        return event
+def _relative(event: Event, target: str, places: Mapping[int, int]) -> Event:
+    """Names under the segment's target start with a dot; `places` of its reads, by the storage that is read."""
 
     def below(name: str) -> str:
-        return name[len(target) :] or "." if f"{name}.".startswith(f"{target}.") else name
+        return name[len(target) :] or "." if target and f"{name}.".startswith(f"{target}.") else name
 
-    call = event.call and replace(event.call, module=below(event.call.module))
+    def value(value: CallValue) -> CallValue:
+        place = places.get(value.storage, -1) if value.storage >= 0 else -1
+        return value if place < 0 else replace(value, storage=-1, read=place)
+
+    call = event.call and replace(
+        event.call,
+        module=below(event.call.module),
+        arguments=tuple(map(value, event.call.arguments)),
+        outputs=tuple(map(value, event.call.outputs)),
+    )
     return replace(event, module=below(event.module), parameter=below(event.parameter), call=call)

@@ -5,13 +5,15 @@ sequential target run in that target's subgraph. The trace is marked as an estim
 plan carries a note.
 """
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any
 
 from planner.errors import UnsupportedError
 from planner.job import Job
-from planner.models.traces import Call, Crossing, Event, ModelTrace, Segment
+from planner.models.traces import Call, CallValue, Crossing, Event, ModelTrace, Segment
 from planner.notes import Note
 
 if TYPE_CHECKING:
@@ -127,19 +129,22 @@ class _Estimate:
 
     def _linear(self, module: "ModuleInfo", name: str, input_id: int, output_id: int) -> Iterator[Event]:
         """Events of one Linear: input and output are alive together, and hooks see them as in a real forward."""
-        call = Call(
-            name,
-            self.tokens,
-            module.columns,
-            self.itemsize,
-            True,
-            (self.tokens, module.columns),
-            (self.tokens, module.rows),
-            self.itemsize,
+        into, out_of = (self.tokens, module.columns), (self.tokens, module.rows)
+        given = CallValue("input", math.prod(into) * self.itemsize, into, input_id)
+        result = CallValue("output", math.prod(out_of) * self.itemsize, out_of, output_id)
+        before = Call(
+            module=name,
+            rows=self.tokens,
+            columns=module.columns,
+            itemsize=self.itemsize,
+            contiguous=True,
+            dims=into,
+            arguments=(given,),
         )
-        yield Event("alloc", input_id, self.tokens * module.columns * self.itemsize, name, "input")
-        yield Event("enter", call=call)
-        yield Event("alloc", output_id, self.tokens * module.rows * self.itemsize, name, "output")
-        yield Event("exit", call=call)
+        after = replace(before, output=out_of, output_itemsize=self.itemsize, outputs=(result,))
+        yield Event("alloc", input_id, given.bytes, name, "input")
+        yield Event("enter", call=before)
+        yield Event("alloc", output_id, result.bytes, name, "output")
+        yield Event("exit", call=after)
         yield Event("free", input_id)
         yield Event("free", output_id)

@@ -120,6 +120,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         """Touching this tensor is an onload of `name`, not an allocation."""
         self._parameters[storage_key(tensor)] = name
 
+    def is_parameter(self, tensor: torch.Tensor) -> bool:
+        """Whether the tensor is, or is a view of, one that was named."""
+        return storage_key(tensor) in self._parameters
+
     def adopt(self, tensor: torch.Tensor) -> Key:
         """Register the storage of an input, without an allocation."""
         key = storage_key(tensor)

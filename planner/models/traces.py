@@ -15,8 +15,28 @@ EventKind = Literal["alloc", "free", "onload", "enter", "exit"]
 
 
 @dataclass(frozen=True, slots=True)
+class CallValue:
+    """One tensor among the arguments or the outputs of a call."""
+
+    name: str
+    """The parameter's name in the forward's signature, `output` for what it returns; what lies inside a tuple or a
+    dictionary has its place behind a dot (`position_embeddings.0`)."""
+    bytes: int
+    """Bytes of a copy: numel * itemsize. A tensor that is a view holds the whole storage behind it."""
+    dims: tuple[int, ...] = ()
+    """Shape."""
+    storage: int = -1
+    """Id of the segment's allocation behind it; -1 for a tensor that is older than the segment."""
+    read: int = -1
+    """For a tensor that is older than the segment: its place among `Segment.reads`; -1 where it crossed no border."""
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a Linear, as its forward hooks see it."""
+    """One call of a module, as its forward hooks see it: a Linear, a norm, a block of several modules.
+
+    *The input* is the first tensor among the arguments, *the output* the first tensor of what is returned.
+    """
 
     module: str
     """Full name; below the segment's target, the name from a leading dot on (`.self_attn.q_proj`)."""
@@ -30,12 +50,17 @@ class Call:
     """Shape of the input."""
     output: tuple[int, ...] = ()
     output_itemsize: int = 0
+    arguments: tuple[CallValue, ...] = ()
+    """Every tensor that is passed, by position first; the model's own parameters and buffers are left out."""
+    outputs: tuple[CallValue, ...] = ()
+    """Every tensor that is returned, a block's attention probabilities too. Empty before the call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """alloc: `operator` in the forward of `module` allocates `bytes` as `id`. free: `id` is freed. onload: `parameter`
-    is touched. enter/exit: the hooks of `call` run before and after that Linear's forward.
+    is touched. enter/exit: the hooks of `call` run before and after that module's forward; a block's enclose those of
+    the modules that it calls.
 
     Names of modules and parameters are full; below the segment's target they start with a dot instead.
     """

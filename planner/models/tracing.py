@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from planner.models.calls import HOOKED, ModuleCalls, patched_forward
+from planner.models.calls import LEAVES, ModuleCalls, patched_forward
 from planner.models.failures import pass_on, run_forward
 from planner.models.inputs import CalibrationBatch
 from planner.models.outputs import OutputShape, made_again, shape_of, shapes_of
@@ -43,7 +43,7 @@ class ModelTracer:
     def __init__(self, model: torch.nn.Module, targets: dict[str, int], batch: CalibrationBatch, experts: int) -> None:
         self.model, self.targets, self.batch = model, targets, batch
         self.recorder = Recorder(experts, listener=self)
-        self.calls = ModuleCalls(model, self.recorder)
+        self.calls = ModuleCalls(model, self.recorder, self._place)
         self.segments: list[_Builder] = [_Builder(0, "")]
         self.crossings: dict[int, Crossing] = {}
         self._owners: dict[Key, tuple[int, int]] = {}
@@ -51,7 +51,9 @@ class ModelTracer:
         self._templates: dict[tuple[Any, ...], tuple[int, list[Event], Any]] = {}
         self._structures: dict[tuple[Any, ...], int] = {}
         self._inside_target = False
-        traced = list(forwards(ancestors(model, targets)))
+        above = ancestors(model, targets)
+        self._ancestors = {id(module) for module in above}
+        traced = list(forwards(above))
         self._wrapped_lines = {forward.code: wrapped_lines(forward) for forward in traced}
         self._loop_names = {forward.code: names_wrapped_in_loops(forward) for forward in traced}
         self.wrapped: dict[str, None] = {}
@@ -67,7 +69,7 @@ class ModelTracer:
             self._add_input(name, tensor)
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
-            for context in self.calls.patches(self._patched_targets(), self._before, self.calls.leave):
+            for context in self.calls.patches(self._patched_targets(), self._before, self._after):
                 stack.enter_context(context)
             stack.enter_context(recorder)
             recorder.begin()
@@ -83,10 +85,22 @@ class ModelTracer:
             module = self.model.get_submodule(name)
             yield patched_forward(module, self._target_forward(name, module))
 
-    def _before(self, module: torch.nn.Module, args: Any) -> None:
-        self.calls.enter(module, args)
-        if isinstance(module, HOOKED) and not self._inside_target and self._in_wrapped():
+    def _before(self, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
+        self.calls.enter(module, args, kwargs, shown=self._is_shown(module))
+        if isinstance(module, LEAVES) and not self._inside_target and self._in_wrapped():
             self.wrapped[self.calls.name(module)] = None
+
+    def _after(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        self.calls.leave(module, args, kwargs, output, shown=self._is_shown(module))
+
+    def _is_shown(self, module: torch.nn.Module) -> bool:
+        """Whether the call of this module is written down by `calls`.
+
+        A module that holds targets is never called as one: the traced graph shows its forward's operations. A
+        target's call is written down inside the segment that begins with it.
+        """
+        begins_segment = not self._inside_target and self.calls.name(module) in self.targets
+        return not begins_segment and id(module) not in self._ancestors
 
     # ------------------------------------------------------------------ what the recorder asks and tells
     def where(self) -> str:
@@ -121,7 +135,7 @@ class ModelTracer:
             key = (self.targets[name], signature((args, kwargs)))
             template = self._templates.get(key)
             if template is None:
-                return self._record(key, name, original, args, kwargs)
+                return self._record(key, module, original, args, kwargs)
             return self._replay(template)
 
         return forward
@@ -156,12 +170,14 @@ class ModelTracer:
         self.recorder.begin()
         segment.events = self.recorder.events
 
-    def _record(self, key: Any, name: str, original: Any, args: Any, kwargs: Any) -> Any:
+    def _record(self, key: Any, module: torch.nn.Module, original: Any, args: Any, kwargs: Any) -> Any:
+        self.calls.write("enter", module, args, kwargs)
         self._inside_target = True
         try:
             result = pass_on(original, args, kwargs)
         finally:
             self._inside_target = False
+        self.calls.write("exit", module, args, kwargs, result)
         segment = self.segments[-1]
         ids = self.recorder.ids
         outputs = shapes_of(result, lambda tensor: shape_of(tensor, ids.get(storage_key(tensor), -1)))
@@ -223,6 +239,14 @@ class ModelTracer:
             self.crossings[number] = Crossing(number, name, nbytes, owner[0], owner[0], batched)
             self.segments[owner[0]].writes[number] = owner[1]
         self.segments[-1].reads[number] = None
+
+    def _place(self, tensor: torch.Tensor) -> int:
+        """The tensor's place among the running segment's reads; -1 where it is none of them."""
+        owner = self._owner(tensor)
+        if owner is None:
+            return -1
+        owners = [self._owner_of(number) for number in self.segments[-1].reads]
+        return owners.index(owner) if owner in owners else -1
 
     def _owner(self, tensor: torch.Tensor) -> tuple[int, int] | None:
         key = storage_key(tensor)

@@ -1,6 +1,7 @@
 import pytest
 
 from planner.compress.ledger import LARGEST, About, Holding, Ledger, Owner
+from planner.errors import UnsupportedError
 from planner.units import BLOCK, in_blocks
 
 
@@ -143,3 +144,57 @@ def test_an_owner_is_renamed_with_the_module_it_lies_in_and_with_no_other() -> N
     names = {"layers.1": "layers.7"}
     owners = [Owner("layers.1.q", "Hessian"), Owner("layers.1"), Owner("layers.10.q")]
     assert [str(owner.renamed(names)) for owner in owners] == ["layers.7.q Hessian", "layers.7", "layers.10.q"]
+
+
+# ---------------------------------------------------------------------- tensors that others keep
+def test_what_is_bequeathed_stays_where_it_is_until_it_is_freed_and_then_counts_for_its_heir() -> None:
+    ledger = Ledger()
+    tensor, heir = ledger.alloc("gpu", 100, "forward", "hidden"), ledger.open("gpu", "kept", "arguments")
+    ledger.bequeath(tensor, heir)
+    assert ledger.live_by_kind("gpu") == {"forward": 100}
+    ledger.free(tensor)
+    assert ledger.live_by_kind("gpu") == {"kept": 100}
+    ledger.free(heir)
+    assert ledger.live("gpu") == 0
+    assert ledger.close_step()["gpu"].bytes == 100
+
+
+def test_what_outlives_its_heir_is_freed_as_ever() -> None:
+    ledger = Ledger()
+    tensor, heir = ledger.alloc("gpu", 100, "forward", "hidden"), ledger.open("gpu", "kept", "arguments")
+    ledger.bequeath(tensor, heir)
+    ledger.free(heir)
+    assert ledger.live_by_kind("gpu") == {"forward": 100}
+    ledger.free(tensor)
+    assert ledger.live("gpu") == 0
+
+
+def test_of_two_heirs_the_last_counts_the_tensor_and_must_go_last() -> None:
+    ledger = Ledger()
+    tensor = ledger.alloc("gpu", 100, "forward", "mask")
+    first, last = (ledger.open("gpu", "kept", name) for name in ("first", "last"))
+    for heir in (first, last, first):  # kept by the first twice: as good as once
+        ledger.bequeath(tensor, heir)
+    ledger.free(tensor)
+    assert (ledger.size(first), ledger.size(last)) == (0, 100)
+    with pytest.raises(UnsupportedError, match=r"last go before an earlier one"):
+        ledger.free(last)
+    ledger.free(first)
+    assert ledger.live("gpu") == 100
+
+
+def test_a_tensor_has_no_heir_on_another_device() -> None:
+    ledger = Ledger()
+    tensor, heir = ledger.alloc("gpu", 100, "forward", "hidden"), ledger.open("cpu", "kept", "arguments")
+    with pytest.raises(ValueError, match="lie on two devices"):
+        ledger.bequeath(tensor, heir)
+
+
+def test_bytes_that_are_not_so_many_equal_tensors_are_refused() -> None:
+    ledger = Ledger()
+    handle = ledger.open("cpu", "kept", "arguments")
+    with pytest.raises(ValueError, match="arguments: 100 bytes are not 3 equal tensors"):
+        ledger.grow(handle, 100, 3)
+    ledger.grow(handle, -100, 1)
+    with pytest.raises(ValueError, match="-100 bytes are not 3 equal tensors"):
+        ledger.grow(handle, -100, 3)

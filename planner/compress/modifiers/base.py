@@ -1,9 +1,11 @@
 """The hooks that LLM Compressor gives a modifier (modifiers/modifier.py `Modifier`), as the pipelines call them.
 
 A memory model sees a module in a hook because its spec selected it (`ModifierSpec.select`): the weights that it
-changes, and the modules that it merely watches. Watched ones may be anything that the traced forward calls. A parent
-block's hooks enclose those of the modules in it: `before_forward` of the block, of the first Linear, `after_forward`
-of that Linear, and so on to `after_forward` of the block.
+changes, and the modules that it merely watches. Watched ones may be any module with weights, of its own or in its
+parts, that the traced forward calls: a decoder layer, its attention, a norm. A parent block's hooks enclose those of the
+modules in it: `before_forward` of the block, of the first Linear, `after_forward` of that Linear, and so on to
+`after_forward` of the block. Under sequential targets inside a block nobody calls that block as a module, and its
+hooks do not run, upstream neither.
 
 | hook | serves |
 | --- | --- |
@@ -15,13 +17,22 @@ of that Linear, and so on to `after_forward` of the block.
 | `on_sequential_epoch_end` | all that compresses: quantize, prune, smooth, replay a parent, train a block |
 | `on_calibration_end` | what is freed together with the hooks |
 
-What a modifier keeps for each batch must be **one** holding (`Ledger.open`) that `grow` enlarges with each batch, not
-one holding for each batch: the pipelines walk only the first and the last batches, and let growing holdings grow on
-for the others. They learn from the books that batches are equal, so they do not see a count of batches inside the
-model itself: what happens at every tenth batch only is missed, unless something that is held shows the count.
+`Call` has every tensor that the module is passed and returns. Two services of `context.forward` go with it:
+
+- `retain(value, holding)` in a hook keeps the very tensor, as a Python reference does: nothing is allocated, and it is
+  counted in the holding once the forward lets go of it. A copy (`offload_device`) is `Ledger.grow` by `value.bytes`.
+- `replay(module)` in `on_sequential_epoch_end` runs one module's forward again (awq/base.py `_run_samples`), batch by
+  batch with `walk_batches` of batches.py. The caller holds the arguments and gets the outputs.
+
+What a modifier keeps for each batch must be **one** holding (`Ledger.open`) that `grow`, `retain` or `bequeath` makes
+larger with each batch, not one holding for each batch: the pipelines walk only the first and the last batches, and let
+growing holdings grow on for the others. They learn from the books that batches are equal, so they do not see a count of
+batches inside the model itself: what happens at every tenth batch only is missed, unless something held shows the count.
+
+No hook trains: AutoRound's backward has no trace yet (docs/adding-a-modifier.md says what it would take).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from planner.compress.context import Context
 from planner.models.traces import Call
@@ -34,8 +45,8 @@ class ModifierModel:
     def __init__(self, context: Context) -> None:
         self.context = context
 
-    def on_calibration_start(self) -> None:
-        """Observers are attached and hooks registered; no batch has run."""
+    def on_calibration_start(self, modules: Iterable[LinearModule]) -> None:
+        """Observers are attached and hooks registered; no batch has run. `modules`: all that are selected, once."""
 
     def before_forward(self, module: LinearModule, call: Call) -> None:
         """forward_pre hook of a selected module: its input is alive, its output is not there yet."""

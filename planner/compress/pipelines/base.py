@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from planner.compress.context import Context
+from planner.compress.forward import SubgraphForward
 from planner.compress.modifiers import make_model
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.program import Outcome, Program, Run, StepMemory
@@ -16,6 +17,8 @@ class Pipeline:
     def __init__(self, context: Context, program: Program, runs: Sequence[Run], outcome: Outcome) -> None:
         self.context, self.program, self.runs, self.outcome = context, program, tuple(runs), outcome
         self.modifier = "+".join(run.spec.type for run in runs)
+        self.forward = SubgraphForward(context, program.trace)
+        context.forward = self.forward
         self.models: list[ModifierModel] = [make_model(run.spec, context) for run in runs]
 
     def run(self) -> None:
@@ -44,7 +47,7 @@ class Pipeline:
         for run, model in zip(self.runs, self.models, strict=True):
             if run.unties_embeddings:
                 self._untie()
-            model.on_calibration_start()
+            model.on_calibration_start(module for unit in run.units for module in unit.named())
 
     def _untie(self) -> None:
         """utils/transformers.py untie_word_embeddings: both weights onloaded and cloned in turn.

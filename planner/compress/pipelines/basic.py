@@ -4,9 +4,9 @@
 computes on the CPU (get_execution_device), so its activations and Hessians are CPU memory.
 """
 
-from planner.compress.forward import Hooked, SubgraphForward
+from planner.compress.batches import Batches, walk_batches
+from planner.compress.forward import Hooked
 from planner.compress.pipelines.base import Pipeline
-from planner.compress.pipelines.passes import walk_batches
 from planner.compress.program import Subgraph
 
 
@@ -16,7 +16,6 @@ class BasicPipeline(Pipeline):
     def run(self) -> None:
         trace, ledger = self.program.trace, self.context.ledger
         self.context.device = "cpu"
-        forward = SubgraphForward(self.context, trace)
         modules = [self.all_modules(run) for run in self.runs]
         hooked = tuple(
             Hooked(model, {m.name: m for m in targeted}) for model, targeted in zip(self.models, modules, strict=True)
@@ -26,11 +25,14 @@ class BasicPipeline(Pipeline):
         everything = tuple(range(len(trace.segments)))
         whole = Subgraph(number=1, segments=everything, reads=(), writes=(), consumed=(), unit="model")
 
-        def batch(_number: int) -> None:
-            with ledger.hold("cpu", trace.batch_bytes, "calibration_data", "batch"):
-                ledger.free_all(forward.run(whole, hooked))
+        batches = Batches(self.context.job)
 
-        walk_batches(self.context, self.context.job.batches, batch)
+        def batch(number: int) -> None:
+            samples, size = share = batches.share(number)
+            with ledger.hold("cpu", trace.batch_bytes * samples // size, "calibration_data", "batch"):
+                ledger.free_all(self.forward.run(whole, hooked, share))
+
+        walk_batches(self.context, batches.count, batch)
         self.close("calibrate", "model")
         self.compress(modules)
         self.close("compress", "model")

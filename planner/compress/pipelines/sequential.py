@@ -6,7 +6,7 @@ ends (`disable_offloading`). Passes are walked in passes.py, equal subgraphs cop
 """
 
 from planner.compress.cache import ActivationCache
-from planner.compress.forward import Hooked, SubgraphForward
+from planner.compress.forward import Hooked
 from planner.compress.pipelines.base import Pipeline
 from planner.compress.pipelines.passes import NAMES, Pass
 from planner.compress.pipelines.repeats import Repeats
@@ -20,7 +20,6 @@ class SequentialPipeline(Pipeline):
     def run(self) -> None:
         context, trace = self.context, self.program.trace
         self.subgraphs = cut(trace, context.job.targets_per_subgraph)
-        self.forward = SubgraphForward(context, trace)
         self.cache = ActivationCache(context, trace)
         self.names = context.frame("forward", "sequential pipeline")
         # sample_input = next(iter(dataloader)) stays a local name of the pipeline

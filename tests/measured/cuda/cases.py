@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.measured.cases import Case
 from planner.units import GIB
+from tests.measured.cases import Case
 
 RUNS = Path(__file__).parent / "runs"
 SHORT: dict[str, Any] = {"layers": 3, "samples": 4, "progress_bars": False}

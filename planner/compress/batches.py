@@ -1,0 +1,93 @@
+"""The calibration batches, walked one after the other: by a pipeline, or by a modifier that runs them again.
+
+All batches are equal except the last, which may be shorter. As soon as a batch leaves everything as an earlier one did,
+and moved the growing holdings (the activation cache, whatever a modifier keeps for each sample) as that one did, the
+batches since then would be repeated again and again. They are passed over up to the last two, and the growing holdings
+change by what each round of them changed.
+"""
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+
+from planner.compress.context import Context, Share
+from planner.job import Job
+from planner.timeline import Handle
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """The calibration batches by number."""
+
+    job: Job
+
+    @property
+    def count(self) -> int:
+        return self.job.batches
+
+    def is_last(self, number: int) -> bool:
+        return number == self.count - 1
+
+    def share(self, number: int) -> Share:
+        """(samples, batch size): the part of a whole batch that this one is."""
+        if self.is_last(number) and self.count > 1:
+            return self.job.last_batch_size, self.job.batch_size
+        return 1, 1
+
+
+Moves = dict[tuple[Handle, int], int]
+"""By how many tensors each growing holding changed, by holding and size of the tensor."""
+
+
+def walk_batches(context: Context, count: int, batch: Callable[[int], None]) -> None:
+    """Call `batch` with the numbers 0 to count - 1, but for those that would do what batches before them did.
+
+    A batch that leaves all as an earlier one did is the end of a round, and further rounds would be equal. As many as
+    fit before the last two batches are passed over; what grew in one grows on by their number.
+    """
+    ledger, rounds = context.ledger, Rounds()
+    number = 0
+    while number < count:
+        growth = ledger.growth()
+        batch(number)
+        number += 1
+        if not context.shortcuts.batches:
+            continue
+        length, moves = rounds.add(ledger.state(), _moves(growth, ledger.growth()))
+        times = (count - 2 - number) // length if length else 0
+        if times > 0:
+            for (handle, size), change in sorted(moves.items(), key=lambda move: move[1]):  # first what goes
+                ledger.grow(handle, size * change * times, abs(change) * times)
+            number += length * times
+            rounds = Rounds()
+
+
+@dataclass(slots=True)
+class Rounds:
+    """Batches so far: the state that each one left, and by what it moved the growing holdings."""
+
+    seen: dict[Hashable, int] = field(default_factory=dict)
+    moved: list[Moves] = field(default_factory=list)
+
+    def add(self, state: Hashable, moves: Moves) -> tuple[int, Moves]:
+        """The number of batches since the last one that left the same, and what they moved; 0 if there is none."""
+        self.moved.append(moves)
+        key, number = (state, frozenset(moves.items())), len(self.moved)
+        earlier = self.seen.get(key)
+        self.seen[key] = number
+        if earlier is None:
+            return 0, {}
+        total: Moves = {}
+        for each in self.moved[earlier:]:
+            for move, change in each.items():
+                total[move] = total.get(move, 0) + change
+        return number - earlier, total
+
+
+def _moves(before: dict[Handle, dict[int, int]], after: dict[Handle, dict[int, int]]) -> Moves:
+    """What the growing holdings that are there now have gained and lost."""
+    changes = {
+        (handle, size): sizes.get(size, 0) - before.get(handle, {}).get(size, 0)
+        for handle, sizes in after.items()
+        for size in {**before.get(handle, {}), **sizes}
+    }
+    return {move: change for move, change in changes.items() if change}
