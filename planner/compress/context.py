@@ -152,18 +152,29 @@ class Frame:
             yield
 
     def operator(self, requests: Requests, what: str) -> None:
-        """What a CUDA operator takes beside its results, if a CUDA build is modelled (planner/cuda)."""
-        context = self._context
-        if context.cuda is None or context.device == "cpu":
-            return
+        """Take and give back what a CUDA operator without a result of its own does (planner/cuda)."""
+        self._play(requests, what, 0)
+
+    def result(self, name: str, nbytes: int, requests: Requests, label: str | None = None) -> None:
+        """name = what a CUDA operator returns, with all that it takes and gives back beside its result."""
+        handle = self._play(requests, label or name, nbytes)
+        assert handle is not None, f"{label or name}: an operator without a result"
+        self.bind(name, handle)
+
+    def _play(self, requests: Requests, what: str, nbytes: int) -> Handle | None:
+        context, owner = self._context, self._part(what)
         taken: list[Handle] = []
+        result = None
         for request in requests:
             if request.action == "take":
-                taken.append(context.take(request.amount, WORKSPACE, self._part(what)))
+                taken.append(context.take(request.amount, WORKSPACE, owner))
             elif request.action == "give":
                 context.ledger.free(taken[request.amount])
             elif request.action == "product":
                 context.product()
+            elif nbytes:
+                result = context.take(nbytes, self.kind, owner)
+        return result
 
     def _part(self, role: str) -> Owner:
         """The owner in this role, one object however often it is asked for."""

@@ -10,6 +10,7 @@ from planner.compress.context import Context, Frame
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.hessian import FP32, Hessians, hessian_bytes
 from planner.compress.modifiers.sparsity import SparsityFields, SparsitySpec, shared_fields
+from planner.cuda import linalg
 from planner.models.traces import Call
 from planner.notes import Note
 from planner.recipe.targets import LinearModule
@@ -137,6 +138,11 @@ class SparseGPTModel(ModifierModel):
         frame.temporary(2 * module.columns * FP32, "H[diag, diag] + damp")
         if self.spec.offload_hessians:
             self._invert_on_cpu(frame, size)
+        elif self.context.cuda is not None:
+            columns = module.columns
+            frame.result("H", size, linalg.cholesky(columns))
+            frame.result("H", size, linalg.cholesky_inverse(columns))
+            frame.result("H", size, linalg.cholesky(columns))
         else:
             frame.assign("H", size)
             with frame.during(size, "input copy in cholesky_inverse", "cuda_workspace"):
