@@ -117,7 +117,7 @@ def main(calls: str, out: str) -> None:
     """Run each line of `calls`; names before a `;` are assigned first and not watched: `x = zeros(8, 8); x.sum()`."""
     torch.cuda.init()
     torch.backends.cudnn.enabled = False
-    names = {"torch": torch, "F": torch.nn.functional, "zeros": zeros, **vars(torch)}
+    names = {"torch": torch, "F": torch.nn.functional, "zeros": zeros}
     with Path(out).open("w", encoding="utf-8") as file:
         watcher = Watcher(file)
         for line in Path(calls).read_text(encoding="utf-8").splitlines():
