@@ -18,6 +18,7 @@ from typing import Self, TypeVar
 
 from planner.compress.devices import CountingDevice
 from planner.compress.ledger import DeviceName, Handle, Keep, Ledger, Owner
+from planner.cuda.build import CudaBuild
 from planner.job import Job
 
 T = TypeVar("T")
@@ -152,12 +153,16 @@ class Context:
         *,
         shortcuts: Shortcuts | None = None,
         keep: Keep = "peaks",
+        cuda: CudaBuild | None = None,
     ) -> None:
         self.job = job
         self.ledger = ledger or Ledger(gpu=CountingDevice(job.gpu_memory_bytes), keep=keep)
         self.shortcuts = shortcuts or Shortcuts()
         if self.ledger.keep == "timeline":  # every layer's events, not one layer's for many
             self.shortcuts = replace(self.shortcuts, subgraphs=False, modules=False)
+        self.cuda = cuda
+        """The CUDA build that is modelled; None: the counting device, which takes results alone."""
+        self._has_multiplied = False
         self.device: DeviceName = "gpu"
         """Where forwards and modifiers compute; the basic pipeline computes where the model lies."""
         self.onloaded: dict[str, Handle] = {}
@@ -172,6 +177,12 @@ class Context:
     def take(self, nbytes: int, kind: str, owner: Owner | str) -> Handle:
         """A tensor on the computing device."""
         return self.ledger.alloc(self.device, nbytes, kind, owner)
+
+    def multiply(self) -> None:
+        """A product on the GPU: cuBLAS's first one takes its workspace, and keeps it for the rest of the job."""
+        if self.cuda and self.device == "gpu" and not self._has_multiplied:
+            self._has_multiplied = True
+            self.ledger.alloc("gpu", self.cuda.cublas_workspace, "cuda_workspace", "workspace of cuBLAS")
 
     def onload(self, name: str, nbytes: int, kind: str = "weights") -> None:
         """compressed_tensors offload/cache/base.py OffloadCache.__getitem__: copied on first access."""

@@ -8,7 +8,7 @@ from planner.compress.context import Context
 from planner.compress.ledger import Handle, Owner
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.program import Subgraph
-from planner.models.traces import Call, Event, ModelTrace, Segment
+from planner.models.traces import CUDA, Call, Event, ModelTrace, Segment
 from planner.recipe.targets import LinearModule
 
 
@@ -56,7 +56,10 @@ class SubgraphForward:
         """Replay one segment; returns the storages that are alive at its end, by local id."""
         context, ledger = self.context, self.context.ledger
         live: dict[int, Handle] = {}
+        left_out = "cuda_workspace" if context.cuda else CUDA
         for event in segment.events:
+            if event.category == left_out:
+                continue
             if event.kind == "alloc":
                 owner = _owner(segment.target, event.module, event.operator)
                 live[event.id] = ledger.alloc(context.device, _scaled(event.bytes, share), event.category, owner)
@@ -64,6 +67,8 @@ class SubgraphForward:
                 ledger.free(live.pop(event.id))
             elif event.kind == "onload":
                 context.onload(full_name(segment.target, event.parameter), event.bytes)
+            elif event.kind == "product":
+                context.multiply()
             elif hooked:
                 _run_hooks(segment, event, hooked, share)
         return live

@@ -58,7 +58,8 @@ def _indexed(
     indices: Sequence[Operand | None], build: CudaBuild, selected: Sequence[int], result: Requests
 ) -> Requests:
     """expandTensors (masks to positions, int32 to int64), expand_outplace, then equal strides for all indices."""
-    counts, made, tensors = iter(selected), [], list[Operand]()
+    counts, tensors = iter(selected), list[Operand]()
+    made: list[tuple[Operand | None, int]] = []
     for item in indices:
         if item is None:
             continue
@@ -108,9 +109,7 @@ def _broadcast(tensors: Sequence[Operand]) -> tuple[int, ...]:
 def _expanded(tensor: Operand, shape: tuple[int, ...]) -> Operand:
     missing = len(shape) - len(tensor.shape)
     sizes, strides = (1,) * missing + tensor.shape, (0,) * missing + tensor.stride
-    stride = tuple(
-        own if size == whole else 0 for size, own, whole in zip(sizes, strides, shape, strict=True)
-    )
+    stride = tuple(own if size == whole else 0 for size, own, whole in zip(sizes, strides, shape, strict=True))
     return Operand(shape, stride, tensor.dtype)
 
 

@@ -38,7 +38,7 @@ def cholesky(columns: int, *, batch: int = 1, itemsize: int = 4, into: bool = Fa
     of a comparison for one matrix).
     """
     inner = _potrf(batch, workspace)
-    check = temporaries(1) if batch > 1 else temporaries(1, 1)
+    check = check_errors(batch)
     if not into:
         return then((RESULT,), temporaries(INFO * batch, inside=then(inner, check)))
     # the copy is taken before `info` and given back before `info` is read
@@ -47,6 +47,11 @@ def cholesky(columns: int, *, batch: int = 1, itemsize: int = 4, into: bool = Fa
     potrf = _renumbered(inner, number)
     number += _taken(inner)
     return (*taken, *potrf, Request("give", 0), *_renumbered(check, number), Request("give", 1))
+
+
+def check_errors(batch: int) -> Requests:
+    """native/BatchLinearAlgebra.cpp _linalg_check_errors: verdicts over `info`."""
+    return temporaries(1) if batch > 1 else temporaries(1, 1)
 
 
 def cholesky_inverse(columns: int, *, batch: int = 1, itemsize: int = 4, into: bool = False) -> Requests:

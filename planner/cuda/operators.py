@@ -15,6 +15,15 @@ from planner.cuda.requests import NOTHING, RESULT, Requests, temporaries, then
 Rule = Callable[[OperatorCall, CudaBuild], Requests | None]
 
 
+def copy(call: OperatorCall, _build: CudaBuild) -> Requests:
+    """native/cuda/Copy.cu copy_kernel_cuda: to the CPU, a tensor of other strides is packed first."""
+    to_copy = call.name == "_to_copy"
+    target, source = (call.results[0], call.operand(0)) if to_copy else (call.operand(0), call.operand(1))
+    packs = target.on_cpu and not source.on_cpu and target.stride != source.stride and source.numel > 1
+    inner = temporaries(source.nbytes) if packs else ()
+    return then((RESULT,), inner) if to_copy else inner
+
+
 def convolution(call: OperatorCall, _build: CudaBuild) -> Requests | None:
     """native/Convolution.cpp select_conv_backend: a depthwise kernel takes nothing.
 
@@ -40,6 +49,11 @@ def cholesky_inverse(call: OperatorCall, _build: CudaBuild) -> Requests:
     )
 
 
+def linalg_check_errors(call: OperatorCall, _build: CudaBuild) -> Requests:
+    """native/BatchLinearAlgebra.cpp _linalg_check_errors, the last step of torch.linalg.cholesky."""
+    return linalg.check_errors(max(1, call.operand(0).numel))
+
+
 def linalg_cholesky_ex(call: OperatorCall, _build: CudaBuild) -> Requests:
     """torch.linalg.cholesky_ex, see linalg.py."""
     matrix = call.operand(0)
@@ -49,7 +63,8 @@ def linalg_cholesky_ex(call: OperatorCall, _build: CudaBuild) -> Requests:
 
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("mm", "bmm", "addmm", "baddbmm"), products.matrix_product),
+    **dict.fromkeys(("mm", "addmm", "baddbmm"), products.matrix_product),
+    "bmm": products.batched_product,
     **dict.fromkeys(("mv", "dot", "addmv", "vdot"), products.vector_product),
     **dict.fromkeys(
         ("sum", "mean", "prod", "amax", "amin", "max", "min", "any", "all", "argmax", "argmin", "aminmax", "var",
@@ -68,8 +83,11 @@ RULES: dict[str, Rule] = {
     "masked_scatter_": indexing.masked_scatter_,
     "masked_scatter": indexing.masked_scatter,
     "masked_select": indexing.masked_select,
+    "_to_copy": copy,
+    "copy_": copy,
     "cholesky_inverse": cholesky_inverse,
     "linalg_cholesky_ex": linalg_cholesky_ex,
+    "_linalg_check_errors": linalg_check_errors,
     "convolution": convolution,
     "native_group_norm": norm_of_groups,
 }  # fmt: skip
@@ -78,7 +96,7 @@ VIEWS = frozenset("""
     _reshape_alias _unsafe_view alias as_strided chunk detach diagonal expand expand_as is_same_size lift_fresh narrow
     permute real imag reshape select slice split split_with_sizes squeeze t transpose unbind unfold unsafe_split
     unsqueeze view view_as view_as_complex view_as_real _local_scalar_dense is_nonzero equal set_ resize_
-""".split())  # fmt: skip
+""".split())  # fmt: skip  # noqa: SIM905
 """They make no storage."""
 
 ELEMENTWISE = frozenset("""
@@ -88,20 +106,25 @@ ELEMENTWISE = frozenset("""
     log1p log2 logical_and logical_not logical_or logical_xor logit lt masked_fill masked_fill_ maximum minimum mish mul
     mul_ nan_to_num ne neg neg_ polar pow pow_ reciprocal relu relu_ remainder round rsqrt rsqrt_ rsub sigmoid sigmoid_
     sign silu silu_ sin sinh softplus sqrt square sub sub_ tan tanh threshold true_divide trunc where xlogy zero_
-""".split())  # fmt: skip
+""".split())  # fmt: skip  # noqa: SIM905
 """TensorIterator loops: native/cuda/Loops.cuh gpu_kernel launches a kernel and allocates nothing; an operand of another
 type is cast inside it."""
 
 TAKES_NOTHING = frozenset("""
-    _to_copy clone copy_ contiguous _conj arange empty empty_like empty_strided eye full full_like linspace new_empty
+    clone contiguous _conj arange empty empty_like empty_strided eye full full_like linspace new_empty
     new_empty_strided new_full new_ones new_zeros ones ones_like rand rand_like randn randn_like scalar_tensor tril
     tril_ tril_indices triu triu_ triu_indices zeros zeros_like bernoulli_ normal_ uniform_ exponential_
     cat stack repeat flip roll constant_pad_nd diagonal_copy embedding gather index_add index_add_ index_copy_
     index_select scatter scatter_ scatter_add scatter_add_ searchsorted
     _softmax _log_softmax native_layer_norm _fused_rms_norm upsample_bilinear2d avg_pool2d cummax
-""".split())  # fmt: skip
+""".split())  # fmt: skip  # noqa: SIM905
 """Recorded with nothing beside their results: factories, copies between tensors of the GPU, gathers, softmax
 (native/cuda/SoftMax.cu host_softmax, half to float included) and norms (native/cuda/layer_norm_kernel.cu)."""
+
+
+def takes_nothing(name: str) -> bool:
+    """The operator is known to take its results alone, whatever its arguments."""
+    return name in VIEWS or name in ELEMENTWISE or name in TAKES_NOTHING
 
 
 def requests_of(call: OperatorCall, build: CudaBuild) -> Requests | None:
@@ -109,7 +132,4 @@ def requests_of(call: OperatorCall, build: CudaBuild) -> Requests | None:
     rule = RULES.get(call.name)
     if rule is not None:
         return rule(call, build)
-    name = call.name
-    if name in VIEWS or name in ELEMENTWISE or name in TAKES_NOTHING:
-        return (RESULT,) if call.results else ()
-    return None
+    return NOTHING if takes_nothing(call.name) else None

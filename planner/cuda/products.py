@@ -11,6 +11,8 @@ def matrix_product(call: OperatorCall, _build: CudaBuild) -> Requests:
     The last two tensors are multiplied. cuBLASLt, which adds a bias in the same call, uses cuBLAS's workspace.
     """
     matrices = [item for item in call.arguments if isinstance(item, Operand)][-2:]
+    if not all(result.numel for result in call.results):
+        return () if "out" in call.keywords else (RESULT,)
     copies = [matrix.nbytes for matrix in matrices if not _readable(matrix)]
     inner = temporaries(*copies, inside=(PRODUCT,))
     return inner if "out" in call.keywords else then((RESULT,), inner)
@@ -25,3 +27,10 @@ def _readable(matrix: Operand) -> bool:
     """One of the two dimensions is dense and the other steps over at least as many elements."""
     (rows, columns), (down, across) = matrix.shape[-2:], matrix.stride[-2:]
     return (down == 1 and across >= max(1, rows)) or (across == 1 and down >= max(1, columns))
+
+
+def batched_product(call: OperatorCall, build: CudaBuild) -> Requests:
+    """bmm. native/cuda/Blas.cpp bmm_out_cuda_impl: one column times one row is elementwise (torch 2.14)."""
+    if call.operand(0).shape[-1] == 1:
+        return () if "out" in call.keywords else (RESULT,)
+    return matrix_product(call, build)

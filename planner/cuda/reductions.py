@@ -117,7 +117,8 @@ def _loops(operand: Operand, reduced: tuple[int, ...]) -> list[Dimension]:
         for index, (size, stride) in enumerate(zip(operand.shape, operand.stride, strict=True))
         if size != 1
     ]
-    dims = sorted(reversed(dims), key=lambda loop: (not loop.reduced, loop.stride))
+    dims.reverse()
+    dims.sort(key=lambda loop: (not loop.reduced, loop.stride))
     merged: list[Dimension] = []
     for loop in dims:
         last = merged[-1] if merged else None
