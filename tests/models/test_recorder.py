@@ -36,7 +36,8 @@ def record(
 
 
 def allocs(events: list[Event]) -> list[int]:
-    return [event.bytes for event in events if event.kind == "alloc"]
+    """Without what a CUDA build alone takes."""
+    return [event.bytes for event in events if event.kind == "alloc" and event.category != "cuda"]
 
 
 def kinds(events: list[Event]) -> list[tuple[str, int]]:
@@ -275,6 +276,22 @@ def test_an_operator_that_needs_data_says_which_and_where() -> None:
     recorder, unknown = Recorder(listener=InLayerThree()), meta(8)
     with pytest.raises(UnsupportedError, match=r"model\.layers\.3: _unique2 does not run without data"), recorder:
         torch.unique(unknown)
+
+
+def test_a_cuda_build_holds_the_positions_of_a_bool_index_until_the_result_is_there() -> None:
+    events, _ = record(lambda x: x[x > 0], meta(8, 16), experts=2)
+    cuda = [event for event in events if event.category == "cuda"]
+    positions = next(event.id for event in cuda if event.bytes == 64 * 2 * 8)
+    result = next(event.id for event in events if event.category == "forward" and event.operator == "index")
+    order = [(event.kind, event.id) for event in events]
+    assert order.index(("alloc", positions)) < order.index(("alloc", result)) < order.index(("free", positions))
+
+
+def test_an_operator_without_a_rule_is_remembered() -> None:
+    recorder, unknown = Recorder(), meta(1, 100_000)
+    with torch.no_grad(), recorder:
+        torch.topk(unknown, 40)
+    assert recorder.unruled == {"topk"}
 
 
 # ---------------------------------------------------------------------- softmax
