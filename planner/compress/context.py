@@ -171,7 +171,7 @@ class Frame:
             elif request.action == "give":
                 context.ledger.free(taken[request.amount])
             elif request.action == "product":
-                context.product()
+                context.multiply()
             elif nbytes:
                 result = context.take(nbytes, self.kind, owner)
         return result
@@ -204,7 +204,7 @@ class Context:
         keep: Keep = "peaks",
         cuda: CudaBuild | None = None,
     ) -> None:
-        self.job, self.cuda = job, cuda
+        self.job = job
         self.ledger = ledger or Ledger(gpu=CountingDevice(job.gpu_memory_bytes), keep=keep)
         self.shortcuts = shortcuts or Shortcuts()
         if self.ledger.keep == "timeline":  # every layer's events, not one layer's for many
@@ -215,11 +215,13 @@ class Context:
             self.shortcuts = replace(
                 self.shortcuts, blocks=False, modules=False, subgraphs=self.shortcuts.subgraphs and on_cpu
             )
+        self.cuda = cuda
+        """The CUDA build that is modelled; None: the counting device, which takes results alone."""
+        self._has_multiplied = False
         self.device: DeviceName = "gpu"
         """Where forwards and modifiers compute; the basic pipeline computes where the model lies."""
         self.onloaded: dict[str, Handle] = {}
         """Names of parameters on the GPU until the subgraph ends (`disable_offloading`)."""
-        self._has_workspace = False
         self.keep_onloaded = True
         """False in the data-free pipeline: each access onloads the parameter anew and frees it at once."""
         self._forward: TracedForward | None = None
@@ -243,6 +245,12 @@ class Context:
         """A tensor on the computing device."""
         return self.ledger.alloc(self.device, nbytes, kind, owner)
 
+    def multiply(self) -> None:
+        """A product on the GPU: cuBLAS's first one takes its workspace, and keeps it for the rest of the job."""
+        if self.cuda and self.device == "gpu" and not self._has_multiplied:
+            self._has_multiplied = True
+            self.ledger.alloc("gpu", self.cuda.cublas_workspace, WORKSPACE, "workspace of cuBLAS")
+
     def onload(self, name: str, nbytes: int, kind: str = "weights") -> None:
         """compressed_tensors offload/cache/base.py OffloadCache.__getitem__: copied on first access."""
         if self.device == "cpu" or name in self.onloaded:
@@ -262,12 +270,6 @@ class Context:
         else:
             with self.ledger.hold("gpu", nbytes, kind, name):
                 yield
-
-    def product(self) -> None:
-        """cuBLAS multiplies: the first product takes a workspace from the allocator, and keeps it."""
-        if self.cuda is not None and self.device == "gpu" and not self._has_workspace:
-            self._has_workspace = True
-            self.ledger.alloc("gpu", self.cuda.cublas_workspace, WORKSPACE, "cuBLAS workspace")
 
     def offload_all(self) -> None:
         """Leave `disable_offloading`: every onloaded parameter is released."""

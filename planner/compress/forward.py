@@ -13,7 +13,7 @@ from planner.compress.ledger import Owner
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.program import Subgraph
 from planner.errors import UnsupportedError
-from planner.models.traces import Call, CallValue, Event, ModelTrace, Segment
+from planner.models.traces import COUNTED, CUDA, Call, CallValue, Event, ModelTrace, Segment
 from planner.recipe.targets import LinearModule
 from planner.timeline import Handle
 
@@ -40,6 +40,11 @@ class SubgraphForward:
         self._crossed: dict[int, Handle] = {}
         """Tensors that came over a border and are there for this batch alone, by crossing."""
         self._spans: dict[int, dict[str, slice]] = {}
+
+    @property
+    def _left_out(self) -> str:
+        """The category of events that are not this device's."""
+        return COUNTED if self.context.cuda and self.context.device == "gpu" else CUDA
 
     def run(
         self,
@@ -121,6 +126,8 @@ class SubgraphForward:
     def _play(self, segment: Segment, event: Event, live: dict[int, Handle], share: Share) -> None:
         """Do on the books what the event says, if it is about memory."""
         context = self.context
+        if event.category == self._left_out:
+            return
         if event.kind == "alloc":
             owner = _owner(segment.target, event.module, event.operator)
             live[event.id] = context.ledger.alloc(context.device, _scaled(event.bytes, share), event.category, owner)
@@ -128,6 +135,8 @@ class SubgraphForward:
             context.ledger.free(live.pop(event.id))
         elif event.kind == "onload":
             context.onload(full_name(segment.target, event.parameter), event.bytes)
+        elif event.kind == "product":
+            context.multiply()
 
     def _handle_of(self, value: CallValue) -> Handle | None:
         """The holding of this tensor, if it is one of its own that dies with the batch."""

@@ -8,7 +8,7 @@ GPU can say how large it is, and 0 bytes are not asked for.
 torch 2.14.1, any architecture; tests/cuda/recorded/operators.json has the recordings.
 """
 
-from planner.cuda.requests import PRODUCT, RESULT, Request, Requests, temporaries, then, within
+from planner.cuda.requests import PRODUCT, RESULT, Request, Requests, temporaries, then
 
 POINTER = 8
 INFO = 4
@@ -28,7 +28,7 @@ def cholesky_ex(columns: int, *, batch: int = 1, itemsize: int = 4, into: bool =
     inner = _potrf(batch, workspace)
     if not into:
         return then((RESULT, Request("result", 1)), inner)
-    return within(_bytes(columns, batch, itemsize), *inner)
+    return temporaries(_bytes(columns, batch, itemsize), inside=inner)
 
 
 def cholesky(columns: int, *, batch: int = 1, itemsize: int = 4, into: bool = False, workspace: int = 0) -> Requests:
@@ -38,15 +38,20 @@ def cholesky(columns: int, *, batch: int = 1, itemsize: int = 4, into: bool = Fa
     of a comparison for one matrix).
     """
     inner = _potrf(batch, workspace)
-    check = temporaries(1) if batch > 1 else temporaries(1, 1)
+    check = check_errors(batch)
     if not into:
-        return then((RESULT,), within(INFO * batch, *then(inner, check)))
+        return then((RESULT,), temporaries(INFO * batch, inside=then(inner, check)))
     # the copy is taken before `info` and given back before `info` is read
     taken = then((Request("take", _bytes(columns, batch, itemsize)), Request("take", INFO * batch)))
     number = 2
     potrf = _renumbered(inner, number)
     number += _taken(inner)
     return (*taken, *potrf, Request("give", 0), *_renumbered(check, number), Request("give", 1))
+
+
+def check_errors(batch: int) -> Requests:
+    """native/BatchLinearAlgebra.cpp _linalg_check_errors: verdicts over `info`."""
+    return temporaries(1) if batch > 1 else temporaries(1, 1)
 
 
 def cholesky_inverse(columns: int, *, batch: int = 1, itemsize: int = 4, into: bool = False) -> Requests:
@@ -60,12 +65,12 @@ def cholesky_inverse(columns: int, *, batch: int = 1, itemsize: int = 4, into: b
     if batch == 1:
         inner = temporaries(size, INFO, size)
     elif batch <= TRSM_LOOP_MAX_BATCH and columns >= TRSM_LOOP_MIN_COLUMNS:
-        inner = within(size, PRODUCT)
+        inner = temporaries(size, inside=(PRODUCT,))
     else:
         pointers = batch * POINTER
-        solve = (Request("take", pointers), Request("take", pointers), PRODUCT, Request("give", 1), Request("give", 0))
-        inner = within(size, *then(solve, solve))
-    return within(size, *inner) if into else then((RESULT,), inner)
+        solve = temporaries(pointers, pointers, inside=(PRODUCT,))
+        inner = temporaries(size, inside=then(solve, solve))
+    return temporaries(size, inside=inner) if into else then((RESULT,), inner)
 
 
 def _potrf(batch: int, workspace: int) -> Requests:

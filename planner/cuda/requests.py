@@ -30,16 +30,14 @@ NOTHING: Requests = (RESULT,)
 """An operator that takes no more than its results."""
 
 
-def temporaries(*sizes: int, first: int = 0) -> Requests:
-    """Tensors of these sizes, all alive together and freed in reverse order. The first one has this number."""
+def temporaries(*sizes: int, inside: Requests = ()) -> Requests:
+    """Tensors of these sizes, all alive together during the requests `inside`, and freed in reverse order.
+
+    `inside` numbers its own temporaries from 0.
+    """
     taken = tuple(Request("take", size) for size in sizes)
-    return (*taken, *(Request("give", first + number) for number in reversed(range(len(sizes)))))
-
-
-def within(size: int, *inside: Request) -> Requests:
-    """A temporary of this size, alive during the requests `inside`; their temporaries are numbered from 1 on."""
-    moved = (Request(request.action, request.amount + 1) if request.action == "give" else request for request in inside)
-    return (Request("take", size), *moved, Request("give", 0))
+    moved = (r._replace(amount=r.amount + len(sizes)) if r.action == "give" else r for r in inside)
+    return (*taken, *moved, *(Request("give", number) for number in reversed(range(len(sizes)))))
 
 
 def then(*parts: Requests) -> Requests:

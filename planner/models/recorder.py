@@ -16,8 +16,10 @@ from typing import Any, Protocol
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from planner.cuda.requests import NOTHING, Requests
 from planner.errors import UnsupportedError
 from planner.models.failures import first_line, is_called_by_model, pass_on, stands_in
+from planner.models.operands import counted_workspaces, cuda_requests, masks
 from planner.models.traces import Event
 
 aten = torch.ops.aten
@@ -85,6 +87,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         self.listener: TraceListener = listener or NoListener()
         self.is_uncounted = is_uncounted
         self.events: list[Event] = []
+        self.unruled: set[str] = set()
+        """Operators that ran and that no rule of planner/cuda knows."""
         self.ids: dict[Key, int] = {}
         self._refs: dict[Key, Any] = {}
         self._parameters: dict[Key, str] = {}
@@ -166,13 +170,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
             return self._register_results(name, pass_on(func, args, kwargs))
         answered, value = self._answer(name, args, kwargs)
         if answered:
-            return self._register_results(name, value)
-        self._take_workspace(name, args)
+            return self._register_results(name, value, self._requests(name, args, kwargs, value))
+        selected = tuple(self._selected(mask) for mask in masks(name, args))
+        self._workspaces(counted_workspaces(name, args, selected))
         unknown = any(t.is_meta for t in inputs)
         run = self._on_meta if unknown else self._with_values
-        result = self._register_results(name, run(func, name, args, kwargs))
+        result = run(func, name, args, kwargs)
+        self._register_results(name, result, self._requests(name, args, kwargs, result))
         if name == "masked_scatter":  # masked_scatter_ on a copy of self
-            self._scatter_workspace(result, args[1])
+            self._workspaces(counted_workspaces("masked_scatter_", args, ()))
         return result
 
     def _on_meta(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
@@ -278,24 +284,42 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
             elif key not in self.ids:
                 self.listener.on_read(key, tensor)
 
-    def _register_results(self, name: str, result: Any) -> Any:
+    def _register_results(self, name: str, result: Any, requests: Requests = NOTHING) -> Any:
+        """Write down the result's new storages, and where they lie among what a CUDA build takes beside them."""
         counted = not (self._paused or self.is_uncounted(result))
-        for tensor in _tensors([result]):
-            key = storage_key(tensor)
-            if key in self._refs or key in self._parameters:
-                continue
-            if tensor.is_cpu and tensor.dim() == 0:
-                continue
-            self._watch(tensor, key)
-            if not counted:
-                continue
-            self.ids[key] = self._next
-            nbytes = tensor.untyped_storage().nbytes()
-            self.events.append(Event("alloc", self._next, nbytes, self.listener.where(), name.strip("_")))
-            self._next += 1
-            if name in _READ_AS_TRUE and tensor.numel() == 1 and tensor.dtype == torch.bool:
-                self._truths.add(key)
+        results = list(_tensors([result]))
+        named = {request.amount for request in requests if request.action == "result"}
+        taken: list[int] = []
+        for action, amount in requests if counted else ():
+            if action == "result":
+                for number, tensor in enumerate(results):
+                    if number == amount or (amount == 0 and number not in named):
+                        self._register(name, tensor, counted)
+            elif action == "take":
+                taken.append(self._next)
+                self.events.append(Event("alloc", self._next, amount, self.listener.where(), name, category="cuda"))
+                self._next += 1
+            elif action == "give":
+                self.events.append(Event("free", taken[amount], category="cuda"))
+            else:
+                self.events.append(Event("product", category="cuda"))
+        for tensor in results:
+            self._register(name, tensor, counted)
         return result
+
+    def _register(self, name: str, tensor: torch.Tensor, counted: bool) -> None:
+        key = storage_key(tensor)
+        if key in self._refs or key in self._parameters or (tensor.is_cpu and tensor.dim() == 0):
+            return
+        self._watch(tensor, key)
+        if not counted:
+            return
+        self.ids[key] = self._next
+        nbytes = tensor.untyped_storage().nbytes()
+        self.events.append(Event("alloc", self._next, nbytes, self.listener.where(), name.strip("_")))
+        self._next += 1
+        if name in _READ_AS_TRUE and tensor.numel() == 1 and tensor.dtype == torch.bool:
+            self._truths.add(key)
 
     def _watch(self, tensor: torch.Tensor, key: Key) -> None:
         if key not in self._refs:
@@ -309,33 +333,22 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         if number is not None:
             self.events.append(Event("free", number))
 
-    def _workspace(self, nbytes: int, name: str) -> None:
-        if nbytes and not self._paused:
+    def _workspaces(self, sizes: Sequence[tuple[int, str]]) -> None:
+        """What the counting device takes for kernels, where a CUDA build's own events are left out."""
+        for nbytes, name in sizes if not self._paused else ():
             self.events.append(Event("alloc", self._next, nbytes, operator=name, category="cuda_workspace"))
-            self.events.append(Event("free", self._next))
+            self.events.append(Event("free", self._next, category="cuda_workspace"))
             self._next += 1
 
-    def _take_workspace(self, name: str, args: Any) -> None:
-        """Memory that CUDA kernels take beside their result, where neither CPU nor meta kernels do."""
-        if name == "masked_scatter_":
-            self._scatter_workspace(args[0], args[1])
-        elif name in ("index", "index_put_", "_index_put_impl_"):
-            self._index_workspace(name, args)
-
-    def _scatter_workspace(self, target: torch.Tensor, mask: torch.Tensor) -> None:
-        # native/cuda/IndexKernel.cpp masked_scatter_: an int64 prefix sum over self, and a
-        # contiguous mask when the given one is broadcast
-        contiguous = mask.shape == target.shape and mask.is_contiguous()
-        self._workspace(target.numel() * 8 + (0 if contiguous else target.numel()), "prefix sum of masked_scatter_")
-
-    def _index_workspace(self, name: str, args: Any) -> None:
-        # native/TensorAdvancedIndexing.cpp expandTensors: a bool index becomes its nonzero()
-        # positions, except where canDispatchToMaskedFill applies (a single value is put)
-        if name != "index" and args[2].numel() == 1:
-            return
-        for index in args[1]:
-            if index is not None and index.dtype in (torch.bool, torch.uint8):
-                self._workspace(self._selected(index) * index.dim() * 8, "nonzero() of a bool index")
+    def _requests(self, name: str, args: Any, kwargs: Any, result: Any) -> Requests:
+        """What a CUDA build takes beside the result; an operator without a rule goes to `unruled`."""
+        if self._paused or not any(True for _ in _tensors([result, args])):
+            return NOTHING
+        selected = tuple(self._selected(mask) for mask in masks(name, args))
+        requests = cuda_requests(name, args, kwargs, result, selected)
+        if requests is None:
+            self.unruled.add(name)
+        return NOTHING if requests is None else requests
 
 
 def storage_key(tensor: torch.Tensor) -> Key:

@@ -11,7 +11,11 @@ from typing import Literal
 from planner.notes import Note
 from planner.timeline import MemoryEvent
 
-EventKind = Literal["alloc", "free", "onload", "enter", "exit"]
+EventKind = Literal["alloc", "free", "onload", "enter", "exit", "product"]
+CUDA = "cuda"
+"""Category of what PyTorch's CUDA build alone takes beside results (planner/cuda), in true order."""
+COUNTED = "cuda_workspace"
+"""Category of the few of these that the counting device sees too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ class Call:
 class Event:
     """alloc: `operator` in the forward of `module` allocates `bytes` as `id`. free: `id` is freed. onload: `parameter`
     is touched. enter/exit: the hooks of `call` run before and after that module's forward; a block's enclose those of
-    the modules that it calls.
+    the modules that it calls. product: cuBLAS multiplies here.
 
     Names of modules and parameters are full; below the segment's target they start with a dot instead.
     """
@@ -73,7 +77,8 @@ class Event:
     parameter: str = ""
     call: Call | None = None
     category: str = "forward"
-    """Kind of memory: `forward`, or `cuda_workspace` for what a CUDA kernel takes beside its result."""
+    """Kind of memory: `forward`; `cuda`; or `cuda_workspace`, a part of the latter as the counting device has it, which
+    takes its place in a simulation without a CUDA build."""
 
     @property
     def name(self) -> str:
@@ -128,6 +133,8 @@ class ModelTrace:
     batch_bytes: int
     """Bytes of one collated batch."""
     notes: tuple[Note, ...] = field(default=())
+    unruled: frozenset[str] = frozenset()
+    """Operators of which planner/cuda does not know what they take from a CUDA build's allocator."""
     wrapped: frozenset[str] = frozenset()
     """Modules that a wrapped function calls: `sequential_epoch_end` never sees them."""
 
@@ -144,9 +151,14 @@ class ModelTrace:
 
 
 def memory_events(events: Iterable[Event]) -> Iterator[MemoryEvent]:
-    """The allocations and frees among these events. A free without its allocation among them is left out."""
+    """The allocations and frees among these events, without a CUDA build's own.
+
+    A free without its allocation among them is left out.
+    """
     sizes: dict[int, int] = {}
     for event in events:
+        if event.category == CUDA:
+            continue
         if event.kind == "alloc":
             sizes[event.id] = event.bytes
             yield event.id, event.bytes, 1

@@ -270,6 +270,7 @@ class ModelTracer:
             crossings=crossings,
             sample_bytes=self.batch.bytes // self.batch.size,
             batch_bytes=self.batch.bytes,
+            unruled=frozenset(self.recorder.unruled),
             wrapped=frozenset(self.wrapped),
         )
 

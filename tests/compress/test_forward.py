@@ -8,6 +8,7 @@ from planner.compress.ledger import Owner
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.oneshot import simulate
 from planner.compress.program import Subgraph, cut
+from planner.cuda.build import CudaBuild
 from planner.models.traces import Call, Crossing, Event, ModelTrace, Segment
 from planner.recipe.targets import LinearModule
 from planner.timeline import Handle
@@ -128,6 +129,30 @@ def test_workspace_keeps_its_own_kind() -> None:
     context = Context(toys.job())
     replay(trace, cut(trace, 1)[0], context)
     assert context.ledger.close_step()["gpu"].by_kind == {"cuda_workspace": 50}
+
+
+def test_a_cuda_build_takes_its_own_temporaries_in_the_place_of_the_counted_ones() -> None:
+    events = (
+        Event("alloc", 0, 50, "scan", category="cuda_workspace"),
+        Event("free", 0, category="cuda_workspace"),
+        Event("alloc", 1, 70, "scan", category="cuda"),
+        Event("free", 1, category="cuda"),
+    )
+    trace = small_trace(Segment(0, "", 0, events, (), ()), crossings={})
+    for cuda, peak in ((None, 50), (CudaBuild(), 70)):
+        context = Context(toys.job(), cuda=cuda)
+        replay(trace, cut(trace, 1)[0], context)
+        assert context.ledger.close_step()["gpu"].bytes == peak
+
+
+def test_the_first_product_takes_the_workspace_of_cublas_for_good() -> None:
+    events = (Event("product", category="cuda"), Event("product", category="cuda"))
+    trace = small_trace(Segment(0, "", 0, events, (), ()), crossings={})
+    for cuda, end in ((None, 0), (CudaBuild(sm=80), 8_519_680)):
+        context = Context(toys.job(), cuda=cuda)
+        for _ in range(2):
+            replay(trace, cut(trace, 1)[0], context)
+        assert context.ledger.close_step()["gpu"].end == end
 
 
 # ---------------------------------------------------------------------- hooks

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What each ATen operator asks of PyTorch's real caching allocator, beside its result: the golden input of planner/cuda.
+"""What each ATen operator asks of PyTorch's real caching allocator beside its result, for planner/cuda.
 
 run.sh --python tests/cudameter/operators.py CALLS.txt OUT.json   each line of the file is one Python expression
 CUDAMETER_OPERATORS=OUT.jsonl run.sh CONFIG --recipe ...          every operator of a real job, once per signature
@@ -105,7 +105,8 @@ class Watcher(TorchDispatchMode):
 
 def watch_job() -> None:
     """Watch all that follows, into the file that CUDAMETER_OPERATORS names."""
-    Watcher(Path(os.environ["CUDAMETER_OPERATORS"]).open("w", encoding="utf-8")).__enter__()
+    out = Path(os.environ["CUDAMETER_OPERATORS"]).open("w", encoding="utf-8")  # noqa: SIM115  (until the process ends)
+    Watcher(out).__enter__()
 
 
 def zeros(*shape, dtype=torch.float32):
@@ -117,7 +118,7 @@ def main(calls: str, out: str) -> None:
     """Run each line of `calls`; names before a `;` are assigned first and not watched: `x = zeros(8, 8); x.sum()`."""
     torch.cuda.init()
     torch.backends.cudnn.enabled = False
-    names = {"torch": torch, "F": torch.nn.functional, "zeros": zeros, **vars(torch)}
+    names = {"torch": torch, "F": torch.nn.functional, "zeros": zeros}
     with Path(out).open("w", encoding="utf-8") as file:
         watcher = Watcher(file)
         for line in Path(calls).read_text(encoding="utf-8").splitlines():

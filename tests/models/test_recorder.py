@@ -36,7 +36,8 @@ def record(
 
 
 def allocs(events: list[Event]) -> list[int]:
-    return [event.bytes for event in events if event.kind == "alloc"]
+    """Without what a CUDA build alone takes."""
+    return [event.bytes for event in events if event.kind == "alloc" and event.category != "cuda"]
 
 
 def kinds(events: list[Event]) -> list[tuple[str, int]]:
@@ -54,7 +55,7 @@ def test_a_linear_allocates_its_output_and_nothing_else(dtype: torch.dtype, rows
     events, _ = record(
         lambda x, weight: linear(x, weight), meta(rows, columns, dtype=dtype), weight=meta(out, columns, dtype=dtype)
     )
-    assert [event.kind for event in events] == ["onload", "alloc", "free"]
+    assert [event.kind for event in events] == ["onload", "alloc", "product", "free"]
     assert events[0].bytes == out * columns * dtype.itemsize
     assert events[1].bytes == rows * out * dtype.itemsize
 
@@ -275,6 +276,22 @@ def test_an_operator_that_needs_data_says_which_and_where() -> None:
     recorder, unknown = Recorder(listener=InLayerThree()), meta(8)
     with pytest.raises(UnsupportedError, match=r"model\.layers\.3: _unique2 does not run without data"), recorder:
         torch.unique(unknown)
+
+
+def test_a_cuda_build_holds_the_positions_of_a_bool_index_until_the_result_is_there() -> None:
+    events, _ = record(lambda x: x[x > 0], meta(8, 16), experts=2)
+    cuda = [event for event in events if event.category == "cuda"]
+    positions = next(event.id for event in cuda if event.bytes == 64 * 2 * 8)
+    result = next(event.id for event in events if event.category == "forward" and event.operator == "index")
+    order = [(event.kind, event.id) for event in events]
+    assert order.index(("alloc", positions)) < order.index(("alloc", result)) < order.index(("free", positions))
+
+
+def test_an_operator_without_a_rule_is_remembered() -> None:
+    recorder, unknown = Recorder(), meta(1, 100_000)
+    with torch.no_grad(), recorder:
+        torch.topk(unknown, 40)
+    assert recorder.unruled == {"topk"}
 
 
 # ---------------------------------------------------------------------- softmax
