@@ -80,7 +80,9 @@ def options(case: Case) -> str:
             words.append(f"--gpu-memory {value // GIB}GiB")
         elif isinstance(value, bool):
             words.append(
-                {"linearized": "--linearized", "prefetch": "--prefetch", "progress_bars": "progress bars"}.get(key, f"--no-{key.replace('_', '-')}")
+                {"linearized": "--linearized", "prefetch": "--prefetch", "progress_bars": "progress bars"}.get(
+                    key, f"--no-{key.replace('_', '-')}"
+                )
             )
         elif isinstance(value, tuple):
             words.append(f"--{key.replace('_', '-')} {('x' if key == 'image_size' else ',').join(map(str, value))}")
