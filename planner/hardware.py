@@ -49,7 +49,10 @@ def find_gpu(text: str) -> Gpu:
     if (gpu := named.get(_plain(text))) is not None:
         return gpu
     if text.strip()[:1].isdigit():
-        size = parse_bytes(text)
+        try:
+            size = parse_bytes(text)
+        except JobError as error:
+            raise JobError(f"GPU {error}") from None
         return Gpu(name=_size(size), memory_bytes=size, bandwidth=None, source=AS_GIVEN)
     names = dict.fromkeys(named[word].name for word in nearest(_plain(text), named, shown=5))
     raise JobError(
@@ -98,9 +101,10 @@ def label_notes(size: int) -> tuple[str, ...]:
     if not cards:
         return ()
     sizes = ", ".join(f"{gpu.name} {gpu.memory_bytes / GIB:.2f}" for gpu in cards)
+    label = f"{size // GB} GB" if size % GB == 0 else f"{size // GIB} GiB"
     fastest = max(cards, key=lambda gpu: (gpu.bandwidth or 0, gpu.name))
     return (
-        f"{_exact(size)} is a label: of the cards that are sold with {cards[0].label_gb} GB, CUDA sees (in GiB) "
+        f"{label} is a label: of the cards that are sold with {cards[0].label_gb} GB, CUDA sees (in GiB) "
         f"{sizes}. Name the card, like --gpu {_plain(fastest.name)}.",
     )
 
