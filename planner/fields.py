@@ -92,11 +92,15 @@ class JobField:
     """What the summary says where the value is not the default; `{}` is the value. Empty: it always says it."""
     decides_graph: bool = False
     """The model, its units or its trace depend on it."""
+    said_in_help: bool = False
+    """The help says in words what holds where nothing is typed."""
+    metered: bool = True
+    """The meter's command line has it."""
 
     @property
     def typed_default(self) -> Any:
-        """The default as typed."""
-        return self.spelling.write(self.default)
+        """The default as typed; None where nothing typed is told apart from the default."""
+        return None if self.said_in_help else self.spelling.write(self.default)
 
     @property
     def is_flag(self) -> bool:
@@ -123,6 +127,8 @@ class JobField:
 
     def meter_words(self, value: Any) -> list[str]:
         """The meter's arguments for this value: an empty list for a flag that is off and for None."""
+        if not self.metered:
+            return []
         word = (self.meter_spelling or self.spelling).write(value)
         if word is None or word is False:
             return []
@@ -130,6 +136,8 @@ class JobField:
 
     def from_meter(self, job: Mapping[str, Any]) -> Any:
         """The value in the `job` of the meter's JSON, whose keys are its options. KeyError where it is not there."""
+        if not self.metered:
+            return self.default
         key = self._meter_option.removeprefix("--").replace("-", "_")
         return (self.meter_spelling or self.spelling).read(job[key])
 
@@ -318,16 +326,38 @@ JOB_FIELDS: tuple[JobField, ...] = (
         decides_graph=True,
     ),
     JobField(
+        name="gpu",
+        default=None,
+        typed=str | None,
+        panel=MACHINE,
+        help="The card: its name (l40s, h100, rtx4090, ...), for the memory that CUDA has of it, or a size, like 24GiB "
+        "(2^30 bytes) or 24GB (10^9 bytes). GPTQ sizes its batches by it. Default: 80GiB.",
+        option="--gpu",
+        metavar="NAME|SIZE",
+        metered=False,
+    ),
+    JobField(
         name="gpu_memory_bytes",
         default=80 * GIB,
-        typed=str,
+        typed=str | None,
         panel=MACHINE,
-        help="Memory of the GPU, like 24GiB (2^30 bytes) or 24GB (10^9 bytes). GPTQ sizes its batches by it.",
+        help="The same as --gpu, for a size.",
         option="--gpu-memory",
         metavar="SIZE",
         spelling=BYTES,
         meter="--gpu-memory-gib",
         meter_spelling=METER_GIB,
+        said_in_help=True,
+    ),
+    JobField(
+        name="sm",
+        default=None,
+        typed=int | None,
+        panel=MACHINE,
+        help="Compute capability of a card that is given by its size: 80 for 8.0, 90 for 9.0. Default: 90.",
+        option="--sm",
+        metavar="N",
+        metered=False,
     ),
 )
 """In the order of `--help`."""

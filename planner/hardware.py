@@ -1,4 +1,4 @@
-"""GPUs that models are served on: memory and bandwidth, each with its source."""
+"""GPUs that jobs run on: memory as CUDA sees it, bandwidth, compute capability, each with its source."""
 
 import json
 from dataclasses import dataclass
@@ -6,9 +6,10 @@ from functools import cache
 from pathlib import Path
 
 from planner.errors import JobError
-from planner.hints import did_you_mean, shorten
-from planner.units import GIB, MIB, format_bytes, parse_bytes
+from planner.hints import nearest, shorten
+from planner.units import GB, GIB, MIB, format_bytes, parse_bytes
 
+AS_GIVEN = "as given"
 TABLE = Path(__file__).with_suffix(".json")
 
 
@@ -27,6 +28,10 @@ class Gpu:
     aliases: tuple[str, ...] = ()
     unified: bool = False
     """One memory for CPU and GPU."""
+    label_gb: int | None = None
+    """The number on the box, as in `24 GB`; None for unified memory and for a card that is given by its size."""
+    sm: int | None = None
+    """Compute capability as two or three digits, 90 for 9.0; None for other makers' cards and for a given size."""
 
 
 @cache
@@ -44,11 +49,76 @@ def find_gpu(text: str) -> Gpu:
     if (gpu := named.get(_plain(text))) is not None:
         return gpu
     if text.strip()[:1].isdigit():
-        size = parse_bytes(text)
-        return Gpu(name=_size(size), memory_bytes=size, bandwidth=None, source="as given")
-    hint = did_you_mean(_plain(text), named)
-    known = hint or f"; known are {', '.join(gpu.name for gpu in list_gpus())}"
-    raise JobError(f"unknown GPU {shorten(text)!r}{known} (or give its memory, like 24GiB)")
+        try:
+            size = parse_bytes(text)
+        except JobError as error:
+            raise JobError(f"GPU {error}") from None
+        return Gpu(name=_size(size), memory_bytes=size, bandwidth=None, source=AS_GIVEN)
+    names = dict.fromkeys(named[word].name for word in nearest(_plain(text), named, shown=5))
+    raise JobError(
+        f"unknown GPU {shorten(text)!r}; the nearest names are {', '.join(list(names)[:3])} "
+        "(or give its memory, like 24GiB)"
+    )
+
+
+def named_gpu(text: str) -> Gpu | None:
+    """The GPU of the table that is called so, also as drivers call it (`NVIDIA A100-SXM4-80GB`); else None."""
+    try:
+        gpu = find_gpu(text)
+    except JobError:
+        return None
+    return gpu if gpu in list_gpus() else None
+
+
+def agreed_gpu(gpu: str | None, gpu_memory: str | None) -> str | None:
+    """What `--gpu` and its synonym for sizes say together. Raises JobError where they are two different sizes."""
+    if gpu is None or gpu_memory is None:
+        return gpu if gpu_memory is None else _size_alone(gpu_memory)
+    card, size = find_gpu(gpu), parse_bytes(_size_alone(gpu_memory))
+    if card.memory_bytes != size:
+        raise JobError(
+            f"--gpu {shorten(gpu)} has {_exact(card.memory_bytes)} and --gpu-memory {shorten(gpu_memory)} is "
+            f"{_exact(size)}; give one of them"
+        )
+    return gpu
+
+
+def cards_labelled(size: int) -> tuple[Gpu, ...]:
+    """The cards that are sold with this size, whether it is meant in GB or in GiB: for 24 * 10^9 those with 24 GB."""
+    labels = {size // unit for unit in (GB, GIB) if size % unit == 0}
+    cards = (gpu for gpu in list_gpus() if gpu.label_gb in labels and gpu.memory_bytes != size)
+    return tuple(sorted(cards, key=lambda gpu: gpu.memory_bytes))
+
+
+def size_notes(gpu: Gpu | None) -> tuple[str, ...]:
+    """`label_notes` on a GPU that was given by its size."""
+    return label_notes(gpu.memory_bytes) if gpu is not None and gpu.source == AS_GIVEN else ()
+
+
+def label_notes(size: int) -> tuple[str, ...]:
+    """Where the size is a card's label: what CUDA has of cards with that label, and how to name one."""
+    cards = cards_labelled(size)
+    if not cards:
+        return ()
+    sizes = ", ".join(f"{gpu.name} {gpu.memory_bytes / GIB:.2f}" for gpu in cards)
+    label = f"{size // GB} GB" if size % GB == 0 else f"{size // GIB} GiB"
+    fastest = max(cards, key=lambda gpu: (gpu.bandwidth or 0, gpu.name))
+    return (
+        f"{label} is a label: of the cards that are sold with {cards[0].label_gb} GB, CUDA sees (in GiB) "
+        f"{sizes}. Name the card, like --gpu {_plain(fastest.name)}.",
+    )
+
+
+def _size_alone(text: str) -> str:
+    try:
+        parse_bytes(text)
+    except JobError as error:
+        raise JobError(f"--gpu-memory: {error}") from None
+    return text
+
+
+def _exact(size: int) -> str:
+    return f"{size // GIB} GiB" if size % GIB == 0 else format_bytes(size)
 
 
 def _gpu(record: dict[str, object]) -> Gpu:
@@ -59,13 +129,17 @@ def _gpu(record: dict[str, object]) -> Gpu:
         source=str(record["source"]),
         aliases=tuple(record.get("aliases", ())),  # type: ignore[arg-type]  # a list of texts, a test says so
         unified=bool(record.get("unified", False)),
+        label_gb=record.get("label_gb"),  # type: ignore[arg-type]  # a number or nothing, a test says so
+        sm=record.get("sm"),  # type: ignore[arg-type]
     )
 
 
 def _plain(text: str) -> str:
     letters = "".join(char for char in text.lower() if char.isalnum())
-    return letters.removeprefix("nvidia").removeprefix("amd").removeprefix("geforce").removeprefix("instinct")
+    for maker in ("nvidia", "amd", "geforce", "tesla", "instinct"):
+        letters = letters.removeprefix(maker)
+    return letters
 
 
 def _size(count: int) -> str:
-    return f"{count // GIB} GiB GPU" if count % GIB == 0 else f"{format_bytes(count)} GPU"
+    return f"{_exact(count)} GPU"

@@ -14,6 +14,11 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     return f"; did you mean {by_lower[close[0]]}?" if close else ""
 
 
+def nearest(word: str, choices: Iterable[str], shown: int = 3) -> list[str]:
+    """The choices that look most like the word, however little they do."""
+    return difflib.get_close_matches(word.lower()[:MAX_SHOWN], list(choices), n=shown, cutoff=0.0)
+
+
 def shorten(text: str, longest: int = MAX_SHOWN) -> str:
     """The text on one line, printable, and cut where it would fill the screen."""
     line = "".join(char if char.isprintable() else " " for char in text)

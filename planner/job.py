@@ -1,12 +1,14 @@
 """The job that a plan is for, in LLM Compressor's own words and with its defaults."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self, cast, get_args
+from typing import Any, Self, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from planner.errors import JobError
 from planner.fields import DType, OffloadDevice, Pipeline
+from planner.hardware import find_gpu, named_gpu
 from planner.units import GIB
 
 # A larger number is a typing mistake, not a job. The limits bound the time and memory that planning itself takes.
@@ -15,6 +17,9 @@ MAX_TOKENS = 2**20
 MAX_BATCH = 2**16
 MAX_LAYERS = 10**4
 MAX_SIDE = 2**14
+
+DEFAULT_SM = 90
+"""Compute capability of a card of which only the size is known."""
 
 
 def dtype_named(text: str) -> DType:
@@ -53,6 +58,9 @@ class Job(BaseModel):
 
     Defaults are those of `llmcompressor.oneshot` (args/dataset_arguments.py, 0.14.0.1), except
     seq_len: the library does not truncate when it is unset, so a plan needs a number.
+
+    A card that is named by `gpu` brings its memory and its compute capability, where these are not given. Raises
+    JobError for a card that nobody knows.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,11 +78,27 @@ class Job(BaseModel):
     calibrate_all_experts: bool = True
     linearized: bool = False
     dtype: DType = "bfloat16"
+    gpu: str | None = None
+    """Name of the card; None where only its size is known."""
     gpu_memory_bytes: int = Field(default=80 * GIB, ge=1)
+    """What CUDA has of the card: less than its label says."""
+    sm: int | None = Field(default=None, ge=30, le=999)
+    """Compute capability, 90 for 9.0; None where nobody said."""
     images: int = Field(default=0, ge=0, le=1024)
     image_size: tuple[int, int] = (448, 448)
     layers: int | None = Field(default=None, ge=1, le=MAX_LAYERS)
     vision_layers: int | None = Field(default=None, ge=1, le=MAX_LAYERS)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _card_brings_its_figures(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or not isinstance(text := values.get("gpu"), str):
+            return values
+        if named_gpu(text) is None and "gpu_memory_bytes" in values:
+            return values  # a card of which the job says all that is needed
+        card = find_gpu(text)
+        known = {"gpu_memory_bytes": card.memory_bytes, "sm": card.sm}
+        return {**known, **values, "gpu": card.name if named_gpu(text) else None}
 
     @field_validator("image_size")
     @classmethod
@@ -88,6 +112,11 @@ class Job(BaseModel):
         if self.samples < self.batch_size:
             raise ValueError(f"batch_size {self.batch_size} is larger than samples {self.samples}")
         return self
+
+    @property
+    def capability(self) -> int:
+        """Compute capability that the job is planned for: the card's, or else the default."""
+        return DEFAULT_SM if self.sm is None else self.sm
 
     @property
     def build(self) -> Build:

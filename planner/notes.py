@@ -5,7 +5,7 @@ from typing import Literal
 
 from planner.records import Record
 
-NoteKind = Literal["model", "recipe", "job", "estimate", "fails", "result", "unsorted"]
+NoteKind = Literal["model", "recipe", "job", "estimate", "fails", "result", "card", "unsorted"]
 
 
 class Note(Record):
@@ -20,6 +20,7 @@ class Note(Record):
     estimate: the parts of the figures that are estimated or not counted;
     fails: the job starts in LLM Compressor and does not finish;
     result: the checkpoint that is saved and served;
+    card: what is not known of the GPU, such as a label that stands for its memory;
     unsorted: unknown, because the plan was saved before notes had a kind.
     """
     text: str

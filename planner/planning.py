@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from planner.accepted import AnyModel, AnyRecipe, called, check_model, job_of, recipe_of, recipes_of
 from planner.compress.binding import make_program
+from planner.compress.card import card_notes
 from planner.compress.context import Context, Shortcuts
 from planner.compress.inferred import check_sequential, pipeline_notes, pipeline_runs
 from planner.compress.oneshot import simulate
@@ -88,7 +89,7 @@ def plan_graph(
     only names differ: in a data-free plan, folding makes one owner stand for several (`... and 30 more`).
     """
     program, binding_notes = make_program(graph, recipe, job)
-    notes = [*graph.notes, *recipe.notes, *binding_notes]
+    notes = [*graph.notes, *recipe.notes, *binding_notes, *card_notes(job)]
     pipelines = {each.pipeline for each in pipeline_runs(program, job)}
     if "sequential" in pipelines:
         check_sequential(graph)

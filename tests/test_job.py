@@ -3,6 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from planner.compress.card import card_notes
+from planner.errors import JobError
+from planner.hardware import find_gpu
 from planner.job import MAX_LAYERS, MAX_SAMPLES, MAX_TOKENS, Job
 from planner.units import GIB
 
@@ -59,3 +62,40 @@ def test_a_job_is_a_value() -> None:
     assert hash(Job(samples=4)) == hash(Job(samples=4))
     with pytest.raises(ValidationError):
         Job().samples = 3  # type: ignore[misc]
+
+
+# ---------------------------------------------------------------------- the card
+def test_a_named_card_brings_its_memory_and_its_capability() -> None:
+    job = Job(gpu="l40s")
+    assert (job.gpu, job.gpu_memory_bytes, job.sm, job.capability) == ("L40S", find_gpu("L40S").memory_bytes, 89, 89)
+
+
+def test_a_card_that_is_a_size_has_no_name() -> None:
+    assert Job(gpu="24GiB") == Job(gpu_memory_bytes=24 * GIB)
+    assert (Job(gpu="24GiB").gpu, Job(gpu="24GiB").sm, Job(gpu="24GiB").capability) == (None, None, 90)
+
+
+def test_figures_that_are_given_are_not_those_of_the_table() -> None:
+    """A saved plan, and a card that was measured, stay as they were."""
+    job = Job(gpu="L40S", gpu_memory_bytes=40 * GIB, sm=90)
+    assert (job.gpu, job.gpu_memory_bytes, job.sm) == ("L40S", 40 * GIB, 90)
+    unknown = Job(gpu="Abacus 9000", gpu_memory_bytes=40 * GIB)
+    assert (unknown.gpu, unknown.gpu_memory_bytes) == ("Abacus 9000", 40 * GIB)
+
+
+def test_a_card_that_nobody_knows_is_refused_with_the_nearest() -> None:
+    with pytest.raises(JobError, match="unknown GPU 'l40x'; the nearest names are L40"):
+        Job(gpu="l40x")
+
+
+def test_a_job_with_a_card_is_read_back_as_it_was_written() -> None:
+    for job in (Job(gpu="rtx4090"), Job(gpu="24GB"), Job()):
+        assert Job.model_validate_json(job.model_dump_json()) == job
+
+
+def test_a_size_without_a_name_is_noted_and_the_default_is_not() -> None:
+    assert [note.kind for note in card_notes(Job(gpu_memory_bytes=24 * GIB))] == ["card", "card"]
+    assert [note.kind for note in card_notes(Job(gpu_memory_bytes=24 * GIB, sm=86))] == ["card"]
+    (note,) = card_notes(Job(gpu_memory_bytes=23 * GIB))
+    assert "planned as for 9.0: --sm says another" in note.text
+    assert not list(card_notes(Job())) + list(card_notes(Job(gpu="l40s")))

@@ -19,6 +19,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 def test_flags_and_options_have_the_same_names_and_defaults() -> None:
     flags = {item.name: item.default for item in fields(TrainFlags)}
+    assert flags.pop("gpu_memory") is None  # a second name of gpu
     assert flags == {name: field.default for name, field in TrainOptions.model_fields.items()}
 
 

@@ -24,6 +24,7 @@ planner bpw qwen3-8b --gpu 8GiB --choices gguf"""
     "batch",
     "kv_dtype",
     "gpu",
+    "gpu_memory",
     "bandwidth",
     "prefill_chunk",
     "attention",

@@ -33,6 +33,7 @@ exllama: exl2:BPW, exl3:BPW, with head bits exl2:BPW:h8"""
     "kv_dtype",
     "beyond_positions",
     "gpu",
+    "gpu_memory",
     "gpus",
     "split",
     "bandwidth",

@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 from planner.commands.options import JobOptions
 from planner.errors import JobError
 from planner.fields import JOB_FIELDS
+from planner.hardware import agreed_gpu
 from planner.job import Job
 
 _OPTIONS = {field.name: field.option for field in JOB_FIELDS}
@@ -18,7 +19,10 @@ R = TypeVar("R", bound=BaseModel)
 
 def make_job(options: JobOptions) -> Job:
     """A Job with the options' values; raises JobError naming the option and the value at fault."""
-    return checked(Job, {field.name: field.parse(options[field.name]) for field in JOB_FIELDS if field.name in options})
+    card = agreed_gpu(options.get("gpu"), options.get("gpu_memory_bytes"))
+    typed = {**options, "gpu": card, "gpu_memory_bytes": None}
+    values = {name: value for name, value in typed.items() if value is not None}
+    return checked(Job, {field.name: field.parse(values[field.name]) for field in JOB_FIELDS if field.name in values})
 
 
 def checked(record: type[R], values: Mapping[str, Any]) -> R:

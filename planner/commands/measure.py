@@ -1,6 +1,5 @@
 """planner measure: the same job on this machine's accelerator."""
 
-import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,7 +8,7 @@ from planner.commands.options import FLAG, JobOptions, OutputOption, takes_job_o
 from planner.commands.output import check_output, write_result
 from planner.commands.progress import Progress
 from planner.errors import JobError, RecipeError, StoppedError, UnsupportedError
-from planner.fields import JOB_FIELDS
+from planner.fields import JOB_FIELDS, MACHINE
 
 if TYPE_CHECKING:
     from planner.compress.schema import Plan
@@ -83,7 +82,7 @@ VerboseOption = Annotated[
 ]
 
 
-@takes_job_options(*(field.name for field in JOB_FIELDS if field.name != "gpu_memory_bytes"))  # the card says it
+@takes_job_options(*(field.name for field in JOB_FIELDS if field.panel != MACHINE))  # the card says it
 def measure(
     options: JobOptions,
     model: MeasuredModelArgument = None,
@@ -130,7 +129,7 @@ def _measured(
     model: str, recipe: str, job: "Job", *, force: bool, collect: bool, verbose: bool, output: str | None
 ) -> "tuple[Plan | None, Measurement]":
     """Check the machine, plan the job, check that the plan fits the machine, and run the job."""
-    from planner.measure.checks import find_card, require_library, require_memory
+    from planner.measure.checks import find_card, on_this_machine, require_library, require_memory
     from planner.measure.files import recipe_file, recipe_text, render
     from planner.models.source import load_source
 
@@ -138,8 +137,7 @@ def _measured(
     source, path, text = load_source(model), recipe_file(recipe), recipe_text(recipe)
     with Progress() as progress:
         card = find_card()
-        bars = job.progress_bars and not os.environ.get("TQDM_DISABLE")
-        job = job.model_copy(update={"gpu_memory_bytes": card.total_bytes, "progress_bars": bars})
+        job = on_this_machine(job, card)
         plan = _planned(model, recipe, job, force, progress)
         if plan is not None and not force:
             require_memory(plan, card)

@@ -11,6 +11,7 @@ import typer
 
 from planner.commands.options import FLAG
 from planner.errors import JobError
+from planner.hardware import agreed_gpu
 from planner.units import parse_bytes
 
 if TYPE_CHECKING:
@@ -77,10 +78,20 @@ class ServeFlags:
         str | None,
         typer.Option(
             "--gpu",
-            metavar="GPU",
+            metavar="NAME|SIZE",
             show_default=False,
             help="A GPU's name (rtx4090, h100, mi300x, ...) or its memory, like 24GiB. Without it nothing fits or "
             "does not.",
+            rich_help_panel=HARDWARE,
+        ),
+    ] = None
+    gpu_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--gpu-memory",
+            metavar="SIZE",
+            show_default=False,
+            help="The same as --gpu, for a size.",
             rich_help_panel=HARDWARE,
         ),
     ] = None
@@ -200,7 +211,7 @@ class ServeFlags:
             "batch": self.batch,
             "kv_dtype": self.kv_dtype,
             "beyond_positions": self.beyond_positions,
-            "gpu": self.gpu,
+            "gpu": agreed_gpu(self.gpu, self.gpu_memory),
             "gpus": self.gpus,
             "split": self.split,
             "gpu_layers": self.gpu_layers,

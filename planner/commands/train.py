@@ -9,6 +9,7 @@ from planner.commands.common import rendered
 from planner.commands.options import FormatOption, ModelArgument, OutputOption, takes_options
 from planner.commands.output import check_output, write_result
 from planner.commands.progress import Progress
+from planner.hardware import agreed_gpu
 
 if TYPE_CHECKING:
     from planner.training.schema import TrainOptions
@@ -110,9 +111,19 @@ class TrainFlags:
         str | None,
         typer.Option(
             "--gpu",
-            metavar="GPU",
+            metavar="NAME|SIZE",
             show_default=False,
             help="Name of the GPU, or its memory, like 24GiB (2^30 bytes) or 24GB (10^9 bytes): says what fits.",
+            rich_help_panel=HARDWARE,
+        ),
+    ] = None
+    gpu_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--gpu-memory",
+            metavar="SIZE",
+            show_default=False,
+            help="The same as --gpu, for a size.",
             rich_help_panel=HARDWARE,
         ),
     ] = None
@@ -139,7 +150,9 @@ class TrainFlags:
         from planner.commands.jobs import checked
         from planner.training.schema import TrainOptions
 
-        return checked(TrainOptions, asdict(self))
+        typed = asdict(self)
+        typed["gpu"] = agreed_gpu(self.gpu, typed.pop("gpu_memory"))
+        return checked(TrainOptions, typed)
 
 
 @takes_options(TrainFlags)

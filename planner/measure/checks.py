@@ -1,10 +1,13 @@
 """Checks before a measurement starts; each one fails with a single line that says the way out."""
 
+import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from planner.compress.schema import Plan
 from planner.errors import MeasureError
+from planner.hardware import named_gpu
+from planner.job import Job
 from planner.measure.record import Card
 from planner.units import human_bytes
 from planner.upstream import LLMCOMPRESSOR_VERSION
@@ -46,6 +49,19 @@ def find_card() -> Card:
         driver=driver_version(),
         capability=f"{properties.major}.{properties.minor}",
     )
+
+
+def on_this_machine(job: Job, card: Card) -> Job:
+    """The job with the figures of this card, and without progress bars where the environment switches them off."""
+    known = named_gpu(card.name)
+    digits = (card.capability or "").replace(".", "")
+    machine = {
+        "gpu": known.name if known else card.name,
+        "gpu_memory_bytes": card.total_bytes,
+        "sm": known.sm if known else int(digits) if digits.isdigit() else None,
+        "progress_bars": job.progress_bars and not os.environ.get("TQDM_DISABLE"),
+    }
+    return job.model_copy(update=machine)
 
 
 def require_memory(plan: Plan, card: Card) -> None:

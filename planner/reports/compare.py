@@ -12,7 +12,7 @@ from planner.reports.forms import Formats, everywhere
 from planner.reports.json_ import render_all
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import decimals_for, number
-from planner.reports.summary import BEYOND_TENSORS, gib_short, header, set_by
+from planner.reports.summary import BEYOND_TENSORS, header, room, set_by
 from planner.reports.table import draw, pairs, ruled_table
 
 _FITS: dict[Verdict, str] = {"fits": "yes", "tight": "only just", "over": "NO"}
@@ -90,7 +90,7 @@ def _notes(plans: Sequence[Plan]) -> list[str]:
 
 def _conclusions(plans: Sequence[Plan]) -> list[str]:
     """Which recipes fit, and how far apart they are."""
-    total = gib_short(plans[0].job.gpu_memory_bytes)
+    total = room(plans[0].job)
     misfits = [plan.recipe for plan in plans if verdict(plan) == "over"]
     fit = f"Every recipe fits in {total} ({BEYOND_TENSORS})."
     lines = [f"DOES NOT FIT in {total}: {', '.join(misfits)}." if misfits else fit]

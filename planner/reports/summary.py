@@ -38,8 +38,18 @@ def job_line(job: Job) -> str:
     if job.images:
         parts.append(f"{job.images} image{'s' * (job.images > 1)} of {job.image_size[0]}x{job.image_size[1]} each")
     unusual = [field.summary_words(getattr(job, field.name)) for field in JOB_FIELDS]
-    parts += [f"{job.pipeline} pipeline", *filter(None, unusual), f"GPU of {gib_short(job.gpu_memory_bytes)}"]
+    parts += [f"{job.pipeline} pipeline", *filter(None, unusual), card(job)]
     return ", ".join(parts)
+
+
+def card(job: Job) -> str:
+    """The job's card and what CUDA has of it: `L40S of 44.39 GiB`, `GPU of 80 GiB`."""
+    return f"{job.gpu or 'GPU'} of {gib_short(job.gpu_memory_bytes)}"
+
+
+def room(job: Job) -> str:
+    """What there is of the card: `44.39 GiB of L40S`, `80 GiB`."""
+    return gib_short(job.gpu_memory_bytes) + (f" of {job.gpu}" if job.gpu else "")
 
 
 def gib_short(count: int) -> str:
@@ -67,7 +77,7 @@ def fit_line(plan: Plan) -> str:
     """Whether it fits, and the first step that does not."""
     if not plan.gpu.peak_bytes:
         return "needs no GPU"
-    total = gib_short(plan.job.gpu_memory_bytes)
+    total = room(plan.job)
     spare = plan.job.gpu_memory_bytes - plan.gpu.peak_allocated_bytes
     if verdict(plan) != "over":
         word = "fits" if verdict(plan) == "fits" else "FITS ONLY JUST"

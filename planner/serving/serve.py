@@ -21,7 +21,7 @@ from planner.errors import JobError
 from planner.formats.registry import Format, find_format
 from planner.formats.served_model import ServedModel
 from planner.formats.tensors import StoredModel
-from planner.hardware import Gpu, find_gpu
+from planner.hardware import Gpu, find_gpu, size_notes
 from planner.serving.activations import Activations
 from planner.serving.cache import kv_dtype
 from planner.serving.engines import chunk_of, engine_of
@@ -138,7 +138,7 @@ def size_stored(
         max_batch=largest.batch,
         max_users=largest.users,
         speed=decode_speed(setting, context, gpu),
-        notes=(*notes(setting, stored, context, largest, gpu), *getattr(activations, "notes", ())),
+        notes=(*notes(setting, stored, context, largest, gpu), *getattr(activations, "notes", ()), *size_notes(gpu)),
     )
 
 
@@ -187,7 +187,7 @@ def serve_parameters(params: int, weights: str, options: ServeOptions | None = N
         max_batch=None,
         max_users=None,
         speed=None,
-        notes=parameter_notes(weight_format, options),
+        notes=(*parameter_notes(weight_format, options), *size_notes(gpu)),
     )
 
 

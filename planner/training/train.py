@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from planner.errors import JobError, UnsupportedError
 from planner.fields import DType
-from planner.hardware import Gpu, find_gpu
+from planner.hardware import Gpu, find_gpu, size_notes
 from planner.serving.engines.facts import CONTEXT_SOURCE, PYTORCH_CONTEXT
 from planner.serving.rules_of_thumb import training_rule
 from planner.training.lora import share
@@ -113,7 +113,7 @@ def plan_training(served: "ServedModel", options: TrainOptions, traces: Traces) 
         advice=job.advice(gpu, choices) if fits is False else "",
         choices=choices,
         rule=_rule(served, options),
-        notes=(*served.notes, *trace.notes, *notes_on(served, options, job.parts)),
+        notes=(*served.notes, *trace.notes, *notes_on(served, options, job.parts), *size_notes(gpu)),
     )
 
 

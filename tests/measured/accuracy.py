@@ -29,14 +29,15 @@ The counting device cannot see what CUDA libraries allocate inside C++ (cuBLAS a
 workspaces), the caching allocator's reserve, or the CUDA context: leave room for them, about 1 GiB.
 Temporaries that PyTorch's own CUDA kernels take (the kind `cuda_workspace`) are modelled in both.
 
-Progress bars were off. With them on, which is the default, Python's `enumerate` and tqdm between them hold
-the inputs of one more batch now and then (26,230,784 B for a 2,048-token sample of Llama-3-8B, 1.4 % of
-its propagate step): `planner measure` sees it, these plans leave it out.
+Progress bars were off (`--no-progress-bars`) but for the rows that say `progress bars`. With them on, which is the
+default, Python's `enumerate` and tqdm between them hold the inputs of the batch before beside every second one
+(26,230,784 B for a 2,048-token sample of Llama-3-8B, 1.4 % of its propagate step).
 
 Over {count} jobs and {steps} steps: the GPU peak of {exact_gpu} steps and the CPU peak of {exact_cpu} are equal to the
 byte or within 64 bytes of it; the worst step is off by {worst_gpu:.2%} on the GPU and by {worst_cpu:.2%} on the CPU.
 
 """
+ON = {"linearized": "--linearized", "prefetch": "--prefetch", "progress_bars": "progress bars"}
 FIGURES = ("predicted", "measured", "ratio", "worst step")
 COLUMNS = (
     "model",
@@ -79,11 +80,7 @@ def options(case: Case) -> str:
         if key == "gpu_memory_bytes":
             words.append(f"--gpu-memory {value // GIB}GiB")
         elif isinstance(value, bool):
-            words.append(
-                {"linearized": "--linearized", "prefetch": "--prefetch", "progress_bars": "progress bars"}.get(
-                    key, f"--no-{key.replace('_', '-')}"
-                )
-            )
+            words.append(ON[key] if value else f"--no-{key.replace('_', '-')}")
         elif isinstance(value, tuple):
             words.append(f"--{key.replace('_', '-')} {('x' if key == 'image_size' else ',').join(map(str, value))}")
         else:

@@ -132,9 +132,9 @@ def _progress_bars() -> Iterator[Case]:
     )
     for change in changes:
         yield Case(model="llama-3-8b", recipe="gptq_w4a16", options={**SHORT, "progress_bars": True, **change})
-    for pipeline in ("sequential", "basic"):
-        bars = {**SHORT, "progress_bars": True, "pipeline": pipeline}
-        yield Case(model="llama-3-8b", recipe="rtn_w8a8_static", options=bars)
+    bars = {**SHORT, "progress_bars": True}
+    yield Case(model="llama-3-8b", recipe="rtn_w8a8_static", options={**bars, "pipeline": "sequential"})
+    yield Case(model="llama-3-8b", recipe="rtn_w8a8_static", options={**bars, "pipeline": "basic", "seq_len": 128})
     below = {"layers": 2, "progress_bars": True, "sequential_targets": ("LlamaAttention", "LlamaMLP")}
     yield Case(model="llama-3-8b", recipe="sparsegpt_2of4", options={**SHORT, **below})
     images = {**SHORT, "images": 1, "progress_bars": True}
