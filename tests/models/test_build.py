@@ -12,6 +12,7 @@ from huggingface_hub import constants
 
 from planner.errors import ModelError
 from planner.job import Build
+from planner.models import build
 from planner.models.build import (
     architecture,
     build_model,
@@ -208,3 +209,25 @@ def test_the_whole_of_deepseek_r1_fits_a_small_machine() -> None:
     parameters, kibibytes = map(int, result.stdout.split())
     assert parameters == 671_026_404_352
     assert kibibytes < 2**20  # 1 GiB, PyTorch and transformers included
+
+
+# ---------------------------------------------------------------------- whose error it is
+@pytest.mark.parametrize("key", ["text_config", "vision_config"])
+@pytest.mark.parametrize("family", ["llama", "llava"])
+@pytest.mark.parametrize("value", [5, "clip", [1]], ids=str)
+def test_a_part_that_is_no_object_is_named(family: str, key: str, value: Any) -> None:
+    source = ModelSource(name="odd", config={"model_type": family, key: value})
+    with pytest.raises(ModelError, match=rf"^odd: {key} is .* not an object with the entries of that part$"):
+        build_model(source, Build())
+
+
+@pytest.mark.parametrize("name", ["truncate", "text_config", "check_weights"])
+def test_a_fault_of_planner_while_a_model_is_built_is_no_fault_of_its_config(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def planted(*_args: Any) -> None:
+        raise AttributeError("planted")
+
+    monkeypatch.setattr(build, name, planted)
+    with pytest.raises(AttributeError, match="planted"):
+        build_model(load_source("qwen3-0.6b"), Build(layers=1))
