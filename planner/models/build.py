@@ -96,6 +96,16 @@ def vision_config(config: Any) -> Any:
     return getattr(config, "vision_config", None)
 
 
+def config_entry(config: Any, key: str) -> Any:
+    """An entry of a transformers config; None where it has none, or another one for each layer (gemma4)."""
+    from transformers.integrations.heterogeneity import AmbiguousGlobalPerLayerAttributeError
+
+    try:
+        return getattr(config, key, None)
+    except AmbiguousGlobalPerLayerAttributeError:
+        return None
+
+
 def num_experts(config: Any) -> int:
     """Routed experts per MoE layer, 0 for a dense model."""
     text = text_config(config)

@@ -160,7 +160,7 @@ def _text_part(config: Any) -> tuple[str, Any]:
 
 
 def _left_out(values: dict[str, Any], config: Any, fields: Iterable[str]) -> Iterator[tuple[str, int]]:
-    """Those of these sizes that the file has under neither of their names, and that equal the family's default, with it.
+    """Those of these sizes that the file has under neither of their names and that equal the family's default, and it.
 
     A size that is not the default was read from an entry with an older name (n_embed of bloom) or from a list.
     """

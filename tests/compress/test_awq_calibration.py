@@ -29,7 +29,7 @@ FP32 = 4
 
 # tests/meter/meter.py llama:hidden_size=4096,intermediate_size=14336,num_attention_heads=32,num_key_value_heads=8,
 # vocab_size=128256,tie_word_embeddings=false --layers 3 --seq-len 512, with AWQModifier {offload_device: null or cpu}
-# and W4A16 after it: GPU peak and end of layer 1's calibrate. Eight bytes in each are left behind by layer 0's grid search.
+# and W4A16 after it: GPU peak and end of layer 1's calibrate. Eight bytes in each are left from layer 0's grid search.
 LEFT_BEHIND = 8
 MEASURED = [
     ({"samples": 3}, False, 600_076_296, 520_384_520),

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from planner.models import build
 from planner.models.build import (
     architecture,
     build_model,
+    config_entry,
     num_experts,
     parameter_bytes,
     parameter_count,
@@ -231,3 +233,17 @@ def test_a_fault_of_planner_while_a_model_is_built_is_no_fault_of_its_config(
     monkeypatch.setattr(build, name, planted)
     with pytest.raises(AttributeError, match="planted"):
         build_model(load_source("qwen3-0.6b"), Build(layers=1))
+
+
+def test_an_entry_that_each_layer_has_for_itself_is_none_and_any_other_error_surfaces() -> None:
+    class Broken:
+        @property
+        def head_dim(self) -> int:
+            raise RuntimeError("no such luck")
+
+    source = ModelSource(name="gemma4", config=json.loads(Path("tests/measured/configs/gemma4.json").read_text()))
+    text = text_config(build.model_config(source, Build()))
+    assert config_entry(text, "hidden_size") == text.hidden_size
+    assert config_entry(text, "no such entry") is None
+    with pytest.raises(RuntimeError, match="no such luck"):
+        config_entry(Broken(), "head_dim")

@@ -119,7 +119,10 @@ def test_what_a_text_part_leaves_to_its_family_is_a_note(tmp_path: Path) -> None
         (without(GPT2, "n_head"), ("config.json leaves sizes to transformers' defaults: planned with n_head 12.",)),
         (
             {**LLAVA, "text_config": {**LLAVA["text_config"], **without(LLAMA, "intermediate_size")}},
-            ("text_config of config.json leaves sizes to transformers' defaults: planned with intermediate_size 11008.",),
+            (
+                "text_config of config.json leaves sizes to transformers' defaults: "
+                "planned with intermediate_size 11008.",
+            ),
         ),
     ],
 )

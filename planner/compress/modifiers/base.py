@@ -1,9 +1,9 @@
 """The hooks that LLM Compressor gives a modifier (modifiers/modifier.py `Modifier`), as the pipelines call them.
 
 A memory model sees a module in a hook because its spec selected it (`ModifierSpec.select`): the weights that it
-changes, and the modules that it merely watches. Watched ones may be any module with weights, of its own or in its parts,
-that the traced forward calls: a decoder layer, its attention, a norm. A parent block's hooks enclose those of the
-modules in it: `before_forward` of the block, of the first Linear, `after_forward` of that Linear, and so on to
+changes, and the modules that it merely watches. Watched ones may be any module with weights, of its own or in its
+parts, that the traced forward calls: a decoder layer, its attention, a norm. A parent block's hooks enclose those of
+the modules in it: `before_forward` of the block, of the first Linear, `after_forward` of that Linear, and so on to
 `after_forward` of the block. Under sequential targets inside a block nobody calls that block as a module, and its
 hooks do not run, upstream neither.
 
@@ -24,10 +24,11 @@ hooks do not run, upstream neither.
 - `replay(module)` in `on_sequential_epoch_end` runs one module's forward again (awq/base.py `_run_samples`), batch by
   batch with `walk_batches` of batches.py. The caller holds the arguments and gets the outputs.
 
-What a modifier keeps for each batch must be **one** holding (`Ledger.open`) that `grow`, `retain` or `bequeath` enlarges
-with each batch, not one holding for each batch: the pipelines walk only the first and the last batches, and let growing
-holdings grow on for the others. They learn from the books that batches are equal, so they do not see a count of batches
-inside the model itself: what happens at every tenth batch only is missed, unless something that is held shows the count.
+What a modifier keeps for each batch must be **one** holding (`Ledger.open`) that `grow`, `retain` or `bequeath`
+enlarges with each batch, not one holding for each batch: the pipelines walk only the first and the last batches, and
+let growing holdings grow on for the others. They learn from the books that batches are equal, so they do not see a
+count of batches inside the model itself: what happens at every tenth batch only is missed, unless something that is
+held shows the count.
 
 No hook trains: AutoRound's backward has no trace yet (docs/adding-a-modifier.md says what it would take).
 """
