@@ -107,15 +107,14 @@ def check_left_out(values: dict[str, Any], config: Any, name: str) -> None:
 def defaults_taken(values: dict[str, Any], config: Any) -> Iterator[str]:
     """A sentence on the sizes that a config.json leaves to its family's defaults, or to those of its text part."""
     key, text = _text_part(config)
-    part = values.get(key) if key else None
-    is_nested = isinstance(part, dict)
-    sizes = [*_left_out(part if is_nested else values, text, _SHARED)]
-    if is_nested:
+    part: dict[str, Any] = values.get(key) or {} if key else {}
+    sizes = list(_left_out(part or values, text, _SHARED))
+    if part:
         sizes += _left_out(part, text, _REQUIRED)
     if sizes:
         *first, last = (f"{field} {default}" for field, default in sizes)
         shown = f"{', '.join(first)} and {last}" if first else last
-        where = f"{key} of config.json" if is_nested else "config.json"
+        where = f"{key} of config.json" if part else "config.json"
         yield f"{where} leaves sizes to transformers' defaults: planned with {shown}."
 
 

@@ -245,5 +245,6 @@ def test_an_entry_that_each_layer_has_for_itself_is_none_and_any_other_error_sur
     text = text_config(build.model_config(source, Build()))
     assert config_entry(text, "hidden_size") == text.hidden_size
     assert config_entry(text, "no such entry") is None
+    assert config_entry(text, "head_dim") is None  # 256 in sliding layers, 512 in full ones
     with pytest.raises(RuntimeError, match="no such luck"):
         config_entry(Broken(), "head_dim")
