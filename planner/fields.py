@@ -17,6 +17,9 @@ Pipeline = Literal["independent", "sequential", "basic", "datafree"]
 OffloadDevice = Literal["cpu", "gpu"]
 DType = Literal["bfloat16", "float16", "float32"]
 
+Engine = Literal["vllm", "llama.cpp", "exllama"]
+SplitMode = Literal["tensor", "expert", "layer"]
+"""How served weights lie on several GPUs."""
 PlanMethod = Literal["simulate", "rule-of-thumb"]
 """How a plan is made: not a field of the job, but a word beside it."""
 

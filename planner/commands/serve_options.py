@@ -11,6 +11,7 @@ import typer
 
 from planner.commands.options import FLAG
 from planner.errors import JobError
+from planner.fields import Engine, SplitMode
 from planner.hardware import agreed_gpu
 from planner.units import parse_bytes
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 SERVED, HARDWARE, ENGINE = "What is served", "The hardware", "The engine"
 
-Split = Literal["tensor", "expert", "layer"]
-Engine = Literal["vllm", "llama.cpp", "exllama"]
 Attention = Literal["flash", "eager"]
 
 WeightsOption = Annotated[
@@ -97,7 +96,7 @@ class ServeFlags:
     ] = None
     gpus: Annotated[int, typer.Option("--gpus", metavar="N", help="Number of such GPUs.", rich_help_panel=HARDWARE)] = 1
     split: Annotated[
-        Split | None,
+        SplitMode | None,
         typer.Option(
             "--split",
             metavar="HOW",

@@ -56,6 +56,7 @@ def _bind(graph: "ModelGraph", spec: ModifierSpec, job: Job) -> tuple[Run, tuple
         *(spec.hidden(hidden) if hidden else ()),
         *spec.failures(_inputs(graph, selection)),
         *spec.uncounted(),
+        *_unwatched(graph, spec, selection),
     )
     return run, notes
 
@@ -117,6 +118,17 @@ def _hidden(units: Sequence[UnitTargets], graph: "ModelGraph", job: Job) -> tupl
         HiddenModule(name, module.embedding, runs=bool(job.images) or name in graph.trace.wrapped)
         for name, module in named
     )
+
+
+def _unwatched(graph: "ModelGraph", spec: ModifierSpec, selection: Selection) -> Iterator[Note]:
+    """A note where the forward is estimated: an estimate calls Linears alone, so that no other hook runs."""
+    if not spec.requires_calibration_data or not selection.watched or any(s.exact for s in graph.trace.segments):
+        return
+    linears = {module.name for module in graph.module_refs() if module.itemsize}
+    if blocks := sorted(selection.watched - linears):
+        more = f" and {len(blocks) - 1} more" if len(blocks) > 1 else ""
+        text = f"{spec.where}: what it keeps and computes in the hooks of {blocks[0]}{more} is not counted."
+        yield Note(kind="estimate", text=text)
 
 
 def _inputs(graph: "ModelGraph", selection: Selection) -> Iterator[tuple[str, int]]:

@@ -35,10 +35,10 @@ def formats() -> Iterable[Format]:
 
 def parse(text: str) -> Format | None:
     """`gptq-BITSbit-GROUPg` or `awq-4bit-GROUPg`; raises JobError for numbers that the format does not have."""
-    found = _NAME.fullmatch(text)
-    if found is None:
+    parts = _NAME.fullmatch(text)
+    if parts is None:
         return None
-    method, bits, group = found[1].lower(), int(found[2]), int(found[3])
+    method, bits, group = parts[1].lower(), int(parts[2]), int(parts[3])
     known_bits, known_groups = (GPTQ_BITS, GPTQ_GROUPS) if method == "gptq" else ((4,), AWQ_GROUPS)
     if bits not in known_bits or group not in known_groups:
         raise JobError(f"{text}: {method} has {_any(known_bits)} bits and groups of {_any(known_groups)}")

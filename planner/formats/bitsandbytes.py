@@ -76,11 +76,6 @@ def spreads_experts(served: ServedModel) -> bool:
     return served.model_type in _SPREAD_EXPERTS
 
 
-def four_bit_bytes(rows: int, columns: int, *, kind: str = "nf4", nested: bool = False, dtype: str = "bfloat16") -> int:
-    """Bytes in a checkpoint of one matrix in 4 bits, with its block scales, tables and JSON record."""
-    return sum(four_bit_tensors(rows, columns, kind=kind, nested=nested, dtype=dtype).values())
-
-
 def four_bit_tensors(
     rows: int, columns: int, *, kind: str = "nf4", nested: bool = False, dtype: str = "bfloat16"
 ) -> dict[str, int]:

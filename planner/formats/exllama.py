@@ -92,22 +92,22 @@ def parse(text: str) -> Format | None:
 
     Raises JobError for numbers that the converters do not take.
     """
-    found = _NAME.fullmatch(text)
-    if found is None:
+    parts = _NAME.fullmatch(text)
+    if parts is None:
         if text.lower().startswith(("exl2", "exl3")):
             raise JobError(f"{text!r}: write the average bits per weight like exl2:4.0, with head bits exl2:4.0:h8")
         return None
-    method: Method = "exl2" if found[1].lower() == "exl2" else "exl3"
-    if found[2] is None:
+    method: Method = "exl2" if parts[1].lower() == "exl2" else "exl3"
+    if parts[2] is None:
         raise JobError(f"{text!r} has no bits per weight; write it like {method}:4.0")
     low, high = LIMITS[method]
-    if not low <= Fraction(found[2]) <= high:
+    if not low <= Fraction(parts[2]) <= high:
         raise JobError(f"{text!r}: {method.upper()} takes {low} to {high} bits per weight")
-    head = int(found[3] or HEAD_BITS)
+    head = int(parts[3] or HEAD_BITS)
     heads = tuple(HEADS) if method == "exl2" else EXL3_HEADS
     if head not in heads:
         raise JobError(f"{text!r}: {method.upper()} has heads of {', '.join(map(str, heads))} bits")
-    return _format(method, found[2], head)
+    return _format(method, parts[2], head)
 
 
 def _format(method: Method, number: str, head: int) -> Format:

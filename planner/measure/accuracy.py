@@ -12,8 +12,6 @@ from planner.measure.record import MeasuredStep, Measurement
 from planner.records import Record
 from planner.units import MIB
 
-ACCURACY_VERSION = 1
-
 FigureName = Literal["gpu_requested", "gpu_allocated", "cpu_tensors", "cpu_process"]
 
 # The plan's figure, the measured one, and its title. A new figure of the plan is a new line here.

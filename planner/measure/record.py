@@ -8,8 +8,6 @@ from pydantic import Field, model_validator
 from planner.job import Job
 from planner.records import Record
 
-MEASUREMENT_VERSION = 1
-
 Source = Literal["device", "log", "meter"]
 """`device`: planner measure on an accelerator. `log`: read from a log. `meter`: the counting device (tests/meter)."""
 MeasuredPhase = Literal[

@@ -4,7 +4,7 @@ import copy
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 import torch
@@ -15,11 +15,13 @@ from planner.models.architectures import auto_class, class_notes
 from planner.models.config_checks import (
     check_dtypes,
     check_left_out,
+    check_parts,
     check_sizes,
     check_weights,
     defaults_taken,
     field_of,
 )
+from planner.models.failures import is_models_own
 from planner.models.source import ModelSource, truncate
 from planner.upstream import EXPERT_COUNT_KEYS
 
@@ -60,6 +62,7 @@ def model_config(source: ModelSource, build: Build) -> Any:
     """The transformers config that a model is built from: cut to `build`'s layers, in its dtype."""
     check_sizes(source.config, source.name)
     check_dtypes(source.config, source.name)
+    check_parts(source.config, source.name)
     config = _config(source)
     with _explained(source, "built"):
         truncate(config, build.layers, build.vision_layers)
@@ -93,6 +96,16 @@ def vision_config(config: Any) -> Any:
     return getattr(config, "vision_config", None)
 
 
+def config_entry(config: Any, key: str) -> Any:
+    """An entry of a transformers config; None where it has none, or another one for each layer (gemma4)."""
+    from transformers.integrations.heterogeneity import AmbiguousGlobalPerLayerAttributeError
+
+    try:
+        return getattr(config, key, None)
+    except AmbiguousGlobalPerLayerAttributeError:
+        return None
+
+
 def num_experts(config: Any) -> int:
     """Routed experts per MoE layer, 0 for a dense model."""
     text = text_config(config)
@@ -121,14 +134,34 @@ def _config(source: ModelSource) -> Any:
 
     values = copy.deepcopy(source.config)
     values.pop("quantization_config", None)
+    model_type = values.pop("model_type")
     with _explained(source, "read"):
-        config = AutoConfig.for_model(values.pop("model_type"), **values)
+        try:
+            config = AutoConfig.for_model(model_type, **values)
+        except Exception:  # whatever it is, a left-out size may be behind it: say so first
+            if source.from_user:
+                _check_left_out_without_lists(model_type, values, source.name)
+            raise
         config._attn_implementation = None  # a config may ask for a kernel that is not installed here
         if _holds_its_head(source.config, config):
             config.tie_word_embeddings = False
     if source.from_user:
         check_left_out(source.config, config, source.name)
     return config
+
+
+def _check_left_out_without_lists(model_type: str, values: dict[str, Any], name: str) -> None:
+    """Raise ModelError where a size is left out of values that transformers cannot read.
+
+    Their lists may be what it cannot read: `layer_types` does not fit another model's depth.
+    """
+    from transformers import AutoConfig
+
+    config = None
+    with suppress(Exception):  # then the first error is what there is to say
+        config = AutoConfig.for_model(model_type, **{k: v for k, v in values.items() if not isinstance(v, list)})
+    if config is not None:
+        check_left_out(values, config, name)
 
 
 def _holds_its_head(values: dict[str, Any], config: Any) -> bool:
@@ -172,12 +205,14 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 @contextmanager
 def _explained(source: ModelSource, done: str) -> Iterator[None]:
-    """Turn whatever a config or model class raises into a ModelError that keeps its reason."""
+    """Turn whatever a config or model class raises into a ModelError that keeps its reason; our own faults surface."""
     try:
         yield
     except ModelError:
         raise
     except Exception as error:  # hundreds of classes check their configs, or do not, each in its own way
+        if not is_models_own(error):
+            raise
         word = error.args[0] if isinstance(error, KeyError) and error.args else None
         if isinstance(word, str) and (unknown := field_of(source.config, word)):
             raise ModelError(f"{source.name}: {unknown}") from error

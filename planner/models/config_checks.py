@@ -26,6 +26,8 @@ _WIDTH_ENDINGS = ("_size", "_dim", "_rank", "_heads", "_embd", "_model", "_chann
 
 # Sizes without which a config says nothing of its model.
 _REQUIRED = ("hidden_size", "num_hidden_layers")
+# Sizes that a family's models often share, and that some config.json leave out for this reason: named in a note.
+_SHARED = ("intermediate_size", "num_attention_heads", "vocab_size")
 _ROPE_KEYS = ("rope_scaling", "rope_parameters")
 
 
@@ -57,6 +59,17 @@ def check_dtypes(config: dict[str, Any], name: str) -> None:
             )
 
 
+def check_parts(config: dict[str, Any], name: str) -> None:
+    """Raise ModelError where the config of a part, like the text decoder's, is no JSON object."""
+    from transformers import CONFIG_MAPPING
+
+    family = CONFIG_MAPPING[config["model_type"]]
+    for key in {"text_config": None, "vision_config": None, **family.sub_configs}:
+        part = config.get(key)
+        if part is not None and not isinstance(part, dict):
+            raise ModelError(f"{name}: {key} is {part!r:.100}, not an object with the entries of that part")
+
+
 def check_weights(model: Any, name: str) -> None:
     """Raise ModelError for a built model with a matrix of no rows: a size of 0 that the config's names did not show."""
     for weight, parameter in model.named_parameters():
@@ -84,7 +97,7 @@ def check_left_out(values: dict[str, Any], config: Any, name: str) -> None:
                 "take its defaults, which are another model's; add it to config.json"
             )
         return
-    for field, default in _left_out(values, text):
+    for field, default in _left_out(values, text, _REQUIRED):
         raise ModelError(
             f"{name}: {field} is missing; transformers would take its default, {default}, which is another model's: "
             "add it to config.json"
@@ -92,12 +105,17 @@ def check_left_out(values: dict[str, Any], config: Any, name: str) -> None:
 
 
 def defaults_taken(values: dict[str, Any], config: Any) -> Iterator[str]:
-    """A sentence on the sizes that a composite config.json leaves to the defaults of its text part."""
+    """A sentence on the sizes that a config.json leaves to its family's defaults, or to those of its text part."""
     key, text = _text_part(config)
-    part = values.get(key)
-    if isinstance(part, dict) and (missing := list(_left_out(part, text))):
-        shown = " and ".join(f"{field} {default}" for field, default in missing)
-        yield f"{key} of config.json leaves sizes to transformers' defaults: planned with {shown}."
+    part: dict[str, Any] = values.get(key) or {} if key else {}
+    sizes = list(_left_out(part or values, text, _SHARED))
+    if part:
+        sizes += _left_out(part, text, _REQUIRED)
+    if sizes:
+        *first, last = (f"{field} {default}" for field, default in sizes)
+        shown = f"{', '.join(first)} and {last}" if first else last
+        where = f"{key} of config.json" if part else "config.json"
+        yield f"{where} leaves sizes to transformers' defaults: planned with {shown}."
 
 
 def field_of(config: dict[str, Any], word: str) -> str | None:
@@ -140,15 +158,15 @@ def _text_part(config: Any) -> tuple[str, Any]:
     return key, text if key else config
 
 
-def _left_out(values: dict[str, Any], config: Any) -> Iterator[tuple[str, int]]:
-    """Required sizes that the file has under neither of their names, and that equal the family's default, with it.
+def _left_out(values: dict[str, Any], config: Any, fields: Iterable[str]) -> Iterator[tuple[str, int]]:
+    """Those of these sizes that the file has under neither of their names and that equal the family's default, and it.
 
     A size that is not the default was read from an entry with an older name (n_embed of bloom) or from a list.
     """
     if type(config).has_no_defaults_at_init:
         return
     default = type(config)()
-    for field in _REQUIRED:
+    for field in fields:
         key = config.attribute_map.get(field, field)
         size = getattr(config, key, None)
         computed = isinstance(getattr(type(config), key, None), property)  # prophetnet: from its encoder's layers

@@ -153,13 +153,6 @@ def find_fused_experts(module: torch.nn.Module) -> list[tuple[str, torch.nn.Modu
     return [(name, child) for name, child in module.named_modules() if _is_fused(child)]
 
 
-def fused_experts_linears(experts: torch.nn.Module, config: Any) -> tuple[tuple[str, int, int, bool], ...]:
-    """Relative name, in features, out features and bias of each Linear that replaces this module."""
-    shape = expert_shape(experts, config)
-    parts = [(name, (inputs, outputs, bias)) for name, inputs, outputs, bias in shape.linears()]
-    return tuple((f"{number}.{name}", *sizes) for number in range(shape.experts) for name, sizes in parts)
-
-
 def linearize(module: torch.nn.Module, config: Any, calibrate_all_experts: bool) -> int:
     """Replace all fused experts inside `module` (a model or a part of one) in place. Returns how many there were.
 

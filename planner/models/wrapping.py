@@ -200,22 +200,16 @@ def _constant(test: ast.expr, namespace: dict[str, Any]) -> bool | None:
     """The test's value, or None where it is not known without running the forward."""
     if any(isinstance(part, ast.NamedExpr) for part in ast.walk(test)):
         return None
-    value = _evaluated(test, namespace, missing=_UNKNOWN)
-    if value is _UNKNOWN:
-        return None
-    try:
-        return bool(value)
-    except Exception:
-        return None
+    truth = ast.UnaryOp(op=ast.Not(), operand=ast.UnaryOp(op=ast.Not(), operand=test))
+    value: bool | None = _evaluated(truth, namespace)
+    return value
 
 
-_UNKNOWN = object()
-
-
-def _evaluated(expression: ast.expr, namespace: dict[str, Any], missing: object = None) -> Any:
-    """The expression's value in the forward's module, with `self`; `missing` where it needs a local name."""
+def _evaluated(expression: ast.expr, namespace: dict[str, Any]) -> Any:
+    """The expression's value in the forward's module, with `self`; None where it needs a local name, or fails."""
+    code = compile(ast.fix_missing_locations(ast.Expression(body=expression)), "<expression>", "eval")
     try:
         # the expression stands in the installed transformers, which runs it anyway
-        return eval(compile(ast.Expression(body=expression), "<expression>", "eval"), namespace, {})  # noqa: S307
-    except Exception:
-        return missing
+        return eval(code, namespace, {})  # noqa: S307
+    except Exception:  # nothing of planner runs in there: what it raises is about the values that `self` has here
+        return None

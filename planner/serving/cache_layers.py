@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from planner.errors import UnsupportedError
 from planner.formats.served_model import CacheLayer
-from planner.models.build import num_experts, quiet, text_config
+from planner.models.build import config_entry, num_experts, quiet, text_config
 from planner.models.calls import patched_forward
 from planner.models.failures import ForwardError, forward_of_model, pass_on, run_forward
 from planner.models.load import structure_key
@@ -178,8 +178,8 @@ class _CacheReader:
         transformers' modeling_falcon.py FalconAttention._split_heads repeats them before they are cached; vLLM
         models/falcon.py (num_kv_heads) and llama.cpp (n_head_kv) do not.
         """
-        told = next((v for key in KV_HEAD_KEYS if isinstance(v := _entry(self.text, key), int)), None)
-        if not told or told >= heads or heads != _entry(self.text, "num_attention_heads"):
+        told = next((v for key in KV_HEAD_KEYS if isinstance(v := config_entry(self.text, key), int)), None)
+        if not told or told >= heads or heads != config_entry(self.text, "num_attention_heads"):
             return heads
         self.notes[f"Servers keep {told} key-value heads; transformers' own cache repeats them for all {heads}."] = None
         return told
@@ -218,14 +218,6 @@ def _decoder_layers(model: torch.nn.Module) -> Iterator[tuple[int, torch.nn.Modu
         numbered = _LAYER.search(name)
         if numbered and type(module).__name__ in classes and "vision" not in name:
             yield int(numbered[1]), module
-
-
-def _entry(config: Any, key: str) -> Any:
-    """An entry of the config; None where it has none, or another for each layer."""
-    try:
-        return getattr(config, key, None)
-    except Exception:  # transformers configuration_utils.py AmbiguousGlobalPerLayerAttributeError
-        return None
 
 
 def _state_bytes(layer: Any) -> int:

@@ -4,13 +4,11 @@ from typing import Literal
 
 from pydantic import Field
 
+from planner.fields import Engine, SplitMode
 from planner.records import Record
 from planner.serving.activations import Attention
 
 SCHEMA_VERSION = 1
-
-Engine = Literal["vllm", "llama.cpp", "exllama"]
-SplitMode = Literal["tensor", "expert", "layer"]
 
 MAX_CONTEXT = 2**24
 MAX_BATCH = 2**20

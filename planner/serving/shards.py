@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from planner.errors import JobError, ModelError, UnsupportedError
-from planner.models.build import build_model, model_config, text_config
+from planner.models.build import build_model, config_entry, model_config, text_config
 from planner.models.built import BuiltModel
 
 # What is divided where the config has it; a list has a size for each layer.
@@ -30,7 +30,7 @@ def build_shard(built: BuiltModel, shards: int) -> torch.nn.Module:
     source, build, whole = built.source, built.build, built.module
     config = model_config(source, build)
     text = text_config(config)
-    heads = _read(text, "num_attention_heads")
+    heads = config_entry(text, "num_attention_heads")
     if heads and heads % shards:
         raise JobError(f"{source.name}: {heads} attention heads cannot be split over {shards} GPUs")
     try:
@@ -45,19 +45,11 @@ def build_shard(built: BuiltModel, shards: int) -> torch.nn.Module:
     return part
 
 
-def _read(config: Any, key: str) -> Any:
-    """An entry of the config; None where it has none, or another for each layer (gemma4 raises then)."""
-    try:
-        return getattr(config, key, None)
-    except Exception:  # transformers configuration_utils.py AmbiguousGlobalPerLayerAttributeError
-        return None
-
-
 def _part(raw: dict[str, Any], config: Any, text: Any) -> dict[str, Any]:
     """The dictionary that describes the text decoder inside of a whole config."""
     if text is config:
         return raw
-    key = next((name for name in config.sub_configs if _read(config, name) is text), None)
+    key = next((name for name in config.sub_configs if config_entry(config, name) is text), None)
     if key is None:
         raise UnsupportedError("its config does not hold the decoder's")
     part: dict[str, Any] = raw.setdefault(key, {})
@@ -67,14 +59,14 @@ def _part(raw: dict[str, Any], config: Any, text: Any) -> dict[str, Any]:
 def _updates(text: Any, shards: int, name: str) -> dict[str, Any]:
     updates: dict[str, Any] = {"pad_token_id": None, "vocab_size": -(-text.vocab_size // shards)}
     for key in DIVIDED:
-        if (value := _read(text, key)) is not None:
+        if (value := config_entry(text, key)) is not None:
             updates[key] = _divided(value, shards, f"{name}: {key}")
-    heads, groups = _read(text, "num_attention_heads"), _read(text, "num_key_value_heads")
+    heads, groups = config_entry(text, "num_attention_heads"), config_entry(text, "num_key_value_heads")
     if groups is not None:
         # vLLM config/model.py get_num_kv_heads: fewer heads than GPUs are repeated
         updates["num_key_value_heads"] = max(1, groups // shards)
-    if heads and _read(text, "kv_lora_rank") is None:
-        updates["head_dim"] = _read(text, "head_dim") or text.hidden_size // heads
+    if heads and config_entry(text, "kv_lora_rank") is None:
+        updates["head_dim"] = config_entry(text, "head_dim") or text.hidden_size // heads
     return updates
 
 

@@ -6,11 +6,12 @@ from fractions import Fraction
 from math import ceil
 
 from planner.errors import JobError
+from planner.fields import SplitMode
 from planner.formats.served_model import CacheLayer, ServedModel
 from planner.formats.tensors import Stored, StoredModel
 from planner.serving.engines import ENGINES
 from planner.serving.engines.facts import Devices, EngineFacts
-from planner.serving.schema import ServeOptions, SplitMode
+from planner.serving.schema import ServeOptions
 from planner.serving.tensor_parallel import check_blocks, check_heads, part_of, unknown_roles
 
 

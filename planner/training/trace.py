@@ -93,14 +93,14 @@ class StepPeak:
     """Gradients of weights that lie there at that point; 0 where they are counted elsewhere."""
     casts: int
     """The part of `bytes` that is 16-bit copies of weights."""
-    kept: int
+    saved: int
     """The part of `bytes` that is activations that autograd keeps for the backward."""
     where: str
 
     @property
     def working(self) -> int:
         """Bytes that the running layer works with."""
-        return self.bytes - self.casts - self.kept
+        return self.bytes - self.casts - self.saved
 
 
 def step_peak(trace: TrainingTrace, *, growing: bool) -> StepPeak:
@@ -115,18 +115,18 @@ def step_peak(trace: TrainingTrace, *, growing: bool) -> StepPeak:
 
 def _forward(trace: TrainingTrace) -> list[StepPeak]:
     """Layer by layer: what the layers before keep, and the layer's own peak."""
-    points, kept, casts, cached = [], trace.shared, 0, 0
+    points, saved, casts, cached = [], trace.shared, 0, 0
     for piece in (trace.embedding, *(trace.pieces[n] for n in trace.layers), trace.rest):
         points.append(
             StepPeak(
-                bytes=kept + casts + cached + piece.forward_peak,
+                bytes=saved + casts + cached + piece.forward_peak,
                 gradients=0,
                 casts=casts + cached + piece.casts + piece.cached_casts,
-                kept=kept + piece.saved - piece.casts,
+                saved=saved + piece.saved - piece.casts,
                 where=f"forward of {piece.name}",
             )
         )
-        kept, casts = kept + piece.saved - piece.casts, casts + piece.casts
+        saved, casts = saved + piece.saved - piece.casts, casts + piece.casts
         cached += piece.cached_casts
     return points
 
@@ -134,16 +134,16 @@ def _forward(trace: TrainingTrace) -> list[StepPeak]:
 def _backward(trace: TrainingTrace, growing: bool) -> list[StepPeak]:
     """From the loss down: what is still kept, the gradients so far, and the layer's own peak."""
     points, gradients = [], 0
-    kept, casts = trace.saved - trace.casts, trace.casts
+    saved, casts = trace.saved - trace.casts, trace.casts
     for piece in (trace.rest, *(trace.pieces[n] for n in reversed(trace.layers)), trace.embedding):
-        kept, casts = kept - piece.saved + piece.casts, casts - piece.casts
+        saved, casts = saved - piece.saved + piece.casts, casts - piece.casts
         own = piece.backward_peak_growing if growing else piece.backward_peak
         points.append(
             StepPeak(
-                bytes=kept + casts + own,
+                bytes=saved + casts + own,
                 gradients=gradients,
                 casts=casts + piece.casts,
-                kept=kept + piece.saved - piece.casts,
+                saved=saved + piece.saved - piece.casts,
                 where=f"backward of {piece.name}",
             )
         )

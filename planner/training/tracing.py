@@ -116,19 +116,19 @@ def _spread(model: Any) -> None:
 def _every(model: Any, names: frozenset[str]) -> list[str]:
     """Names of modules, `experts.*.` for each expert."""
     stars = [name for name in names if ANY_EXPERT in name]
-    found = sorted(names - set(stars))
+    expanded = sorted(names - set(stars))
     for name in stars:
         container, _, last = name.partition(ANY_EXPERT)
         container += ".experts"
-        found += [f"{container}.{number}.{last}" for number in range(len(model.get_submodule(container)))]
-    return found
+        expanded += [f"{container}.{number}.{last}" for number in range(len(model.get_submodule(container)))]
+    return expanded
 
 
 def _quantize(model: Any, names: Sequence[str]) -> None:
     """4-bit Linears; peft/utils/other.py prepare_model_for_kbit_training casts every other weight to fp32."""
-    kept = {id(model.get_submodule(name).weight) for name in names}
+    in_four_bits = {id(model.get_submodule(name).weight) for name in names}
     for parameter in model.parameters():
-        if id(parameter) not in kept:
+        if id(parameter) not in in_four_bits:
             parameter.data = parameter.data.to(torch.float32)
     for name in names:
         _replace(model, name, FourBitLinear(model.get_submodule(name), torch.bfloat16))
@@ -311,8 +311,8 @@ def _nbytes(tensor: torch.Tensor) -> int:
 
 
 def _own_parameters(modules: Sequence[torch.nn.Module]) -> list[torch.nn.Parameter]:
-    found = {id(p): p for module in modules for p in module.parameters(recurse=False)}
-    return list(found.values())
+    each_once = {id(p): p for module in modules for p in module.parameters(recurse=False)}
+    return list(each_once.values())
 
 
 def _collect(request: TraceRequest) -> None:
@@ -332,12 +332,12 @@ def _marks(weights: Sequence[torch.nn.Parameter], recorder: Recorder) -> Iterato
     """Number of the event before which the gradient of a weight was made, by storage."""
     marks: dict[int, int] = {}
 
-    def made(parameter: torch.Tensor) -> None:
+    def mark(parameter: torch.Tensor) -> None:
         if parameter.grad is not None and (number := recorder.ids.get(storage_key(parameter.grad))) is not None:
             marks.setdefault(number, len(recorder.events))
 
     trained: list[Any] = [p for p in weights if p.requires_grad]
-    hooks = [p.register_post_accumulate_grad_hook(made) for p in trained]
+    hooks = [p.register_post_accumulate_grad_hook(mark) for p in trained]
     try:
         yield marks
     finally:

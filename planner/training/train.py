@@ -177,7 +177,7 @@ class _Job:
         dequantized = self.parts.dequantized if in_layer else 0
         what = "one 4-bit Linear in 16 bit (bitsandbytes MatMul4Bit)"
         return [
-            Part(name="activations", bytes=peak.kept, source="kept for the backward, traced"),
+            Part(name="activations", bytes=peak.saved, source="kept for the backward, traced"),
             Part(name="working memory", bytes=peak.working - dequantized, source=f"{peak.where}, traced"),
             Part(name="autocast copies", bytes=peak.casts, source="16-bit copies of 32-bit weights, traced"),
             Part(name="dequantized weight", bytes=dequantized, source=what),

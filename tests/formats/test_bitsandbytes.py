@@ -2,7 +2,7 @@
 
 import pytest
 
-from planner.formats.bitsandbytes import formats, four_bit_bytes, four_bit_tensors, quantized_weights
+from planner.formats.bitsandbytes import formats, four_bit_tensors, quantized_weights
 from planner.formats.registry import Format
 from tests.formats.full_size import served, stored
 from tests.formats.weight_formats import find_weights
@@ -34,7 +34,7 @@ def test_the_json_record_of_double_quantization_is_off_by_a_few_digits_at_most(
 
 def test_double_quantization_saves_0_373_bits_a_weight() -> None:
     # QLoRA (arXiv 2305.14314), section 3: 0.5 bits of scales become 0.127
-    once, twice = (four_bit_bytes(8192, 8192, nested=nested) for nested in (False, True))
+    once, twice = (sum(four_bit_tensors(8192, 8192, nested=nested).values()) for nested in (False, True))
     assert 8 * (once - twice) / 8192**2 == pytest.approx(0.373, abs=1e-3)
 
 
@@ -80,5 +80,5 @@ def test_llama_4_experts_are_spread_out_and_quantized() -> None:
 def test_the_bits_of_a_format_are_those_of_a_large_matrix(form: Format) -> None:
     nested = form.name.endswith("-dq")
     assert form.bits is not None
-    bits = 8 * four_bit_bytes(28672, 8192, nested=nested) / (28672 * 8192)
+    bits = 8 * sum(four_bit_tensors(28672, 8192, nested=nested).values()) / (28672 * 8192)
     assert bits == pytest.approx(float(form.bits), abs=1e-3)

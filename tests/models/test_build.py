@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ from huggingface_hub import constants
 
 from planner.errors import ModelError
 from planner.job import Build
+from planner.models import build
 from planner.models.build import (
     architecture,
     build_model,
+    config_entry,
     num_experts,
     parameter_bytes,
     parameter_count,
@@ -208,3 +211,40 @@ def test_the_whole_of_deepseek_r1_fits_a_small_machine() -> None:
     parameters, kibibytes = map(int, result.stdout.split())
     assert parameters == 671_026_404_352
     assert kibibytes < 2**20  # 1 GiB, PyTorch and transformers included
+
+
+# ---------------------------------------------------------------------- whose error it is
+@pytest.mark.parametrize("key", ["text_config", "vision_config"])
+@pytest.mark.parametrize("family", ["llama", "llava"])
+@pytest.mark.parametrize("value", [5, "clip", [1]], ids=str)
+def test_a_part_that_is_no_object_is_named(family: str, key: str, value: Any) -> None:
+    source = ModelSource(name="odd", config={"model_type": family, key: value})
+    with pytest.raises(ModelError, match=rf"^odd: {key} is .* not an object with the entries of that part$"):
+        build_model(source, Build())
+
+
+@pytest.mark.parametrize("name", ["truncate", "text_config", "check_weights"])
+def test_a_fault_of_planner_while_a_model_is_built_is_no_fault_of_its_config(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def planted(*_args: Any) -> None:
+        raise AttributeError("planted")
+
+    monkeypatch.setattr(build, name, planted)
+    with pytest.raises(AttributeError, match="planted"):
+        build_model(load_source("qwen3-0.6b"), Build(layers=1))
+
+
+def test_an_entry_that_each_layer_has_for_itself_is_none_and_any_other_error_surfaces() -> None:
+    class Broken:
+        @property
+        def head_dim(self) -> int:
+            raise RuntimeError("no such luck")
+
+    source = ModelSource(name="gemma4", config=json.loads(Path("tests/measured/configs/gemma4.json").read_text()))
+    text = text_config(build.model_config(source, Build()))
+    assert config_entry(text, "hidden_size") == text.hidden_size
+    assert config_entry(text, "no such entry") is None
+    assert config_entry(text, "head_dim") is None  # 256 in sliding layers, 512 in full ones
+    with pytest.raises(RuntimeError, match="no such luck"):
+        config_entry(Broken(), "head_dim")

@@ -1,20 +1,25 @@
 """Models that cannot be traced: shapes alone, labelled as an estimate."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from transformers import AutoConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from planner.compress.binding import make_program
 from planner.compress.recipes import load_recipe
 from planner.job import Job
 from planner.models.estimate import estimate_trace
 from planner.models.load import load_model
 from planner.models.traces import ModelTrace, Segment
+from planner.notes import Note
 from planner.planning import plan_graph
+from planner.recipe.specs import ModifierSpec, ModuleRef, Selection
 from tests import toys
 from tests.toys import EMBEDDING, UNFOLDED, Toy
 
@@ -123,6 +128,24 @@ def test_estimated_layers_fold_and_leave_nothing(untraceable: str) -> None:
     plan = plan_graph(graph, recipe, job)
     assert plan == plan_graph(graph, recipe, job, shortcuts=UNFOLDED)
     assert plan.steps[-1].gpu.end_bytes == 0
+
+
+def test_an_estimate_says_which_hooks_do_not_run_in_it(untraceable: str) -> None:
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Watching(ModifierSpec):
+        type: ClassVar[str] = "WatchingModifier"
+
+        def select(self, modules: Sequence[ModuleRef]) -> Selection:
+            names = {ref.name for ref in modules if ref.name.endswith((".self_attn", ".input_layernorm", ".q_proj"))}
+            return Selection(weights={}, watched=frozenset(names))
+
+    graph = load_model(untraceable, Job(samples=2, seq_len=64))
+    _, (note,) = make_program(graph, toys.recipe(Watching(where="awq.yaml: stage.awq")), graph.job)
+    assert note == Note(
+        kind="estimate",
+        text="awq.yaml: stage.awq: what it keeps and computes in the hooks of model.layers.0.input_layernorm and 5 "
+        "more is not counted.",
+    )
 
 
 def test_a_real_model_that_needs_data_is_estimated(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from planner.errors import UnsupportedError
 from planner.job import Build
 from planner.models.build import build_model, parameter_count
-from planner.models.experts import find_fused_experts, fused_experts_linears, linearize
+from planner.models.experts import expert_shape, find_fused_experts, linearize
 from planner.models.source import ModelSource, load_source
 
 TEXT: dict[str, Any] = {
@@ -117,7 +117,10 @@ def test_linearizing_changes_no_count_and_leaves_nothing_fused(family: str) -> N
 def test_names_and_shapes_are_known_without_building(family: str) -> None:
     model = on_meta(family)
     name, fused = find_fused_experts(model)[0]
-    predicted = fused_experts_linears(fused, model.config)
+    shape = expert_shape(fused, model.config)
+    predicted = tuple(
+        (f"{number}.{name}", *sizes) for number in range(shape.experts) for name, *sizes in shape.linears()
+    )
     linearize(model, model.config, True)
     experts = model.get_submodule(name)
     assert predicted == tuple(

@@ -1,6 +1,7 @@
 """What a config.json does not say: an error where transformers would take another model's size, else a note."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,11 @@ def without(config: dict[str, Any], *keys: str) -> dict[str, Any]:
             "text_config is missing, and hidden_size and num_hidden_layers of the text decoder",
         ),
         ({**LLAVA, "text_config": {}}, "text_config is missing"),
+        # layer_types do not fit the default depth: transformers would speak of them
+        (
+            {**without(LLAMA, "num_hidden_layers"), "model_type": "qwen3", "layer_types": ["full_attention"] * 2},
+            "num_hidden_layers is missing; transformers would take its default, 32",
+        ),
         ({**LLAMA, "model_type": "mistral3"}, "text_config is missing, and hidden_size and num_hidden_layers"),
     ],
 )
@@ -93,6 +99,42 @@ def test_what_a_text_part_leaves_to_its_family_is_a_note(tmp_path: Path) -> None
     (note,) = reading_notes(source, build_model(source, Build()))
     assert "text_config" in note
     assert "hidden_size 4096 and num_hidden_layers 32" in note
+
+
+@pytest.mark.parametrize(
+    ("config", "notes"),
+    [
+        (LLAMA, ()),
+        (
+            without(LLAMA, "intermediate_size"),
+            ("config.json leaves sizes to transformers' defaults: planned with intermediate_size 11008.",),
+        ),
+        (
+            without({**LLAMA, "hidden_size": 64}, "intermediate_size", "num_attention_heads", "vocab_size"),
+            (
+                "config.json leaves sizes to transformers' defaults: planned with intermediate_size 11008, "
+                "num_attention_heads 32 and vocab_size 32000.",
+            ),
+        ),
+        (without(GPT2, "n_head"), ("config.json leaves sizes to transformers' defaults: planned with n_head 12.",)),
+        (
+            {**LLAVA, "text_config": {**LLAVA["text_config"], **without(LLAMA, "intermediate_size")}},
+            (
+                "text_config of config.json leaves sizes to transformers' defaults: "
+                "planned with intermediate_size 11008.",
+            ),
+        ),
+    ],
+)
+def test_a_size_that_models_of_a_family_often_share_is_a_note(
+    tmp_path: Path, config: dict[str, Any], notes: tuple[str, ...]
+) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    source = load_source(str(path))
+    width = {"n_embd": 24} if config["model_type"] == "gpt2" else {}  # 12 heads divide it
+    source = replace(source, config={**source.config, **width})
+    assert reading_notes(source, build_model(source, Build())) == notes
 
 
 def test_presets_leave_nothing_out() -> None:

@@ -7,6 +7,7 @@ import torch
 from transformers.masking_utils import create_causal_mask
 
 from planner.job import Job
+from planner.models import wrapping
 from planner.models.build import build_model
 from planner.models.load import LOST_MASK, load_model
 from planner.models.source import load_source
@@ -164,3 +165,12 @@ def test_ancestors_are_the_modules_around_the_targets_that_have_a_forward() -> N
         "LlamaDecoderLayer",
         "LlamaAttention",
     }
+
+
+def test_a_fault_of_planner_in_reading_a_test_surfaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    def planted(*_args: Any) -> None:
+        raise AttributeError("planted")
+
+    monkeypatch.setattr(wrapping.ast, "fix_missing_locations", planted)
+    with pytest.raises(AttributeError, match="planted"):
+        load_model("qwen3-0.6b", Job(layers=1, seq_len=16))

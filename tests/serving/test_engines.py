@@ -9,12 +9,13 @@ from typing import get_args
 import pytest
 
 import planner
+from planner.fields import Engine
 from planner.formats.registry import Family
 from planner.serving.cache import KV_DTYPES
 from planner.serving.engines import ENGINES, VLLM, chunk_of, engine_of, usual_engine
 from planner.serving.engines.facts import PARTS, EngineFacts, whole_blocks
 from planner.serving.overhead import overhead_parts
-from planner.serving.schema import Engine, ServeOptions
+from planner.serving.schema import ServeOptions
 from planner.units import GIB
 from tests.serving.served import sixteen
 

@@ -3,10 +3,11 @@ from typing import Any
 import pytest
 
 from planner.errors import JobError
+from planner.fields import Engine
 from planner.serving.engines import ENGINES
 from planner.serving.engines.facts import CONTEXT, GRAPHS, SHARE
 from planner.serving.overhead import flat_share, overhead_parts
-from planner.serving.schema import Engine, ServeOptions
+from planner.serving.schema import ServeOptions
 from planner.units import GIB, MIB
 
 

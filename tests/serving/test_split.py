@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from transformers import BloomConfig, GPTNeoXConfig, PretrainedConfig
 
 from planner.errors import JobError
+from planner.fields import Engine
 from planner.formats.registry import find_format
 from planner.formats.served_model import CacheLayer
 from planner.formats.tensors import Weight
 from planner.serving.engines import ENGINES, LLAMA_CPP, VLLM
 from planner.serving.model import load_served
-from planner.serving.schema import Engine, ServeOptions
+from planner.serving.schema import ServeOptions
 from planner.serving.split import Placement, Share, place
 from planner.serving.tensor_parallel import part_of, unknown_roles
 from tests.formats.full_size import served

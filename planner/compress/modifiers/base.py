@@ -24,10 +24,11 @@ hooks do not run, upstream neither.
 - `replay(module)` in `on_sequential_epoch_end` runs one module's forward again (awq/base.py `_run_samples`), batch by
   batch with `walk_batches` of batches.py. The caller holds the arguments and gets the outputs.
 
-What a modifier keeps for each batch must be **one** holding (`Ledger.open`) that `grow`, `retain` or `bequeath` makes
-larger with each batch, not one holding for each batch: the pipelines walk only the first and the last batches, and let
-growing holdings grow on for the others. They learn from the books that batches are equal, so they do not see a count of
-batches inside the model itself: what happens at every tenth batch only is missed, unless a holding shows the count.
+What a modifier keeps for each batch must be **one** holding (`Ledger.open`) that `grow`, `retain` or `bequeath`
+enlarges with each batch, not one holding for each batch: the pipelines walk only the first and the last batches, and
+let growing holdings grow on for the others. They learn from the books that batches are equal, so they do not see a
+count of batches inside the model itself: what happens at every tenth batch only is missed, unless something that is
+held shows the count.
 
 No hook trains: AutoRound's backward has no trace yet (docs/adding-a-modifier.md says what it would take).
 """

@@ -38,13 +38,15 @@ def parse(text: str) -> Format | None:
     Raises JobError for a file type that cannot be made without one.
     """
     name = text.lower().removeprefix("gguf:")
-    made = next((ending for ending in (IMATRIX, STATIC) if name.endswith(ending)), "")
-    file_type = _known_types().get(name.removesuffix(made))
-    if file_type is None or (not made and name == text.lower()):
+    ending = next((each for each in (IMATRIX, STATIC) if name.endswith(each)), "")
+    file_type = _known_types().get(name.removesuffix(ending))
+    if file_type is None or (not ending and name == text.lower()):
         return None
-    if made == STATIC and file_type.needs_imatrix:
+    if ending == STATIC and file_type.needs_imatrix:
         raise JobError(f"{shorten(text)}: llama-quantize does not make {file_type.name} without an importance matrix")
-    return _format(file_type, imatrix=made == IMATRIX if made else file_type.imatrix, name=f"{file_type.name}{made}")
+    return _format(
+        file_type, imatrix=ending == IMATRIX if ending else file_type.imatrix, name=f"{file_type.name}{ending}"
+    )
 
 
 def store(served: ServedModel, file_type: FileType, *, imatrix: bool, pure: bool = False) -> StoredModel:
@@ -58,7 +60,7 @@ def store(served: ServedModel, file_type: FileType, *, imatrix: bool, pure: bool
     sizes = [tensor_bytes(types[t.name], t.shape) for t in model.text]
     return StoredModel(
         format=f"ggml:{file_type.base}" if pure else file_type.name,
-        tensors=tuple(_stored(weight, made, types, served.tied) for weight, made in _by_weight(model)),
+        tensors=tuple(_stored(weight, written, types, served.tied) for weight, written in _by_weight(model)),
         other_file_bytes=header_bytes(model.text, sizes, served.vocabulary),
         notes=(*model.notes, *_notes(served, model, file_type, imatrix)),
     )
@@ -70,17 +72,17 @@ def _unquantizable(model: GgufModel) -> dict[str, str]:
 
 
 def _by_weight(model: GgufModel) -> Iterator[tuple[Weight, Sequence[Written]]]:
-    made: dict[str, list[Written]] = {}
+    by_name: dict[str, list[Written]] = {}
     for written in model.written:
-        made.setdefault(written.weight.name, []).append(written)
-    return ((parts[0].weight, parts) for parts in made.values())
+        by_name.setdefault(written.weight.name, []).append(written)
+    return ((parts[0].weight, parts) for parts in by_name.values())
 
 
-def _stored(weight: Weight, made: Sequence[Written], types: dict[str, str], tied: bool) -> Stored:
-    kinds = [w.tensor.type if w.vision else types[w.tensor.name] for w in made]
-    size = sum(_bytes(w, kind) for w, kind in zip(made, kinds, strict=True))
-    table = any(w.tensor.name in _INPUT_TABLES for w in made)
-    doubled = tied and any(w.tensor.name == "token_embd.weight" for w in made)
+def _stored(weight: Weight, written: Sequence[Written], types: dict[str, str], tied: bool) -> Stored:
+    kinds = [w.tensor.type if w.vision else types[w.tensor.name] for w in written]
+    size = sum(_bytes(w, kind) for w, kind in zip(written, kinds, strict=True))
+    table = any(w.tensor.name in _INPUT_TABLES for w in written)
+    doubled = tied and any(w.tensor.name == "token_embd.weight" for w in written)
     return Stored(
         weight=weight,
         type=" and ".join(dict.fromkeys(kinds)),

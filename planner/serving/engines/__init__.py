@@ -1,5 +1,5 @@
 """The serving engines. A new one is a file like its neighbours and a line in this table (and its name in
-`schema.Engine` and the command line's, which a test holds to the table)."""
+`fields.Engine`, which a test holds to the table)."""
 
 from planner.errors import JobError
 from planner.formats.registry import Format

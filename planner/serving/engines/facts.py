@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from planner.fields import Engine, SplitMode
 from planner.formats.mixed import Upgrade
 from planner.formats.registry import Family
 from planner.formats.served_model import CacheKind, ServedModel
 from planner.hardware import Gpu
-from planner.serving.schema import Engine, OverheadPart, SplitMode
+from planner.serving.schema import OverheadPart
 from planner.units import MIB
 
 Devices = Callable[[int], int | None]
