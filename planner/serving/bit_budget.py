@@ -179,7 +179,7 @@ def budget_of(ladder: Ladder, lowest: Serving) -> Budget:
         return sum(part.bytes for part in parts)
 
     room = gpu.memory_bytes - share.kv_cache_bytes - share.activations_bytes - weights
-    more = largest(lambda count: count + overhead(count) <= room, room)
+    more = largest(lambda count: count + overhead(count), room, room)
     return Budget(
         memory_bytes=gpu.memory_bytes,
         kv_cache_bytes=share.kv_cache_bytes,

@@ -51,42 +51,52 @@ def read_cache(model: torch.nn.Module, name: str) -> tuple[tuple[CacheLayer, ...
 
 
 # ---------------------------------------------------------------------- the model fills a cache
+class LayerKinds:
+    """A number for each layer, the same for equal ones; every layer is looked at once."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[object, int] = {}
+        self._of: dict[torch.nn.Module, int] = {}
+
+    def __call__(self, layer: torch.nn.Module) -> int:
+        if layer not in self._of:
+            self._of[layer] = self._numbers.setdefault(structure_key(layer, set()), len(self._numbers))
+        return self._of[layer]
+
+
 def filled_cache(
-    model: Any, tokens: int = PROBE_TOKENS, batch: int = 1, once: bool = False, **more: torch.Tensor
+    model: Any, tokens: int = PROBE_TOKENS, batch: int = 1, kinds: LayerKinds | None = None, **more: torch.Tensor
 ) -> Any:
     """transformers' cache of `batch` sequences after a forward of `tokens` tokens.
 
-    `once`: of equal layers the first runs, the others keep what it keeps. `more` goes to the forward as well. Raises
-    UnsupportedError for a model that takes no such cache, and whatever the forward raises.
+    With the model's `kinds`, of equal layers the first runs, the others keep what it keeps. `more` goes to the forward
+    as well. Raises UnsupportedError for a model that takes no such cache, and whatever the forward raises.
     """
     from transformers.cache_utils import DynamicCache
 
     ids = torch.full((batch, tokens), 9)
     with quiet(), torch.no_grad(), ExitStack() as stack:
         cache: Any = DynamicCache(config=model.config)
-        if once:
+        if kinds is not None:
             known: dict[object, tuple[int, Any]] = {}
             for number, layer in _decoder_layers(model):
                 if number < len(cache.layers):  # the others read another layer's cache
-                    stack.enter_context(patched_forward(layer, _first_alone(layer, number, cache, known)))
+                    stack.enter_context(patched_forward(layer, _first_alone(layer, number, cache, kinds, known)))
         with Recorder(num_experts(model.config)):
             fields = {cache_argument(model): cache, "attention_mask": torch.ones_like(ids), "use_cache": True}
             run_forward(model, {"input_ids": ids, **fields, **more})
     return cache
 
 
-def _first_alone(layer: Any, number: int, cache: Any, known: dict[object, tuple[int, Any]]) -> Callable[..., Any]:
+def _first_alone(
+    layer: Any, number: int, cache: Any, kinds: LayerKinds, known: dict[object, tuple[int, Any]]
+) -> Callable[..., Any]:
     """The layer's forward; after an equal layer's, only what that one kept and the shape of what it returned."""
     original = layer.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         kept = cache.layers[number]
-        key = (
-            structure_key(layer, set()),
-            signature((args, kwargs)),
-            type(kept),
-            getattr(kept, "sliding_window", None),
-        )
+        key = (kinds(layer), signature((args, kwargs)), type(kept), getattr(kept, "sliding_window", None))
         if key in known:
             template, result = known[key]
             vars(kept).update(vars(cache.layers[template]))
@@ -115,7 +125,7 @@ class _CacheReader:
 
     def __init__(self, model: Any, text: Any, name: str) -> None:
         self.model, self.text, self.name = model, text, name
-        self.cache: Any = filled_cache(model, once=True)
+        self.cache: Any = filled_cache(model, kinds=LayerKinds())
         self.notes: dict[str, None] = {}
 
     def read(self) -> Iterator[CacheLayer]:

@@ -138,20 +138,22 @@ def limits(setting: Setting, context: int, batch: int, *, most_context: int, mos
     if setting.memory is None:
         return Limits(context=None, batch=None, users=None)
     most_batch = min(most_batch, setting.engine.most_sequences or most_batch)
-    fits = _fits(setting)
-    longest = largest(lambda tokens: fits(tokens, batch, batch), most_context, context)
+    memory, fullest = setting.memory, _fullest(setting)
+    longest = largest(lambda tokens: fullest(tokens, batch, batch), memory, most_context, context)
     return Limits(
         context=longest,
-        batch=largest(lambda count: fits(context, count, count), most_batch, batch),
-        users=largest(lambda count: fits(context, count, count if setting.chunk else 1), most_batch, batch),
+        batch=largest(lambda count: fullest(context, count, count), memory, most_batch, batch),
+        users=largest(
+            lambda count: fullest(context, count, count if setting.chunk else 1), memory, most_batch, batch
+        ),
     )
 
 
-def _fits(setting: Setting) -> Callable[[int, int, int], bool]:
-    memory = setting.memory or 0
+def _fullest(setting: Setting) -> Callable[[int, int, int], int]:
+    """Bytes on the GPU that needs most."""
 
     @cache
-    def fits(context: int, sequences: int, prefilled: int) -> bool:
-        return all(gpu.total_bytes <= memory for gpu in shares(setting, context, sequences, prefilled))
+    def fullest(context: int, sequences: int, prefilled: int) -> int:
+        return max(gpu.total_bytes for gpu in shares(setting, context, sequences, prefilled))
 
-    return fits
+    return fullest

@@ -14,7 +14,7 @@ from planner.models.build import text_config
 from planner.models.built import BuiltModel
 from planner.models.failures import forward_of_model
 from planner.serving.activations import Attention
-from planner.serving.prefill_run import PrefillRun
+from planner.serving.prefill_run import PrefillModel, PrefillRun
 from planner.serving.served_kernels import FLASH
 from planner.serving.shards import build_shard
 from planner.units import in_blocks
@@ -36,7 +36,7 @@ class PrefillTracer:
         self._built = built
         self._notes: dict[str, None] = {}
         self._known: dict[tuple[object, ...], int] = {}
-        self._models: dict[int, Any] = {1: built.module}
+        self._models = {1: PrefillModel(built.module)}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -64,13 +64,13 @@ class PrefillTracer:
         Servers expand what came before piece by piece (vLLM layers/attention/mla_attention.py
         determine_chunked_prefill_workspace_size: 64 Ki tokens at most), and decode on the latents.
         """
-        if context == tokens or getattr(text_config(self._model(1).config), "kv_lora_rank", None) is None:
+        if context == tokens or getattr(text_config(self._built.module.config), "kv_lora_rank", None) is None:
             return context
         return tokens + (min(context - tokens, MLA_WORKSPACE_TOKENS // batch) if tokens > 1 else 0)
 
     def _peak(self, tokens: int, context: int, batch: int, attention: Attention, shards: int) -> int:
         model = self._model(shards)
-        vocabulary = int(text_config(self._model(1).config).vocab_size)
+        vocabulary = int(text_config(self._built.module.config).vocab_size)
         reason = ""
         for implementation, scores in self._runs(attention):
             try:
@@ -84,7 +84,7 @@ class PrefillTracer:
                     self._note(OWN_CODE)
                 return peak
         self._note(f"Activations are estimated from the shapes of the Linears, not traced: {reason}")
-        return _estimate(model, tokens, context, batch, attention)
+        return _estimate(model.module, tokens, context, batch, attention)
 
     def _runs(self, attention: Attention) -> tuple[tuple[str, bool], ...]:
         """What to try, in order; what was found to call no kernel is not asked again."""
@@ -94,7 +94,7 @@ class PrefillTracer:
 
     @staticmethod
     def _run(
-        model: Any, tokens: int, context: int, batch: int, implementation: str, vocabulary: int, scores: bool
+        model: PrefillModel, tokens: int, context: int, batch: int, implementation: str, vocabulary: int, scores: bool
     ) -> tuple[PrefillRun, int]:
         """Equal layers are replayed; where one reads what another left behind, every layer runs.
 
@@ -109,10 +109,10 @@ class PrefillTracer:
             with forward_of_model():
                 return run, run.peak()
 
-    def _model(self, shards: int) -> Any:
+    def _model(self, shards: int) -> PrefillModel:
         if shards not in self._models:
             try:
-                self._models[shards] = build_shard(self._built, shards)
+                self._models[shards] = PrefillModel(build_shard(self._built, shards))
             except UnsupportedError as error:
                 self._note(
                     f"Activations are those of one GPU that holds everything, more than each of {shards}: {error}"

@@ -1,5 +1,6 @@
 """One forward of a prefill on tensors without data, and the most that it holds at once."""
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,12 +13,11 @@ from torch.utils import _pytree as pytree
 from planner.models.build import num_experts, quiet
 from planner.models.calls import HalfSoftmax, patched_forward
 from planner.models.failures import pass_on, run_forward, stands_in
-from planner.models.load import structure_key
 from planner.models.outputs import made_again, shapes_of
 from planner.models.recorder import Recorder, storage_key
 from planner.models.traces import Event, memory_events
 from planner.models.tracing import signature
-from planner.serving.cache_layers import cache_argument, filled_cache
+from planner.serving.cache_layers import LayerKinds, cache_argument, filled_cache
 from planner.serving.served_kernels import EXPERTS, Flash, SdpaAsFlash, is_mixer, register, routed_alone, scanned
 from planner.timeline import fold
 
@@ -54,6 +54,22 @@ class _IsScore:
         return tuple(result.shape[-2:]) == cells and result.numel() >= 2 * self.batch * self.tokens * self.context
 
 
+class PrefillModel:
+    """A model that runs many prefills: its layers are compared once, and its cache is filled once for a batch."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self.kinds = LayerKinds()
+        self._caches: dict[tuple[int, str], Any] = {}
+
+    def cache(self, batch: int, implementation: str) -> Any:
+        """A cache of its own with a few tokens of `batch` sequences; attention must be `implementation` already."""
+        key = batch, implementation
+        if key not in self._caches:
+            self._caches[key] = filled_cache(self.module, batch=batch, kinds=self.kinds)
+        return copy.deepcopy(self._caches[key])
+
+
 class PrefillRun:
     """`tokens` new tokens in each of `batch` sequences that are `context` long after them.
 
@@ -63,7 +79,7 @@ class PrefillRun:
 
     def __init__(
         self,
-        model: Any,
+        subject: PrefillModel,
         tokens: int,
         context: int,
         batch: int,
@@ -72,9 +88,10 @@ class PrefillRun:
         vocabulary: int,
         scores: bool = True,
     ) -> None:
-        self.model, self.tokens, self.context, self.batch = model, tokens, context, batch
+        self.subject, self.tokens, self.context, self.batch = subject, tokens, context, batch
         self.implementation, self.replay, self.vocabulary = implementation, replay, vocabulary
-        experts = num_experts(model.config)
+        self.model = subject.module
+        experts = num_experts(self.model.config)
         uncounted = _IsScore(tokens, context, batch)
         self.recorder = Recorder(experts) if scores else Recorder(experts, is_uncounted=uncounted)
         self.flash = Flash()
@@ -121,7 +138,7 @@ class PrefillRun:
 
         past = self.context - self.tokens
         cache: Any = (
-            filled_cache(self.model, batch=self.batch, once=True) if past else DynamicCache(config=self.model.config)
+            self.subject.cache(self.batch, self.implementation) if past else DynamicCache(config=self.model.config)
         )
         for layer in cache.layers:
             if past:
@@ -164,14 +181,12 @@ class PrefillRun:
 
     def _layer(self, module: Any) -> Callable[..., Any]:
         """The layer's forward the first time; after that what it held and what it returned."""
-        original, structure = module.forward, None
+        original = module.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            nonlocal structure
             if self._inside:
                 return pass_on(original, args, kwargs)
-            structure = structure or structure_key(module, set())
-            key = (structure, signature((args, kwargs)))
+            key = (self.subject.kinds(module), signature((args, kwargs)))
             if key in self._templates:
                 return self._replayed(self._templates[key], args, kwargs)
             return self._recorded(key, original, args, kwargs)

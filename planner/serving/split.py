@@ -1,7 +1,7 @@
 """Which GPU, or the CPU, holds which part of every tensor, and which layers' cache."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import ceil
 
@@ -31,10 +31,11 @@ class Share:
 
     weights: tuple[Held, ...]
     cache: tuple[CacheLayer, ...]
+    bytes: int = field(init=False)
+    """Of all weights."""
 
-    @property
-    def bytes(self) -> int:
-        return sum(held.bytes for held in self.weights)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bytes", sum(held.bytes for held in self.weights))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
