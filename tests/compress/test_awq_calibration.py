@@ -93,7 +93,7 @@ class AwqLikeModel(ModifierModel):
 def test_calibrating_takes_what_the_real_awq_takes_to_the_byte(
     options: dict[str, Any], offload: bool, peak: int, end: int
 ) -> None:
-    job = Job(layers=3, seq_len=512, **options)
+    job = Job(progress_bars=False, layers=3, seq_len=512, **options)
     program, _ = make_program(graph_of("llama-3-8b", job), toys.recipe(AwqLikeSpec(offload=offload)), job)
     steps = simulate(program, Context(job)).steps
     (calibrated,) = (s for s in steps if (s.unit, s.phase) == ("model.layers.1", "calibrate"))
