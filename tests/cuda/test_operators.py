@@ -9,6 +9,7 @@ import pytest
 
 from planner.cuda import linalg
 from planner.cuda.build import CudaBuild
+from planner.cuda.notes import note_on_unruled
 from planner.cuda.operands import Operand, OperatorCall
 from planner.cuda.operators import requests_of
 from planner.cuda.requests import PRODUCT, RESULT, Request, Requests, temporaries, then, unfreed
@@ -131,3 +132,10 @@ def test_temporaries_are_freed_in_reverse_and_parts_follow_one_another() -> None
     one = temporaries(8, 16, inside=(RESULT,))
     assert [tuple(r) for r in one] == [("take", 8), ("take", 16), ("result", 0), ("give", 1), ("give", 0)]
     assert then(one, temporaries(4))[-2:] == (Request("take", 4), Request("give", 2))
+
+
+def test_a_note_names_the_operators_without_a_rule() -> None:
+    assert note_on_unruled(()) == ()
+    (note,) = note_on_unruled({"topk", "convolution"})
+    assert note.kind == "estimate"
+    assert note.text.endswith("convolution, topk")
