@@ -143,9 +143,7 @@ def limits(setting: Setting, context: int, batch: int, *, most_context: int, mos
     return Limits(
         context=longest,
         batch=largest(lambda count: fullest(context, count, count), memory, most_batch, batch),
-        users=largest(
-            lambda count: fullest(context, count, count if setting.chunk else 1), memory, most_batch, batch
-        ),
+        users=largest(lambda count: fullest(context, count, count if setting.chunk else 1), memory, most_batch, batch),
     )
 
 

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from planner.serving.search import Squeezed, largest
 
-
 SHAPES: dict[str, Callable[[int], int]] = {
     "even": lambda number: 3 * number + 1000,
     "blocks": lambda number: -(-number // 16) * 16,
@@ -24,7 +23,12 @@ def test_the_largest_that_fits_is_found_wherever_the_search_begins(limit: int, m
     assert largest(lambda number: number, limit, most, start) == min(limit, most)
 
 
-@given(shape=st.sampled_from(sorted(SHAPES)), limit=st.integers(1, 10**5), most=st.integers(1, 10**5), start=st.integers(1, 10**5))
+@given(
+    shape=st.sampled_from(sorted(SHAPES)),
+    limit=st.integers(1, 10**5),
+    most=st.integers(1, 10**5),
+    start=st.integers(1, 10**5),
+)
 def test_the_largest_that_fits_is_found_however_sizes_grow(shape: str, limit: int, most: int, start: int) -> None:
     size = SHAPES[shape]
     asked: list[int] = []
