@@ -47,7 +47,10 @@ PAGES_WITH_OUTPUT = (
     DOCS / "training.md",
 )
 
-_OUTPUT = re.compile(r"(<!-- output -->\n```console\n\$ (planner [^\n]*)\n).*?(```\n<!-- end -->)", re.DOTALL)
+OUTPUT = re.compile(
+    r"(?P<head><!-- output -->\n```console\n\$ (?P<command>planner [^\n]*)\n)(?P<text>.*?)(?P<end>```\n<!-- end -->)",
+    re.DOTALL,
+)
 _CLI_HEAD = """# Command line
 
 Written by `make docs` from `planner --help`; do not edit.
@@ -123,7 +126,7 @@ def _schema(record: "type[BaseModel]") -> str:
 def page_with_output(path: Path) -> str:
     """The page with every output as it is today."""
     text = path.read_text(encoding="utf-8")
-    return _OUTPUT.sub(lambda match: f"{match[1]}{run(match[2])}{match[3]}", text)
+    return OUTPUT.sub(lambda match: f"{match['head']}{run(match['command'])}{match['end']}", text)
 
 
 def generated() -> dict[Path, Callable[[], str]]:

@@ -1,10 +1,26 @@
-"""Real models, each built and traced once for all tests of a worker (tests/conftest.py brings them together)."""
+"""Real models, each built and traced once for all tests of a worker (tests/scheduling.py brings them together)."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 
-from planner.job import Job
+import pytest
+
+from planner.formats.served_model import ServedModel
+from planner.job import Build, Job, dtype_named
+from planner.models import load as loading
+from planner.models.built import BuiltModel
 from planner.models.graph import ModelGraph
-from planner.models.load import load_model
+from planner.models.load import load_built, load_model
+from planner.models.source import ModelSource, list_presets, load_source
+from planner.serving import model as serving
+from planner.serving.activations import Activations
+from planner.serving.model import load_served, served_of
+from planner.serving.prefill import PrefillTracer
+from planner.training import tracing as training
+from planner.training.trace import TraceRequest, TrainingTrace
+from planner.training.tracing import trace_training
+
+PRESETS = frozenset(preset.name for preset in list_presets())
 
 
 @lru_cache(maxsize=16)
@@ -14,3 +30,42 @@ def graph_of(model: str, job: Job) -> ModelGraph:
     A bounded number: objects that stay alive cost the garbage collector time in every test after them.
     """
     return load_model(model, job)
+
+
+def share_presets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the test ends, planner takes presets that an earlier test of this worker built: a preset never changes."""
+    monkeypatch.setattr(loading, "load_built", _shared_built)
+    monkeypatch.setattr(serving, "load_served", _shared_served)
+    monkeypatch.setattr(training, "trace_training", _shared_trace)
+
+
+def _shared_built(model: object, build: Build) -> BuiltModel:
+    return _built(model, build) if isinstance(model, str) and model in PRESETS else load_built(model, build)
+
+
+def _shared_served(model: object, dtype: str = "bfloat16") -> tuple[ServedModel, Activations]:
+    """The activations are new each time: they note what was asked of them."""
+    if not isinstance(model, str) or model not in PRESETS:
+        return load_served(model, dtype)
+    return _served(model, dtype), PrefillTracer(_built(model, Build(dtype=dtype_named(dtype))))
+
+
+def _shared_trace(source: ModelSource, request: TraceRequest, layers: Sequence[str]) -> TrainingTrace:
+    if source.name not in PRESETS:
+        return trace_training(source, request, layers)
+    return _training_trace(source.name, request, tuple(layers))
+
+
+@lru_cache(maxsize=32)
+def _training_trace(model: str, request: TraceRequest, layers: tuple[str, ...]) -> TrainingTrace:
+    return trace_training(load_source(model), request, layers)
+
+
+@lru_cache(maxsize=4)
+def _built(model: str, build: Build) -> BuiltModel:
+    return load_built(model, build)
+
+
+@lru_cache(maxsize=8)
+def _served(model: str, dtype: str) -> ServedModel:
+    return served_of(_built(model, Build(dtype=dtype_named(dtype))))[0]

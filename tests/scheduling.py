@@ -1,4 +1,4 @@
-"""Which tests share a worker (`pytest -n 2 --dist loadgroup`), and which begin first.
+"""Which tests share a worker (`pytest -n 2 --dist loadgroup`).
 
 pytest-xdist 3.8 passes its groups on inside of test ids, which pytest 9.2 no longer lets it change
 (github.com/pytest-dev/pytest-xdist/issues/1386): every test would be a group of its own, and each worker would build

@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 
 from planner.cli import main
+from tests.built import share_presets
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -44,16 +45,40 @@ def shown_commands() -> list[str]:
     return list(found)
 
 
+def blocks() -> dict[str, set[str]]:
+    """What pages print of every command whose output they show."""
+    found: dict[str, set[str]] = {}
+    for page in update.PAGES_WITH_OUTPUT:
+        for match in update.OUTPUT.finditer(page.read_text(encoding="utf-8")):
+            found.setdefault(match["command"], set()).add(match["text"])
+    return found
+
+
+PRINTED = blocks()
+
+
+@pytest.fixture(autouse=True)
+def _presets_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    share_presets(monkeypatch)
+
+
 @pytest.mark.parametrize("command", shown_commands())
-def test_every_command_shown_runs(
+def test_every_command_shown_runs_and_prints_what_is_shown(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(FILES, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    code = main(shlex.split(command)[1:])
-    captured = capsys.readouterr()
-    assert (code, captured.err) == (0, "")
-    assert captured.out or {"--output", "-o"} & set(shlex.split(command))
+    with update.terminal(update.WIDTH) as stream:
+        code = main(shlex.split(command)[1:])
+    assert (code, capsys.readouterr().err) == (0, "")
+    printed = update.plain(stream.getvalue())
+    assert printed.strip() or {"--output", "-o"} & set(shlex.split(command))
+    assert PRINTED.get(command, {printed}) == {printed}, "run `make docs`"
+
+
+def test_every_output_on_a_page_is_of_a_command_that_is_run() -> None:
+    assert len(PRINTED) > 10
+    assert set(PRINTED) <= set(shown_commands())
 
 
 def test_commands_are_found_where_they_are_shown() -> None:
@@ -62,8 +87,8 @@ def test_commands_are_found_where_they_are_shown() -> None:
     assert len(commands) < 50, "each one costs seconds; show fewer"
 
 
-@pytest.mark.parametrize("path", update.generated(), ids=lambda path: path.name)
-def test_what_is_generated_is_up_to_date(path: Path) -> None:
+@pytest.mark.parametrize("path", sorted(set(update.generated()) - set(update.PAGES_WITH_OUTPUT)), ids=lambda p: p.name)
+def test_what_is_generated_whole_is_up_to_date(path: Path) -> None:
     assert path.read_text(encoding="utf-8") == update.generated()[path](), "run `make docs`"
 
 

@@ -62,8 +62,8 @@ class _Bracket:
         self.slow = 0 if 2 * (self.end - self.fits) <= before else self.slow + 1
 
     def next(self) -> int:
-        """What to try: 1 where nothing fits yet; where the line leads; the middle, or twice the largest that fits, where
-        it leads nowhere.
+        """What to try: 1 where nothing fits yet, else where the line leads; where that is nowhere, the middle, or twice
+        the largest that fits.
         """
         if not self.fits:
             return 1

@@ -7,8 +7,14 @@ from planner.serving.engines.facts import PYTORCH_CONTEXT
 from planner.training.schema import Offload, Sharding, TrainingPlan, TrainMethod, TrainOptions
 from planner.training.train import train
 from planner.units import GIB
+from tests.built import share_presets
 
 LLAMA = 8_030_261_248
+
+
+@pytest.fixture(autouse=True)
+def _presets_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    share_presets(monkeypatch)
 
 
 def parts(plan: TrainingPlan, moment: int = 0) -> dict[str, int]:

@@ -1,8 +1,5 @@
 """llama.cpp: GGUF files, a cache of cells, layers on CPU and GPUs."""
 
-from bisect import bisect_right
-from fractions import Fraction
-
 from planner.formats.mixed import default_order
 from planner.formats.served_model import CacheKind
 from planner.serving.engines.facts import Devices, EngineFacts, whole_blocks
@@ -24,10 +21,10 @@ def devices(layers: int, gpus: int, gpu_layers: int | None) -> Devices:
     """
     offloaded = min(layers + 1 if gpu_layers is None else gpu_layers, layers + 1)
     first = layers + 1 - offloaded
-    borders = [Fraction(rank + 1, gpus) for rank in range(gpus)]
 
     def device(layer: int) -> int | None:
-        return bisect_right(borders, Fraction(layer - first, offloaded)) if layer >= first else None
+        # the first GPU whose share of the whole, (rank + 1) / gpus, is above the layer's place in what is offloaded
+        return (layer - first) * gpus // offloaded if layer >= first else None
 
     return device
 
