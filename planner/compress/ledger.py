@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Literal, NamedTuple
 
-from planner.compress.devices import CountingDevice, Device, Held, Layout
+from planner.compress.devices import CountingDevice, Device, Held, Layout, Script
 from planner.errors import UnsupportedError
 from planner.timeline import Handle, Level, MemoryEvent
 
@@ -111,6 +111,8 @@ class _Books:
     """Holdings that were given back in this step."""
     past: list[MemoryEvent] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
+    record: list[MemoryEvent | None] | None = None
+    """Where the events go besides, while somebody records them."""
 
 
 class Ledger:
@@ -249,17 +251,40 @@ class Ledger:
             for handle, nbytes in books.holdings.items():
                 if handle not in growing:
                     live[books.name, kinds[handle], nbytes] += 1
-        return frozenset(live.items()), self.layout()
+        return frozenset(live.items()), self.layout("gpu")
 
-    def layout(self, last: Sequence[Handle] = ()) -> Layout:
-        """How the devices hold what is live. Holdings are told apart by the order of their birth, but `last` come last,
+    def layout(self, device: DeviceName, last: Sequence[Handle] = ()) -> Layout:
+        """How the device holds what is live. Holdings are told apart by the order of their birth, but `last` come last,
         in their order: in two layouts that are equal, equal places are held by holdings of the same part."""
-        return tuple(books.device.layout(_ordered(books, last)) for books in self._books.values())
+        books = self._books[device]
+        return books.device.layout(_ordered(books, last)) if books.device.places else None
 
-    def restore(self, layout: Layout, last: Sequence[Handle] = ()) -> None:
-        """Make the devices what they were in this layout, for the holdings that are live now."""
-        for books, each in zip(self._books.values(), layout, strict=True):
-            books.device.restore(each, _ordered(books, last))
+    def parts(self, device: DeviceName, last: Sequence[Handle]) -> tuple[Handle, ...]:
+        """Holdings that are live on the device, in the order of their birth, but `last` at the end."""
+        return tuple(_ordered(self._books[device], last))
+
+    @contextmanager
+    def recorded(self, device: DeviceName) -> Iterator[list[MemoryEvent | None]]:
+        """Writes down what happens on the device inside, None where a step ends; nothing if no tensor has a place."""
+        books, events = self._books[device], list[MemoryEvent | None]()
+        books.record = events if books.device.places else None
+        try:
+            yield events
+        finally:
+            if books.record is not None:
+                events += books.log
+            books.record = None
+
+    def replay(
+        self, device: DeviceName, script: Script, begin: Sequence[Handle], end: Sequence[Handle]
+    ) -> tuple[Held | None, ...]:
+        """`Device.replay`."""
+        return self._books[device].device.replay(script, begin, end)
+
+    def restore(self, device: DeviceName, layout: Layout, last: Sequence[Handle] = ()) -> None:
+        """Make the device what it was in this layout, for the holdings that are live now."""
+        books = self._books[device]
+        books.device.restore(layout, _ordered(books, last))
 
     @contextmanager
     def unplaced(self) -> Iterator[None]:
@@ -340,6 +365,8 @@ class Ledger:
         else:  # nobody can ask for them any more
             for handle in books.gone:
                 del self._kinds[handle], self._owners[handle], self._home[handle]
+        if books.record is not None:
+            books.record += [*books.log, None]
         books.gone.clear()
         books.log.clear()
         books.peak_at = 0
