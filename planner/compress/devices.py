@@ -51,6 +51,10 @@ class Device(Protocol):
     stream: int
     """The CUDA stream that tensors are taken on."""
 
+    @property
+    def reserved(self) -> int:
+        """Bytes of segments that are taken; 0 where none are."""
+
     def apply(self, event: MemoryEvent) -> None:
         """Tensors are taken or freed. Freed tensors are named by their size; of equal ones the oldest goes first."""
 
@@ -76,6 +80,7 @@ class CountingDevice:
     """Counts requested bytes, as if only this job's tensors were there. `total` None: its size is not known."""
 
     places = False
+    reserved = 0
 
     def __init__(self, total: int | None = None) -> None:
         self.total = total
@@ -116,6 +121,10 @@ class CachingDevice:
         self.stream = 0
         self._blocks: dict[Handle, list[Block]] = {}
         self._retries = 0
+
+    @property
+    def reserved(self) -> int:
+        return self.allocator.use.reserved
 
     def apply(self, event: MemoryEvent) -> None:
         handle, nbytes, tensors = event
