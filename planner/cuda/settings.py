@@ -13,8 +13,9 @@ class AllocatorSettings:
     """Bytes. Blocks from this size on are not split, and not used for smaller requests. None: every block is."""
     max_non_split_rounding: int = 20 * MIB
     """By how much a block from `max_split_size` on may exceed the request that it is given to."""
-    roundup_power2_divisions: int = 0
-    """Requests are rounded up to one of so many steps between powers of two; 0 or 1: not."""
+    roundup_power2_divisions: tuple[int, ...] = (0,) * 16
+    """Requests are rounded up to one of so many steps between powers of two; 0 or 1: not. For requests below 2 MiB,
+    below 4 MiB and so on, the last from 32 GiB on."""
     large_segment_size: int = 20 * MIB
     """The segment for requests above 1 and below 10 MiB."""
     garbage_collection: float = 0.0
@@ -24,7 +25,7 @@ class AllocatorSettings:
 
     def rounded(self, nbytes: int) -> int:
         """The size of the block for a request (c10/core/CachingDeviceAllocator.h get_round_size)."""
-        divisions = self.roundup_power2_divisions
+        divisions = self.roundup_power2_divisions[min(max(0, nbytes.bit_length() - 21), 15)]
         if divisions > 1 and nbytes > BLOCK * divisions:
             return _next_division(nbytes, divisions)
         return max(BLOCK, -(-nbytes // BLOCK) * BLOCK)
