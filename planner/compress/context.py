@@ -29,6 +29,9 @@ T = TypeVar("T")
 WORKSPACE = "cuda_workspace"
 """The kind of what CUDA's own libraries and operators take."""
 
+STREAMS = 32
+"""c10/cuda/CUDAStream.cpp kStreamsPerPool: streams of one priority that a process makes; then the first comes again."""
+
 BLOCKS = 3
 """Blocks walked at the start of a weight: the first shows what a block needs, the others what is left over."""
 
@@ -210,14 +213,16 @@ class Context:
         if self.ledger.keep == "timeline":  # every layer's events, not one layer's for many
             self.shortcuts = replace(self.shortcuts, subgraphs=False, modules=False)
         if self.ledger.places("gpu"):
-            # what is counted together has no places; and a cache on the GPU lies elsewhere after each layer
-            on_cpu = job.offload_device == "cpu"
+            # what is counted together has no places; a cache on the GPU lies elsewhere after each layer, and each layer
+            # prefetches on streams of its own
+            is_alike = job.offload_device == "cpu" and not job.prefetch
             self.shortcuts = replace(
-                self.shortcuts, blocks=False, modules=False, subgraphs=self.shortcuts.subgraphs and on_cpu
+                self.shortcuts, blocks=False, modules=False, subgraphs=self.shortcuts.subgraphs and is_alike
             )
         self.cuda = cuda
         """The CUDA build that is modelled; None: the counting device, which takes results alone."""
         self._has_multiplied = False
+        self._streams = 0
         self.device: DeviceName = "gpu"
         """Where forwards and modifiers compute; the basic pipeline computes where the model lies."""
         self.onloaded: dict[str, Handle] = {}
@@ -250,6 +255,11 @@ class Context:
         if self.cuda and self.device == "gpu" and not self._has_multiplied:
             self._has_multiplied = True
             self.ledger.alloc("gpu", self.cuda.cublas_workspace, WORKSPACE, "workspace of cuBLAS")
+
+    def new_stream(self) -> int:
+        """torch.Stream(): the next of PyTorch's pool, round about (c10/cuda/CUDAStream.cpp getStreamFromPool)."""
+        self._streams = self._streams % STREAMS + 1
+        return self._streams
 
     def onload(self, name: str, nbytes: int, kind: str = "weights") -> None:
         """compressed_tensors offload/cache/base.py OffloadCache.__getitem__: copied on first access."""
