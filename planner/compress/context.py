@@ -213,11 +213,10 @@ class Context:
         if self.ledger.keep == "timeline":  # every layer's events, not one layer's for many
             self.shortcuts = replace(self.shortcuts, subgraphs=False, modules=False)
         if self.ledger.places("gpu"):
-            # what is counted together has no places; a cache on the GPU lies elsewhere after each layer, and each layer
-            # prefetches on streams of its own
-            is_alike = job.offload_device == "cpu" and not job.prefetch
+            # what is counted together has no places; a cache on the GPU and prefetching streams differ in each layer
+            are_alike = job.offload_device == "cpu" and not job.prefetch
             self.shortcuts = replace(
-                self.shortcuts, blocks=False, modules=False, subgraphs=self.shortcuts.subgraphs and is_alike
+                self.shortcuts, blocks=False, modules=False, subgraphs=self.shortcuts.subgraphs and are_alike
             )
         self.cuda = cuda
         """The CUDA build that is modelled; None: the counting device, which takes results alone."""

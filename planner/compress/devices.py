@@ -31,6 +31,18 @@ class Held:
     """How often segments were given back in this step because the driver had no more."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """What was done on a device, to be done again with other holdings in the same parts."""
+
+    events: tuple[MemoryEvent | None, ...]
+    """In order; None where a step ended."""
+    begin: tuple[Handle, ...]
+    """The holdings that were live before, in an order that tells which part each one plays."""
+    end: tuple[Handle, ...]
+    """Those that were live after."""
+
+
 class Device(Protocol):
     """One memory: it takes events, and says how much is free."""
 
@@ -42,6 +54,9 @@ class Device(Protocol):
     def apply(self, event: MemoryEvent) -> None:
         """Tensors are taken or freed. Freed tensors are named by their size; of equal ones the oldest goes first."""
 
+    def pass_on(self, handle: Handle, heir: Handle, nbytes: int) -> None:
+        """The oldest tensor of `nbytes` belongs to another holding from now on, and stays where it is."""
+
     def free_bytes(self, live: int) -> int:
         """What `torch.cuda.mem_get_info` would call free while tensors of `live` bytes are there."""
 
@@ -51,6 +66,10 @@ class Device(Protocol):
     def layout(self, handles: Sequence[Handle]) -> Layout:
         """Equal where equal events would be met alike from here on. `handles` are all live holdings, in an order that
         says which of them play the same part in another layout."""
+
+    def replay(self, script: Script, begin: Sequence[Handle], end: Sequence[Handle]) -> tuple[Held | None, ...]:
+        """Do it again, beginning with the holdings `begin` in the parts of the script's, so that `end` are live then.
+        Returns what each step held."""
 
     def restore(self, layout: Layout, handles: Sequence[Handle]) -> None:
         """Make the device what it was in this layout, with these holdings in the place of those of then."""
@@ -68,6 +87,9 @@ class CountingDevice:
     def apply(self, event: MemoryEvent) -> None:
         """The books count already."""
 
+    def pass_on(self, handle: Handle, heir: Handle, nbytes: int) -> None:
+        """The books know."""
+
     def free_bytes(self, live: int) -> int:
         if self.total is None:
             raise ValueError("how large this memory is was never said")
@@ -78,6 +100,9 @@ class CountingDevice:
 
     def layout(self, handles: Sequence[Handle]) -> None:
         """Nothing: a count depends on the live bytes alone, which the books know."""
+
+    def replay(self, script: Script, begin: Sequence[Handle], end: Sequence[Handle]) -> tuple[None, ...]:
+        return (None,) * script.events.count(None)
 
     def restore(self, layout: Layout, handles: Sequence[Handle]) -> None:
         """Nothing lies anywhere."""
@@ -111,6 +136,12 @@ class CachingDevice:
         if not blocks:
             del self._blocks[handle]
 
+    def pass_on(self, handle: Handle, heir: Handle, nbytes: int) -> None:
+        blocks = self._blocks[handle]
+        self._blocks.setdefault(heir, []).append(_popped(blocks, nbytes))
+        if not blocks:
+            del self._blocks[handle]
+
     def free_bytes(self, live: int) -> int:
         return max(0, self.total - self.context - self.allocator.use.reserved)
 
@@ -134,6 +165,17 @@ class CachingDevice:
             tuple((key, tuple(map(place, group))) for key, group in free if group),
             tuple(tuple((b.pool.key, *place(b), b.requested) for b in group) for group in live),
         )
+
+    def replay(self, script: Script, begin: Sequence[Handle], end: Sequence[Handle]) -> tuple[Held, ...]:
+        self._blocks = {old: self._blocks[new] for old, new in zip(script.begin, begin, strict=True)}
+        helds = []
+        for event in script.events:
+            if event is None:
+                helds.append(self.close_step())
+            else:
+                self.apply(event)
+        self._blocks = {new: self._blocks[old] for old, new in zip(script.end, end, strict=True)}
+        return tuple(helds)
 
     def restore(self, layout: Layout, handles: Sequence[Handle]) -> None:
         pools, live = layout

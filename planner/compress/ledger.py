@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Literal, NamedTuple
 
-from planner.compress.devices import CountingDevice, Device, Held, Layout
+from planner.compress.devices import CountingDevice, Device, Held, Layout, Script
 from planner.errors import UnsupportedError
 from planner.timeline import Handle, Level, MemoryEvent
 
@@ -111,6 +111,8 @@ class _Books:
     """Holdings that were given back in this step."""
     past: list[MemoryEvent] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
+    record: list[MemoryEvent | None] | None = None
+    """Where the events go besides, while somebody records them."""
 
 
 class Ledger:
@@ -157,6 +159,26 @@ class Ledger:
         if nbytes % tensors:
             raise ValueError(f"{self._owners[handle]}: {nbytes} bytes are not {tensors} equal tensors")
         each, change = abs(nbytes) // tensors, tensors if nbytes > 0 else -tensors
+        self._tally(handle, each, change)
+        self._move(handle, each, change)
+
+    def give(self, handle: Handle, heir: Handle) -> None:
+        """Count the one tensor of `handle`, which ends, in the growing holding `heir` of its device: no memory moves."""
+        nbytes = self.size(handle)
+        self._tally(heir, nbytes, 1)
+        self._pass_on(handle, heir, nbytes)
+        del self._home[handle].holdings[handle]
+        self._home[handle].gone.append(handle)
+
+    def part(self, handle: Handle, nbytes: int, kind: str, owner: Owner | str) -> Handle:
+        """A holding of its own for the oldest tensor of `nbytes` of a growing one: no memory moves."""
+        heir = self._entered(self._home[handle].name, kind, owner)
+        self._tally(handle, nbytes, -1)
+        self._pass_on(handle, heir, nbytes)
+        return heir
+
+    def _tally(self, handle: Handle, each: int, change: int) -> None:
+        """Note how many tensors of which size a growing holding has now."""
         sizes = self._growing.get(handle)
         if sizes is None:
             single = self.size(handle)
@@ -164,7 +186,6 @@ class Ledger:
         sizes[each] = sizes.get(each, 0) + change
         if not sizes[each]:
             del sizes[each]
-        self._move(handle, each, change)
 
     def bequeath(self, handle: Handle, heir: Handle) -> None:
         """When the one tensor of `handle` is freed, count it in the growing holding `heir`, if that is still there.
@@ -249,17 +270,40 @@ class Ledger:
             for handle, nbytes in books.holdings.items():
                 if handle not in growing:
                     live[books.name, kinds[handle], nbytes] += 1
-        return frozenset(live.items()), self.layout()
+        return frozenset(live.items()), self.layout("gpu")
 
-    def layout(self, last: Sequence[Handle] = ()) -> Layout:
-        """How the devices hold what is live. Holdings are told apart by the order of their birth, but `last` come last,
+    def layout(self, device: DeviceName, last: Sequence[Handle] = ()) -> Layout:
+        """How the device holds what is live. Holdings are told apart by the order of their birth, but `last` come last,
         in their order: in two layouts that are equal, equal places are held by holdings of the same part."""
-        return tuple(books.device.layout(_ordered(books, last)) for books in self._books.values())
+        books = self._books[device]
+        return books.device.layout(_ordered(books, last)) if books.device.places else None
 
-    def restore(self, layout: Layout, last: Sequence[Handle] = ()) -> None:
-        """Make the devices what they were in this layout, for the holdings that are live now."""
-        for books, each in zip(self._books.values(), layout, strict=True):
-            books.device.restore(each, _ordered(books, last))
+    def parts(self, device: DeviceName, last: Sequence[Handle]) -> tuple[Handle, ...]:
+        """Holdings that are live on the device, in the order of their birth, but `last` at the end."""
+        return tuple(_ordered(self._books[device], last))
+
+    @contextmanager
+    def recorded(self, device: DeviceName) -> Iterator[list[MemoryEvent | None]]:
+        """Writes down what happens on the device inside, None where a step ends; nothing if no tensor has a place."""
+        books, events = self._books[device], list[MemoryEvent | None]()
+        books.record = events if books.device.places else None
+        try:
+            yield events
+        finally:
+            if books.record is not None:
+                events += books.log
+            books.record = None
+
+    def replay(
+        self, device: DeviceName, script: Script, begin: Sequence[Handle], end: Sequence[Handle]
+    ) -> tuple[Held | None, ...]:
+        """`Device.replay`."""
+        return self._books[device].device.replay(script, begin, end)
+
+    def restore(self, device: DeviceName, layout: Layout, last: Sequence[Handle] = ()) -> None:
+        """Make the device what it was in this layout, for the holdings that are live now."""
+        books = self._books[device]
+        books.device.restore(layout, _ordered(books, last))
 
     @contextmanager
     def unplaced(self) -> Iterator[None]:
@@ -316,6 +360,18 @@ class Ledger:
         books, event = self._home[handle], (handle, nbytes, tensors)
         if books.device.places and self._are_placed:
             books.device.apply(event)
+        self._book(books, event)
+
+    def _pass_on(self, handle: Handle, heir: Handle, nbytes: int) -> None:
+        """One tensor is counted in another holding from now on."""
+        books = self._home[handle]
+        if books.device.places and self._are_placed:
+            books.device.pass_on(handle, heir, nbytes)
+        self._book(books, (handle, nbytes, -1))
+        self._book(books, (heir, nbytes, 1))
+
+    def _book(self, books: _Books, event: MemoryEvent) -> None:
+        handle, nbytes, tensors = event
         books.holdings[handle] += nbytes * tensors
         books.log.append(event)
         if books.level.add(nbytes, tensors):
@@ -340,6 +396,8 @@ class Ledger:
         else:  # nobody can ask for them any more
             for handle in books.gone:
                 del self._kinds[handle], self._owners[handle], self._home[handle]
+        if books.record is not None:
+            books.record += [*books.log, None]
         books.gone.clear()
         books.log.clear()
         books.peak_at = 0

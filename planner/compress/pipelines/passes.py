@@ -68,17 +68,14 @@ class Pass:
             self.names.delete(ENUMERATED)
         self.names.bind("inputs", *fetched)
         inputs = dict(zip(self.subgraph.reads, fetched, strict=bool(fetched)))
-        self.names.bind(self.result, *self.forward.run(self.subgraph, self.hooked, batches.share(number), inputs))
+        outputs = self.forward.run(self.subgraph, self.hooked, batches.share(number), inputs)
+        shares = self.store and self.cache.device == self.context.device
+        self.names.bind(self.result, *(() if shares else outputs.values()))
         if self.store:
-            self._store(last)
+            # a cache on this device takes the very tensors: they are counted there from now on
+            self.cache.store(self.subgraph.writes, outputs if shares else {}, last=last)
+            self.names.extend("inputs", self.cache.delete(self.subgraph.consumed, last=last))
 
     def _fetch(self, last: bool) -> list[Handle]:
         with self.context.ledger.on_stream("gpu", self.stream):
             return self.cache.fetch(self.subgraph.reads, last=last)
-
-    def _store(self, last: bool) -> None:
-        if self.cache.device == self.context.device:
-            # the cache takes the very tensors: they are counted there from now on
-            self.names.bind(self.result)
-        self.cache.update(self.subgraph.writes, last=last)
-        self.names.extend("inputs", self.cache.delete(self.subgraph.consumed, last=last))

@@ -1,17 +1,19 @@
 """Repeated subgraphs: the steps of one that was walked are copied under the names of another.
 
 Two subgraphs cost the same if they have the same structure, targets and borders, find the same leftovers and the
-same devices (`Repeats.key`). Then the first one's steps are copied, and the books are brought to what
-the first one left behind, under the names of the second. A subgraph that leaves anything behind beside the pipeline's
+same books (`Repeats.key`). Then the first one's steps are copied, and the books are brought to what
+the first one left behind, under the names of the second. Where tensors have places on the GPU, they lie elsewhere in
+every layer: what the first one did there is done again for the second, event by event, until a layout returns that was
+seen before. A subgraph that leaves anything behind beside the pipeline's
 names and the cache is no template: what a modifier carries from subgraph to subgraph is walked.
 """
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 
 from planner.compress.cache import ActivationCache
 from planner.compress.context import Context, Frame
-from planner.compress.devices import Layout
+from planner.compress.devices import Held, Layout, Script
 from planner.compress.ledger import Owner, Peak
 from planner.compress.pipelines.passes import NAMES
 from planner.compress.program import Program, Run, StepMemory, Subgraph
@@ -28,8 +30,10 @@ class Template:
     subgraph: Subgraph
     steps: tuple[StepMemory, ...]
     leftovers: Leftovers
-    layout: Layout
-    """How the devices held what was left behind."""
+    script: Script
+    """What it did on the GPU, if tensors have places there."""
+    outcomes: dict[Layout, tuple[Layout, tuple[Held | None, ...]]] = field(default_factory=dict)
+    """Layout of the GPU before -> layout after, and what each step held: where it begins as it did before, so it ends."""
 
 
 @dataclass(slots=True)
@@ -54,7 +58,6 @@ class Repeats:
             tuple(tuple(size for _, _, size in group) for group in self._leftovers()),
             tuple(sorted(ledger.live_by_kind("cpu").items())),
             tuple(sorted(ledger.live_by_kind("gpu").items())),
-            ledger.layout(self._parts()),
         )
 
     def surroundings(self) -> Hashable:
@@ -62,28 +65,46 @@ class Repeats:
         names = (handle for name in NAMES for handle in self.names.held(name))
         return self.context.ledger.others(self.cache.held.union(names))
 
-    def keep(self, key: object, subgraph: Subgraph, steps: list[StepMemory], before: Hashable) -> None:
-        """Remember a subgraph that was walked just now, if it left its `surroundings` as they were `before`."""
-        if self.surroundings() != before:
-            return
-        self.templates[key] = Template(
-            subgraph=subgraph,
-            steps=tuple(steps),
-            leftovers=self._leftovers(),
-            layout=self.context.ledger.layout(self._parts()),
-        )
+    def walk(self, key: object, subgraph: Subgraph, do: Callable[[Subgraph], None], steps: list[StepMemory]) -> None:
+        """Let `do` walk the subgraph, which adds to `steps`. It becomes a template, if it left all surroundings alone."""
+        ledger, first, before = self.context.ledger, len(steps), self.surroundings()
+        begin = ledger.parts("gpu", self._parts())
+        with ledger.recorded("gpu") as events:
+            do(subgraph)
+        if self.surroundings() == before:
+            end = ledger.parts("gpu", self._parts())
+            self.templates[key] = Template(
+                subgraph=subgraph,
+                steps=tuple(steps[first:]),
+                leftovers=self._leftovers(),
+                script=Script(events=tuple(events), begin=begin, end=end),
+            )
 
     def repeat(self, template: Template, subgraph: Subgraph) -> list[StepMemory]:
         """The template's steps under this subgraph's names. Leaves the books as this subgraph would leave them."""
         renames = self._renames(template.subgraph, subgraph)
         ledger = self.context.ledger
+        begin, layout = ledger.parts("gpu", self._parts()), ledger.layout("gpu", self._parts())
         with ledger.unplaced():
             for name, group in zip(NAMES, template.leftovers, strict=True):
                 self._leave(name, [(kind, owner.renamed(renames), size) for kind, owner, size in group])
             self.cache.rename(subgraph.consumed, subgraph.writes)
-        ledger.restore(template.layout, self._parts())
         ledger.close_step()
-        return [_renamed(step, subgraph, renames) for step in template.steps]
+        helds = self._place(template, layout, begin)
+        return [_renamed(step, subgraph, renames, held) for step, held in zip(template.steps, helds, strict=True)]
+
+    def _place(self, template: Template, layout: Layout, begin: tuple[Handle, ...]) -> tuple[Held | None, ...]:
+        """Leave the GPU as the subgraph does when it begins in this layout; returns what each step held there."""
+        ledger, end = self.context.ledger, self._parts()
+        if layout is None:
+            return (None,) * len(template.steps)
+        if layout in template.outcomes:
+            after, helds = template.outcomes[layout]
+            ledger.restore("gpu", after, end)
+            return helds
+        helds = ledger.replay("gpu", template.script, begin, ledger.parts("gpu", end))
+        template.outcomes[layout] = ledger.layout("gpu", end), helds
+        return helds
 
     def _leave(self, name: str, group: list[tuple[str, Owner, int]]) -> None:
         """Let the name hold these tensors; where it holds equal ones already, only their owners change."""
@@ -114,8 +135,11 @@ class Repeats:
         return {segments[a].target: segments[b].target for a, b in pairs if segments[a].target}
 
 
-def _renamed(step: StepMemory, subgraph: Subgraph, renames: dict[str, str]) -> StepMemory:
+def _renamed(step: StepMemory, subgraph: Subgraph, renames: dict[str, str], held: Held | None) -> StepMemory:
     def peak(old: Peak) -> Peak:
         return replace(old, largest=tuple(replace(h, owner=h.owner.renamed(renames)) for h in old.largest))
 
-    return replace(step, subgraph=subgraph.number, unit=subgraph.unit, gpu=peak(step.gpu), cpu=peak(step.cpu))
+    gpu = peak(step.gpu)
+    if held is not None:
+        gpu = replace(gpu, held=held, allocated=held.allocated)
+    return replace(step, subgraph=subgraph.number, unit=subgraph.unit, gpu=gpu, cpu=peak(step.cpu))

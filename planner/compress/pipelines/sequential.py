@@ -58,9 +58,7 @@ class SequentialPipeline(Pipeline):
             if template is not None and not self._is_last(subgraph):
                 steps += repeats.repeat(template, subgraph)
                 continue
-            first, before = len(steps), repeats.surroundings()
-            self._subgraph(subgraph)
-            repeats.keep(key, subgraph, steps[first:], before)
+            repeats.walk(key, subgraph, self._subgraph, steps)
 
     def _is_last(self, subgraph: Subgraph) -> bool:
         return subgraph is self.subgraphs[-1]
