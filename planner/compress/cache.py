@@ -1,6 +1,6 @@
 """The activation cache (llmcompressor/pipelines/cache.py IntermediatesCache) on the CPU or the GPU."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from planner.compress.context import Context
 from planner.compress.ledger import DeviceName, Owner
@@ -40,14 +40,29 @@ class ActivationCache:
             return crossing.bytes
         return crossing.bytes * job.last_batch_size // job.batch_size
 
-    def update(self, numbers: Iterable[int], *, batches: int = 1, last: bool = False) -> None:
-        """Store these outputs of `batches` batches (of the last, maybe smaller one)."""
+    def store(self, numbers: Iterable[int], tensors: Mapping[int, Handle], *, last: bool = False) -> None:
+        """Store these outputs of one batch: the very `tensors`, where they are given, or else copies."""
         ledger = self._context.ledger
         for number in numbers:
-            crossing = self._trace.crossings[number]
-            if number not in self._holdings:
-                self._holdings[number] = ledger.open(self.device, "activation_cache", _owner(crossing))
-            ledger.grow(self._holdings[number], batches * self.size(crossing, last), batches)
+            tensor = tensors.get(number)
+            if tensor is not None and ledger.size(tensor) == self.size(self._trace.crossings[number], last):
+                ledger.give(tensor, self._holding(number))
+                continue
+            if tensor is not None:  # of a last batch whose tensors are not all known to be smaller
+                ledger.free(tensor)
+            self.update([number], last=last)
+
+    def update(self, numbers: Iterable[int], *, batches: int = 1, last: bool = False) -> None:
+        """Store copies of these outputs of `batches` batches (of the last, maybe smaller one)."""
+        for number in numbers:
+            size = self.size(self._trace.crossings[number], last)
+            self._context.ledger.grow(self._holding(number), batches * size, batches)
+
+    def _holding(self, number: int) -> Handle:
+        if number not in self._holdings:
+            owner = _owner(self._trace.crossings[number])
+            self._holdings[number] = self._context.ledger.open(self.device, "activation_cache", owner)
+        return self._holdings[number]
 
     def delete(self, numbers: Iterable[int], *, last: bool = False) -> list[Handle]:
         """Drop these names of one batch after their last reader.
@@ -56,13 +71,14 @@ class ActivationCache:
         """
         ledger, still_held = self._context.ledger, []
         for number in numbers:
-            crossing = self._trace.crossings[number]
+            crossing, holding = self._trace.crossings[number], self._holdings[number]
             nbytes = self.size(crossing, last)
-            ledger.grow(self._holdings[number], -nbytes)
-            if not ledger.size(self._holdings[number]):
-                ledger.free(self._holdings.pop(number))
             if self.device == self._context.device:
-                still_held.append(self._context.take(nbytes, "batch", f"batch: {crossing.name}"))
+                still_held.append(ledger.part(holding, nbytes, "batch", f"batch: {crossing.name}"))
+            else:
+                ledger.grow(holding, -nbytes)
+            if not ledger.size(holding):
+                ledger.free(self._holdings.pop(number))
         return still_held
 
     def rename(self, old: Iterable[int], new: Iterable[int]) -> None:

@@ -29,6 +29,9 @@ T = TypeVar("T")
 WORKSPACE = "cuda_workspace"
 """The kind of what CUDA's own libraries and operators take."""
 
+STREAMS = 32
+"""c10/cuda/CUDAStream.cpp kStreamsPerPool: streams of one priority that a process makes; then the first comes again."""
+
 BLOCKS = 3
 """Blocks walked at the start of a weight: the first shows what a block needs, the others what is left over."""
 
@@ -223,6 +226,7 @@ class Context:
         self.cuda = cuda
         """The CUDA build that is modelled; None: the counting device, which takes results alone."""
         self._has_multiplied = False
+        self._streams = 0
         self.device: DeviceName = "gpu"
         """Where forwards and modifiers compute; the basic pipeline computes where the model lies."""
         self.onloaded: dict[str, Handle] = {}
@@ -255,6 +259,11 @@ class Context:
         if self.cuda and self.device == "gpu" and not self._has_multiplied:
             self._has_multiplied = True
             self.ledger.alloc("gpu", self.cuda.cublas_workspace, WORKSPACE, "workspace of cuBLAS")
+
+    def new_stream(self) -> int:
+        """torch.Stream(): the next of PyTorch's pool, round about (c10/cuda/CUDAStream.cpp getStreamFromPool)."""
+        self._streams = self._streams % STREAMS + 1
+        return self._streams
 
     def onload(self, name: str, nbytes: int, kind: str = "weights") -> None:
         """compressed_tensors offload/cache/base.py OffloadCache.__getitem__: copied on first access."""

@@ -58,6 +58,9 @@ class Device(Protocol):
     def apply(self, event: MemoryEvent) -> None:
         """Tensors are taken or freed. Freed tensors are named by their size; of equal ones the oldest goes first."""
 
+    def pass_on(self, handle: Handle, heir: Handle, nbytes: int) -> None:
+        """The oldest tensor of `nbytes` belongs to another holding from now on, and stays where it is."""
+
     def free_bytes(self, live: int) -> int:
         """What `torch.cuda.mem_get_info` would call free while tensors of `live` bytes are there."""
 
@@ -88,6 +91,9 @@ class CountingDevice:
 
     def apply(self, event: MemoryEvent) -> None:
         """The books count already."""
+
+    def pass_on(self, handle: Handle, heir: Handle, nbytes: int) -> None:
+        """The books know."""
 
     def free_bytes(self, live: int) -> int:
         if self.total is None:
@@ -138,6 +144,12 @@ class CachingDevice:
         blocks = self._blocks[handle]
         for _ in range(-tensors):
             self.allocator.free(_popped(blocks, nbytes))
+        if not blocks:
+            del self._blocks[handle]
+
+    def pass_on(self, handle: Handle, heir: Handle, nbytes: int) -> None:
+        blocks = self._blocks[handle]
+        self._blocks.setdefault(heir, []).append(_popped(blocks, nbytes))
         if not blocks:
             del self._blocks[handle]
 

@@ -52,15 +52,16 @@ class SubgraphForward:
         hooked: tuple[Hooked, ...] = (),
         share: Share = (1, 1),
         inputs: Mapping[int, Handle] | None = None,
-    ) -> tuple[Handle, ...]:
-        """Run the subgraph's segments; returns the storages that its output dictionary holds.
+    ) -> dict[int, Handle]:
+        """Run the subgraph's segments; returns the storages that its output dictionary holds, by the first crossing
+        that is a view of it and leaves the subgraph.
 
         What crosses from one segment to the next inside the subgraph dies with its last reader:
         the generated code sets each name to None after its last use (torch.fx codegen).
         `share` is the part of a whole batch that runs: (samples, batch size). `inputs` are the fetched tensors by
         crossing; those that the activation cache shares with the forward are not among them.
         """
-        outputs: list[Handle] = []
+        outputs: dict[int, Handle] = {}
         inner: dict[int, tuple[int, Handle]] = {}
         self._crossed, self._last = dict(inputs or {}), subgraph.segments[-1]
         for index in subgraph.segments:
@@ -70,14 +71,15 @@ class SubgraphForward:
                     continue
                 last = max(self.trace.crossings[n].last_reader for n in numbers)
                 if last > self._last:
-                    outputs.append(storages.pop(local))
+                    leaving = next(n for n in numbers if self.trace.crossings[n].last_reader > self._last)
+                    outputs[leaving] = storages.pop(local)
                 else:
                     inner[numbers[0]] = (last, storages.pop(local))
                     self._crossed.update(dict.fromkeys(numbers, inner[numbers[0]][1]))
             self.context.ledger.free_all(storages.values())
             for number in [n for n, (last, _) in inner.items() if last <= index]:
                 self.context.ledger.free(inner.pop(number)[1])
-        return tuple(outputs)
+        return outputs
 
     def retain(self, value: CallValue, holding: Handle) -> None:
         """Keep a tensor of the running call: once the forward and its caller let go of it, `holding` counts it.

@@ -159,6 +159,26 @@ class Ledger:
         if nbytes % tensors:
             raise ValueError(f"{self._owners[handle]}: {nbytes} bytes are not {tensors} equal tensors")
         each, change = abs(nbytes) // tensors, tensors if nbytes > 0 else -tensors
+        self._tally(handle, each, change)
+        self._move(handle, each, change)
+
+    def give(self, handle: Handle, heir: Handle) -> None:
+        """Count the one tensor of `handle`, which ends, in the growing holding `heir` of its device: no memory moves."""
+        nbytes = self.size(handle)
+        self._tally(heir, nbytes, 1)
+        self._pass_on(handle, heir, nbytes)
+        del self._home[handle].holdings[handle]
+        self._home[handle].gone.append(handle)
+
+    def part(self, handle: Handle, nbytes: int, kind: str, owner: Owner | str) -> Handle:
+        """A holding of its own for the oldest tensor of `nbytes` of a growing one: no memory moves."""
+        heir = self._entered(self._home[handle].name, kind, owner)
+        self._tally(handle, nbytes, -1)
+        self._pass_on(handle, heir, nbytes)
+        return heir
+
+    def _tally(self, handle: Handle, each: int, change: int) -> None:
+        """Note how many tensors of which size a growing holding has now."""
         sizes = self._growing.get(handle)
         if sizes is None:
             single = self.size(handle)
@@ -166,7 +186,6 @@ class Ledger:
         sizes[each] = sizes.get(each, 0) + change
         if not sizes[each]:
             del sizes[each]
-        self._move(handle, each, change)
 
     def bequeath(self, handle: Handle, heir: Handle) -> None:
         """When the one tensor of `handle` is freed, count it in the growing holding `heir`, if that is still there.
@@ -345,6 +364,18 @@ class Ledger:
         books, event = self._home[handle], (handle, nbytes, tensors)
         if books.device.places and self._are_placed:
             books.device.apply(event)
+        self._book(books, event)
+
+    def _pass_on(self, handle: Handle, heir: Handle, nbytes: int) -> None:
+        """One tensor is counted in another holding from now on."""
+        books = self._home[handle]
+        if books.device.places and self._are_placed:
+            books.device.pass_on(handle, heir, nbytes)
+        self._book(books, (handle, nbytes, -1))
+        self._book(books, (heir, nbytes, 1))
+
+    def _book(self, books: _Books, event: MemoryEvent) -> None:
+        handle, nbytes, tensors = event
         books.holdings[handle] += nbytes * tensors
         books.log.append(event)
         if books.level.add(nbytes, tensors):

@@ -5,7 +5,7 @@ from itertools import zip_longest
 
 from planner.cuda.build import CudaBuild
 from planner.cuda.operands import Operand, OperatorCall
-from planner.cuda.requests import RESULT, Request, Requests, temporaries, then
+from planner.cuda.requests import RESULT, Ask, Requests, temporaries, then
 from planner.cuda.sorting import nonzero_storage, scan_storage
 
 POSITION = 8
@@ -21,7 +21,7 @@ def nonzero(call: OperatorCall, build: CudaBuild) -> Requests:
     return _nonzero(call.operand(0), build, RESULT)
 
 
-def _nonzero(mask: Operand, build: CudaBuild, *result: Request) -> Requests:
+def _nonzero(mask: Operand, build: CudaBuild, *result: Ask) -> Requests:
     counted, selected = nonzero_storage(mask.numel, build)
     inner = temporaries(COUNT, inside=(*then(temporaries(counted), result, temporaries(selected)),))
     return inner if mask.is_contiguous else temporaries(mask.nbytes, inside=inner)
@@ -83,9 +83,9 @@ def _held(mask: Operand | None, size: int, build: CudaBuild, inner: Requests) ->
     if mask is None or not size:
         return then(_nonzero(mask, build), inner) if mask else temporaries(size, inside=inner)
     # the positions are taken inside of nonzero() and outlive it
-    found = _nonzero(mask, build, Request("take", size))
+    found = _nonzero(mask, build, Ask("take", size))
     held = next(number for number, request in enumerate(_takes(found)) if request.amount == size)
-    return (*then(found, inner), Request("give", held))
+    return (*then(found, inner), Ask("give", held))
 
 
 def _takes(requests: Requests) -> Requests:

@@ -8,7 +8,7 @@ GPU can say how large it is, and 0 bytes are not asked for.
 torch 2.14.1, any architecture; tests/cuda/recorded/operators.json has the recordings.
 """
 
-from planner.cuda.requests import PRODUCT, RESULT, Request, Requests, temporaries, then
+from planner.cuda.requests import PRODUCT, RESULT, Ask, Requests, temporaries, then
 
 POINTER = 8
 INFO = 4
@@ -27,7 +27,7 @@ def cholesky_ex(columns: int, *, batch: int = 1, itemsize: int = 4, into: bool =
     """
     inner = _potrf(batch, workspace)
     if not into:
-        return then((RESULT, Request("result", 1)), inner)
+        return then((RESULT, Ask("result", 1)), inner)
     return temporaries(_bytes(columns, batch, itemsize), inside=inner)
 
 
@@ -42,11 +42,11 @@ def cholesky(columns: int, *, batch: int = 1, itemsize: int = 4, into: bool = Fa
     if not into:
         return then((RESULT,), temporaries(INFO * batch, inside=then(inner, check)))
     # the copy is taken before `info` and given back before `info` is read
-    taken = then((Request("take", _bytes(columns, batch, itemsize)), Request("take", INFO * batch)))
+    taken = then((Ask("take", _bytes(columns, batch, itemsize)), Ask("take", INFO * batch)))
     number = 2
     potrf = _renumbered(inner, number)
     number += _taken(inner)
-    return (*taken, *potrf, Request("give", 0), *_renumbered(check, number), Request("give", 1))
+    return (*taken, *potrf, Ask("give", 0), *_renumbered(check, number), Ask("give", 1))
 
 
 def check_errors(batch: int) -> Requests:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 
-class Request(NamedTuple):
+class Ask(NamedTuple):
     """`take` so many bytes; `give` back the temporary that was taken as number so-and-so, from 0; the `result` number
     so-and-so; or a `product` by cuBLAS, whose workspace the first one on a stream takes for good.
     """
@@ -18,12 +18,12 @@ class Request(NamedTuple):
     """Bytes of a `take`; number of the temporary of a `give`; number of the operator's `result`."""
 
 
-Requests = tuple[Request, ...]
+Requests = tuple[Ask, ...]
 
-RESULT = Request("result")
+RESULT = Ask("result")
 """The operator's results are taken here: the first one, and after it those that no other request names."""
 
-PRODUCT = Request("product")
+PRODUCT = Ask("product")
 """cuBLAS or cuBLASLt multiplies here; the two share a workspace (`CudaBuild.cublas_workspace`)."""
 
 NOTHING: Requests = (RESULT,)
@@ -35,14 +35,14 @@ def temporaries(*sizes: int, inside: Requests = ()) -> Requests:
 
     `inside` numbers its own temporaries from 0.
     """
-    taken = tuple(Request("take", size) for size in sizes)
+    taken = tuple(Ask("take", size) for size in sizes)
     moved = (r._replace(amount=r.amount + len(sizes)) if r.action == "give" else r for r in inside)
-    return (*taken, *moved, *(Request("give", number) for number in reversed(range(len(sizes)))))
+    return (*taken, *moved, *(Ask("give", number) for number in reversed(range(len(sizes)))))
 
 
 def then(*parts: Requests) -> Requests:
     """The parts one after another; each part numbers its temporaries from 0."""
-    requests: list[Request] = []
+    requests: list[Ask] = []
     taken = 0
     for part in parts:
         requests += (r._replace(amount=r.amount + taken) if r.action == "give" else r for r in part)

@@ -6,7 +6,7 @@ CUB cuts the input into tiles whose size is a tuning of the architecture; the si
 
 from planner.cuda.build import CudaBuild
 from planner.cuda.operands import ITEMSIZE, Operand, OperatorCall
-from planner.cuda.requests import RESULT, Request, Requests, temporaries, then
+from planner.cuda.requests import RESULT, Ask, Requests, temporaries, then
 
 INDEX = 8
 SMALL_SORT = 4096
@@ -59,7 +59,7 @@ def sort(call: OperatorCall, build: CudaBuild) -> Requests | None:
     operand = call.operand(0)
     dim = next((value for value in call.arguments[1:] if type(value) is int), call.keywords.get("dim", -1))
     size = operand.shape[dim] if operand.shape else 1
-    results = (RESULT, Request("result", 1))
+    results = (RESULT, Ask("result", 1))
     if size <= SMALL_SORT:
         return then(results, temporaries(size * INDEX))
     last = dim in (-1, len(operand.shape) - 1)

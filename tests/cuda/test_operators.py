@@ -12,7 +12,7 @@ from planner.cuda.build import CudaBuild
 from planner.cuda.notes import note_on_unruled
 from planner.cuda.operands import Operand, OperatorCall
 from planner.cuda.operators import requests_of
-from planner.cuda.requests import PRODUCT, RESULT, Request, Requests, temporaries, then, unfreed
+from planner.cuda.requests import PRODUCT, RESULT, Ask, Requests, temporaries, then, unfreed
 
 RECORDED = Path(__file__).parent / "recorded"
 
@@ -52,11 +52,11 @@ def call_of(row: dict[str, Any]) -> OperatorCall:
     )
 
 
-def as_recorded(planned: Requests, recorded: list[Request]) -> list[Request]:
+def as_recorded(planned: Requests, recorded: list[Ask]) -> list[Ask]:
     """What a recording shows of a rule: the first product, and those results that are new and not empty."""
     new = {request for request in recorded if request.action == "result"}
     named = {request for request in planned if request.action == "result"}
-    shown: list[Request] = []
+    shown: list[Ask] = []
     for request in planned:
         if request.action == "result":
             shown += [request] * (request in new)
@@ -66,10 +66,10 @@ def as_recorded(planned: Requests, recorded: list[Request]) -> list[Request]:
     return shown
 
 
-def ruled(name: str, sm: int) -> Iterator[tuple[str, list[Request], list[Request]]]:
+def ruled(name: str, sm: int) -> Iterator[tuple[str, list[Ask], list[Ask]]]:
     for row in rows(name):
         planned = requests_of(call_of(row), CudaBuild(sm=sm))
-        recorded = [Request(action, amount) for action, amount in row["requests"]]
+        recorded = [Ask(action, amount) for action, amount in row["requests"]]
         if planned is not None:
             if not any(request.action == "result" for request in planned):
                 recorded = [request for request in recorded if request.action != "result"]
@@ -101,10 +101,10 @@ def test_positions_of_a_mask_outlive_nonzero_and_end_with_the_operator() -> None
     call = OperatorCall(name="index", arguments=(tensor, (mask,)), results=(tensor,), selected=(25,))
     requests = requests_of(call, CudaBuild())
     assert requests is not None
-    positions = Request("take", 25 * 8)
+    positions = Ask("take", 25 * 8)
     assert requests.index(positions) < requests.index(RESULT) == len(requests) - 2
     takes = [request for request in requests if request.action == "take"]
-    assert requests[-1] == Request("give", takes.index(positions))
+    assert requests[-1] == Ask("give", takes.index(positions))
 
 
 def test_an_unknown_operator_has_no_rule() -> None:
@@ -119,8 +119,8 @@ def test_a_single_inverse_holds_four_matrices_beside_its_row_major_output() -> N
 
 def test_cusolver_says_how_large_its_own_workspace_is() -> None:
     without, with_one = (linalg.cholesky_ex(256, into=True, workspace=size) for size in (0, 1000))
-    assert Request("take", 1000) in with_one
-    assert Request("take", 1000) not in without
+    assert Ask("take", 1000) in with_one
+    assert Ask("take", 1000) not in without
 
 
 @pytest.mark.parametrize(("sm", "workspace"), [(75, 8_519_680), (80, 8_519_680), (90, 33_554_432), (120, 33_554_432)])
@@ -131,7 +131,7 @@ def test_hopper_and_later_have_the_larger_workspace_of_cublas(sm: int, workspace
 def test_temporaries_are_freed_in_reverse_and_parts_follow_one_another() -> None:
     one = temporaries(8, 16, inside=(RESULT,))
     assert [tuple(r) for r in one] == [("take", 8), ("take", 16), ("result", 0), ("give", 1), ("give", 0)]
-    assert then(one, temporaries(4))[-2:] == (Request("take", 4), Request("give", 2))
+    assert then(one, temporaries(4))[-2:] == (Ask("take", 4), Ask("give", 2))
 
 
 def test_a_note_names_the_operators_without_a_rule() -> None:

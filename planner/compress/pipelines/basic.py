@@ -30,7 +30,7 @@ class BasicPipeline(Pipeline):
         def batch(number: int) -> None:
             samples, size = share = batches.share(number)
             with ledger.hold("cpu", trace.batch_bytes * samples // size, "calibration_data", "batch"):
-                ledger.free_all(self.forward.run(whole, hooked, share))
+                ledger.free_all(self.forward.run(whole, hooked, share).values())
 
         walk_batches(self.context, batches.count, batch)
         self.close("calibrate", "model")

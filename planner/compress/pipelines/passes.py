@@ -9,6 +9,12 @@ and CPython's enumerate (Objects/enumobject.c enum_next) hands out the same tupl
 else refers to it. Without a bar nobody does: tqdm.__iter__ is a `yield from`. With one, its loop variable `obj` holds
 the tuple while the next is asked for. So batch 1 gets a new tuple, and enumerate's own holds batch 0 until batch 2
 is put into it; that one then stays beside batch 3, and so on. When the loop ends, enumerate goes.
+
+With prefetch, a thread fetches the next batch while one runs (pipelines/cache.py iter_prefetch). It copies on a CUDA
+stream that is made for the pass, so each batch is taken from that stream's own cached memory, which no other pass and
+no forward can use. The copy is asked for before the loop binds the batch that is there already: three lie side by side
+for a moment. The thread is free to come later; it was seen to come at once, because the main one lets go of Python's
+lock when it waits for the stream's event.
 """
 
 from dataclasses import dataclass
@@ -40,34 +46,36 @@ class Pass:
     ahead: list[Handle] | None = None
     """The next batch, where it was fetched while the one before ran (iter_prefetch)."""
 
+    stream: int = 0
+    """The CUDA stream that batches are fetched on."""
+
     def run(self) -> None:
         """Walk the batches in order, passing over those that would only repeat the one before."""
+        if self.context.job.prefetch:
+            self.stream = self.context.new_stream()
         batches = Batches(self.context.job)
         walk_batches(self.context, batches.count, lambda number: self._batch(number, batches))
         self.names.delete(ENUMERATED)
 
     def _batch(self, number: int, batches: Batches) -> None:
         last = batches.is_last(number)
-        fetched = self.ahead if self.ahead is not None else self.cache.fetch(self.subgraph.reads, last=last)
+        fetched = self.ahead if self.ahead is not None else self._fetch(last)
+        prefetches = self.context.job.prefetch and not last
+        self.ahead = self._fetch(batches.is_last(number + 1)) if prefetches else None
         if self.context.job.progress_bars and number % 2:
             self.names.move("inputs", ENUMERATED)
         else:
             self.names.delete(ENUMERATED)
         self.names.bind("inputs", *fetched)
-        # iter_prefetch: the next batch is on its way while this one runs
-        self.ahead = (
-            self.cache.fetch(self.subgraph.reads, last=batches.is_last(number + 1))
-            if self.context.job.prefetch and not last
-            else None
-        )
         inputs = dict(zip(self.subgraph.reads, fetched, strict=bool(fetched)))
-        self.names.bind(self.result, *self.forward.run(self.subgraph, self.hooked, batches.share(number), inputs))
+        outputs = self.forward.run(self.subgraph, self.hooked, batches.share(number), inputs)
+        shares = self.store and self.cache.device == self.context.device
+        self.names.bind(self.result, *(() if shares else outputs.values()))
         if self.store:
-            self._store(last)
+            # a cache on this device takes the very tensors: they are counted there from now on
+            self.cache.store(self.subgraph.writes, outputs if shares else {}, last=last)
+            self.names.extend("inputs", self.cache.delete(self.subgraph.consumed, last=last))
 
-    def _store(self, last: bool) -> None:
-        if self.cache.device == self.context.device:
-            # the cache takes the very tensors: they are counted there from now on
-            self.names.bind(self.result)
-        self.cache.update(self.subgraph.writes, last=last)
-        self.names.extend("inputs", self.cache.delete(self.subgraph.consumed, last=last))
+    def _fetch(self, last: bool) -> list[Handle]:
+        with self.context.ledger.on_stream("gpu", self.stream):
+            return self.cache.fetch(self.subgraph.reads, last=last)

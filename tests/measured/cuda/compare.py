@@ -1,0 +1,130 @@
+"""The simulated card beside the real CUDA build, step by step: `python -m tests.measured.cuda.compare [WORD]`.
+
+Every case of cases.py that is recorded (record.py), or those whose name contains the word.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from planner.compress.binding import make_program
+from planner.compress.context import Context
+from planner.compress.devices import card
+from planner.compress.ledger import Ledger
+from planner.compress.oneshot import simulate
+from planner.compress.program import StepMemory
+from planner.compress.recipes import load_recipe
+from planner.cuda.build import CudaBuild
+from tests.built import graph_of
+from tests.measured.cuda.cases import CudaCase, cuda_cases
+
+CONTEXT = 520_000_000
+"""Bytes that the pretended driver's context takes (tests/cudameter)."""
+
+STEP_SHARE = 0.01
+JOB_SHARE = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CudaStep:
+    """One measured step: bytes planned and measured, (requested, allocated, reserved)."""
+
+    name: str
+    planned: tuple[int, int, int]
+    measured: tuple[int, int, int]
+
+    @property
+    def requested(self) -> float:
+        """Planned over measured."""
+        return self.planned[0] / self.measured[0]
+
+
+def recorded_cases() -> list[CudaCase]:
+    """The cases with a recording, those of one model together: they share its graph."""
+    return sorted((case for case in cuda_cases() if case.recorded.exists()), key=lambda case: case.model)
+
+
+def steps(case: CudaCase) -> tuple[CudaStep, ...]:
+    """Every measured step beside the planned steps that it covers: its setup covers the plan's prepare too."""
+    if case.name not in _STEPS:
+        _STEPS[case.name] = _compared(case)
+    return _STEPS[case.name]
+
+
+_STEPS: dict[str, tuple[CudaStep, ...]] = {}
+
+
+def _compared(case: CudaCase) -> tuple[CudaStep, ...]:
+    rows = recording(case)["steps"]
+    planned: dict[tuple[object, ...], tuple[int, int, int]] = {}
+    for step in simulated(case):
+        key = _key(step.modifier, step.subgraph, step.phase)
+        planned[key] = _largest(planned.get(key, (0, 0, 0)), _figures(step))
+    measured: dict[tuple[object, ...], tuple[int, int, int]] = {}
+    for row in rows:
+        key = _key(row["modifier"], row["subgraph"], row["phase"])
+        figures = row["peak_bytes"], row["peak_allocated_bytes"], row["peak_reserved_bytes"]
+        measured[key] = _largest(measured.get(key, (0, 0, 0)), figures)
+    return tuple(_step(key, planned[key], figures) for key, figures in measured.items())
+
+
+def job_ratio(case: CudaCase, figure: int) -> float:
+    """The job's peak of one figure (0 requested, 1 allocated, 2 reserved), planned over measured."""
+    both = steps(case)
+    return max(step.planned[figure] for step in both) / max(step.measured[figure] for step in both)
+
+
+def recording(case: CudaCase) -> Any:
+    """The file that record.py wrote."""
+    return json.loads(case.recorded.read_text())
+
+
+def simulated(case: CudaCase) -> list[StepMemory]:
+    """The job on its card. It can run out of memory only where the real one came close to it."""
+    job = case.job
+    program, _ = make_program(graph_of(case.model, job), load_recipe(str(case.recipe_path)), job)
+    retried = any(row["alloc_retries"] for row in recording(case)["steps"])
+    device = card(job.gpu_memory_bytes, CONTEXT, is_strict=retried)
+    return simulate(program, Context(job, Ledger(gpu=device), cuda=CudaBuild(sm=case.sm))).steps
+
+
+def _key(modifier: str | None, subgraph: int | None, phase: str) -> tuple[object, ...]:
+    return modifier, subgraph, "setup" if phase == "prepare" else phase
+
+
+def _figures(step: StepMemory) -> tuple[int, int, int]:
+    assert step.gpu.held is not None
+    return step.gpu.bytes, step.gpu.allocated, step.gpu.held.reserved
+
+
+def _largest(one: tuple[int, int, int], other: tuple[int, int, int]) -> tuple[int, int, int]:
+    return max(one[0], other[0]), max(one[1], other[1]), max(one[2], other[2])
+
+
+def _step(key: tuple[object, ...], planned: tuple[int, int, int], measured: tuple[int, int, int]) -> CudaStep:
+    return CudaStep(name=" ".join(str(word) for word in key if word), planned=planned, measured=measured)
+
+
+def table(cases: list[CudaCase]) -> Iterator[str]:
+    """A line for each job: the step whose requested bytes are furthest off, and the job's two ratios."""
+    yield f"{'job':<70} {'worst step':>10} {'off > 1 %':>9} {'allocated':>9} {'reserved':>9}  step"
+    for case in cases:
+        both = [step for step in steps(case) if step.measured[0]]
+        worst = max(both, key=lambda step: abs(step.requested - 1), default=None)
+        off = sum(abs(step.requested - 1) > STEP_SHARE for step in both)
+        ratios = f"{job_ratio(case, 1):>9.4f} {job_ratio(case, 2):>9.4f}" if both else ""
+        if worst is not None:
+            yield f"{case.name:<70} {worst.requested:>10.4f} {off:>3} of {len(both):>2} {ratios}  {worst.name}"
+
+
+def main() -> None:
+    """Print the table."""
+    word = sys.argv[1] if len(sys.argv) > 1 else ""
+    for line in table([case for case in recorded_cases() if word in case.name]):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
