@@ -6,9 +6,10 @@ from planner.accepted import AnyModel, AnyRecipe, called, check_model, job_of, r
 from planner.compress.binding import make_program
 from planner.compress.card import card_notes
 from planner.compress.context import Context, Shortcuts
+from planner.compress.fit import Rehearsal
 from planner.compress.inferred import check_sequential, pipeline_notes, pipeline_runs
 from planner.compress.oneshot import simulate
-from planner.compress.plans import rule_plan, simulated_plan
+from planner.compress.plans import plan_on_card, rule_plan, simulated_plan
 from planner.compress.schema import Plan
 from planner.fields import PlanMethod
 from planner.job import Job
@@ -59,7 +60,7 @@ def _plans(
     check_model(model)
     job, show_progress = job_of(given_job, model), progress or _silent
     if isinstance(model, ModelGraph):
-        return tuple(_without_result(plan_graph(model, recipe, job, method=method)) for recipe in recipes)
+        return tuple(_without_result(plan_graph(model, recipe, job, method=method, on_card=True)) for recipe in recipes)
     show_progress(f"building {called(model)} without weights")
     from planner.models.load import graph_of, load_built
 
@@ -68,7 +69,7 @@ def _plans(
     plans = []
     for recipe in recipes:
         show_progress(f"planning {recipe.name}")
-        plans.append(plan_graph(graph, recipe, job, method=method))
+        plans.append(plan_graph(graph, recipe, job, method=method, on_card=True))
     show_progress("sizing the results")
     from planner.serving.results import with_results
 
@@ -82,8 +83,12 @@ def plan_graph(
     *,
     method: PlanMethod = "simulate",
     shortcuts: Shortcuts | None = None,
+    on_card: bool = False,
 ) -> Plan:
     """Plan a recipe on a model that is built already. Pure: no torch, no files.
+
+    `on_card`, as `plan` has it: with what PyTorch's CUDA operators take besides, and with its caching allocator.
+    Otherwise the GPU counts what is requested, as the counting device of tests/meter does.
 
     `shortcuts=EVERYTHING` walks every repetition of the job instead of one for all equal ones. The bytes are the same;
     only names differ: in a data-free plan, folding makes one owner stand for several (`... and 30 more`).
@@ -95,10 +100,12 @@ def plan_graph(
         check_sequential(graph)
     if method == "rule-of-thumb":
         return rule_plan(graph, recipe, job, notes)
-    outcome = simulate(program, Context(job, shortcuts=shortcuts))
     if pipelines != {"datafree"}:
         notes += graph.trace.notes
     notes += pipeline_notes(program, job)
+    if on_card:
+        return plan_on_card(graph, recipe, Rehearsal(program, job, shortcuts=shortcuts), notes)
+    outcome = simulate(program, Context(job, shortcuts=shortcuts))
     return simulated_plan(graph, recipe, job, outcome, notes)
 
 

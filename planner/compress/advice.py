@@ -7,11 +7,13 @@ from planner.compress.parts import FUSED_EXPERTS, PART_NAMES, cpu_parts, gpu_par
 from planner.compress.schema import Owned, Plan, Step
 from planner.units import GIB, human_bytes
 
-Verdict = Literal["fits", "tight", "over"]
+Fit = Literal["fits", "tight", "over"]
 
-# Bytes that a card must hold besides tensors, and that no plan counts: the CUDA context (0.3 to 0.6 GB) and
-# what the caching allocator loses to fragmentation. A plan that leaves less free is tight.
+# Where the allocator was not simulated: bytes that a card must hold besides tensors, for the CUDA context
+# (0.3 to 0.6 GB) and what the caching allocator loses to fragmentation. A plan that leaves less free is tight.
 BREATHING_SPACE = 1 * GIB
+
+_FITS: dict[str, Fit] = {"through": "fits", "gives back": "tight", "out of memory": "over"}
 
 # Hessians that sum to more than this many times the largest one belong to the experts of a MoE layer:
 # a dense layer has about seven Linears, and the Hessian of the widest one makes up most of the sum.
@@ -29,7 +31,9 @@ def peak_cpu_step(plan: Plan) -> Step | None:
 
 
 def runs_out(step: Step, plan: Plan) -> bool:
-    """Whether the step's tensors alone, in the allocator's blocks, are more than the GPU has."""
+    """Whether the job runs out of GPU memory here: in the replay at the card's size, or by its tensors alone."""
+    if plan.verdict is not None:
+        return step.index == plan.verdict.step
     return step.gpu.peak_allocated_bytes > plan.job.gpu_memory_bytes
 
 
@@ -38,8 +42,10 @@ def first_over(plan: Plan) -> Step | None:
     return next((step for step in plan.steps if runs_out(step, plan)), None)
 
 
-def verdict(plan: Plan) -> Verdict:
-    """Whether the plan fits the GPU: `tight` when it does, but leaves no room for what is not tensors."""
+def verdict(plan: Plan) -> Fit:
+    """Whether the job gets through on its card: `tight` where only after giving cached memory back."""
+    if plan.verdict is not None:
+        return _FITS[plan.verdict.outcome]
     spare = plan.job.gpu_memory_bytes - plan.gpu.peak_allocated_bytes
     if spare < 0:
         return "over"
@@ -63,7 +69,7 @@ def advise(plan: Plan) -> str:
     if fit == "over":
         return f"To make it fit: {lever}."
     if fit == "tight":
-        return f"It fits only just, and the CUDA context is not in the figure; to be safe: {lever}."
+        return f"It gets through only just, and slowly where memory is given back; to be safe: {lever}."
     return f"Nothing needs to change; a lower GPU peak would take {lever}."
 
 

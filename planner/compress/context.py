@@ -289,8 +289,3 @@ class Context:
         """Leave `disable_offloading`: every onloaded parameter is released."""
         self.ledger.free_all(self.onloaded.values())
         self.onloaded.clear()
-
-    @property
-    def free_gpu_bytes(self) -> int:
-        """torch.cuda.mem_get_info's free bytes, as the device answers."""
-        return self.ledger.free_bytes("gpu")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from planner.cuda.allocator import Block, CachingAllocator
+from planner.cuda.allocator import Block, CachingAllocator, OutOfMemory
 from planner.cuda.allocators import allocator
 from planner.cuda.settings import DEFAULT, AllocatorSettings
 from planner.timeline import Handle, MemoryEvent
@@ -31,12 +31,50 @@ class Held:
     """How often segments were given back in this step because the driver had no more."""
 
 
+@dataclass(frozen=True, slots=True)
+class PassedOn:
+    """The oldest tensor of `nbytes` of a holding belongs to another one from now on."""
+
+    handle: Handle
+    heir: Handle
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class OnStream:
+    """Tensors are taken on this CUDA stream from now on."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """How many of `wanted` equal parts, each of `nbytes`, go into a share of what is free; one at least."""
+
+    nbytes: int
+    percent: int
+    wanted: int
+    answer: int
+    """What the job was told, and acted on."""
+
+    def answered(self, free: int) -> int:
+        """The answer where so many bytes are free."""
+        return min(self.wanted, max(1, free * self.percent // 100 // self.nbytes))
+
+
+class DiffersError(Exception):
+    """A job that is done again would be told something else here, and act otherwise: it must be simulated anew."""
+
+
+Action = MemoryEvent | PassedOn | OnStream | Question | None
+"""What is done on a device, or asked of it; None: a step ends."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
     """What was done on a device, to be done again with other holdings in the same parts."""
 
-    events: tuple[MemoryEvent | None, ...]
-    """In order; None where a step ended."""
+    actions: tuple[Action, ...]
     begin: tuple[Handle, ...]
     """The holdings that were live before, in an order that tells which part each one plays."""
     end: tuple[Handle, ...]
@@ -73,7 +111,7 @@ class Device(Protocol):
 
     def replay(self, script: Script, begin: Sequence[Handle], end: Sequence[Handle]) -> tuple[Held | None, ...]:
         """Do it again, beginning with the holdings `begin` in the parts of the script's, so that `end` are live then.
-        Returns what each step held."""
+        Returns what each step held. Raises DiffersError where a question has another answer, half-way."""
 
     def restore(self, layout: Layout, handles: Sequence[Handle]) -> None:
         """Make the device what it was in this layout, with these holdings in the place of those of then."""
@@ -107,7 +145,7 @@ class CountingDevice:
         """Nothing: a count depends on the live bytes alone, which the books know."""
 
     def replay(self, script: Script, begin: Sequence[Handle], end: Sequence[Handle]) -> tuple[None, ...]:
-        return (None,) * script.events.count(None)
+        return (None,) * script.actions.count(None)
 
     def restore(self, layout: Layout, handles: Sequence[Handle]) -> None:
         """Nothing lies anywhere."""
@@ -168,14 +206,28 @@ class CachingDevice:
 
     def replay(self, script: Script, begin: Sequence[Handle], end: Sequence[Handle]) -> tuple[Held, ...]:
         self._blocks = {old: self._blocks[new] for old, new in zip(script.begin, begin, strict=True)}
-        helds = []
-        for event in script.events:
-            if event is None:
-                helds.append(self.close_step())
-            else:
-                self.apply(event)
+        helds: list[Held] = []
+        try:
+            helds.extend(held for action in script.actions if (held := self.act(action)) is not None)
+        except OutOfMemory as error:
+            error.steps = len(helds)
+            raise
         self._blocks = {new: self._blocks[old] for old, new in zip(script.end, end, strict=True)}
         return tuple(helds)
+
+    def act(self, action: Action) -> Held | None:
+        """Do what was done then; returns what the step held where one ends."""
+        if type(action) is tuple:
+            self.apply(action)
+        elif action is None:
+            return self.close_step()
+        elif isinstance(action, PassedOn):
+            self.pass_on(action.handle, action.heir, action.nbytes)
+        elif isinstance(action, OnStream):
+            self.stream = action.stream
+        elif isinstance(action, Question) and action.answered(self.free_bytes(0)) != action.answer:
+            raise DiffersError
+        return None
 
     def restore(self, layout: Layout, handles: Sequence[Handle]) -> None:
         self._blocks = dict(zip(handles, self.allocator.rebuild(layout), strict=True))

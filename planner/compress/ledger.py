@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Literal, NamedTuple
 
-from planner.compress.devices import CountingDevice, Device, Held, Layout, Script
+from planner.compress.devices import Action, CountingDevice, Device, Held, Layout, OnStream, PassedOn, Question, Script
+from planner.compress.tape import Repeated
 from planner.errors import UnsupportedError
 from planner.timeline import Handle, Level, MemoryEvent
 
@@ -111,8 +112,8 @@ class _Books:
     """Holdings that were given back in this step."""
     past: list[MemoryEvent] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
-    record: list[MemoryEvent | None] | None = None
-    """Where the events go besides, while somebody records them."""
+    tape: list[Action | Repeated] = field(default_factory=list)
+    """All that was done on a device that places, to be played on another one."""
 
 
 class Ledger:
@@ -163,7 +164,7 @@ class Ledger:
         self._move(handle, each, change)
 
     def give(self, handle: Handle, heir: Handle) -> None:
-        """Count the one tensor of `handle`, which ends, in the growing holding `heir` of its device: no memory moves."""
+        """Count the one tensor of `handle`, which ends, in the growing holding `heir`: no memory moves."""
         nbytes = self.size(handle)
         self._tally(heir, nbytes, 1)
         self._pass_on(handle, heir, nbytes)
@@ -286,23 +287,28 @@ class Ledger:
         """Holdings that are live on the device, in the order of their birth, but `last` at the end."""
         return tuple(_ordered(self._books[device], last))
 
-    @contextmanager
-    def recorded(self, device: DeviceName) -> Iterator[list[MemoryEvent | None]]:
-        """Writes down what happens on the device inside, None where a step ends; nothing if no tensor has a place."""
-        books, events = self._books[device], list[MemoryEvent | None]()
-        books.record = events if books.device.places else None
-        try:
-            yield events
-        finally:
-            if books.record is not None:
-                events += books.log
-            books.record = None
+    def tape(self, device: DeviceName) -> list[Action | Repeated]:
+        """All that was done on the device so far; empty if tensors have no places there."""
+        return self._books[device].tape
+
+    def ask(self, device: DeviceName, nbytes: int, percent: int, wanted: int) -> int:
+        """How many of `wanted` equal parts go into this share of what is free on the device; one at least."""
+        books, question = self._books[device], Question(nbytes, percent, wanted, 0)
+        question = replace(question, answer=question.answered(self.free_bytes(device)))
+        if books.device.places:
+            books.tape.append(question)
+        return question.answer
 
     def replay(
-        self, device: DeviceName, script: Script, begin: Sequence[Handle], end: Sequence[Handle]
-    ) -> tuple[Held | None, ...]:
-        """`Device.replay`."""
-        return self._books[device].device.replay(script, begin, end)
+        self, device: DeviceName, script: Script, begin: Sequence[Handle]
+    ) -> tuple[tuple[Held | None, ...], Layout]:
+        """Do it again on the device alone: what each step held, and the layout after. The books know nothing of it."""
+        seat = self._books[device].device
+        return seat.replay(script, begin, script.end), seat.layout(script.end)
+
+    def repeated(self, device: DeviceName, script: Script, begin: Sequence[Handle], end: Sequence[Handle]) -> None:
+        """Note on the tape that a script was done again, with these holdings."""
+        self._books[device].tape.append(Repeated(script, tuple(begin), tuple(end)))
 
     def restore(self, device: DeviceName, layout: Layout, last: Sequence[Handle] = ()) -> None:
         """Make the device what it was in this layout, for the holdings that are live now."""
@@ -321,12 +327,14 @@ class Ledger:
     @contextmanager
     def on_stream(self, device: DeviceName, stream: int) -> Iterator[None]:
         """Inside, tensors are taken on this CUDA stream of the device."""
-        seat = self._books[device].device
-        before, seat.stream = seat.stream, stream
+        books = self._books[device]
+        before, books.device.stream = books.device.stream, stream
+        books.tape.append(OnStream(stream))
         try:
             yield
         finally:
-            seat.stream = before
+            books.device.stream = before
+            books.tape.append(OnStream(before))
 
     def others(self, handles: Collection[Handle]) -> Hashable:
         """What is live beside these: equal as long as no other holding is taken, changed or given back."""
@@ -363,6 +371,7 @@ class Ledger:
             return
         books, event = self._home[handle], (handle, nbytes, tensors)
         if books.device.places and self._are_placed:
+            books.tape.append(event)
             books.device.apply(event)
         self._book(books, event)
 
@@ -371,6 +380,7 @@ class Ledger:
         books = self._home[handle]
         if books.device.places and self._are_placed:
             books.device.pass_on(handle, heir, nbytes)
+            books.tape.append(PassedOn(handle, heir, nbytes))
         self._book(books, (handle, nbytes, -1))
         self._book(books, (heir, nbytes, 1))
 
@@ -385,7 +395,7 @@ class Ledger:
         level, at_peak = books.level, dict(books.holdings)
         for handle, nbytes, tensors in reversed(books.log[books.peak_at :]):
             at_peak[handle] = at_peak.get(handle, 0) - nbytes * tensors
-        held = books.device.close_step()
+        held = books.device.close_step() if self._are_placed else None
         peak = Peak(
             bytes=level.peak,
             allocated=held.allocated if held else level.peak_blocks,
@@ -400,8 +410,8 @@ class Ledger:
         else:  # nobody can ask for them any more
             for handle in books.gone:
                 del self._kinds[handle], self._owners[handle], self._home[handle]
-        if books.record is not None:
-            books.record += [*books.log, None]
+        if books.device.places and self._are_placed:
+            books.tape.append(None)
         books.gone.clear()
         books.log.clear()
         books.peak_at = 0

@@ -3,10 +3,23 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from planner.compress.fit import Attempt, Rehearsal
 from planner.compress.ledger import Owner, Peak
 from planner.compress.program import Outcome, StepMemory
 from planner.compress.rule_of_thumb import rule_of_thumb
-from planner.compress.schema import CpuPeak, CpuStep, GpuPeak, GpuStep, ModelFacts, Owned, Plan, RuleOfThumb, Step
+from planner.compress.schema import (
+    CpuPeak,
+    CpuStep,
+    GpuPeak,
+    GpuStep,
+    ModelFacts,
+    Owned,
+    Plan,
+    RuleOfThumb,
+    Step,
+    Verdict,
+)
+from planner.cuda.build import CudaBuild
 from planner.job import Job
 from planner.notes import Note
 from planner.recipe.specs import Recipe
@@ -31,6 +44,37 @@ def _facts(graph: "ModelGraph") -> ModelFacts:
         parameters=graph.parameters,
         bytes=graph.bytes,
         not_loaded_parameters=graph.not_loaded_parameters,
+    )
+
+
+def plan_on_card(graph: "ModelGraph", recipe: Recipe, rehearsal: Rehearsal, notes: Sequence[Note]) -> Plan:
+    """The job on its card as a Plan: what the allocator held there, or on a card with room if it ran out of memory."""
+    job = rehearsal.job
+    tried = rehearsal.on(job.gpu_memory_bytes)
+    shown = tried if tried.ran_out is None else rehearsal.roomy
+    plan = simulated_plan(graph, recipe, job, Outcome(steps=list(shown.steps)), [*notes, *rehearsal.notes])
+    reserved = max((step.gpu.peak_reserved_bytes or 0 for step in plan.steps), default=0)
+    gpu = plan.gpu.model_copy(
+        update={
+            "peak_reserved_bytes": reserved,
+            "context_bytes": rehearsal.context_bytes,
+            "device_total_bytes": reserved + rehearsal.context_bytes,
+            "smallest_card_bytes": rehearsal.smallest() if reserved else None,
+        }
+    )
+    return plan.model_copy(update={"gpu": gpu, "verdict": _verdict(tried), "torch": CudaBuild().torch})
+
+
+def _verdict(tried: Attempt) -> Verdict:
+    error = tried.ran_out
+    if error is None:
+        return Verdict(outcome="gives back" if tried.retries else "through", retries=tried.retries)
+    return Verdict(
+        outcome="out of memory",
+        retries=tried.retries,
+        step=error.step,
+        asked_bytes=error.asked,
+        free_bytes=error.free,
     )
 
 
@@ -67,6 +111,8 @@ def _step(index: int, step: StepMemory) -> Step:
         gpu=GpuStep(
             peak_bytes=step.gpu.bytes,
             peak_allocated_bytes=step.gpu.allocated,
+            peak_reserved_bytes=step.gpu.held.reserved if step.gpu.held else None,
+            retries=step.gpu.held.retries if step.gpu.held else 0,
             end_bytes=step.gpu.end,
             by_kind=step.gpu.by_kind,
             largest=_owned(step.gpu),

@@ -35,7 +35,13 @@ class GpuStep(Record):
     """GPU memory of one step, in bytes."""
 
     peak_bytes: int = Field(description="highest requested bytes within the step")
-    peak_allocated_bytes: int = Field(description="the same with every tensor rounded up to 512-byte blocks")
+    peak_allocated_bytes: int = Field(
+        description="the same in the allocator's blocks: 512 bytes and more, with what is too small to split off"
+    )
+    peak_reserved_bytes: int | None = Field(
+        default=None, description="segments that the caching allocator holds; null where it was not simulated"
+    )
+    retries: int = Field(default=0, description="how often it gave segments back because the card had no more")
     end_bytes: int = Field(description="requested bytes still held when the step ends")
     by_kind: dict[str, int] = Field(description="parts of peak_bytes; they sum to it")
     largest: tuple[Owned, ...] = Field(description="the largest holdings at the peak")
@@ -83,7 +89,28 @@ class GpuPeak(Record):
 
     peak_bytes: int
     peak_allocated_bytes: int
+    peak_reserved_bytes: int | None = Field(default=None, description="null where the allocator was not simulated")
+    context_bytes: int | None = Field(default=None, description="what the CUDA context takes of the card")
+    device_total_bytes: int | None = Field(
+        default=None, description="reserved and context: what nvidia-smi shows on a card with room"
+    )
+    smallest_card_bytes: int | None = Field(
+        default=None,
+        description="the smallest card, as CUDA sees it, on which the job gets through, and on every larger one tried",
+    )
     peak_step: int
+
+
+class Verdict(Record):
+    """What happens on the job's card."""
+
+    outcome: Literal["through", "gives back", "out of memory"] = Field(
+        description="through; through after giving cached segments back, which is slow; or torch.OutOfMemoryError"
+    )
+    retries: int = Field(default=0, description="how often segments are given back")
+    step: int | None = Field(default=None, description="index of the step that runs out of memory")
+    asked_bytes: int | None = Field(default=None, description="the tensor that it asks for")
+    free_bytes: int | None = Field(default=None, description="what the driver has left then")
 
 
 class CpuPeak(Record):
@@ -114,14 +141,18 @@ class Result(Record):
 class Plan(Record):
     """One planned LLM Compressor job."""
 
-    schema_version: Literal[2] = SCHEMA_VERSION
+    schema_version: Literal[3] = SCHEMA_VERSION
     llmcompressor: str = LLMCOMPRESSOR_VERSION
+    torch: str | None = Field(
+        default=None, description="the CUDA build of PyTorch that the GPU figures are modelled on; null: requests alone"
+    )
     method: PlanMethod = "simulate"
     recipe: str = Field(description="name or path of the recipe")
     model: ModelFacts
     job: Job
     gpu: GpuPeak
     cpu: CpuPeak
+    verdict: Verdict | None = Field(default=None, description="null where the allocator was not simulated")
     steps: tuple[Step, ...]
     rule_of_thumb: RuleOfThumb
     result: Result | None = Field(

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from planner.errors import PlannerError
 
-SCHEMA_VERSION: Literal[2] = 2
+SCHEMA_VERSION: Literal[3] = 3
 
 # Version 1 wrote an owner as one text: `model.layers.0.mlp.gate_proj and 3 more Hessians`.
 _COPIES = re.compile(r"(?P<name>.+?) and (?P<more>\d+) more\b ?(?P<role>.*)")
@@ -15,7 +15,7 @@ _FUSED = re.compile(r"(?P<name>fused experts) (?P<role>.+)")
 
 
 def upgraded(plan: Any) -> Any:
-    """The plan's JSON object as version 2 has it; whatever is no plan of version 1 comes back as it is.
+    """The plan's JSON object as version 3 has it; whatever is no plan of an earlier one comes back as it is.
 
     Raises PlannerError for a version that this planner does not know.
     """
@@ -27,6 +27,8 @@ def upgraded(plan: Any) -> Any:
             return _from_version_1(plan)
         except (KeyError, TypeError) as error:
             raise PlannerError(f"says that it is a plan of schema_version 1 and is none: {error!r}") from error
+    if version == 2:  # version 3 added what the caching allocator holds, which nobody knew
+        return {**plan, "schema_version": SCHEMA_VERSION}
     if version != SCHEMA_VERSION:
         raise PlannerError(
             f"this plan has schema_version {version!r}, and this planner reads 1 to {SCHEMA_VERSION}: "

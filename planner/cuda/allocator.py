@@ -39,6 +39,8 @@ class OutOfMemory(Exception):  # noqa: N818  (an outcome of a simulation, no err
         super().__init__(f"asking for {asked} bytes with {free} bytes free")
         self.asked = asked
         """Bytes of the tensor."""
+        self.steps = 0
+        """How many steps of a script were through before it happened."""
         self.free = free
         """Bytes that the driver had left."""
 

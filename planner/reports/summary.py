@@ -7,7 +7,7 @@ from planner.compress.parts import PART_NAMES, cpu_parts, gpu_parts
 from planner.compress.schema import Plan, Step
 from planner.fields import JOB_FIELDS
 from planner.job import Job
-from planner.units import GIB, format_bytes
+from planner.units import GIB, format_bytes, human_bytes
 
 BEYOND_TENSORS = "CUDA context and fragmentation come on top"
 
@@ -63,7 +63,16 @@ def gpu_lines(plan: Plan) -> list[str]:
         return ["because nothing is computed on a GPU"]
     exact = f"{plan.gpu.peak_bytes:,} bytes requested, {plan.gpu.peak_allocated_bytes:,} allocated in 512-byte blocks"
     rule = _beside_rule(plan, plan.gpu.peak_bytes, plan.rule_of_thumb.gpu_bytes)
-    return [*_where(plan, peak_gpu_step(plan), "gpu"), exact, *rule]
+    return [*_where(plan, peak_gpu_step(plan), "gpu"), exact, *_on_card(plan), *rule]
+
+
+def _on_card(plan: Plan) -> list[str]:
+    """What the card holds beyond tensors; empty where the allocator was not simulated."""
+    gpu = plan.gpu
+    if gpu.peak_reserved_bytes is None or gpu.context_bytes is None or gpu.device_total_bytes is None:
+        return []
+    total = f"{gib(gpu.device_total_bytes)} with the CUDA context ({gib(gpu.context_bytes)})"
+    return [f"{gib(gpu.peak_reserved_bytes)} reserved by PyTorch {plan.torch}'s caching allocator, {total}"]
 
 
 def cpu_lines(plan: Plan) -> list[str]:
@@ -74,9 +83,27 @@ def cpu_lines(plan: Plan) -> list[str]:
 
 
 def fit_line(plan: Plan) -> str:
-    """Whether it fits, and the first step that does not."""
+    """Whether it gets through, and the first step that does not."""
     if not plan.gpu.peak_bytes:
         return "needs no GPU"
+    if plan.verdict is None:
+        return _fit_by_tensors(plan)
+    smallest = f"; the smallest card that does has {gib(plan.gpu.smallest_card_bytes or 0)}"
+    if plan.verdict.outcome == "through":
+        return f"gets through on {room(plan.job)}{smallest}"
+    if plan.verdict.outcome == "gives back":
+        times = f"{plan.verdict.retries} time{'s' * (plan.verdict.retries > 1)}"
+        return f"GETS THROUGH on {room(plan.job)} after giving back cached memory {times}, which is slow{smallest}"
+    step = first_over(plan)
+    where = place(step) if step else "the last step"
+    asked = (
+        f"asking for {human_bytes(plan.verdict.asked_bytes or 0)} with {human_bytes(plan.verdict.free_bytes or 0)} free"
+    )
+    return f"OUT OF MEMORY on {room(plan.job)} in {where}, {asked}{smallest.replace(' that does', '')}"
+
+
+def _fit_by_tensors(plan: Plan) -> str:
+    """The same where the allocator was not simulated."""
     total = room(plan.job)
     spare = plan.job.gpu_memory_bytes - plan.gpu.peak_allocated_bytes
     if verdict(plan) != "over":

@@ -186,11 +186,11 @@ class GPTQModel(QuantizationModel):
             groups.setdefault((module.rows, module.columns, module.itemsize, weights), []).append(module)
         batches = []
         for members in groups.values():
-            size = self._max_batch(members[0])
+            size = self._max_batch(members[0], len(members))
             batches += [members[i : i + size] for i in range(0, len(members), size)]
         return batches
 
-    def _max_batch(self, module: LinearModule) -> int:
+    def _max_batch(self, module: LinearModule, wanted: int) -> int:
         """helpers.py max_batch_size. It does not count the copies inside cholesky_inverse."""
         if isinstance(self.spec.batched_quantization, int):
             return self.spec.batched_quantization
@@ -199,8 +199,8 @@ class GPTQModel(QuantizationModel):
         weight, hessian = module.rows * module.columns, module.columns**2
         quantization = hessian + 3 * weight + 4 * module.rows * self.spec.block_size
         ordering = 3 * hessian + 2 * weight
-        budget = self.context.free_gpu_bytes * GPTQ_AUTO_SHARE_PERCENT // 100
-        return max(1, budget // (max(quantization, ordering) * 4))
+        needed = max(quantization, ordering) * FP32
+        return self.context.ledger.ask("gpu", needed, GPTQ_AUTO_SHARE_PERCENT, wanted)
 
     def weight_qparams(self, module: LinearModule) -> QParams:
         """The module's scales and zero points; its statistics are freed."""

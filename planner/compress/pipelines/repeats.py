@@ -8,15 +8,16 @@ seen before. A subgraph that leaves anything behind beside the pipeline's
 names and the cache is no template: what a modifier carries from subgraph to subgraph is walked.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, replace
 
 from planner.compress.cache import ActivationCache
 from planner.compress.context import Context, Frame
-from planner.compress.devices import Held, Layout, Script
+from planner.compress.devices import Action, DiffersError, Held, Layout, Script
 from planner.compress.ledger import Owner, Peak
 from planner.compress.pipelines.passes import NAMES
 from planner.compress.program import Program, Run, StepMemory, Subgraph
+from planner.compress.tape import Repeated
 from planner.timeline import Handle
 
 Leftovers = tuple[tuple[tuple[str, Owner, int], ...], ...]
@@ -76,49 +77,61 @@ class Repeats:
         """Let `do` walk the subgraph, which adds to `steps`; a template, if it leaves all surroundings alone."""
         ledger, first, before = self.context.ledger, len(steps), self.surroundings()
         begin = ledger.parts("gpu", self._parts())
-        with ledger.recorded("gpu") as events:
-            do(subgraph)
+        start = len(ledger.tape("gpu"))
+        do(subgraph)
         if self.surroundings() == before:
             end = ledger.parts("gpu", self._parts())
             self.templates[key] = Template(
                 subgraph=subgraph,
                 steps=tuple(steps[first:]),
                 leftovers=self._leftovers(),
-                script=Script(events=tuple(events), begin=begin, end=end),
+                script=Script(actions=tuple(self._actions(start)), begin=begin, end=end),
             )
 
-    def repeat(self, template: Template, subgraph: Subgraph) -> list[StepMemory]:
-        """The template's steps under this subgraph's names. Leaves the books as this subgraph would leave them."""
-        renames = self._renames(template.subgraph, subgraph)
+    def _actions(self, start: int) -> Iterator[Action]:
+        """The tape from there on, which has no repeated script in it."""
+        for action in self.context.ledger.tape("gpu")[start:]:
+            assert not isinstance(action, Repeated), "a subgraph that is walked repeats none"
+            yield action
+
+    def repeat(self, template: Template, subgraph: Subgraph) -> list[StepMemory] | None:
+        """The template's steps under this subgraph's names. Leaves the books as this subgraph would leave them.
+
+        None, and nothing is changed, where the library asks how much is free, and hears something else here.
+        """
         ledger = self.context.ledger
         begin, layout = ledger.parts("gpu", self._parts()), ledger.layout("gpu", self._parts())
+        try:
+            after, helds = self._outcome(template, layout, begin)
+        except DiffersError:
+            ledger.restore("gpu", layout, self._parts())
+            return None
+        renames = self._renames(template.subgraph, subgraph)
         with ledger.unplaced():
             for name, group in zip(NAMES, template.leftovers, strict=True):
                 self._leave(name, [(kind, owner.renamed(renames), size) for kind, owner, size in group])
             self.cache.rename(subgraph.consumed, subgraph.writes)
-        ledger.close_step()
-        helds = self._place(template, layout, begin)
+            ledger.close_step()
+        if layout is not None:
+            ledger.restore("gpu", after, self._parts())
+            ledger.repeated("gpu", template.script, begin, ledger.parts("gpu", self._parts()))
         return [_renamed(step, subgraph, renames, held) for step, held in zip(template.steps, helds, strict=True)]
 
-    def _place(self, template: Template, layout: Layout, begin: tuple[Handle, ...]) -> tuple[Held | None, ...]:
-        """Leave the GPU as the subgraph does when it begins in this layout; returns what each step held there."""
-        ledger, end = self.context.ledger, self._parts()
+    def _outcome(self, template: Template, layout: Layout, begin: tuple[Handle, ...]) -> Outcome:
+        """How a subgraph that begins in this layout leaves the GPU. Raises DiffersError half-way."""
+        ledger, settled = self.context.ledger, self.context.shortcuts.settled
         if layout is None:
-            return (None,) * len(template.steps)
+            return None, (None,) * len(template.steps)
         if layout in template.outcomes:
-            after, helds = template.outcomes[layout]
-            ledger.restore("gpu", after, end)
-            return helds
-        settled = self.context.shortcuts.settled
+            return template.outcomes[layout]
         if settled is not None and template.quiet >= settled:
-            after, helds = template.last
-            ledger.restore("gpu", after, end)
-            return helds
-        before = ledger.reserved("gpu")
-        helds = ledger.replay("gpu", template.script, begin, ledger.parts("gpu", end))
-        template.quiet = template.quiet + 1 if ledger.reserved("gpu") == before else 0
-        template.last = template.outcomes[layout] = ledger.layout("gpu", end), helds
-        return helds
+            return template.last
+        before, script = ledger.reserved("gpu"), template.script
+        helds, after = ledger.replay("gpu", script, begin)
+        is_quiet = ledger.reserved("gpu") == before and not any(held and held.retries for held in helds)
+        template.quiet = template.quiet + 1 if is_quiet else 0
+        template.last = template.outcomes[layout] = after, helds
+        return template.last
 
     def _leave(self, name: str, group: list[tuple[str, Owner, int]]) -> None:
         """Let the name hold these tensors; where it holds equal ones already, only their owners change."""

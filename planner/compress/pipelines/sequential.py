@@ -55,10 +55,11 @@ class SequentialPipeline(Pipeline):
         for subgraph in self.subgraphs:
             key = repeats.key(subgraph)
             template = repeats.templates.get(key) if self.context.shortcuts.subgraphs else None
-            if template is not None and not self._is_last(subgraph):
-                steps += repeats.repeat(template, subgraph)
-                continue
-            repeats.walk(key, subgraph, self._subgraph, steps)
+            again = repeats.repeat(template, subgraph) if template and not self._is_last(subgraph) else None
+            if again is not None:
+                steps += again
+            else:
+                repeats.walk(key, subgraph, self._subgraph, steps)
 
     def _is_last(self, subgraph: Subgraph) -> bool:
         return subgraph is self.subgraphs[-1]

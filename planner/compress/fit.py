@@ -1,0 +1,160 @@
+"""Whether a job gets through on a card, and on which smallest one it would.
+
+A job is simulated once, on a card where there is always room. Its tape then tells what happens on smaller ones
+(tape.py), until the job is told that less is free and acts on it: GPTQ makes its batches smaller. Then it is simulated
+anew on that card.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from planner.compress.context import PLACED, PLACED_IN_PART, Context, Shortcuts
+from planner.compress.devices import DiffersError, Held, card
+from planner.compress.ledger import Ledger
+from planner.compress.oneshot import simulate
+from planner.compress.program import Outcome, Program, StepMemory
+from planner.compress.tape import play
+from planner.cuda.allocator import OutOfMemory
+from planner.cuda.build import CudaBuild
+from planner.cuda.notes import note_on_unruled, notes_on_settings
+from planner.job import Job
+from planner.notes import Note
+from planner.units import MIB
+
+CUDA_CONTEXT = 520_000_000
+"""Bytes that the CUDA context takes before PyTorch takes any: 0.3 to 0.6 GB, by driver, card and the kernels loaded."""
+CUDA_CONTEXT_RANGE = (300_000_000, 600_000_000)
+
+MANY_MODULES = 1_000
+"""From so many targeted modules on, repetitions are taken as settled early, and column blocks are not all walked."""
+
+FINE, COARSE = 1_000, 50
+"""The smallest card is looked for to a thousandth of its size; to a fiftieth where each card means a simulation."""
+
+
+SETTLED = (
+    f"This job has more than {MANY_MODULES:,} modules to compress: what the caching allocator reserves is taken as "
+    "settled after three equal batches and three equal layers that took no new segment."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RanOut:
+    """torch.OutOfMemoryError in one step."""
+
+    step: int
+    """Its number."""
+    asked: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """The job on one card."""
+
+    steps: tuple[StepMemory, ...]
+    """As far as it came."""
+    ran_out: RanOut | None = None
+
+    @property
+    def retries(self) -> int:
+        """How often segments were given back because the driver had no more."""
+        return sum(step.gpu.held.retries for step in self.steps if step.gpu.held)
+
+
+class Rehearsal:
+    """One job on one card after another.
+
+    `context_bytes` of a card are the CUDA context's; the number of modules chooses `shortcuts`, if none are given.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        job: Job,
+        *,
+        context_bytes: int = CUDA_CONTEXT,
+        shortcuts: Shortcuts | None = None,
+    ) -> None:
+        self.program, self.job, self.context_bytes = program, job, context_bytes
+        self.settings = job.allocator_settings
+        modules = sum(len(unit.modules) for run in program.runs for unit in run.units)
+        self._is_large = modules > MANY_MODULES
+        self._shortcuts = shortcuts or (PLACED_IN_PART if self._is_large else PLACED)
+        self._simulations = 0
+        self._ledger, self._roomy = self._simulated(job.gpu_memory_bytes, is_strict=False)
+
+    @property
+    def roomy(self) -> Attempt:
+        """The job on a card that tells how much of the job's is free, and has room for all."""
+        return self._roomy
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """What a reader must know of the allocator's figures."""
+        notes = (*notes_on_settings(self.settings), *note_on_unruled(self.program.trace.unruled))
+        return (*notes, Note(kind="estimate", text=SETTLED)) if self._is_large else notes
+
+    def on(self, total: int) -> Attempt:
+        """The job on a card of so many bytes."""
+        if not self._reserved() or (total == self.job.gpu_memory_bytes and self._needed() <= total):
+            return self._roomy
+        device = card(total, self.context_bytes, self.settings, is_strict=True)
+        try:
+            played = play(self._ledger.tape("gpu"), device, self._shortcuts.settled)
+        except DiffersError:
+            self._simulations += 1
+            return self._simulated(total, is_strict=True)[1]
+        steps = tuple(map(_holding, self._roomy.steps, played.helds))
+        if played.out_of_memory is None or played.out_at is None:
+            return Attempt(steps=steps)
+        error = played.out_of_memory
+        return Attempt(steps=steps, ran_out=RanOut(step=played.out_at, asked=error.asked, free=error.free))
+
+    def smallest(self) -> int:
+        """The smallest card on which the job gets through, and on every larger one that was tried: whole MiB."""
+        passes = self._needed()
+        if self.on(passes).ran_out is not None:  # told of less, GPTQ makes other batches, which may need more at once
+            passes = _first(lambda total: self.on(total).ran_out is None, passes)
+        fails = 0
+        while passes - fails > max(4 * MIB, passes // self._resolution):
+            middle = max((passes + fails) // 2, passes * 7 // 8) if not fails else (passes + fails) // 2
+            if self.on(middle).ran_out is None:
+                passes = middle
+            else:
+                fails = middle
+        return -(-passes // MIB) * MIB
+
+    @property
+    def _resolution(self) -> int:
+        return COARSE if self._simulations > 1 and self._is_large else FINE
+
+    def _needed(self) -> int:
+        """Bytes of a card on which the allocator never runs into the end of it."""
+        return self._reserved() + self.context_bytes
+
+    def _reserved(self) -> int:
+        return max(step.gpu.held.reserved for step in self._roomy.steps if step.gpu.held)
+
+    def _simulated(self, total: int, *, is_strict: bool) -> tuple[Ledger, Attempt]:
+        ledger = Ledger(gpu=card(total, self.context_bytes, self.settings, is_strict=is_strict))
+        build = CudaBuild(sm=self.job.capability)
+        outcome, ran_out = Outcome(), None
+        try:
+            simulate(self.program, Context(self.job, ledger, shortcuts=self._shortcuts, cuda=build), outcome)
+        except OutOfMemory as error:
+            ran_out = RanOut(step=len(outcome.steps) + error.steps, asked=error.asked, free=error.free)
+        return ledger, Attempt(steps=tuple(outcome.steps), ran_out=ran_out)
+
+
+def _holding(step: StepMemory, held: Held) -> StepMemory:
+    """The step with what the allocator held on another card."""
+    return replace(step, gpu=replace(step.gpu, held=held, allocated=held.allocated))
+
+
+def _first(is_enough: Callable[[int], bool], start: int) -> int:
+    """The first of ever larger cards that is enough, by eighths."""
+    total = start
+    while not is_enough(total):
+        total += total // 8
+    return total
