@@ -362,5 +362,16 @@ JOB_FIELDS: tuple[JobField, ...] = (
         metavar="N",
         metered=False,
     ),
+    JobField(
+        name="alloc_conf",
+        default="",
+        typed=str,
+        panel=MACHINE,
+        help="PYTORCH_ALLOC_CONF of the job, like max_split_size_mb:128,garbage_collection_threshold:0.8.",
+        option="--alloc-conf",
+        metavar="TEXT",
+        unusual="PYTORCH_ALLOC_CONF={}",
+        metered=False,
+    ),
 )
 """In the order of `--help`."""

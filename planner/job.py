@@ -6,6 +6,7 @@ from typing import Any, Self, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from planner.cuda.settings import AllocatorSettings
 from planner.errors import JobError
 from planner.fields import DType, OffloadDevice, Pipeline
 from planner.hardware import find_gpu, named_gpu
@@ -60,7 +61,7 @@ class Job(BaseModel):
     seq_len: the library does not truncate when it is unset, so a plan needs a number.
 
     A card that is named by `gpu` brings its memory and its compute capability, where these are not given. Raises
-    JobError for a card that nobody knows.
+    JobError for a card that nobody knows, and for a PYTORCH_ALLOC_CONF that PyTorch refuses.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -84,6 +85,8 @@ class Job(BaseModel):
     """What CUDA has of the card: less than its label says."""
     sm: int | None = Field(default=None, ge=30, le=999)
     """Compute capability, 90 for 9.0; None where nobody said."""
+    alloc_conf: str = ""
+    """PYTORCH_ALLOC_CONF; empty for PyTorch's defaults."""
     images: int = Field(default=0, ge=0, le=1024)
     image_size: tuple[int, int] = (448, 448)
     layers: int | None = Field(default=None, ge=1, le=MAX_LAYERS)
@@ -107,6 +110,12 @@ class Job(BaseModel):
             raise ValueError(f"image sides must be between 1 and {MAX_SIDE} pixels")
         return size
 
+    @field_validator("alloc_conf")
+    @classmethod
+    def _pytorch_takes_it(cls, text: str) -> str:
+        AllocatorSettings.parse(text)
+        return text
+
     @model_validator(mode="after")
     def _batch_fits_samples(self) -> Self:
         if self.samples < self.batch_size:
@@ -117,6 +126,11 @@ class Job(BaseModel):
     def capability(self) -> int:
         """Compute capability that the job is planned for: the card's, or else the default."""
         return DEFAULT_SM if self.sm is None else self.sm
+
+    @property
+    def allocator_settings(self) -> AllocatorSettings:
+        """What PYTORCH_ALLOC_CONF tells PyTorch's allocator."""
+        return AllocatorSettings.parse(self.alloc_conf)
 
     @property
     def build(self) -> Build:

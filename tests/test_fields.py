@@ -32,6 +32,7 @@ OTHERS: dict[str, Any] = {
     "gpu": "L40S",
     "gpu_memory_bytes": 24 * GIB,
     "sm": 89,
+    "alloc_conf": "max_split_size_mb:128",
 }
 NAMES = [field.name for field in JOB_FIELDS]
 
@@ -88,5 +89,6 @@ def test_the_summary_says_what_is_not_the_default() -> None:
     assert job_line(Job(**OTHERS)) == (
         "16 samples x 128 tokens, batch 2, 1 image of 644x336 each, sequential pipeline, targets A, B, "
         "2 targets per subgraph, activations offloaded to the GPU, errors not propagated, prefetch, "
-        "no progress bars, routed experts only, linear experts, first 3 layers, first 4 vision layers, L40S of 24 GiB"
+        "no progress bars, routed experts only, linear experts, first 3 layers, first 4 vision layers, "
+        "PYTORCH_ALLOC_CONF=max_split_size_mb:128, L40S of 24 GiB"
     )

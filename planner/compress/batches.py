@@ -44,16 +44,17 @@ def walk_batches(context: Context, count: int, batch: Callable[[int], None]) -> 
     A batch that leaves all as an earlier one did is the end of a round, and further rounds would be equal. As many as
     fit before the last two batches are passed over; what grew in one grows on by their number.
     """
-    ledger, rounds = context.ledger, Rounds()
-    number = 0
+    ledger, rounds, settled = context.ledger, Rounds(), context.shortcuts.settled
+    number, quiet = 0, 0
     while number < count:
-        growth = ledger.growth()
+        growth, reserved = ledger.growth(), ledger.reserved("gpu")
         batch(number)
         number += 1
         if not context.shortcuts.batches:
             continue
-        length, moves = rounds.add(ledger.state(), _moves(growth, ledger.growth()))
-        times = (count - 2 - number) // length if length else 0
+        length, moves = rounds.add(ledger.state(with_places=settled is None), _moves(growth, ledger.growth()))
+        quiet = quiet + 1 if ledger.reserved("gpu") == reserved else 0
+        times = (count - 2 - number) // length if length and quiet >= (settled or 0) else 0
         if times > 0:
             for (handle, size), change in sorted(moves.items(), key=lambda move: move[1]):  # first what goes
                 ledger.grow(handle, size * change * times, abs(change) * times)

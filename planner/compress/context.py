@@ -48,6 +48,9 @@ class Shortcuts:
     """Blocks of columns inside one weight's update."""
     modules: bool = True
     """Equal units of the data-free pipeline."""
+    settled: int | None = None
+    """Batches and subgraphs that differ in places alone: after so many in a row that took no new segment, the rest is
+    taken to take none either. None: they are walked until their places return."""
 
     def of_blocks(self, blocks: Sequence[T]) -> Sequence[T]:
         """The blocks to walk: the first ones and the last."""
@@ -56,6 +59,10 @@ class Shortcuts:
         return [*blocks[:BLOCKS], blocks[-1]]
 
 
+PLACED = Shortcuts(blocks=False, modules=False, settled=8)
+"""For a device that gives each tensor a place: what is walked once for several must be equal in places too."""
+PLACED_IN_PART = Shortcuts(settled=3)
+"""The same for jobs with thousands of modules, where that would take minutes."""
 EVERYTHING = Shortcuts(subgraphs=False, batches=False, blocks=False, modules=False)
 """Walk all of the job."""
 
@@ -230,15 +237,13 @@ class Context:
     ) -> None:
         self.job = job
         self.ledger = ledger or Ledger(gpu=CountingDevice(job.gpu_memory_bytes), keep=keep)
-        self.shortcuts = shortcuts or Shortcuts()
+        self.shortcuts = shortcuts or (PLACED if self.ledger.places("gpu") else Shortcuts())
         if self.ledger.keep == "timeline":  # every layer's events, not one layer's for many
             self.shortcuts = replace(self.shortcuts, subgraphs=False, modules=False)
         if self.ledger.places("gpu"):
-            # what is counted together has no places; a cache on the GPU and prefetching streams differ in each layer
+            # a cache on the GPU and prefetching streams differ in each layer
             are_alike = job.offload_device == "cpu" and not job.prefetch
-            self.shortcuts = replace(
-                self.shortcuts, blocks=False, modules=False, subgraphs=self.shortcuts.subgraphs and are_alike
-            )
+            self.shortcuts = replace(self.shortcuts, subgraphs=self.shortcuts.subgraphs and are_alike)
         self.cuda = cuda
         """The CUDA build that is modelled; None: the counting device, which takes results alone."""
         self._has_multiplied = False

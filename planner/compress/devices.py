@@ -6,12 +6,12 @@ gets every event in the order of the real run, and answers what the library asks
 nor modifiers know which of the two it is.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Protocol
 
-from planner.cuda.allocator import OFFSETS, Block, CachingAllocator
+from planner.cuda.allocator import Block, CachingAllocator
+from planner.cuda.allocators import allocator
 from planner.cuda.settings import DEFAULT, AllocatorSettings
 from planner.timeline import Handle, MemoryEvent
 
@@ -51,6 +51,10 @@ class Device(Protocol):
     stream: int
     """The CUDA stream that tensors are taken on."""
 
+    @property
+    def reserved(self) -> int:
+        """Bytes of segments that are taken; 0 where none are."""
+
     def apply(self, event: MemoryEvent) -> None:
         """Tensors are taken or freed. Freed tensors are named by their size; of equal ones the oldest goes first."""
 
@@ -79,6 +83,7 @@ class CountingDevice:
     """Counts requested bytes, as if only this job's tensors were there. `total` None: its size is not known."""
 
     places = False
+    reserved = 0
 
     def __init__(self, total: int | None = None) -> None:
         self.total = total
@@ -123,10 +128,16 @@ class CachingDevice:
         self._blocks: dict[Handle, list[Block]] = {}
         self._retries = 0
 
+    @property
+    def reserved(self) -> int:
+        return self.allocator.use.reserved
+
     def apply(self, event: MemoryEvent) -> None:
         handle, nbytes, tensors = event
         if tensors > 0:
-            blocks = self._blocks.setdefault(handle, [])
+            blocks = self._blocks.get(handle)
+            if blocks is None:
+                blocks = self._blocks[handle] = []
             for _ in range(tensors):
                 blocks.append(self.allocator.malloc(nbytes, self.stream))
             return
@@ -153,18 +164,7 @@ class CachingDevice:
         return held
 
     def layout(self, handles: Sequence[Handle]) -> Layout:
-        """Free and live blocks, their segments numbered from 1 in the order of their birth."""
-        free = self.allocator.free_blocks()
-        live = [self._blocks[handle] for handle in handles]
-        ranks = _ranks(chain((b for _, group in free for b in group), *live))
-
-        def place(block: Block) -> tuple[int, int, int]:
-            return ranks[block.place >> OFFSETS], block.place & (1 << OFFSETS) - 1, block.size
-
-        return (
-            tuple((key, tuple(map(place, group))) for key, group in free if group),
-            tuple(tuple((b.pool.key, *place(b), b.requested) for b in group) for group in live),
-        )
+        return self.allocator.layout(map(self._blocks.__getitem__, handles))
 
     def replay(self, script: Script, begin: Sequence[Handle], end: Sequence[Handle]) -> tuple[Held, ...]:
         self._blocks = {old: self._blocks[new] for old, new in zip(script.begin, begin, strict=True)}
@@ -178,25 +178,19 @@ class CachingDevice:
         return tuple(helds)
 
     def restore(self, layout: Layout, handles: Sequence[Handle]) -> None:
-        pools, live = layout
-        self._blocks = dict(zip(handles, self.allocator.rebuild(pools, live), strict=True))
+        self._blocks = dict(zip(handles, self.allocator.rebuild(layout), strict=True))
 
 
 def card(total: int, context: int, settings: AllocatorSettings = DEFAULT, *, is_strict: bool = False) -> CachingDevice:
     """A card of `total` bytes as CUDA sees them. Only a strict one runs out of memory: on any other one there is room
     for all, and what is free is answered as if there were not."""
     limit = total if is_strict else None
-    return CachingDevice(CachingAllocator(limit, context, settings), total, context)
+    return CachingDevice(allocator(limit, context, settings), total, context)
 
 
 def _popped(blocks: list[Block], nbytes: int) -> Block:
     """Take the oldest tensor of this size from the list."""
     for index, block in enumerate(blocks):
-        if block.requested == nbytes:
+        if block[0] == nbytes:
             return blocks.pop(index)
     raise ValueError(f"no tensor of {nbytes} bytes is held")
-
-
-def _ranks(blocks: Iterable[Block]) -> dict[int, int]:
-    """Segments by number -> their place in the order of birth, from 1."""
-    return {number: rank for rank, number in enumerate(sorted({block.place >> OFFSETS for block in blocks}), 1)}

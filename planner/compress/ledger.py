@@ -262,15 +262,19 @@ class Ledger:
         """The tensors of every growing holding: number by size."""
         return {handle: dict(sizes) for handle, sizes in self._growing.items()}
 
-    def state(self) -> Hashable:
-        """Equal where the same work would be done alike: what is live beside growing holdings, and the devices."""
+    def state(self, *, with_places: bool = True) -> Hashable:
+        """Equal where the same work would be done alike: what is live beside growing holdings, and where it lies."""
         live: dict[tuple[DeviceName, str, int], int] = defaultdict(int)
         kinds, growing = self._kinds, self._growing
         for books in self._books.values():
             for handle, nbytes in books.holdings.items():
                 if handle not in growing:
                     live[books.name, kinds[handle], nbytes] += 1
-        return frozenset(live.items()), self.layout("gpu")
+        return frozenset(live.items()), self.layout("gpu") if with_places else None
+
+    def reserved(self, device: DeviceName) -> int:
+        """Bytes of the device's segments; 0 for a device that only counts."""
+        return self._books[device].device.reserved
 
     def layout(self, device: DeviceName, last: Sequence[Handle] = ()) -> Layout:
         """How the device holds what is live. Holdings are told apart by the order of their birth, but `last` come last,

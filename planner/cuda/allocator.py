@@ -21,7 +21,6 @@ versions take the lowest address), so where the driver puts segments does not ma
 from bisect import bisect_left, insort
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from planner.cuda.settings import DEFAULT, AllocatorSettings
 from planner.units import BLOCK, MIB
@@ -44,72 +43,55 @@ class OutOfMemory(Exception):  # noqa: N818  (an outcome of a simulation, no err
         """Bytes that the driver had left."""
 
 
-Key = tuple[int, int]
-"""(size, place) of a free block: the order in which blocks are looked for."""
+# A whole job asks for hundreds of thousands of blocks: everything below is plain integers, which Python compares,
+# hashes and copies fastest, and its garbage collector never walks.
 
 OFFSETS = 48
-"""A place is the number of the segment, times 2^48, plus the offset in it."""
+"""A *place* is the number of a segment, times 2^48, plus the offset in it. Numbers count from 1, in order of birth."""
+PLACES = 72
+"""The *key* of a free block is its size, times 2^72, plus its place: keys sort as blocks are looked for."""
+PLACE = (1 << PLACES) - 1
 
-PoolKey = tuple[bool, int]
-"""(small, stream)."""
-
-Placed = tuple[int, int, int]
-"""A block: (number of its segment, offset, size)."""
+Block = tuple[int, int, int, int]
+"""What a tensor got: (bytes it asked for, place, size, number of the pool)."""
 
 
 @dataclass(slots=True, eq=False)
 class Pool:
-    """The free blocks of one stream, small or large."""
+    """The free blocks of one stream, small or large. No two of them touch."""
 
-    key: PoolKey
+    number: int
+    """Twice the stream, one more for small blocks."""
     is_small: bool
-    keys: list[Key] = field(default_factory=list)
-    blocks: dict[Key, "Block"] = field(default_factory=dict)
-    searches: int = 0
-    """How often a block was looked for: the clock of garbage collection."""
+    least_unsplit: int
+    """What may be left of a block without being split off, bytes."""
+    keys: list[int] = field(default_factory=list)
+    """All of them, sorted."""
+    starts: dict[int, int] = field(default_factory=dict)
+    """Size by the place where the block begins."""
+    ends: dict[int, int] = field(default_factory=dict)
+    """Size by the place behind it."""
 
-    def insert(self, block: "Block") -> None:
-        """The block is free now."""
-        key = (block.size, block.place)
-        insort(self.keys, key)
-        self.blocks[key] = block
+    def remove(self, key: int) -> None:
+        """The block is no longer free."""
+        place, size = key & PLACE, key >> PLACES
+        del self.keys[bisect_left(self.keys, key)], self.starts[place], self.ends[place + size]
 
-    def remove(self, block: "Block") -> None:
-        """The block is no longer free, or about to change its size."""
-        key = (block.size, block.place)
-        del self.keys[bisect_left(self.keys, key)]
-        del self.blocks[key]
-
-
-@dataclass(slots=True, eq=False)
-class Block:
-    """A part of a segment: free, or a tensor's."""
-
-    pool: Pool
-    place: int
-    size: int
-    before: "Block | None" = None
-    behind: "Block | None" = None
-    requested: int = 0
-    """Bytes that the tensor asked for; 0 for a free block."""
-    taken: bool = False
-    born: int = 0
-    """The pool's clock when the block became free."""
-
-    @property
-    def is_whole(self) -> bool:
-        """The block is all of its segment."""
-        return self.before is None and self.behind is None
+    def refill(self, keys: Iterable[int]) -> None:
+        """Exactly these blocks are free; their keys are sorted."""
+        self.keys[:] = keys
+        self.starts = {key & PLACE: key >> PLACES for key in self.keys}
+        self.ends = {place + size: size for place, size in self.starts.items()}
 
 
 @dataclass(slots=True)
 class Use:
     """Bytes now, and the most since the last `restart`."""
 
-    requested: int = 0
     allocated: int = 0
+    """Blocks that tensors have."""
     reserved: int = 0
-    requested_peak: int = 0
+    """Segments."""
     allocated_peak: int = 0
     reserved_peak: int = 0
     retries: int = 0
@@ -117,12 +99,18 @@ class Use:
 
     def restart(self) -> None:
         """A new step begins with what there is now."""
-        self.requested_peak, self.allocated_peak = self.requested, self.allocated
-        self.reserved_peak = self.reserved
+        self.allocated_peak, self.reserved_peak = self.allocated, self.reserved
+
+
+Free = tuple[tuple[int, tuple[int, ...]], ...]
+"""(number of the pool, keys of its free blocks) of each pool that has any."""
+Live = tuple[tuple[Block, ...], ...]
+Layout = tuple[tuple[int, ...], Free, Live, tuple[int, ...]]
+"""(sizes of the segments in order of birth, free blocks, live blocks in their groups, ages where they matter)."""
 
 
 class CachingAllocator:
-    """One process's allocator on one card.
+    """One process's allocator on one card, with PyTorch's default settings (planner/cuda/tuned.py has the others).
 
     `total`: bytes of the card as CUDA sees it, of which `context` are taken before PyTorch takes any; None for a card
     on which there is always room. `segments` gets every segment that is taken (its size) or given back (negative).
@@ -137,40 +125,42 @@ class CachingAllocator:
         self.total, self.context, self.settings = total, context, settings
         self.use = Use()
         self.segments: list[int] = []
-        self._pools: dict[PoolKey, Pool] = {}
-        self._limit = settings.limit(total)
+        self._pools: dict[int, Pool] = {}
+        self._sizes: dict[int, int] = {}
+        """Bytes of the segments by number, in order of birth."""
         self._count = 0
+        """Of segments, ever."""
 
     # ------------------------------------------------------------------ what PyTorch calls
     def malloc(self, nbytes: int, stream: int = 0) -> Block:
         """A block for a tensor. Raises OutOfMemory."""
-        size = self.settings.rounded(nbytes)
-        pool = self._pool(size <= SMALL_REQUEST, stream)
-        block = self._best_fit(pool, size) or self._segment(pool, size, nbytes)
-        if self._is_split(block, size):
-            block = self._split(block, size)
-        block.taken, block.requested = True, nbytes
-        use = self.use
-        use.requested += nbytes
-        use.allocated += block.size
-        if use.requested > use.requested_peak:
-            use.requested_peak = use.requested
-        if use.allocated > use.allocated_peak:
-            use.allocated_peak = use.allocated
-        return block
+        size = nbytes + BLOCK - 1 & -BLOCK or BLOCK
+        number = 2 * stream + (size <= SMALL_REQUEST)
+        pool = self._pools.get(number) or self._pool(number)
+        keys = pool.keys
+        at = bisect_left(keys, size << PLACES)
+        key = keys.pop(at) if at < len(keys) else self._segment(pool, size, nbytes)
+        return self._hand_out(pool, key, size, nbytes)
 
-    def free(self, block: Block) -> None:
-        """free_block: the block joins its free neighbours, and stays with the process."""
-        self.use.requested -= block.requested
-        self.use.allocated -= block.size
-        block.taken, block.requested = False, 0
-        pool = block.pool
-        for neighbour in (block.before, block.behind):
-            if neighbour is not None and not neighbour.taken:
-                pool.remove(neighbour)
-                _merge(block, neighbour)
-        block.born = pool.searches
-        pool.insert(block)
+    def free(self, block: Block) -> int:
+        """free_block: the block joins its free neighbours, and stays with the process. Returns the key of all that."""
+        _, place, size, number = block
+        self.use.allocated -= size
+        pool = self._pools[number]
+        keys, starts, ends = pool.keys, pool.starts, pool.ends
+        end = place + size
+        behind = starts.pop(end, 0)
+        if behind:
+            del keys[bisect_left(keys, behind << PLACES | end)]
+            end += behind
+        before = ends.pop(place, 0)
+        if before:
+            place -= before
+            del keys[bisect_left(keys, before << PLACES | place)]
+        size = starts[place] = ends[end] = end - place
+        key = size << PLACES | place
+        insort(keys, key)
+        return key
 
     @property
     def free_bytes(self) -> int:
@@ -180,107 +170,80 @@ class CachingAllocator:
         return max(0, self.total - self.context - self.use.reserved)
 
     # ------------------------------------------------------------------ what lies where
-    def free_blocks(self) -> list[tuple[PoolKey, list[Block]]]:
-        """The free blocks of every pool, in the order in which they are looked for."""
-        return [(key, [pool.blocks[k] for k in pool.keys]) for key, pool in sorted(self._pools.items())]
+    def layout(self, live: Iterable[Iterable[Block]]) -> Layout:
+        """Where the free and these live blocks lie; equal where equal requests will be met alike.
 
-    def rebuild(
-        self,
-        free: Iterable[tuple[PoolKey, Iterable[Placed]]],
-        live: Iterable[Iterable[tuple[PoolKey, int, int, int, int]]],
-    ) -> list[list[Block]]:
-        """Put these free and live blocks in place of all that there is; the live ones are returned in their groups.
-
-        A live block has the bytes that its tensor asked for behind its place. Peaks and what was counted stay.
+        Segments are numbered from 1 in the order of their birth, whichever were given back before.
         """
-        self._pools.clear()
-        segments: dict[int, list[Block]] = {}
-        for key, places in free:
-            for number, offset, size in places:
-                block = self._placed(key, number, offset, size, segments)
-                block.pool.insert(block)
-        groups: list[list[Block]] = []
-        for group in live:
-            groups.append([])
-            for key, number, offset, size, requested in group:
-                block = self._placed(key, number, offset, size, segments)
-                block.taken, block.requested = True, requested
-                groups[-1].append(block)
-        for blocks in segments.values():
-            blocks.sort(key=lambda block: block.place)
-            for before, behind in pairwise(blocks):
-                before.behind, behind.before = behind, before
-        self._count = max(segments, default=0)
-        self._recount(segments.values())
-        return groups
+        free = tuple((number, tuple(pool.keys)) for number, pool in sorted(self._pools.items()) if pool.keys)
+        groups = tuple(map(tuple, live))
+        if len(self._sizes) < self._count:
+            free, groups = self._ranked(free, groups)
+        return tuple(self._sizes.values()), free, groups, ()
 
-    def _placed(self, key: PoolKey, number: int, offset: int, size: int, segments: dict[int, list[Block]]) -> Block:
-        pool = self._pool(*key)
-        block = Block(pool, (number << OFFSETS) + offset, size, born=pool.searches)
-        segments.setdefault(number, []).append(block)
-        return block
+    def rebuild(self, layout: Layout) -> list[list[Block]]:
+        """Put these blocks in place of all that there is; the live ones are returned in their groups.
 
-    def _recount(self, segments: Iterable[list[Block]]) -> None:
-        blocks = [block for segment in segments for block in segment]
-        self.use.requested = sum(block.requested for block in blocks)
-        self.use.allocated = sum(block.size for block in blocks if block.taken)
-        self.use.reserved = sum(block.size for block in blocks)
+        Peaks begin anew. What was counted stays.
+        """
+        sizes, free, groups, _ = layout
+        self._sizes, self._count = dict(enumerate(sizes, 1)), len(sizes)
+        for pool in self._pools.values():
+            pool.refill(())
+        for number, keys in free:
+            self._pool(number).refill(keys)
+        self.use.reserved = sum(sizes)
+        self.use.allocated = self.use.reserved - sum(key >> PLACES for _, keys in free for key in keys)
         self.use.restart()
+        return list(map(list, groups))
 
-    # ------------------------------------------------------------------ finding a block
-    def _pool(self, is_small: bool, stream: int) -> Pool:
-        pool = self._pools.get((is_small, stream))
+    def _ranked(self, free: Free, groups: Live) -> tuple[Free, Live]:
+        """The same with segments numbered without gaps."""
+        down = {number: (number - rank) << OFFSETS for rank, number in enumerate(self._sizes, 1)}
+        return (
+            tuple((pool, tuple(key - down[(key & PLACE) >> OFFSETS] for key in keys)) for pool, keys in free),
+            tuple(tuple((b[0], b[1] - down[b[1] >> OFFSETS], *b[2:]) for b in group) for group in groups),
+        )
+
+    # ------------------------------------------------------------------ inside
+    def _hand_out(self, pool: Pool, key: int, size: int, nbytes: int) -> Block:
+        """alloc_found_block: the lower end of this block; what is left of it is free, if it is large enough."""
+        place, found = key & PLACE, key >> PLACES
+        del pool.starts[place]
+        rest = found - size
+        if rest > pool.least_unsplit:
+            behind = place + size
+            pool.starts[behind] = pool.ends[place + found] = rest
+            insort(pool.keys, rest << PLACES | behind)
+        else:
+            del pool.ends[place + found]
+            size = found
+        use = self.use
+        allocated = use.allocated = use.allocated + size
+        if allocated > use.allocated_peak:
+            use.allocated_peak = allocated
+        return nbytes, place, size, pool.number
+
+    def _pool(self, number: int) -> Pool:
+        pool = self._pools.get(number)
         if pool is None:
-            pool = self._pools[is_small, stream] = Pool((is_small, stream), is_small)
+            is_small = bool(number & 1)
+            pool = self._pools[number] = Pool(number, is_small, 0 if is_small else SMALL_REQUEST)
         return pool
 
-    def _best_fit(self, pool: Pool, size: int) -> Block | None:
-        """get_free_block. A block above max_split_size is for requests above it, and for those of nearly its size."""
-        pool.searches += 1
-        at = bisect_left(pool.keys, (size, -1))
-        if at == len(pool.keys):
-            return None
-        key, limit = pool.keys[at], self.settings.max_split_size
-        if limit is not None:
-            if size < limit <= key[0]:
-                return None
-            if size >= limit and key[0] >= size + self.settings.max_non_split_rounding:
-                return None
-        del pool.keys[at]
-        return pool.blocks.pop(key)
-
-    def _is_split(self, block: Block, size: int) -> bool:
-        """should_split."""
-        rest, limit = block.size - size, self.settings.max_split_size
-        if block.pool.is_small:
-            return rest >= BLOCK
-        return rest > SMALL_REQUEST and (limit is None or size < limit)
-
-    def _split(self, rest: Block, size: int) -> Block:
-        """alloc_found_block: the request gets the lower end."""
-        block = Block(rest.pool, rest.place, size, rest.before, rest)
-        if block.before is not None:
-            block.before.behind = block
-        rest.before = block
-        rest.place += size
-        rest.size -= size
-        rest.born = rest.pool.searches
-        rest.pool.insert(rest)
-        return block
-
-    # ------------------------------------------------------------------ segments
-    def _segment(self, pool: Pool, size: int, nbytes: int) -> Block:
-        """A new segment, if need be after giving back free ones."""
+    def _segment(self, pool: Pool, size: int, nbytes: int) -> int:
+        """A new segment, if need be after giving back free ones: the key of its one block, which is not free."""
         wanted = self._segment_size(size)
-        if self.settings.garbage_collection and self._limit is not None:
-            self._collect(self._limit)
-        if self._has(wanted) or (self._release_some(pool, size) and self._has(wanted)):
-            return self._new(pool, wanted)
-        self._release(self._pools.values())
-        self.use.retries += 1
-        if not self._has(wanted):
-            raise OutOfMemory(nbytes, self.free_bytes)
+        if not self._has(wanted) and not (self._release_some(pool, size) and self._has(wanted)):
+            self._release()
+            self.use.retries += 1
+            if not self._has(wanted):
+                raise OutOfMemory(nbytes, self.free_bytes)
         return self._new(pool, wanted)
+
+    def _release_some(self, pool: Pool, size: int) -> bool:
+        """Give back only as many segments as are needed, where a setting says so; false: these are not enough."""
+        return False
 
     def _segment_size(self, size: int) -> int:
         """get_allocation_size."""
@@ -291,73 +254,36 @@ class CachingAllocator:
         return -(-size // ROUNDED_TO) * ROUNDED_TO
 
     def _has(self, wanted: int) -> bool:
-        """The driver has so many bytes left, and the process may have them."""
-        if self._limit is not None and self.use.reserved + wanted > self._limit:
-            return False
+        """The driver has so many bytes left."""
         return self.total is None or wanted <= self.free_bytes
 
-    def _new(self, pool: Pool, size: int) -> Block:
+    def _new(self, pool: Pool, size: int) -> int:
         use = self.use
         use.reserved += size
         use.reserved_peak = max(use.reserved_peak, use.reserved)
         self.segments.append(size)
         self._count += 1
-        return Block(pool, self._count << OFFSETS, size, born=pool.searches)
+        self._sizes[self._count] = size
+        place = self._count << OFFSETS
+        pool.starts[place] = pool.ends[place + size] = size
+        return size << PLACES | place
 
-    def _give_back(self, block: Block) -> None:
+    def _give_back(self, pool: Pool, key: int) -> None:
         """release_block."""
-        block.pool.remove(block)
-        self.use.reserved -= block.size
-        self.segments.append(-block.size)
+        pool.remove(key)
+        size = key >> PLACES
+        del self._sizes[(key & PLACE) >> OFFSETS]
+        self.use.reserved -= size
+        self.segments.append(-size)
 
-    def _release(self, pools: Iterable[Pool]) -> None:
-        """release_cached_blocks: every segment that is wholly free, large ones first, in the order of the search."""
-        for pool in sorted(pools, key=lambda pool: pool.is_small):
+    def _is_whole(self, key: int) -> bool:
+        """The free block is all of its segment."""
+        place = key & PLACE
+        return self._sizes[place >> OFFSETS] == key >> PLACES
+
+    def _release(self) -> None:
+        """release_cached_blocks: every segment that is wholly free, large ones first, stream by stream."""
+        for pool in sorted(self._pools.values(), key=lambda pool: (pool.is_small, pool.number)):
             for key in list(pool.keys):
-                block = pool.blocks[key]
-                if block.is_whole:
-                    self._give_back(block)
-
-    def _release_some(self, pool: Pool, size: int) -> bool:
-        """release_available_cached_blocks: with a max_split_size, only as many blocks above it as are needed."""
-        limit = self.settings.max_split_size
-        if limit is None:
-            return False
-        wanted = max(size, limit)
-        at = bisect_left(pool.keys, (wanted, -1))
-        if at < len(pool.keys):
-            self._give_back(pool.blocks[pool.keys[at]])
-            return True
-        released = 0
-        for key in reversed(list(pool.keys)):
-            if released >= wanted or key[0] < limit:
-                break
-            released += key[0]
-            self._give_back(pool.blocks[key])
-        return released >= wanted
-
-    def _collect(self, limit: int) -> None:
-        """garbage_collect_cached_blocks: above the threshold, free segments that lay longer than the average."""
-        excess = self.use.reserved - int(self.settings.garbage_collection * limit)
-        pools = [pool for pool in self._pools.values() if not pool.is_small]
-        whole = [block for pool in pools for block in map(pool.blocks.get, pool.keys) if block and block.is_whole]
-        while excess > 0 and whole:
-            average = sum(block.pool.searches - block.born for block in whole) / len(whole)
-            old = [block for block in whole if block.pool.searches - block.born >= average]
-            for block in old:
-                self._give_back(block)
-                excess -= block.size
-            whole = [block for block in whole if block not in old]
-
-
-def _merge(block: Block, neighbour: Block) -> None:
-    """try_merge_blocks: the block takes over its free neighbour."""
-    if block.before is neighbour:
-        block.place, block.before = neighbour.place, neighbour.before
-        if block.before is not None:
-            block.before.behind = block
-    else:
-        block.behind = neighbour.behind
-        if block.behind is not None:
-            block.behind.before = block
-    block.size += neighbour.size
+                if self._is_whole(key):
+                    self._give_back(pool, key)

@@ -23,7 +23,11 @@ Leftovers = tuple[tuple[tuple[str, Owner, int], ...], ...]
 """(kind, owner, bytes) of what each of NAMES holds."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+Outcome = tuple[Layout, tuple[Held | None, ...]]
+"""How the GPU is left, and what each step held."""
+
+
+@dataclass(slots=True, kw_only=True)
 class Template:
     """A subgraph that was walked: its steps, and what it left behind."""
 
@@ -32,8 +36,11 @@ class Template:
     leftovers: Leftovers
     script: Script
     """What it did on the GPU, if tensors have places there."""
-    outcomes: dict[Layout, tuple[Layout, tuple[Held | None, ...]]] = field(default_factory=dict)
-    """Layout of the GPU before -> layout after, and what each step held: where it begins as it did before, so it ends."""
+    outcomes: dict[Layout, Outcome] = field(default_factory=dict)
+    """By the layout before: where it begins as it did before, so it ends."""
+    last: Outcome = (None, ())
+    quiet: int = 0
+    """How often in a row it took no new segment."""
 
 
 @dataclass(slots=True)
@@ -66,7 +73,7 @@ class Repeats:
         return self.context.ledger.others(self.cache.held.union(names))
 
     def walk(self, key: object, subgraph: Subgraph, do: Callable[[Subgraph], None], steps: list[StepMemory]) -> None:
-        """Let `do` walk the subgraph, which adds to `steps`. It becomes a template, if it left all surroundings alone."""
+        """Let `do` walk the subgraph, which adds to `steps`; a template, if it leaves all surroundings alone."""
         ledger, first, before = self.context.ledger, len(steps), self.surroundings()
         begin = ledger.parts("gpu", self._parts())
         with ledger.recorded("gpu") as events:
@@ -102,8 +109,15 @@ class Repeats:
             after, helds = template.outcomes[layout]
             ledger.restore("gpu", after, end)
             return helds
+        settled = self.context.shortcuts.settled
+        if settled is not None and template.quiet >= settled:
+            after, helds = template.last
+            ledger.restore("gpu", after, end)
+            return helds
+        before = ledger.reserved("gpu")
         helds = ledger.replay("gpu", template.script, begin, ledger.parts("gpu", end))
-        template.outcomes[layout] = ledger.layout("gpu", end), helds
+        template.quiet = template.quiet + 1 if ledger.reserved("gpu") == before else 0
+        template.last = template.outcomes[layout] = ledger.layout("gpu", end), helds
         return helds
 
     def _leave(self, name: str, group: list[tuple[str, Owner, int]]) -> None:
