@@ -1,6 +1,6 @@
 """The activation cache (llmcompressor/pipelines/cache.py IntermediatesCache) on the CPU or the GPU."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from planner.compress.context import Context
 from planner.compress.ledger import DeviceName, Owner
@@ -26,12 +26,15 @@ class ActivationCache:
             self._context.ledger.grow(handle, full_batches * crossing.bytes, full_batches)
             self._context.ledger.grow(handle, self.size(crossing, last=True))
 
-    def fetch(self, numbers: Iterable[int], *, last: bool = False) -> list[Handle]:
-        """Bring one batch to the computing device: as copies, or as nothing new when the cache is on that device."""
+    def fetch(self, numbers: Collection[int], *, last: bool = False) -> dict[int, Handle]:
+        """Bring one batch to the computing device: as copies, or as nothing new when the cache is on that device.
+
+        In the order in which they were stored: cache.py `fetch` walks a batch's dictionary, not the names asked for.
+        """
         if self.device == self._context.device:
-            return []
-        crossings = [self._trace.crossings[n] for n in numbers]
-        return [self._context.take(self.size(c, last), "batch", f"batch: {c.name}") for c in crossings]
+            return {}
+        crossings = [self._trace.crossings[n] for n in self._holdings if n in numbers]
+        return {c.id: self._context.take(self.size(c, last), "batch", f"batch: {c.name}") for c in crossings}
 
     def size(self, crossing: Crossing, last: bool) -> int:
         """Bytes of one batch's tensor; the last batch may hold fewer samples."""

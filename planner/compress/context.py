@@ -161,6 +161,27 @@ class Frame:
         with self._context.ledger.hold(self._context.device, nbytes, kind or self.kind, self._part(what)):
             yield
 
+    @property
+    def build(self) -> CudaBuild | None:
+        """The CUDA build that the function computes with, if that is modelled."""
+        return self._context.cuda if self._context.device == "gpu" else None
+
+    @contextmanager
+    def single(self, nbytes: int, what: str) -> Iterator[None]:
+        """A tensor of one element that lives as long as the block; the counting device passes over it."""
+        if self.build is None:
+            yield
+        else:
+            with self.during(nbytes, what):
+                yield
+
+    def once(self, what: str, *sizes: int) -> None:
+        """Tensors that a cache of the library's takes at the first call, and keeps for the rest of the job."""
+        if what not in self._context.cached:
+            self._context.cached.add(what)
+            for nbytes in sizes:
+                self._context.take(nbytes, self.kind, what)
+
     def operator(self, requests: Requests, what: str) -> None:
         """Take and give back what a CUDA operator without a result of its own does (planner/cuda)."""
         self._play(requests, what, 0)
@@ -226,6 +247,8 @@ class Context:
         self.cuda = cuda
         """The CUDA build that is modelled; None: the counting device, which takes results alone."""
         self._has_multiplied = False
+        self.cached: set[str] = set()
+        """What the library's own caches keep (`Frame.once`)."""
         self._streams = 0
         self.device: DeviceName = "gpu"
         """Where forwards and modifiers compute; the basic pipeline computes where the model lies."""

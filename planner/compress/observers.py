@@ -1,38 +1,23 @@
 """Observers and the quantization parameters that they compute, allocation by allocation.
 
-Mirrors llmcompressor/observers/{base,min_max,mse,mse_quant}.py and compressed_tensors
-quantization/utils/helpers.py calculate_qparams. `count` is the number of scales, `itemsize` the
+Mirrors llmcompressor/observers/{base,min_max,mse,mse_quant}.py. `count` is the number of scales, `itemsize` the
 bytes of an element of the observed tensor: minima, maxima and scales keep its dtype.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from planner.compress.context import Context, Frame
 from planner.compress.ledger import Owner
+from planner.compress.qparams import QParams, calculate_qparams
+from planner.cuda import reductions
+from planner.cuda.requests import temporaries
 from planner.errors import UnsupportedError
-from planner.recipe.dtypes import itemsize, zero_point_itemsize
 from planner.recipe.observers import DEFAULT, OBSERVERS, Observer
 from planner.recipe.qparams import scale_count
 from planner.recipe.specs import QuantArgs
 from planner.recipe.targets import LinearModule
 from planner.timeline import Handle
 from planner.upstream import FUSED_LAYER_NAMES, MSE_TILE
-
-
-@dataclass(slots=True)
-class QParams:
-    """What `Observer.get_qparams` returns."""
-
-    scale: Handle
-    zero_point: Handle
-    global_scale: Handle | None
-    scale_bytes: int
-    zero_point_bytes: int
-
-    @property
-    def handles(self) -> list[Handle]:
-        return [h for h in (self.scale, self.zero_point, self.global_scale) if h is not None]
 
 
 class WeightObservers:
@@ -136,8 +121,16 @@ def observed_range(frame: Frame, args: QuantArgs, *, observations: int, count: i
     if observer.statistics == "mse":
         _mse_statistics(frame, args, observer, observations, count, group, itemsize)
     else:
-        frame.assign("min_vals", count * itemsize)
-        frame.assign("max_vals", count * itemsize)
+        for name in ("min_vals", "max_vals"):
+            _extreme(frame, name, observations, count, group, itemsize)
+
+
+def _extreme(frame: Frame, name: str, observations: int, count: int, group: int, itemsize: int) -> None:
+    """torch.amin(observed, dim=(0, -1)) of (observations, count, group) values."""
+    frame.assign(name, count * itemsize)
+    if frame.build is not None:
+        buffers = reductions.extreme_buffers((observations, count, group), itemsize, frame.build)
+        frame.operator(temporaries(*buffers), name)
 
 
 def _mse_steps(args: QuantArgs, observer: Observer) -> int:
@@ -152,8 +145,9 @@ def _mse_statistics(
     """mse_quant.py _grid_search_mse_triton, the path taken on CUDA."""
     small, wide = count * itemsize, count * 4
     for name in ("min_val", "max_val"):
-        with frame.during(small, "extreme"):
-            frame.assign(name, small)
+        _extreme(frame, "extreme", observations, count, group, itemsize)
+        frame.assign(name, small)
+        frame.delete("extreme")
     qparams = calculate_qparams(frame, count, itemsize, args, rounded=False)
     frame.bind("zp_base", qparams.zero_point)
     frame.free(qparams.scale)
@@ -162,6 +156,8 @@ def _mse_statistics(
             frame.assign(name, small)
     frame.assign("zp_base", wide)
     steps, values = _mse_steps(args, observer), observations * group
+    if frame.build is not None:
+        frame.assign("grid_points", steps * 4)
     frame.assign("best_step", wide)
     if values > MSE_TILE:
         frame.assign("partial_errors", steps * count * -(-values // MSE_TILE) * 4)
@@ -170,59 +166,3 @@ def _mse_statistics(
     for name in ("min_vals", "max_vals"):
         with frame.during(wide, "extreme in fp32"), frame.during(wide, "shrunk extreme"):
             frame.assign(name, small)
-
-
-def calculate_qparams(frame: Frame, count: int, itemsize: int, args: QuantArgs, *, rounded: bool = True) -> QParams:
-    """Scales and zero points of `count` groups; `rounded=False` leaves out scale_dtype."""
-    small = count * itemsize
-    for name in ("mins", "maxs"):
-        with frame.during(small, "zeros"):
-            frame.assign(name, small)
-    if args.symmetric:
-        with frame.during(small, "abs(min)"), frame.during(small, "abs(max)"):
-            frame.assign("max_val_pos", small)
-        frame.assign("scale", small)
-        frame.assign("zero_point", small)
-    else:
-        with frame.during(small, "range"):
-            frame.assign("scale", small)
-        with frame.during(small, "min / scale"):
-            frame.assign("zero_point", small)
-        frame.assign("zero_point", small)
-    has_global = args.strategy == "tensor_group" and rounded
-    width = 4 if has_global else itemsize  # a (1,) fp32 global scale promotes the scales to fp32
-    if has_global:
-        frame.assign("scale", count * 4)
-    if args.scale_dtype is not None and rounded:
-        _round_scale(frame, count, width, args.scale_dtype)
-    with frame.during(count, "scale == 0"):
-        frame.assign("scale", count * width)
-    zero_bytes = _round_zero_point(frame, count, itemsize, args)
-    global_scale = frame.assign("global_scale", 4) if has_global else None
-    if global_scale is not None:
-        frame.hand_over("global_scale")
-    result = QParams(frame.hand_over("scale"), frame.hand_over("zero_point"), global_scale, count * width, zero_bytes)
-    frame.delete("mins", "maxs", "max_val_pos")
-    return result
-
-
-def _round_scale(frame: Frame, count: int, width: int, dtype: str) -> None:
-    """quant_args.py round_to_quantized_type_dtype: cast to the scale dtype and back."""
-    with frame.during(count * width, "clamped scale"):
-        frame.assign("rounded scale", count * itemsize(dtype))
-    frame.assign("scale", count * width)
-    frame.delete("rounded scale")
-
-
-def _round_zero_point(frame: Frame, count: int, width: int, args: QuantArgs) -> int:
-    """Round zero points to their dtype; returns their bytes."""
-    target = zero_point_itemsize(args)
-    is_float = (args.zp_dtype or "int8").startswith("float")
-    with frame.during(count * width, "clamped zero_point"):
-        if is_float:
-            frame.assign("zero_point", count * target)
-        else:
-            with frame.during(count * width, "rounded zero_point"):
-                pass
-            frame.assign("zero_point", count * target)
-    return count * target

@@ -117,8 +117,9 @@ def _reads(trace: ModelTrace, group: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _writes(trace: ModelTrace, group: tuple[int, ...]) -> tuple[int, ...]:
-    """Crossings made inside the group and read after it."""
-    names = (n for i in group for n, _ in trace.segments[i].writes)
+    """Crossings made inside the group and read after it, in the order in which they are made: partition_graph's
+    output dictionary has them so."""
+    names = (n for i in group for n, _ in sorted(trace.segments[i].writes, key=lambda write: write[1]))
     return tuple(n for n in names if trace.crossings[n].last_reader > group[-1])
 
 

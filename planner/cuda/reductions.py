@@ -21,6 +21,7 @@ SEMAPHORE = 4
 
 _INTEGERS = {"bool", "uint8", "int8", "int16", "int32"}
 _VERDICTS = {"any", "all"}
+_OF_SIZE = {2: "bfloat16", 4: "float32"}
 _ACCUMULATES_IN_FP32 = {"float16": 4, "bfloat16": 4}
 
 
@@ -83,6 +84,12 @@ def buffer_sizes(operand: Operand, reduced: tuple[int, ...], accumulator: int, b
         return ()
     size = accumulator * outputs * blocks * (1 if reduces_fastest else width * vector)
     return size, SEMAPHORE * grid
+
+
+def extreme_buffers(shape: tuple[int, int, int], itemsize: int, build: CudaBuild) -> tuple[int, ...]:
+    """Bytes beside the results of amin or amax of a dense tensor over its first and last dimensions."""
+    strides = (shape[1] * shape[2], shape[2], 1)
+    return buffer_sizes(Operand(shape, strides, _OF_SIZE[itemsize]), (0, 2), itemsize, build)
 
 
 def _reduced(call: OperatorCall) -> tuple[int, ...]:

@@ -44,16 +44,16 @@ def weight_qparam_bytes(module: LinearModule) -> dict[str, int]:
     return sizes
 
 
-def activation_qparam_bytes(module: LinearModule, args: QuantArgs | None) -> int:
+def activation_qparam_sizes(module: LinearModule, args: QuantArgs | None) -> dict[str, int]:
     """Stored bytes of an activation's qparams; none for fully dynamic ones."""
     if args is None or args.dynamic is True:
-        return 0
-    total = 4 if args.strategy == "tensor_group" else 0
+        return {}
+    fixed = {"global_scale": 4} if args.strategy == "tensor_group" else {}
     if args.dynamic == "local":
-        return total
+        return fixed
     columns = module.columns
     count = columns // args.group_size if args.strategy in ("group", "tensor_group") and args.group_size else 1
-    return total + count * (module.itemsize + zero_point_itemsize(args))
+    return {"scale": count * module.itemsize, "zero_point": count * zero_point_itemsize(args), **fixed}
 
 
 def qparam_bytes(module: LinearModule) -> int:
@@ -61,4 +61,4 @@ def qparam_bytes(module: LinearModule) -> int:
     if module.scheme is None:
         return 0
     activations = (module.scheme.input_activations, module.scheme.output_activations)
-    return sum(weight_qparam_bytes(module).values()) + sum(activation_qparam_bytes(module, a) for a in activations)
+    return sum(weight_qparam_bytes(module).values()) + sum(sum(activation_qparam_sizes(module, a).values()) for a in activations)

@@ -38,7 +38,7 @@ def test_what_does_not_grow_with_the_batch_is_whole_in_the_last_one_too() -> Non
 def test_fetching_copies_one_batch_to_the_gpu() -> None:
     activations, context = cache()
     activations.fill()
-    handles = activations.fetch([IDS])
+    handles = list(activations.fetch([IDS]).values())
     assert context.ledger.live_by_kind("gpu") == {"batch": 4 * TOY.ids}
     context.ledger.free_all(handles)
     assert context.ledger.live_by_kind("gpu") == {}
@@ -78,7 +78,7 @@ def test_a_cache_on_the_gpu_needs_no_copy_to_run_a_batch() -> None:
     held = 3 * 4 * TOY.ids
     assert context.ledger.live_by_kind("gpu") == {"activation_cache": held}
     assert context.ledger.live("cpu") == 0
-    assert activations.fetch([IDS]) == []
+    assert activations.fetch([IDS]) == {}
     assert context.ledger.live("gpu") == held
 
 

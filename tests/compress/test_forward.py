@@ -31,7 +31,7 @@ class Spy(ModifierModel):
 
 
 def replay(trace: ModelTrace, subgraph: Subgraph, context: Context) -> tuple[Handle, ...]:
-    return SubgraphForward(context, trace).run(subgraph)
+    return tuple(SubgraphForward(context, trace).run(subgraph).values())
 
 
 def sizes(context: Context, handles: Sequence[Handle]) -> list[int]:

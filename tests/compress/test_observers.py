@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from planner.compress.context import Context
-from planner.compress.observers import QParams, WeightObservers, calculate_qparams, siblings_of
+from planner.compress.observers import WeightObservers, siblings_of
+from planner.compress.qparams import QParams, calculate_qparams
 from planner.errors import UnsupportedError
 from planner.recipe.qparams import scale_count
 from planner.recipe.specs import QuantArgs

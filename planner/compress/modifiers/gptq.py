@@ -15,7 +15,8 @@ from planner.compress.modifiers.gptq_batch import Batch
 from planner.compress.modifiers.hessian import FP32, Hessians
 from planner.compress.modifiers.mixin import QuantizationMixinSpec, check_schemes, shared_fields, target_notes
 from planner.compress.modifiers.rtn import QuantizationModel
-from planner.compress.observers import QParams, siblings_of
+from planner.compress.observers import siblings_of
+from planner.compress.qparams import QParams
 from planner.errors import RecipeError, UnsupportedError
 from planner.hints import few
 from planner.models.traces import Call

@@ -8,7 +8,7 @@ from typing import Protocol
 from planner.compress.context import Context, Frame
 from planner.compress.ledger import Owner
 from planner.compress.modifiers.hessian import FP32, Hessians, hessian_bytes
-from planner.compress.observers import QParams
+from planner.compress.qparams import QParams
 from planner.cuda import linalg
 from planner.recipe.dtypes import zero_point_itemsize
 from planner.recipe.qparams import scale_count

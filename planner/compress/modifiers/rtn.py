@@ -8,12 +8,13 @@ from planner.compress.context import Context, Frame
 from planner.compress.ledger import Owner
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.mixin import QuantizationMixinSpec, calibrates, shared_fields
-from planner.compress.observers import QParams, WeightObservers, observed_range, observer_of, siblings_of
+from planner.compress.observers import WeightObservers, observed_range, observer_of, siblings_of
+from planner.compress.qparams import QParams, calculate_qparams
 from planner.errors import RecipeError
 from planner.models.traces import Call
 from planner.notes import Note
 from planner.recipe.observers import Observer
-from planner.recipe.qparams import weight_qparam_bytes
+from planner.recipe.qparams import activation_qparam_sizes, weight_qparam_bytes
 from planner.recipe.schemes import QuantizationFields
 from planner.recipe.specs import QuantArgs
 from planner.recipe.targets import LinearModule
@@ -108,8 +109,28 @@ class QuantizationModel(ModifierModel):
     def _finish_inputs(self, modules: Sequence[LinearModule]) -> None:
         """update_qparams(modules, ACTIVATION_OBS): frees the statistics; the scales are a few bytes."""
         for module in modules:
-            for name in (f"{module.name}.input", f"{module.name}.output"):
-                self.context.ledger.free_all(self._ranges.pop(name, ()))
+            if module.scheme is None:
+                continue
+            for base, args in (("input", module.scheme.input_activations), ("output", module.scheme.output_activations)):
+                statistics = self._ranges.pop(f"{module.name}.{base}", ())
+                if statistics and args is not None:
+                    self._finish_input(module, base, args)
+                self.context.ledger.free_all(statistics)
+
+    def _finish_input(self, module: LinearModule, base: str, args: QuantArgs) -> None:
+        """calibration.py update_qparams: what is stored of them stays on the GPU until the subgraph ends.
+
+        A few bytes each, in blocks of their own: the counting device passes over them.
+        """
+        if self.context.cuda is None or self.context.device == "cpu":
+            return
+        sizes = activation_qparam_sizes(module, args)
+        with self.context.frame("observer", f"{module.name}.{base}") as frame:
+            count = module.columns // (args.group_size or module.columns) if args.strategy == "tensor_group" else 1
+            qparams = calculate_qparams(frame, count, module.itemsize, args)
+            for name, nbytes in sizes.items():
+                self.context.onload(f"{module.name}.{base}_{name}", nbytes, "qparams")
+            self._release(qparams)
 
     def on_calibration_end(self) -> None:
         """mixin.py end_calibration: observers are removed."""

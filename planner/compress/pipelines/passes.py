@@ -43,7 +43,7 @@ class Pass:
     result: str
     hooked: tuple[Hooked, ...]
     store: bool
-    ahead: list[Handle] | None = None
+    ahead: dict[int, Handle] | None = None
     """The next batch, where it was fetched while the one before ran (iter_prefetch)."""
 
     stream: int = 0
@@ -66,9 +66,8 @@ class Pass:
             self.names.move("inputs", ENUMERATED)
         else:
             self.names.delete(ENUMERATED)
-        self.names.bind("inputs", *fetched)
-        inputs = dict(zip(self.subgraph.reads, fetched, strict=bool(fetched)))
-        outputs = self.forward.run(self.subgraph, self.hooked, batches.share(number), inputs)
+        self.names.bind("inputs", *fetched.values())
+        outputs = self.forward.run(self.subgraph, self.hooked, batches.share(number), fetched)
         shares = self.store and self.cache.device == self.context.device
         self.names.bind(self.result, *(() if shares else outputs.values()))
         if self.store:
@@ -76,6 +75,6 @@ class Pass:
             self.cache.store(self.subgraph.writes, outputs if shares else {}, last=last)
             self.names.extend("inputs", self.cache.delete(self.subgraph.consumed, last=last))
 
-    def _fetch(self, last: bool) -> list[Handle]:
+    def _fetch(self, last: bool) -> dict[int, Handle]:
         with self.context.ledger.on_stream("gpu", self.stream):
             return self.cache.fetch(self.subgraph.reads, last=last)

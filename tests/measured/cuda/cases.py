@@ -74,7 +74,7 @@ def _options() -> Iterator[CudaCase]:
         {"samples": 5, "batch_size": 2},
         {"sequential_targets": ("LlamaAttention", "LlamaMLP")},
         {"sequential_targets": ("Linear",), "layers": 2},
-        {"samples": 32},
+        {"samples": 32, "seq_len": 1024},
     ):
         yield _case("llama-3-8b", "gptq_w4a16", **options)
     yield _case("llama-3-8b", "rtn_w8a8_static", prefetch=True, propagate_error=False)

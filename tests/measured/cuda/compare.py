@@ -37,7 +37,9 @@ class CudaStep:
 
     @property
     def requested(self) -> float:
-        """Planned over measured."""
+        """Planned over measured; 1 where neither takes anything."""
+        if not self.measured[0]:
+            return float("inf") if self.planned[0] else 1.0
         return self.planned[0] / self.measured[0]
 
 
@@ -111,12 +113,11 @@ def table(cases: list[CudaCase]) -> Iterator[str]:
     """A line for each job: the step whose requested bytes are furthest off, and the job's two ratios."""
     yield f"{'job':<70} {'worst step':>10} {'off > 1 %':>9} {'allocated':>9} {'reserved':>9}  step"
     for case in cases:
-        both = [step for step in steps(case) if step.measured[0]]
-        worst = max(both, key=lambda step: abs(step.requested - 1), default=None)
+        both = steps(case)
+        worst = max(both, key=lambda step: abs(step.requested - 1))
         off = sum(abs(step.requested - 1) > STEP_SHARE for step in both)
-        ratios = f"{job_ratio(case, 1):>9.4f} {job_ratio(case, 2):>9.4f}" if both else ""
-        if worst is not None:
-            yield f"{case.name:<70} {worst.requested:>10.4f} {off:>3} of {len(both):>2} {ratios}  {worst.name}"
+        ratios = f"{job_ratio(case, 1):>9.4f} {job_ratio(case, 2):>9.4f}"
+        yield f"{case.name:<70} {worst.requested:>10.4f} {off:>3} of {len(both):>2} {ratios}  {worst.name}"
 
 
 def main() -> None:
