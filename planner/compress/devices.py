@@ -163,6 +163,7 @@ class CachingDevice:
     def __init__(self, allocator: CachingAllocator, total: int, context: int) -> None:
         self.allocator, self.total, self.context = allocator, total, context
         self.stream = 0
+        self._malloc, self._free = allocator.malloc, allocator.free
         self._blocks: dict[Handle, list[Block]] = {}
         self._retries = 0
 
@@ -173,15 +174,15 @@ class CachingDevice:
     def apply(self, event: MemoryEvent) -> None:
         handle, nbytes, tensors = event
         if tensors > 0:
-            blocks = self._blocks.get(handle)
-            if blocks is None:
-                blocks = self._blocks[handle] = []
-            for _ in range(tensors):
-                blocks.append(self.allocator.malloc(nbytes, self.stream))
+            born = [self._malloc(nbytes, self.stream) for _ in range(tensors)]
+            blocks = self._blocks.setdefault(handle, born)
+            if blocks is not born:
+                blocks += born
             return
         blocks = self._blocks[handle]
         for _ in range(-tensors):
-            self.allocator.free(_popped(blocks, nbytes))
+            # nearly always the first one
+            self._free(blocks.pop(0) if blocks and blocks[0][0] == nbytes else _popped(blocks, nbytes))
         if not blocks:
             del self._blocks[handle]
 

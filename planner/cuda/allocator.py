@@ -148,21 +148,7 @@ class CachingAllocator:
         """free_block: the block joins its free neighbours, and stays with the process. Returns the key of all that."""
         _, place, size, number = block
         self.use.allocated -= size
-        pool = self._pools[number]
-        keys, starts, ends = pool.keys, pool.starts, pool.ends
-        end = place + size
-        behind = starts.pop(end, 0)
-        if behind:
-            del keys[bisect_left(keys, behind << PLACES | end)]
-            end += behind
-        before = ends.pop(place, 0)
-        if before:
-            place -= before
-            del keys[bisect_left(keys, before << PLACES | place)]
-        size = starts[place] = ends[end] = end - place
-        key = size << PLACES | place
-        insort(keys, key)
-        return key
+        return self._join(self._pools[number], place, size)
 
     @property
     def free_bytes(self) -> int:
@@ -208,6 +194,23 @@ class CachingAllocator:
         )
 
     # ------------------------------------------------------------------ inside
+    def _join(self, pool: Pool, place: int, size: int) -> int:
+        """try_merge_blocks: these bytes are free now, with the free blocks at both ends of them. Returns the key."""
+        keys, starts, ends = pool.keys, pool.starts, pool.ends
+        end = place + size
+        behind = starts.pop(end, 0)
+        if behind:
+            del keys[bisect_left(keys, behind << PLACES | end)]
+            end += behind
+        before = ends.pop(place, 0)
+        if before:
+            place -= before
+            del keys[bisect_left(keys, before << PLACES | place)]
+        size = starts[place] = ends[end] = end - place
+        key = size << PLACES | place
+        insort(keys, key)
+        return key
+
     def _hand_out(self, pool: Pool, key: int, size: int, nbytes: int) -> Block:
         """alloc_found_block: the lower end of this block; what is left of it is free, if it is large enough."""
         place, found = key & PLACE, key >> PLACES
