@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.cuda.allocator import OFFSETS, PLACE, PLACES, Block, CachingAllocator, OutOfMemory
