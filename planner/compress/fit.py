@@ -82,7 +82,7 @@ class Rehearsal:
         self._is_large = modules > MANY_MODULES
         self._shortcuts = shortcuts or (PLACED_IN_PART if self._is_large else PLACED)
         self._simulations = 0
-        self._ledger, self._roomy = self._simulated(job.gpu_memory_bytes, is_strict=False)
+        self._ledger, self._roomy = self._simulated(job.gpu_memory_bytes, self._shortcuts, is_strict=False)
 
     @property
     def roomy(self) -> Attempt:
@@ -104,7 +104,8 @@ class Rehearsal:
             played = play(self._ledger.tape("gpu"), device, self._shortcuts.settled)
         except DiffersError:
             self._simulations += 1
-            return self._simulated(total, is_strict=True)[1]
+            is_own = total == self.job.gpu_memory_bytes
+            return self._simulated(total, self._shortcuts if is_own else PLACED_IN_PART, is_strict=True)[1]
         steps = tuple(map(_holding, self._roomy.steps, played.helds))
         if played.out_of_memory is None or played.out_at is None:
             return Attempt(steps=steps)
@@ -127,12 +128,12 @@ class Rehearsal:
     def _reserved(self) -> int:
         return max(step.gpu.held.reserved for step in self._roomy.steps if step.gpu.held)
 
-    def _simulated(self, total: int, *, is_strict: bool) -> tuple[Ledger, Attempt]:
+    def _simulated(self, total: int, shortcuts: Shortcuts, *, is_strict: bool) -> tuple[Ledger, Attempt]:
         ledger = Ledger(gpu=card(total, self.context_bytes, self.settings, is_strict=is_strict))
         build = CudaBuild(sm=self.job.capability)
         outcome, ran_out = Outcome(), None
         try:
-            simulate(self.program, Context(self.job, ledger, shortcuts=self._shortcuts, cuda=build), outcome)
+            simulate(self.program, Context(self.job, ledger, shortcuts=shortcuts, cuda=build), outcome)
         except OutOfMemory as error:
             ran_out = RanOut(step=len(outcome.steps) + error.steps, asked=error.asked, free=error.free)
         return ledger, Attempt(steps=tuple(outcome.steps), ran_out=ran_out)

@@ -97,7 +97,8 @@ def fit_line(plan: Plan) -> str:
     step = first_over(plan)
     where = place(step) if step else "the last step"
     asked, free = (human_bytes(count or 0) for count in (plan.verdict.asked_bytes, plan.verdict.free_bytes))
-    return f"OUT OF MEMORY on {room(plan.job)} in {where}, asking for {asked} with {free} free{smallest.replace(' that does', '')}"
+    smallest = smallest.replace(" that does", " that gets through")
+    return f"OUT OF MEMORY on {room(plan.job)} in {where}, asking for {asked} with {free} free{smallest}"
 
 
 def _fit_by_tensors(plan: Plan) -> str:

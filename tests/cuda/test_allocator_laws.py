@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,7 +75,7 @@ def started(text: str, total: int | None = CARD) -> Run:
 def overlaps(blocks: Sequence[tuple[int, int]]) -> bool:
     """Of (place, size) pairs."""
     ordered = sorted(blocks)
-    return any(a + size > b for (a, size), (b, _) in zip(ordered, ordered[1:], strict=False))
+    return any(a + size > b for (a, size), (b, _) in pairwise(ordered))
 
 
 @given(texts(), requests())
