@@ -1,0 +1,104 @@
+"""Laws of a job on cards of any size."""
+
+from dataclasses import replace
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from planner.compress.binding import make_program
+from planner.compress.context import EVERYTHING, PLACED, Context
+from planner.compress.devices import DiffersError, card
+from planner.compress.fit import Attempt, Rehearsal, smallest_card
+from planner.compress.ledger import Ledger
+from planner.compress.oneshot import simulate
+from planner.compress.program import Program, StepMemory
+from planner.compress.tape import play
+from planner.cuda.build import CudaBuild
+from planner.job import Job
+from planner.recipe.specs import Recipe
+from planner.units import MIB
+from tests.property import strategies
+from tests.toys import Toy
+
+Case = tuple[Toy, Recipe, Job]
+EXACT = replace(PLACED, settled=None)
+EXAMPLES = settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+def program(case: Case) -> Program:
+    toy, recipe, job = case
+    return make_program(toy.graph, recipe, job)[0]
+
+
+def rehearsal(case: Case, job: Job | None = None) -> Rehearsal:
+    return Rehearsal(program(case), job or case[2], context_bytes=0, shortcuts=EXACT)
+
+
+def figures(steps: tuple[StepMemory, ...]) -> list[object]:
+    return [(step.phase, step.gpu.bytes, step.gpu.allocated, step.gpu.held, step.cpu.bytes) for step in steps]
+
+
+def needed(attempt: Attempt) -> int:
+    return max(step.gpu.held.reserved for step in attempt.steps if step.gpu.held)
+
+
+@EXAMPLES
+@given(strategies.cases())
+def test_short_cuts_change_no_figure_of_the_allocator_either(case: Case) -> None:
+    walked = Rehearsal(program(case), case[2], context_bytes=0, shortcuts=EVERYTHING).roomy
+    assert figures(rehearsal(case).roomy.steps) == figures(walked.steps)
+
+
+@EXAMPLES
+@given(strategies.cases(), st.integers(0, 100))
+def test_the_tape_tells_of_a_card_what_a_simulation_on_it_does(case: Case, percent: int) -> None:
+    walked = Ledger(gpu=card(case[2].gpu_memory_bytes, 0))
+    simulate(program(case), Context(case[2], walked, shortcuts=EVERYTHING, cuda=CudaBuild()))
+    most = max(1, needed(rehearsal(case).roomy))
+    total = max(1, most * percent // 100)
+    tape = rehearsal(case)._ledger.tape("gpu")
+    for recorded in (tape, walked.tape("gpu")):
+        try:
+            played = play(recorded, card(total, 0, is_strict=True))
+        except DiffersError:
+            continue
+        real = rehearsal(case)._simulated(total, EVERYTHING, is_strict=True)[1]
+        assert (played.out_of_memory is None) == (real.ran_out is None)
+        assert (played.out_at is None) or (real.ran_out is not None and played.out_at == real.ran_out.step)
+        assert played.helds == [step.gpu.held for step in real.steps]
+
+
+@EXAMPLES
+@given(strategies.cases())
+def test_the_smallest_card_gets_the_job_through(case: Case) -> None:
+    jobs = rehearsal(case)
+    if needed(jobs.roomy):
+        assert jobs.on(jobs.smallest()).ran_out is None
+
+
+@EXAMPLES
+@given(strategies.cases())
+def test_a_card_never_holds_more_than_it_has(case: Case) -> None:
+    jobs = rehearsal(case)
+    most = needed(jobs.roomy)
+    for total in (most // 2, most * 3 // 4, most):
+        assert all(step.gpu.held is None or step.gpu.held.reserved <= total for step in jobs.on(max(total, 1)).steps)
+
+
+@given(limit=st.integers(1, 10**12), start=st.integers(1, 10**12))
+def test_the_search_finds_the_limit_of_a_job_that_does_not_adapt(limit: int, start: int) -> None:
+    found = smallest_card(lambda total: total >= limit, start, lambda: 200)
+    assert limit <= found <= limit + max(4 * MIB, found // 200)
+
+
+def test_a_job_that_adapts_is_said_to_need_the_card_above_the_last_that_failed() -> None:
+    def gets_through(total: int) -> bool:
+        return total >= 900 * MIB or 500 * MIB <= total < 700 * MIB
+
+    found = smallest_card(gets_through, 1000 * MIB, lambda: 200)
+    assert 900 * MIB <= found <= 905 * MIB
