@@ -16,6 +16,9 @@ more are the wholly free ones given back, and the driver is asked again. That is
 
 Of equal free blocks the one in the segment that was taken first is chosen (`registration_counter`, torch 2.14; earlier
 versions take the lowest address), so where the driver puts segments does not matter.
+
+A larger card may run out of memory where a smaller one gets through: what a retry gives back there stays here, is cut
+for another request, and cannot be given back any more (tests/cuda/test_allocator_laws.py has an example).
 """
 
 from bisect import bisect_left, insort
@@ -180,6 +183,8 @@ class CachingAllocator:
             pool.refill(())
         for number, keys in free:
             self._pool(number).refill(keys)
+        for number in {number for group in groups for *_, number in group}:
+            self._pool(number)
         self.use.reserved = sum(sizes)
         self.use.allocated = self.use.reserved - sum(key >> PLACES for _, keys in free for key in keys)
         self.use.restart()

@@ -20,6 +20,8 @@ SMALL, LARGE = "llama-3-8b", "deepseek-r1"
 RECIPE = "gptq_w4a16"
 MAX_RSS = 2 * GIB
 MAX_SIMULATION = 0.05
+MAX_PAIR = 3e-6
+"""Seconds of one request to the caching allocator and its free."""
 # RTN with data, RTN without, and the two with Hessians.
 WHOLE_SIZE_RECIPES = ("rtn_w8a8_static", "rtn_fp8_dynamic", "gptq_w4a16", "sparsegpt_2of4")
 HEAVY = ("torch", "transformers", "accelerate", "compressed_tensors", "numpy", "networkx", "pydantic")
@@ -48,6 +50,8 @@ class Results:
     """Seconds of each part of a cold plan, by model."""
     simulations: dict[tuple[str, str], Spread]
     """Seconds of a planner function on a traced model, by model and function."""
+    allocator: dict[str, Spread]
+    """Seconds of a request to the caching allocator and its free, by recorded stream of requests."""
 
 
 def pair_cases(folder: Path, quick: bool) -> Iterator[PairCase]:
@@ -106,6 +110,7 @@ def run_all(folder: Path, quick: bool, say: Callable[[str], None]) -> Results:
         whole_size=whole_size,
         phases={model: _phases(model) for model in (SMALL, LARGE)},
         simulations=dict(_simulations("5" if quick else "20")),
+        allocator=_allocator("5" if quick else "20"),
     )
 
 
@@ -121,6 +126,11 @@ def _simulations(rounds: str) -> Iterator[tuple[tuple[str, str], Spread]]:
         found = json.loads(_output(_module("phases", model, RECIPE, rounds)))
         for function in ("simulate", "plan_graph"):
             yield (model, function), Spread.of(found[function])
+
+
+def _allocator(rounds: str) -> dict[str, Spread]:
+    measured = json.loads(_output(_module("allocator", rounds)))
+    return {stream: Spread.of(seconds) for stream, seconds in measured.items()}
 
 
 def imported_by_help() -> tuple[str, ...]:

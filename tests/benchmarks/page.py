@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.benchmarks.cases import GIB, LARGE, MAX_RSS, MAX_SIMULATION, MIB, SMALL, PairCase, Results
+from tests.benchmarks.cases import GIB, LARGE, MAX_PAIR, MAX_RSS, MAX_SIMULATION, MIB, SMALL, PairCase, Results
 from tests.benchmarks.measure import Pair, Spread, Usage
 
 LIBRARIES = ("torch", "transformers", "accelerate", "compressed-tensors", "typer")
@@ -68,6 +68,16 @@ In one process, with the model's graph and trace in hand, GPTQ W4A16. `simulate`
 {rows}
 """
 
+ALLOCATOR = """
+## The caching allocator alone
+
+Microseconds of one request and its free, over recorded streams of requests of real jobs (`tests/cuda/recorded/traces`).
+
+| stream | goal | min | median | max | |
+|---|--:|--:|--:|--:|---|
+{rows}
+"""
+
 PHASES = """
 ## Where a cold plan's time goes
 
@@ -105,6 +115,7 @@ def render(results: Results) -> str:
             ABSOLUTE.format(rows=_lines(_absolute_rows(results)), turns=" or ".join(map(str, turns))),
             WHOLE_SIZE.format(model=LARGE, rows=_lines(_whole_size_rows(results))),
             SIMULATION.format(model=SMALL, rows=_lines(_simulation_rows(results))),
+            ALLOCATOR.format(rows=_lines(_allocator_rows(results))),
             _phases(results),
             ESTIMATE.format(expert=expert / 1e9, expert_gib=expert / GIB),
         )
@@ -171,6 +182,12 @@ def _simulation_rows(results: Results) -> Iterator[Sequence[str]]:
         numbers = (f"{value * 1000:.1f} ms" for value in (spread.low, spread.middle, spread.high))
         wanted = f"{goal * 1000:.0f} ms" if goal else ""
         yield model, f"`{function}`", wanted, *numbers, _verdict(spread.middle, goal)
+
+
+def _allocator_rows(results: Results) -> Iterator[Sequence[str]]:
+    for stream, spread in results.allocator.items():
+        numbers = (f"{value * 1e6:.2f}" for value in (spread.low, spread.middle, spread.high))
+        yield stream, f"{MAX_PAIR * 1e6:g}", *numbers, _verdict(spread.middle, MAX_PAIR)
 
 
 def _phases(results: Results) -> str:

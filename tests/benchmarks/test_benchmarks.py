@@ -21,6 +21,7 @@ def results(pair: Pair, max_time: float) -> Results:
         whole_size={"gptq": usage(1.0, 2049 * MIB)},
         phases={"toy": {"import": 0.5, "plan": 0.25}},
         simulations={("toy", "simulate"): Spread.of([0.01, 0.02, 0.04])},
+        allocator={"a stream": Spread.of([1e-6, 2e-6, 4e-6])},
     )
 
 
@@ -50,6 +51,11 @@ def test_the_page_admits_what_is_missed() -> None:
     assert "| ours | theirs | time | 2 | 3.00 | 3.00 | 3.00 | **missed** |" in missed
     assert "| gptq | 1.00 | 2049 | 2048 | **missed** |" in missed
     assert "| ours | theirs | time | 4 | 3.00 | 3.00 | 3.00 | met |" in render(results(pair, max_time=4.0))
+
+
+def test_the_allocator_s_time_is_shown_in_microseconds() -> None:
+    page = render(results(Pair(subject=[usage(1.0)], baseline=[usage(1.0)]), max_time=2.0))
+    assert "| a stream | 3 | 1.00 | 2.00 | 4.00 | met |" in page
 
 
 def test_the_parts_of_a_plan_are_summed() -> None:
