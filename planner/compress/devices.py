@@ -20,7 +20,7 @@ Layout = Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class CardUse:
     """What a caching allocator held in one step, at most."""
 
     allocated: int
@@ -102,14 +102,14 @@ class Device(Protocol):
     def free_bytes(self, live: int) -> int:
         """What `torch.cuda.mem_get_info` would call free while tensors of `live` bytes are there."""
 
-    def close_step(self) -> Held | None:
+    def close_step(self) -> CardUse | None:
         """The most that was held since the step before; None for a device that only counts."""
 
     def layout(self, handles: Sequence[Handle]) -> Layout:
         """Equal where equal events would be met alike from here on. `handles` are all live holdings, in an order that
         says which of them play the same part in another layout."""
 
-    def replay(self, script: Script, begin: Sequence[Handle], end: Sequence[Handle]) -> tuple[Held | None, ...]:
+    def replay(self, script: Script, begin: Sequence[Handle], end: Sequence[Handle]) -> tuple[CardUse | None, ...]:
         """Do it again, beginning with the holdings `begin` in the parts of the script's, so that `end` are live then.
         Returns what each step held. Raises DiffersError where a question has another answer, half-way."""
 
@@ -195,9 +195,9 @@ class CachingDevice:
     def free_bytes(self, live: int) -> int:
         return max(0, self.total - self.context - self.allocator.use.reserved)
 
-    def close_step(self) -> Held:
+    def close_step(self) -> CardUse:
         use = self.allocator.use
-        held = Held(allocated=use.allocated_peak, reserved=use.reserved_peak, retries=use.retries - self._retries)
+        held = CardUse(allocated=use.allocated_peak, reserved=use.reserved_peak, retries=use.retries - self._retries)
         self._retries = use.retries
         use.restart()
         return held
@@ -205,9 +205,9 @@ class CachingDevice:
     def layout(self, handles: Sequence[Handle]) -> Layout:
         return self.allocator.layout(map(self._blocks.__getitem__, handles))
 
-    def replay(self, script: Script, begin: Sequence[Handle], end: Sequence[Handle]) -> tuple[Held, ...]:
+    def replay(self, script: Script, begin: Sequence[Handle], end: Sequence[Handle]) -> tuple[CardUse, ...]:
         self._blocks = {old: self._blocks[new] for old, new in zip(script.begin, begin, strict=True)}
-        helds: list[Held] = []
+        helds: list[CardUse] = []
         try:
             helds.extend(held for action in script.actions if (held := self.act(action)) is not None)
         except OutOfMemory as error:
@@ -216,7 +216,7 @@ class CachingDevice:
         self._blocks = {new: self._blocks[old] for old, new in zip(script.end, end, strict=True)}
         return tuple(helds)
 
-    def act(self, action: Action) -> Held | None:
+    def act(self, action: Action) -> CardUse | None:
         """Do what was done then; returns what the step held where one ends."""
         if type(action) is tuple:
             self.apply(action)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from planner.compress.context import PLACED, PLACED_IN_PART, Context, Shortcuts
-from planner.compress.devices import DiffersError, Held, card
+from planner.compress.devices import CardUse, DiffersError, card
 from planner.compress.ledger import Ledger
 from planner.compress.oneshot import simulate
 from planner.compress.program import Outcome, Program, StepMemory
@@ -97,14 +97,14 @@ class Rehearsal:
 
     def on(self, total: int) -> Attempt:
         """The job on a card of so many bytes."""
-        if not self._reserved() or (total == self.job.gpu_memory_bytes and self._needed() <= total):
+        is_own = total == self.job.gpu_memory_bytes and self.settings.memory_fraction is None
+        if not self._reserved() or (is_own and self._needed() <= total):
             return self._roomy
         device = card(total, self.context_bytes, self.settings, is_strict=True)
         try:
             played = play(self._ledger.tape("gpu"), device, self._shortcuts.settled)
         except DiffersError:
             self._simulations += 1
-            is_own = total == self.job.gpu_memory_bytes
             return self._simulated(total, self._shortcuts if is_own else PLACED_IN_PART, is_strict=True)[1]
         steps = tuple(map(_holding, self._roomy.steps, played.helds))
         if played.out_of_memory is None or played.out_at is None:
@@ -139,7 +139,7 @@ class Rehearsal:
         return ledger, Attempt(steps=tuple(outcome.steps), ran_out=ran_out)
 
 
-def _holding(step: StepMemory, held: Held) -> StepMemory:
+def _holding(step: StepMemory, held: CardUse) -> StepMemory:
     """The step with what the allocator held on another card."""
     return replace(step, gpu=replace(step.gpu, held=held, allocated=held.allocated))
 

@@ -14,7 +14,17 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Literal, NamedTuple
 
-from planner.compress.devices import Action, CountingDevice, Device, Held, Layout, OnStream, PassedOn, Question, Script
+from planner.compress.devices import (
+    Action,
+    CardUse,
+    CountingDevice,
+    Device,
+    Layout,
+    OnStream,
+    PassedOn,
+    Question,
+    Script,
+)
 from planner.compress.tape import Repeated
 from planner.errors import UnsupportedError
 from planner.timeline import Handle, Level, MemoryEvent
@@ -77,7 +87,7 @@ class Peak:
     end: int
     by_kind: dict[str, int]
     largest: tuple[Holding, ...]
-    held: Held | None = None
+    held: CardUse | None = None
     """What the caching allocator held, where one was simulated."""
 
 
@@ -301,7 +311,7 @@ class Ledger:
 
     def replay(
         self, device: DeviceName, script: Script, begin: Sequence[Handle]
-    ) -> tuple[tuple[Held | None, ...], Layout]:
+    ) -> tuple[tuple[CardUse | None, ...], Layout]:
         """Do it again on the device alone: what each step held, and the layout after. The books know nothing of it."""
         seat = self._books[device].device
         return seat.replay(script, begin, script.end), seat.layout(script.end)

@@ -8,7 +8,7 @@ the allocator gives segments back, and where it runs out.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from planner.compress.devices import Action, CachingDevice, Held, Layout, Script
+from planner.compress.devices import Action, CachingDevice, CardUse, Layout, Script
 from planner.cuda.allocator import OutOfMemory
 from planner.timeline import Handle
 
@@ -26,7 +26,7 @@ class Repeated:
 class Played:
     """What came of it."""
 
-    helds: list[Held] = field(default_factory=list)
+    helds: list[CardUse] = field(default_factory=list)
     """What each step held, up to where it ran out."""
     out_of_memory: OutOfMemory | None = None
     out_at: int | None = None
@@ -42,8 +42,8 @@ class Played:
 class _Seen:
     """How a script came out, by the layout that it began in."""
 
-    outcomes: dict[Layout, tuple[Layout, tuple[Held, ...]]] = field(default_factory=dict)
-    last: tuple[Layout, tuple[Held, ...]] | None = None
+    outcomes: dict[Layout, tuple[Layout, tuple[CardUse, ...]]] = field(default_factory=dict)
+    last: tuple[Layout, tuple[CardUse, ...]] | None = None
     quiet: int = 0
 
 
@@ -61,7 +61,7 @@ def play(tape: Iterable[Action | Repeated], device: CachingDevice, settled: int 
     return played
 
 
-def _repeat(again: Repeated, device: CachingDevice, seen: _Seen, settled: int | None) -> tuple[Held, ...]:
+def _repeat(again: Repeated, device: CachingDevice, seen: _Seen, settled: int | None) -> tuple[CardUse, ...]:
     before = device.layout(again.begin)
     outcome = seen.outcomes.get(before)
     if outcome is None and settled is not None and seen.quiet >= settled:

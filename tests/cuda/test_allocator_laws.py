@@ -23,7 +23,7 @@ SETTINGS = (
     "expandable_segments:True",
 )
 CARD = 600 * MIB
-Request = tuple[int, int]
+Ask = tuple[int, int]
 """(bytes, stream); bytes below 1: free the block of this age instead."""
 
 
@@ -34,7 +34,7 @@ def sizes() -> st.SearchStrategy[int]:
     return near | st.integers(1, 200 * MIB)
 
 
-def requests() -> st.SearchStrategy[list[Request]]:
+def requests() -> st.SearchStrategy[list[Ask]]:
     frees = st.builds(lambda age: (-age, 0), st.integers(0, 12))
     return st.lists(st.tuples(sizes(), st.integers(0, 1)) | frees, max_size=60)
 
@@ -50,7 +50,7 @@ class Run:
     allocator: CachingAllocator
     live: list[Block] = field(default_factory=list)
 
-    def ask(self, request: Request) -> bool:
+    def ask(self, request: Ask) -> bool:
         """False: out of memory. A block that is not there is not freed."""
         nbytes, stream = request
         if nbytes > 0:
@@ -79,7 +79,7 @@ def overlaps(blocks: Sequence[tuple[int, int]]) -> bool:
 
 
 @given(texts(), requests())
-def test_no_two_blocks_overlap_and_every_reserved_byte_belongs_to_exactly_one(text: str, stream: list[Request]) -> None:
+def test_no_two_blocks_overlap_and_every_reserved_byte_belongs_to_exactly_one(text: str, stream: list[Ask]) -> None:
     run = started(text)
     for request in stream:
         run.ask(request)
@@ -98,7 +98,7 @@ def test_no_two_blocks_overlap_and_every_reserved_byte_belongs_to_exactly_one(te
 
 
 @given(texts(), requests())
-def test_what_is_reserved_is_what_was_taken_less_what_was_given_back(text: str, stream: list[Request]) -> None:
+def test_what_is_reserved_is_what_was_taken_less_what_was_given_back(text: str, stream: list[Ask]) -> None:
     run = started(text)
     for request in stream:
         run.ask(request)
@@ -110,7 +110,7 @@ def test_what_is_reserved_is_what_was_taken_less_what_was_given_back(text: str, 
 
 
 @given(texts(), requests())
-def test_no_two_free_blocks_touch(text: str, stream: list[Request]) -> None:
+def test_no_two_free_blocks_touch(text: str, stream: list[Ask]) -> None:
     run = started(text)
     for request in stream:
         run.ask(request)
@@ -119,7 +119,7 @@ def test_no_two_free_blocks_touch(text: str, stream: list[Request]) -> None:
 
 
 @given(texts(), requests())
-def test_the_same_requests_take_the_same_segments(text: str, stream: list[Request]) -> None:
+def test_the_same_requests_take_the_same_segments(text: str, stream: list[Ask]) -> None:
     first, second = started(text), started(text)
     for request in stream:
         assert first.ask(request) == second.ask(request)
@@ -128,7 +128,7 @@ def test_the_same_requests_take_the_same_segments(text: str, stream: list[Reques
 
 
 @given(texts(), requests())
-def test_all_that_is_freed_can_be_had_again_without_asking_the_driver(text: str, stream: list[Request]) -> None:
+def test_all_that_is_freed_can_be_had_again_without_asking_the_driver(text: str, stream: list[Ask]) -> None:
     run = started(text, total=None)
     for request in stream:
         run.ask(request)
@@ -142,7 +142,7 @@ def test_all_that_is_freed_can_be_had_again_without_asking_the_driver(text: str,
 
 @given(texts(), requests(), requests())
 def test_a_layout_that_was_restored_goes_on_as_the_one_it_was_taken_of(
-    text: str, before: list[Request], after: list[Request]
+    text: str, before: list[Ask], after: list[Ask]
 ) -> None:
     run, other = started(text), started(text)
     for request in before:
@@ -171,14 +171,14 @@ def test_more_memory_can_turn_getting_through_into_out_of_memory() -> None:
     assert gets_through(stream, 86 * MIB)
 
 
-def gets_through(stream: Sequence[Request], free: int) -> bool:
+def gets_through(stream: Sequence[Ask], free: int) -> bool:
     """No request of the stream fails on a card that has so many bytes free."""
     run = Run(CachingAllocator(free))
     return all(run.ask(request) for request in stream)
 
 
 @given(requests(), st.integers(20 * MIB, CARD))
-def test_where_nothing_was_given_back_more_memory_changes_nothing(stream: list[Request], more: int) -> None:
+def test_where_nothing_was_given_back_more_memory_changes_nothing(stream: list[Ask], more: int) -> None:
     run = started("")
     if all(run.ask(request) for request in stream) and run.allocator.use.retries == 0:
         larger = started("", CARD + more)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from planner.compress.cache import ActivationCache
 from planner.compress.context import Context, Frame
-from planner.compress.devices import Action, DiffersError, Held, Layout, Script
+from planner.compress.devices import Action, CardUse, DiffersError, Layout, Script
 from planner.compress.ledger import Owner, Peak
 from planner.compress.pipelines.passes import NAMES
 from planner.compress.program import Program, Run, StepMemory, Subgraph
@@ -24,7 +24,7 @@ Leftovers = tuple[tuple[tuple[str, Owner, int], ...], ...]
 """(kind, owner, bytes) of what each of NAMES holds."""
 
 
-Outcome = tuple[Layout, tuple[Held | None, ...]]
+Outcome = tuple[Layout, tuple[CardUse | None, ...]]
 """How the GPU is left, and what each step held."""
 
 
@@ -162,7 +162,7 @@ class Repeats:
         return {segments[a].target: segments[b].target for a, b in pairs if segments[a].target}
 
 
-def _renamed(step: StepMemory, subgraph: Subgraph, renames: dict[str, str], held: Held | None) -> StepMemory:
+def _renamed(step: StepMemory, subgraph: Subgraph, renames: dict[str, str], held: CardUse | None) -> StepMemory:
     def peak(old: Peak) -> Peak:
         return replace(old, largest=tuple(replace(h, owner=h.owner.renamed(renames)) for h in old.largest))
 
