@@ -55,7 +55,7 @@ def gptq() -> Plan:
 
 
 def test_a_plan_says_what_was_asked(gptq: Plan) -> None:
-    assert (gptq.schema_version, gptq.llmcompressor, gptq.method) == (2, "0.14.0.1", "simulate")
+    assert (gptq.schema_version, gptq.llmcompressor, gptq.method) == (3, "0.14.0.1", "simulate")
     assert gptq.recipe == "gptq_w4a16"
     assert gptq.job == job()
     assert (gptq.model.name, gptq.model.architecture) == ("llama-3-8b", "LlamaForCausalLM")
@@ -174,7 +174,7 @@ def test_progress_is_told_model_and_recipes() -> None:
 
 
 def test_a_graph_and_a_recipe_may_be_kept_and_planned_again(gptq: Plan) -> None:
-    assert plan_graph(load_model("llama-3-8b", job()), load_recipe("gptq_w4a16"), job()) == gptq
+    assert plan_graph(load_model("llama-3-8b", job()), load_recipe("gptq_w4a16"), job(), on_card=True) == gptq
 
 
 # ---------------------------------------------------------------------- refused

@@ -11,7 +11,8 @@ from typing import Any
 
 from planner.compress.context import Context, Shortcuts
 from planner.compress.devices import CountingDevice
-from planner.compress.ledger import Ledger, Peak
+from planner.compress.holdings import Peak
+from planner.compress.ledger import Ledger
 from planner.compress.modifiers.gptq import GPTQSpec
 from planner.compress.modifiers.mixin import QuantizationMixinSpec
 from planner.compress.modifiers.rtn import QuantizationSpec

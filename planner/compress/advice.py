@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from planner.compress.ledger import Owner
+from planner.compress.holdings import Owner
 from planner.compress.parts import FUSED_EXPERTS, PART_NAMES, cpu_parts, gpu_parts
 from planner.compress.schema import Owned, Plan, Step
 from planner.units import GIB, human_bytes

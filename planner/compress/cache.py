@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping
 
 from planner.compress.context import Context
-from planner.compress.ledger import DeviceName, Owner
+from planner.compress.holdings import DeviceName, Owner
 from planner.models.traces import Crossing, ModelTrace
 from planner.timeline import Handle
 

@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
 from planner.compress.devices import CountingDevice
-from planner.compress.ledger import DeviceName, Keep, Ledger, Owner
+from planner.compress.holdings import DeviceName, Owner
+from planner.compress.ledger import Keep, Ledger
 from planner.cuda.build import CudaBuild
 from planner.cuda.requests import Requests
 from planner.job import Job

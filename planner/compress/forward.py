@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from planner.compress.context import Context, Share
-from planner.compress.ledger import Owner
+from planner.compress.holdings import Owner
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.program import Subgraph
 from planner.errors import UnsupportedError

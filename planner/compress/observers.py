@@ -7,7 +7,7 @@ bytes of an element of the observed tensor: minima, maxima and scales keep its d
 from collections.abc import Sequence
 
 from planner.compress.context import Context, Frame
-from planner.compress.ledger import Owner
+from planner.compress.holdings import Owner
 from planner.compress.qparams import QParams, calculate_qparams
 from planner.cuda import reductions
 from planner.cuda.requests import temporaries

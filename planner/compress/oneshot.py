@@ -17,8 +17,8 @@ How the simulation works, in one page:
 from collections.abc import Mapping
 
 from planner.compress.context import Context
+from planner.compress.holdings import Owner
 from planner.compress.inferred import PipelineName, pipeline_runs
-from planner.compress.ledger import Owner
 from planner.compress.parts import FUSED_EXPERTS
 from planner.compress.pipelines.base import Pipeline
 from planner.compress.pipelines.basic import BasicPipeline

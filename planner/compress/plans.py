@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from planner.compress.fit import Attempt, Rehearsal
-from planner.compress.ledger import Owner, Peak
+from planner.compress.holdings import Owner, Peak
 from planner.compress.program import Outcome, StepMemory
 from planner.compress.rule_of_thumb import rule_of_thumb
 from planner.compress.schema import (

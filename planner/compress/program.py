@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from planner.compress.ledger import Peak
+from planner.compress.holdings import Peak
 from planner.models.traces import ModelTrace
 from planner.recipe.specs import ModifierSpec
 from planner.recipe.targets import UnitTargets

@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from planner.compress.ledger import Owner
+from planner.compress.holdings import Owner
 from planner.compress.upgrade import SCHEMA_VERSION, upgraded
 from planner.fields import PlanMethod
 from planner.job import Job

@@ -12,7 +12,8 @@ import pytest
 
 from planner.compress.binding import make_program
 from planner.compress.context import Context
-from planner.compress.ledger import Handle, Owner
+from planner.compress.holdings import Owner
+from planner.compress.ledger import Handle
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.oneshot import simulate
 from planner.job import Job

@@ -3,7 +3,7 @@
 import pytest
 
 from planner.compress.context import Context
-from planner.compress.ledger import Owner
+from planner.compress.holdings import Owner
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.gptq import GPTQSpec
 from planner.compress.oneshot import simulate

@@ -3,7 +3,7 @@
 import pytest
 
 from planner.compress.context import Context
-from planner.compress.ledger import About, Owner
+from planner.compress.holdings import About, Owner
 from planner.units import GIB
 from tests import toys
 
@@ -110,9 +110,9 @@ def test_computing_on_the_cpu_onloads_nothing(context: Context) -> None:
 def test_free_memory_is_the_card_less_what_is_live() -> None:
     context = Context(toys.job(gpu_memory_bytes=GIB))
     context.take(1000, "weights", "x")
-    assert context.free_gpu_bytes == GIB - 1000
+    assert context.ledger.free_bytes("gpu") == GIB - 1000
     context.take(GIB, "weights", "x")
-    assert context.free_gpu_bytes == 0
+    assert context.ledger.free_bytes("gpu") == 0
 
 
 def test_a_timeline_has_every_layers_events() -> None:

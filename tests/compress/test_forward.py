@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from planner.compress.context import Context
 from planner.compress.forward import Hooked, SubgraphForward, full_name
-from planner.compress.ledger import Owner
+from planner.compress.holdings import Owner
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.oneshot import simulate
 from planner.compress.program import Subgraph, cut

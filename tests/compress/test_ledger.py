@@ -1,6 +1,7 @@
 import pytest
 
-from planner.compress.ledger import LARGEST, About, Holding, Ledger, Owner
+from planner.compress.holdings import About, Holding, Owner
+from planner.compress.ledger import LARGEST, Ledger
 from planner.errors import UnsupportedError
 from planner.units import BLOCK, in_blocks
 

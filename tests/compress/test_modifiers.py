@@ -8,7 +8,7 @@ import pytest
 
 from planner.compress.binding import make_program
 from planner.compress.context import Context
-from planner.compress.ledger import Owner
+from planner.compress.holdings import Owner
 from planner.compress.modifiers import MODIFIERS, make_model
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.oneshot import simulate

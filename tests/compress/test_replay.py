@@ -14,7 +14,8 @@ from planner.compress.batches import Batches, walk_batches
 from planner.compress.binding import make_program
 from planner.compress.context import EVERYTHING, Context, Shortcuts
 from planner.compress.forward import SubgraphForward
-from planner.compress.ledger import Keep, Owner
+from planner.compress.holdings import Owner
+from planner.compress.ledger import Keep
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.oneshot import simulate
 from planner.compress.program import StepMemory

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from planner.compress.binding import make_program
 from planner.compress.context import EVERYTHING, Context, Shortcuts
 from planner.compress.devices import CountingDevice
-from planner.compress.ledger import DeviceName, Ledger
+from planner.compress.holdings import DeviceName
+from planner.compress.ledger import Ledger
 from planner.compress.modifiers.gptq import GPTQModel, GPTQSpec
 from planner.compress.oneshot import simulate
 from planner.compress.pipelines.base import Pipeline

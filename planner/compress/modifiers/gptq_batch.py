@@ -6,7 +6,7 @@ Python keeps the previous batch's tensors until the same names are assigned agai
 from typing import Protocol
 
 from planner.compress.context import Context, Frame
-from planner.compress.ledger import Owner
+from planner.compress.holdings import Owner
 from planner.compress.modifiers.hessian import FP32, Hessians, hessian_bytes
 from planner.compress.qparams import QParams
 from planner.cuda import linalg

@@ -1,7 +1,7 @@
 """Hessians, as GPTQ and SparseGPT accumulate them: fp32, (columns x columns), one per module."""
 
 from planner.compress.context import Context
-from planner.compress.ledger import Owner
+from planner.compress.holdings import Owner
 from planner.models.traces import Call
 from planner.recipe.targets import LinearModule
 from planner.timeline import Handle

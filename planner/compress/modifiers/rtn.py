@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 from planner.compress.context import Context, Frame
-from planner.compress.ledger import Owner
+from planner.compress.holdings import Owner
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.mixin import QuantizationMixinSpec, calibrates, shared_fields
 from planner.compress.observers import WeightObservers, observed_range, observer_of, siblings_of

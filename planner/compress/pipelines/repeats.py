@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from planner.compress.cache import ActivationCache
 from planner.compress.context import Context, Frame
 from planner.compress.devices import Action, CardUse, DiffersError, Layout, Script
-from planner.compress.ledger import Owner, Peak
+from planner.compress.holdings import Owner, Peak
 from planner.compress.pipelines.passes import NAMES
 from planner.compress.program import Program, Run, StepMemory, Subgraph
 from planner.compress.tape import Repeated
