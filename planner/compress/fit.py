@@ -28,8 +28,8 @@ CUDA_CONTEXT_RANGE = (300_000_000, 600_000_000)
 MANY_MODULES = 1_000
 """From so many targeted modules on, repetitions are taken as settled early, and column blocks are not all walked."""
 
-FINE, COARSE = 1_000, 50
-"""The smallest card is looked for to a thousandth of its size; to a fiftieth where each card means a simulation."""
+FINE, COARSE = 200, 50
+"""The smallest card is looked for to a two hundredth of its size; to a fiftieth where each card means a simulation."""
 
 
 SETTLED = (
@@ -82,7 +82,7 @@ class Rehearsal:
         self._is_large = modules > MANY_MODULES
         self._shortcuts = shortcuts or (PLACED_IN_PART if self._is_large else PLACED)
         self._simulations = 0
-        self._ledger, self._roomy = self._simulated(job.gpu_memory_bytes, is_strict=False)
+        self._ledger, self._roomy = self._simulated(job.gpu_memory_bytes, self._shortcuts, is_strict=False)
 
     @property
     def roomy(self) -> Attempt:
@@ -104,7 +104,8 @@ class Rehearsal:
             played = play(self._ledger.tape("gpu"), device, self._shortcuts.settled)
         except DiffersError:
             self._simulations += 1
-            return self._simulated(total, is_strict=True)[1]
+            is_own = total == self.job.gpu_memory_bytes
+            return self._simulated(total, self._shortcuts if is_own else PLACED_IN_PART, is_strict=True)[1]
         steps = tuple(map(_holding, self._roomy.steps, played.helds))
         if played.out_of_memory is None or played.out_at is None:
             return Attempt(steps=steps)
@@ -112,18 +113,9 @@ class Rehearsal:
         return Attempt(steps=steps, ran_out=RanOut(step=played.out_at, asked=error.asked, free=error.free))
 
     def smallest(self) -> int:
-        """The smallest card on which the job gets through, and on every larger one that was tried: whole MiB."""
-        passes = self._needed()
-        if self.on(passes).ran_out is not None:  # told of less, GPTQ makes other batches, which may need more at once
-            passes = _first(lambda total: self.on(total).ran_out is None, passes)
-        fails = 0
-        while passes - fails > max(4 * MIB, passes // self._resolution):
-            middle = max((passes + fails) // 2, passes * 7 // 8) if not fails else (passes + fails) // 2
-            if self.on(middle).ran_out is None:
-                passes = middle
-            else:
-                fails = middle
-        return -(-passes // MIB) * MIB
+        """`smallest_card` of this job: whole MiB."""
+        found = smallest_card(lambda total: self.on(total).ran_out is None, self._needed(), lambda: self._resolution)
+        return -(-found // MIB) * MIB
 
     @property
     def _resolution(self) -> int:
@@ -136,12 +128,12 @@ class Rehearsal:
     def _reserved(self) -> int:
         return max(step.gpu.held.reserved for step in self._roomy.steps if step.gpu.held)
 
-    def _simulated(self, total: int, *, is_strict: bool) -> tuple[Ledger, Attempt]:
+    def _simulated(self, total: int, shortcuts: Shortcuts, *, is_strict: bool) -> tuple[Ledger, Attempt]:
         ledger = Ledger(gpu=card(total, self.context_bytes, self.settings, is_strict=is_strict))
         build = CudaBuild(sm=self.job.capability)
         outcome, ran_out = Outcome(), None
         try:
-            simulate(self.program, Context(self.job, ledger, shortcuts=self._shortcuts, cuda=build), outcome)
+            simulate(self.program, Context(self.job, ledger, shortcuts=shortcuts, cuda=build), outcome)
         except OutOfMemory as error:
             ran_out = RanOut(step=len(outcome.steps) + error.steps, asked=error.asked, free=error.free)
         return ledger, Attempt(steps=tuple(outcome.steps), ran_out=ran_out)
@@ -152,9 +144,26 @@ def _holding(step: StepMemory, held: Held) -> StepMemory:
     return replace(step, gpu=replace(step.gpu, held=held, allocated=held.allocated))
 
 
-def _first(is_enough: Callable[[int], bool], start: int) -> int:
-    """The first of ever larger cards that is enough, by eighths."""
-    total = start
-    while not is_enough(total):
-        total += total // 8
-    return total
+def smallest_card(gets_through: Callable[[int], bool], start: int, resolution: Callable[[], int]) -> int:
+    """The smallest of the tried sizes that gets through, and all larger ones that were tried.
+
+    First in steps of an eighth from `start`, upwards until a card is large enough, then downwards until one is not;
+    then by halves between these two, to one part in `resolution`. A job that adapts to the card may get through on a
+    smaller one again.
+    """
+    passes, fails = start, 0
+    while not gets_through(passes):
+        fails, passes = passes, passes + passes // 8
+    while not fails:
+        smaller = passes - passes // 8
+        if gets_through(smaller):
+            passes = smaller
+        else:
+            fails = smaller
+    while passes - fails > max(4 * MIB, passes // resolution()):
+        middle = (passes + fails) // 2
+        if gets_through(middle):
+            passes = middle
+        else:
+            fails = middle
+    return passes

@@ -61,6 +61,5 @@ def qparam_bytes(module: LinearModule) -> int:
     if module.scheme is None:
         return 0
     activations = (module.scheme.input_activations, module.scheme.output_activations)
-    return sum(weight_qparam_bytes(module).values()) + sum(
-        sum(activation_qparam_sizes(module, a).values()) for a in activations
-    )
+    sizes = [weight_qparam_bytes(module), *(activation_qparam_sizes(module, args) for args in activations)]
+    return sum(nbytes for each in sizes for nbytes in each.values())

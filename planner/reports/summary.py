@@ -96,10 +96,9 @@ def fit_line(plan: Plan) -> str:
         return f"GETS THROUGH on {room(plan.job)} after giving back cached memory {times}, which is slow{smallest}"
     step = first_over(plan)
     where = place(step) if step else "the last step"
-    asked = (
-        f"asking for {human_bytes(plan.verdict.asked_bytes or 0)} with {human_bytes(plan.verdict.free_bytes or 0)} free"
-    )
-    return f"OUT OF MEMORY on {room(plan.job)} in {where}, {asked}{smallest.replace(' that does', '')}"
+    asked, free = (human_bytes(count or 0) for count in (plan.verdict.asked_bytes, plan.verdict.free_bytes))
+    smallest = smallest.replace(" that does", " that gets through")
+    return f"OUT OF MEMORY on {room(plan.job)} in {where}, asking for {asked} with {free} free{smallest}"
 
 
 def _fit_by_tensors(plan: Plan) -> str:

@@ -32,12 +32,14 @@ _report = meter.report
 def _report_with_reserved(args, about_model, steps, seconds) -> dict:
     result = _report(args, about_model, steps, seconds)
     result["gpu"]["peak_reserved_bytes"] = max(s["gpu"]["peak_reserved_bytes"] for s in steps)
-    if fakecuda.LOG:
-        fakecuda.write_trace()
     return result
 
 
 meter.report = _report_with_reserved
 if os.environ.get("CUDAMETER_OPERATORS"):
     operators.watch_job()
-meter.main()
+try:
+    meter.main()
+finally:  # of a job that ran out of memory too
+    if fakecuda.LOG:
+        fakecuda.write_trace()

@@ -99,7 +99,11 @@ def write_trace() -> None:
                 out.write(json.dumps({"event": "step", "name": name}) + "\n")
                 at, name = next(marks)
             if (action := TRACED.get(event["action"])) is not None:
-                line = {"event": action, "bytes": event["size"], "address": event["addr"], "stream": event["stream"]}
+                line = {"event": action, "bytes": event["size"], "stream": event["stream"]}
+                if action == "oom":
+                    line["free"] = event["device_free"]
+                else:
+                    line["address"] = event["addr"]
                 if WITH_ORIGIN and action == "alloc":
                     line["origin"] = _where(event)
                 out.write(json.dumps(line) + "\n")

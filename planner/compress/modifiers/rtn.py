@@ -111,10 +111,8 @@ class QuantizationModel(ModifierModel):
         for module in modules:
             if module.scheme is None:
                 continue
-            for base, args in (
-                ("input", module.scheme.input_activations),
-                ("output", module.scheme.output_activations),
-            ):
+            scheme = module.scheme
+            for base, args in (("input", scheme.input_activations), ("output", scheme.output_activations)):
                 statistics = self._ranges.pop(f"{module.name}.{base}", ())
                 if statistics and args is not None:
                     self._finish_input(module, base, args)
