@@ -372,6 +372,20 @@ class WatchedLedger(Ledger):
         self._note(handle, nbytes, blocks if nbytes >= 0 else -blocks)
         super().grow(handle, nbytes, tensors)
 
+    def give(self, handle: int, heir: int) -> None:
+        self._note_passed(handle, heir, self.size(handle))
+        super().give(handle, heir)
+
+    def part(self, handle: int, nbytes: int, kind: str, owner: Any) -> int:
+        heir = super().part(handle, nbytes, kind, owner)
+        self._note_passed(handle, heir, nbytes)
+        return heir
+
+    def _note_passed(self, handle: int, heir: int, nbytes: int) -> None:
+        blocks = -(-nbytes // 512) * 512
+        self._note(handle, -nbytes, -blocks)
+        self._note(heir, nbytes, blocks)
+
     def _note(self, handle: int, nbytes: int, blocks: int) -> None:
         self.blocks[handle] = self.blocks.get(handle, 0) + blocks
         self.naive[self.about(handle).device].log.append((handle, nbytes, blocks))

@@ -1,9 +1,10 @@
 import pytest
 
+from planner.compress.devices import card
 from planner.compress.holdings import About, Holding, Owner
 from planner.compress.ledger import LARGEST, Ledger
 from planner.errors import UnsupportedError
-from planner.units import BLOCK, in_blocks
+from planner.units import BLOCK, GIB, MIB, in_blocks
 
 
 @pytest.fixture
@@ -199,3 +200,30 @@ def test_bytes_that_are_not_so_many_equal_tensors_are_refused() -> None:
     ledger.grow(handle, -100, 1)
     with pytest.raises(ValueError, match="-100 bytes are not 3 equal tensors"):
         ledger.grow(handle, -100, 3)
+
+
+def test_a_tensor_that_is_given_moves_no_memory() -> None:
+    ledger = Ledger()
+    tensor, heir = ledger.alloc("gpu", 100, "forward", "hidden"), ledger.open("gpu", "activation_cache", "cache")
+    ledger.give(tensor, heir)
+    assert (ledger.size(heir), ledger.growth()[heir]) == (100, {100: 1})
+    assert (ledger.live("gpu"), ledger.close_step()["gpu"].bytes) == (100, 100)
+
+
+def test_a_part_of_a_growing_holding_is_freed_on_its_own() -> None:
+    ledger = Ledger()
+    cache = ledger.open("gpu", "activation_cache", "cache")
+    ledger.grow(cache, 200, 2)
+    part = ledger.part(cache, 100, "batch", "batch")
+    assert (ledger.size(cache), ledger.size(part), ledger.live("gpu")) == (100, 100, 200)
+    ledger.free(part)
+    assert ledger.live_by_kind("gpu") == {"activation_cache": 100}
+
+
+def test_a_tensor_that_changes_hands_stays_where_it_is() -> None:
+    ledger = Ledger(gpu=card(GIB, 0))
+    first = ledger.alloc("gpu", 3 * MIB, "forward", "first")
+    second, heir = ledger.alloc("gpu", 3 * MIB, "forward", "second"), ledger.open("gpu", "activation_cache", "cache")
+    layout = ledger.layout("gpu", [first, second])
+    ledger.give(second, heir)
+    assert ledger.layout("gpu", [first, heir]) == layout

@@ -275,6 +275,9 @@ class Witness(CountingDevice):
         super().apply(event)
         self.seen.append(event)
 
+    def pass_on(self, handle: int, heir: int, nbytes: int) -> None:
+        self.seen += [(handle, nbytes, -1), (heir, nbytes, 1)]
+
 
 @EXAMPLES
 @given(strategies.cases())

@@ -135,7 +135,7 @@ class Repeats:
 
     def _leave(self, name: str, group: list[tuple[str, Owner, int]]) -> None:
         """Let the name hold these tensors; where it holds equal ones already, only their owners change."""
-        ledger, held = self.context.ledger, self.names.held(name)
+        ledger, held = self.context.ledger, self._held(name)
         if [(ledger.about(h).kind, ledger.size(h)) for h in held] == [(kind, size) for kind, _, size in group]:
             for handle, (_, owner, _) in zip(held, group, strict=True):
                 ledger.relabel(handle, owner)
@@ -145,14 +145,18 @@ class Repeats:
 
     def _parts(self) -> list[Handle]:
         """The holdings of the names and of the cache, in the same order for every subgraph."""
-        return [*(handle for name in NAMES for handle in self.names.held(name)), *self.cache.in_order()]
+        return [*(handle for name in NAMES for handle in self._held(name)), *self.cache.in_order()]
 
     def _leftovers(self) -> Leftovers:
         ledger = self.context.ledger
         return tuple(
-            tuple((ledger.about(h).kind, ledger.about(h).owner, ledger.size(h)) for h in self.names.held(name))
+            tuple((ledger.about(h).kind, ledger.about(h).owner, ledger.size(h)) for h in self._held(name))
             for name in NAMES
         )
+
+    def _held(self, name: str) -> list[Handle]:
+        """What the name holds, by size: a first layer fetches the same tensors as a second one, in another order."""
+        return sorted(self.names.held(name), key=self.context.ledger.size)
 
     def _renames(self, template: Subgraph, subgraph: Subgraph) -> dict[str, str]:
         """Old module names -> new ones: the subgraph's own targets, and those of the one before it."""
