@@ -153,9 +153,9 @@ def smallest_card(gets_through: Callable[[int], bool], start: int, resolution: C
     """
     passes, fails = start, 0
     while not gets_through(passes):
-        fails, passes = passes, passes + passes // 8
-    while not fails:
-        smaller = passes - passes // 8
+        fails, passes = passes, passes + max(passes // 8, MIB)
+    while not fails and passes > MIB:
+        smaller = passes - max(passes // 8, MIB)
         if gets_through(smaller):
             passes = smaller
         else:

@@ -23,7 +23,7 @@ from tests.toys import Toy
 Case = tuple[Toy, Recipe, Job]
 EXACT = replace(PLACED, settled=None)
 EXAMPLES = settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
