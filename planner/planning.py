@@ -27,8 +27,9 @@ def plan(
     *,
     method: PlanMethod = "simulate",
     progress: Progress | None = None,
+    on_card: bool = True,
 ) -> Plan:
-    """Plan one job.
+    """Plan one job. `on_card=False` counts requests of a GPU alone, as the counting device of tests/meter does.
 
     The model: a preset, config.json, folder or Hub id by name, the content of a config.json, or the graph that
     `load_model` returned. The recipe: a shipped name, a YAML file, recipe text, a mapping, a Recipe, or a list of
@@ -36,7 +37,7 @@ def plan(
 
     Raises ModelError, RecipeError, JobError or UnsupportedError; nothing else for bad input.
     """
-    return _plans(model, (recipe_of(recipe),), job, method, progress)[0]
+    return _plans(model, (recipe_of(recipe),), job, method, progress, on_card)[0]
 
 
 def compare(
@@ -51,16 +52,23 @@ def compare(
 
     Takes and raises what `plan` does.
     """
-    return _plans(model, recipes_of(recipes), job, method, progress)
+    return _plans(model, recipes_of(recipes), job, method, progress, on_card=True)
 
 
 def _plans(
-    model: AnyModel, recipes: Sequence[Recipe], given_job: Job | None, method: PlanMethod, progress: Progress | None
+    model: AnyModel,
+    recipes: Sequence[Recipe],
+    given_job: Job | None,
+    method: PlanMethod,
+    progress: Progress | None,
+    on_card: bool,
 ) -> tuple[Plan, ...]:
     check_model(model)
     job, show_progress = job_of(given_job, model), progress or _silent
     if isinstance(model, ModelGraph):
-        return tuple(_without_result(plan_graph(model, recipe, job, method=method, on_card=True)) for recipe in recipes)
+        return tuple(
+            _without_result(plan_graph(model, recipe, job, method=method, on_card=on_card)) for recipe in recipes
+        )
     show_progress(f"building {called(model)} without weights")
     from planner.models.load import graph_of, load_built
 
@@ -69,7 +77,7 @@ def _plans(
     plans = []
     for recipe in recipes:
         show_progress(f"planning {recipe.name}")
-        plans.append(plan_graph(graph, recipe, job, method=method, on_card=True))
+        plans.append(plan_graph(graph, recipe, job, method=method, on_card=on_card))
     show_progress("sizing the results")
     from planner.serving.results import with_results
 

@@ -98,4 +98,5 @@ def _plan(run: str, measurement: "Measurement", model: str | None, recipe: str |
     if of_model is None or of_recipe is None:
         option = "--model" if of_model is None else "--recipe"
         raise MeasureError(f"{run}: does not say what was run; name it with {option}")
-    return make_plan(of_model, of_recipe, measurement.job or job)
+    # the meter's device counts, and knows nothing of CUDA's own requests
+    return make_plan(of_model, of_recipe, measurement.job or job, on_card=measurement.source != "meter")
