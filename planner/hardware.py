@@ -130,7 +130,7 @@ def _gpu(record: dict[str, object]) -> Gpu:
         aliases=tuple(record.get("aliases", ())),  # type: ignore[arg-type]  # a list of texts, a test says so
         unified=bool(record.get("unified", False)),
         label_gb=record.get("label_gb"),  # type: ignore[arg-type]  # a number or nothing, a test says so
-        sm=record.get("sm"),  # type: ignore[arg-type]
+        sm=record.get("sm"),  # type: ignore[arg-type]  # a number or nothing, a test says so
     )
 
 

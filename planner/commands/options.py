@@ -54,6 +54,12 @@ JobOptions = Mapping[str, Any]
 """The job as typed: what the command line parsed, by the name of the job's field."""
 
 
+def gpu_memory_option(panel: str) -> Any:
+    """`--gpu-memory`, the other name of `--gpu`, in this panel of the help."""
+    text = "The same as --gpu, for a size."
+    return typer.Option("--gpu-memory", metavar="SIZE", show_default=False, help=text, rich_help_panel=panel)
+
+
 def takes_job_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of these fields of a job (default: all). It gets their values as one `options`."""
     chosen = [field for field in JOB_FIELDS if not names or field.name in names]

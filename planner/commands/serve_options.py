@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from planner.commands.options import FLAG
+from planner.commands.options import FLAG, gpu_memory_option
 from planner.errors import JobError
 from planner.fields import Engine, SplitMode
 from planner.hardware import agreed_gpu
@@ -84,16 +84,7 @@ class ServeFlags:
             rich_help_panel=HARDWARE,
         ),
     ] = None
-    gpu_memory: Annotated[
-        str | None,
-        typer.Option(
-            "--gpu-memory",
-            metavar="SIZE",
-            show_default=False,
-            help="The same as --gpu, for a size.",
-            rich_help_panel=HARDWARE,
-        ),
-    ] = None
+    gpu_memory: Annotated[str | None, gpu_memory_option(HARDWARE)] = None
     gpus: Annotated[int, typer.Option("--gpus", metavar="N", help="Number of such GPUs.", rich_help_panel=HARDWARE)] = 1
     split: Annotated[
         SplitMode | None,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from planner.commands.common import rendered
-from planner.commands.options import FormatOption, ModelArgument, OutputOption, takes_options
+from planner.commands.options import FormatOption, ModelArgument, OutputOption, gpu_memory_option, takes_options
 from planner.commands.output import check_output, write_result
 from planner.commands.progress import Progress
 from planner.hardware import agreed_gpu
@@ -117,16 +117,7 @@ class TrainFlags:
             rich_help_panel=HARDWARE,
         ),
     ] = None
-    gpu_memory: Annotated[
-        str | None,
-        typer.Option(
-            "--gpu-memory",
-            metavar="SIZE",
-            show_default=False,
-            help="The same as --gpu, for a size.",
-            rich_help_panel=HARDWARE,
-        ),
-    ] = None
+    gpu_memory: Annotated[str | None, gpu_memory_option(HARDWARE)] = None
     sharding: Annotated[
         Literal["none", "zero1", "zero2", "zero3", "fsdp", "fsdp-grad-op"],
         typer.Option(

@@ -109,9 +109,9 @@ class Device(Protocol):
         """Equal where equal events would be met alike from here on. `handles` are all live holdings, in an order that
         says which of them play the same part in another layout."""
 
-    def replay(self, script: Script, begin: Sequence[Handle], end: Sequence[Handle]) -> tuple[CardUse | None, ...]:
-        """Do it again, beginning with the holdings `begin` in the parts of the script's, so that `end` are live then.
-        Returns what each step held. Raises DiffersError where a question has another answer, half-way."""
+    def replay(self, script: Script, begin: Sequence[Handle]) -> tuple[CardUse | None, ...]:
+        """Do it again, beginning with the holdings `begin` in the parts of the script's; afterwards those of the script
+        are live. Returns what each step held. Raises DiffersError where a question has another answer, half-way."""
 
     def restore(self, layout: Layout, handles: Sequence[Handle]) -> None:
         """Make the device what it was in this layout, with these holdings in the place of those of then."""
@@ -144,7 +144,7 @@ class CountingDevice:
     def layout(self, handles: Sequence[Handle]) -> None:
         """Nothing: a count depends on the live bytes alone, which the books know."""
 
-    def replay(self, script: Script, begin: Sequence[Handle], end: Sequence[Handle]) -> tuple[None, ...]:
+    def replay(self, script: Script, begin: Sequence[Handle]) -> tuple[None, ...]:
         return (None,) * script.actions.count(None)
 
     def restore(self, layout: Layout, handles: Sequence[Handle]) -> None:
@@ -205,7 +205,7 @@ class CachingDevice:
     def layout(self, handles: Sequence[Handle]) -> Layout:
         return self.allocator.layout(map(self._blocks.__getitem__, handles))
 
-    def replay(self, script: Script, begin: Sequence[Handle], end: Sequence[Handle]) -> tuple[CardUse, ...]:
+    def replay(self, script: Script, begin: Sequence[Handle]) -> tuple[CardUse, ...]:
         self._blocks = {old: self._blocks[new] for old, new in zip(script.begin, begin, strict=True)}
         helds: list[CardUse] = []
         try:
@@ -213,7 +213,6 @@ class CachingDevice:
         except OutOfMemory as error:
             error.steps = len(helds)
             raise
-        self._blocks = {new: self._blocks[old] for old, new in zip(script.end, end, strict=True)}
         return tuple(helds)
 
     def act(self, action: Action) -> CardUse | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from planner.compress.context import PLACED, PLACED_IN_PART, Context, Shortcuts
-from planner.compress.devices import CardUse, DiffersError, card
+from planner.compress.devices import DiffersError, card
 from planner.compress.ledger import Ledger
 from planner.compress.oneshot import simulate
 from planner.compress.program import Outcome, Program, StepMemory
@@ -23,7 +23,6 @@ from planner.units import MIB
 
 CUDA_CONTEXT = 520_000_000
 """Bytes that the CUDA context takes before PyTorch takes any: 0.3 to 0.6 GB, by driver, card and the kernels loaded."""
-CUDA_CONTEXT_RANGE = (300_000_000, 600_000_000)
 
 MANY_MODULES = 1_000
 """From so many targeted modules on, repetitions are taken as settled early, and column blocks are not all walked."""
@@ -106,7 +105,8 @@ class Rehearsal:
         except DiffersError:
             self._simulations += 1
             return self._simulated(total, self._shortcuts if is_own else PLACED_IN_PART, is_strict=True)[1]
-        steps = tuple(map(_holding, self._roomy.steps, played.helds))
+        pairs = zip(self._roomy.steps, played.helds, strict=False)  # as many as it came through
+        steps = tuple(replace(step, gpu=step.gpu.where(held)) for step, held in pairs)
         if played.out_of_memory is None or played.out_at is None:
             return Attempt(steps=steps)
         error = played.out_of_memory
@@ -137,11 +137,6 @@ class Rehearsal:
         except OutOfMemory as error:
             ran_out = RanOut(step=len(outcome.steps) + error.steps, asked=error.asked, free=error.free)
         return ledger, Attempt(steps=tuple(outcome.steps), ran_out=ran_out)
-
-
-def _holding(step: StepMemory, held: CardUse) -> StepMemory:
-    """The step with what the allocator held on another card."""
-    return replace(step, gpu=replace(step.gpu, held=held, allocated=held.allocated))
 
 
 def smallest_card(gets_through: Callable[[int], bool], start: int, resolution: Callable[[], int]) -> int:

@@ -65,6 +65,10 @@ class Peak:
     held: CardUse | None = None
     """What the caching allocator held, where one was simulated."""
 
+    def where(self, held: CardUse | None) -> "Peak":
+        """The same tensors where the allocator held this; None: where it is not known."""
+        return self if held is None else replace(self, held=held, allocated=held.allocated)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:

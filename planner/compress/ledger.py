@@ -16,7 +16,6 @@ from typing import Literal
 
 from planner.compress.devices import (
     Action,
-    CardUse,
     CountingDevice,
     Device,
     Layout,
@@ -238,12 +237,9 @@ class Ledger:
             books.tape.append(question)
         return question.answer
 
-    def replay(
-        self, device: DeviceName, script: Script, begin: Sequence[Handle]
-    ) -> tuple[tuple[CardUse | None, ...], Layout]:
-        """Do it again on the device alone: what each step held, and the layout after. The books know nothing of it."""
-        seat = self._books[device].device
-        return seat.replay(script, begin, script.end), seat.layout(script.end)
+    def device(self, name: DeviceName) -> Device:
+        """The device behind these books."""
+        return self._books[name].device
 
     def repeated(self, device: DeviceName, script: Script, begin: Sequence[Handle], end: Sequence[Handle]) -> None:
         """Note on the tape that a script was done again, with these holdings."""

@@ -5,10 +5,10 @@ every tensor taken and freed in order, tells what the same job does on a smaller
 the allocator gives segments back, and where it runs out.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from planner.compress.devices import Action, CachingDevice, CardUse, Layout, Script
+from planner.compress.devices import Action, CachingDevice, CardUse, Device, DiffersError, Layout, Script
 from planner.cuda.allocator import OutOfMemory
 from planner.timeline import Handle
 
@@ -22,9 +22,47 @@ class Repeated:
     end: tuple[Handle, ...]
 
 
+Outcome = tuple[Layout, tuple[CardUse | None, ...]]
+"""How a script leaves its device, and what each step held."""
+
+
+@dataclass(slots=True)
+class Outcomes:
+    """How a script comes out on one device, by the layout in which it begins: it is done once for each."""
+
+    script: Script
+    seen: dict[Layout, Outcome] = field(default_factory=dict)
+    last: Outcome | None = None
+    quiet: int = 0
+    """How often in a row it took no new segment."""
+
+    def of(self, device: Device, begin: Sequence[Handle], settled: int | None) -> Outcome:
+        """How it comes out with the holdings `begin` in the parts of its own; `settled` as in `Shortcuts`.
+
+        The device is to be restored to the layout afterwards. Raises DiffersError, the device as it was, where a
+        question has another answer; OutOfMemory half-way.
+        """
+        before = device.layout(begin)
+        known = self.seen.get(before)
+        if known is None and settled is not None and self.quiet >= settled:
+            known = self.last
+        if known is not None:
+            return known
+        reserved = device.reserved
+        try:
+            helds = device.replay(self.script, begin)
+        except DiffersError:
+            device.restore(before, begin)
+            raise
+        is_quiet = device.reserved == reserved and not any(held and held.retries for held in helds)
+        self.quiet = self.quiet + 1 if is_quiet else 0
+        self.last = self.seen[before] = device.layout(self.script.end), helds
+        return self.last
+
+
 @dataclass(slots=True)
 class Played:
-    """What came of it."""
+    """What came of a job on another card."""
 
     helds: list[CardUse] = field(default_factory=list)
     """What each step held, up to where it ran out."""
@@ -32,47 +70,19 @@ class Played:
     out_at: int | None = None
     """Number of the step in which it ran out."""
 
-    @property
-    def retries(self) -> int:
-        """How often segments were given back because the driver had no more."""
-        return sum(held.retries for held in self.helds)
-
-
-@dataclass(slots=True)
-class _Seen:
-    """How a script came out, by the layout that it began in."""
-
-    outcomes: dict[Layout, tuple[Layout, tuple[CardUse, ...]]] = field(default_factory=dict)
-    last: tuple[Layout, tuple[CardUse, ...]] | None = None
-    quiet: int = 0
-
 
 def play(tape: Iterable[Action | Repeated], device: CachingDevice, settled: int | None = None) -> Played:
     """Do a whole job again; `settled` as in `Shortcuts`. Raises DiffersError where this card says something else."""
-    played, seen = Played(), dict[int, _Seen]()
+    played, outcomes = Played(), dict[int, Outcomes]()
     try:
         for action in tape:
             if isinstance(action, Repeated):
-                played.helds += _repeat(action, device, seen.setdefault(id(action.script), _Seen()), settled)
+                known = outcomes.setdefault(id(action.script), Outcomes(action.script))
+                after, helds = known.of(device, action.begin, settled)
+                device.restore(after, action.end)
+                played.helds += filter(None, helds)
             elif (held := device.act(action)) is not None:
                 played.helds.append(held)
     except OutOfMemory as error:
         played.out_of_memory, played.out_at = error, len(played.helds) + error.steps
     return played
-
-
-def _repeat(again: Repeated, device: CachingDevice, seen: _Seen, settled: int | None) -> tuple[CardUse, ...]:
-    before = device.layout(again.begin)
-    outcome = seen.outcomes.get(before)
-    if outcome is None and settled is not None and seen.quiet >= settled:
-        outcome = seen.last
-    if outcome is None:
-        reserved = device.reserved
-        helds = device.replay(again.script, again.begin, again.end)
-        is_quiet = device.reserved == reserved and not any(held.retries for held in helds)
-        seen.quiet = seen.quiet + 1 if is_quiet else 0
-        seen.last = seen.outcomes[before] = device.layout(again.end), helds
-        return helds
-    after, helds = outcome
-    device.restore(after, again.end)
-    return helds

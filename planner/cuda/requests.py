@@ -4,7 +4,6 @@ A rule gives a tuple of these. Temporaries lie before or after the results as th
 the order decides which free block each one gets.
 """
 
-from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 
@@ -48,10 +47,3 @@ def then(*parts: Requests) -> Requests:
         requests += (r._replace(amount=r.amount + taken) if r.action == "give" else r for r in part)
         taken += sum(request.action == "take" for request in part)
     return tuple(requests)
-
-
-def unfreed(requests: Requests) -> Iterator[int]:
-    """Numbers of the temporaries that a rule forgets to give back; a test holds that there are none."""
-    taken = range(sum(request.action == "take" for request in requests))
-    given = {request.amount for request in requests if request.action == "give"}
-    return (number for number in taken if number not in given)

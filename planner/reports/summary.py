@@ -88,7 +88,8 @@ def fit_line(plan: Plan) -> str:
         return "needs no GPU"
     if plan.verdict is None:
         return _fit_by_tensors(plan)
-    smallest = f"; the smallest card that does has {gib(plan.gpu.smallest_card_bytes or 0)}"
+    size = gib(plan.gpu.smallest_card_bytes or 0)
+    smallest = f"; the smallest card that does has {size}"
     if plan.verdict.outcome == "through":
         return f"gets through on {room(plan.job)}{smallest}"
     if plan.verdict.outcome == "gives back":
@@ -97,8 +98,10 @@ def fit_line(plan: Plan) -> str:
     step = first_over(plan)
     where = place(step) if step else "the last step"
     asked, free = (human_bytes(count or 0) for count in (plan.verdict.asked_bytes, plan.verdict.free_bytes))
-    smallest = smallest.replace(" that does", " that gets through")
-    return f"OUT OF MEMORY on {room(plan.job)} in {where}, asking for {asked} with {free} free{smallest}"
+    return (
+        f"OUT OF MEMORY on {room(plan.job)} in {where}, asking for {asked} with {free} free; "
+        f"the smallest card that gets through has {size}"
+    )
 
 
 def _fit_by_tensors(plan: Plan) -> str:

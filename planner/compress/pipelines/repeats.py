@@ -13,35 +13,26 @@ from dataclasses import dataclass, field, replace
 
 from planner.compress.cache import ActivationCache
 from planner.compress.context import Context, Frame
-from planner.compress.devices import Action, CardUse, DiffersError, Layout, Script
+from planner.compress.devices import Action, CardUse, DiffersError, Script
 from planner.compress.holdings import Owner, Peak
 from planner.compress.pipelines.passes import NAMES
 from planner.compress.program import Program, Run, StepMemory, Subgraph
-from planner.compress.tape import Repeated
+from planner.compress.tape import Outcome, Outcomes, Repeated
 from planner.timeline import Handle
 
 Leftovers = tuple[tuple[tuple[str, Owner, int], ...], ...]
 """(kind, owner, bytes) of what each of NAMES holds."""
 
 
-Outcome = tuple[Layout, tuple[CardUse | None, ...]]
-"""How the GPU is left, and what each step held."""
-
-
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
     """A subgraph that was walked: its steps, and what it left behind."""
 
     subgraph: Subgraph
     steps: tuple[StepMemory, ...]
     leftovers: Leftovers
-    script: Script
-    """What it did on the GPU, if tensors have places there."""
-    outcomes: dict[Layout, Outcome] = field(default_factory=dict)
-    """By the layout before: where it begins as it did before, so it ends."""
-    last: Outcome = (None, ())
-    quiet: int = 0
-    """How often in a row it took no new segment."""
+    outcomes: Outcomes
+    """What it did on the GPU, if tensors have places there, and how that comes out."""
 
 
 @dataclass(slots=True)
@@ -85,7 +76,7 @@ class Repeats:
                 subgraph=subgraph,
                 steps=tuple(steps[first:]),
                 leftovers=self._leftovers(),
-                script=Script(actions=tuple(self._actions(start)), begin=begin, end=end),
+                outcomes=Outcomes(Script(actions=tuple(self._actions(start)), begin=begin, end=end)),
             )
 
     def _actions(self, start: int) -> Iterator[Action]:
@@ -100,11 +91,10 @@ class Repeats:
         None, and nothing is changed, where the library asks how much is free, and hears something else here.
         """
         ledger = self.context.ledger
-        begin, layout = ledger.parts("gpu", self._parts()), ledger.layout("gpu", self._parts())
+        begin = ledger.parts("gpu", self._parts())
         try:
-            after, helds = self._outcome(template, layout, begin)
+            after, helds = self._outcome(template, begin)
         except DiffersError:
-            ledger.restore("gpu", layout, self._parts())
             return None
         renames = self._renames(template.subgraph, subgraph)
         with ledger.unplaced():
@@ -112,26 +102,17 @@ class Repeats:
                 self._leave(name, [(kind, owner.renamed(renames), size) for kind, owner, size in group])
             self.cache.rename(subgraph.consumed, subgraph.writes)
             ledger.close_step()
-        if layout is not None:
+        if after is not None:
             ledger.restore("gpu", after, self._parts())
-            ledger.repeated("gpu", template.script, begin, ledger.parts("gpu", self._parts()))
+            ledger.repeated("gpu", template.outcomes.script, begin, ledger.parts("gpu", self._parts()))
         return [_renamed(step, subgraph, renames, held) for step, held in zip(template.steps, helds, strict=True)]
 
-    def _outcome(self, template: Template, layout: Layout, begin: tuple[Handle, ...]) -> Outcome:
-        """How a subgraph that begins in this layout leaves the GPU. Raises DiffersError half-way."""
-        ledger, settled = self.context.ledger, self.context.shortcuts.settled
-        if layout is None:
+    def _outcome(self, template: Template, begin: tuple[Handle, ...]) -> Outcome:
+        """How a subgraph that begins with these holdings leaves the GPU, if tensors have places there."""
+        ledger = self.context.ledger
+        if not ledger.places("gpu"):
             return None, (None,) * len(template.steps)
-        if layout in template.outcomes:
-            return template.outcomes[layout]
-        if settled is not None and template.quiet >= settled:
-            return template.last
-        before, script = ledger.reserved("gpu"), template.script
-        helds, after = ledger.replay("gpu", script, begin)
-        is_quiet = ledger.reserved("gpu") == before and not any(held and held.retries for held in helds)
-        template.quiet = template.quiet + 1 if is_quiet else 0
-        template.last = template.outcomes[layout] = after, helds
-        return template.last
+        return template.outcomes.of(ledger.device("gpu"), begin, self.context.shortcuts.settled)
 
     def _leave(self, name: str, group: list[tuple[str, Owner, int]]) -> None:
         """Let the name hold these tensors; where it holds equal ones already, only their owners change."""
@@ -170,7 +151,5 @@ def _renamed(step: StepMemory, subgraph: Subgraph, renames: dict[str, str], held
     def peak(old: Peak) -> Peak:
         return replace(old, largest=tuple(replace(h, owner=h.owner.renamed(renames)) for h in old.largest))
 
-    gpu = peak(step.gpu)
-    if held is not None:
-        gpu = replace(gpu, held=held, allocated=held.allocated)
+    gpu = peak(step.gpu).where(held)
     return replace(step, subgraph=subgraph.number, unit=subgraph.unit, gpu=gpu, cpu=peak(step.cpu))

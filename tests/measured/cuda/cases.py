@@ -5,23 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from planner.recipe.files import list_recipes
 from planner.units import GIB
 from tests.measured.cases import Case
 
 RUNS = Path(__file__).parent / "runs"
 SHORT: dict[str, Any] = {"layers": 3, "samples": 4, "progress_bars": False}
 TWO: dict[str, Any] = {**SHORT, "layers": 2}
-
-SHIPPED = (
-    "gptq_w4a16",
-    "gptq_w8a8",
-    "rtn_fp8_dynamic",
-    "rtn_nvfp4",
-    "rtn_w4a16",
-    "rtn_w8a8_static",
-    "sparsegpt_2of4",
-    "sparsegpt_50",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +33,8 @@ class CudaCase(Case):
 
 def cuda_cases() -> Iterator[CudaCase]:
     """Every recorded job."""
-    for recipe in SHIPPED:
-        yield _case("llama-3-8b", recipe)
+    for shipped in list_recipes():
+        yield _case("llama-3-8b", shipped.name)
     yield from _lengths()
     yield from _options()
     yield from _cards()
