@@ -94,7 +94,7 @@ def test_without_an_accelerator_it_says_so(refused: Refused, library: Any, monke
 def test_too_little_gpu_memory_for_the_plan_is_refused(refused: Refused, device: Any) -> None:
     asked = device(free=2 * GIB)
     message = refused(*JOB)
-    assert re.search(r"the plan needs 3\.\d+ GiB of GPU memory and 2\.000 GiB is free", message)
+    assert re.search(r"the plan needs 4\.224 GiB of GPU memory and 2\.000 GiB is free", message)
     assert "--force" in message
     assert not asked
 

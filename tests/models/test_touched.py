@@ -104,7 +104,7 @@ def test_dbrx_peaks_where_the_real_library_does(tmp_path: Path) -> None:
     }
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"model_type": "dbrx", "tie_word_embeddings": False, **sizes, **parts}))
-    job = Job(layers=2, samples=2, seq_len=1024)
+    job = Job(progress_bars=False, layers=2, samples=2, seq_len=1024)
     plan = plan_graph(load_model(str(path), job), load_recipe("rtn_w8a8_static"), job)
     steps = [step.gpu.peak_bytes for step in plan.steps if step.subgraph is not None]
     measured = [1_265_406_208, 1_248_354_560, 1_280_618_752, 7_133_700_108, 6_561_349_717, 7_133_743_169,
