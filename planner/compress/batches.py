@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 from planner.compress.context import Context, Share
+from planner.compress.traffic import Moved
 from planner.job import Job
 from planner.timeline import Handle
 
@@ -47,17 +48,19 @@ def walk_batches(context: Context, count: int, batch: Callable[[int], None]) -> 
     ledger, rounds, settled = context.ledger, Rounds(), context.shortcuts.settled
     number, quiet = 0, 0
     while number < count:
-        growth, reserved = ledger.growth(), ledger.reserved("gpu")
+        growth, reserved, moved = ledger.growth(), ledger.reserved("gpu"), context.traffic.moved
         batch(number)
         number += 1
         if not context.shortcuts.batches:
             continue
+        rounds.traffic.append(context.traffic.moved - moved)
         length, moves = rounds.add(ledger.state(with_places=settled is None), _moves(growth, ledger.growth()))
         quiet = quiet + 1 if ledger.reserved("gpu") == reserved else 0
         times = (count - 2 - number) // length if length and quiet >= (settled or 0) else 0
         if times > 0:
             for (handle, size), change in sorted(moves.items(), key=lambda move: move[1]):  # first what goes
                 ledger.grow(handle, size * change * times, abs(change) * times)
+            context.traffic.repeat(sum(rounds.traffic[-length:], Moved()), times)
             number += length * times
             rounds = Rounds()
 
@@ -68,6 +71,8 @@ class Rounds:
 
     seen: dict[Hashable, int] = field(default_factory=dict)
     moved: list[Moves] = field(default_factory=list)
+    traffic: list[Moved] = field(default_factory=list)
+    """What each batch carried to the GPU and from it."""
 
     def add(self, state: Hashable, moves: Moves) -> tuple[int, Moves]:
         """The number of batches since the last one that left the same, and what they moved; 0 if there is none."""

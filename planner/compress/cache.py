@@ -43,6 +43,10 @@ class ActivationCache:
             return crossing.bytes
         return crossing.bytes * job.last_batch_size // job.batch_size
 
+    def batch_bytes(self, numbers: Iterable[int], *, last: bool = False) -> int:
+        """Bytes of these tensors of one batch."""
+        return sum(self.size(self._trace.crossings[number], last) for number in numbers)
+
     def store(self, numbers: Iterable[int], tensors: Mapping[int, Handle], *, last: bool = False) -> None:
         """Store these outputs of one batch: the very `tensors`, where they are given, or else copies."""
         ledger = self._context.ledger

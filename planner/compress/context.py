@@ -19,6 +19,7 @@ from typing import Protocol, Self, TypeVar
 from planner.compress.devices import CountingDevice
 from planner.compress.holdings import DeviceName, Owner
 from planner.compress.ledger import Keep, Ledger
+from planner.compress.traffic import Traffic
 from planner.cuda.build import CudaBuild
 from planner.cuda.requests import Requests
 from planner.job import Job
@@ -247,6 +248,7 @@ class Context:
             self.shortcuts = replace(self.shortcuts, subgraphs=self.shortcuts.subgraphs and are_alike)
         self.cuda = cuda
         """The CUDA build that is modelled; None: the counting device, which takes results alone."""
+        self.traffic = Traffic()
         self._has_multiplied = False
         self.cached: set[str] = set()
         """What the library's own caches keep (`Frame.once`)."""
@@ -293,19 +295,26 @@ class Context:
         """compressed_tensors offload/cache/base.py OffloadCache.__getitem__: copied on first access."""
         if self.device == "cpu" or name in self.onloaded:
             return
+        self.traffic.onto_gpu(nbytes)
         handle = self.ledger.alloc("gpu", nbytes, kind, name)
         if self.keep_onloaded:
             self.onloaded[name] = handle
         else:
             self.ledger.free(handle)
 
+    def written(self, nbytes: int, copies: int = 1) -> None:
+        """compressed_tensors offload/cache/base.py OffloadCache.__setitem__: the new value goes where the old one waits."""
+        if self.device == "gpu":
+            self.traffic.off_gpu(nbytes * copies)
+
     @contextmanager
-    def accessed(self, name: str, nbytes: int, kind: str = "weights") -> Iterator[None]:
-        """The parameter on the computing device while the block uses it."""
+    def accessed(self, name: str, nbytes: int, kind: str = "weights", copies: int = 1) -> Iterator[None]:
+        """The parameter on the computing device while the block uses it; `copies` of it in turn, each onloaded."""
         if self.device == "cpu" or self.keep_onloaded:
             self.onload(name, nbytes, kind)
             yield
         else:
+            self.traffic.onto_gpu(nbytes * copies)
             with self.ledger.hold("gpu", nbytes, kind, name):
                 yield
 

@@ -37,7 +37,7 @@ class WeightObservers:
         if args is None or module.name in self._statistics:
             return
         context, size = self._context, module.weight_bytes
-        with context.accessed(f"{module.name}.weight", size):
+        with context.accessed(f"{module.name}.weight", size, copies=module.copies):
             with context.frame("observer", Owner(module.name, copies=module.copies)) as frame:
                 if args.strategy == "block":
                     _flatten_blocks(frame, module, args)

@@ -60,6 +60,14 @@ def _linearize(program: Program, context: Context) -> None:
 def _close(context: Context, outcome: Outcome, phase: str) -> None:
     peaks = context.ledger.close_step()
     step = StepMemory(
-        modifier=None, subgraph=None, of=None, phase=phase, unit=phase, exact=True, gpu=peaks["gpu"], cpu=peaks["cpu"]
+        modifier=None,
+        subgraph=None,
+        of=None,
+        phase=phase,
+        unit=phase,
+        exact=True,
+        gpu=peaks["gpu"],
+        cpu=peaks["cpu"],
+        moved=context.traffic.close_step(),
     )
     outcome.steps.append(step)

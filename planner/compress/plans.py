@@ -108,6 +108,8 @@ def _step(index: int, step: StepMemory) -> Step:
         phase=step.phase,  # type: ignore[arg-type]  # the pipelines close steps with the contract's phases
         unit=step.unit,
         exact=step.exact,
+        moved_to_gpu_bytes=step.moved.to_gpu,
+        moved_from_gpu_bytes=step.moved.to_cpu,
         gpu=GpuStep(
             peak_bytes=step.gpu.bytes,
             peak_allocated_bytes=step.gpu.allocated,

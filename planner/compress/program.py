@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from planner.compress.holdings import Peak
+from planner.compress.traffic import Moved
 from planner.models.traces import ModelTrace
 from planner.recipe.specs import ModifierSpec
 from planner.recipe.targets import UnitTargets
@@ -70,6 +71,7 @@ class StepMemory:
     exact: bool
     gpu: Peak
     cpu: Peak
+    moved: Moved = Moved()
 
 
 @dataclass(slots=True)

@@ -68,6 +68,12 @@ class Step(Record):
     phase: Phase
     unit: str = Field(description="`head`, the sequential targets in the subgraph, or the phase")
     exact: bool = Field(description="false where the unit could not be traced and was estimated; notes say how")
+    moved_to_gpu_bytes: int | None = Field(
+        default=None, description="weights onloaded and batches fetched in this step; null in plans of before"
+    )
+    moved_from_gpu_bytes: int | None = Field(
+        default=None, description="outputs stored and compressed weights written back; null in plans of before"
+    )
     gpu: GpuStep
     cpu: CpuStep
 

@@ -64,6 +64,35 @@ def test_an_estimated_unit_makes_inexact_steps() -> None:
     assert {s.phase for s in found if not s.exact} == {"calibrate", "compress", "propagate"}
 
 
+# ---------------------------------------------------------------------- sequential: what is moved
+def moved(found: list[StepMemory]) -> dict[tuple[str, str], tuple[int, int]]:
+    return {(step.phase, step.unit): (step.moved.to_gpu, step.moved.to_cpu) for step in found}
+
+
+def test_a_layer_is_onloaded_once_and_fetches_every_batch_in_both_passes() -> None:
+    found = moved(steps(toys.onlooker()))
+    assert found["calibrate", LAYERS[1]] == (WEIGHTS + MANY * CROSSING, 0)
+    assert found["propagate", LAYERS[1]] == (MANY * CROSSING, MANY * TOY.hidden)
+
+
+def test_without_propagation_the_only_pass_stores_its_outputs() -> None:
+    found = moved(steps(toys.onlooker(), propagate_error=False))
+    assert found["calibrate", LAYERS[1]] == (WEIGHTS + MANY * CROSSING, MANY * TOY.hidden)
+    assert all(phase != "propagate" for phase, _ in found)
+
+
+def test_a_cache_on_the_gpu_moves_no_batches() -> None:
+    found = moved(steps(toys.onlooker(), offload_device="gpu"))
+    assert found["calibrate", LAYERS[1]] == (WEIGHTS, 0)
+    assert found["propagate", LAYERS[1]] == (0, 0)
+
+
+def test_compressed_weights_go_back_to_the_cpu() -> None:
+    found = moved(steps(toys.gptq(toys.weights(strategy="channel", group_size=None))))
+    scales = sum(linear.rows for linear in TOY.layer(0).linears)
+    assert found["compress", LAYERS[1]][1] == WEIGHTS + scales * TOY.itemsize + scales
+
+
 # ---------------------------------------------------------------------- sequential: the GPU
 def test_setup_and_prepare_onload_the_output_head_once() -> None:
     found = gpu(steps(toys.onlooker()))

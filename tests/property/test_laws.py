@@ -216,6 +216,8 @@ def figures(plan: Plan) -> list[tuple[Any, ...]]:
             s.gpu.end_bytes,
             s.cpu.peak_bytes,
             s.cpu.end_bytes,
+            s.moved_to_gpu_bytes,
+            s.moved_from_gpu_bytes,
         )
         for s in plan.steps
     ]

@@ -218,6 +218,7 @@ class Batch:
                     written_sizes["weight_scale"] = stored
                 if scales * zeros != qparams.zero_point_bytes:
                     written_sizes["weight_zero_point"] = scales * zeros
+                self.context.written(module.weight_bytes + stored + scales * zeros)
                 written = {
                     n: self.context.take(size, "writeback", Owner(module.name, f"{n} written back"))
                     for n, size in written_sizes.items()

@@ -167,8 +167,8 @@ class QuantizationModel(ModifierModel):
 
     def _write(self, module: LinearModule, name: str, stored: int, computed: int) -> None:
         """hasattr() onloads the old value; a cast to the stored dtype goes through a CPU buffer."""
-        with self.context.accessed(f"{module.name}.weight_{name}", stored, "qparams"):
-            pass
+        with self.context.accessed(f"{module.name}.weight_{name}", stored, "qparams", module.copies):
+            self.context.written(stored, module.copies)
         if stored != computed and self.context.device == "gpu":
             with self.context.ledger.hold(
                 "cpu", computed, "model", Owner(f"{module.name}.weight_{name}", "before its cast")

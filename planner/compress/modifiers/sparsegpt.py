@@ -117,6 +117,7 @@ class SparseGPTModel(ModifierModel):
             if module.itemsize != FP32:
                 frame.assign("W", module.weight_bytes)
             result = frame.hand_over("W")
+        context.written(module.weight_bytes)
         caller.bind("sparsified_weight", result)
 
     def _take_hessian(self, frame: Frame, module: LinearModule) -> None:

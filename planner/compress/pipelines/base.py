@@ -39,6 +39,7 @@ class Pipeline:
             exact=exact,
             gpu=peaks["gpu"],
             cpu=peaks["cpu"],
+            moved=self.context.traffic.close_step(),
         )
         self.outcome.steps.append(step)
 
@@ -57,6 +58,7 @@ class Pipeline:
         program, ledger = self.program, self.context.ledger
         with self.context.frame("weights", "untie_word_embeddings") as frame:
             for _ in range(2):
+                self.context.traffic.onto_gpu(program.embedding_bytes)
                 frame.assign("weight", program.embedding_bytes)
                 frame.assign("clone", program.embedding_bytes)
         if program.tied:
@@ -65,6 +67,7 @@ class Pipeline:
     def onload_head(self) -> None:
         """utils/helpers.py disable_lm_head: the head's weight is onloaded to make a meta copy of it."""
         if self.program.head_bytes and self.context.device == "gpu":
+            self.context.traffic.onto_gpu(self.program.head_bytes)
             with self.context.ledger.hold("gpu", self.program.head_bytes, "weights", "lm_head.weight"):
                 pass
 

@@ -73,8 +73,11 @@ class Pass:
         if self.store:
             # a cache on this device takes the very tensors: they are counted there from now on
             self.cache.store(self.subgraph.writes, outputs if shares else {}, last=last)
+            self.context.traffic.off_gpu(0 if shares else self.cache.batch_bytes(self.subgraph.writes, last=last))
             self.names.extend("inputs", self.cache.delete(self.subgraph.consumed, last=last))
 
     def _fetch(self, last: bool) -> dict[int, Handle]:
         with self.context.ledger.on_stream("gpu", self.stream):
-            return self.cache.fetch(self.subgraph.reads, last=last)
+            fetched = self.cache.fetch(self.subgraph.reads, last=last)
+        self.context.traffic.onto_gpu(sum(map(self.context.ledger.size, fetched.values())))
+        return fetched
