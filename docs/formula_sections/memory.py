@@ -140,7 +140,7 @@ def _total() -> str:
 The largest context for a batch, the largest batch for a context and the number of users (sequences in the cache,
 prefilled one at a time where prompts are not cut into chunks) are the largest numbers that still fit, found by
 halving; no formula is turned around. Contexts stop at what the config allows unless `--beyond-positions` is given.
-A card's memory is what CUDA has of it (`planner/hardware.json`), not the number on the box.
+A card's memory is what CUDA has of it (`planner/hardware/gpus.json`), not the number on the box.
 Source: `planner/serving/{need,search,serve}.py`.
 
 """ + table(head, rows)

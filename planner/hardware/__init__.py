@@ -1,0 +1,27 @@
+"""Machines and their cards: tables with sources, this machine, and what a command line says of one."""
+
+from planner.hardware.gpus import (
+    AS_GIVEN,
+    TABLE,
+    Gpu,
+    agreed_gpu,
+    cards_labelled,
+    find_gpu,
+    label_notes,
+    list_gpus,
+    named_gpu,
+    size_notes,
+)
+
+__all__ = [
+    "AS_GIVEN",
+    "TABLE",
+    "Gpu",
+    "agreed_gpu",
+    "cards_labelled",
+    "find_gpu",
+    "label_notes",
+    "list_gpus",
+    "named_gpu",
+    "size_notes",
+]
