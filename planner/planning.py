@@ -11,6 +11,7 @@ from planner.compress.inferred import check_sequential, pipeline_notes, pipeline
 from planner.compress.oneshot import simulate
 from planner.compress.plans import plan_on_card, rule_plan, simulated_plan
 from planner.compress.schema import Plan
+from planner.compress.program import Program
 from planner.fields import PlanMethod
 from planner.job import Job
 from planner.models.graph import ModelGraph
@@ -101,20 +102,31 @@ def plan_graph(
     `shortcuts=EVERYTHING` walks every repetition of the job instead of one for all equal ones. The bytes are the same;
     only names differ: in a data-free plan, folding makes one owner stand for several (`... and 30 more`).
     """
-    program, binding_notes = make_program(graph, recipe, job)
-    notes = [*graph.notes, *recipe.notes, *binding_notes, *card_notes(job)]
-    pipelines = {each.pipeline for each in pipeline_runs(program, job)}
-    if "sequential" in pipelines:
-        check_sequential(graph)
+    program, notes, notes_on_run = checked_program(graph, recipe, job)
     if method == "rule-of-thumb":
         return rule_plan(graph, recipe, job, notes)
-    if pipelines != {"datafree"}:
-        notes += graph.trace.notes
-    notes += pipeline_notes(program, job)
+    notes += notes_on_run
     if on_card:
         return plan_on_card(graph, recipe, Rehearsal(program, job, shortcuts=shortcuts), notes)
     outcome = simulate(program, Context(job, shortcuts=shortcuts))
     return simulated_plan(graph, recipe, job, outcome, notes)
+
+
+Notes = tuple[Note, ...]
+
+
+def checked_program(graph: ModelGraph, recipe: Recipe, job: Job) -> tuple[Program, Notes, Notes]:
+    """The job ready to simulate; notes on model, recipe and job, and notes on how it runs.
+
+    Raises RecipeError or JobError where it cannot start in the library.
+    """
+    program, binding_notes = make_program(graph, recipe, job)
+    pipelines = {each.pipeline for each in pipeline_runs(program, job)}
+    if "sequential" in pipelines:
+        check_sequential(graph)
+    traced = graph.trace.notes if pipelines != {"datafree"} else ()
+    notes = (*graph.notes, *recipe.notes, *binding_notes, *card_notes(job))
+    return program, notes, (*traced, *pipeline_notes(program, job))
 
 
 def _without_result(planned: Plan) -> Plan:

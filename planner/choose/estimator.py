@@ -1,0 +1,168 @@
+"""Plans one model and recipe under many jobs: built once, traced once for each way of cutting, simulated once for each job.
+
+Everything that `strategies`, `fit` and `rent` say comes from here: a `Trial` is a job that was simulated, and it answers
+what the job asks of any machine. A larger or smaller card costs a replay of its tape, not another simulation.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+from planner.accepted import AnyRecipe, called, check_model, recipe_of
+from planner.choose.judge import binding, demand, fits, ram_of
+from planner.choose.paste import command_line, library_call
+from planner.choose.schema import Choice, Demand, Fits, moved_from_gpu, moved_to_gpu, passes
+from planner.choose.strategies import ASKED, Strategy
+from planner.compress.fit import Attempt, Rehearsal
+from planner.compress.plans import simulated_plan
+from planner.compress.program import Outcome
+from planner.compress.schema import Plan
+from planner.errors import JobError
+from planner.fields import JOB_FIELDS
+from planner.hardware.machine import Machine
+from planner.job import Build, Job
+from planner.models.graph import ModelGraph
+from planner.models.source import Named
+from planner.planning import checked_program
+from planner.recipe.specs import Recipe
+
+MACHINE_FIELDS = ("gpu", "gpu_memory_bytes", "sm")
+
+
+class Trial:
+    """One job that was simulated on a card with room, and what it asks of any machine."""
+
+    def __init__(self, graph: ModelGraph, recipe: Recipe, job: Job) -> None:
+        program, notes, notes_on_run = checked_program(graph, recipe, job)
+        self.recipe, self.job = recipe, job
+        self.rehearsal = Rehearsal(program, job)
+        steps = list(self.rehearsal.roomy.steps)
+        notes = (*notes, *notes_on_run, *self.rehearsal.notes)
+        self.plan: Plan = simulated_plan(graph, recipe, job, Outcome(steps=steps), notes)
+        self._attempts: dict[int, Attempt] = {}
+
+    @property
+    def fails(self) -> str | None:
+        """Why LLM Compressor itself would not finish the job."""
+        return next((note.text for note in self.plan.notes if note.kind == "fails"), None)
+
+    @cached_property
+    def smallest_card(self) -> int:
+        """The smallest card on which it gets through; 0 where it needs none."""
+        return self.rehearsal.smallest() if self.plan.gpu.peak_bytes else 0
+
+    def on(self, card: int) -> Attempt:
+        """The job on a card of so many bytes."""
+        if card not in self._attempts:
+            self._attempts[card] = self.rehearsal.on(card)
+        return self._attempts[card]
+
+    def fits(self, machine: Machine) -> Fits:
+        """Whether the machine can do it. Cheaper than `demands`: the smallest card is not looked for."""
+        return "no" if self.fails else fits(self.quick_demands(machine))
+
+    def quick_demands(self, machine: Machine) -> tuple[Demand, ...]:
+        """`demands`, but that nothing is said of cards smaller than one with room."""
+        return (self._gpu(machine, self._card_with_room(self.rehearsal.roomy)), *self._beside_gpu(machine))
+
+    def demands(self, machine: Machine) -> tuple[Demand, ...]:
+        """What it asks of each resource of the machine, and what the machine has of it."""
+        return (self._gpu(machine, self.smallest_card), *self._beside_gpu(machine))
+
+    def _gpu(self, machine: Machine, at_least: int) -> Demand:
+        what = "reserved and CUDA context on a card with room; the smallest card that gets through"
+        if not self.plan.gpu.peak_bytes:
+            return demand("GPU", 0, 0, machine.gpu_memory_bytes, "nothing is computed on a GPU")
+        if machine.gpu_memory_bytes is None or not machine.gpus:
+            has = None if machine.gpus else 0
+            return demand("GPU", self._card_with_room(self.rehearsal.roomy), at_least, has, what)
+        attempt = self.on(machine.gpu_memory_bytes)
+        if attempt.ran_out is None:
+            needs = self._card_with_room(attempt)
+            asked = demand("GPU", needs, min(at_least, machine.gpu_memory_bytes), machine.gpu_memory_bytes, what)
+            return asked.model_copy(update={"outcome": "slow" if attempt.retries else "fits"})
+        needs = self._card_with_room(self.rehearsal.roomy)
+        asked = demand("GPU", needs, at_least, machine.gpu_memory_bytes, what)
+        return asked.model_copy(update={"outcome": "over"})
+
+    def _card_with_room(self, attempt: Attempt) -> int:
+        reserved = max((step.gpu.held.reserved for step in attempt.steps if step.gpu.held), default=0)
+        return reserved + self.rehearsal.context_bytes if reserved else 0
+
+    def _beside_gpu(self, machine: Machine) -> tuple[Demand, ...]:
+        peak = self.plan.cpu.peak_bytes
+        return (demand("RAM", peak, peak, ram_of(machine), "tensors, without the Python process"),)
+
+
+class Estimator:
+    """Trials of one model, each made once. `say` is told what takes time."""
+
+    def __init__(self, model: Named, recipe: AnyRecipe, say: Callable[[str], None] | None = None) -> None:
+        check_model(model)
+        self.model, self.recipe = model, recipe_of(recipe)
+        self.recipe_text = str(recipe)
+        self.model_name = called(model)
+        self._say = say or (lambda _text: None)
+        self._built: dict[Build, Any] = {}
+        self._graphs: dict[tuple[Any, ...], ModelGraph] = {}
+        self._trials: dict[tuple[Job, Recipe], Trial] = {}
+
+    def graph(self, job: Job) -> ModelGraph:
+        """The model as this job cuts it. Raises ModelError; JobError for targets that match nothing."""
+        from planner.models.load import graph_of, load_built
+
+        key = tuple(getattr(job, field.name) for field in JOB_FIELDS if field.decides_graph)
+        if key not in self._graphs:
+            if job.build not in self._built:
+                self._say(f"building {called(self.model)} without weights")
+                self._built[job.build] = load_built(self.model, job.build)
+            self._say(f"tracing {called(self.model)}")
+            self._graphs[key] = graph_of(self._built[job.build], job)
+        return self._graphs[key]
+
+    def trial(self, job: Job, strategy: Strategy = ASKED) -> Trial:
+        """The strategy's job, simulated. Raises what `plan` raises."""
+        changed, recipe = self._job(job, strategy), strategy.recipe(self.recipe)
+        key = (changed, recipe)
+        if key not in self._trials:
+            graph = self.graph(changed)
+            self._say(f"simulating {self.recipe.name}: {strategy.name}")
+            self._trials[key] = Trial(graph, recipe, changed)
+        return self._trials[key]
+
+    def choice(self, job: Job, strategy: Strategy, machine: Machine) -> Choice:
+        """The strategy on the machine, with all its figures. Raises what `plan` raises."""
+        trial = self.trial(job, strategy)
+        self._say(f"looking for the smallest card: {strategy.name}")
+        demands = trial.demands(machine)
+        return Choice(
+            strategy=strategy.name,
+            changes=dict(strategy.changes),
+            recipe_changes=dict(strategy.recipe_changes),
+            samples=trial.job.samples,
+            seq_len=trial.job.seq_len,
+            is_same_result=strategy.is_same_result,
+            fits="no" if trial.fails else fits(demands),
+            binds=binding(demands),
+            demands=demands,
+            moved_to_gpu_bytes=moved_to_gpu(trial.plan),
+            moved_from_gpu_bytes=moved_from_gpu(trial.plan),
+            passes=passes(trial.plan),
+            fails=trial.fails,
+            command=command_line("plan", self.model_name, self.recipe_text, trial.job),
+            python=library_call(trial.plan, self.recipe_text, trial.job, strategy.recipe_changes),
+        )
+
+    def _job(self, asked: Job, strategy: Strategy) -> Job:
+        try:
+            return strategy.job(asked)
+        except ValueError as error:
+            raise JobError(f"{strategy.name}: {error}") from None
+
+
+def job_on(job: Job, machine: Machine) -> Job:
+    """The job on this machine's card. Unchanged where the machine has none or nobody said its size."""
+    if machine.gpu_memory_bytes is None:
+        return job
+    card = {"gpu": machine.gpu, "gpu_memory_bytes": machine.gpu_memory_bytes, "sm": machine.sm}
+    return Job.model_validate({**job.model_dump(), **card})

@@ -1,0 +1,234 @@
+"""Does the job fit the machine, and if not: which smallest changes make it fit.
+
+The search plans every state that it looks at. It begins with the job as asked; at each depth it extends the states that
+come closest by each strategy that lowers what is over, and stops at the first depth where something fits. Changes that
+leave the result alone go first; only where they do not suffice, samples and their length are cut.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import log
+
+from planner.choose.estimator import Estimator, Trial, job_on
+from planner.choose.judge import rank
+from planner.choose.paste import command_line
+from planner.choose.schema import Choice, Demand, Fit, Largest, Resource
+from planner.choose.strategies import ASKED, Strategy, strategies
+from planner.errors import PlannerError
+from planner.hardware.machine import Machine
+from planner.job import MAX_BATCH, MAX_SAMPLES, MAX_TOKENS, Job
+from planner.notes import Note
+
+DEPTH = 3
+"""So many strategies together at most."""
+WIDTH = 2
+"""States that are extended at each depth: those that come closest."""
+SHOWN = 5
+FITTING = ("yes", "slow")
+LEAST_SAMPLES, LEAST_TOKENS = 32, 256
+"""Fewer and shorter samples are not advised."""
+LIMITS = {"samples": min(MAX_SAMPLES, 2**16), "seq_len": min(MAX_TOKENS, 2**17), "batch_size": min(MAX_BATCH, 2**10)}
+"""The largest value that `--max` tries of a field."""
+STEPS = {"samples": 1, "seq_len": 128, "batch_size": 1}
+"""To what the largest value is told exactly."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One strategy, or several together, and how far it is from fitting."""
+
+    strategy: Strategy
+    trial: Trial
+    lacks: float
+    """0 where nothing is over; else the sum of how many times too little there is, as logarithms."""
+
+
+class Search:
+    """Looks for changes that make one job fit one machine."""
+
+    def __init__(self, estimator: Estimator, asked: Job, machine: Machine) -> None:
+        self.estimator, self.machine = estimator, machine
+        self.asked = job_on(asked, machine)
+        whole = Job.model_validate({**self.asked.model_dump(), "sequential_targets": None})
+        self.candidates = strategies(estimator.graph(whole), estimator.recipe, self.asked, machine.gpus)[1:]
+        self.refused: dict[str, str] = {}
+        """Strategies that cannot be planned for this model, and why."""
+
+    def fit(self) -> Fit:
+        """The answer, and where it is no, what makes it yes."""
+        start = self._state(ASKED)
+        assert start is not None, "the job as asked was planned"
+        answer = self._choice(ASKED)
+        fixes = () if answer.fits in FITTING or start.trial.fails else self._fixes(start)
+        closest = () if fixes or answer.fits in FITTING else self._closest()
+        return Fit(
+            model=start.trial.plan.model,
+            recipe=start.trial.plan.recipe,
+            job=self.asked,
+            machine=self.machine,
+            notes=(*start.trial.plan.notes, *self.notes),
+            fits=answer.fits,
+            answer=answer,
+            fixes=fixes,
+            closest=closest,
+        )
+
+    def every_choice(self) -> tuple[Choice, ...]:
+        """All strategies and what fits of them together, ranked."""
+        found = [self._choice(each) for each in (ASKED, *self.candidates) if self._state(each) is not None]
+        if not any(choice.fits in FITTING for choice in found) and (start := self._state(ASKED)):
+            found += [choice for choice in self._fixes(start) if choice.strategy not in {c.strategy for c in found}]
+        return ranked(found)
+
+    def largest(self, field: str) -> Largest:
+        """The largest value of this field of the job that fits."""
+        limit = LIMITS[field]
+        value = self._most(ASKED, {}, field, limit, STEPS[field])
+        if not value:
+            return Largest(field=field, value=None, limit=limit)
+        job = Job.model_validate({**self.asked.model_dump(), **_with(self.asked, field, value)})
+        command = command_line("plan", self.estimator.model_name, self.estimator.recipe_text, job)
+        return Largest(field=field, value=value, limit=limit, command=command)
+
+    # ------------------------------------------------------------------ inside
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """Strategies that were left out, and why."""
+        return tuple(Note(kind="job", text=f"Not planned: {name}: {why}") for name, why in self.refused.items())
+
+    def _most(self, base: Strategy, fixed: Mapping[str, int], field: str, limit: int, step: int) -> int:
+        """The largest value of the field, in steps, with which `base` and the `fixed` fields fit; 0 where none does."""
+
+        def fits(value: int) -> bool:
+            state = self._state(_shorter(base, {**fixed, **_with(self.asked, field, value)}))
+            return state is not None and not state.lacks
+
+        top = limit // step
+        least, most = 0, min(max(1, getattr(self.asked, field) // step), top)
+        while fits(most * step):
+            least, most = most, min(2 * most, top)
+            if least == top:
+                return top * step
+        while most - least > 1:
+            middle = (least + most) // 2
+            least, most = (middle, most) if fits(middle * step) else (least, middle)
+        return least * step
+
+    def _fixes(self, start: State) -> tuple[Choice, ...]:
+        same = [each for each in self.candidates if each.is_same_result]
+        found, reached = self._extend([start], same)
+        if not found:
+            rest = [each for each in self.candidates if not each.is_same_result and self._state(each)]
+            found = [state for each in rest if (state := self._state(each)) and not state.lacks]
+            bases = sorted(reached, key=lambda state: state.lacks)[:1]
+            found += [state for base in (start, *bases) for state in self._shrunk(base.strategy)]
+        by_name = {state.strategy.name: state.strategy for state in found}
+        choices = [self._choice(strategy) for strategy in by_name.values()]
+        return ranked([choice for choice in choices if choice.fits in FITTING])[:SHOWN]
+
+    def _shrunk(self, base: Strategy) -> Iterator[State]:
+        """The most samples that fit, at the length as asked and at shorter ones: the compressed model is another one.
+
+        Shorter lengths are tried by halves, until all samples fit.
+        """
+        seq_len = self.asked.seq_len
+        while seq_len >= LEAST_TOKENS:
+            cut = {"seq_len": seq_len} if seq_len < self.asked.seq_len else {}
+            samples = self._most(base, cut, "samples", self.asked.samples, 1)
+            if samples >= LEAST_SAMPLES:
+                changes = {**cut, **({"samples": samples} if samples < self.asked.samples else {})}
+                state = self._state(_shorter(base, changes))
+                yield from (state,) if state else ()
+            if samples >= self.asked.samples:
+                return
+            seq_len //= 2
+
+    def _extend(self, states: Sequence[State], steps: Sequence[Strategy]) -> tuple[list[State], list[State]]:
+        """Those that fit at the first depth where some do, and the closest of all that were reached."""
+        reached: list[State] = []
+        for _ in range(DEPTH):
+            following = {}
+            for state in states:
+                for step in self._helpful(state, steps):
+                    strategy = step if state.strategy is ASKED else state.strategy.with_(step)
+                    following[frozenset(strategy.name.split(", "))] = strategy
+            tried = [state for strategy in following.values() if (state := self._state(strategy))]
+            if found := [state for state in tried if not state.lacks]:
+                return found, []
+            states = sorted(tried, key=lambda state: state.lacks)[:WIDTH]
+            reached += states
+            if not states:
+                break
+        return [], reached
+
+    def _helpful(self, state: State, steps: Sequence[Strategy]) -> Iterator[Strategy]:
+        """The steps that change something new and, alone, lower a resource that is over."""
+        over = [demand.resource for demand in self._quick(state.trial) if demand.outcome == "over"]
+        start = self._quick(self.estimator.trial(self.asked))
+        for step in steps:
+            if state.strategy.touches(step):
+                continue
+            alone = self._state(step)
+            if alone is not None and any(_asks(self._quick(alone.trial), each) < _asks(start, each) for each in over):
+                yield step
+
+    def _quick(self, trial: Trial) -> tuple[Demand, ...]:
+        return trial.quick_demands(self.machine)
+
+    def _state(self, strategy: Strategy) -> State | None:
+        """The strategy, simulated; None where it cannot be planned for this model."""
+        if strategy.name in self.refused:
+            return None
+        try:
+            trial = self.estimator.trial(self.asked, strategy)
+        except PlannerError as error:
+            if strategy is ASKED:
+                raise
+            self.refused[strategy.name] = str(error)
+            return None
+        return State(strategy, trial, _lacks(self._quick(trial)) if not trial.fails else float("inf"))
+
+    def _choice(self, strategy: Strategy) -> Choice:
+        return self.estimator.choice(self.asked, strategy, self.machine)
+
+    def _closest(self) -> tuple[Choice, ...]:
+        states = [state for each in self.candidates if (state := self._state(each))]
+        return tuple(self._choice(state.strategy) for state in sorted(states, key=lambda state: state.lacks)[:3])
+
+
+def ranked(choices: Sequence[Choice]) -> tuple[Choice, ...]:
+    """Those that fit first; among them the same result first, then the most calibration data, then the least movement."""
+    return tuple(sorted(choices, key=_place))
+
+
+def _place(choice: Choice) -> tuple[int, bool, int, int, int]:
+    tokens = choice.samples * choice.seq_len
+    return rank(choice.fits), not choice.is_same_result, -tokens, choice.moved_bytes, len(choice.changes)
+
+
+def _shorter(base: Strategy, changes: Mapping[str, int]) -> Strategy:
+    """The strategy with these values of the calibration data, which make another compressed model."""
+    words = {"samples": "{:,} samples", "seq_len": "{:,} tokens a sample", "batch_size": "batch of {:,}"}
+    name = " and ".join(words[field].format(value) for field, value in changes.items())
+    cut = Strategy(name=name, changes=changes, is_same_result=False)
+    return cut if base is ASKED else base.with_(cut)
+
+
+def _with(asked: Job, field: str, value: int) -> dict[str, int]:
+    """The field with this value, and a batch that is no larger than the samples."""
+    changes = {field: value}
+    if field == "samples" and asked.batch_size > value:
+        changes["batch_size"] = value
+    if field == "batch_size" and asked.samples < value:
+        changes["samples"] = value
+    return changes
+
+
+def _lacks(demands: Sequence[Demand]) -> float:
+    """How much is missing of all that is over."""
+    over = [demand for demand in demands if demand.outcome == "over"]
+    return sum(log(max(demand.at_least_bytes, 2) / max(demand.has_bytes or 0, 1)) + 0.001 for demand in over)
+
+
+def _asks(demands: Sequence[Demand], resource: Resource) -> int:
+    return next((demand.at_least_bytes for demand in demands if demand.resource == resource), 0)

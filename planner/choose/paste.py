@@ -1,0 +1,87 @@
+"""A job as text to paste: the planner's command line, and the call of LLM Compressor."""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from planner.compress.schema import Plan
+from planner.fields import JOB_FIELDS
+from planner.job import Job
+from planner.units import GIB
+
+_DEFAULT = Job()
+_ONESHOT: Mapping[str, str] = {
+    "samples": "num_calibration_samples",
+    "seq_len": "max_seq_length",
+    "batch_size": "batch_size",
+    "pipeline": "pipeline",
+    "sequential_targets": "sequential_targets",
+    "targets_per_subgraph": "sequential_targets_per_subgraph",
+    "offload_device": "sequential_offload_device",
+    "propagate_error": "propagate_error",
+    "prefetch": "sequential_prefetch",
+    "calibrate_all_experts": "moe_calibrate_all_experts",
+}
+"""Our fields, and the arguments of `oneshot` (args/dataset_arguments.py) that they stand for."""
+_ALWAYS = ("samples", "seq_len", "batch_size")
+_DEVICES = {"gpu": "cuda:0", "gpu:1": "cuda:1", "cpu": "cpu"}
+
+
+def command_line(command: str, model: str, recipe: str, job: Job) -> str:
+    """`planner COMMAND MODEL -r RECIPE` with every option that is not the default."""
+    words = ["planner", command, model, "-r", recipe, *_options(job)]
+    return shlex.join(words)
+
+
+def _options(job: Job) -> Iterator[str]:
+    skipped = {"gpu_memory_bytes", "sm"} if job.gpu else set()
+    for field in JOB_FIELDS:
+        value = getattr(job, field.name)
+        if value == field.default or field.name in skipped:
+            continue
+        typed = field.spelling.write(value)
+        yield from (field.option,) if field.is_flag else (field.option, str(typed))
+
+
+def library_call(plan: Plan, recipe: str, job: Job, recipe_changes: Mapping[str, Any]) -> str:
+    """The load call and `oneshot(...)` of LLM Compressor that run this job."""
+    auto = _auto_class(plan.model.architecture)
+    lines = [f"from transformers import {auto}", "from llmcompressor import oneshot", *_loading(job, auto)]
+    lines += [f"# in the recipe, for GPTQModifier: {name}: {value}" for name, value in recipe_changes.items()]
+    lines += ["oneshot(", "    model=model,", "    dataset=dataset,", f"    recipe={recipe!r},"]
+    lines += [f"    {name}={value!r}," for name, value in _arguments(job)]
+    return "\n".join([*lines, ")", f'model.save_pretrained("{plan.model.name}-{plan.recipe}", save_compressed=True)'])
+
+
+def _arguments(job: Job) -> Iterator[tuple[str, Any]]:
+    for field, argument in _ONESHOT.items():
+        value = getattr(job, field)
+        if field in _ALWAYS or value != getattr(_DEFAULT, field):
+            yield argument, _DEVICES[value] if field == "offload_device" else _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _loading(job: Job, auto: str) -> list[str]:
+    """from_pretrained, inside the context managers that the job's way of loading needs."""
+    call = f'model = {auto}.from_pretrained(MODEL_ID, dtype="{job.dtype}")'
+    if not job.linearized:
+        return [call]
+    return [
+        "from llmcompressor.modeling.moe.linearize import load_quantizable_moe",
+        f"with load_quantizable_moe({auto}):" if auto != "AutoModelForCausalLM" else "with load_quantizable_moe():",
+        f"    {call}",
+    ]
+
+
+def _auto_class(architecture: str) -> str:
+    """The class of transformers that loads this architecture."""
+    is_vision = architecture.endswith("ForConditionalGeneration")
+    return "AutoModelForImageTextToText" if is_vision else "AutoModelForCausalLM"
+
+
+def size_words(count: int) -> str:
+    """Bytes as the command line reads them back."""
+    return f"{count // GIB}GiB" if count % GIB == 0 else f"{count}B"

@@ -1,0 +1,106 @@
+"""Strategies: sets of LLM Compressor's arguments that place or order a job differently and compress the model alike."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from planner.choose.targets import finer_targets
+from planner.compress.modifiers.gptq import GPTQSpec
+from planner.job import Job
+from planner.models.graph import ModelGraph
+from planner.recipe.specs import Recipe
+
+AS_ASKED = "as asked"
+BATCHED = "batched_quantization"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strategy:
+    """One way to run a job, as what it changes of the job as asked."""
+
+    name: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the job."""
+    recipe_changes: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of every GPTQModifier in the recipe."""
+    is_same_result: bool = True
+    """The compressed model is the same but for rounding."""
+
+    def job(self, asked: Job) -> Job:
+        """The job that it makes of the one that was asked for. Raises ValueError where these options do not go together."""
+        return Job.model_validate({**asked.model_dump(), **self.changes})
+
+    def recipe(self, asked: Recipe) -> Recipe:
+        """The recipe that it makes of the one that was asked for."""
+        if not self.recipe_changes:
+            return asked
+        modifiers = (
+            replace(spec, **self.recipe_changes) if isinstance(spec, GPTQSpec) else spec for spec in asked.modifiers
+        )
+        return replace(asked, modifiers=tuple(modifiers))
+
+    def with_(self, other: "Strategy") -> "Strategy":
+        """Both together; the other one's values go first where both change a field."""
+        return Strategy(
+            name=f"{self.name}, {other.name}",
+            changes={**self.changes, **other.changes},
+            recipe_changes={**self.recipe_changes, **other.recipe_changes},
+            is_same_result=self.is_same_result and other.is_same_result,
+        )
+
+    def touches(self, other: "Strategy") -> bool:
+        """Both change a common field."""
+        return not (
+            self.changes.keys().isdisjoint(other.changes) and self.recipe_changes.keys().isdisjoint(other.recipe_changes)
+        )
+
+
+ASKED = Strategy(name=AS_ASKED)
+
+
+def strategies(graph: ModelGraph, recipe: Recipe, asked: Job, gpus: int = 1) -> tuple[Strategy, ...]:
+    """The job as asked, and every strategy that changes something of it; `graph` is cut at whole layers."""
+    needs_data = any(spec.requires_calibration_data for spec in recipe.modifiers)
+    candidates = [*_of_loading(graph)]
+    if needs_data and asked.pipeline in ("independent", "sequential"):
+        candidates += [*_of_targets(graph), *_of_passes(gpus), *_of_gptq(recipe)]
+    single = [each for each in candidates if _changes_something(each, asked, recipe)]
+    return (ASKED, *single)
+
+
+def _of_targets(graph: ModelGraph) -> Iterator[Strategy]:
+    yield Strategy(name="whole layers", changes={"sequential_targets": None, "targets_per_subgraph": 1})
+    for name, targets in finer_targets(graph).items():
+        yield Strategy(name=name, changes={"sequential_targets": targets, "targets_per_subgraph": 1})
+    yield Strategy(name="two targets a subgraph", changes={"targets_per_subgraph": 2})
+
+
+def _of_passes(gpus: int) -> Iterator[Strategy]:
+    yield Strategy(name="activations on the CPU", changes={"offload_device": "cpu"})
+    yield Strategy(name="activations on the GPU", changes={"offload_device": "gpu"})
+    yield Strategy(name="batch of 1", changes={"batch_size": 1})
+    yield Strategy(name="batch of 4", changes={"batch_size": 4})
+    yield Strategy(name="next batch prefetched", changes={"prefetch": True})
+    yield Strategy(name="no prefetching", changes={"prefetch": False})
+    yield Strategy(
+        name="errors not propagated", changes={"propagate_error": False}, is_same_result=False
+    )
+
+
+def _of_gptq(recipe: Recipe) -> Iterator[Strategy]:
+    if any(isinstance(spec, GPTQSpec) for spec in recipe.modifiers):
+        yield Strategy(name="GPTQ one module at a time", recipe_changes={BATCHED: 1})
+
+
+def _of_loading(graph: ModelGraph) -> Iterator[Strategy]:
+    if graph.fused_expert_bytes:
+        yield Strategy(name="linear experts from the start", changes={"linearized": True})
+
+
+def _changes_something(strategy: Strategy, asked: Job, recipe: Recipe) -> bool:
+    """It differs from the job as asked, and makes a job that can be asked for."""
+    try:
+        job = strategy.job(asked)
+    except ValueError:  # pydantic: batch_size 4 of 2 samples
+        return False
+    return job != asked or strategy.recipe(recipe) != recipe
