@@ -33,7 +33,7 @@ class Machine(Record):
     cloud: str | None = None
     gpu: str | None = None
     """The card's name in the table of GPUs, or as its driver or catalogue calls it; None for a size without a name."""
-    gpu_memory_bytes: int | None = Field(default=None, ge=1)
+    gpu_memory_bytes: int | None = Field(default=None, ge=1, le=MAX_RAM)
     """What CUDA sees of one card, less than its label. None: nobody said, or there is no card."""
     sm: int | None = Field(default=None, ge=10, le=999)
     """Compute capability, 90 for 9.0."""
