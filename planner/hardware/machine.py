@@ -57,8 +57,10 @@ class Machine(Record):
     """Who says so."""
     date: str | None = None
     """When the source was read, as 2026-01-31."""
+    gpu_notes: tuple[str, ...] = ()
+    """What a reader of the card's figures must know: that a size is a label, or a driver's."""
     notes: tuple[str, ...] = ()
-    """What a reader of the figures must know: where one is a label, a container's limit, or what a driver says."""
+    """What a reader of the other figures must know: that RAM is a container's limit."""
 
     @property
     def shm_size_bytes(self) -> int | None:
