@@ -38,6 +38,8 @@ COMMANDS = (
     "accuracy",
     "models",
     "recipes",
+    "gpus",
+    "machines",
 )
 PAGES_WITH_OUTPUT = (
     ROOT / "README.md",

@@ -1,8 +1,10 @@
 """Bytes to text and back. GiB is 2**30 bytes, GB is 10**9: the two never mix silently."""
 
+import math
 import re
 
 from planner.errors import JobError
+from planner.hints import shorten
 
 KIB, MIB, GIB, TIB = 2**10, 2**20, 2**30, 2**40
 KB, MB, GB, TB = 10**3, 10**6, 10**9, 10**12
@@ -33,8 +35,11 @@ def parse_bytes(text: str) -> int:
     match = _SIZE.fullmatch(text)
     unit = (match[2] or "b").lower() if match else ""
     if match is None or unit not in _UNITS:
-        raise JobError(f"{text!r} is not a size; write it like 24GiB (2^30 bytes) or 24GB (10^9 bytes)")
-    size = int(float(match[1]) * _UNITS[unit])
+        raise JobError(f"{shorten(text)!r} is not a size; write it like 24GiB (2^30 bytes) or 24GB (10^9 bytes)")
+    value = float(match[1]) * _UNITS[unit]
+    if not math.isfinite(value):
+        raise JobError(f"{shorten(text)!r} is larger than any memory")
+    size = int(value)
     if size <= 0:
         raise JobError(f"{text!r} is not a positive size")
     if not match[2] and size < MIB:

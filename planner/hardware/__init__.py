@@ -9,6 +9,7 @@ from planner.hardware.gpus import (
     find_gpu,
     label_notes,
     list_gpus,
+    matching_gpu,
     named_gpu,
     size_notes,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "find_gpu",
     "label_notes",
     "list_gpus",
+    "matching_gpu",
     "named_gpu",
     "size_notes",
 ]

@@ -1,6 +1,7 @@
-"""GPUs that jobs run on: memory as CUDA sees it, bandwidth, compute capability, each with its source."""
+"""GPUs that jobs run on: memory as CUDA sees it, bandwidth, compute capability, rates, each with its source."""
 
 import json
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,8 @@ from planner.units import GB, GIB, MIB, format_bytes, parse_bytes
 
 AS_GIVEN = "as given"
 TABLE = Path(__file__).with_suffix(".json")
+_FORM = re.compile(r"(\d+gb)?(sxm\d?|pcie|nvl)?(\d+gb)?")
+"""What a name may leave out, in plain letters: memory and form factor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +35,16 @@ class Gpu:
     """The number on the box, as in `24 GB`; None for unified memory and for a card that is given by its size."""
     sm: int | None = None
     """Compute capability as two or three digits, 90 for 9.0; None for other makers' cards and for a given size."""
+    bf16_tflops: float | None = None
+    """10^12 operations per second of dense bf16 products, without sparsity, as `bf16_source` has it. None: the card has
+    no bf16 units, or no data sheet of its own says it."""
+    bf16_source: str | None = None
+    pcie: int | None = None
+    """Generation of its PCIe link."""
+    nvlink: int | None = None
+    """Generation of its NVLink; 0 where it has none, None where its form factors differ or nobody said."""
+    driver_bytes: int | None = None
+    """What nvidia-smi shows as the card's total: more than CUDA has of it."""
 
 
 @cache
@@ -68,6 +81,26 @@ def named_gpu(text: str) -> Gpu | None:
     except JobError:
         return None
     return gpu if gpu in list_gpus() else None
+
+
+def matching_gpu(text: str, total: int) -> Gpu | None:
+    """The GPU of this name that has this memory, as drivers and providers state it; else None.
+
+    `A100` is found with 40 and with 80 GB, `RTX 4090` with 24 GB and not with the 48 GB that it is rebuilt to.
+    """
+    exact = named_gpu(text)
+    called_so = (gpu for gpu in list_gpus() if _may_be_called(gpu, _plain(text)))
+    return next((gpu for gpu in (exact, *called_so) if gpu is not None and _is_label(gpu, total)), None)
+
+
+def _may_be_called(gpu: Gpu, plain: str) -> bool:
+    names = (_plain(name) for name in (gpu.name, *gpu.aliases))
+    return any(name.startswith(plain) and _FORM.fullmatch(name[len(plain) :]) for name in names)
+
+
+def _is_label(gpu: Gpu, total: int) -> bool:
+    """Whether a maker's label in GB or GiB, or a driver's total between them, is this card's."""
+    return gpu.label_gb is not None and gpu.label_gb * GB - MIB < total <= gpu.label_gb * GIB
 
 
 def agreed_gpu(gpu: str | None, gpu_memory: str | None) -> str | None:
@@ -131,6 +164,11 @@ def _gpu(record: dict[str, object]) -> Gpu:
         unified=bool(record.get("unified", False)),
         label_gb=record.get("label_gb"),  # type: ignore[arg-type]  # a number or nothing, a test says so
         sm=record.get("sm"),  # type: ignore[arg-type]  # a number or nothing, a test says so
+        bf16_tflops=record.get("bf16_tflops"),  # type: ignore[arg-type]  # likewise
+        bf16_source=record.get("bf16_source"),  # type: ignore[arg-type]  # likewise
+        pcie=record.get("pcie"),  # type: ignore[arg-type]  # likewise
+        nvlink=record.get("nvlink"),  # type: ignore[arg-type]  # likewise
+        driver_bytes=int(str(record["driver_mib"])) * MIB if "driver_mib" in record else None,
     )
 
 

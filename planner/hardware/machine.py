@@ -33,7 +33,7 @@ class Machine(Record):
     cloud: str | None = None
     gpu: str | None = None
     """The card's name in the table of GPUs, or as its driver or catalogue calls it; None for a size without a name."""
-    gpu_memory_bytes: int | None = Field(default=None, ge=1)
+    gpu_memory_bytes: int | None = Field(default=None, ge=1, le=MAX_RAM)
     """What CUDA sees of one card, less than its label. None: nobody said, or there is no card."""
     sm: int | None = Field(default=None, ge=10, le=999)
     """Compute capability, 90 for 9.0."""
@@ -57,8 +57,10 @@ class Machine(Record):
     """Who says so."""
     date: str | None = None
     """When the source was read, as 2026-01-31."""
+    gpu_notes: tuple[str, ...] = ()
+    """What a reader of the card's figures must know: that a size is a label, or a driver's."""
     notes: tuple[str, ...] = ()
-    """What a reader of the figures must know: where one is a label, a container's limit, or what a driver says."""
+    """What a reader of the other figures must know: that RAM is a container's limit."""
 
     @property
     def shm_size_bytes(self) -> int | None:

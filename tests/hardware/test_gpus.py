@@ -4,7 +4,17 @@ import re
 import pytest
 
 from planner.errors import JobError
-from planner.hardware import TABLE, agreed_gpu, cards_labelled, find_gpu, label_notes, list_gpus, named_gpu, size_notes
+from planner.hardware import (
+    TABLE,
+    agreed_gpu,
+    cards_labelled,
+    find_gpu,
+    label_notes,
+    list_gpus,
+    matching_gpu,
+    named_gpu,
+    size_notes,
+)
 from planner.units import GB, GIB, MIB
 
 
@@ -75,7 +85,9 @@ def test_what_cuda_has_is_what_the_source_says() -> None:
     ("driver", "name"),
     [
         ("NVIDIA A100-SXM4-80GB", "A100 80GB SXM"),
-        ("NVIDIA A100-SXM4-40GB", "A100 40GB PCIe"),
+        ("NVIDIA A100-SXM4-40GB", "A100 40GB SXM"),
+        ("NVIDIA A100-PCIE-40GB", "A100 40GB PCIe"),
+        ("NVIDIA H200 NVL", "H200 NVL"),
         ("NVIDIA H100 80GB HBM3", "H100 SXM"),
         ("NVIDIA GH200 480GB", "GH200 96GB"),
         ("Tesla V100-SXM2-16GB", "V100 16GB"),
@@ -168,3 +180,72 @@ def test_two_sizes_that_contradict_each_other_are_refused() -> None:
         agreed_gpu("l40s", "48GB")
     with pytest.raises(JobError, match="--gpu-memory: 'l40s' is not a size"):
         agreed_gpu(None, "l40s")
+
+
+# ---------------------------------------------------------------------- names with a memory beside them
+@pytest.mark.parametrize(
+    ("text", "total", "name"),
+    [
+        ("A100", 40 * GIB, "A100 40GB PCIe"),
+        ("A100-80GB", 80 * GB, "A100 80GB SXM"),
+        ("V100", 16384 * MIB, "V100 16GB"),
+        ("A10G", 22888 * MIB, "A10G"),
+        ("H100", 81559 * MIB, "H100 SXM"),
+        ("H100", 95830 * MIB, "H100 NVL"),
+        ("H200NVL", 141 * GB, "H200 NVL"),
+        ("RTX6000-Ada", 49140 * MIB, "RTX 6000 Ada"),
+        ("Tesla T4", 15360 * MIB, "T4"),
+        ("NVIDIA A100-SXM4-80GB", 81251 * MIB, "A100 80GB SXM"),
+    ],
+)
+def test_a_card_is_found_by_name_and_memory_as_providers_and_drivers_state_them(
+    text: str, total: int, name: str
+) -> None:
+    found = matching_gpu(text, total)
+    assert found is not None
+    assert found.name == name
+
+
+@pytest.mark.parametrize(
+    ("text", "total"),
+    [("RTX 4090", 49140 * MIB), ("RTX4060", 16380 * MIB), ("L4", 48 * GB), ("RTX3060", 8 * GIB), ("abacus", 24 * GIB)],
+)
+def test_a_name_with_another_cards_memory_is_no_card_of_the_table(text: str, total: int) -> None:
+    assert matching_gpu(text, total) is None
+
+
+def test_every_drivers_total_is_the_cards_own_label_and_more_than_cuda_has() -> None:
+    drivers = {gpu.name: gpu for gpu in list_gpus() if gpu.driver_bytes is not None}
+    assert len(drivers) >= 20
+    for name, gpu in drivers.items():
+        assert gpu.driver_bytes is not None
+        assert gpu.memory_bytes <= gpu.driver_bytes, name
+        found = matching_gpu(name, gpu.driver_bytes)
+        assert found is not None
+        assert found == gpu
+
+
+# ---------------------------------------------------------------------- rates and links
+def test_a_rate_has_a_source_that_names_a_data_sheet_and_the_figure_is_in_it() -> None:
+    rates = [gpu for gpu in list_gpus() if gpu.bf16_tflops is not None]
+    assert len(rates) >= 30
+    for gpu in rates:
+        assert gpu.bf16_source is not None
+        assert re.search(r"data sheet|whitepaper", gpu.bf16_source), gpu.name
+        said = float(re.sub(",", "", re.findall(r": ([\d,.]+)", gpu.bf16_source)[0]))
+        halved = "with sparsity" in gpu.bf16_source
+        whole = {"with sparsity for 8 GPUs": 1000 / 8, "with sparsity for 72 GPUs": 1000 / 72}
+        each = next((share for words, share in whole.items() if words in gpu.bf16_source), 1.0)
+        fourth = 0.5 if "a fourth of it" in gpu.bf16_source else 1.0
+        assert gpu.bf16_tflops == pytest.approx(said * each * fourth / (2 if halved else 1)), gpu.name
+
+
+def test_a_card_without_bf16_units_has_no_bf16_rate() -> None:
+    assert {gpu.name for gpu in list_gpus() if gpu.sm is not None and gpu.sm < 80 and gpu.bf16_tflops} == set()
+
+
+def test_links_are_generations_that_there_are() -> None:
+    for gpu in list_gpus():
+        assert gpu.pcie in {None, 3, 4, 5}, gpu.name
+        assert gpu.nvlink in {None, 0, 3, 4, 5}, gpu.name
+    assert (find_gpu("a100").nvlink, find_gpu("h100").nvlink, find_gpu("l40s").nvlink) == (3, 4, 0)

@@ -8,7 +8,7 @@ from planner.units import GIB
 
 def test_what_nobody_said_is_none_and_there_is_one_card() -> None:
     machine = Machine(source="a test")
-    unsaid = set(Machine.model_fields) - {"source", "gpus", "notes"}
+    unsaid = set(Machine.model_fields) - {"source", "gpus", "gpu_notes", "notes"}
     assert {getattr(machine, name) for name in unsaid} == {None}
     assert machine.gpus == 1
 
