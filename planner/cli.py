@@ -12,6 +12,7 @@ from planner.commands import (
     accuracy,
     bpw,
     compare,
+    fit,
     formats,
     gpus,
     graph,
@@ -21,6 +22,7 @@ from planner.commands import (
     plan,
     recipes,
     serve,
+    strategies,
     train,
 )
 from planner.errors import PlannerError
@@ -46,6 +48,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(epilog=plan.EPILOG)(plan.plan)
+app.command(epilog=fit.EPILOG)(fit.fit)
+app.command(epilog=strategies.EPILOG)(strategies.strategies)
 app.command(epilog=compare.EPILOG)(compare.compare)
 app.command(epilog=graph.EPILOG)(graph.graph)
 app.command(epilog=serve.EPILOG)(serve.serve)

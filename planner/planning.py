@@ -10,8 +10,8 @@ from planner.compress.fit import Rehearsal
 from planner.compress.inferred import check_sequential, pipeline_notes, pipeline_runs
 from planner.compress.oneshot import simulate
 from planner.compress.plans import plan_on_card, rule_plan, simulated_plan
-from planner.compress.schema import Plan
 from planner.compress.program import Program
+from planner.compress.schema import Plan
 from planner.fields import PlanMethod
 from planner.job import Job
 from planner.models.graph import ModelGraph

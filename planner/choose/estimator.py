@@ -1,7 +1,7 @@
-"""Plans one model and recipe under many jobs: built once, traced once for each way of cutting, simulated once for each job.
+"""Plans one model and recipe under many jobs: built once, traced once for each cut, simulated once for each job.
 
-Everything that `strategies`, `fit` and `rent` say comes from here: a `Trial` is a job that was simulated, and it answers
-what the job asks of any machine. A larger or smaller card costs a replay of its tape, not another simulation.
+Everything that `strategies`, `fit` and `rent` say comes from here: a `Trial` is a job that was simulated, and it
+answers what the job asks of any machine. Another card costs a replay of its tape, not another simulation.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,9 @@ from planner.models.source import Named
 from planner.planning import checked_program
 from planner.recipe.specs import Recipe
 
-MACHINE_FIELDS = ("gpu", "gpu_memory_bytes", "sm")
+CAPABILITIES = (100, 90, 80)
+"""Compute capabilities from which on PyTorch's operators ask for other sizes (planner/cuda/build.py)."""
+OLDER = 75
 
 
 class Trial:
@@ -121,8 +123,8 @@ class Estimator:
         return self._graphs[key]
 
     def trial(self, job: Job, strategy: Strategy = ASKED) -> Trial:
-        """The strategy's job, simulated. Raises what `plan` raises."""
-        changed, recipe = self._job(job, strategy), strategy.recipe(self.recipe)
+        """The strategy's job, simulated on a card with room. Raises what `plan` raises."""
+        changed, recipe = without_card(self._job(job, strategy)), strategy.recipe(self.recipe)
         key = (changed, recipe)
         if key not in self._trials:
             graph = self.graph(changed)
@@ -149,7 +151,7 @@ class Estimator:
             moved_from_gpu_bytes=moved_from_gpu(trial.plan),
             passes=passes(trial.plan),
             fails=trial.fails,
-            command=command_line("plan", self.model_name, self.recipe_text, trial.job),
+            command=command_line("plan", self.model_name, self.recipe_text, self._job(job, strategy)),
             python=library_call(trial.plan, self.recipe_text, trial.job, strategy.recipe_changes),
         )
 
@@ -166,3 +168,10 @@ def job_on(job: Job, machine: Machine) -> Job:
         return job
     card = {"gpu": machine.gpu, "gpu_memory_bytes": machine.gpu_memory_bytes, "sm": machine.sm}
     return Job.model_validate({**job.model_dump(), **card})
+
+
+def without_card(job: Job) -> Job:
+    """The job on a card of which only the generation matters: one simulation does for all cards of a generation."""
+    default = Job()
+    sm = None if job.sm is None else next((each for each in CAPABILITIES if job.sm >= each), OLDER)
+    return job.model_copy(update={"gpu": None, "gpu_memory_bytes": default.gpu_memory_bytes, "sm": sm})

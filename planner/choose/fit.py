@@ -12,7 +12,7 @@ from math import log
 from planner.choose.estimator import Estimator, Trial, job_on
 from planner.choose.judge import rank
 from planner.choose.paste import command_line
-from planner.choose.schema import Choice, Demand, Fit, Largest, Resource
+from planner.choose.schema import Choice, Demand, Fit, Largest, Resource, Strategies
 from planner.choose.strategies import ASKED, Strategy, strategies
 from planner.errors import PlannerError
 from planner.hardware.machine import Machine
@@ -56,9 +56,7 @@ class Search:
 
     def fit(self) -> Fit:
         """The answer, and where it is no, what makes it yes."""
-        start = self._state(ASKED)
-        assert start is not None, "the job as asked was planned"
-        answer = self._choice(ASKED)
+        start, answer = self._start(), self._choice(ASKED)
         fixes = () if answer.fits in FITTING or start.trial.fails else self._fixes(start)
         closest = () if fixes or answer.fits in FITTING else self._closest()
         return Fit(
@@ -73,12 +71,21 @@ class Search:
             closest=closest,
         )
 
-    def every_choice(self) -> tuple[Choice, ...]:
-        """All strategies and what fits of them together, ranked."""
+    def strategies(self) -> Strategies:
+        """All strategies, and where none of them fits alone, what fits together."""
+        start = self._start()
         found = [self._choice(each) for each in (ASKED, *self.candidates) if self._state(each) is not None]
-        if not any(choice.fits in FITTING for choice in found) and (start := self._state(ASKED)):
+        if not any(choice.fits in FITTING for choice in found):
             found += [choice for choice in self._fixes(start) if choice.strategy not in {c.strategy for c in found}]
-        return ranked(found)
+        plan = start.trial.plan
+        return Strategies(
+            model=plan.model,
+            recipe=plan.recipe,
+            job=self.asked,
+            machine=self.machine,
+            notes=(*plan.notes, *self.notes),
+            choices=ranked(found),
+        )
 
     def largest(self, field: str) -> Largest:
         """The largest value of this field of the job that fits."""
@@ -91,6 +98,12 @@ class Search:
         return Largest(field=field, value=value, limit=limit, command=command)
 
     # ------------------------------------------------------------------ inside
+    def _start(self) -> State:
+        """The job as asked. Raises what `plan` raises."""
+        state = self._state(ASKED)
+        assert state is not None, "only other strategies are passed over"
+        return state
+
     @property
     def notes(self) -> tuple[Note, ...]:
         """Strategies that were left out, and why."""
@@ -152,8 +165,8 @@ class Search:
                 for step in self._helpful(state, steps):
                     strategy = step if state.strategy is ASKED else state.strategy.with_(step)
                     following[frozenset(strategy.name.split(", "))] = strategy
-            tried = [state for strategy in following.values() if (state := self._state(strategy))]
-            if found := [state for state in tried if not state.lacks]:
+            tried = [each for strategy in following.values() if (each := self._state(strategy))]
+            if found := [each for each in tried if not each.lacks]:
                 return found, []
             states = sorted(tried, key=lambda state: state.lacks)[:WIDTH]
             reached += states
@@ -197,7 +210,7 @@ class Search:
 
 
 def ranked(choices: Sequence[Choice]) -> tuple[Choice, ...]:
-    """Those that fit first; among them the same result first, then the most calibration data, then the least movement."""
+    """Those that fit first; then the same result, the most calibration data, the least movement."""
     return tuple(sorted(choices, key=_place))
 
 

@@ -11,7 +11,7 @@ from planner.notes import Note
 from planner.records import Record
 from planner.upstream import LLMCOMPRESSOR_VERSION
 
-Resource = Literal["GPU", "second GPU", "RAM", "/dev/shm", "disk"]
+Resource = Literal["GPU", "second GPU", "RAM", "shared memory", "disk"]
 Outcome = Literal["fits", "slow", "over", "not said"]
 """slow: it works, with memory given back or files read again. not said: nobody said how much there is."""
 Fits = Literal["yes", "slow", "not said", "no"]

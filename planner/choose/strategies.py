@@ -51,7 +51,8 @@ class Strategy:
     def touches(self, other: "Strategy") -> bool:
         """Both change a common field."""
         return not (
-            self.changes.keys().isdisjoint(other.changes) and self.recipe_changes.keys().isdisjoint(other.recipe_changes)
+            self.changes.keys().isdisjoint(other.changes)
+            and self.recipe_changes.keys().isdisjoint(other.recipe_changes)
         )
 
 
@@ -82,9 +83,7 @@ def _of_passes(gpus: int) -> Iterator[Strategy]:
     yield Strategy(name="batch of 4", changes={"batch_size": 4})
     yield Strategy(name="next batch prefetched", changes={"prefetch": True})
     yield Strategy(name="no prefetching", changes={"prefetch": False})
-    yield Strategy(
-        name="errors not propagated", changes={"propagate_error": False}, is_same_result=False
-    )
+    yield Strategy(name="errors not propagated", changes={"propagate_error": False}, is_same_result=False)
 
 
 def _of_gptq(recipe: Recipe) -> Iterator[Strategy]:

@@ -51,6 +51,16 @@ MethodOption = Annotated[
         rich_help_panel=RESULT,
     ),
 ]
+RecipeOption = Annotated[
+    str,
+    typer.Option(
+        "--recipe",
+        "-r",
+        metavar="RECIPE",
+        show_default=False,
+        help="A shipped recipe (see `planner recipes`) or a recipe file that LLM Compressor accepts.",
+    ),
+]
 CatalogueOption = Annotated[
     list[str] | None,
     typer.Option(

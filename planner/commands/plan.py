@@ -1,9 +1,5 @@
 """planner plan: one job, step by step."""
 
-from typing import Annotated
-
-import typer
-
 from planner.commands.common import rendered
 from planner.commands.options import (
     FormatOption,
@@ -11,6 +7,7 @@ from planner.commands.options import (
     MethodOption,
     ModelArgument,
     OutputOption,
+    RecipeOption,
     StepsOption,
     takes_job_options,
 )
@@ -28,16 +25,7 @@ planner plan qwen2.5-vl-7b -r gptq_w4a16 --images 1 --image-size 644x644"""
 @takes_job_options()
 def plan(
     model: ModelArgument,
-    recipe: Annotated[
-        str,
-        typer.Option(
-            "--recipe",
-            "-r",
-            metavar="RECIPE",
-            show_default=False,
-            help="A shipped recipe (see `planner recipes`) or a recipe file that LLM Compressor accepts.",
-        ),
-    ],
+    recipe: RecipeOption,
     options: JobOptions,
     method: MethodOption = "simulate",
     steps: StepsOption = "folded",

@@ -1,0 +1,82 @@
+"""planner fit: does this machine do the job, and if not, what makes it fit."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from planner.commands.common import rendered
+from planner.commands.options import (
+    RESULT,
+    FormatOption,
+    JobOptions,
+    MachineFlags,
+    ModelArgument,
+    OutputOption,
+    RecipeOption,
+    make_machine,
+    takes_job_options,
+    takes_machine_options,
+)
+from planner.commands.output import check_output, write_result
+from planner.commands.progress import Progress
+from planner.fields import JOB_FIELDS
+
+EPILOG = """[bold]Examples[/bold]
+
+planner fit llama-3-8b -r gptq_w4a16 --gpu rtx4090 --ram 64GiB
+planner fit qwen3-32b -r gptq_w4a16 --here --max samples
+planner fit mixtral-8x7b -r gptq_w4a16 --machine g6.4xlarge --check"""
+
+BESIDE_MACHINE = tuple(field.name for field in JOB_FIELDS if field.name not in ("gpu", "gpu_memory_bytes"))
+"""Fields of the job whose options do not say the machine."""
+
+_FIELDS = {"samples": "samples", "seq-len": "seq_len", "batch-size": "batch_size"}
+
+MaxOption = Annotated[
+    list[Literal["samples", "seq-len", "batch-size"]] | None,
+    typer.Option(
+        "--max",
+        metavar="FIELD",
+        show_default=False,
+        help="Also the largest samples, seq-len or batch-size that fits. May be repeated.",
+        rich_help_panel=RESULT,
+    ),
+]
+CheckOption = Annotated[
+    bool, typer.Option("--check", metavar=" ", help="Exit with code 1 for a no.", rich_help_panel=RESULT)
+]
+
+
+@takes_machine_options()
+@takes_job_options(*BESIDE_MACHINE)
+def fit(
+    model: ModelArgument,
+    recipe: RecipeOption,
+    options: JobOptions,
+    on: MachineFlags,
+    max: MaxOption = None,
+    check: CheckOption = False,
+    format: FormatOption = "table",
+    output: OutputOption = None,
+) -> None:
+    """Say whether this machine does the job, what binds, and for a no the smallest changes that make it fit.
+
+    Each change is planned before it is advised. Changes that compress the model alike go first; fewer or shorter
+    samples only where nothing else helps.
+    """
+    from planner.commands.jobs import make_job
+
+    job, machine = make_job(options), make_machine(on)
+    check_output(output)
+    with Progress() as progress:
+        from planner.choose.estimator import Estimator
+        from planner.choose.fit import Search
+        from planner.reports.choose import FIT
+
+        search = Search(Estimator(model, recipe, progress.say), job, machine)
+        largest = tuple(search.largest(_FIELDS[name]) for name in dict.fromkeys(max or ()))
+        answer = search.fit().model_copy(update={"largest": largest})
+        text = rendered(FIT, answer, format, output)
+    write_result(text, output)
+    if check and answer.fits == "no":
+        raise typer.Exit(1)
