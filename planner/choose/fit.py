@@ -50,7 +50,7 @@ class Search:
         self.estimator, self.machine = estimator, machine
         self.asked = job_on(asked, machine)
         whole = Job.model_validate({**self.asked.model_dump(), "sequential_targets": None})
-        self.candidates = strategies(estimator.graph(whole), estimator.recipe, self.asked, machine.gpus)[1:]
+        self.candidates = strategies(estimator.graph(whole), estimator.recipe, self.asked)[1:]
         self.refused: dict[str, str] = {}
         """Strategies that cannot be planned for this model, and why."""
 

@@ -27,7 +27,7 @@ class Strategy:
     """The compressed model is the same but for rounding."""
 
     def job(self, asked: Job) -> Job:
-        """The job that it makes of the one that was asked for. Raises ValueError where these options do not go together."""
+        """The job that it makes of the one as asked. Raises ValueError where its options do not go together."""
         return Job.model_validate({**asked.model_dump(), **self.changes})
 
     def recipe(self, asked: Recipe) -> Recipe:
@@ -50,21 +50,19 @@ class Strategy:
 
     def touches(self, other: "Strategy") -> bool:
         """Both change a common field."""
-        return not (
-            self.changes.keys().isdisjoint(other.changes)
-            and self.recipe_changes.keys().isdisjoint(other.recipe_changes)
-        )
+        jobs = self.changes.keys() & other.changes.keys()
+        return bool(jobs or self.recipe_changes.keys() & other.recipe_changes.keys())
 
 
 ASKED = Strategy(name=AS_ASKED)
 
 
-def strategies(graph: ModelGraph, recipe: Recipe, asked: Job, gpus: int = 1) -> tuple[Strategy, ...]:
+def strategies(graph: ModelGraph, recipe: Recipe, asked: Job) -> tuple[Strategy, ...]:
     """The job as asked, and every strategy that changes something of it; `graph` is cut at whole layers."""
     needs_data = any(spec.requires_calibration_data for spec in recipe.modifiers)
     candidates = [*_of_loading(graph)]
     if needs_data and asked.pipeline in ("independent", "sequential"):
-        candidates += [*_of_targets(graph), *_of_passes(gpus), *_of_gptq(recipe)]
+        candidates += [*_of_targets(graph), *_of_passes(), *_of_gptq(recipe)]
     single = [each for each in candidates if _changes_something(each, asked, recipe)]
     return (ASKED, *single)
 
@@ -76,7 +74,7 @@ def _of_targets(graph: ModelGraph) -> Iterator[Strategy]:
     yield Strategy(name="two targets a subgraph", changes={"targets_per_subgraph": 2})
 
 
-def _of_passes(gpus: int) -> Iterator[Strategy]:
+def _of_passes() -> Iterator[Strategy]:
     yield Strategy(name="activations on the CPU", changes={"offload_device": "cpu"})
     yield Strategy(name="activations on the GPU", changes={"offload_device": "gpu"})
     yield Strategy(name="batch of 1", changes={"batch_size": 1})

@@ -1,6 +1,7 @@
 """planner fit: does this machine do the job, and if not, what makes it fit."""
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
@@ -19,6 +20,7 @@ from planner.commands.options import (
 )
 from planner.commands.output import check_output, write_result
 from planner.commands.progress import Progress
+from planner.errors import JobError
 from planner.fields import JOB_FIELDS
 
 EPILOG = """[bold]Examples[/bold]
@@ -33,7 +35,7 @@ BESIDE_MACHINE = tuple(field.name for field in JOB_FIELDS if field.name not in (
 _FIELDS = {"samples": "samples", "seq-len": "seq_len", "batch-size": "batch_size"}
 
 MaxOption = Annotated[
-    list[Literal["samples", "seq-len", "batch-size"]] | None,
+    list[str] | None,
     typer.Option(
         "--max",
         metavar="FIELD",
@@ -66,7 +68,7 @@ def fit(
     """
     from planner.commands.jobs import make_job
 
-    job, machine = make_job(options), make_machine(on)
+    job, machine, fields = make_job(options), make_machine(on), _fields(max or ())
     check_output(output)
     with Progress() as progress:
         from planner.choose.estimator import Estimator
@@ -74,9 +76,17 @@ def fit(
         from planner.reports.choose import FIT
 
         search = Search(Estimator(model, recipe, progress.say), job, machine)
-        largest = tuple(search.largest(_FIELDS[name]) for name in dict.fromkeys(max or ()))
+        largest = tuple(search.largest(field) for field in fields)
         answer = search.fit().model_copy(update={"largest": largest})
         text = rendered(FIT, answer, format, output)
     write_result(text, output)
     if check and answer.fits == "no":
         raise typer.Exit(1)
+
+
+def _fields(names: Sequence[str]) -> tuple[str, ...]:
+    """The fields of the job that these words of `--max` stand for. Raises JobError for any other word."""
+    unknown = [name for name in names if name not in _FIELDS]
+    if unknown:
+        raise JobError(f"--max {unknown[0]}: write one of {', '.join(_FIELDS)}")
+    return tuple(_FIELDS[name] for name in dict.fromkeys(names))

@@ -67,8 +67,8 @@ CatalogueOption = Annotated[
         "--catalogue",
         metavar="FILE|FOLDER",
         show_default=False,
-        help="Machines of your own beside those that are shipped: SkyPilot's vms.csv or catalogs/v8, a file of gpuhunt, "
-        "or a CSV table with columns name and gpu (docs/machines.md). May be repeated.",
+        help="Machines of your own beside those that are shipped: SkyPilot's vms.csv or catalogs/v8, a file of "
+        "gpuhunt, or a CSV table with columns name and gpu (docs/machines.md). May be repeated.",
         rich_help_panel=MACHINE,
     ),
 ]

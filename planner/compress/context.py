@@ -303,7 +303,7 @@ class Context:
             self.ledger.free(handle)
 
     def written(self, nbytes: int, copies: int = 1) -> None:
-        """compressed_tensors offload/cache/base.py OffloadCache.__setitem__: the new value goes where the old one waits."""
+        """compressed_tensors offload/cache/base.py OffloadCache.__setitem__: a new value goes where the old one is."""
         if self.device == "gpu":
             self.traffic.off_gpu(nbytes * copies)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from planner.compress.holdings import Peak
-from planner.compress.traffic import Moved
+from planner.compress.traffic import NOTHING, Moved
 from planner.models.traces import ModelTrace
 from planner.recipe.specs import ModifierSpec
 from planner.recipe.targets import UnitTargets
@@ -71,7 +71,7 @@ class StepMemory:
     exact: bool
     gpu: Peak
     cpu: Peak
-    moved: Moved = Moved()
+    moved: Moved = NOTHING
 
 
 @dataclass(slots=True)

@@ -20,6 +20,9 @@ class Moved:
         return Moved(self.to_gpu * times, self.to_cpu * times)
 
 
+NOTHING = Moved()
+
+
 class Traffic:
     """The running sum. A step takes what was moved since the one before (`close_step`)."""
 

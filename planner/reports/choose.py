@@ -16,7 +16,7 @@ from planner.reports.table import draw, pairs, ruled_table
 from planner.units import format_bytes, human_bytes
 
 LEGEND = (
-    "GPU: the smallest card that gets through, CUDA context in it   RAM: resident   moved: to the GPU and from it, in GB"
+    "GPU: the smallest card that gets through, CUDA context in it   RAM: resident   moved: to the GPU and back, in GB"
     "\n1 GiB is 2^30 bytes, 1 GB is 10^9 bytes"
 )
 TITLES = ("strategy, in GiB", "fits", "GPU", "RAM", "disk", "moved", "passes", "what is missing")
@@ -28,7 +28,7 @@ _STYLE: dict[Fits, str] = {"yes": "green", "slow": "bold yellow", "not said": "d
 def render_strategies(answer: Strategies, *, width: int | None = None, color: bool = False) -> str:
     """Every strategy in one table, and the best one to paste."""
     best = answer.best
-    head = [*_header(answer), ("verdict", verdict(best, answer.machine))]
+    head = [*_header(answer), ("verdict", verdict(best))]
     parts: list[RenderableType] = [pairs(head), Text(), _table(answer.choices), Text(LEGEND, style="dim"), Text()]
     parts += [Text(f"{best.strategy}, to paste:", style="bold"), Text(best.python), Text()]
     return draw(Group(*parts, pairs(list(_notes(answer)))), width=width, color=color)
@@ -38,7 +38,7 @@ def render_fit(answer: Fit, *, width: int | None = None, color: bool = False) ->
     """Yes or no first; then each resource; then what makes it fit."""
     choice = answer.answer
     parts: list[RenderableType] = [
-        Text(verdict(choice, answer.machine), style=_STYLE[choice.fits]),
+        Text(verdict(choice), style=_STYLE[choice.fits]),
         Text(),
         pairs(_header(answer)),
         pairs([(demand.resource, demand_line(demand)) for demand in choice.demands]),
@@ -54,7 +54,7 @@ def render_fit(answer: Fit, *, width: int | None = None, color: bool = False) ->
     return draw(Group(*parts, Text(), pairs(list(_notes(answer)))), width=width, color=color)
 
 
-def verdict(choice: Choice, machine: Machine) -> str:
+def verdict(choice: Choice) -> str:
     """Yes or no, what binds, and how much of it is left or missing."""
     if choice.fails:
         return f"NO: LLM Compressor itself would not finish: {choice.fails}"
@@ -151,7 +151,7 @@ def _missing(demand: Demand) -> str:
 def markdown_strategies(answer: Strategies) -> str:
     """The same table as markdown."""
     head = "\n".join(f"- {name}: {text}" for name, text in _header(answer))
-    return f"{head}\n- verdict: {verdict(answer.best, answer.machine)}\n\n{_markdown(answer.choices)}\n"
+    return f"{head}\n- verdict: {verdict(answer.best)}\n\n{_markdown(answer.choices)}\n"
 
 
 def markdown_fit(answer: Fit) -> str:
@@ -159,7 +159,7 @@ def markdown_fit(answer: Fit) -> str:
     head = "\n".join(f"- {name}: {text}" for name, text in _header(answer))
     lines = [f"- {demand.resource}: {demand_line(demand)}" for demand in answer.answer.demands]
     table = _markdown(answer.fixes or answer.closest)
-    return f"**{verdict(answer.answer, answer.machine)}**\n\n{head}\n" + "\n".join(lines) + f"\n\n{table}\n"
+    return f"**{verdict(answer.answer)}**\n\n{head}\n" + "\n".join(lines) + f"\n\n{table}\n"
 
 
 def _markdown(choices: Sequence[Choice]) -> str:
