@@ -21,7 +21,7 @@ FLOORS = (
     ("compress",),
     ("formats",),
     ("serving", "training"),
-    ("measure", "accepted", "planning", "reports"),
+    ("measure", "accepted", "planning", "choose", "reports"),
     ("commands",),
     ("cli",),
     ("__main__",),

@@ -13,6 +13,7 @@ from planner.choose.judge import binding, demand, fits, ram_of
 from planner.choose.paste import command_line, library_call
 from planner.choose.schema import Choice, Demand, Fits, moved_from_gpu, moved_to_gpu, passes
 from planner.choose.strategies import ASKED, Strategy
+from planner.compress.card import card_notes
 from planner.compress.fit import Attempt, Rehearsal
 from planner.compress.plans import simulated_plan
 from planner.compress.program import Outcome
@@ -39,7 +40,8 @@ class Trial:
         self.recipe, self.job = recipe, job
         self.rehearsal = Rehearsal(program, job)
         steps = list(self.rehearsal.roomy.steps)
-        notes = (*notes, *notes_on_run, *self.rehearsal.notes)
+        on_model = (note for note in notes if note not in set(card_notes(job)))
+        notes = (*on_model, *notes_on_run, *self.rehearsal.notes)
         self.plan: Plan = simulated_plan(graph, recipe, job, Outcome(steps=steps), notes)
         self._attempts: dict[int, Attempt] = {}
 
@@ -132,11 +134,17 @@ class Estimator:
             self._trials[key] = Trial(graph, recipe, changed)
         return self._trials[key]
 
-    def choice(self, job: Job, strategy: Strategy, machine: Machine) -> Choice:
-        """The strategy on the machine, with all its figures. Raises what `plan` raises."""
+    def choice(self, job: Job, strategy: Strategy, machine: Machine, *, quick: bool = False) -> Choice:
+        """The strategy on the machine, with all its figures; `quick` without the smallest card.
+
+        Raises what `plan` raises.
+        """
         trial = self.trial(job, strategy)
-        self._say(f"looking for the smallest card: {strategy.name}")
-        demands = trial.demands(machine)
+        if quick:
+            demands = trial.quick_demands(machine)
+        else:
+            self._say(f"looking for the smallest card: {strategy.name}")
+            demands = trial.demands(machine)
         return Choice(
             strategy=strategy.name,
             changes=dict(strategy.changes),

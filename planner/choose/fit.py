@@ -14,6 +14,7 @@ from planner.choose.judge import rank
 from planner.choose.paste import command_line
 from planner.choose.schema import Choice, Demand, Fit, Largest, Resource, Strategies
 from planner.choose.strategies import ASKED, Strategy, strategies
+from planner.compress.card import card_notes
 from planner.errors import PlannerError
 from planner.hardware.machine import Machine
 from planner.job import MAX_BATCH, MAX_SAMPLES, MAX_TOKENS, Job
@@ -64,7 +65,7 @@ class Search:
             recipe=start.trial.plan.recipe,
             job=self.asked,
             machine=self.machine,
-            notes=(*start.trial.plan.notes, *self.notes),
+            notes=(*start.trial.plan.notes, *card_notes(self.asked), *self.notes),
             fits=answer.fits,
             answer=answer,
             fixes=fixes,
@@ -83,9 +84,14 @@ class Search:
             recipe=plan.recipe,
             job=self.asked,
             machine=self.machine,
-            notes=(*plan.notes, *self.notes),
+            notes=(*plan.notes, *card_notes(self.asked), *self.notes),
             choices=ranked(found),
         )
+
+    def quick_choices(self) -> tuple[Choice, ...]:
+        """The strategies that can be planned, without their smallest cards."""
+        found = [each for each in (ASKED, *self.candidates) if self._state(each) is not None]
+        return tuple(self.estimator.choice(self.asked, each, self.machine, quick=True) for each in found)
 
     def largest(self, field: str) -> Largest:
         """The largest value of this field of the job that fits."""

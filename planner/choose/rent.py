@@ -1,0 +1,94 @@
+"""The machines on which a job fits, the cheapest first, each with its best strategy; then those that just miss."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from planner.choose.estimator import Estimator
+from planner.choose.fit import FITTING, Search
+from planner.choose.judge import rank
+from planner.choose.schema import Choice, Offer, Rent
+from planner.errors import JobError
+from planner.hardware.machine import Machine
+from planner.job import Job
+
+NEAR = 2.0
+"""A machine misses narrowly where what it lacks is less than so many times what it has."""
+SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What a machine must meet besides being able to do the job."""
+
+    max_price: float | None = None
+    """For one hour, in the catalogue's currency."""
+    min_headroom: float = 0.0
+    """The part of GPU memory and of RAM that must stay free: 0.1 for a tenth."""
+
+
+def rent(estimator: Estimator, job: Job, machines: Sequence[Machine], wish: Wish) -> Rent:
+    """The job on each of the machines. Raises JobError where no machine is left to try; what `plan` raises."""
+    affordable = [machine for machine in machines if _is_affordable(machine, wish)]
+    if not affordable:
+        raise JobError("no machine of the catalogue has a price up to --max-price; leave it out, or name a catalogue")
+    plan = estimator.trial(job).plan
+    fitting, missing = [], []
+    for machine in affordable:
+        choice = _best(Search(estimator, job, machine), wish)
+        (fitting if choice.fits in FITTING else missing).append(Offer(machine=machine, choice=choice))
+    near = sorted((offer for offer in missing if _is_near(offer.choice)), key=_lacks)[:SHOWN]
+    return Rent(
+        model=plan.model,
+        recipe=plan.recipe,
+        job=job,
+        machine=Machine(source="the catalogue"),
+        notes=plan.notes,
+        offers=tuple(sorted(fitting, key=_cost)),
+        near_misses=tuple(near),
+        is_ranked_by_price=any(offer.machine.price for offer in fitting),
+    )
+
+
+def _best(search: Search, wish: Wish) -> Choice:
+    """The strategy that fits and moves the least; where none fits, the job as asked."""
+    choices = [_with_headroom(choice, wish) for choice in search.quick_choices()]
+    return min(choices, key=lambda choice: (rank(choice.fits), not choice.is_same_result, choice.moved_bytes))
+
+
+def _with_headroom(choice: Choice, wish: Wish) -> Choice:
+    """The choice, where less than the wished part stays free a no."""
+    tight = any(
+        demand.has_bytes is not None and demand.needs_bytes > demand.has_bytes * (1 - wish.min_headroom)
+        for demand in choice.demands
+        if demand.resource in ("GPU", "RAM")
+    )
+    return choice.model_copy(update={"fits": "no"}) if wish.min_headroom and tight else choice
+
+
+def _is_affordable(machine: Machine, wish: Wish) -> bool:
+    """Without a wish, a machine without a price counts too."""
+    if wish.max_price is None:
+        return True
+    return machine.price is not None and machine.price.amount <= wish.max_price
+
+
+def _cost(offer: Offer) -> tuple[float, int, int]:
+    """By price; machines without one come after, by GPU memory and RAM."""
+    machine = offer.machine
+    price = machine.price.amount if machine.price else float("inf")
+    return price, (machine.gpu_memory_bytes or 0) * machine.gpus, machine.ram_bytes or 0
+
+
+def _over(choice: Choice) -> Iterator[float]:
+    """How many times too little there is of each resource that is over."""
+    for demand in choice.demands:
+        if demand.outcome == "over":
+            yield demand.at_least_bytes / demand.has_bytes if demand.has_bytes else float("inf")
+
+
+def _is_near(choice: Choice) -> bool:
+    return not choice.fails and all(times < NEAR for times in _over(choice))
+
+
+def _lacks(offer: Offer) -> float:
+    return max(_over(offer.choice), default=1.0)
