@@ -38,6 +38,8 @@ COMMANDS = (
     "accuracy",
     "models",
     "recipes",
+    "gpus",
+    "machines",
 )
 PAGES_WITH_OUTPUT = (
     ROOT / "README.md",
@@ -45,6 +47,7 @@ PAGES_WITH_OUTPUT = (
     DOCS / "how-it-works.md",
     DOCS / "serving.md",
     DOCS / "training.md",
+    DOCS / "machines.md",
 )
 
 OUTPUT = re.compile(

@@ -8,7 +8,21 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from planner.commands import accuracy, bpw, compare, formats, graph, measure, models, plan, recipes, serve, train
+from planner.commands import (
+    accuracy,
+    bpw,
+    compare,
+    formats,
+    gpus,
+    graph,
+    machines,
+    measure,
+    models,
+    plan,
+    recipes,
+    serve,
+    train,
+)
 from planner.errors import PlannerError
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
@@ -42,6 +56,8 @@ app.command(epilog=measure.EPILOG)(measure.measure)
 app.command(epilog=accuracy.EPILOG)(accuracy.accuracy)
 app.command()(models.models)
 app.command()(recipes.recipes)
+app.command(epilog=gpus.EPILOG)(gpus.gpus)
+app.command(epilog=machines.EPILOG)(machines.machines)
 
 
 def _show_version(wanted: bool) -> None:

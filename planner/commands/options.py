@@ -5,13 +5,16 @@ No pydantic and no torch here, so that `planner --help` stays fast.
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, fields
-from typing import Annotated, Any, get_type_hints
+from dataclasses import MISSING, dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from planner.fields import JOB_FIELDS, JobField, PlanMethod
+from planner.fields import JOB_FIELDS, MACHINE, JobField, PlanMethod
 from planner.reports.forms import OutputFormat, StepsShown
+
+if TYPE_CHECKING:
+    from planner.hardware.machine import Machine
 
 RESULT = "The result"
 
@@ -48,7 +51,17 @@ MethodOption = Annotated[
         rich_help_panel=RESULT,
     ),
 ]
-
+CatalogueOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--catalogue",
+        metavar="FILE|FOLDER",
+        show_default=False,
+        help="Machines of your own beside those that are shipped: SkyPilot's vms.csv or catalogs/v8, a file of "
+        "gpuhunt, or a CSV table with columns name and gpu (docs/machines.md). May be repeated.",
+        rich_help_panel=MACHINE,
+    ),
+]
 
 JobOptions = Mapping[str, Any]
 """The job as typed: what the command line parsed, by the name of the job's field."""
@@ -58,6 +71,99 @@ def gpu_memory_option(panel: str) -> Any:
     """`--gpu-memory`, the other name of `--gpu`, in this panel of the help."""
     text = "The same as --gpu, for a size."
     return typer.Option("--gpu-memory", metavar="SIZE", show_default=False, help=text, rich_help_panel=panel)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineFlags:
+    """The machine as typed, one field per option, in the order of `--help`: the same words in every command."""
+
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            "--gpu",
+            metavar="NAME|SIZE",
+            show_default=False,
+            help="The card: its name (`planner gpus`), for the memory that CUDA has of it, or a size, like 24GiB (2^30 "
+            "bytes) or 24GB (10^9 bytes).",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None
+    gpu_memory: Annotated[str | None, gpu_memory_option(MACHINE)] = None
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            "--gpus",
+            metavar="N",
+            show_default=False,
+            help="Number of such cards. Default: 1, or those of the machine.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None
+    ram: Annotated[
+        str | None,
+        typer.Option(
+            "--ram",
+            metavar="SIZE",
+            show_default=False,
+            help="RAM of the machine, like 128GiB or 128GB.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None
+    disk: Annotated[
+        str | None,
+        typer.Option(
+            "--disk",
+            metavar="SIZE",
+            show_default=False,
+            help="Free space on its local disk, like 1TB or 500GiB.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None
+    machine: Annotated[
+        str | None,
+        typer.Option(
+            "--machine",
+            metavar="NAME",
+            show_default=False,
+            help="A machine that can be rented (`planner machines`), like p5.48xlarge. The options above override it.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None
+    here: Annotated[
+        bool,
+        typer.Option(
+            "--here",
+            metavar=FLAG,
+            help="The machine that this runs on. The options above override what is found.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = False
+    catalogue: CatalogueOption = None
+
+
+def make_machine(options: MachineFlags) -> "Machine":
+    """The machine that the options name together. Raises JobError of one line where they make no sense."""
+    from planner.hardware.choice import machine_of
+
+    return machine_of(
+        gpu=options.gpu,
+        gpu_memory=options.gpu_memory,
+        gpus=options.gpus,
+        ram=options.ram,
+        disk=options.disk,
+        machine=options.machine,
+        here=options.here,
+        catalogues=options.catalogue or (),
+    )
+
+
+def takes_machine_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command these options of the machine (default: all). It gets them as one record, `on`, for make_machine.
+
+    It may stand above the decorator of a job's options, if that one then leaves out what is said here.
+    """
+    chosen = names or tuple(item.name for item in fields(MachineFlags))
+    return _takes([_field_parameter(MachineFlags, name) for name in chosen], MachineFlags, place="on")
 
 
 def takes_job_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -73,9 +179,9 @@ def takes_options(kind: type[Any], *names: str) -> Callable[[Callable[..., None]
 
 
 def _takes(
-    added: Sequence[inspect.Parameter], record: Callable[..., Any]
+    added: Sequence[inspect.Parameter], record: Callable[..., Any], place: str = "options"
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Replace a command's parameter `options` by these parameters; the command gets their values as one record.
+    """Replace a command's parameter of this name by these parameters; the command gets their values as one record.
 
     typer reads a function's signature. Writing twenty parameters once per sub-command would let the
     sub-commands drift apart, so the signature is built here from one list.
@@ -83,9 +189,9 @@ def _takes(
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         def with_options(**values: Any) -> None:  # what typer parsed, by parameter name
-            command(options=record(**{each.name: values.pop(each.name) for each in added}), **values)
+            command(**{place: record(**{each.name: values.pop(each.name) for each in added})}, **values)
 
-        parameters = list(_parameters(command, added))
+        parameters = list(_parameters(command, added, place))
         with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
         with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         with_options.__doc__, with_options.__name__ = command.__doc__, command.__name__
@@ -94,10 +200,12 @@ def _takes(
     return decorate
 
 
-def _parameters(command: Callable[..., None], added: Sequence[inspect.Parameter]) -> Iterator[inspect.Parameter]:
-    """The command's own parameters as keyword-only, and the added ones in the place of `options`."""
+def _parameters(
+    command: Callable[..., None], added: Sequence[inspect.Parameter], place: str
+) -> Iterator[inspect.Parameter]:
+    """The command's own parameters as keyword-only, and the added ones in the place of that of this name."""
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
-        if parameter.name == "options":
+        if parameter.name == place:
             yield from added
         else:
             yield parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)

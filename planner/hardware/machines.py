@@ -1,7 +1,7 @@
 """Machines that can be rented: the table that is shipped, and how one is found by name there and among a user's own."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,39 @@ def together(machines: Iterable[Machine]) -> tuple[Machine, ...]:
     So a user's catalogue, read after the table that is shipped, brings newer prices.
     """
     return tuple({(machine.cloud, machine.name): machine for machine in machines}.values())
+
+
+def chosen_machines(machines: Sequence[Machine], *, gpu: str | None, cloud: str | None) -> tuple[Machine, ...]:
+    """The machines with this card and of this cloud; None for any.
+
+    A card may also be called as a catalogue calls one that is not in the table of GPUs. Raises JobError for a card or a
+    cloud that no machine has, and says which there are.
+    """
+    with_card = machines if gpu is None else _with_card(machines, gpu)
+    if cloud is None:
+        return tuple(with_card)
+    chosen = tuple(machine for machine in with_card if _is(machine.cloud, cloud))
+    if chosen:
+        return chosen
+    clouds = ", ".join(dict.fromkeys(machine.cloud for machine in with_card if machine.cloud))
+    having = f"has no machine with --gpu {shorten(gpu)}" if gpu else "is unknown"
+    raise JobError(f"--cloud {shorten(cloud)} {having}; there are {clouds}")
+
+
+def _with_card(machines: Sequence[Machine], text: str) -> list[Machine]:
+    called_so = [machine for machine in machines if _is(machine.gpu, text)]
+    if called_so:
+        return called_so
+    card = find_gpu(text)
+    chosen = [machine for machine in machines if machine.gpu == card.name]
+    if not chosen:
+        cards = ", ".join(dict.fromkeys(machine.gpu for machine in machines if machine.gpu))
+        raise JobError(f"--gpu {shorten(text)}: no machine of the catalogue has it; there are {cards}")
+    return chosen
+
+
+def _is(name: str | None, text: str) -> bool:
+    return (name or "").lower() == text.strip().lower()
 
 
 def _names(machine: Machine) -> tuple[str, ...]:

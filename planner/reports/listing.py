@@ -1,4 +1,4 @@
-"""The presets and the shipped recipes, as lists to choose from."""
+"""The presets, the shipped recipes and the GPUs, as lists to choose from."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -11,15 +11,23 @@ from rich.text import Text
 from planner.reports.forms import Formats, everywhere
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.table import draw, ruled_table
+from planner.units import GB, GIB
 
 if TYPE_CHECKING:
+    from planner.hardware import Gpu
     from planner.models.source import Preset
     from planner.recipe.files import RecipeInfo
 
 R = TypeVar("R")
+UNKNOWN = "?"
+"""What stands for a figure that nobody said."""
 _PRESET_FIELDS = (
     *("name", "title", "hub_id", "aliases", "parameters"),
     *("checkpoint_parameters", "not_loaded_parameters"),
+)
+_GPU_FIELDS = (
+    *("name", "aliases", "memory_bytes", "driver_bytes", "label_gb", "unified", "sm", "bandwidth", "source"),
+    *("bf16_tflops", "bf16_source", "pcie", "nvlink"),
 )
 
 
@@ -66,6 +74,24 @@ def _recipe_cells(info: "RecipeInfo") -> list[str]:
     return [info.name, info.summary]
 
 
+def _gpu_cells(gpu: "Gpu") -> list[str]:
+    return [
+        gpu.name,
+        f"{gpu.memory_bytes / GIB:,.2f}",
+        "shared" if gpu.unified else or_unknown(gpu.label_gb, "{}"),
+        or_unknown(gpu.sm, "{}"),
+        or_unknown(gpu.bandwidth and gpu.bandwidth / GB, "{:,.0f}"),
+        or_unknown(gpu.bf16_tflops, "{:,.0f}"),
+        or_unknown(gpu.pcie, "{}"),
+        "none" if gpu.nvlink == 0 else or_unknown(gpu.nvlink, "{}"),
+    ]
+
+
+def or_unknown(value: object, form: str) -> str:
+    """The value in this form, or what stands for an unknown one."""
+    return UNKNOWN if value is None else form.format(value)
+
+
 MODELS: "Formats[Sequence[Preset]]" = _Listing(
     name="models",
     fields=_PRESET_FIELDS,
@@ -83,4 +109,14 @@ RECIPES: "Formats[Sequence[RecipeInfo]]" = _Listing(
     right=(False, False),
     cells=_recipe_cells,
     footer="Any recipe file that LLM Compressor accepts works as well: --recipe path/to/recipe.yaml",
+).formats()
+
+GPUS: "Formats[Sequence[Gpu]]" = _Listing(
+    name="gpus",
+    fields=_GPU_FIELDS,
+    titles=("GPU", "CUDA GiB", "label GB", "sm", "bandwidth GB/s", "bf16 TFLOP/s", "PCIe", "NVLink"),
+    right=(False, True, True, True, True, True, True, True),
+    cells=_gpu_cells,
+    footer="CUDA GiB: what programs have of the card, 2^30 bytes each; label GB: the number on the box. Rates without\n"
+    "sparsity, PCIe and NVLink as generations. ?: nobody said. --format json has names, bytes and sources.",
 ).formats()
