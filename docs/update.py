@@ -47,6 +47,7 @@ PAGES_WITH_OUTPUT = (
     DOCS / "how-it-works.md",
     DOCS / "serving.md",
     DOCS / "training.md",
+    DOCS / "machines.md",
 )
 
 OUTPUT = re.compile(

@@ -180,7 +180,7 @@ def test_version_names_the_planner_and_the_library_it_models(run: Run) -> None:
     assert out == "planner 0.1.0, models llmcompressor 0.14.0.1\n"
 
 
-@pytest.mark.parametrize("command", ["plan", "compare", "graph", "models", "recipes"])
+@pytest.mark.parametrize("command", ["plan", "compare", "graph", "models", "recipes", "gpus", "machines"])
 def test_every_sub_command_explains_itself(run: Run, command: str) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0
@@ -190,7 +190,7 @@ def test_every_sub_command_explains_itself(run: Run, command: str) -> None:
         assert "Examples" in out
 
 
-@pytest.mark.parametrize("command", ["plan", "compare", "graph"])
+@pytest.mark.parametrize("command", ["plan", "compare", "graph", "gpus", "machines"])
 def test_examples_in_the_help_fit_in_a_line(command: str) -> None:
     text = importlib.import_module(f"planner.commands.{command}").EPILOG
     assert all(len(line) <= 78 for line in text.splitlines())
@@ -441,6 +441,8 @@ def test_progress_says_nothing_into_a_file(capsys: pytest.CaptureFixture[str]) -
         (["plan", "--help"], HEAVY[:5]),
         (["models"], HEAVY[:4]),
         (["recipes"], HEAVY[:4]),
+        (["gpus"], HEAVY[:5]),
+        (["machines"], HEAVY[:5]),
         (["plan", "x", "--recipe", "y", "--samples", "0"], HEAVY[:4]),
     ],
 )

@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import pytest
 
-from planner.reports import accuracy, bpw, compare, formats, graph, listing, plan, serve, train
+from planner.reports import accuracy, bpw, compare, formats, graph, listing, machines, plan, serve, train
 from planner.reports.forms import OutputFormat, everywhere
 
 TABLES: dict[str, Mapping[str, Any]] = {
@@ -19,6 +19,8 @@ TABLES: dict[str, Mapping[str, Any]] = {
     "accuracy": accuracy.formats(),
     "models": listing.MODELS,
     "recipes": listing.RECIPES,
+    "gpus": listing.GPUS,
+    "machines": machines.MACHINES,
 }
 
 

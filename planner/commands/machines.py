@@ -12,7 +12,7 @@ EPILOG = """[bold]Examples[/bold]
 
 planner machines --gpu l40s
 planner machines --cloud aws --format csv
-planner machines --gpu h100 --catalogue ~/.sky/catalogs/v8"""
+planner machines --gpu l40s --catalogue my-machines.csv"""
 
 MachinesFormat = Literal["table", "json", "markdown", "csv"]
 
