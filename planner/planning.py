@@ -7,6 +7,7 @@ from planner.compress.binding import make_program
 from planner.compress.card import card_notes
 from planner.compress.context import Context, Shortcuts
 from planner.compress.fit import Rehearsal
+from planner.compress.holdings import DeviceName
 from planner.compress.inferred import check_sequential, pipeline_notes, pipeline_runs
 from planner.compress.oneshot import simulate
 from planner.compress.plans import plan_on_card, rule_plan, simulated_plan
@@ -93,11 +94,14 @@ def plan_graph(
     method: PlanMethod = "simulate",
     shortcuts: Shortcuts | None = None,
     on_card: bool = False,
+    without_gpu: bool = False,
 ) -> Plan:
     """Plan a recipe on a model that is built already. Pure: no torch, no files.
 
     `on_card`, as `plan` has it: with what PyTorch's CUDA operators take besides, and with its caching allocator.
     Otherwise the GPU counts what is requested, as the counting device of tests/meter does.
+
+    `without_gpu`: the machine has none, so that all is computed on the CPU, and every tensor is in its memory.
 
     `shortcuts=EVERYTHING` walks every repetition of the job instead of one for all equal ones. The bytes are the same;
     only names differ: in a data-free plan, folding makes one owner stand for several (`... and 30 more`).
@@ -106,9 +110,10 @@ def plan_graph(
     if method == "rule-of-thumb":
         return rule_plan(graph, recipe, job, notes)
     notes += notes_on_run
-    if on_card:
+    if on_card and not without_gpu:
         return plan_on_card(graph, recipe, Rehearsal(program, job, shortcuts=shortcuts), notes)
-    outcome = simulate(program, Context(job, shortcuts=shortcuts))
+    device: DeviceName = "cpu" if without_gpu else "gpu"
+    outcome = simulate(program, Context(job, shortcuts=shortcuts, device=device))
     return simulated_plan(graph, recipe, job, outcome, notes)
 
 

@@ -20,7 +20,7 @@ FLOORS = (
     ("models",),
     ("compress",),
     ("formats",),
-    ("serving", "training"),
+    ("serving", "training", "sizing"),
     ("measure", "accepted", "planning", "choose", "reports"),
     ("commands",),
     ("cli",),
@@ -139,7 +139,7 @@ def test_torch_is_imported_where_models_are_built_and_nowhere_else() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_the_simulation_and_the_formats_never_reach_torch(path: Path) -> None:
-    if room_of(name_of(path)) not in {"cuda", "recipe", "compress", "formats", "reports"}:
+    if room_of(name_of(path)) not in {"cuda", "recipe", "compress", "formats", "sizing", "reports"}:
         return
     assert not {module for module, _ in planner_imports(path)} & HEAVY_FILES
 

@@ -236,6 +236,7 @@ class Context:
         shortcuts: Shortcuts | None = None,
         keep: Keep = "peaks",
         cuda: CudaBuild | None = None,
+        device: DeviceName = "gpu",
     ) -> None:
         self.job = job
         self.ledger = ledger or Ledger(gpu=CountingDevice(job.gpu_memory_bytes), keep=keep)
@@ -253,8 +254,9 @@ class Context:
         self.cached: set[str] = set()
         """What the library's own caches keep (`Frame.once`)."""
         self._streams = 0
-        self.device: DeviceName = "gpu"
-        """Where forwards and modifiers compute; the basic pipeline computes where the model lies."""
+        self.device: DeviceName = device
+        """Where forwards and modifiers compute: the CPU on a machine without a GPU (llmcompressor utils/dev.py
+        get_main_device), and in the basic pipeline, which computes where the model lies."""
         self.onloaded: dict[str, Handle] = {}
         """Names of parameters on the GPU until the subgraph ends (`disable_offloading`)."""
         self.keep_onloaded = True

@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from planner.compress.holdings import Owner
+from planner.compress.host_schema import Disk, Host
 from planner.compress.upgrade import SCHEMA_VERSION, upgraded
 from planner.fields import PlanMethod
 from planner.job import Job
@@ -164,6 +165,8 @@ class Plan(Record):
     result: Result | None = Field(
         default=None, description="null where a part of the model is planned, or a note says why"
     )
+    host: Host | None = Field(default=None, description="RAM as the process has it; null where it was not sized")
+    disk: Disk | None = Field(default=None, description="null where it was not sized")
     notes: tuple[Note, ...]
 
     @model_validator(mode="before")

@@ -15,7 +15,7 @@ class BasicPipeline(Pipeline):
 
     def run(self) -> None:
         trace, ledger = self.program.trace, self.context.ledger
-        self.context.device = "cpu"
+        before, self.context.device = self.context.device, "cpu"
         modules = [self.all_modules(run) for run in self.runs]
         hooked = tuple(
             Hooked(model, {m.name: m for m in targeted}) for model, targeted in zip(self.models, modules, strict=True)
@@ -37,5 +37,5 @@ class BasicPipeline(Pipeline):
         self.compress(modules)
         self.close("compress", "model")
         self.finish()
-        self.context.device = "gpu"
+        self.context.device = before
         self.close("finalize", "finalize")

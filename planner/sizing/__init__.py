@@ -1,0 +1,1 @@
+"""Will my machine do it: RAM and disk of a planned job."""

@@ -1,0 +1,189 @@
+"""What a model, a recipe and a job mean for RAM: which weights a step reads first, which it writes, what save makes.
+
+Pure: from the graph and the recipe as planner.compress.binding resolves them.
+"""
+
+from dataclasses import dataclass
+from math import exp
+from typing import TYPE_CHECKING
+
+from planner.compress.binding import make_program
+from planner.compress.program import Program, cut
+from planner.errors import UnsupportedError
+from planner.formats.compressed_schemes import Storage, module_tensors, storage_of
+from planner.job import Job
+from planner.models.touched import first_touches
+from planner.recipe.specs import Recipe
+from planner.recipe.targets import LinearModule
+
+if TYPE_CHECKING:
+    from planner.models.graph import ModelGraph
+
+EXPERTS = ".experts."
+"""Linear experts: model.layers.3.mlp.experts.17.up_proj"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompressedModule:
+    """One module that save compresses."""
+
+    weight_bytes: int
+    """The weight that its copy replaces."""
+    copy_bytes: int
+    """What is made anew; scales and zero points stay the tensors that they are."""
+    transient_bytes: int
+    """Temporaries at the copy's highest moment, without the copy."""
+    is_expert: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubgraphReads:
+    """Weights by the subgraph that reads or writes them first."""
+
+    read_bytes: int
+    """Read here and in no earlier one, the token embedding left out."""
+    written_bytes: int
+    """Written here, in place."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostModel:
+    """A model and a job, as RAM sees them."""
+
+    weight_bytes: int
+    """All parameters and buffers in the job's dtype, tied ones once."""
+    itemsize: int
+    embedding_bytes: int
+    """The token embedding, of which a step reads rows; 0 without one."""
+    experts_bytes: int
+    """Routed experts."""
+    layer_experts_bytes: int
+    """Those of the layer that has most."""
+    is_converted: bool
+    """The experts are loaded fused, and `oneshot` makes Linears of them."""
+    subgraphs: tuple[SubgraphReads, ...]
+    """As the sequential pipeline cuts them."""
+    written_bytes: int
+    """Weights that the recipe writes in place, each once."""
+    compressed: tuple[CompressedModule, ...]
+    """In the order of `named_modules`."""
+    largest_unit_bytes: int
+    """What is onloaded together, at most."""
+    batch_bytes: int
+    """One collated calibration batch."""
+    tokens: int
+    """Of all samples."""
+
+    def embedding_read(self, fault_bytes: int) -> int:
+        """Bytes of the embedding that all samples read, where one read brings so many bytes of the file.
+
+        As for tokens drawn evenly from the vocabulary, which read the most: any other distribution meets fewer
+        windows on average (the expected number of distinct draws is Schur-concave).
+        """
+        windows = max(1, self.embedding_bytes // fault_bytes)
+        return int(self.embedding_bytes * (1 - exp(-self.tokens / windows)))
+
+
+def host_model(graph: "ModelGraph", recipe: Recipe, job: Job) -> HostModel:
+    """The facts of one job. Raises RecipeError as planning does, UnsupportedError where a result cannot be sized."""
+    program, _ = make_program(graph, recipe, job)
+    sizes = _weight_sizes(graph)
+    experts = {unit.name: _experts(graph, unit.structure) for unit in graph.units}
+    written = _written(program)
+    return HostModel(
+        weight_bytes=program.weight_bytes,
+        itemsize=graph.itemsize,
+        embedding_bytes=sum(size for name, size in sizes.items() if name == f"{graph.embedding}.weight"),
+        experts_bytes=sum(experts.values()),
+        layer_experts_bytes=max(experts.values(), default=0),
+        is_converted=graph.fused_expert_bytes > 0,
+        subgraphs=_reads(graph, job, sizes, written),
+        written_bytes=sum(written.values()),
+        compressed=tuple(_compressed(program)),
+        largest_unit_bytes=max((unit.bytes for unit in graph.units), default=0),
+        batch_bytes=program.trace.batch_bytes,
+        tokens=job.samples * job.seq_len,
+    )
+
+
+def _weight_sizes(graph: "ModelGraph") -> dict[str, int]:
+    return {
+        unit.name + parameter.name: parameter.bytes
+        for unit in graph.units
+        for parameter in graph.structures[unit.structure].parameters
+        if not parameter.tied
+    }
+
+
+def _experts(graph: "ModelGraph", structure: int) -> int:
+    return sum(p.bytes for p in graph.structures[structure].parameters if EXPERTS in p.name and not p.tied)
+
+
+def _written(program: Program) -> dict[str, int]:
+    """Weights that a modifier writes in place, by name: compressed_tensors offload/cache/cpu.py update_offload copies
+    into them. Rounding to nearest leaves them alone."""
+    return {
+        f"{module.name}.weight": module.weight_bytes
+        for run in program.runs
+        if run.spec.has_hessians or run.spec.prunes
+        for unit in run.units
+        for module in unit.named()
+    }
+
+
+def _reads(graph: "ModelGraph", job: Job, sizes: dict[str, int], written: dict[str, int]) -> tuple[SubgraphReads, ...]:
+    of_segment = {
+        segment: number
+        for number, subgraph in enumerate(cut(graph.trace, job.targets_per_subgraph))
+        for segment in subgraph.segments
+    }
+    read = [0] * (max(of_segment.values(), default=0) + 1)
+    wrote = [0] * len(read)
+    for name, segment in first_touches(graph.trace).items():
+        number = of_segment[segment]
+        wrote[number] += written.get(name, 0)
+        if name != f"{graph.embedding}.weight":
+            read[number] += sizes.get(name, 0)
+    return tuple(SubgraphReads(read_bytes=r, written_bytes=w) for r, w in zip(read, wrote, strict=True))
+
+
+# ---------------------------------------------------------------------- what save makes
+def _compressed(program: Program) -> list[CompressedModule]:
+    """Every module that ends with a scheme, once: compressed_tensors compressors/base.py compress_module."""
+    modules = {m.name: m for run in program.runs for unit in run.units for m in unit.named() if m.scheme is not None}
+    return [_copy(module) for module in modules.values()]
+
+
+def _copy(module: LinearModule) -> CompressedModule:
+    assert module.scheme is not None
+    storage = storage_of(module.scheme)
+    tensors = module_tensors(module.rows, module.columns, module.scheme, module.itemsize)
+    copies = sum(size for name, size in tensors.items() if name in ("weight", "weight_packed", "weight_shape"))
+    if storage.startswith(("mxfp", "nvfp")):  # their scales are made anew, narrower
+        copies += tensors.get("weight_scale", 0)
+    if storage == "dense":
+        copies = 0
+    return CompressedModule(
+        weight_bytes=module.weight_bytes,
+        copy_bytes=copies,
+        transient_bytes=_transient(module, storage, copies),
+        is_expert=EXPERTS in f"{module.name}.",
+    )
+
+
+def _transient(module: LinearModule, storage: Storage, copies: int) -> int:
+    """Temporaries beside the copy at the highest moment of `compress`."""
+    elements, weight = module.rows * module.columns, module.weight_bytes
+    match storage:
+        case "dense":
+            return 0
+        case "pack-quantized":
+            # pack_quantized/helpers.py pack_to_int32: the int8 values, all of them as int32, and shifted once more
+            return elements + 4 * elements + 4 * elements
+        case "int-quantized" | "float-quantized" | "naive-quantized":
+            # quantization/lifecycle/forward_helpers.py _quantize: `scaled`, its clamped copy and the rounded one
+            return max(0, 3 * weight - copies)
+        case "nvfp4-pack-quantized" | "mxfp4-pack-quantized" | "mxfp8-quantized":
+            return 4 * weight
+        case _:
+            raise UnsupportedError(f"planner does not know what compressing to {storage} takes")
