@@ -21,6 +21,7 @@ from planner.commands import (
     models,
     plan,
     recipes,
+    rent,
     serve,
     strategies,
     train,
@@ -50,6 +51,7 @@ app = typer.Typer(
 app.command(epilog=plan.EPILOG)(plan.plan)
 app.command(epilog=fit.EPILOG)(fit.fit)
 app.command(epilog=strategies.EPILOG)(strategies.strategies)
+app.command(epilog=rent.EPILOG)(rent.rent)
 app.command(epilog=compare.EPILOG)(compare.compare)
 app.command(epilog=graph.EPILOG)(graph.graph)
 app.command(epilog=serve.EPILOG)(serve.serve)

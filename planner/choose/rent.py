@@ -32,7 +32,8 @@ def rent(estimator: Estimator, job: Job, machines: Sequence[Machine], wish: Wish
     if not affordable:
         raise JobError("no machine of the catalogue has a price up to --max-price; leave it out, or name a catalogue")
     plan = estimator.trial(job).plan
-    fitting, missing = [], []
+    fitting: list[Offer] = []
+    missing: list[Offer] = []
     for machine in affordable:
         choice = _best(Search(estimator, job, machine), wish)
         (fitting if choice.fits in FITTING else missing).append(Offer(machine=machine, choice=choice))

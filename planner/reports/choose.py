@@ -132,8 +132,13 @@ def _cells(choice: Choice) -> list[str]:
         *(_size(choice, resource) for resource in ("GPU", "RAM", "disk")),
         f"{choice.moved_bytes / 10**9:,.0f}",
         str(choice.passes),
-        choice.fails or "; ".join(_missing(each) for each in choice.demands if each.outcome == "over"),
+        missing_line(choice),
     ]
+
+
+def missing_line(choice: Choice) -> str:
+    """Why it does not fit; empty where it does."""
+    return choice.fails or "; ".join(_missing(each) for each in choice.demands if each.outcome == "over")
 
 
 def _size(choice: Choice, resource: Resource) -> str:

@@ -1,0 +1,91 @@
+"""planner rent: the machines on which a job fits, the cheapest first."""
+
+from typing import Annotated
+
+import typer
+
+from planner.commands.common import rendered
+from planner.commands.fit import BESIDE_MACHINE, CheckOption
+from planner.commands.machines import CloudOption, GpuOption
+from planner.commands.options import (
+    RESULT,
+    CatalogueOption,
+    FormatOption,
+    JobOptions,
+    ModelArgument,
+    OutputOption,
+    RecipeOption,
+    takes_job_options,
+)
+from planner.commands.output import check_output, write_result
+from planner.commands.progress import Progress
+
+EPILOG = """[bold]Examples[/bold]
+
+planner rent llama-3-8b -r gptq_w4a16 --max-price 1
+planner rent mixtral-8x7b -r gptq_w4a16 --cloud aws --min-headroom 0.1"""
+
+MaxPriceOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-price",
+        metavar="PRICE",
+        min=0,
+        show_default=False,
+        help="Only machines that cost at most this much for one hour, in the currency of their row.",
+        rich_help_panel=RESULT,
+    ),
+]
+HeadroomOption = Annotated[
+    float,
+    typer.Option(
+        "--min-headroom",
+        metavar="PART",
+        min=0,
+        max=0.99,
+        help="Part of GPU memory and of RAM that must stay free, 0.1 for a tenth.",
+        rich_help_panel=RESULT,
+    ),
+]
+
+
+@takes_job_options(*BESIDE_MACHINE)
+def rent(
+    model: ModelArgument,
+    recipe: RecipeOption,
+    options: JobOptions,
+    gpu: GpuOption = None,
+    cloud: CloudOption = None,
+    catalogue: CatalogueOption = None,
+    max_price: MaxPriceOption = None,
+    min_headroom: HeadroomOption = 0.0,
+    check: CheckOption = False,
+    format: FormatOption = "table",
+    output: OutputOption = None,
+) -> None:
+    """List machines on which the job fits, the cheapest first, each with its best strategy; then near misses.
+
+    Machines without a price come last, the smallest first. The table that is shipped has prices of the day that it
+    names: a catalogue of your own brings newer ones.
+    """
+    from planner.commands.jobs import make_job
+
+    job = make_job(options)
+    check_output(output)
+    from planner.hardware.catalogues import read_catalogues
+    from planner.hardware.machines import chosen_machines, list_machines, together
+
+    read = read_catalogues(catalogue or ())
+    machines = chosen_machines(together([*list_machines(), *read.machines]), gpu=gpu, cloud=cloud)
+    with Progress() as progress:
+        from planner.choose.estimator import Estimator
+        from planner.choose.rent import Wish
+        from planner.choose.rent import rent as find
+        from planner.reports.rent import RENT
+
+        wish = Wish(max_price=max_price, min_headroom=min_headroom)
+        answer = find(Estimator(model, recipe, progress.say), job, machines, wish)
+        text = rendered(RENT, answer, format, output)
+    write_result(text, output)
+    if check and not answer.offers:
+        raise typer.Exit(1)

@@ -1,0 +1,106 @@
+"""Machines to rent, for people: the cheapest on which the job fits, and those that just miss."""
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from planner.choose.schema import Choice, Offer, Rent
+from planner.hardware.machine import Machine
+from planner.notes import texts
+from planner.reports.choose import missing_line
+from planner.reports.forms import Formats, as_json, everywhere
+from planner.reports.markdown import escape, markdown_table
+from planner.reports.numbers import number
+from planner.reports.summary import job_line
+from planner.reports.table import draw, pairs, ruled_table
+
+TITLES = ("machine", "price an hour", "GPUs", "card GiB", "RAM GiB", "strategy", "binds", "needs GiB of it")
+RIGHT = (False, True, False, True, True, False, False, True)
+SHOWN = 15
+LEGEND = "card: what CUDA sees of one   prices: of the day that `planner machines` names   1 GiB is 2^30 bytes"
+
+
+def render(answer: Rent, *, width: int | None = None, color: bool = False) -> str:
+    """The answer first, then the machines."""
+    head = [
+        ("answer", conclusion(answer)),
+        ("model", answer.model.name),
+        ("recipe", answer.recipe),
+        ("job", job_line(answer.job)),
+    ]
+    parts: list[RenderableType] = [pairs(head), Text()]
+    if answer.offers:
+        parts += [_table(answer.offers[:SHOWN], TITLES), Text(LEGEND, style="dim")]
+    if len(answer.offers) > SHOWN:
+        parts.append(Text(f"and {len(answer.offers) - SHOWN} more: --format json has all"))
+    if answer.near_misses:
+        parts += [Text(), Text("Near misses:", style="bold"), _table(answer.near_misses, _NEAR)]
+    notes = [("" if place else "notes", text) for place, text in enumerate(texts(answer.notes))]
+    return draw(Group(*parts, Text(), pairs(notes)), width=width, color=color)
+
+
+def conclusion(answer: Rent) -> str:
+    """The cheapest machine in one line, or that there is none."""
+    if not answer.offers:
+        return "NO machine of the catalogue can do it"
+    first = answer.offers[0]
+    ranked = "" if answer.is_ranked_by_price else "; nobody said prices, so the smallest memory is first"
+    return f"{_name(first.machine)}, {price(first.machine)}: {first.choice.strategy}{ranked}"
+
+
+def price(machine: Machine) -> str:
+    """`1.21 USD`, or that nobody said it."""
+    return f"{machine.price.amount:,.2f} {machine.price.currency}" if machine.price else "no price"
+
+
+_NEAR = (*TITLES[:-2], "what is missing")
+
+
+def _table(offers: Sequence[Offer], titles: Sequence[str]) -> RenderableType:
+    table = ruled_table()
+    for title, right in zip(titles, RIGHT, strict=False):
+        fold = title in ("strategy", "what is missing")
+        table.add_column(title, justify="right" if right else "left", no_wrap=not fold, overflow="fold")
+    for offer in offers:
+        table.add_row(*(Text(cell) for cell in _cells(offer, is_near=titles is _NEAR)))
+    return table
+
+
+def _cells(offer: Offer, *, is_near: bool) -> list[str]:
+    machine, choice = offer.machine, offer.choice
+    last = [missing_line(choice)] if is_near else [choice.binds or "-", _needs(choice)]
+    return [
+        _name(machine),
+        price(machine),
+        f"{machine.gpus} x {machine.gpu or 'GPU'}" if machine.gpus > 1 else machine.gpu or "GPU",
+        _gib(machine.gpu_memory_bytes),
+        _gib(machine.ram_bytes),
+        choice.strategy,
+        *last,
+    ]
+
+
+def _needs(choice: Choice) -> str:
+    demand = choice.demand(choice.binds) if choice.binds else None
+    return _gib(demand.needs_bytes) if demand else "-"
+
+
+def _gib(count: int | None) -> str:
+    return "?" if count is None else number(count, 2)
+
+
+def _name(machine: Machine) -> str:
+    return f"{machine.cloud} {machine.name}" if machine.cloud else machine.name or "machine"
+
+
+def render_markdown(answer: Rent) -> str:
+    """The same tables as markdown."""
+    parts = [f"**{conclusion(answer)}**"]
+    for offers, titles in ((answer.offers, TITLES), (answer.near_misses, _NEAR)):
+        rows = [[escape(cell) for cell in _cells(offer, is_near=titles is _NEAR)] for offer in offers]
+        parts += [markdown_table(list(titles), list(RIGHT[: len(titles)]), rows)] if rows else []
+    return "\n\n".join(parts) + "\n"
+
+
+RENT: Formats[Rent] = {"table": render, "json": as_json, "markdown": everywhere(render_markdown)}
