@@ -10,6 +10,7 @@ from planner.cuda.settings import AllocatorSettings
 from planner.errors import JobError
 from planner.fields import DType, OffloadDevice, Pipeline
 from planner.hardware import find_gpu, named_gpu
+from planner.hardware.machine import Machine
 from planner.units import GIB
 
 # A larger number is a typing mistake, not a job. The limits bound the time and memory that planning itself takes.
@@ -121,6 +122,13 @@ class Job(BaseModel):
         if self.samples < self.batch_size:
             raise ValueError(f"batch_size {self.batch_size} is larger than samples {self.samples}")
         return self
+
+    def on(self, machine: Machine) -> Self:
+        """The same job on this machine's card; unchanged where the machine has none, or nobody said its size."""
+        if machine.gpu_memory_bytes is None:
+            return self
+        card = {"gpu": machine.gpu, "gpu_memory_bytes": machine.gpu_memory_bytes, "sm": machine.sm}
+        return self.model_validate({**self.model_dump(exclude_unset=True), **card})
 
     @property
     def capability(self) -> int:

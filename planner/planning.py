@@ -14,10 +14,12 @@ from planner.compress.plans import plan_on_card, rule_plan, simulated_plan
 from planner.compress.program import Program
 from planner.compress.schema import Plan
 from planner.fields import PlanMethod
+from planner.hardware.machine import Machine
 from planner.job import Job
 from planner.models.graph import ModelGraph
 from planner.notes import Note
 from planner.recipe.specs import Recipe
+from planner.sizing.demands import judged
 
 Progress = Callable[[str], None]
 
@@ -30,8 +32,11 @@ def plan(
     method: PlanMethod = "simulate",
     progress: Progress | None = None,
     on_card: bool = True,
+    machine: Machine | None = None,
 ) -> Plan:
     """Plan one job. `on_card=False` counts requests of a GPU alone, as the counting device of tests/meter does.
+
+    With a machine, the job runs on its card, and the plan says whether all that it asks of card, RAM and disk is there.
 
     The model: a preset, config.json, folder or Hub id by name, the content of a config.json, or the graph that
     `load_model` returned. The recipe: a shipped name, a YAML file, recipe text, a mapping, a Recipe, or a list of
@@ -39,7 +44,7 @@ def plan(
 
     Raises ModelError, RecipeError, JobError or UnsupportedError; nothing else for bad input.
     """
-    return _plans(model, (recipe_of(recipe),), job, method, progress, on_card)[0]
+    return _plans(model, (recipe_of(recipe),), job, method, progress, on_card, machine)[0]
 
 
 def compare(
@@ -49,12 +54,13 @@ def compare(
     *,
     method: PlanMethod = "simulate",
     progress: Progress | None = None,
+    machine: Machine | None = None,
 ) -> tuple[Plan, ...]:
     """Plan several recipes on one model, which is built and traced once. Each plan has its result, as in `plan`.
 
     Takes and raises what `plan` does.
     """
-    return _plans(model, recipes_of(recipes), job, method, progress, on_card=True)
+    return _plans(model, recipes_of(recipes), job, method, progress, True, machine)
 
 
 def _plans(
@@ -64,13 +70,15 @@ def _plans(
     method: PlanMethod,
     progress: Progress | None,
     on_card: bool,
+    machine: Machine | None,
 ) -> tuple[Plan, ...]:
     check_model(model)
     job, show_progress = job_of(given_job, model), progress or _silent
+    if machine is not None:
+        job = job.on(machine)
     if isinstance(model, ModelGraph):
-        return tuple(
-            _without_result(plan_graph(model, recipe, job, method=method, on_card=on_card)) for recipe in recipes
-        )
+        planned = (plan_graph(model, recipe, job, method=method, on_card=on_card) for recipe in recipes)
+        return tuple(judged(_without_result(each), machine) for each in planned)
     show_progress(f"building {called(model)} without weights")
     from planner.models.load import graph_of, load_built
 
@@ -83,7 +91,7 @@ def _plans(
     show_progress("sizing the results")
     from planner.serving.results import with_results
 
-    return with_results(plans, recipes, built)
+    return tuple(judged(each, machine) for each in with_results(plans, recipes, built))
 
 
 def plan_graph(

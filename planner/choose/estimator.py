@@ -9,9 +9,8 @@ from functools import cached_property
 from typing import Any
 
 from planner.accepted import AnyRecipe, called, check_model, recipe_of
-from planner.choose.judge import binding, demand, fits, ram_of
 from planner.choose.paste import command_line, library_call
-from planner.choose.schema import Choice, Demand, Fits, moved_from_gpu, moved_to_gpu, passes
+from planner.choose.schema import Choice, moved_from_gpu, moved_to_gpu, passes
 from planner.choose.strategies import ASKED, Strategy
 from planner.compress.card import card_notes
 from planner.compress.fit import Attempt, Rehearsal
@@ -20,12 +19,14 @@ from planner.compress.program import Outcome
 from planner.compress.schema import Plan
 from planner.errors import JobError
 from planner.fields import JOB_FIELDS
+from planner.hardware.demand import Demand, Fits, binding, fits
 from planner.hardware.machine import Machine
 from planner.job import Build, Job
 from planner.models.graph import ModelGraph
 from planner.models.source import Named
 from planner.planning import checked_program
 from planner.recipe.specs import Recipe
+from planner.sizing.demands import CardNeed, demands_on, disk_need, ram_need
 
 CAPABILITIES = (100, 90, 80)
 """Compute capabilities from which on PyTorch's operators ask for other sizes (planner/cuda/build.py)."""
@@ -65,37 +66,35 @@ class Trial:
         """Whether the machine can do it. Cheaper than `demands`: the smallest card is not looked for."""
         return "no" if self.fails else fits(self.quick_demands(machine))
 
-    def quick_demands(self, machine: Machine) -> tuple[Demand, ...]:
-        """`demands`, but that nothing is said of cards smaller than one with room."""
-        return (self._gpu(machine, self._card_with_room(self.rehearsal.roomy)), *self._beside_gpu(machine))
-
     def demands(self, machine: Machine) -> tuple[Demand, ...]:
         """What it asks of each resource of the machine, and what the machine has of it."""
-        return (self._gpu(machine, self.smallest_card), *self._beside_gpu(machine))
+        return self._demands(machine, self.smallest_card)
 
-    def _gpu(self, machine: Machine, at_least: int) -> Demand:
-        what = "reserved and CUDA context on a card with room; the smallest card that gets through"
-        if not self.plan.gpu.peak_bytes:
-            return demand("GPU", 0, 0, machine.gpu_memory_bytes, "nothing is computed on a GPU")
-        if machine.gpu_memory_bytes is None or not machine.gpus:
-            has = None if machine.gpus else 0
-            return demand("GPU", self._card_with_room(self.rehearsal.roomy), at_least, has, what)
+    def quick_demands(self, machine: Machine) -> tuple[Demand, ...]:
+        """`demands`, but that nothing is said of cards smaller than one with room."""
+        return self._demands(machine, _with_context(self.rehearsal, self.rehearsal.roomy))
+
+    def _demands(self, machine: Machine, smallest: int) -> tuple[Demand, ...]:
+        ram = ram_need(self.plan, self.plan.host)
+        disk = disk_need(self.plan.disk)
+        is_process = self.plan.host is not None
+        return demands_on(machine, self._card(machine, smallest), ram, disk, is_process=is_process)
+
+    def _card(self, machine: Machine, smallest: int) -> CardNeed:
+        if not self.plan.gpu.peak_bytes or machine.gpu_memory_bytes is None:
+            return CardNeed(device_total=_with_context(self.rehearsal, self.rehearsal.roomy), smallest=smallest)
         attempt = self.on(machine.gpu_memory_bytes)
-        if attempt.ran_out is None:
-            needs = self._card_with_room(attempt)
-            asked = demand("GPU", needs, min(at_least, machine.gpu_memory_bytes), machine.gpu_memory_bytes, what)
-            return asked.model_copy(update={"outcome": "slow" if attempt.retries else "fits"})
-        needs = self._card_with_room(self.rehearsal.roomy)
-        asked = demand("GPU", needs, at_least, machine.gpu_memory_bytes, what)
-        return asked.model_copy(update={"outcome": "over"})
+        if attempt.ran_out:
+            attempt = self.rehearsal.roomy
+            return CardNeed(device_total=_with_context(self.rehearsal, attempt), smallest=smallest, runs_out=True)
+        total = _with_context(self.rehearsal, attempt)
+        return CardNeed(device_total=total, smallest=smallest, retries=attempt.retries)
 
-    def _card_with_room(self, attempt: Attempt) -> int:
-        reserved = max((step.gpu.held.reserved for step in attempt.steps if step.gpu.held), default=0)
-        return reserved + self.rehearsal.context_bytes if reserved else 0
 
-    def _beside_gpu(self, machine: Machine) -> tuple[Demand, ...]:
-        peak = self.plan.cpu.peak_bytes
-        return (demand("RAM", peak, peak, ram_of(machine), "tensors, without the Python process"),)
+def _with_context(rehearsal: Rehearsal, attempt: Attempt) -> int:
+    """What the attempt reserved, and the CUDA context; 0 where nothing is computed on a GPU."""
+    reserved = max((step.gpu.held.reserved for step in attempt.steps if step.gpu.held), default=0)
+    return reserved + rehearsal.context_bytes if reserved else 0
 
 
 class Estimator:
@@ -168,14 +167,6 @@ class Estimator:
             return strategy.job(asked)
         except ValueError as error:
             raise JobError(f"{strategy.name}: {error}") from None
-
-
-def job_on(job: Job, machine: Machine) -> Job:
-    """The job on this machine's card. Unchanged where the machine has none or nobody said its size."""
-    if machine.gpu_memory_bytes is None:
-        return job
-    card = {"gpu": machine.gpu, "gpu_memory_bytes": machine.gpu_memory_bytes, "sm": machine.sm}
-    return Job.model_validate({**job.model_dump(), **card})
 
 
 def without_card(job: Job) -> Job:

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 
-from planner.choose.estimator import Estimator, Trial, job_on
-from planner.choose.judge import rank
+from planner.choose.estimator import Estimator, Trial
 from planner.choose.paste import command_line
-from planner.choose.schema import Choice, Demand, Fit, Largest, Resource, Strategies
+from planner.choose.schema import Choice, Fit, Largest, Strategies
 from planner.choose.strategies import ASKED, Strategy, strategies
 from planner.compress.card import card_notes
 from planner.errors import PlannerError
+from planner.hardware.demand import Demand, Resource, rank
 from planner.hardware.machine import Machine
 from planner.job import MAX_BATCH, MAX_SAMPLES, MAX_TOKENS, Job
 from planner.notes import Note
@@ -49,8 +49,8 @@ class Search:
 
     def __init__(self, estimator: Estimator, asked: Job, machine: Machine) -> None:
         self.estimator, self.machine = estimator, machine
-        self.asked = job_on(asked, machine)
-        whole = Job.model_validate({**self.asked.model_dump(), "sequential_targets": None})
+        self.asked = asked.on(machine)
+        whole = Job.model_validate({**self.asked.model_dump(exclude_unset=True), "sequential_targets": None})
         self.candidates = strategies(estimator.graph(whole), estimator.recipe, self.asked)[1:]
         self.refused: dict[str, str] = {}
         """Strategies that cannot be planned for this model, and why."""
@@ -99,7 +99,7 @@ class Search:
         value = self._most(ASKED, {}, field, limit, STEPS[field])
         if not value:
             return Largest(field=field, value=None, limit=limit)
-        job = Job.model_validate({**self.asked.model_dump(), **_with(self.asked, field, value)})
+        job = Job.model_validate({**self.asked.model_dump(exclude_unset=True), **_with(self.asked, field, value)})
         command = command_line("plan", self.estimator.model_name, self.estimator.recipe_text, job)
         return Largest(field=field, value=value, limit=limit, command=command)
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from planner.choose.estimator import Estimator
 from planner.choose.fit import FITTING, Search
-from planner.choose.judge import rank
 from planner.choose.schema import Choice, Offer, Rent
 from planner.errors import JobError
+from planner.hardware.demand import rank
 from planner.hardware.machine import Machine
 from planner.job import Job
 

@@ -5,35 +5,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from planner.compress.schema import ModelFacts, Plan
+from planner.hardware.demand import Demand, Fits, Resource
 from planner.hardware.machine import Machine
 from planner.job import Job
 from planner.notes import Note
 from planner.records import Record
 from planner.upstream import LLMCOMPRESSOR_VERSION
-
-Resource = Literal["GPU", "second GPU", "RAM", "shared memory", "disk"]
-Outcome = Literal["fits", "slow", "over", "not said"]
-"""slow: it works, with memory given back or files read again. not said: nobody said how much there is."""
-Fits = Literal["yes", "slow", "not said", "no"]
-"""All resources together; in the order from best to worst."""
-
-
-class Demand(Record):
-    """What a job asks of one resource of one machine."""
-
-    resource: Resource
-    needs_bytes: int = Field(description="with this much it runs undisturbed")
-    at_least_bytes: int = Field(description="with less it fails; between the two it is slower")
-    has_bytes: int | None = Field(description="what the machine has; null where nobody said")
-    outcome: Outcome
-    what: str = Field(description="what the two figures are, in words")
-
-    @property
-    def share(self) -> float:
-        """The part of the resource that the job cannot do without; infinite where there is none of it."""
-        if not self.has_bytes:
-            return float("inf") if self.at_least_bytes and self.has_bytes is not None else 0.0
-        return self.at_least_bytes / self.has_bytes
 
 
 class Choice(Record):

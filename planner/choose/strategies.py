@@ -28,7 +28,7 @@ class Strategy:
 
     def job(self, asked: Job) -> Job:
         """The job that it makes of the one as asked. Raises ValueError where its options do not go together."""
-        return Job.model_validate({**asked.model_dump(), **self.changes})
+        return Job.model_validate({**asked.model_dump(exclude_unset=True), **self.changes})
 
     def recipe(self, asked: Recipe) -> Recipe:
         """The recipe that it makes of the one that was asked for."""

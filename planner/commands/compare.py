@@ -6,14 +6,19 @@ import typer
 
 from planner.commands.common import rendered
 from planner.commands.options import (
+    BESIDE_MACHINE,
+    CheckOption,
     FormatOption,
     JobOptions,
+    MachineFlags,
     MethodOption,
     ModelArgument,
     OutputOption,
+    make_machine,
     takes_job_options,
+    takes_machine_options,
 )
-from planner.commands.output import check_output, write_result
+from planner.commands.output import check_output, exit_for_no, write_result
 from planner.commands.progress import Progress
 
 EPILOG = """[bold]Examples[/bold]
@@ -22,7 +27,8 @@ planner compare llama-3-8b --recipe rtn_w8a8_static --recipe gptq_w4a16
 planner compare deepseek-r1 -r rtn_fp8_dynamic -r gptq_w4a16 -r sparsegpt_2of4"""
 
 
-@takes_job_options()
+@takes_machine_options()
+@takes_job_options(*BESIDE_MACHINE)
 def compare(
     model: ModelArgument,
     recipe: Annotated[
@@ -36,19 +42,22 @@ def compare(
         ),
     ],
     options: JobOptions,
+    on: MachineFlags,
     method: MethodOption = "simulate",
+    check: CheckOption = False,
     format: FormatOption = "table",
     output: OutputOption = None,
 ) -> None:
     """Plan the same job with several recipes, and show them side by side, a line for each."""
     from planner.commands.jobs import make_job
 
-    job = make_job(options)
+    job, machine = make_job(options), make_machine(on)
     check_output(output)
     with Progress() as progress:
         from planner.planning import compare as make_plans
         from planner.reports.compare import FORMATS
 
-        results = make_plans(model, recipe, job, method=method, progress=progress.say)
+        results = make_plans(model, recipe, job, method=method, progress=progress.say, machine=machine)
         text = rendered(FORMATS, results, format, output)
     write_result(text, output)
+    exit_for_no(check, *(result.fits for result in results))

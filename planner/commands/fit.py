@@ -7,7 +7,9 @@ import typer
 
 from planner.commands.common import rendered
 from planner.commands.options import (
+    BESIDE_MACHINE,
     RESULT,
+    CheckOption,
     FormatOption,
     JobOptions,
     MachineFlags,
@@ -18,19 +20,15 @@ from planner.commands.options import (
     takes_job_options,
     takes_machine_options,
 )
-from planner.commands.output import check_output, write_result
+from planner.commands.output import check_output, exit_for_no, write_result
 from planner.commands.progress import Progress
 from planner.errors import JobError
-from planner.fields import JOB_FIELDS
 
 EPILOG = """[bold]Examples[/bold]
 
 planner fit llama-3-8b -r gptq_w4a16 --gpu rtx4090 --ram 64GiB
 planner fit qwen3-32b -r gptq_w4a16 --here --max samples
 planner fit mixtral-8x7b -r gptq_w4a16 --machine g6.4xlarge --check"""
-
-BESIDE_MACHINE = tuple(field.name for field in JOB_FIELDS if field.name not in ("gpu", "gpu_memory_bytes"))
-"""Fields of the job whose options do not say the machine."""
 
 _FIELDS = {"samples": "samples", "seq-len": "seq_len", "batch-size": "batch_size"}
 
@@ -43,9 +41,6 @@ MaxOption = Annotated[
         help="Also the largest samples, seq-len or batch-size that fits. May be repeated.",
         rich_help_panel=RESULT,
     ),
-]
-CheckOption = Annotated[
-    bool, typer.Option("--check", metavar=" ", help="Exit with code 1 for a no.", rich_help_panel=RESULT)
 ]
 
 
@@ -80,8 +75,7 @@ def fit(
         answer = search.fit().model_copy(update={"largest": largest})
         text = rendered(FIT, answer, format, output)
     write_result(text, output)
-    if check and answer.fits == "no":
-        raise typer.Exit(1)
+    exit_for_no(check, answer.fits)
 
 
 def _fields(names: Sequence[str]) -> tuple[str, ...]:

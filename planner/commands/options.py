@@ -73,6 +73,13 @@ CatalogueOption = Annotated[
     ),
 ]
 
+CheckOption = Annotated[
+    bool, typer.Option("--check", metavar=FLAG, help="Exit with code 1 for a no, for CI.", rich_help_panel=RESULT)
+]
+
+BESIDE_MACHINE = tuple(field.name for field in JOB_FIELDS if field.name not in ("gpu", "gpu_memory_bytes"))
+"""Fields of the job whose options do not say the machine."""
+
 JobOptions = Mapping[str, Any]
 """The job as typed: what the command line parsed, by the name of the job's field."""
 

@@ -5,8 +5,14 @@ import stat
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
 
 from planner.errors import OutputError
+
+if TYPE_CHECKING:
+    from planner.hardware.demand import Fits
 
 
 def check_output(output: str | None) -> None:
@@ -38,6 +44,12 @@ def write_result(text: str, output: str | None) -> None:
             _replace(Path(output).resolve(), text)
     except OSError as error:
         raise OutputError(f"--output {output}: {error.strerror or error}") from error
+
+
+def exit_for_no(check: bool, *answers: "Fits | None") -> None:
+    """With `--check`, end with code 1 where one of the answers is a no."""
+    if check and "no" in answers:
+        raise typer.Exit(1)
 
 
 def _print(text: str) -> None:

@@ -2,16 +2,21 @@
 
 from planner.commands.common import rendered
 from planner.commands.options import (
+    BESIDE_MACHINE,
+    CheckOption,
     FormatOption,
     JobOptions,
+    MachineFlags,
     MethodOption,
     ModelArgument,
     OutputOption,
     RecipeOption,
     StepsOption,
+    make_machine,
     takes_job_options,
+    takes_machine_options,
 )
-from planner.commands.output import check_output, write_result
+from planner.commands.output import check_output, exit_for_no, write_result
 from planner.commands.progress import Progress
 
 EPILOG = """[bold]Examples[/bold]
@@ -22,13 +27,16 @@ planner plan path/to/config.json -r my_recipe.yaml --format json -o plan.json
 planner plan qwen2.5-vl-7b -r gptq_w4a16 --images 1 --image-size 644x644"""
 
 
-@takes_job_options()
+@takes_machine_options()
+@takes_job_options(*BESIDE_MACHINE)
 def plan(
     model: ModelArgument,
     recipe: RecipeOption,
     options: JobOptions,
+    on: MachineFlags,
     method: MethodOption = "simulate",
     steps: StepsOption = "folded",
+    check: CheckOption = False,
     format: FormatOption = "table",
     output: OutputOption = None,
 ) -> None:
@@ -39,12 +47,13 @@ def plan(
     """
     from planner.commands.jobs import make_job
 
-    job = make_job(options)
+    job, machine = make_job(options), make_machine(on)
     check_output(output)
     with Progress() as progress:
         from planner.planning import plan as make_plan
         from planner.reports.plan import formats
 
-        result = make_plan(model, recipe, job, method=method, progress=progress.say)
+        result = make_plan(model, recipe, job, method=method, progress=progress.say, machine=machine)
         text = rendered(formats(steps), result, format, output)
     write_result(text, output)
+    exit_for_no(check, result.fits)

@@ -5,11 +5,12 @@ from typing import Annotated
 import typer
 
 from planner.commands.common import rendered
-from planner.commands.fit import BESIDE_MACHINE, CheckOption
 from planner.commands.machines import CloudOption, GpuOption
 from planner.commands.options import (
+    BESIDE_MACHINE,
     RESULT,
     CatalogueOption,
+    CheckOption,
     FormatOption,
     JobOptions,
     ModelArgument,
@@ -17,7 +18,7 @@ from planner.commands.options import (
     RecipeOption,
     takes_job_options,
 )
-from planner.commands.output import check_output, write_result
+from planner.commands.output import check_output, exit_for_no, write_result
 from planner.commands.progress import Progress
 
 EPILOG = """[bold]Examples[/bold]
@@ -87,5 +88,4 @@ def rent(
         answer = find(Estimator(model, recipe, progress.say), job, machines, wish)
         text = rendered(RENT, answer, format, output)
     write_result(text, output)
-    if check and not answer.offers:
-        raise typer.Exit(1)
+    exit_for_no(check, *(() if answer.offers else ("no",)))

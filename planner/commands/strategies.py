@@ -1,10 +1,9 @@
 """planner strategies: every way to run a job on a machine, side by side."""
 
-import typer
-
 from planner.commands.common import rendered
-from planner.commands.fit import BESIDE_MACHINE, CheckOption
 from planner.commands.options import (
+    BESIDE_MACHINE,
+    CheckOption,
     FormatOption,
     JobOptions,
     MachineFlags,
@@ -15,7 +14,7 @@ from planner.commands.options import (
     takes_job_options,
     takes_machine_options,
 )
-from planner.commands.output import check_output, write_result
+from planner.commands.output import check_output, exit_for_no, write_result
 from planner.commands.progress import Progress
 
 EPILOG = """[bold]Examples[/bold]
@@ -52,5 +51,4 @@ def strategies(
         answer = Search(Estimator(model, recipe, progress.say), job, machine).strategies()
         text = rendered(STRATEGIES, answer, format, output)
     write_result(text, output)
-    if check and answer.best.fits == "no":
-        raise typer.Exit(1)
+    exit_for_no(check, answer.best.fits)

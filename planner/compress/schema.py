@@ -8,6 +8,8 @@ from planner.compress.holdings import Owner
 from planner.compress.host_schema import Disk, Host
 from planner.compress.upgrade import SCHEMA_VERSION, upgraded
 from planner.fields import PlanMethod
+from planner.hardware.demand import Demand, Fits
+from planner.hardware.machine import Machine
 from planner.job import Job
 from planner.notes import Note
 from planner.records import Record
@@ -162,6 +164,12 @@ class Plan(Record):
     verdict: Verdict | None = Field(default=None, description="null where the allocator was not simulated")
     steps: tuple[Step, ...]
     rule_of_thumb: RuleOfThumb
+    machine: Machine | None = Field(default=None, description="what the plan is held against; null in plans of before")
+    demands: tuple[Demand, ...] = Field(default=(), description="what the job asks of each resource of the machine")
+    fits: Fits | None = Field(
+        default=None,
+        description="the worst of the demands, or no where the library would not finish; null where it was not judged",
+    )
     result: Result | None = Field(
         default=None, description="null where a part of the model is planned, or a note says why"
     )

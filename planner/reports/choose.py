@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from planner.choose.schema import Choice, Demand, Fit, Fits, Largest, Resource, Strategies
+from planner.choose.schema import Choice, Fit, Largest, Strategies
+from planner.hardware.demand import Demand, Fits, Resource
 from planner.hardware.machine import Machine
 from planner.notes import texts
 from planner.reports.forms import Formats, as_json, everywhere
