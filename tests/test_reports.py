@@ -7,17 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.compress.advice import advise, first_over, verdict
 from planner.compress.holdings import Owner
-from planner.compress.parts import FUSED_EXPERTS, cpu_parts, gpu_parts
+from planner.compress.parts import cpu_parts, gpu_parts
 from planner.compress.schema import CpuPeak, CpuStep, GpuPeak, GpuStep, Owned, Plan, Step
+from planner.compress.verdicts import first_over, verdict
 from planner.models.graph import Edge, ModelGraph, Unit
 from planner.notes import Note
 from planner.reports import compare, graph, json_, markdown, table
+from planner.reports.advice import advice_line
 from planner.reports.folding import fold, label, unfolded
 from planner.reports.forms import as_json
 from planner.reports.rows import rows
-from planner.units import GIB, MIB
+from planner.units import GIB
 
 DATA = Path(__file__).parent / "data" / "plans"
 
@@ -237,7 +238,7 @@ def test_no_line_is_wider_than_the_terminal(width: int, name: str) -> None:
 def test_text_for_a_pipe_is_not_wrapped_and_has_no_colour(gptq: Plan) -> None:
     text = table.render(gptq)
     assert "\x1b" not in text
-    assert "so lower these first." in text.splitlines()[-1]
+    assert "planner strategies llama-3-8b" in text.splitlines()[-1]
 
 
 def test_a_terminal_gets_colour(gptq: Plan) -> None:
@@ -363,43 +364,9 @@ def test_a_plan_with_no_room_for_what_is_not_tensors_is_tight(gptq: Plan) -> Non
     assert first_over(with_memory(gptq, peak)) is None
 
 
-def test_advice_speaks_of_the_cache_when_it_is_much_of_the_cpu_peak(gptq: Plan) -> None:
-    assert "12.52 GiB of the CPU peak is the activation cache" in advise(gptq)
-
-
-@pytest.mark.parametrize(
-    ("peak", "options", "lever"),
-    [
-        (step("x", {"compress_inputs": 9 * GIB}), {}, "ignoring the widest Linears"),
-        (step("x", {"compress_inputs": 9 * GIB}), {"targets_per_subgraph": 3}, "--targets-per-subgraph 1"),
-        (step("x", {"hessian": 9 * GIB}, phase="calibrate"), {}, "classes of attention and MLP"),
-        (step("x", {"hessian": 9 * GIB}, phase="calibrate", experts=True), {}, "ExpertMLPWithGate"),
-        (step("x", {"compress_inputs": 9 * GIB}, copies=256), {}, "256 modules of one shape together"),
-        (step("x", {"compress_inputs": 9 * GIB}, copies=256), {}, "`batched_quantization: 1`"),
-        (step("x", {"hessian": 9 * GIB}, modifier="SparseGPTModifier"), {}, "SparseGPTModifier holds several copies"),
-        (step("x", {"hessian": 9 * GIB}, phase="calibrate"), {"targets_per_subgraph": 2}, "--targets-per-subgraph 1"),
-        (step("x", {"forward": 9 * GIB}, phase="calibrate"), {}, "--seq-len 1024"),
-        (step("x", {"forward": 9 * GIB}, phase="calibrate"), {"batch_size": 4}, "--batch-size 1"),
-        (step("x", {"batch": 9 * GIB}, phase="propagate"), {"prefetch": True}, "--prefetch"),
-        (step("x", {"activation_cache": 9 * GIB}, phase="propagate"), {}, "--offload-device cpu"),
-        (step("embed", {"weights": 9 * GIB}, phase="calibrate", subgraph=1), {}, "embed weights is onloaded whole"),
-        (step("lm_head", {"weights": 9 * GIB}, phase="setup", subgraph=None), {}, "a larger GPU, because lm_head"),
-        (step("x", {"weights": 9 * GIB}, subgraph=None), {}, "a larger GPU, because the data-free"),
-        (step("x", {"brand_new": 9 * GIB}, phase="calibrate"), {}, "other tensors of fewer modules"),
-    ],
-)
-def test_advice_names_the_lever_for_what_sets_the_peak(
-    gptq: Plan, peak: Step, options: dict[str, object], lever: str
-) -> None:
-    plan = with_memory(with_job(planned(gptq, peak), **options), 8 * GIB)
-    assert lever in advise(plan)
-    assert advise(plan).startswith("To make it fit: ")
-    assert advise(plan).count(". ") == 0, "one sentence"
-
-
-def test_advice_for_a_plan_that_fits_only_just_says_so(gptq: Plan) -> None:
-    plan = with_memory(planned(gptq, step("x", {"forward": 2 * GIB}, phase="calibrate")), 2 * GIB + MIB)
-    assert advise(plan).startswith("It gets through only just")
+@pytest.mark.parametrize(("memory", "command"), [(80 * GIB, "strategies"), (2 * GIB, "fit")])
+def test_advice_is_the_command_that_plans_what_else_could_be_done(gptq: Plan, memory: int, command: str) -> None:
+    assert f"planner {command} llama-3-8b -r gptq_w4a16" in advice_line(with_memory(gptq, memory))
 
 
 def test_a_plan_that_needs_no_gpu_says_so(gptq: Plan) -> None:
@@ -408,14 +375,6 @@ def test_a_plan_that_needs_no_gpu_says_so(gptq: Plan) -> None:
     assert "needs no GPU" in text
     assert "leave out --pipeline" in text
     assert "0 bytes requested" not in text
-
-
-def test_advice_speaks_of_fused_experts_when_they_are_kept_while_they_are_converted(gptq: Plan) -> None:
-    fused = Owned.of(Owner(FUSED_EXPERTS, "while they are linearized"), "model", 54 * GIB)
-    cpu = CpuStep(peak_bytes=110 * GIB, end_bytes=57 * GIB, by_kind={"model": 110 * GIB}, largest=(fused,))
-    plan = planned(gptq, step(phase="setup", unit="setup", subgraph=None, cpu=cpu))
-    assert "54.00 GiB of the CPU peak is the fused experts" in advise(plan)
-    assert "--linearized" in advise(plan)
 
 
 # the graph

@@ -158,7 +158,7 @@ class Estimator:
             moved_from_gpu_bytes=moved_from_gpu(trial.plan),
             passes=passes(trial.plan),
             fails=trial.fails,
-            command=command_line("plan", self.model_name, self.recipe_text, self._job(job, strategy)),
+            command=command_line("plan", self.model_name, self.recipe_text, self._job(job, strategy), machine),
             python=library_call(trial.plan, self.recipe_text, trial.job, strategy.recipe_changes),
         )
 

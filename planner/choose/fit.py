@@ -100,7 +100,7 @@ class Search:
         if not value:
             return Largest(field=field, value=None, limit=limit)
         job = Job.model_validate({**self.asked.model_dump(exclude_unset=True), **_with(self.asked, field, value)})
-        command = command_line("plan", self.estimator.model_name, self.estimator.recipe_text, job)
+        command = command_line("plan", self.estimator.model_name, self.estimator.recipe_text, job, self.machine)
         return Largest(field=field, value=value, limit=limit, command=command)
 
     # ------------------------------------------------------------------ inside

@@ -6,6 +6,7 @@ from typing import Any
 
 from planner.compress.schema import Plan
 from planner.fields import JOB_FIELDS
+from planner.hardware.machine import Machine
 from planner.job import Job
 from planner.units import GIB
 
@@ -27,10 +28,19 @@ _ALWAYS = ("samples", "seq_len", "batch_size")
 _DEVICES = {"gpu": "cuda:0", "gpu:1": "cuda:1", "cpu": "cpu"}
 
 
-def command_line(command: str, model: str, recipe: str, job: Job) -> str:
+def command_line(command: str, model: str, recipe: str, job: Job, machine: Machine | None = None) -> str:
     """`planner COMMAND MODEL -r RECIPE` with every option that is not the default."""
-    words = ["planner", command, model, "-r", recipe, *_options(job)]
+    words = ["planner", command, model, "-r", recipe, *_options(job), *(_machine(machine) if machine else ())]
     return shlex.join(words)
+
+
+def _machine(machine: Machine) -> Iterator[str]:
+    """What is said of a machine beside its card, which the job names."""
+    if machine.gpus > 1:
+        yield from ("--gpus", str(machine.gpus))
+    for option, size in (("--ram", machine.ram_bytes), ("--disk", machine.disk_bytes)):
+        if size is not None:
+            yield from (option, size_words(size))
 
 
 def _options(job: Job) -> Iterator[str]:
@@ -84,4 +94,4 @@ def _auto_class(architecture: str) -> str:
 
 def size_words(count: int) -> str:
     """Bytes as the command line reads them back."""
-    return f"{count // GIB}GiB" if count % GIB == 0 else f"{count}B"
+    return f"{count // GIB}GiB" if count % GIB == 0 else f"{count} B"

@@ -9,8 +9,7 @@ from rich.text import Text
 from planner.measure.accuracy import Accuracy, Figure, JobAccuracy, Pair
 from planner.reports.forms import Formats, as_json, everywhere
 from planner.reports.markdown import escape, markdown_table
-from planner.reports.numbers import decimals_for, number
-from planner.reports.summary import gib
+from planner.reports.numbers import decimals_for, gib, number
 from planner.reports.table import draw, pairs, ruled_table
 
 TITLES = ("figure, in GiB", "planned", "measured", "ratio", "peak in", "worst step", "ratio", "median", "equal")

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from rich.console import Group
 from rich.text import Text
 
-from planner.compress.advice import Fit, peak_gpu_step, verdict
 from planner.compress.schema import Plan
+from planner.compress.verdicts import Fit, peak_gpu_step, verdict
 from planner.notes import texts
 from planner.reports.forms import Formats, everywhere
 from planner.reports.json_ import render_all

@@ -13,8 +13,7 @@ from planner.notes import texts
 from planner.reports.folding import label
 from planner.reports.forms import Formats, everywhere
 from planner.reports.markdown import escape, markdown_table
-from planner.reports.numbers import decimals_for, number
-from planner.reports.summary import gib
+from planner.reports.numbers import decimals_for, gib, number
 from planner.reports.table import UNLIMITED, draw, pairs, ruled_table, short_name, width_of
 
 if TYPE_CHECKING:

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Sequence
 
 from planner.compress.schema import Plan
 from planner.notes import texts
+from planner.reports.advice import advice_line
 from planner.reports.forms import StepsShown
-from planner.reports.numbers import decimals_for, number
+from planner.reports.numbers import decimals_for, gib, number
 from planner.reports.rows import Row, cpu_columns, gpu_columns, rows
-from planner.reports.summary import advice_line, cpu_lines, fit_line, gib, gpu_lines, header, result_line
+from planner.reports.summary import answer, cpu_lines, gpu_lines, header, result_line
 
 
 def render(plan: Plan, *, steps: StepsShown = "folded") -> str:
@@ -60,7 +61,7 @@ def _marked(text: str, is_peak: bool, runs_out: bool = False) -> str:
 def _summary(plan: Plan) -> Iterable[str]:
     yield f"- **GPU peak {gib(plan.gpu.peak_bytes)}** " + "; ".join(map(_plain, gpu_lines(plan)))
     yield f"- **CPU peak {gib(plan.cpu.peak_bytes)}** " + "; ".join(map(_plain, cpu_lines(plan)))
-    yield f"- **{fit_line(plan)}**"
+    yield from (f"- **{line}**" for line in answer(plan))
     yield f"- {advice_line(plan)}"
     yield from (f"- note: {note}" for note in texts(plan.notes))
     if line := result_line(plan):

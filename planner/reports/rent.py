@@ -8,7 +8,7 @@ from rich.text import Text
 from planner.choose.schema import Choice, Offer, Rent
 from planner.hardware.machine import Machine
 from planner.notes import texts
-from planner.reports.choose import missing_line
+from planner.reports.demands import missing_line
 from planner.reports.forms import Formats, as_json, everywhere
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import number
@@ -69,7 +69,7 @@ def _table(offers: Sequence[Offer], titles: Sequence[str]) -> RenderableType:
 
 def _cells(offer: Offer, *, is_near: bool) -> list[str]:
     machine, choice = offer.machine, offer.choice
-    last = [missing_line(choice)] if is_near else [choice.binds or "-", _needs(choice)]
+    last = [choice.fails or missing_line(choice.demands)] if is_near else [choice.binds or "-", _needs(choice)]
     return [
         _name(machine),
         price(machine),

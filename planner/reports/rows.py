@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from planner.compress.advice import runs_out
 from planner.compress.parts import PARTS, cpu_parts, gpu_parts
 from planner.compress.schema import Plan, Step
+from planner.compress.verdicts import runs_out
 from planner.reports.folding import Fold, fold, unfolded
 from planner.reports.forms import StepsShown
 

@@ -9,8 +9,7 @@ from rich.text import Text
 
 from planner.reports.forms import Formats, as_json, everywhere
 from planner.reports.markdown import escape, markdown_table
-from planner.reports.numbers import decimals_for, smallest_shown
-from planner.reports.summary import gib, gib_short
+from planner.reports.numbers import decimals_for, gib, gib_short, smallest_shown
 from planner.reports.table import draw, pairs, ruled_table
 from planner.serving.schema import Serving
 from planner.units import GB, GIB, KIB, MIB, format_bytes

@@ -2,19 +2,16 @@
 
 from typing import Literal
 
-from planner.compress.advice import advise, first_over, peak_cpu_step, peak_gpu_step, verdict
 from planner.compress.parts import PART_NAMES, cpu_parts, gpu_parts
 from planner.compress.schema import Plan, Step
+from planner.compress.verdicts import first_over, peak_cpu_step, peak_gpu_step, verdict
 from planner.fields import JOB_FIELDS
 from planner.job import Job
-from planner.units import GIB, format_bytes, human_bytes
+from planner.reports.demands import answer_line, demand_line
+from planner.reports.numbers import gib, gib_short
+from planner.units import format_bytes, human_bytes
 
 BEYOND_TENSORS = "CUDA context and fragmentation come on top"
-
-
-def gib(count: int) -> str:
-    """Bytes in GiB with the unit, readable at every size: 0.012 GiB, 3.77 GiB, 1,249.8 GiB."""
-    return format_bytes(count, "GiB")
 
 
 def header(plan: Plan) -> list[tuple[str, str]]:
@@ -52,11 +49,6 @@ def room(job: Job) -> str:
     return gib_short(job.gpu_memory_bytes) + (f" of {job.gpu}" if job.gpu else "")
 
 
-def gib_short(count: int) -> str:
-    """Bytes in GiB, without decimals where they are all zero: 80 GiB, 22.35 GiB."""
-    return f"{count // GIB:,} GiB" if count % GIB == 0 else gib(count)
-
-
 def gpu_lines(plan: Plan) -> list[str]:
     """The GPU peak: in which step, set by what, its exact bytes, and the rule of thumb's figure."""
     if not plan.gpu.peak_bytes:
@@ -80,6 +72,16 @@ def cpu_lines(plan: Plan) -> list[str]:
     exact = f"{plan.cpu.peak_bytes:,} bytes of tensors, without the Python process"
     rule = _beside_rule(plan, plan.cpu.peak_bytes, plan.rule_of_thumb.cpu_bytes)
     return [*_where(plan, peak_cpu_step(plan), "cpu"), exact, *rule]
+
+
+def answer(plan: Plan) -> list[str]:
+    """Whether the machine can do it. Of a machine of which only the card was said, one line on the card."""
+    others = [demand for demand in plan.demands if demand.resource != "GPU" and demand.has_bytes is not None]
+    fails = next((note.text for note in plan.notes if note.kind == "fails"), None)
+    if plan.fits is None or not (others or fails):
+        return [fit_line(plan)]
+    lines = [f"{demand.resource} {demand_line(demand)}" for demand in others]
+    return [answer_line(plan.fits, plan.demands, fails), f"GPU {fit_line(plan)}", *lines]
 
 
 def fit_line(plan: Plan) -> str:
@@ -114,11 +116,6 @@ def _fit_by_tensors(plan: Plan) -> str:
     step = first_over(plan)
     where = f"; the first step that runs out is {place(step)}, at {gib(step.gpu.peak_bytes)}" if step else ""
     return f"DOES NOT FIT in {total}: {gib(-spare)} too much{where}"
-
-
-def advice_line(plan: Plan) -> str:
-    """One sentence of advice."""
-    return advise(plan)
 
 
 def result_line(plan: Plan) -> str:

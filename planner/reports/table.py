@@ -9,13 +9,14 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from planner.compress.advice import verdict
 from planner.compress.schema import Plan
+from planner.compress.verdicts import verdict
 from planner.notes import texts
+from planner.reports.advice import advice_line
 from planner.reports.forms import StepsShown
-from planner.reports.numbers import decimals_for, number, smallest_shown
+from planner.reports.numbers import decimals_for, gib, number, smallest_shown
 from planner.reports.rows import TITLES, Row, cpu_columns, gpu_columns, rows
-from planner.reports.summary import advice_line, cpu_lines, fit_line, gib, gpu_lines, header, result_line
+from planner.reports.summary import answer, cpu_lines, gpu_lines, header, result_line
 
 # Columns. Wide enough for every table; used for output into a pipe or a file.
 UNLIMITED = 250
@@ -176,7 +177,8 @@ def _summary(plan: Plan) -> Table:
         grid.add_row(title, text)
         for line in lines[1:]:
             grid.add_row("", Text(line))
-    grid.add_row("verdict", Text(fit_line(plan), style=_VERDICT_STYLE[verdict(plan)]))
+    for place, line in enumerate(answer(plan)):
+        grid.add_row("" if place else "verdict", Text(line, style=_VERDICT_STYLE[verdict(plan)]))
     grid.add_row("advice", Text(advice_line(plan)))
     for position, note in enumerate(texts(plan.notes)):
         grid.add_row("" if position else "notes", Text(note))

@@ -9,10 +9,9 @@ from rich.text import Text
 
 from planner.reports.forms import Formats, as_json, everywhere
 from planner.reports.markdown import escape, markdown_table
-from planner.reports.numbers import decimals_for
-from planner.reports.summary import gib
+from planner.reports.numbers import decimals_for, gib
 from planner.reports.table import draw, pairs, ruled_table
-from planner.training.schema import Choice, Moment, TrainingPlan
+from planner.training.schema import Moment, TrainingChoice, TrainingPlan
 from planner.units import GIB
 
 _PARTS = ("part of one GPU, in GiB", "GPU", "")
@@ -117,17 +116,17 @@ def _choice_cells(plan: TrainingPlan) -> Iterator[tuple[str, ...]]:
             yield (_name(plan, choice), _offload(choice), *map(_cell, _sizes(choice)), _verdict(choice))
 
 
-def _sizes(choice: Choice) -> tuple[int | None, ...]:
+def _sizes(choice: TrainingChoice) -> tuple[int | None, ...]:
     return choice.per_gpu_bytes, choice.node_ram_bytes, choice.node_nvme_bytes
 
 
-def _name(plan: TrainingPlan, choice: Choice) -> str:
+def _name(plan: TrainingPlan, choice: TrainingChoice) -> str:
     options = plan.options
     same = choice.sharding == options.sharding and choice.offload == options.offload
     return f"{choice.sharding} *" if same and choice.offload_to in (None, options.offload_to) else choice.sharding
 
 
-def _offload(choice: Choice) -> str:
+def _offload(choice: TrainingChoice) -> str:
     return "-" if choice.offload == "none" else f"{choice.offload} to {choice.offload_to}"
 
 
@@ -135,7 +134,7 @@ def _cell(count: int | None) -> str:
     return f"{count / GIB:,.2f}" if count else "-"
 
 
-def _verdict(choice: Choice) -> str:
+def _verdict(choice: TrainingChoice) -> str:
     return "" if choice.fits is None else "fits" if choice.fits else "too large"
 
 

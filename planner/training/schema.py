@@ -60,7 +60,7 @@ class Memory(Record):
     parts: tuple[Part, ...]
 
 
-class Choice(Record):
+class TrainingChoice(Record):
     """One way to shard and offload the same job."""
 
     sharding: Sharding
@@ -108,6 +108,6 @@ class TrainingPlan(Record):
     gpu_memory_bytes: int | None
     fits: bool | None
     advice: str = Field(description="what would make it fit; empty where it fits or nothing is known to")
-    choices: tuple[Choice, ...]
+    choices: tuple[TrainingChoice, ...]
     rule: dict[str, int] | None = Field(description="the parameter guide's rule; null where it has no number")
     notes: tuple[str, ...]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from planner.training.optimizers import SOURCES, Optimizer, state_bytes, states_bytes
 from planner.training.schema import Offload, OffloadTo, Part, Precision, Sharding, TrainMethod
 from planner.training.states import Copies, Shares, States
-from planner.training.strategies import STRATEGIES, Strategy, Where, temporaries
+from planner.training.strategies import STRATEGIES, TrainingStrategy, Where, temporaries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,7 @@ def _times(parts: Iterable[Part], ranks: int) -> tuple[Part, ...]:
 class _Process:
     """What one process keeps under a strategy."""
 
-    strategy: Strategy
+    strategy: TrainingStrategy
     shares: Shares
 
     def weights(self) -> Iterator[Part]:

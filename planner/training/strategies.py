@@ -43,7 +43,7 @@ class Buffer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Strategy:
+class TrainingStrategy:
     """One way to share states out."""
 
     name: Sharding
@@ -231,7 +231,7 @@ WEIGHT_BUFFER = Buffer(
 )
 
 # ---------------------------------------------------------------------- the rows
-NONE = Strategy(
+NONE = TrainingStrategy(
     name="none",
     copies=torch_copies,
     whole_weights=True,
@@ -240,7 +240,7 @@ NONE = Strategy(
     buffers=(DDP_BUCKETS,),
     refuses=refuses_all,
 )
-ZERO1 = Strategy(
+ZERO1 = TrainingStrategy(
     name="zero1",
     copies=cloned_copies,
     whole_weights=True,
@@ -251,7 +251,7 @@ ZERO1 = Strategy(
     refuses=refuses_stage_1_and_2,
 )
 ZERO2 = replace(ZERO1, name="zero2", whole_gradients=False, buffers=(*ZERO1.buffers, FLAT_GRADIENTS))
-ZERO3 = Strategy(
+ZERO3 = TrainingStrategy(
     name="zero3",
     copies=stage3_copies,
     whole_weights=False,
@@ -270,7 +270,7 @@ ZERO3 = Strategy(
     ),
     refuses=refuses_stage_3,
 )
-FSDP = Strategy(
+FSDP = TrainingStrategy(
     name="fsdp",
     copies=torch_copies,
     whole_weights=False,
@@ -281,6 +281,6 @@ FSDP = Strategy(
 )
 FSDP_GRAD_OP = replace(FSDP, name="fsdp-grad-op", buffers=(ALL_WEIGHTS, UNSHARDED))
 
-STRATEGIES: dict[Sharding, Strategy] = {
+STRATEGIES: dict[Sharding, TrainingStrategy] = {
     strategy.name: strategy for strategy in (NONE, ZERO1, ZERO2, ZERO3, FSDP, FSDP_GRAD_OP)
 }

@@ -27,7 +27,6 @@ from planner.serving.rules_of_thumb import training_rule
 from planner.training.lora import share
 from planner.training.notes import notes_on
 from planner.training.schema import (
-    Choice,
     Memory,
     Moment,
     Offload,
@@ -36,6 +35,7 @@ from planner.training.schema import (
     Sharding,
     StepActivations,
     Trained,
+    TrainingChoice,
     TrainingPlan,
     TrainOptions,
 )
@@ -183,11 +183,11 @@ class _Job:
             Part(name="dequantized weight", bytes=dequantized, source=what),
         ]
 
-    def choices(self, gpu: Gpu | None) -> list[Choice]:
+    def choices(self, gpu: Gpu | None) -> list[TrainingChoice]:
         """Every sharding and offload, those that the libraries do not offer with their reason."""
         return [self._choice(sharding, offload, to, gpu) for sharding in STRATEGIES for offload, to in OFFLOADS]
 
-    def _choice(self, sharding: Sharding, offload: Offload, to: OffloadTo, gpu: Gpu | None) -> Choice:
+    def _choice(self, sharding: Sharding, offload: Offload, to: OffloadTo, gpu: Gpu | None) -> TrainingChoice:
         reason = refused(sharding, offload, to, self.options.optimizer)
         if reason:
             total = ram = nvme = None
@@ -195,7 +195,7 @@ class _Job:
             moments, placed, _ = self.moments(sharding, offload, to)
             total = max(moment.total_bytes for moment in moments)
             ram, nvme = _memory(placed.ram).total_bytes, _memory(placed.nvme).total_bytes
-        return Choice(
+        return TrainingChoice(
             sharding=sharding,
             offload=offload,
             offload_to=None if offload == "none" else to,
@@ -206,7 +206,7 @@ class _Job:
             reason=reason,
         )
 
-    def advice(self, gpu: Gpu | None, choices: Sequence[Choice]) -> str:
+    def advice(self, gpu: Gpu | None, choices: Sequence[TrainingChoice]) -> str:
         """Checkpointing where that is enough, else the sharding and offload, with or without it, that moves the least.
 
         The least into NVMe, then into CPU memory; checkpointing only where that saves some.

@@ -1,0 +1,24 @@
+"""What to do next about a plan: the command that plans other ways to run it. Advice is planned, or not given."""
+
+from planner.choose.paste import command_line
+from planner.compress.schema import Plan
+from planner.compress.verdicts import Fit, peak_gpu_step, verdict
+
+_SENTENCES: dict[Fit, tuple[str, str]] = {
+    "fits": ("strategies", "nothing needs to change; other ways to run it, and what each asks: {}"),
+    "tight": ("fit", "it gets through, but slowly; what would make it fit, planned: {}"),
+    "over": ("fit", "what makes it fit, planned: {}"),
+}
+
+
+def advice_line(plan: Plan) -> str:
+    """One sentence, with the command to type."""
+    if peak_gpu_step(plan) is None or plan.method == "rule-of-thumb":
+        return "This rule knows nothing of samples, tokens or embeddings; --method simulate walks the job step by step."
+    if not plan.gpu.peak_bytes:
+        return (
+            f"The {plan.job.pipeline} pipeline computes where the model lies, which is the CPU here: leave out "
+            "--pipeline, and LLM Compressor brings one layer at a time to the GPU."
+        )
+    command, sentence = _SENTENCES[verdict(plan)]
+    return sentence.format(command_line(command, plan.model.name, plan.recipe, plan.job, plan.machine))

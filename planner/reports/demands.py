@@ -1,0 +1,55 @@
+"""What a job asks of a machine, in words: yes or no, what is missing, what binds."""
+
+from collections.abc import Sequence
+
+from planner.hardware.demand import Demand, Fits, binding
+from planner.hardware.machine import Machine
+from planner.reports.numbers import gib, gib_short
+from planner.units import human_bytes
+
+_ANSWERS: dict[Fits, str] = {"yes": "YES", "slow": "YES, BUT SLOWLY", "not said": "NOBODY SAID what the machine has"}
+
+
+def answer_line(fits: Fits, demands: Sequence[Demand], fails: str | None) -> str:
+    """Yes or no, what binds, and how much of it is left or missing."""
+    if fails:
+        return f"NO: LLM Compressor itself would not finish: {fails}"
+    if missing := missing_line(demands):
+        return f"NO: {missing}"
+    text = _ANSWERS[fits]
+    tightest = next((demand for demand in demands if demand.resource == binding(demands)), None)
+    if tightest is not None and tightest.has_bytes is not None:
+        spare = human_bytes(tightest.has_bytes - tightest.at_least_bytes)
+        text += f": {tightest.resource} binds, {spare} to spare"
+    unsaid = [demand.resource for demand in demands if demand.outcome == "not said"]
+    return text + (f" (not said: {', '.join(unsaid)})" if unsaid and fits != "not said" else "")
+
+
+def missing_line(demands: Sequence[Demand]) -> str:
+    """How much is missing of what; empty where nothing is."""
+    return "; ".join(_missing(demand) for demand in demands if demand.outcome == "over")
+
+
+def _missing(demand: Demand) -> str:
+    lacking = demand.at_least_bytes - (demand.has_bytes or 0)
+    return f"{human_bytes(max(0, lacking))} of {demand.resource} missing"
+
+
+def demand_line(demand: Demand) -> str:
+    """What is needed of one resource and what there is."""
+    has = "nobody said how much there is" if demand.has_bytes is None else f"the machine has {gib(demand.has_bytes)}"
+    between = "" if demand.needs_bytes == demand.at_least_bytes else f", at least {gib(demand.at_least_bytes)}"
+    return f"{demand.outcome}: {gib(demand.needs_bytes)}{between}; {has} ({demand.what})"
+
+
+def machine_line(machine: Machine) -> str:
+    """The machine in one line: its name, cards, RAM and disk, as far as somebody said."""
+    parts = [machine.name] if machine.name else []
+    if machine.gpu_memory_bytes is not None:
+        many = f"{machine.gpus} x " if machine.gpus > 1 else ""
+        parts.append(f"{many}{machine.gpu or 'GPU'} of {gib_short(machine.gpu_memory_bytes)}")
+    elif machine.gpus == 0:
+        parts.append("no GPU")
+    for word, size in (("RAM", machine.ram_bytes), ("disk", machine.disk_bytes)):
+        parts += [f"{gib_short(size)} of {word}"] if size is not None else []
+    return ", ".join(parts) or "nothing said of it"
