@@ -33,6 +33,8 @@ class CompressedModule:
     """What is made anew; scales and zero points stay the tensors that they are."""
     transient_bytes: int
     """Temporaries at the copy's highest moment, without the copy."""
+    largest_block: int
+    """The largest of the temporaries."""
     is_expert: bool
 
 
@@ -41,9 +43,9 @@ class SubgraphReads:
     """Weights by the subgraph that reads or writes them first."""
 
     read_bytes: int
-    """Read here and in no earlier one, the token embedding left out."""
+    """Read here and in no earlier one; the token embedding, and experts that are no view of a file, left out."""
     written_bytes: int
-    """Written here, in place."""
+    """Written here, in place; experts that are no view of a file left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,13 +66,16 @@ class HostModel:
     subgraphs: tuple[SubgraphReads, ...]
     """As the sequential pipeline cuts them."""
     written_bytes: int
-    """Weights that the recipe writes in place, each once."""
+    """Views of files that the recipe writes in place, each once."""
     compressed: tuple[CompressedModule, ...]
     """In the order of `named_modules`."""
     largest_unit_bytes: int
     """What is onloaded together, at most."""
-    batch_bytes: int
-    """One collated calibration batch."""
+    intermediate_size: int
+    """Width of the decoder's MLP, as its widest Linear says; 256 without one (dispatch_model's own default)."""
+    pinned_batch_bytes: int
+    """One collated calibration batch in pinned memory: each tensor in a block of the next power of two
+    (c10 CachingHostAllocator)."""
     tokens: int
     """Of all samples."""
 
@@ -87,31 +92,49 @@ class HostModel:
 def host_model(graph: "ModelGraph", recipe: Recipe, job: Job) -> HostModel:
     """The facts of one job. Raises RecipeError as planning does, UnsupportedError where a result cannot be sized."""
     program, _ = make_program(graph, recipe, job)
-    sizes = _weight_sizes(graph)
+    views = _views(graph)
     experts = {unit.name: _experts(graph, unit.structure) for unit in graph.units}
-    written = _written(program)
+    written = {name: size for name, size in _written(program).items() if name in views}
     return HostModel(
         weight_bytes=program.weight_bytes,
         itemsize=graph.itemsize,
-        embedding_bytes=sum(size for name, size in sizes.items() if name == f"{graph.embedding}.weight"),
+        embedding_bytes=views.get(f"{graph.embedding}.weight", 0),
         experts_bytes=sum(experts.values()),
         layer_experts_bytes=max(experts.values(), default=0),
         is_converted=graph.fused_expert_bytes > 0,
-        subgraphs=_reads(graph, job, sizes, written),
+        subgraphs=_reads(graph, job, views, written),
         written_bytes=sum(written.values()),
         compressed=tuple(_compressed(program)),
         largest_unit_bytes=max((unit.bytes for unit in graph.units), default=0),
-        batch_bytes=program.trace.batch_bytes,
+        intermediate_size=_intermediate_size(graph),
+        pinned_batch_bytes=sum(next_power_of_two(c.bytes) for c in graph.trace.crossings.values() if c.producer < 0),
         tokens=job.samples * job.seq_len,
     )
 
 
-def _weight_sizes(graph: "ModelGraph") -> dict[str, int]:
+def next_power_of_two(nbytes: int) -> int:
+    """The smallest power of two that is not below `nbytes`."""
+    return 1 << (nbytes - 1).bit_length() if nbytes else 0
+
+
+def _intermediate_size(graph: "ModelGraph") -> int:
+    widths = (
+        module.rows
+        for unit in graph.units
+        if unit.kind == "decoder"
+        for module in graph.structures[unit.structure].modules
+        if module.itemsize and "Linear" in module.classes
+    )
+    return max(widths, default=256)
+
+
+def _views(graph: "ModelGraph") -> dict[str, int]:
+    """Weights that are views of the checkpoint's files, by name: all but experts that were fused and spread out."""
     return {
         unit.name + parameter.name: parameter.bytes
         for unit in graph.units
         for parameter in graph.structures[unit.structure].parameters
-        if not parameter.tied
+        if not parameter.tied and not (graph.fused_expert_bytes and EXPERTS in parameter.name)
     }
 
 
@@ -131,7 +154,7 @@ def _written(program: Program) -> dict[str, int]:
     }
 
 
-def _reads(graph: "ModelGraph", job: Job, sizes: dict[str, int], written: dict[str, int]) -> tuple[SubgraphReads, ...]:
+def _reads(graph: "ModelGraph", job: Job, views: dict[str, int], written: dict[str, int]) -> tuple[SubgraphReads, ...]:
     of_segment = {
         segment: number
         for number, subgraph in enumerate(cut(graph.trace, job.targets_per_subgraph))
@@ -143,7 +166,7 @@ def _reads(graph: "ModelGraph", job: Job, sizes: dict[str, int], written: dict[s
         number = of_segment[segment]
         wrote[number] += written.get(name, 0)
         if name != f"{graph.embedding}.weight":
-            read[number] += sizes.get(name, 0)
+            read[number] += views.get(name, 0)
     return tuple(SubgraphReads(read_bytes=r, written_bytes=w) for r, w in zip(read, wrote, strict=True))
 
 
@@ -167,6 +190,7 @@ def _copy(module: LinearModule) -> CompressedModule:
         weight_bytes=module.weight_bytes,
         copy_bytes=copies,
         transient_bytes=_transient(module, storage, copies),
+        largest_block=max(module.weight_bytes, 4 * module.rows * module.columns if storage == "pack-quantized" else 0),
         is_expert=EXPERTS in f"{module.name}.",
     )
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--layers", type=int, help="keep the first N layers (default: all)")
     parser.add_argument("--linearized", action="store_true", help="MoE: load with linear experts")
+    parser.add_argument("--dtype", default="auto", help="dtype of from_pretrained, like float32 (default: the files')")
+    parser.add_argument("--no-mmap", action="store_true", help="load with disable_mmap=True")
+    parser.add_argument(
+        "--budget", type=int, metavar="BYTES", help="load_offloaded_model: weights beyond so many bytes stay on disk"
+    )
     parser.add_argument("--loader", action="store_true", help="give oneshot a DataLoader instead of a Dataset")
     parser.add_argument("--only-load", action="store_true", help="stop after from_pretrained")
     parser.add_argument("--evict", action="store_true", help="drop the checkpoint from the page cache first")
@@ -60,9 +66,8 @@ def imported() -> dict[str, dict[str, int]]:
 
 
 def load(args: argparse.Namespace) -> Any:
-    """The model as from_pretrained leaves it, or with linear experts."""
-    from contextlib import nullcontext
-
+    """The model as from_pretrained leaves it, with linear experts or partly on disk if asked for."""
+    from compressed_tensors.offload import load_offloaded_model
     from llmcompressor.modeling.moe.linearize import load_quantizable_moe
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -71,8 +76,29 @@ def load(args: argparse.Namespace) -> Any:
         config.num_hidden_layers = args.layers
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[: args.layers]
-    with load_quantizable_moe() if args.linearized else nullcontext():
-        return AutoModelForCausalLM.from_pretrained(args.model, dtype="auto", config=config)
+    named: dict[str, Any] = {"disable_mmap": True} if args.no_mmap else {}
+    with ExitStack() as stack:
+        if args.budget is not None:
+            shutil.rmtree(offload_folder(args), ignore_errors=True)
+            named |= {"device_map": "auto_offload", "max_memory": {"cpu": args.budget}}
+            named["offload_folder"] = str(offload_folder(args))
+            stack.enter_context(load_offloaded_model())
+        if args.linearized:
+            stack.enter_context(load_quantizable_moe())
+        return AutoModelForCausalLM.from_pretrained(args.model, dtype=args.dtype, config=config, **named)
+
+
+def offload_folder(args: argparse.Namespace) -> Path:
+    """Where tensors that stay on disk are written once they change."""
+    return args.save_dir.with_name(args.save_dir.name + "-offload")
+
+
+def on_disk(folder: Path) -> dict[str, int]:
+    """Real files below a folder, and symbolic links: how many, and their bytes."""
+    paths = list(folder.iterdir()) if folder.exists() else []
+    links = [path for path in paths if path.is_symlink()]
+    files = [path for path in paths if not path.is_symlink()]
+    return {"files": len(files), "bytes": sum(path.stat().st_size for path in files), "links": len(links)}
 
 
 def describe(model: Any) -> dict[str, Any]:
@@ -165,6 +191,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "segments": phases.segments,
         "marks": phases.marks,
         "saved": saved,
+        "offload": on_disk(offload_folder(args)),
     }
 
 

@@ -48,11 +48,16 @@ MOE_1B = {
 }
 
 
+SHARDED = "300MB"
+"""Size of the files of a checkpoint whose name says that it has several."""
+
+
 def configs() -> dict[str, dict[str, Any]]:
     """Each checkpoint's config by its name."""
     qwen, llama, moe = _preset("qwen3-0.6b"), LLAMA_1B, _preset("qwen3-30b-a3b") | MOE_1B
     return {
         "qwen3-0.6b": qwen,
+        "qwen3-0.6b-sharded": qwen,
         "qwen3-0.6b-l8": _short(qwen, 8),
         "qwen3-0.6b-l2": _short(qwen, 2),
         "llama-3.2-1b": llama,
@@ -82,7 +87,7 @@ def make(name: str, values: dict[str, Any]) -> None:
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     torch.set_default_dtype(torch.float32)
     folder = FOLDER / "models" / name
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size=SHARDED if name.endswith("-sharded") else "50GB")
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     print(f"{name}: {sum(weight.numel() for weight in model.parameters()):,} parameters, {size:,} bytes in {folder}")
 

@@ -23,8 +23,8 @@ def main(pid: str, out: str, every: str = "0") -> None:
     with Path(out).open("w", encoding="utf-8") as lines:
         while os.getppid() != 1:
             try:
+                now = time.monotonic()  # before the reading, so that it belongs to the phase that has begun
                 _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_text().split()
-                now = time.monotonic()
                 if period and now - last > period:
                     _append(out + ".smaps", [now, smaps(pid)])
                     last = time.monotonic()

@@ -1,0 +1,76 @@
+"""What a job reads from disk and leaves there."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from planner.compress.host_schema import Disk, Loading
+from planner.errors import UnsupportedError
+from planner.job import Job
+from planner.recipe.specs import Recipe
+from planner.sizing.host_constants import HostConstants
+from planner.sizing.host_facts import HostModel
+from planner.sizing.saved import header_bytes, saved_tensors, shards
+from planner.sizing.weight_pages import WIDTHS, WeightWalk
+from planner.units import format_bytes
+
+if TYPE_CHECKING:
+    from planner.models.graph import ModelGraph
+
+
+def disk_of(
+    graph: "ModelGraph",
+    recipe: Recipe,
+    job: Job,
+    model: HostModel,
+    loading: Loading | None = None,
+    constants: HostConstants | None = None,
+) -> Disk:
+    """Disk of one job; `model` is what `host_model` says of the same graph, recipe and job."""
+    loading, constants = loading or Loading(), constants or HostConstants()
+    walk = WeightWalk(model=model, loading=loading, mode=loading.mode(job.dtype), dtype=job.dtype, constants=constants)
+    checkpoint = graph.checkpoint_parameters * WIDTHS[loading.checkpoint_dtype or job.dtype]
+    saved, headers, files, notes = _saved(graph, recipe, job, constants)
+    return Disk(
+        checkpoint_bytes=checkpoint,
+        download_cache_bytes=checkpoint if loading.downloads else 0,
+        offload_folder_bytes=_offload_folder(walk),
+        offloaded_bytes=walk.offloaded,
+        saved_checkpoint_bytes=saved,
+        saved_header_bytes=headers,
+        saved_files=files,
+        notes=(*notes, *_notes(walk)),
+    )
+
+
+def _saved(
+    graph: "ModelGraph", recipe: Recipe, job: Job, constants: HostConstants
+) -> tuple[int | None, int | None, int | None, tuple[str, ...]]:
+    """Tensors, headers and files of the result, and why they are not known."""
+    try:
+        tensors = saved_tensors(graph, recipe, job)
+    except UnsupportedError as error:
+        return None, None, None, (str(error),)
+    files = shards(tensors, constants.shard)
+    return sum(tensor.bytes for tensor in tensors), sum(map(header_bytes, files)), len(files), ()
+
+
+def _offload_folder(walk: WeightWalk) -> int:
+    """compressed_tensors offload/cache/disk.py DiskCache: a symlink to the checkpoint until a tensor changes, then a
+    file for it. What save compresses is written anew, and the file before it removed."""
+    model = walk.model
+    if not walk.offloaded:
+        return 0
+    share = walk.offloaded / model.weight_bytes
+    # transformers integrations/accelerate.py offload_weight saves what a conversion made; linearize_moe as much again
+    experts = walk.copied_experts
+    replaced = sum(m.weight_bytes for m in model.compressed if m.is_expert) if experts else model.written_bytes
+    copies = sum(m.copy_bytes for m in model.compressed)
+    running = 2 * experts + model.written_bytes
+    saving = experts + model.written_bytes - replaced * bool(model.compressed) + copies
+    return int(share * max(running, saving))
+
+
+def _notes(walk: WeightWalk) -> Iterator[str]:
+    if walk.offloaded:
+        text = f"{format_bytes(walk.offloaded)} of weights are read from the checkpoint's files whenever they are used;"
+        yield f"{text} keep them until the job is over: the offload folder has symlinks to them."
