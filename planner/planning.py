@@ -20,6 +20,7 @@ from planner.models.graph import ModelGraph
 from planner.notes import Note
 from planner.recipe.specs import Recipe
 from planner.sizing.demands import judged
+from planner.sizing.sized import sized
 
 Progress = Callable[[str], None]
 
@@ -77,8 +78,8 @@ def _plans(
     if machine is not None:
         job = job.on(machine)
     if isinstance(model, ModelGraph):
-        planned = (plan_graph(model, recipe, job, method=method, on_card=on_card) for recipe in recipes)
-        return tuple(judged(_without_result(each), machine) for each in planned)
+        sizes = (sized(plan_graph(model, each, job, method=method, on_card=on_card), model, each) for each in recipes)
+        return tuple(judged(_without_result(each), machine) for each in sizes)
     show_progress(f"building {called(model)} without weights")
     from planner.models.load import graph_of, load_built
 
@@ -87,7 +88,7 @@ def _plans(
     plans = []
     for recipe in recipes:
         show_progress(f"planning {recipe.name}")
-        plans.append(plan_graph(graph, recipe, job, method=method, on_card=on_card))
+        plans.append(sized(plan_graph(graph, recipe, job, method=method, on_card=on_card), graph, recipe))
     show_progress("sizing the results")
     from planner.serving.results import with_results
 

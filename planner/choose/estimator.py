@@ -27,6 +27,7 @@ from planner.models.source import Named
 from planner.planning import checked_program
 from planner.recipe.specs import Recipe
 from planner.sizing.demands import CardNeed, demands_on, disk_need, ram_need
+from planner.sizing.sized import sized
 
 CAPABILITIES = (100, 90, 80)
 """Compute capabilities from which on PyTorch's operators ask for other sizes (planner/cuda/build.py)."""
@@ -43,7 +44,7 @@ class Trial:
         steps = list(self.rehearsal.roomy.steps)
         on_model = (note for note in notes if note not in set(card_notes(job)))
         notes = (*on_model, *notes_on_run, *self.rehearsal.notes)
-        self.plan: Plan = simulated_plan(graph, recipe, job, Outcome(steps=steps), notes)
+        self.plan: Plan = sized(simulated_plan(graph, recipe, job, Outcome(steps=steps), notes), graph, recipe)
         self._attempts: dict[int, Attempt] = {}
 
     @property

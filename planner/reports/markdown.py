@@ -6,6 +6,7 @@ from planner.compress.schema import Plan
 from planner.notes import texts
 from planner.reports.advice import advice_line
 from planner.reports.forms import StepsShown
+from planner.reports.host import disk_line, ram_lines
 from planner.reports.numbers import decimals_for, gib, number
 from planner.reports.rows import Row, cpu_columns, gpu_columns, rows
 from planner.reports.summary import answer, cpu_lines, gpu_lines, header, result_line
@@ -61,6 +62,10 @@ def _marked(text: str, is_peak: bool, runs_out: bool = False) -> str:
 def _summary(plan: Plan) -> Iterable[str]:
     yield f"- **GPU peak {gib(plan.gpu.peak_bytes)}** " + "; ".join(map(_plain, gpu_lines(plan)))
     yield f"- **CPU peak {gib(plan.cpu.peak_bytes)}** " + "; ".join(map(_plain, cpu_lines(plan)))
+    if plan.host:
+        yield f"- **RAM {gib(plan.host.peak_resident_bytes)}** " + "; ".join(map(_plain, ram_lines(plan.host)))
+    if plan.disk:
+        yield f"- disk: {disk_line(plan.disk)}"
     yield from (f"- **{line}**" for line in answer(plan))
     yield f"- {advice_line(plan)}"
     yield from (f"- note: {note}" for note in texts(plan.notes))

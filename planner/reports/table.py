@@ -14,6 +14,7 @@ from planner.compress.verdicts import verdict
 from planner.notes import texts
 from planner.reports.advice import advice_line
 from planner.reports.forms import StepsShown
+from planner.reports.host import disk_line, ram_lines
 from planner.reports.numbers import decimals_for, gib, number, smallest_shown
 from planner.reports.rows import TITLES, Row, cpu_columns, gpu_columns, rows
 from planner.reports.summary import answer, cpu_lines, gpu_lines, header, result_line
@@ -171,12 +172,15 @@ def _summary(plan: Plan) -> Table:
     for title, peak, lines in (
         ("GPU peak", plan.gpu.peak_bytes, gpu_lines(plan)),
         ("CPU peak", plan.cpu.peak_bytes, cpu_lines(plan)),
+        *((("RAM", plan.host.peak_resident_bytes, ram_lines(plan.host)),) if plan.host else ()),
     ):
         text = Text(gib(peak), style="bold")
         text.append(" " + lines[0], style="not bold")
         grid.add_row(title, text)
         for line in lines[1:]:
             grid.add_row("", Text(line))
+    if plan.disk:
+        grid.add_row("disk", Text(disk_line(plan.disk)))
     for place, line in enumerate(answer(plan)):
         grid.add_row("" if place else "verdict", Text(line, style=_VERDICT_STYLE[verdict(plan)]))
     grid.add_row("advice", Text(advice_line(plan)))

@@ -1,0 +1,32 @@
+"""A simulated plan with the RAM of its process and its disk."""
+
+from typing import TYPE_CHECKING
+
+from planner.compress.host_schema import Loading
+from planner.compress.schema import Plan
+from planner.errors import UnsupportedError
+from planner.notes import Note
+from planner.recipe.specs import Recipe
+from planner.sizing.disk import disk_of
+from planner.sizing.host import host_of
+from planner.sizing.host_facts import host_model
+
+if TYPE_CHECKING:
+    from planner.models.graph import ModelGraph
+
+
+def sized(plan: Plan, graph: "ModelGraph", recipe: Recipe) -> Plan:
+    """The plan with `host` and `disk`, for a script that loads with `from_pretrained` and saves at the end.
+
+    Where a part of it cannot be sized, a note says why.
+    """
+    if plan.method != "simulate":
+        return plan
+    try:
+        model = host_model(graph, recipe, plan.job)
+    except UnsupportedError as error:
+        note = Note(kind="estimate", text=f"RAM of the process is not sized, its tensors alone: {error}")
+        return plan.model_copy(update={"notes": (*plan.notes, note)})
+    loading = Loading()
+    host = host_of(plan, model, loading)
+    return plan.model_copy(update={"host": host, "disk": disk_of(graph, recipe, plan.job, model, loading)})
