@@ -32,16 +32,19 @@ class Level:
     peak: int = 0
     peak_blocks: int = 0
 
-    def add(self, nbytes: int, tensors: int) -> bool:
-        """So many tensors more of this size; true where more is held then than ever since `restart`."""
-        live = self.live = self.live + nbytes * tensors
-        blocks = self.live_blocks = self.live_blocks + -(-nbytes // BLOCK) * BLOCK * tensors
-        if blocks > self.peak_blocks:
-            self.peak_blocks = blocks
-        if live > self.peak:
-            self.peak = live
-            return True
-        return False
+    def follow(self, events: Iterable[MemoryEvent]) -> int:
+        """Bring the level to where these events leave it. Returns the number of events up to the highest moment;
+        0 where no more is held at any than was since `restart`."""
+        live, blocks, peak, peak_blocks, highest = self.live, self.live_blocks, self.peak, self.peak_blocks, 0
+        for number, (_, nbytes, tensors) in enumerate(events, 1):
+            live += nbytes * tensors
+            blocks += -(-nbytes // BLOCK) * BLOCK * tensors
+            if blocks > peak_blocks:
+                peak_blocks = blocks
+            if live > peak:
+                peak, highest = live, number
+        self.live, self.live_blocks, self.peak, self.peak_blocks = live, blocks, peak, peak_blocks
+        return highest
 
     def restart(self) -> None:
         """A new step begins with what is held now."""
@@ -62,9 +65,9 @@ def fold(events: Iterable[MemoryEvent], before: Mapping[int, int] | None = None)
     result.level.live = sum(result.holdings.values())
     result.level.live_blocks = sum(map(in_blocks, result.holdings.values()))
     result.level.restart()
-    for event in events:
-        holding, nbytes, tensors = event
-        result.level.add(nbytes, tensors)
+    events = tuple(events)
+    result.level.follow(events)
+    for holding, nbytes, tensors in events:
         left = result.holdings.get(holding, 0) + nbytes * tensors
         if left:
             result.holdings[holding] = left

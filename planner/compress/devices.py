@@ -6,11 +6,12 @@ gets every event in the order of the real run, and answers what the library asks
 nor modifiers know which of the two it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from planner.cuda.allocator import Block, CachingAllocator, OutOfMemory
+from planner.compress.alike import Alike
+from planner.cuda.allocator import Block, CachingAllocator
 from planner.cuda.allocators import allocator
 from planner.cuda.settings import DEFAULT, AllocatorSettings
 from planner.timeline import Handle, MemoryEvent
@@ -66,7 +67,7 @@ class DiffersError(Exception):
     """A job that is done again would be told something else here, and act otherwise: it must be simulated anew."""
 
 
-Action = MemoryEvent | PassedOn | OnStream | Question | None
+Action = MemoryEvent | Alike | PassedOn | OnStream | Question | None
 """What is done on a device, or asked of it; None: a step ends."""
 
 
@@ -86,18 +87,17 @@ class Device(Protocol):
 
     places: bool
     """True where every tensor gets a place: then each event matters, and in its order."""
-    stream: int
-    """The CUDA stream that tensors are taken on."""
 
     @property
     def reserved(self) -> int:
         """Bytes of segments that are taken; 0 where none are."""
 
-    def apply(self, event: MemoryEvent) -> None:
-        """Tensors are taken or freed. Freed tensors are named by their size; of equal ones the oldest goes first."""
+    def do(self, actions: Iterable[Action], helds: list[CardUse]) -> None:
+        """Do this in its order; `helds` gets what each step held that ends meanwhile.
 
-    def pass_on(self, handle: Handle, heir: Handle, nbytes: int) -> None:
-        """The oldest tensor of `nbytes` belongs to another holding from now on, and stays where it is."""
+        Freed tensors are named by their size; of equal ones the oldest goes first. Raises OutOfMemory, and
+        DiffersError where a question has another answer: what came before is done then.
+        """
 
     def free_bytes(self, live: int) -> int:
         """What `torch.cuda.mem_get_info` would call free while tensors of `live` bytes are there."""
@@ -109,9 +109,8 @@ class Device(Protocol):
         """Equal where equal events would be met alike from here on. `handles` are all live holdings, in an order that
         says which of them play the same part in another layout."""
 
-    def replay(self, script: Script, begin: Sequence[Handle]) -> tuple[CardUse | None, ...]:
-        """Do it again, beginning with the holdings `begin` in the parts of the script's; afterwards those of the script
-        are live. Returns what each step held. Raises DiffersError where a question has another answer, half-way."""
+    def replay(self, script: Script, begin: Sequence[Handle], helds: list[CardUse]) -> None:
+        """`do` the script, beginning with the holdings `begin` in the parts of its own, which are live afterwards."""
 
     def restore(self, layout: Layout, handles: Sequence[Handle]) -> None:
         """Make the device what it was in this layout, with these holdings in the place of those of then."""
@@ -125,13 +124,9 @@ class CountingDevice:
 
     def __init__(self, total: int | None = None) -> None:
         self.total = total
-        self.stream = 0
 
-    def apply(self, event: MemoryEvent) -> None:
-        """The books count already."""
-
-    def pass_on(self, handle: Handle, heir: Handle, nbytes: int) -> None:
-        """The books know."""
+    def do(self, actions: Iterable[Action], helds: list[CardUse]) -> None:
+        """Nothing: the books count already."""
 
     def free_bytes(self, live: int) -> int:
         if self.total is None:
@@ -144,8 +139,8 @@ class CountingDevice:
     def layout(self, handles: Sequence[Handle]) -> None:
         """Nothing: a count depends on the live bytes alone, which the books know."""
 
-    def replay(self, script: Script, begin: Sequence[Handle]) -> tuple[None, ...]:
-        return (None,) * script.actions.count(None)
+    def replay(self, script: Script, begin: Sequence[Handle], helds: list[CardUse]) -> None:
+        """Nothing either."""
 
     def restore(self, layout: Layout, handles: Sequence[Handle]) -> None:
         """Nothing lies anywhere."""
@@ -162,35 +157,79 @@ class CachingDevice:
 
     def __init__(self, allocator: CachingAllocator, total: int, context: int) -> None:
         self.allocator, self.total, self.context = allocator, total, context
-        self.stream = 0
-        self._malloc, self._free = allocator.malloc, allocator.free
+        self._stream = 0
         self._blocks: dict[Handle, list[Block]] = {}
+        """What each holding has, the oldest first."""
         self._retries = 0
 
     @property
     def reserved(self) -> int:
         return self.allocator.use.reserved
 
-    def apply(self, event: MemoryEvent) -> None:
-        handle, nbytes, tensors = event
-        if tensors > 0:
-            born = [self._malloc(nbytes, self.stream) for _ in range(tensors)]
-            blocks = self._blocks.setdefault(handle, born)
-            if blocks is not born:
-                blocks += born
-            return
-        blocks = self._blocks[handle]
-        for _ in range(-tensors):
-            # nearly always the first one
-            self._free(blocks.pop(0) if blocks and blocks[0][0] == nbytes else _popped(blocks, nbytes))
-        if not blocks:
-            del self._blocks[handle]
+    def do(self, actions: Iterable[Action], helds: list[CardUse]) -> None:
+        blocks, malloc, free = self._blocks, self.allocator.malloc, self.allocator.free
+        for action in actions:
+            if type(action) is not tuple:
+                self._do(action, helds)
+                continue
+            handle, nbytes, tensors = action
+            if tensors == 1 and handle not in blocks:  # nearly always
+                blocks[handle] = [malloc(nbytes, self._stream)]
+            elif tensors > 0:
+                blocks.setdefault(handle, []).extend(malloc(nbytes, self._stream) for _ in range(tensors))
+            else:
+                for _ in range(-tensors):
+                    free(self._popped(handle, nbytes))
 
-    def pass_on(self, handle: Handle, heir: Handle, nbytes: int) -> None:
+    def _do(self, action: Action, helds: list[CardUse]) -> None:
+        """What is no event."""
+        if action is None:
+            helds.append(self.close_step())
+        elif isinstance(action, Alike):
+            self._do_alike(action)
+        elif isinstance(action, PassedOn):
+            block = self._popped(action.handle, action.nbytes)
+            self._blocks.setdefault(action.heir, []).append(block)
+        elif isinstance(action, OnStream):
+            self._stream = action.stream
+        elif isinstance(action, Question) and action.answered(self.free_bytes(0)) != action.answer:
+            raise DiffersError
+
+    def _do_alike(self, run: Alike) -> None:
+        """Block by block, until one leaves its tensors where an earlier one did: then all lies as it lay after that
+        one, for free memory is what lies between live blocks. Whole rounds from there on are passed over."""
+        left_at: dict[tuple[Block, ...], int] = {}
+        number = 0
+        while number < len(run):
+            segments = len(self.allocator.segments)
+            self.do(run.blocks(number, number + 1), helds=[])
+            number += 1
+            if len(self.allocator.segments) != segments or self.allocator.ages or number == 1:
+                left_at.clear()
+                continue
+            last = run.blocks(number - 2, number)
+            left = tuple(self._blocks[handle][0] for handle, *_ in last if handle in self._blocks)
+            length = number - left_at.setdefault(left, number)
+            if length:
+                number += (len(run) - number) // length * length
+                left_at.clear()
+                self._rename(last, run.blocks(number - 2, number))
+
+    def _rename(self, block: Sequence[MemoryEvent], other: Sequence[MemoryEvent]) -> None:
+        """What was taken in one block was taken in the other, equal one."""
+        named = [(new, self._blocks.pop(old, None)) for (old, *_), (new, *_) in zip(block, other, strict=True)]
+        self._blocks.update((handle, blocks) for handle, blocks in named if blocks is not None)
+
+    def _popped(self, handle: Handle, nbytes: int) -> Block:
+        """The oldest tensor of this size, which leaves the holding."""
         blocks = self._blocks[handle]
-        self._blocks.setdefault(heir, []).append(_popped(blocks, nbytes))
-        if not blocks:
-            del self._blocks[handle]
+        for index, block in enumerate(blocks):  # nearly always the first one
+            if block[0] == nbytes:
+                del blocks[index]
+                if not blocks:
+                    del self._blocks[handle]
+                return block
+        raise ValueError(f"no tensor of {nbytes} bytes is held")
 
     def free_bytes(self, live: int) -> int:
         return max(0, self.total - self.context - self.allocator.use.reserved)
@@ -205,29 +244,9 @@ class CachingDevice:
     def layout(self, handles: Sequence[Handle]) -> Layout:
         return self.allocator.layout(map(self._blocks.__getitem__, handles))
 
-    def replay(self, script: Script, begin: Sequence[Handle]) -> tuple[CardUse, ...]:
+    def replay(self, script: Script, begin: Sequence[Handle], helds: list[CardUse]) -> None:
         self._blocks = {old: self._blocks[new] for old, new in zip(script.begin, begin, strict=True)}
-        helds: list[CardUse] = []
-        try:
-            helds.extend(held for action in script.actions if (held := self.act(action)) is not None)
-        except OutOfMemory as error:
-            error.steps = len(helds)
-            raise
-        return tuple(helds)
-
-    def act(self, action: Action) -> CardUse | None:
-        """Do what was done then; returns what the step held where one ends."""
-        if type(action) is tuple:
-            self.apply(action)
-        elif action is None:
-            return self.close_step()
-        elif isinstance(action, PassedOn):
-            self.pass_on(action.handle, action.heir, action.nbytes)
-        elif isinstance(action, OnStream):
-            self.stream = action.stream
-        elif isinstance(action, Question) and action.answered(self.free_bytes(0)) != action.answer:
-            raise DiffersError
-        return None
+        self.do(script.actions, helds)
 
     def restore(self, layout: Layout, handles: Sequence[Handle]) -> None:
         self._blocks = dict(zip(handles, self.allocator.rebuild(layout), strict=True))
@@ -238,11 +257,3 @@ def card(total: int, context: int, settings: AllocatorSettings = DEFAULT, *, is_
     for all, and what is free is answered as if there were not."""
     limit = total if is_strict else None
     return CachingDevice(allocator(limit, context, settings), total, context)
-
-
-def _popped(blocks: list[Block], nbytes: int) -> Block:
-    """Take the oldest tensor of this size from the list."""
-    for index, block in enumerate(blocks):
-        if block[0] == nbytes:
-            return blocks.pop(index)
-    raise ValueError(f"no tensor of {nbytes} bytes is held")

@@ -10,66 +10,43 @@ Bytes are requested bytes; each tensor also counts in 512-byte blocks, for the a
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import count
 from typing import Literal
 
+from planner.compress.books import Books
 from planner.compress.devices import (
-    Action,
     CountingDevice,
     Device,
     Layout,
-    OnStream,
-    PassedOn,
     Question,
     Script,
 )
 from planner.compress.holdings import About, DeviceName, Holding, Owner, Peak, Timeline
-from planner.compress.tape import Repeated
+from planner.compress.tape import Part, Repeated
 from planner.errors import UnsupportedError
-from planner.timeline import Handle, Level, MemoryEvent
+from planner.timeline import Handle
 
 Keep = Literal["peaks", "timeline"]
 
 LARGEST = 8
 
 
-@dataclass(slots=True)
-class _Books:
-    """One device: what is live, and what happened since the step began."""
-
-    name: DeviceName
-    device: Device
-    level: Level = field(default_factory=Level)
-    holdings: dict[Handle, int] = field(default_factory=dict)
-    log: list[MemoryEvent] = field(default_factory=list)
-    """The events of this step."""
-    peak_at: int = 0
-    """Number of these events up to the step's highest moment."""
-    gone: list[Handle] = field(default_factory=list)
-    """Holdings that were given back in this step."""
-    past: list[MemoryEvent] = field(default_factory=list)
-    ends: list[int] = field(default_factory=list)
-    tape: list[Action | Repeated] = field(default_factory=list)
-    """All that was done on a device that places, to be played on another one."""
-
-
 class Ledger:
     """Holds on both devices, cut into steps. It never forgets to free: `live` tells what is left."""
 
     def __init__(self, gpu: Device | None = None, cpu: Device | None = None, keep: Keep = "peaks") -> None:
-        self._books: dict[DeviceName, _Books] = {
-            "gpu": _Books("gpu", gpu or CountingDevice()),
-            "cpu": _Books("cpu", cpu or CountingDevice()),
+        self._handles = count()
+        self._books: dict[DeviceName, Books] = {
+            "gpu": Books("gpu", gpu or CountingDevice(), self._handles),
+            "cpu": Books("cpu", cpu or CountingDevice(), self._handles),
         }
         self.keep = keep
         # kinds and owners apart: a record for each of 100,000 tensors would keep the garbage collector busy
         self._kinds: dict[Handle, str] = {}
         self._owners: dict[Handle, Owner] = {}
-        self._home: dict[Handle, _Books] = {}
-        self._handles = count()
+        self._home: dict[Handle, Books] = {}
         self._growing: dict[Handle, dict[int, int]] = {}
-        self._are_placed = True
         self._heirs: dict[Handle, Handle] = {}
         self._sharers: dict[Handle, set[Handle]] = {}
 
@@ -79,7 +56,7 @@ class Ledger:
         if nbytes < 0:
             raise ValueError(f"{owner}: {nbytes} bytes")
         handle = self._entered(device, kind, owner)
-        self._move(handle, nbytes, 1)
+        self._home[handle].move(handle, nbytes, 1)
         return handle
 
     def open(self, device: DeviceName, kind: str, owner: Owner | str) -> Handle:
@@ -99,13 +76,13 @@ class Ledger:
             raise ValueError(f"{self._owners[handle]}: {nbytes} bytes are not {tensors} equal tensors")
         each, change = abs(nbytes) // tensors, tensors if nbytes > 0 else -tensors
         self._tally(handle, each, change)
-        self._move(handle, each, change)
+        self._home[handle].move(handle, each, change)
 
     def give(self, handle: Handle, heir: Handle) -> None:
         """Count the one tensor of `handle`, which ends, in the growing holding `heir`: no memory moves."""
         nbytes = self.size(handle)
         self._tally(heir, nbytes, 1)
-        self._pass_on(handle, heir, nbytes)
+        self._home[handle].pass_on(handle, heir, nbytes)
         del self._home[handle].holdings[handle]
         self._home[handle].gone.append(handle)
 
@@ -113,7 +90,7 @@ class Ledger:
         """A holding of its own for the oldest tensor of `nbytes` of a growing one: no memory moves."""
         heir = self._entered(self._home[handle].name, kind, owner)
         self._tally(handle, nbytes, -1)
-        self._pass_on(handle, heir, nbytes)
+        self._home[handle].pass_on(handle, heir, nbytes)
         return heir
 
     def _tally(self, handle: Handle, each: int, change: int) -> None:
@@ -143,13 +120,14 @@ class Ledger:
     def free(self, handle: Handle) -> None:
         """Give back all that `handle` holds."""
         books = self._home[handle]
-        self._settle(handle, books)
+        if handle in self._heirs or handle in self._sharers:
+            self._settle(handle, books)
         sizes = self._growing.pop(handle, None)
         if sizes is None:
-            self._move(handle, books.holdings[handle], -1)
+            books.move(handle, books.holdings[handle], -1)
         else:
             for nbytes, tensors in sizes.items():
-                self._move(handle, nbytes, -tensors)
+                books.move(handle, nbytes, -tensors)
         del books.holdings[handle]
         books.gone.append(handle)
 
@@ -174,12 +152,12 @@ class Ledger:
     # ------------------------------------------------------------------ what is there
     def live(self, device: DeviceName) -> int:
         """Bytes held now."""
-        return self._books[device].level.live
+        return self._books[device].follow().live
 
     def free_bytes(self, device: DeviceName) -> int:
         """What the device has left, as the library would be told."""
         books = self._books[device]
-        return books.device.free_bytes(books.level.live)
+        return books.caught_up().free_bytes(books.follow().live)
 
     def places(self, device: DeviceName) -> bool:
         """The device gives each tensor a place."""
@@ -213,63 +191,65 @@ class Ledger:
 
     def reserved(self, device: DeviceName) -> int:
         """Bytes of the device's segments; 0 for a device that only counts."""
-        return self._books[device].device.reserved
+        return self._books[device].caught_up().reserved
 
     def layout(self, device: DeviceName, last: Sequence[Handle] = ()) -> Layout:
         """How the device holds what is live. Holdings are told apart by the order of their birth, but `last` come last,
         in their order: in two layouts that are equal, equal places are held by holdings of the same part."""
         books = self._books[device]
-        return books.device.layout(_ordered(books, last)) if books.device.places else None
+        return books.caught_up().layout(books.ordered(last)) if books.device.places else None
 
     def parts(self, device: DeviceName, last: Sequence[Handle]) -> tuple[Handle, ...]:
         """Holdings that are live on the device, in the order of their birth, but `last` at the end."""
-        return tuple(_ordered(self._books[device], last))
+        return tuple(self._books[device].ordered(last))
 
-    def tape(self, device: DeviceName) -> list[Action | Repeated]:
+    def tape(self, device: DeviceName) -> list[Part]:
         """All that was done on the device so far; empty if tensors have no places there."""
-        return self._books[device].tape
+        books = self._books[device]
+        books.caught_up()
+        return books.tape
 
     def ask(self, device: DeviceName, nbytes: int, percent: int, wanted: int) -> int:
         """How many of `wanted` equal parts go into this share of what is free on the device; one at least."""
         books, question = self._books[device], Question(nbytes, percent, wanted, 0)
         question = replace(question, answer=question.answered(self.free_bytes(device)))
-        if books.device.places:
-            books.tape.append(question)
+        books.note([question])
         return question.answer
 
     def device(self, name: DeviceName) -> Device:
-        """The device behind these books."""
-        return self._books[name].device
+        """The device behind these books, which has done all that was done so far."""
+        return self._books[name].caught_up()
 
     def repeated(self, device: DeviceName, script: Script, begin: Sequence[Handle], end: Sequence[Handle]) -> None:
         """Note on the tape that a script was done again, with these holdings."""
-        self._books[device].tape.append(Repeated(script, tuple(begin), tuple(end)))
+        self._books[device].note(Repeated(script, tuple(begin), tuple(end)))
 
     def restore(self, device: DeviceName, layout: Layout, last: Sequence[Handle] = ()) -> None:
         """Make the device what it was in this layout, for the holdings that are live now."""
         books = self._books[device]
-        books.device.restore(layout, _ordered(books, last))
+        books.caught_up().restore(layout, books.ordered(last))
 
     @contextmanager
     def unplaced(self) -> Iterator[None]:
         """Inside, the books alone are kept: the devices see nothing, and are to be restored afterwards."""
-        self._are_placed = False
+        for books in self._books.values():
+            books.caught_up()
+            books.is_placed = False
         try:
             yield
         finally:
-            self._are_placed = True
+            for books in self._books.values():
+                books.is_placed = books.device.places
 
     @contextmanager
     def on_stream(self, device: DeviceName, stream: int) -> Iterator[None]:
         """Inside, tensors are taken on this CUDA stream of the device."""
         books = self._books[device]
-        before, books.device.stream = books.device.stream, stream
-        books.tape.append(OnStream(stream))
+        before = books.switch(stream)
         try:
             yield
         finally:
-            books.device.stream = before
-            books.tape.append(OnStream(before))
+            books.switch(before)
 
     def others(self, handles: Collection[Handle]) -> Hashable:
         """What is live beside these: equal as long as no other holding is taken, changed or given back."""
@@ -301,36 +281,8 @@ class Ledger:
         books.holdings[handle] = 0
         return handle
 
-    def _move(self, handle: Handle, nbytes: int, tensors: int) -> None:
-        if not nbytes:
-            return
-        books, event = self._home[handle], (handle, nbytes, tensors)
-        if books.device.places and self._are_placed:
-            books.tape.append(event)
-            books.device.apply(event)
-        self._book(books, event)
-
-    def _pass_on(self, handle: Handle, heir: Handle, nbytes: int) -> None:
-        """One tensor is counted in another holding from now on."""
-        books = self._home[handle]
-        if books.device.places and self._are_placed:
-            books.device.pass_on(handle, heir, nbytes)
-            books.tape.append(PassedOn(handle, heir, nbytes))
-        self._book(books, (handle, nbytes, -1))
-        self._book(books, (heir, nbytes, 1))
-
-    def _book(self, books: _Books, event: MemoryEvent) -> None:
-        handle, nbytes, tensors = event
-        books.holdings[handle] += nbytes * tensors
-        books.log.append(event)
-        if books.level.add(nbytes, tensors):
-            books.peak_at = len(books.log)
-
-    def _close(self, books: _Books) -> Peak:
-        level, at_peak = books.level, dict(books.holdings)
-        for handle, nbytes, tensors in reversed(books.log[books.peak_at :]):
-            at_peak[handle] = at_peak.get(handle, 0) - nbytes * tensors
-        held = books.device.close_step() if self._are_placed else None
+    def _close(self, books: Books) -> Peak:
+        level, at_peak, held = books.follow(), books.at_peak(), books.close_step()
         peak = Peak(
             bytes=level.peak,
             allocated=held.allocated if held else level.peak_blocks,
@@ -345,15 +297,10 @@ class Ledger:
         else:  # nobody can ask for them any more
             for handle in books.gone:
                 del self._kinds[handle], self._owners[handle], self._home[handle]
-        if books.device.places and self._are_placed:
-            books.tape.append(None)
-        books.gone.clear()
-        books.log.clear()
-        books.peak_at = 0
-        level.restart()
+        books.restart()
         return peak
 
-    def _settle(self, handle: Handle, books: _Books) -> None:
+    def _settle(self, handle: Handle, books: Books) -> None:
         """Leave what `handle` holds to its heir, before it is freed."""
         sharers = self._sharers.pop(handle, ())
         if any(sharer in books.holdings for sharer in sharers):
@@ -377,10 +324,3 @@ class Ledger:
                 sums[self._owners[handle], self._kinds[handle]] += nbytes
         ranked = sorted(sums.items(), key=lambda item: (-item[1], str(item[0][0]), item[0][1]))[:LARGEST]
         return tuple(Holding(owner, kind, nbytes) for (owner, kind), nbytes in ranked)
-
-
-def _ordered(books: _Books, last: Sequence[Handle]) -> list[Handle]:
-    """The holdings that hold anything on this device, by birth, but `last` at the end."""
-    named = [handle for handle in last if books.holdings.get(handle)]
-    others = {handle for handle, nbytes in books.holdings.items() if nbytes}.difference(named)
-    return [*sorted(others), *named]

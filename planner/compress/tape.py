@@ -22,7 +22,10 @@ class Repeated:
     end: tuple[Handle, ...]
 
 
-Outcome = tuple[Layout, tuple[CardUse | None, ...]]
+Part = list[Action] | Repeated
+"""Of a tape."""
+
+Outcome = tuple[Layout, tuple[CardUse, ...]]
 """How a script leaves its device, and what each step held."""
 
 
@@ -48,15 +51,18 @@ class Outcomes:
             known = self.last
         if known is not None:
             return known
-        reserved = device.reserved
+        reserved, helds = device.reserved, list[CardUse]()
         try:
-            helds = device.replay(self.script, begin)
+            device.replay(self.script, begin, helds)
         except DiffersError:
             device.restore(before, begin)
             raise
-        is_quiet = device.reserved == reserved and not any(held and held.retries for held in helds)
+        except OutOfMemory as error:
+            error.steps = len(helds)
+            raise
+        is_quiet = device.reserved == reserved and not any(held.retries for held in helds)
         self.quiet = self.quiet + 1 if is_quiet else 0
-        self.last = self.seen[before] = device.layout(self.script.end), helds
+        self.last = self.seen[before] = device.layout(self.script.end), tuple(helds)
         return self.last
 
 
@@ -71,18 +77,18 @@ class Played:
     """Number of the step in which it ran out."""
 
 
-def play(tape: Iterable[Action | Repeated], device: CachingDevice, settled: int | None = None) -> Played:
+def play(tape: Iterable[Part], device: CachingDevice, settled: int | None = None) -> Played:
     """Do a whole job again; `settled` as in `Shortcuts`. Raises DiffersError where this card says something else."""
     played, outcomes = Played(), dict[int, Outcomes]()
     try:
-        for action in tape:
-            if isinstance(action, Repeated):
-                known = outcomes.setdefault(id(action.script), Outcomes(action.script))
-                after, helds = known.of(device, action.begin, settled)
-                device.restore(after, action.end)
-                played.helds += filter(None, helds)
-            elif (held := device.act(action)) is not None:
-                played.helds.append(held)
+        for part in tape:
+            if isinstance(part, Repeated):
+                known = outcomes.setdefault(id(part.script), Outcomes(part.script))
+                after, helds = known.of(device, part.begin, settled)
+                device.restore(after, part.end)
+                played.helds += helds
+            else:
+                device.do(part, played.helds)
     except OutOfMemory as error:
         played.out_of_memory, played.out_at = error, len(played.helds) + error.steps
     return played

@@ -121,6 +121,9 @@ class CachingAllocator:
     on which there is always room. `segments` gets every segment that is taken (its size) or given back (negative).
     """
 
+    ages = False
+    """What it does depends on when blocks were freed, too."""
+
     def __init__(
         self,
         total: int | None = None,

@@ -30,6 +30,7 @@ class TunedAllocator(CachingAllocator):
         self._limit = limit
         self._threshold = int(settings.garbage_collection * limit) if limit and settings.garbage_collection else None
         """Reserved bytes from which on segments are collected. Never without a limit."""
+        self.ages = self._threshold is not None
         self._searches = 0
         """How often a large block was looked for, on any stream: the clock of garbage collection."""
         self._freed: dict[int, int] = {}

@@ -233,30 +233,30 @@ def test_the_plain_allocator_serves_the_settings_that_it_knows() -> None:
 # ---------------------------------------------------------------------- its seat in the simulation
 def test_a_device_frees_the_oldest_of_equal_tensors() -> None:
     device = card(1000 * MIB, 0)
-    device.apply((7, 40 * MIB, 2))
-    device.apply((7, 30 * MIB, 1))
-    device.apply((7, 40 * MIB, -1))
+    device.do([(7, 40 * MIB, 2)], [])
+    device.do([(7, 30 * MIB, 1)], [])
+    device.do([(7, 40 * MIB, -1)], [])
     assert [block[1] >> 48 for block in device.layout([7])[2][0]] == [2, 3]
 
 
 def test_a_device_refuses_to_free_a_tensor_that_nobody_holds() -> None:
     device = card(1000 * MIB, 0)
-    device.apply((7, 40 * MIB, 1))
+    device.do([(7, 40 * MIB, 1)], [])
     with pytest.raises(ValueError, match="no tensor of 512 bytes"):
-        device.apply((7, 512, -1))
+        device.do([(7, 512, -1)], [])
 
 
 def test_a_device_that_was_restored_is_what_it_was_for_other_holdings() -> None:
     device = card(1000 * MIB, 0)
-    device.apply((1, 40 * MIB, 2))
-    device.apply((2, 512 * KIB, 1))
+    device.do([(1, 40 * MIB, 2)], [])
+    device.do([(2, 512 * KIB, 1)], [])
     before = device.layout([1, 2])
-    device.apply((1, 40 * MIB, -2))
-    device.apply((2, 512 * KIB, -1))
+    device.do([(1, 40 * MIB, -2)], [])
+    device.do([(2, 512 * KIB, -1)], [])
     assert device.layout([]) != before
     device.restore(before, [8, 9])
     assert device.layout([8, 9]) == before
-    device.apply((8, 40 * MIB, -2))
+    device.do([(8, 40 * MIB, -2)], [])
     assert device.free_bytes(0) == 1000 * MIB - 82 * MIB
 
 

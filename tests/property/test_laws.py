@@ -1,6 +1,7 @@
 """Laws that every plan of every toy job obeys."""
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from planner.compress.binding import make_program
 from planner.compress.context import EVERYTHING, Context, Shortcuts
-from planner.compress.devices import CountingDevice
+from planner.compress.devices import Action, CardUse, CountingDevice, PassedOn
 from planner.compress.holdings import DeviceName
 from planner.compress.ledger import Ledger
 from planner.compress.modifiers.gptq import GPTQModel, GPTQSpec
@@ -273,12 +274,12 @@ class Witness(CountingDevice):
         super().__init__(total)
         self.seen: list[MemoryEvent] = []
 
-    def apply(self, event: MemoryEvent) -> None:
-        super().apply(event)
-        self.seen.append(event)
-
-    def pass_on(self, handle: int, heir: int, nbytes: int) -> None:
-        self.seen += [(handle, nbytes, -1), (heir, nbytes, 1)]
+    def do(self, actions: Iterable[Action], helds: list[CardUse]) -> None:
+        for action in actions:
+            if isinstance(action, tuple):
+                self.seen.append(action)
+            elif isinstance(action, PassedOn):
+                self.seen += [(action.handle, action.nbytes, -1), (action.heir, action.nbytes, 1)]
 
 
 @EXAMPLES

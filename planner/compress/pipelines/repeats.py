@@ -8,7 +8,7 @@ seen before. A subgraph that leaves anything behind beside the pipeline's
 names and the cache is no template: what a modifier carries from subgraph to subgraph is walked.
 """
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from planner.compress.cache import ActivationCache
@@ -81,9 +81,9 @@ class Repeats:
 
     def _actions(self, start: int) -> Iterator[Action]:
         """The tape from there on, which has no repeated script in it."""
-        for action in self.context.ledger.tape("gpu")[start:]:
-            assert not isinstance(action, Repeated), "a subgraph that is walked repeats none"
-            yield action
+        for part in self.context.ledger.tape("gpu")[start:]:
+            assert not isinstance(part, Repeated), "a subgraph that is walked repeats none"
+            yield from part
 
     def repeat(self, template: Template, subgraph: Subgraph) -> list[StepMemory] | None:
         """The template's steps under this subgraph's names. Leaves the books as this subgraph would leave them.
@@ -93,7 +93,7 @@ class Repeats:
         ledger = self.context.ledger
         begin = ledger.parts("gpu", self._parts())
         try:
-            after, helds = self._outcome(template, begin)
+            outcome = self._outcome(template, begin)
         except DiffersError:
             return None
         renames = self._renames(template.subgraph, subgraph)
@@ -102,16 +102,18 @@ class Repeats:
                 self._leave(name, [(kind, owner.renamed(renames), size) for kind, owner, size in group])
             self.cache.rename(subgraph.consumed, subgraph.writes)
             ledger.close_step()
-        if after is not None:
+        helds: Sequence[CardUse | None] = [None] * len(template.steps)
+        if outcome is not None:
+            after, helds = outcome
             ledger.restore("gpu", after, self._parts())
             ledger.repeated("gpu", template.outcomes.script, begin, ledger.parts("gpu", self._parts()))
         return [_renamed(step, subgraph, renames, held) for step, held in zip(template.steps, helds, strict=True)]
 
-    def _outcome(self, template: Template, begin: tuple[Handle, ...]) -> Outcome:
+    def _outcome(self, template: Template, begin: tuple[Handle, ...]) -> Outcome | None:
         """How a subgraph that begins with these holdings leaves the GPU, if tensors have places there."""
         ledger = self.context.ledger
         if not ledger.places("gpu"):
-            return None, (None,) * len(template.steps)
+            return None
         return template.outcomes.of(ledger.device("gpu"), begin, self.context.shortcuts.settled)
 
     def _leave(self, name: str, group: list[tuple[str, Owner, int]]) -> None:
