@@ -6,10 +6,11 @@ from planner.accepted import AnyModel, AnyRecipe, called, check_model, job_of, r
 from planner.compress.binding import make_program
 from planner.compress.card import card_notes
 from planner.compress.context import Context, Shortcuts
+from planner.compress.disk import disk_notes
 from planner.compress.fit import Rehearsal
 from planner.compress.inferred import check_sequential, pipeline_notes, pipeline_runs
 from planner.compress.oneshot import simulate
-from planner.compress.plans import plan_on_card, rule_plan, simulated_plan
+from planner.compress.plans import disk_facts, plan_on_card, rule_plan, simulated_plan
 from planner.compress.schema import Plan
 from planner.fields import PlanMethod
 from planner.job import Job
@@ -110,11 +111,13 @@ def plan_graph(
         return rule_plan(graph, recipe, job, notes)
     if pipelines != {"datafree"}:
         notes += graph.trace.notes
-    notes += pipeline_notes(program, job)
+    notes += [*pipeline_notes(program, job), *disk_notes(program)]
     if on_card:
-        return plan_on_card(graph, recipe, Rehearsal(program, job, shortcuts=shortcuts), notes)
-    outcome = simulate(program, Context(job, shortcuts=shortcuts))
-    return simulated_plan(graph, recipe, job, outcome, notes)
+        planned = plan_on_card(graph, recipe, Rehearsal(program, job, shortcuts=shortcuts), notes)
+    else:
+        outcome = simulate(program, Context(job, shortcuts=shortcuts))
+        planned = simulated_plan(graph, recipe, job, outcome, notes)
+    return planned.model_copy(update={"disk": disk_facts(program)})
 
 
 def _without_result(planned: Plan) -> Plan:

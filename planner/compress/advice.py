@@ -60,7 +60,7 @@ def advise(plan: Plan) -> str:
     if not plan.gpu.peak_bytes:
         return (
             f"The {plan.job.pipeline} pipeline computes where the model lies, which is the CPU here: leave out "
-            "--pipeline, and LLM Compressor brings one layer at a time to the GPU."
+            "--pipeline, and LLM Compressor brings one layer at a time to the GPU; or load it there, --weights gpu."
         )
     fit = verdict(plan)
     if fit == "fits" and (sentence := _cpu_advice(plan)):
@@ -97,8 +97,10 @@ def _lever(plan: Plan, step: Step) -> str:
     """What lowers this step's peak, in the words of the recipe and the command line."""
     parts = gpu_parts(step.gpu.by_kind)
     heaviest = max(parts, key=lambda part: parts[part])
-    if step.phase == "compress" and step.subgraph is None:
+    if step.phase == "compress" and step.subgraph is None and plan.job.weights != "gpu":
         return _no_option_helps(plan, "the data-free pipeline brings one module at a time to the GPU already")
+    if heaviest == "weights" and plan.job.weights == "gpu":
+        return "--weights cpu (no device_map), by which LLM Compressor brings one subgraph at a time to the GPU"
     if heaviest == "cache":
         return "--offload-device cpu, which keeps the activation cache in CPU memory"
     if heaviest in ("hessians", "workspace"):

@@ -10,7 +10,7 @@ A job repeats itself: batches, blocks of columns, layers. `Shortcuts` says which
 for several; a law (tests/property) says that this changes no figure.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -251,8 +251,12 @@ class Context:
         self.cached: set[str] = set()
         """What the library's own caches keep (`Frame.once`)."""
         self._streams = 0
+        self.weights_on_gpu = job.weights == "gpu"
+        """Weights and qparams lie on the GPU for all of the job: to onload them does nothing."""
         self.device: DeviceName = "gpu"
         """Where forwards and modifiers compute; the basic pipeline computes where the model lies."""
+        self.is_on_disk: Callable[[str], bool] = lambda _module: False
+        """The module's weights lie on the disk while no subgraph uses them."""
         self.onloaded: dict[str, Handle] = {}
         """Names of parameters on the GPU until the subgraph ends (`disable_offloading`)."""
         self.keep_onloaded = True
@@ -291,9 +295,9 @@ class Context:
 
     def onload(self, name: str, nbytes: int, kind: str = "weights") -> None:
         """compressed_tensors offload/cache/base.py OffloadCache.__getitem__: copied on first access."""
-        if self.device == "cpu" or name in self.onloaded:
+        if self.device == "cpu" or self.weights_on_gpu or name in self.onloaded:
             return
-        handle = self.ledger.alloc("gpu", nbytes, kind, name)
+        handle = self.copied_to_gpu(name, nbytes, kind)
         if self.keep_onloaded:
             self.onloaded[name] = handle
         else:
@@ -302,12 +306,30 @@ class Context:
     @contextmanager
     def accessed(self, name: str, nbytes: int, kind: str = "weights") -> Iterator[None]:
         """The parameter on the computing device while the block uses it."""
-        if self.device == "cpu" or self.keep_onloaded:
+        if self.device == "cpu" or self.weights_on_gpu or self.keep_onloaded:
             self.onload(name, nbytes, kind)
             yield
         else:
-            with self.ledger.hold("gpu", nbytes, kind, name):
-                yield
+            handle = self.copied_to_gpu(name, nbytes, kind)
+            yield
+            self.ledger.free(handle)
+
+    def copied_to_gpu(self, name: str, nbytes: int, kind: str = "weights") -> Handle:
+        """A copy of the parameter on the GPU.
+
+        cache/disk.py DiskCache.onload: from the disk it goes through a pinned tensor of its size on the CPU
+        (safetensors bindings/python/src/lib.rs get_tensor_pinned_cuda).
+        """
+        if not self.is_on_disk(name):
+            return self.ledger.alloc("gpu", nbytes, kind, name)
+        with self.ledger.hold("cpu", nbytes, kind, Owner(name, "in pinned memory")):
+            return self.ledger.alloc("gpu", nbytes, kind, name)
+
+    def copied_to_disk(self, nbytes: int, owner: Owner | str) -> None:
+        """cache/disk.py DiskCache.update_offload: safetensors copies a tensor of the GPU to the CPU to write it."""
+        if self.device == "gpu":
+            with self.ledger.hold("cpu", nbytes, "model", owner):
+                pass
 
     def offload_all(self) -> None:
         """Leave `disable_offloading`: every onloaded parameter is released."""
