@@ -5,16 +5,28 @@ arguments and the summary above a plan are made from this table. No pydantic and
 shows the table, and must be fast.
 """
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from planner.errors import JobError
-from planner.units import GIB, parse_bytes
+from planner.spelling import (
+    AS_IT_IS,
+    BYTES,
+    METER_DEVICE,
+    METER_GIB,
+    METER_MAP,
+    NAMES,
+    NEGATED,
+    SIDES,
+    Spelling,
+)
+from planner.units import GIB
 
 Pipeline = Literal["independent", "sequential", "basic", "datafree"]
 OffloadDevice = Literal["cpu", "gpu"]
+Weights = Literal["cpu", "disk", "gpu"]
+"""Where the weights lie, from which a subgraph's are brought to the GPU."""
 DType = Literal["bfloat16", "float16", "float32"]
 
 Engine = Literal["vllm", "llama.cpp", "exllama"]
@@ -24,53 +36,6 @@ PlanMethod = Literal["simulate", "rule-of-thumb"]
 """How a plan is made: not a field of the job, but a word beside it."""
 
 Panel = Literal["Calibration data", "How LLM Compressor runs", "How the model is loaded", "The machine"]
-
-_SIDES = re.compile(r"(\d{1,9})\s*[xX]\s*(\d{1,9})")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spelling:
-    """How a value of the record is written on a command line, and read back."""
-
-    read: Callable[[Any], Any]
-    """From the command line to the record. Raises JobError for a text that it cannot read."""
-    write: Callable[[Any], Any]
-
-
-def _same(value: Any) -> Any:
-    return value
-
-
-def _read_size(text: str) -> tuple[int, int]:
-    match = _SIDES.fullmatch(text.strip())
-    if match is None:
-        raise JobError(f"{text!r} is not a size; write height x width in pixels, like 448x448")
-    return int(match[1]), int(match[2])
-
-
-def _read_names(text: str | None) -> tuple[str, ...] | None:
-    if text is None:
-        return None
-    names = tuple(name.strip() for name in text.split(","))
-    if not all(names):
-        raise JobError(f"{text!r} is not a list; write class names with commas between, like A,B")
-    return names
-
-
-def _write_bytes(count: int) -> str:
-    return f"{count} B" if count % GIB else f"{count // GIB}GiB"
-
-
-AS_IT_IS = Spelling(read=_same, write=_same)
-NEGATED = Spelling(read=lambda left_out: not left_out, write=lambda on: not on)
-SIDES = Spelling(read=_read_size, write=lambda size: f"{size[0]}x{size[1]}")
-NAMES = Spelling(read=_read_names, write=lambda names: names and ",".join(names))
-BYTES = Spelling(read=parse_bytes, write=_write_bytes)
-# The meter calls the GPU `cuda`, and takes sizes as plain numbers of GiB.
-METER_DEVICE = Spelling(
-    read=lambda device: "cpu" if device == "cpu" else "gpu", write=lambda device: "cuda" if device == "gpu" else device
-)
-METER_GIB = Spelling(read=lambda gib: int(gib * GIB), write=lambda count: count / GIB)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +64,8 @@ class JobField:
     """The help says in words what holds where nothing is typed."""
     metered: bool = True
     """The meter's command line has it."""
+    measurable: bool = True
+    """`planner measure` can run a job that differs in it."""
 
     @property
     def typed_default(self) -> Any:
@@ -121,6 +88,8 @@ class JobField:
         """What the summary says of this value because it is not the default; an empty text where it says nothing."""
         if not self.unusual or value == self.default:
             return ""
+        if self.spelling is BYTES:
+            value = self.spelling.write(value)
         return self.unusual.format(", ".join(value) if isinstance(value, tuple) else value)
 
     # ------------------------------------------------------------------ the meter
@@ -305,6 +274,37 @@ JOB_FIELDS: tuple[JobField, ...] = (
         option="--dtype",
         metavar="TYPE",
         decides_graph=True,
+    ),
+    JobField(
+        name="weights",
+        default="cpu",
+        typed=Weights,
+        panel=MODEL,
+        help="Where the weights lie while the job runs: cpu, as from_pretrained loads them; gpu with "
+        'device_map="cuda", or "auto" on one card that has room for all; disk with load_offloaded_model and '
+        'device_map="auto_offload".',
+        option="--weights",
+        meter="--device-map",
+        meter_spelling=METER_MAP,
+        unusual="weights on the {}",
+        decides_graph=True,
+        measurable=False,
+    ),
+    JobField(
+        name="ram_for_weights_bytes",
+        default=None,
+        typed=str | None,
+        panel=MODEL,
+        help="With --weights disk: how much CPU memory weights may take before the rest stays on the disk. The library "
+        "gives them what is free, less 5 GB; max_memory says another size. Default: none, all stays on the disk.",
+        option="--ram-for-weights",
+        metavar="SIZE",
+        spelling=BYTES,
+        meter="--cpu-gib",
+        meter_spelling=METER_GIB,
+        unusual="{} of RAM for them",
+        decides_graph=True,
+        measurable=False,
     ),
     JobField(
         name="layers",

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from planner.cuda.settings import AllocatorSettings
 from planner.errors import JobError
-from planner.fields import DType, OffloadDevice, Pipeline
+from planner.fields import DType, OffloadDevice, Pipeline, Weights
 from planner.hardware import find_gpu, named_gpu
 from planner.hardware.machine import Machine
 from planner.units import GIB
@@ -80,6 +80,10 @@ class Job(BaseModel):
     calibrate_all_experts: bool = True
     linearized: bool = False
     dtype: DType = "bfloat16"
+    weights: Weights = "cpu"
+    """Where they lie while no subgraph needs them."""
+    ram_for_weights_bytes: int | None = Field(default=None, ge=1)
+    """With weights on disk: what may lie in CPU memory all the same; None for nothing."""
     gpu: str | None = None
     """Name of the card; None where only its size is known."""
     gpu_memory_bytes: int = Field(default=80 * GIB, ge=1)
@@ -129,6 +133,12 @@ class Job(BaseModel):
             return self
         card = {"gpu": machine.gpu, "gpu_memory_bytes": machine.gpu_memory_bytes, "sm": machine.sm}
         return self.model_validate({**self.model_dump(exclude_unset=True), **card})
+
+    @model_validator(mode="after")
+    def _ram_is_for_what_may_be_on_disk(self) -> Self:
+        if self.ram_for_weights_bytes is not None and self.weights != "disk":
+            raise ValueError('ram_for_weights_bytes says what does not go to the disk, so it needs weights "disk"')
+        return self
 
     @property
     def capability(self) -> int:

@@ -6,11 +6,12 @@ from planner.accepted import AnyModel, AnyRecipe, called, check_model, job_of, r
 from planner.compress.binding import make_program
 from planner.compress.card import card_notes
 from planner.compress.context import Context, Shortcuts
+from planner.compress.disk import disk_notes
 from planner.compress.fit import Rehearsal
 from planner.compress.holdings import DeviceName
 from planner.compress.inferred import check_sequential, pipeline_notes, pipeline_runs
 from planner.compress.oneshot import simulate
-from planner.compress.plans import plan_on_card, rule_plan, simulated_plan
+from planner.compress.plans import disk_facts, plan_on_card, rule_plan, simulated_plan
 from planner.compress.program import Program
 from planner.compress.schema import Plan
 from planner.fields import PlanMethod
@@ -120,10 +121,12 @@ def plan_graph(
         return rule_plan(graph, recipe, job, notes)
     notes += notes_on_run
     if on_card and not without_gpu:
-        return plan_on_card(graph, recipe, Rehearsal(program, job, shortcuts=shortcuts), notes)
-    device: DeviceName = "cpu" if without_gpu else "gpu"
-    outcome = simulate(program, Context(job, shortcuts=shortcuts, device=device))
-    return simulated_plan(graph, recipe, job, outcome, notes)
+        planned = plan_on_card(graph, recipe, Rehearsal(program, job, shortcuts=shortcuts), notes)
+    else:
+        device: DeviceName = "cpu" if without_gpu else "gpu"
+        outcome = simulate(program, Context(job, shortcuts=shortcuts, device=device))
+        planned = simulated_plan(graph, recipe, job, outcome, notes)
+    return planned.model_copy(update={"weights_on_disk": disk_facts(program)})
 
 
 Notes = tuple[Note, ...]
@@ -140,7 +143,7 @@ def checked_program(graph: ModelGraph, recipe: Recipe, job: Job) -> tuple[Progra
         check_sequential(graph)
     traced = graph.trace.notes if pipelines != {"datafree"} else ()
     notes = (*graph.notes, *recipe.notes, *binding_notes, *card_notes(job))
-    return program, notes, (*traced, *pipeline_notes(program, job))
+    return program, notes, (*traced, *pipeline_notes(program, job), *disk_notes(program))
 
 
 def _without_result(planned: Plan) -> Plan:

@@ -27,6 +27,8 @@ OTHERS: dict[str, Any] = {
     "calibrate_all_experts": False,
     "linearized": True,
     "dtype": "float16",
+    "weights": "disk",
+    "ram_for_weights_bytes": 3 * GIB,
     "layers": 3,
     "vision_layers": 4,
     "gpu": "L40S",
@@ -62,7 +64,7 @@ def test_bytes_that_are_no_whole_gib_are_written_to_the_byte() -> None:
 def test_the_meter_is_asked_for_the_same_job_as_it_says_it_ran(job: Job) -> None:
     words = meter_arguments(job)
     ran: dict[str, Any] = {field.option.removeprefix("--").replace("-", "_"): False for field in JOB_FIELDS}
-    ran |= {"layers": None, "vision_layers": None, "sequential_targets": None, "progress_bars": False}
+    ran |= {"layers": None, "vision_layers": None, "sequential_targets": None, "progress_bars": False, "cpu_gib": None}
     for word, value in zip(words, [*words[1:], "--"], strict=True):
         if word.startswith("--"):
             key = word.removeprefix("--").replace("-", "_")
@@ -80,7 +82,8 @@ def test_the_meter_s_command_line_is_the_one_it_knows() -> None:
     assert " ".join(meter_arguments(Job(**OTHERS))) == (
         "--samples 16 --seq-len 128 --batch-size 2 --images 1 --image-size 644x336 --pipeline sequential "
         "--sequential-targets A,B --targets-per-subgraph 2 --offload-device cuda --no-propagate-error --prefetch "
-        "--no-calibrate-all-experts --linearized --dtype float16 --layers 3 --vision-layers 4 --gpu-memory-gib 24.0"
+        "--no-calibrate-all-experts --linearized --dtype float16 --device-map auto_offload --cpu-gib 3.0 "
+        "--layers 3 --vision-layers 4 --gpu-memory-gib 24.0"
     )
 
 
@@ -89,6 +92,7 @@ def test_the_summary_says_what_is_not_the_default() -> None:
     assert job_line(Job(**OTHERS)) == (
         "16 samples x 128 tokens, batch 2, 1 image of 644x336 each, sequential pipeline, targets A, B, "
         "2 targets per subgraph, activations offloaded to the GPU, errors not propagated, prefetch, "
-        "no progress bars, routed experts only, linear experts, first 3 layers, first 4 vision layers, "
+        "no progress bars, routed experts only, linear experts, weights on the disk, "
+        "3GiB of RAM for them, first 3 layers, first 4 vision layers, "
         "PYTORCH_ALLOC_CONF=max_split_size_mb:128, L40S of 24 GiB"
     )

@@ -86,6 +86,8 @@ class Toy:
     head: int = 50_000
     tied: bool = False
     exact: bool = True
+    on_disk: frozenset[str] = frozenset()
+    """Modules whose weights stay on the disk."""
 
     @property
     def layers(self) -> int:
@@ -192,6 +194,7 @@ class Toy:
             itemsize=self.itemsize,
             layout=(*containers, 0, ModuleRef("model.layers", ("ModuleList",)), *range(1, len(units))),
             job=Job(),
+            on_disk=self.on_disk,
         )
 
     def _structure(self, kind: Layer) -> Structure:
@@ -218,6 +221,7 @@ class Toy:
             "weight_bytes": self.weight_bytes,
             "fused_expert_bytes": 0,
             "qparam_bytes": 0,
+            "qparam_tensors": (),
             "head_bytes": self.embedding if self.tied else self.head,
             "embedding_bytes": self.embedding,
             "tied": self.tied,

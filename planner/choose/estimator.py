@@ -14,7 +14,7 @@ from planner.choose.schema import Choice, moved_from_gpu, moved_to_gpu, passes
 from planner.choose.strategies import ASKED, Strategy
 from planner.compress.card import card_notes
 from planner.compress.fit import Attempt, Rehearsal
-from planner.compress.plans import simulated_plan
+from planner.compress.plans import disk_facts, simulated_plan
 from planner.compress.program import Outcome
 from planner.compress.schema import Plan
 from planner.errors import JobError
@@ -44,7 +44,9 @@ class Trial:
         steps = list(self.rehearsal.roomy.steps)
         on_model = (note for note in notes if note not in set(card_notes(job)))
         notes = (*on_model, *notes_on_run, *self.rehearsal.notes)
-        self.plan: Plan = sized(simulated_plan(graph, recipe, job, Outcome(steps=steps), notes), graph, recipe)
+        plan = simulated_plan(graph, recipe, job, Outcome(steps=steps), notes)
+        plan = plan.model_copy(update={"weights_on_disk": disk_facts(program)})
+        self.plan: Plan = sized(plan, graph, recipe)
         self._attempts: dict[int, Attempt] = {}
 
     @property

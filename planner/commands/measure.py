@@ -82,7 +82,9 @@ VerboseOption = Annotated[
 ]
 
 
-@takes_job_options(*(field.name for field in JOB_FIELDS if field.panel != MACHINE))  # the card says it
+@takes_job_options(
+    *(field.name for field in JOB_FIELDS if field.panel != MACHINE and field.measurable)
+)  # the card says the rest
 def measure(
     options: JobOptions,
     model: MeasuredModelArgument = None,

@@ -1,14 +1,15 @@
 """Resolves a recipe onto a model: which modules each modifier works on, checked as the library checks it."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import cache
 from typing import TYPE_CHECKING
 
+from planner.compress.disk import disk_share
 from planner.compress.forward import full_name
 from planner.compress.program import Program, Run
 from planner.job import Job
 from planner.notes import Note
-from planner.recipe.qparams import qparam_bytes
+from planner.recipe.qparams import qparam_sizes
 from planner.recipe.specs import HiddenModule, ModifierSpec, Recipe, Scheme, Selection
 from planner.recipe.targets import LinearModule, UnitTargets
 
@@ -26,15 +27,24 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
     head = next((u for u in graph.units if u.name == graph.head), None)
     embedding = next((u for u in graph.units if u.name == graph.embedding), None)
     embedding_bytes = embedding.bytes if embedding else 0
+    tensors, disk = _qparam_tensors(runs), disk_share(graph, runs)
     program = Program(
         trace=graph.trace,
         runs=runs,
         weight_bytes=graph.bytes + graph.buffer_bytes,
         fused_expert_bytes=graph.fused_expert_bytes,
-        qparam_bytes=sum(_qparams(run) for run in runs),
+        qparam_bytes=sum(nbytes * count for nbytes, count in tensors),
+        qparam_tensors=tensors,
         head_bytes=(embedding_bytes if graph.tied_embeddings else head.bytes) if head else 0,
         embedding_bytes=embedding_bytes,
         tied=graph.tied_embeddings,
+        head=f"{graph.head}.weight",
+        embedding=f"{graph.embedding}.weight",
+        fused_modules=graph.fused_modules,
+        on_disk=graph.on_disk,
+        disk_bytes=disk.weights,
+        disk_qparam_bytes=disk.qparams,
+        disk_written_bytes=disk.qparams + disk.rewritten,
     )
     return program, tuple(note for _, notes in bound for note in notes)
 
@@ -141,8 +151,12 @@ def _inputs(graph: "ModelGraph", selection: Selection) -> Iterator[tuple[str, in
                     yield name, len(event.call.dims)
 
 
-def _qparams(run: Run) -> int:
-    """CPU bytes of the qparams that initialize_quantization registers."""
-    sums = cache(lambda signature: sum(map(qparam_bytes, unit_of[signature].modules)))
-    unit_of = {unit.signature: unit for unit in reversed(run.units)}
-    return sum(sums(unit.signature) for unit in run.units)
+def _qparam_tensors(runs: Sequence[Run]) -> tuple[tuple[int, int], ...]:
+    """The qparams that initialize_quantization registers: (bytes, number of such tensors)."""
+    tensors: Counter[int] = Counter()
+    for run in runs:
+        unit_of = {unit.signature: unit for unit in run.units}
+        for signature, units in Counter(unit.signature for unit in run.units).items():
+            for nbytes in (size for module in unit_of[signature].modules for size in qparam_sizes(module)):
+                tensors[nbytes] += units
+    return tuple(tensors.items())

@@ -10,7 +10,7 @@ A job repeats itself: batches, blocks of columns, layers. `Shortcuts` says which
 for several; a law (tests/property) says that this changes no figure.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -254,9 +254,13 @@ class Context:
         self.cached: set[str] = set()
         """What the library's own caches keep (`Frame.once`)."""
         self._streams = 0
+        self.weights_on_gpu = job.weights == "gpu" and device == "gpu"
+        """Weights and qparams lie on the GPU for all of the job: to onload them does nothing."""
         self.device: DeviceName = device
         """Where forwards and modifiers compute: the CPU on a machine without a GPU (llmcompressor utils/dev.py
         get_main_device), and in the basic pipeline, which computes where the model lies."""
+        self.is_on_disk: Callable[[str], bool] = lambda _module: False
+        """The module's weights lie on the disk while no subgraph uses them."""
         self.onloaded: dict[str, Handle] = {}
         """Names of parameters on the GPU until the subgraph ends (`disable_offloading`)."""
         self.keep_onloaded = True
@@ -295,10 +299,9 @@ class Context:
 
     def onload(self, name: str, nbytes: int, kind: str = "weights") -> None:
         """compressed_tensors offload/cache/base.py OffloadCache.__getitem__: copied on first access."""
-        if self.device == "cpu" or name in self.onloaded:
+        if self.device == "cpu" or self.weights_on_gpu or name in self.onloaded:
             return
-        self.traffic.onto_gpu(nbytes)
-        handle = self.ledger.alloc("gpu", nbytes, kind, name)
+        handle = self.copied_to_gpu(name, nbytes, kind)
         if self.keep_onloaded:
             self.onloaded[name] = handle
         else:
@@ -306,19 +309,37 @@ class Context:
 
     def written(self, nbytes: int, copies: int = 1) -> None:
         """compressed_tensors offload/cache/base.py OffloadCache.__setitem__: a new value goes where the old one is."""
-        if self.device == "gpu":
+        if self.device == "gpu" and not self.weights_on_gpu:
             self.traffic.off_gpu(nbytes * copies)
 
     @contextmanager
     def accessed(self, name: str, nbytes: int, kind: str = "weights", copies: int = 1) -> Iterator[None]:
         """The parameter on the computing device while the block uses it; `copies` of it in turn, each onloaded."""
-        if self.device == "cpu" or self.keep_onloaded:
+        if self.device == "cpu" or self.weights_on_gpu or self.keep_onloaded:
             self.onload(name, nbytes, kind)
             yield
         else:
-            self.traffic.onto_gpu(nbytes * copies)
-            with self.ledger.hold("gpu", nbytes, kind, name):
-                yield
+            handle = self.copied_to_gpu(name, nbytes, kind, copies)
+            yield
+            self.ledger.free(handle)
+
+    def copied_to_gpu(self, name: str, nbytes: int, kind: str = "weights", copies: int = 1) -> Handle:
+        """A copy of the parameter on the GPU; of `copies` of it in turn, one is there.
+
+        cache/disk.py DiskCache.onload: from the disk it goes through a pinned tensor of its size on the CPU
+        (safetensors bindings/python/src/lib.rs get_tensor_pinned_cuda).
+        """
+        self.traffic.onto_gpu(nbytes * copies)
+        if not self.is_on_disk(name):
+            return self.ledger.alloc("gpu", nbytes, kind, name)
+        with self.ledger.hold("cpu", nbytes, kind, Owner(name, "in pinned memory")):
+            return self.ledger.alloc("gpu", nbytes, kind, name)
+
+    def copied_to_disk(self, nbytes: int, owner: Owner | str) -> None:
+        """cache/disk.py DiskCache.update_offload: safetensors copies a tensor of the GPU to the CPU to write it."""
+        if self.device == "gpu":
+            with self.ledger.hold("cpu", nbytes, "model", owner):
+                pass
 
     def offload_all(self) -> None:
         """Leave `disable_offloading`: every onloaded parameter is released."""

@@ -36,9 +36,9 @@ def pipeline_runs(program: Program, job: Job) -> tuple[PipelineRun, ...]:
 
 def pipeline_notes(program: Program, job: Job) -> Iterator[Note]:
     """What the choice of pipelines means for the figures, or for the data."""
-    if job.pipeline == "basic":
+    if job.pipeline == "basic" and job.weights != "gpu":
         yield _note(
-            "The basic pipeline computes where the model lies: loaded without a device map, that is the CPU, "
+            "The basic pipeline computes where the model lies: without --weights gpu that is the CPU, "
             "so its figures say nothing about a GPU."
         )
     if job.pipeline == "datafree" and any(_needed_by(run) != "datafree" for run in program.runs):

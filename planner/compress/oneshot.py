@@ -17,9 +17,9 @@ How the simulation works, in one page:
 from collections.abc import Mapping
 
 from planner.compress.context import Context
-from planner.compress.holdings import Owner
+from planner.compress.disk import below
+from planner.compress.home import ModelHome
 from planner.compress.inferred import PipelineName, pipeline_runs
-from planner.compress.parts import FUSED_EXPERTS
 from planner.compress.pipelines.base import Pipeline
 from planner.compress.pipelines.basic import BasicPipeline
 from planner.compress.pipelines.datafree import DataFreePipeline
@@ -36,25 +36,19 @@ _PIPELINES: Mapping[PipelineName, type[Pipeline]] = {
 def simulate(program: Program, context: Context, outcome: Outcome | None = None) -> Outcome:
     """Walk the job from load to save. `outcome` takes the steps, also where the card runs out of memory half-way."""
     outcome = Outcome() if outcome is None else outcome
-    ledger = context.ledger
-    ledger.alloc("cpu", program.weight_bytes, "model", "model weights")
+    ledger, home = context.ledger, ModelHome(context, program)
+    if program.on_disk:
+        context.is_on_disk = below(program.on_disk)
+    home.load()
     _close(context, outcome, "load")
     samples = program.trace.sample_bytes * context.job.samples
     ledger.alloc("cpu", samples, "calibration_data", "calibration samples")
-    _linearize(program, context)
-    ledger.alloc("cpu", program.qparam_bytes, "qparams", "quantization parameters")
+    home.linearize()
+    home.add_qparams()
     for each in pipeline_runs(program, context.job):
-        _PIPELINES[each.pipeline](context, program, each.runs, outcome).run()
+        _PIPELINES[each.pipeline](context, program, each.runs, outcome, home).run()
     _close(context, outcome, "save")
     return outcome
-
-
-def _linearize(program: Program, context: Context) -> None:
-    """modeling/moe/linearize.py linearize_moe: its list keeps every fused experts module until it
-    returns, so the model and all experts again are there together."""
-    owner = Owner(FUSED_EXPERTS, "while they are linearized")
-    with context.ledger.hold("cpu", program.fused_expert_bytes, "model", owner):
-        pass
 
 
 def _close(context: Context, outcome: Outcome, phase: str) -> None:

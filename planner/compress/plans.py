@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 
 from planner.compress.fit import Attempt, Rehearsal
 from planner.compress.holdings import Owner, Peak
-from planner.compress.program import Outcome, StepMemory
+from planner.compress.program import Outcome, Program, StepMemory
 from planner.compress.rule_of_thumb import rule_of_thumb
 from planner.compress.schema import (
     CpuPeak,
     CpuStep,
+    DiskFacts,
     GpuPeak,
     GpuStep,
     ModelFacts,
@@ -63,6 +64,13 @@ def plan_on_card(graph: "ModelGraph", recipe: Recipe, rehearsal: Rehearsal, note
         }
     )
     return plan.model_copy(update={"gpu": gpu, "verdict": _verdict(tried), "torch": CudaBuild().torch})
+
+
+def disk_facts(program: Program) -> DiskFacts | None:
+    """What the job reads from the disk and writes there; None where no weights stay on it."""
+    if not program.disk_bytes:
+        return None
+    return DiskFacts(weights_bytes=program.disk_bytes, written_bytes=program.disk_written_bytes)
 
 
 def _verdict(tried: Attempt) -> Verdict:

@@ -40,10 +40,26 @@ class Program:
     fused_expert_bytes: int
     """Fused experts that `oneshot` converts to Linears; 0 when they are linear already."""
     qparam_bytes: int
+    qparam_tensors: tuple[tuple[int, int], ...]
+    """The same, tensor by tensor: (bytes, number of such tensors)."""
     head_bytes: int
     """Weight of the output head, onloaded once by disable_lm_head; 0 without a Linear head."""
     embedding_bytes: int
     tied: bool
+    head: str = "lm_head.weight"
+    """Name of the head's weight, and"""
+    embedding: str = "model.embed_tokens.weight"
+    """of the embedding's."""
+    fused_modules: int = 1
+    """How many modules the fused experts are."""
+    on_disk: frozenset[str] = frozenset()
+    """Modules whose weights stay on the disk, with all that is in them; the empty name is the whole model."""
+    disk_bytes: int = 0
+    """Weights that stay on the disk."""
+    disk_qparam_bytes: int = 0
+    """Qparams of these."""
+    disk_written_bytes: int = 0
+    """Files that the job writes beside the checkpoint before it saves: qparams, and weights that change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -129,6 +129,15 @@ class CpuPeak(Record):
     peak_step: int
 
 
+class DiskFacts(Record):
+    """Weights that `load_offloaded_model` leaves on the disk."""
+
+    weights_bytes: int = Field(description="weights that are read from the checkpoint's files whenever they are needed")
+    written_bytes: int = Field(
+        description="files that the job writes beside them before it saves: scales, zero points, weights that change"
+    )
+
+
 class RuleOfThumb(Record):
     """What the documented rule says: one layer (or the whole vision tower), twice that with Hessians."""
 
@@ -161,6 +170,7 @@ class Plan(Record):
     job: Job
     gpu: GpuPeak
     cpu: CpuPeak
+    weights_on_disk: DiskFacts | None = Field(default=None, description="null where no weights stay on the disk")
     verdict: Verdict | None = Field(default=None, description="null where the allocator was not simulated")
     steps: tuple[Step, ...]
     rule_of_thumb: RuleOfThumb

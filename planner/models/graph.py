@@ -127,7 +127,12 @@ class ModelGraph:
     layout: tuple[ModuleRef | int, ...]
     """Model order: indices into `units`, and the modules that only contain units."""
     job: Job
-    """The job that it was loaded for. Of this job, only dtype, layers, targets and batch decide the graph."""
+    """The job that it was loaded for. Of this job, only dtype, layers, targets, batch and the weights' place decide the
+    graph."""
+    fused_modules: int = 1
+    """How many modules the fused experts are."""
+    on_disk: frozenset[str] = frozenset()
+    """Modules whose weights stay on the disk, with all that is in them; the empty name is the whole model."""
 
     def module_refs(self) -> list[ModuleRef]:
         """Every module by its full name, in model order: what targets and ignores are matched against."""

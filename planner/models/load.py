@@ -26,6 +26,7 @@ from planner.models.experts import find_fused_experts, linearize
 from planner.models.failures import forward_of_model
 from planner.models.graph import Edge, ModelGraph, ModuleInfo, Onload, Parameter, Structure, Unit, UnitKind
 from planner.models.inputs import calibration_batch
+from planner.models.offload import disk_modules
 from planner.models.source import Named, load_source
 from planner.models.touched import untouched, untouched_note, with_onloads
 from planner.models.traces import ModelTrace
@@ -103,8 +104,8 @@ class _Loader:
 
     def load(self, traced: bool = True) -> ModelGraph:
         parameters, nbytes = parameter_count(self.model), parameter_bytes(self.model)
-        buffers = sum(b.numel() * b.element_size() for b in self.model.buffers())
-        fused = 0 if self.job.linearized else self._fused_bytes()
+        fused = [] if self.job.linearized else [parameter_bytes(module) for _, module in find_fused_experts(self.model)]
+        on_disk = disk_modules(self.model, self.job, has_fused_experts=bool(fused))
         self.tied = self._is_tied()
         layer = max((parameter_count(self.model.get_submodule(name)) for name in self._layers()), default=0)
         patterns = self._patterns()
@@ -126,7 +127,7 @@ class _Loader:
             architecture=architecture(self.model),
             parameters=parameters,
             bytes=nbytes,
-            buffer_bytes=buffers,
+            buffer_bytes=sum(b.numel() * b.element_size() for b in self.model.buffers()),
             not_loaded_parameters=self.source.not_loaded_parameters if is_whole else 0,
             checkpoint_parameters=checkpoint,
             layer_parameters=layer,
@@ -139,10 +140,12 @@ class _Loader:
             tied_embeddings=self.tied,
             embedding=self.embedding,
             head=self.head,
-            fused_expert_bytes=fused,
+            fused_expert_bytes=sum(fused),
+            fused_modules=len(fused) or 1,
             itemsize=getattr(torch, self.job.dtype).itemsize,
             layout=tuple(self.layout),
             job=self.job,
+            on_disk=on_disk,
         )
 
     # ------------------------------------------------------------------ parts of the model
@@ -164,9 +167,6 @@ class _Loader:
             if getattr(module, "config", None) is vision and not name.startswith(tuple(f"{f}." for f in roots)):
                 roots.append(name)
                 yield name
-
-    def _fused_bytes(self) -> int:
-        return sum(parameter_bytes(module) for _, module in find_fused_experts(self.model))
 
     def _is_tied(self) -> bool:
         if not self.head or not self.embedding:

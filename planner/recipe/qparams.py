@@ -56,10 +56,15 @@ def activation_qparam_sizes(module: LinearModule, args: QuantArgs | None) -> dic
     return {"scale": count * module.itemsize, "zero_point": count * zero_point_itemsize(args), **fixed}
 
 
-def qparam_bytes(module: LinearModule) -> int:
-    """All qparams that initialize_quantization registers on a module, on the CPU."""
+def qparam_sizes(module: LinearModule) -> list[int]:
+    """Bytes of every tensor of qparams that initialize_quantization registers on a module."""
     if module.scheme is None:
-        return 0
+        return []
     activations = (module.scheme.input_activations, module.scheme.output_activations)
     sizes = [weight_qparam_bytes(module), *(activation_qparam_sizes(module, args) for args in activations)]
-    return sum(nbytes for each in sizes for nbytes in each.values())
+    return [nbytes for each in sizes for nbytes in each.values()]
+
+
+def qparam_bytes(module: LinearModule) -> int:
+    """All qparams that initialize_quantization registers on a module."""
+    return sum(qparam_sizes(module))

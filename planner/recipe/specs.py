@@ -118,6 +118,11 @@ class ModifierSpec:
         return False
 
     @property
+    def rewrites_weights(self) -> bool:
+        """Whether it writes the selected weights anew; False where it computes scales alone."""
+        return True
+
+    @property
     def prunes(self) -> bool:
         """Whether it sets some of the selected weights to zero."""
         return False

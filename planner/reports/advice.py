@@ -18,7 +18,7 @@ def advice_line(plan: Plan) -> str:
     if not plan.gpu.peak_bytes:
         return (
             f"The {plan.job.pipeline} pipeline computes where the model lies, which is the CPU here: leave out "
-            "--pipeline, and LLM Compressor brings one layer at a time to the GPU."
+            "--pipeline, and LLM Compressor brings one layer at a time to the GPU; or load it there, --weights gpu."
         )
     command, sentence = _SENTENCES[verdict(plan)]
     return sentence.format(command_line(command, plan.model.name, plan.recipe, plan.job, plan.machine))

@@ -71,7 +71,16 @@ def cpu_lines(plan: Plan) -> list[str]:
     """The CPU peak: in which step, set by what, its exact bytes, and the rule of thumb's figure."""
     exact = f"{plan.cpu.peak_bytes:,} bytes of tensors, without the Python process"
     rule = _beside_rule(plan, plan.cpu.peak_bytes, plan.rule_of_thumb.cpu_bytes)
-    return [*_where(plan, peak_cpu_step(plan), "cpu"), exact, *rule]
+    return [*_where(plan, peak_cpu_step(plan), "cpu"), exact, *_on_disk(plan), *rule]
+
+
+def _on_disk(plan: Plan) -> list[str]:
+    """What lies on the disk beside that; empty where no weights stay there."""
+    disk = plan.weights_on_disk
+    if disk is None:
+        return []
+    stay, written = gib(disk.weights_bytes), gib(disk.written_bytes)
+    return [f"{stay} of weights stay on the disk, and the job writes {written} beside them"]
 
 
 def answer(plan: Plan) -> list[str]:

@@ -27,6 +27,17 @@ def sized(plan: Plan, graph: "ModelGraph", recipe: Recipe) -> Plan:
     except UnsupportedError as error:
         note = Note(kind="estimate", text=f"RAM of the process is not sized, its tensors alone: {error}")
         return plan.model_copy(update={"notes": (*plan.notes, note)})
-    loading = Loading()
+    if plan.job.weights == "gpu":
+        note = Note(kind="estimate", text="RAM of the process is not sized for weights on the GPU, its tensors alone.")
+        return plan.model_copy(update={"notes": (*plan.notes, note)})
+    loading = _loading(plan, model.weight_bytes)
     host = host_of(plan, model, loading)
     return plan.model_copy(update={"host": host, "disk": disk_of(graph, recipe, plan.job, model, loading)})
+
+
+def _loading(plan: Plan, weight_bytes: int) -> Loading:
+    """How the job's model is loaded: weights that stay on the disk leave the others the RAM that they take."""
+    if plan.weights_on_disk is None:
+        return Loading()
+    extra = Loading().extra_cpu_bytes
+    return Loading(available_ram_bytes=weight_bytes - plan.weights_on_disk.weights_bytes + extra)

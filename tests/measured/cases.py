@@ -64,6 +64,7 @@ def cases() -> Iterator[Case]:
     yield from _options()
     yield from _families()
     yield from _corners()
+    yield from _places()
 
 
 def _llama() -> Iterator[Case]:
@@ -196,6 +197,22 @@ def _corners() -> Iterator[Case]:
     yield Case(model=_config("falcon"), recipe="gptq_w8a8", options=SHORT)
     parallel = {"sequential_targets": ("Cohere2Attention", "Cohere2MLP")}
     yield Case(model=_config("cohere2"), recipe="gptq_w4a16", options={**SHORT, "layers": 2, **parallel})
+
+
+def _places() -> Iterator[Case]:
+    """Weights that do not wait on the CPU."""
+    on_gpu = {**SHORT, "weights": "gpu"}
+    for recipe in ("gptq_w4a16", "sparsegpt_2of4", "rtn_w8a8_static", "rtn_w4a16", "gptq_nvfp4"):
+        yield Case(model="llama-3-8b", recipe=recipe, options=on_gpu)
+    yield Case(model="llama-3-8b", recipe="rtn_w8a8_static", options={**on_gpu, "pipeline": "basic", "samples": 3})
+    yield Case(model="qwen3-0.6b", recipe="head_w8a8", options=on_gpu)
+    yield Case(model="qwen3-30b-a3b", recipe="gptq_w4a16", options={**on_gpu, "layers": 2})
+    on_disk = {**SHORT, "weights": "disk"}
+    for recipe in ("gptq_w4a16", "sparsegpt_2of4", "rtn_w8a8_static", "rtn_w4a16"):
+        yield Case(model="llama-3-8b", recipe=recipe, options=on_disk)
+    in_part = {**on_disk, "layers": 4, "ram_for_weights_bytes": 3 * GIB}
+    yield Case(model="llama-3-8b", recipe="gptq_w4a16", options=in_part)
+    yield Case(model="llama-3-8b", recipe="head_w8a8", options=on_disk)
 
 
 def _config(name: str) -> str:

@@ -37,6 +37,13 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         help="MoE: start from linear experts, as load_quantizable_moe leaves them; else oneshot converts them",
     )
     model.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
+    model.add_argument(
+        "--device-map",
+        default="cpu",
+        choices=["cpu", "cuda", "auto_offload"],
+        help="from_pretrained's; auto_offload: load_offloaded_model's, what the CPU has no room for stays on the disk",
+    )
+    model.add_argument("--cpu-gib", type=float, help="room on the CPU for auto_offload (max_memory)")
     data = p.add_argument_group("calibration data")
     data.add_argument("--samples", type=int, default=4)
     data.add_argument("--seq-len", type=int, default=2048, help="tokens per sample, image tokens included")
@@ -110,6 +117,7 @@ def oneshot_arguments(args, model, loader) -> dict:
 def quiet(verbose: bool) -> None:
     """Keep logs and progress bars off the terminal unless asked for. Before the libraries load."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # weights are loaded in their order, and by the thread that counts
     if not verbose:
         os.environ["LLM_COMPRESSOR_LOG_LEVEL"] = "ERROR"
         os.environ["TRANSFORMERS_VERBOSITY"] = "error"
@@ -142,7 +150,7 @@ def measure(args) -> dict:
     if experts := models.num_experts(config):
         fakecuda.ext.set_selected_share(1 / experts)
     dtype = getattr(torch, args.dtype)
-    model = models.build(config, dtype, shape)
+    model = models.build(config, dtype, shape, args.device_map, int((args.cpu_gib or 0) * GIB))
     if args.linearized:
         models.linearize(model)
     size = tuple(int(side) for side in args.image_size.lower().split("x"))

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import checkpoint
 import fakecuda
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
@@ -85,8 +86,8 @@ def num_experts(config) -> int:
     return 0
 
 
-def build(config, dtype: torch.dtype, shape: bool):
-    """The model on the CPU in `dtype`, ready for oneshot. In shape mode it is uninitialised."""
+def build(config, dtype: torch.dtype, shape: bool, device_map: str = "cpu", cpu_bytes: int = 0):
+    """The model in `dtype`, ready for oneshot: on the CPU, in shape mode uninitialised, or as `device_map` loads it."""
     for part in (config, text_config(config), vision_config(config)):
         if part is not None:
             part.dtype = dtype
@@ -95,7 +96,10 @@ def build(config, dtype: torch.dtype, shape: bool):
     torch.set_default_dtype(dtype)
     try:
         with fakecuda.kind("model"):
-            model = _uninitialised(auto, config) if shape else auto.from_config(config, dtype=dtype)
+            if device_map != "cpu":
+                model = _loaded(auto, config, dtype, device_map, cpu_bytes)
+            else:
+                model = _uninitialised(auto, config) if shape else auto.from_config(config, dtype=dtype)
     finally:
         torch.set_default_dtype(before)
     model.eval()
@@ -141,6 +145,35 @@ def _auto_class(config):
     raise SystemExit(
         f"meter: transformers has neither a causal LM nor an image-text-to-text model for {config.model_type!r}"
     )
+
+
+def _loaded(auto, config, dtype, device_map: str, cpu_bytes: int):
+    """The model by `from_pretrained`; with auto_offload, what does not fit into `cpu_bytes` stays on the disk."""
+    from compressed_tensors.offload import load_offloaded_model
+
+    with torch.device("meta"):
+        empty = auto.from_config(config, dtype=dtype)
+    folder, offload = temporary_folder(), temporary_folder()
+    checkpoint.write(empty, folder)
+    if device_map == "cuda":
+        return auto.from_pretrained(folder, dtype=dtype, device_map=device_map)
+    with load_offloaded_model(auto):
+        model = auto.from_pretrained(
+            folder, dtype=dtype, device_map=device_map, max_memory={"cpu": cpu_bytes}, offload_folder=offload
+        )
+    _copy_mapped(model)
+    return model
+
+
+def _copy_mapped(model) -> None:
+    """Give what lies on the CPU memory of its own, which is counted: it is the checkpoint's, mapped into memory."""
+    from compressed_tensors.offload import disable_onloading
+
+    with disable_onloading():
+        for parameter in model.parameters():
+            if parameter.device.type == "cpu":
+                parameter.data = torch.empty_like(parameter.data)
+                fakecuda.ext.set_unknown(parameter)
 
 
 def _uninitialised(auto, config):

@@ -30,7 +30,7 @@ def layers(draw: st.DrawFn) -> Layer:
 
 
 @st.composite
-def models(draw: st.DrawFn, batch_size: int = 1) -> Toy:
+def models(draw: st.DrawFn, batch_size: int = 1, on_disk: frozenset[str] = frozenset()) -> Toy:
     """Layers of up to three kinds in any order; per-batch sizes are whole samples."""
     kinds = tuple(draw(st.lists(layers(), min_size=1, max_size=3)))
     order = tuple(draw(st.lists(st.integers(0, len(kinds) - 1), min_size=1, max_size=8)))
@@ -49,6 +49,7 @@ def models(draw: st.DrawFn, batch_size: int = 1) -> Toy:
         norm=draw(st.integers(1, 900)) * 100,
         head=draw(st.integers(1, 900)) * 100,
         tied=draw(st.booleans()),
+        on_disk=on_disk,
     )
 
 
@@ -61,6 +62,7 @@ def jobs(draw: st.DrawFn, **fixed: Any) -> Job:
         "prefetch": draw(st.booleans()),
         "progress_bars": draw(st.booleans()),
         "offload_device": draw(st.sampled_from(("cpu", "gpu"))),
+        "weights": draw(st.sampled_from(("cpu", "cpu", "gpu", "disk"))),
         "pipeline": draw(st.sampled_from(("independent", "independent", "sequential", "basic", "datafree"))),
         "gpu_memory_bytes": draw(st.integers(1, 60_000_000)),
     } | fixed
@@ -106,5 +108,6 @@ def recipes() -> st.SearchStrategy[Recipe]:
 @st.composite
 def cases(draw: st.DrawFn, **fixed: Any) -> tuple[Toy, Recipe, Job]:
     """A model, a recipe and a job that belong together."""
-    job = draw(jobs(**fixed))
-    return draw(models(batch_size=job.batch_size)), draw(recipes()), job
+    job, some = draw(jobs(**fixed)), ({""}, {"model.layers.0", "lm_head"}, {"model.layers.1", "model.embed_tokens"})
+    on_disk = draw(st.sampled_from(some)) if job.weights == "disk" else ()
+    return draw(models(batch_size=job.batch_size, on_disk=frozenset(on_disk))), draw(recipes()), job

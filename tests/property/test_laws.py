@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -134,8 +135,9 @@ def test_what_a_step_allocates_and_does_not_carry_is_freed_in_it(case: Case) -> 
     assert kept
     # GPTQ without data compresses nothing: its observers keep what they saw until they are removed
     idle = {"observer"} if case[2].pipeline == "datafree" else set()
+    home = {"model", "qparams"} if case[2].weights == "gpu" else set()
     for phase, kinds in kept:
-        assert kinds <= MAY_STAY[phase] | (idle if phase == "compress" else set()), phase
+        assert kinds <= MAY_STAY[phase] | home | (idle if phase == "compress" else set()), phase
 
 
 @EXAMPLES
@@ -145,9 +147,14 @@ def test_a_job_leaves_weights_samples_and_qparams(case: Case, shortcuts: Shortcu
     context = Context(job, shortcuts=shortcuts)
     program, _ = make_program(toy.graph, recipe, job)
     simulate(program, context)
-    assert context.ledger.live("gpu") == 0
-    left = {"model": toy.weight_bytes, "calibration_data": job.samples * toy.ids, "qparams": program.qparam_bytes}
-    assert context.ledger.live_by_kind("cpu") == {kind: size for kind, size in left.items() if size}
+    samples = {"calibration_data": job.samples * toy.ids}
+    home = {
+        "model": toy.weight_bytes - program.disk_bytes,
+        "qparams": program.qparam_bytes - program.disk_qparam_bytes,
+    }
+    on_gpu, on_cpu = (home, samples) if job.weights == "gpu" else ({}, home | samples)
+    for device, left in (("gpu", on_gpu), ("cpu", on_cpu)):
+        assert context.ledger.live_by_kind(device) == {kind: size for kind, size in left.items() if size}
 
 
 # ---------------------------------------------------------------------- more of something
@@ -193,6 +200,26 @@ def test_progress_bars_never_lower_a_peak_and_leave_nothing_behind(case: Case) -
     for before, after in zip(plain.steps, bars.steps, strict=True):
         assert after.gpu.peak_bytes >= before.gpu.peak_bytes
         assert after.gpu.end_bytes == before.gpu.end_bytes
+
+
+@EXAMPLES
+@given(strategies.cases(weights="cpu", gpu_memory_bytes=10**12))
+def test_weights_on_the_gpu_never_lower_its_peak_and_never_raise_the_cpu_s(case: Case) -> None:
+    toy, recipe, job = case
+    plain, resident = (planned((toy, recipe, job.model_copy(update={"weights": w}))) for w in ("cpu", "gpu"))
+    for before, after in zip(plain.steps, resident.steps, strict=True):
+        assert after.gpu.peak_bytes >= before.gpu.peak_bytes
+        assert after.cpu.peak_bytes <= before.cpu.peak_bytes
+
+
+@EXAMPLES
+@given(strategies.cases(weights="disk"))
+def test_weights_on_the_disk_change_nothing_on_the_gpu(case: Case) -> None:
+    toy, recipe, job = case
+    loaded = (replace(toy, on_disk=frozenset()), recipe, job.model_copy(update={"weights": "cpu"}))
+    for before, after in zip(planned(loaded).steps, planned(case).steps, strict=True):
+        for figure in ("peak_bytes", "peak_allocated_bytes", "end_bytes", "by_kind"):
+            assert getattr(after.gpu, figure) == getattr(before.gpu, figure)
 
 
 # ---------------------------------------------------------------------- short cuts change nothing

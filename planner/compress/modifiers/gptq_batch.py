@@ -225,5 +225,7 @@ class Batch:
                 }
                 for name, handle in written.items():
                     frame.bind(name, handle)
+                if self.context.is_on_disk(module.name):
+                    self.context.copied_to_disk(module.weight_bytes, Owner(module.name, "weight written back"))
                 if self.args.strategy == "tensor_group":
                     self.context.onload(f"{module.name}.weight_global_scale", 4, "qparams")

@@ -47,6 +47,11 @@ class QuantizationSpec(QuantizationMixinSpec):
         """True where some range needs data, or where the recipe says so itself."""
         return self.calibrate_anyway or calibrates(self)
 
+    @property
+    def rewrites_weights(self) -> bool:
+        """It observes them."""
+        return False
+
     def model(self, context: Context) -> "QuantizationModel":
         """Observers of inputs, outputs and weights."""
         return QuantizationModel(context)
@@ -169,10 +174,11 @@ class QuantizationModel(ModifierModel):
         """hasattr() onloads the old value; a cast to the stored dtype goes through a CPU buffer."""
         with self.context.accessed(f"{module.name}.weight_{name}", stored, "qparams", module.copies):
             self.context.written(stored, module.copies)
-        if stored != computed and self.context.device == "gpu":
-            with self.context.ledger.hold(
-                "cpu", computed, "model", Owner(f"{module.name}.weight_{name}", "before its cast")
-            ):
+        context, owner = self.context, Owner(f"{module.name}.weight_{name}", "before its cast")
+        if context.is_on_disk(module.name):
+            context.copied_to_disk(stored, owner)
+        elif stored != computed and context.device == "gpu" and not context.weights_on_gpu:
+            with context.ledger.hold("cpu", computed, "model", owner):
                 pass
 
     def _release(self, qparams: QParams) -> None:

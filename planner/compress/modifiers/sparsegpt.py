@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 from pydantic import Field
 
 from planner.compress.context import Context, Frame
+from planner.compress.holdings import Owner
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.hessian import FP32, Hessians, hessian_bytes
 from planner.compress.modifiers.sparsity import SparsityFields, SparsitySpec, shared_fields
@@ -119,6 +120,8 @@ class SparseGPTModel(ModifierModel):
             result = frame.hand_over("W")
         context.written(module.weight_bytes)
         caller.bind("sparsified_weight", result)
+        if context.is_on_disk(module.name):
+            context.copied_to_disk(module.weight_bytes, Owner(module.name, "weight written back"))
 
     def _take_hessian(self, frame: Frame, module: LinearModule) -> None:
         """The Hessian leaves the dictionary; an offloaded one stays where it is.

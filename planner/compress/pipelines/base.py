@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from planner.compress.context import Context
 from planner.compress.forward import SubgraphForward
+from planner.compress.home import ModelHome
 from planner.compress.modifiers import make_model
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.program import Outcome, Program, Run, StepMemory
@@ -12,10 +13,18 @@ from planner.recipe.targets import LinearModule
 
 
 class Pipeline:
-    """One pipeline run: `runs` are the modifiers that it serves, `outcome` takes its steps."""
+    """One pipeline run: `runs` are the modifiers that it serves, `outcome` takes its steps, `home` has the model."""
 
-    def __init__(self, context: Context, program: Program, runs: Sequence[Run], outcome: Outcome) -> None:
+    def __init__(
+        self,
+        context: Context,
+        program: Program,
+        runs: Sequence[Run],
+        outcome: Outcome,
+        home: ModelHome | None = None,
+    ) -> None:
         self.context, self.program, self.runs, self.outcome = context, program, tuple(runs), outcome
+        self.home = home or ModelHome(context, program)
         self.modifier = "+".join(run.spec.type for run in runs)
         self.forward = SubgraphForward(context, program.trace)
         context.forward = self.forward
@@ -47,29 +56,13 @@ class Pipeline:
         """calibration_start of every modifier; untying copies the embeddings first."""
         for run, model in zip(self.runs, self.models, strict=True):
             if run.unties_embeddings:
-                self._untie()
+                self.home.untie()
             model.on_calibration_start(module for unit in run.units for module in unit.named())
-
-    def _untie(self) -> None:
-        """utils/transformers.py untie_word_embeddings: both weights onloaded and cloned in turn.
-
-        The old weight, its clone and the next clone are referred to by the loop's names.
-        """
-        program, ledger = self.program, self.context.ledger
-        with self.context.frame("weights", "untie_word_embeddings") as frame:
-            for _ in range(2):
-                self.context.traffic.onto_gpu(program.embedding_bytes)
-                frame.assign("weight", program.embedding_bytes)
-                frame.assign("clone", program.embedding_bytes)
-        if program.tied:
-            ledger.alloc("cpu", program.embedding_bytes, "model", "untied lm_head")
 
     def onload_head(self) -> None:
         """utils/helpers.py disable_lm_head: the head's weight is onloaded to make a meta copy of it."""
-        if self.program.head_bytes and self.context.device == "gpu":
-            self.context.traffic.onto_gpu(self.program.head_bytes)
-            with self.context.ledger.hold("gpu", self.program.head_bytes, "weights", "lm_head.weight"):
-                pass
+        if self.program.head_bytes and self.context.device == "gpu" and not self.context.weights_on_gpu:
+            self.context.ledger.free(self.context.copied_to_gpu(self.program.head, self.program.head_bytes))
 
     def compress(self, modules: Sequence[Sequence[LinearModule]]) -> None:
         """sequential_epoch_end of every modifier, each with the modules that it targets."""

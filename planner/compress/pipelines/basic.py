@@ -1,7 +1,7 @@
-"""pipelines/basic/pipeline.py: whole forwards where the model lies, which is the CPU.
+"""pipelines/basic/pipeline.py: whole forwards where the model lies.
 
-`oneshot` never moves the model for this pipeline: a model loaded without a device map
-computes on the CPU (get_execution_device), so its activations and Hessians are CPU memory.
+`oneshot` never moves the model for this pipeline: a model loaded without a device map computes on the CPU
+(get_execution_device), so its activations and Hessians are CPU memory. So does one whose weights are on the disk.
 """
 
 from planner.compress.batches import Batches, walk_batches
@@ -15,7 +15,8 @@ class BasicPipeline(Pipeline):
 
     def run(self) -> None:
         trace, ledger = self.program.trace, self.context.ledger
-        before, self.context.device = self.context.device, "cpu"
+        before, self.context.device = self.context.device, "gpu" if self.context.weights_on_gpu else "cpu"
+        names = self.context.frame("batch", "basic pipeline")
         modules = [self.all_modules(run) for run in self.runs]
         hooked = tuple(
             Hooked(model, {m.name: m for m in targeted}) for model, targeted in zip(self.models, modules, strict=True)
@@ -29,7 +30,11 @@ class BasicPipeline(Pipeline):
 
         def batch(number: int) -> None:
             samples, size = share = batches.share(number)
-            with ledger.hold("cpu", trace.batch_bytes * samples // size, "calibration_data", "batch"):
+            nbytes = trace.batch_bytes * samples // size
+            names.delete("batch")  # the loop binds it to the dataloader's batch first, then to its copy on the GPU
+            with ledger.hold("cpu", nbytes, "calibration_data", "batch"):
+                if self.context.device == "gpu":
+                    names.assign("batch", nbytes)
                 ledger.free_all(self.forward.run(whole, hooked, share).values())
 
         walk_batches(self.context, batches.count, batch)
@@ -37,5 +42,6 @@ class BasicPipeline(Pipeline):
         self.compress(modules)
         self.close("compress", "model")
         self.finish()
+        names.delete("batch")
         self.context.device = before
         self.close("finalize", "finalize")

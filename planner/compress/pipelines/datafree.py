@@ -29,7 +29,7 @@ class DataFreePipeline(Pipeline):
         first and the last of equal units see the extremes.
         """
         modules: list[LinearModule] = []
-        for _, members in groupby(run.units, key=lambda unit: unit.signature):
+        for _, members in groupby(run.units, key=lambda unit: (unit.signature, self.context.is_on_disk(unit.unit))):
             units = list(members)
             modules += units[0].named()
             if len(units) > 2:

@@ -52,7 +52,10 @@ class Repeats:
         segments = [trace.segments[i] for i in subgraph.segments]
         borders = (subgraph.reads, subgraph.writes, subgraph.consumed)
         return (
-            tuple((s.structure, tuple(run.signature(s.target) for run in self.runs)) for s in segments),
+            tuple(
+                (s.structure, self.context.is_on_disk(s.target), tuple(run.signature(s.target) for run in self.runs))
+                for s in segments
+            ),
             tuple(tuple(trace.crossings[n].bytes for n in numbers) for numbers in borders),
             tuple(tuple(size for _, _, size in group) for group in self._leftovers()),
             tuple(sorted(ledger.live_by_kind("cpu").items())),

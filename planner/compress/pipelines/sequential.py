@@ -7,6 +7,7 @@ ends (`disable_offloading`). Passes are walked in passes.py, equal subgraphs cop
 
 from planner.compress.cache import ActivationCache
 from planner.compress.forward import Hooked
+from planner.compress.holdings import DeviceName
 from planner.compress.pipelines.base import Pipeline
 from planner.compress.pipelines.passes import NAMES, Pass
 from planner.compress.pipelines.repeats import Repeats
@@ -41,13 +42,18 @@ class SequentialPipeline(Pipeline):
         self.close("finalize", "finalize")
 
     def _trace(self) -> None:
-        """helpers.py trace_subgraphs runs what stands before the first target on the CPU, for one batch."""
+        """helpers.py trace_subgraphs runs what stands before the first target where its weights lie, for one batch.
+
+        Of weights on the disk only the sizes are known then, so nothing is computed.
+        """
         crossings = self.program.trace.crossings
         hidden = max(
             (crossings[n].bytes for n in self.subgraphs[0].writes if crossings[n].name != "attention_mask"), default=0
         )
-        with self.context.ledger.hold("cpu", hidden, "trace", "hidden states while the model is traced"):
-            pass
+        device: DeviceName = "gpu" if self.context.weights_on_gpu else "cpu"
+        if not self.context.is_on_disk(self.program.embedding):
+            with self.context.ledger.hold(device, hidden, "trace", "hidden states while the model is traced"):
+                pass
 
     def _walk(self) -> None:
         repeats = Repeats(self.context, self.program, self.runs, self.cache, self.names)

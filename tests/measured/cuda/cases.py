@@ -40,6 +40,7 @@ def cuda_cases() -> Iterator[CudaCase]:
     yield from _cards()
     yield from _presets()
     yield from _recipes()
+    yield from _places()
 
 
 def _case(model: str, recipe: str, sm: int = 90, base: dict[str, Any] = SHORT, **options: Any) -> CudaCase:
@@ -104,6 +105,19 @@ def _presets() -> Iterator[CudaCase]:
     yield _case("llama-4-scout", "rtn_w8a8_static", base=TWO)
     yield _case("command-a-vision", "rtn_w8a8_static", layers=4)
     yield _case("deepseek-r1", "gptq_w4a16")
+
+
+def _places() -> Iterator[CudaCase]:
+    """Weights that do not wait on the CPU."""
+    for recipe in ("gptq_w4a16", "sparsegpt_2of4", "rtn_w8a8_static", "rtn_w4a16", "gptq_nvfp4"):
+        yield _case("llama-3-8b", recipe, weights="gpu")
+    yield _case("llama-3-8b", "gptq_w4a16", weights="gpu", gpu_memory_bytes=16 * GIB)
+    yield _case("llama-3-8b", "rtn_w8a8_static", weights="gpu", pipeline="basic", samples=3)
+    yield _case("qwen3-0.6b", "head_w8a8", weights="gpu")
+    yield _case("qwen3-30b-a3b", "gptq_w4a16", base=TWO, weights="gpu")
+    yield _case("llama-3-8b", "gptq_w4a16", weights="disk")
+    yield _case("llama-3-8b", "rtn_w4a16", weights="disk")
+    yield _case("llama-3-8b", "sparsegpt_2of4", layers=4, weights="disk", ram_for_weights_bytes=3 * GIB)
 
 
 def _recipes() -> Iterator[CudaCase]:
