@@ -51,7 +51,8 @@ def compare(
     """Plan the same job with several recipes, and show them side by side, a line for each."""
     from planner.commands.jobs import make_job
 
-    job, machine = make_job(options), make_machine(on)
+    machine = make_machine(on)
+    job = make_job(options).on(machine)
     check_output(output)
     with Progress() as progress:
         from planner.planning import compare as make_plans

@@ -47,7 +47,8 @@ def plan(
     """
     from planner.commands.jobs import make_job
 
-    job, machine = make_job(options), make_machine(on)
+    machine = make_machine(on)
+    job = make_job(options).on(machine)
     check_output(output)
     with Progress() as progress:
         from planner.planning import plan as make_plan
