@@ -51,8 +51,8 @@ class Shortcuts:
     modules: bool = True
     """Equal units of the data-free pipeline."""
     settled: int | None = None
-    """Batches and subgraphs that differ in places alone: after so many in a row that took no new segment, the rest is
-    taken to take none either. None: they are walked until their places return."""
+    """Batches and subgraphs that differ in places alone: after so many in a row that moved no segment, the rest is
+    taken to move none either. None: they are walked until their places return."""
 
     def of_blocks(self, blocks: Sequence[T]) -> Sequence[T]:
         """The blocks to walk: the first ones and the last."""

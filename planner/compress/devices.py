@@ -30,6 +30,8 @@ class CardUse:
     """Segments taken from the driver and not given back."""
     retries: int
     """How often segments were given back in this step because the driver had no more."""
+    asked: int = 0
+    """How often the job asked what is free, and acted on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +91,8 @@ class Device(Protocol):
     """True where every tensor gets a place: then each event matters, and in its order."""
 
     @property
-    def reserved(self) -> int:
-        """Bytes of segments that are taken; 0 where none are."""
+    def moved(self) -> int:
+        """How many segments were taken or given back, ever."""
 
     def do(self, actions: Iterable[Action], helds: list[CardUse]) -> None:
         """Do this in its order; `helds` gets what each step held that ends meanwhile.
@@ -120,7 +122,7 @@ class CountingDevice:
     """Counts requested bytes, as if only this job's tensors were there. `total` None: its size is not known."""
 
     places = False
-    reserved = 0
+    moved = 0
 
     def __init__(self, total: int | None = None) -> None:
         self.total = total
@@ -160,11 +162,11 @@ class CachingDevice:
         self._stream = 0
         self._blocks: dict[Handle, list[Block]] = {}
         """What each holding has, the oldest first."""
-        self._retries = 0
+        self._retries = self._asked = 0
 
     @property
-    def reserved(self) -> int:
-        return self.allocator.use.reserved
+    def moved(self) -> int:
+        return len(self.allocator.segments)
 
     def do(self, actions: Iterable[Action], helds: list[CardUse]) -> None:
         blocks, malloc, free = self._blocks, self.allocator.malloc, self.allocator.free
@@ -192,8 +194,10 @@ class CachingDevice:
             self._blocks.setdefault(action.heir, []).append(block)
         elif isinstance(action, OnStream):
             self._stream = action.stream
-        elif isinstance(action, Question) and action.answered(self.free_bytes(0)) != action.answer:
-            raise DiffersError
+        elif isinstance(action, Question):
+            self._asked += 1
+            if action.answered(self.free_bytes(0)) != action.answer:
+                raise DiffersError
 
     def _do_alike(self, run: Alike) -> None:
         """Block by block, until one leaves its tensors where an earlier one did: then all lies as it lay after that
@@ -201,10 +205,10 @@ class CachingDevice:
         left_at: dict[tuple[Block, ...], int] = {}
         number = 0
         while number < len(run):
-            segments = len(self.allocator.segments)
+            moved = self.moved
             self.do(run.blocks(number, number + 1), helds=[])
             number += 1
-            if len(self.allocator.segments) != segments or self.allocator.ages or number == 1:
+            if self.moved != moved or self.allocator.ages or number == 1:
                 left_at.clear()
                 continue
             last = run.blocks(number - 2, number)
@@ -236,8 +240,13 @@ class CachingDevice:
 
     def close_step(self) -> CardUse:
         use = self.allocator.use
-        held = CardUse(allocated=use.allocated_peak, reserved=use.reserved_peak, retries=use.retries - self._retries)
-        self._retries = use.retries
+        held = CardUse(
+            allocated=use.allocated_peak,
+            reserved=use.reserved_peak,
+            retries=use.retries - self._retries,
+            asked=self._asked,
+        )
+        self._retries, self._asked = use.retries, 0
         use.restart()
         return held
 

@@ -28,7 +28,8 @@ MANY_MODULES = 1_000
 """From so many targeted modules on, repetitions are taken as settled early, and column blocks are not all walked."""
 
 FINE, COARSE = 200, 50
-"""The smallest card is looked for to a two hundredth of its size; to a fiftieth where each card means a simulation."""
+"""The smallest card is looked for to a two hundredth of its size; to a fiftieth where a large job asks what is free, so
+that nearly each card means a simulation."""
 
 
 SETTLED = (
@@ -80,8 +81,10 @@ class Rehearsal:
         modules = sum(len(unit.modules) for run in program.runs for unit in run.units)
         self._is_large = modules > MANY_MODULES
         self._shortcuts = shortcuts or (PLACED_IN_PART if self._is_large else PLACED)
-        self._simulations = 0
         self._ledger, self._roomy = self._simulated(job.gpu_memory_bytes, self._shortcuts, is_strict=False)
+        self._asks = any(step.gpu.held.asked for step in self._roomy.steps if step.gpu.held)
+        self._adapted: tuple[Ledger, Attempt] | None = None
+        """The last simulation that got through on a card on which the job did otherwise."""
 
     @property
     def roomy(self) -> Attempt:
@@ -97,15 +100,28 @@ class Rehearsal:
     def on(self, total: int) -> Attempt:
         """The job on a card of so many bytes."""
         is_own = total == self.job.gpu_memory_bytes and self.settings.memory_fraction is None
-        if not self._reserved() or (is_own and self._needed() <= total):
+        is_told_the_same = is_own or not (self._asks or self.settings.is_limited)
+        if not self._reserved() or (is_told_the_same and self._needed() <= total):
             return self._roomy
+        known = [(self._ledger, self._roomy)]
+        if self._adapted and not is_own:
+            known.insert(0, self._adapted)
+        for ledger, attempt in known:
+            if (tried := self._again(total, ledger, attempt)) is not None:
+                return tried
+        ledger, attempt = self._simulated(total, self._shortcuts if is_own else PLACED_IN_PART, is_strict=True)
+        if attempt.ran_out is None and not is_own:
+            self._adapted = ledger, attempt
+        return attempt
+
+    def _again(self, total: int, ledger: Ledger, attempt: Attempt) -> Attempt | None:
+        """What was simulated for another card, on one of so many bytes; None where the job does otherwise there."""
         device = card(total, self.context_bytes, self.settings, is_strict=True)
         try:
-            played = play(self._ledger.tape("gpu"), device, self._shortcuts.settled)
+            played = play(ledger.tape("gpu"), device, self._shortcuts.settled)
         except DiffersError:
-            self._simulations += 1
-            return self._simulated(total, self._shortcuts if is_own else PLACED_IN_PART, is_strict=True)[1]
-        pairs = zip(self._roomy.steps, played.helds, strict=False)  # as many as it came through
+            return None
+        pairs = zip(attempt.steps, played.helds, strict=False)  # as many as it came through
         steps = tuple(replace(step, gpu=step.gpu.where(held)) for step, held in pairs)
         if played.out_of_memory is None or played.out_at is None:
             return Attempt(steps=steps)
@@ -114,12 +130,15 @@ class Rehearsal:
 
     def smallest(self) -> int:
         """`smallest_card` of this job: whole MiB."""
-        found = smallest_card(lambda total: self.on(total).ran_out is None, self._needed(), lambda: self._resolution)
+        # steps in which the job asks nothing are the same on every card
+        alike = [step.gpu.bytes for step in self._roomy.steps if step.gpu.held and not step.gpu.held.asked]
+        found = smallest_card(
+            lambda total: self.on(total).ran_out is None,
+            start=self._needed(),
+            resolution=COARSE if self._asks and self._is_large else FINE,
+            least=max(alike, default=0) + self.context_bytes,
+        )
         return -(-found // MIB) * MIB
-
-    @property
-    def _resolution(self) -> int:
-        return COARSE if self._simulations > 1 and self._is_large else FINE
 
     def _needed(self) -> int:
         """Bytes of a card on which the allocator never runs into the end of it."""
@@ -139,14 +158,14 @@ class Rehearsal:
         return ledger, Attempt(steps=tuple(outcome.steps), ran_out=ran_out)
 
 
-def smallest_card(gets_through: Callable[[int], bool], start: int, resolution: Callable[[], int]) -> int:
+def smallest_card(gets_through: Callable[[int], bool], start: int, resolution: int, least: int = 0) -> int:
     """The smallest of the tried sizes that gets through, and all larger ones that were tried.
 
-    First in steps of an eighth from `start`, upwards until a card is large enough, then downwards until one is not;
-    then by halves between these two, to one part in `resolution`. A job that adapts to the card may get through on a
-    smaller one again.
+    No card of `least` bytes does. First in steps of an eighth from `start` upwards until a card is large enough; then,
+    where nothing is known from below, downwards until one is not; then by halves between these two, to one part in
+    `resolution`. A job that adapts to the card may get through on a smaller one again.
     """
-    passes, fails = start, 0
+    passes, fails = start, least
     while not gets_through(passes):
         fails, passes = passes, passes + max(passes // 8, MIB)
     while not fails and passes > MIB:
@@ -155,7 +174,7 @@ def smallest_card(gets_through: Callable[[int], bool], start: int, resolution: C
             passes = smaller
         else:
             fails = smaller
-    while passes - fails > max(4 * MIB, passes // resolution()):
+    while passes - fails > max(4 * MIB, passes // resolution):
         middle = (passes + fails) // 2
         if gets_through(middle):
             passes = middle

@@ -189,9 +189,9 @@ class Ledger:
                     live[books.name, kinds[handle], nbytes] += 1
         return frozenset(live.items()), self.layout("gpu") if with_places else None
 
-    def reserved(self, device: DeviceName) -> int:
-        """Bytes of the device's segments; 0 for a device that only counts."""
-        return self._books[device].caught_up().reserved
+    def moved(self, device: DeviceName) -> int:
+        """How many segments the device took or gave back, ever; 0 for one that only counts."""
+        return self._books[device].caught_up().moved
 
     def layout(self, device: DeviceName, last: Sequence[Handle] = ()) -> Layout:
         """How the device holds what is live. Holdings are told apart by the order of their birth, but `last` come last,
@@ -213,7 +213,8 @@ class Ledger:
         """How many of `wanted` equal parts go into this share of what is free on the device; one at least."""
         books, question = self._books[device], Question(nbytes, percent, wanted, 0)
         question = replace(question, answer=question.answered(self.free_bytes(device)))
-        books.note([question])
+        if books.is_placed:
+            books.ahead.append(question)
         return question.answer
 
     def device(self, name: DeviceName) -> Device:

@@ -65,6 +65,11 @@ class AllocatorSettings:
             return _next_division(nbytes, divisions)
         return max(BLOCK, -(-nbytes // BLOCK) * BLOCK)
 
+    @property
+    def is_limited(self) -> bool:
+        """The process heeds the card's size before it runs into the end of it."""
+        return self.memory_fraction is not None or bool(self.garbage_collection)
+
     def limit(self, total: int | None) -> int | None:
         """Bytes that the process may reserve, where it was told."""
         return int(self.memory_fraction * total) if self.memory_fraction is not None and total is not None else None

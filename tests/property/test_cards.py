@@ -92,7 +92,7 @@ def test_a_card_never_holds_more_than_it_has(case: Case) -> None:
 
 @given(limit=st.integers(1, 10**12), start=st.integers(1, 10**12))
 def test_the_search_finds_the_limit_of_a_job_that_does_not_adapt(limit: int, start: int) -> None:
-    found = smallest_card(lambda total: total >= limit, start, lambda: 200)
+    found = smallest_card(lambda total: total >= limit, start, 200)
     assert limit <= found <= limit + max(4 * MIB, found // 200)
 
 
@@ -100,5 +100,5 @@ def test_a_job_that_adapts_is_said_to_need_the_card_above_the_last_that_failed()
     def gets_through(total: int) -> bool:
         return total >= 900 * MIB or 500 * MIB <= total < 700 * MIB
 
-    found = smallest_card(gets_through, 1000 * MIB, lambda: 200)
+    found = smallest_card(gets_through, 1000 * MIB, 200)
     assert 900 * MIB <= found <= 905 * MIB

@@ -56,7 +56,7 @@ def search(case: CudaCase) -> int:
     """Bytes of the smallest card, as CUDA sees it."""
     measured = json.loads(case.recorded.read_text())
     start = max(step["peak_reserved_bytes"] for step in measured["steps"]) + CUDA_CONTEXT
-    return smallest_card(_trial(case), start, lambda: RESOLUTION)
+    return smallest_card(_trial(case), start, RESOLUTION)
 
 
 def _trial(case: CudaCase) -> Callable[[int], bool]:
