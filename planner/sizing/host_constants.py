@@ -24,9 +24,9 @@ class HostConstants(Record):
     )
     lazy_file: int = Field(default=29 * MIB, description=f"code that is read when it first runs: {MEASURED}")
     fault_bytes: int = Field(
-        default=384 * KIB,
-        description="what one read of a mapped file brings into RAM; 64 KiB (mm/memory.c fault_around_bytes) where the "
-        f"page cache holds small folios, 2 MiB where it holds huge ones: a mean of {MEASURED}",
+        default=64 * KIB,
+        description="what one read of a mapped file brings into RAM: Linux mm/memory.c fault_around_bytes. Up to 2 MiB "
+        f"where the page cache holds the file in huge folios, as after writing it; both seen: {MEASURED}",
     )
     heap_block: int = Field(
         default=32 * MIB,
