@@ -14,7 +14,7 @@ from planner.sizing.generation import generation
 from planner.sizing.host_constants import HostConstants
 from planner.sizing.host_facts import HostModel
 from planner.sizing.host_notes import host_notes
-from planner.sizing.host_parts import Moment, Surroundings, by_part, in_heap
+from planner.sizing.host_parts import HostMoment, Surroundings, by_part, in_heap
 from planner.sizing.host_save import between_copies, save_moments
 from planner.sizing.weight_pages import WeightPages, WeightWalk
 
@@ -87,7 +87,7 @@ class _Timeline:
         self.pages = WeightPages()
         """As the last step left them."""
 
-    def moments(self) -> Iterator[Moment]:
+    def moments(self) -> Iterator[HostMoment]:
         """One or more for each step of the plan, and for generation."""
         for step in self.plan.steps:
             if step.phase == "save":
@@ -100,7 +100,7 @@ class _Timeline:
             yield self.around.moment("generate", None, pages, self._with_malloc({"compressed copies": copies}))
 
     # ------------------------------------------------------------------ one step
-    def _step(self, step: Step) -> Moment:
+    def _step(self, step: Step) -> HostMoment:
         self.pages = self._weights(step)
         parts = self._parts(step)
         largest = step.cpu.largest if self.around.setting.gpu else (*step.cpu.largest, *step.gpu.largest)
@@ -144,12 +144,13 @@ class _Timeline:
         return not any(step.phase in ("calibrate", "prepare") for step in self.plan.steps)
 
     # ------------------------------------------------------------------ save
-    def _save(self, step: Step) -> Iterator[Moment]:
+    def _save(self, step: Step) -> Iterator[HostMoment]:
         walk, parts = self.walk, self._parts(step)
         moments = save_moments(walk, self.pages, repacks=self.around.setting.repacks_moe)
+        copies = max(1, sum(module.copy_bytes for module in walk.model.compressed))
         between = between_copies(walk.model, walk.constants)
         for each in moments:
-            more = each.kept + (between if each.copies else 0)
+            more = max(each.kept, between * each.copies // copies)
             own: dict[HostPart, int] = {
                 **parts,
                 "compressed copies": each.copies,
@@ -159,7 +160,7 @@ class _Timeline:
             yield self.around.moment("save", step.index, each.pages, self._with_malloc(own, more))
 
 
-def _phases(moments: Sequence[Moment]) -> Iterator[HostPhase]:
+def _phases(moments: Sequence[HostMoment]) -> Iterator[HostPhase]:
     ordered = sorted(moments, key=lambda moment: ORDER.index(moment.phase))
     for phase, group in groupby(ordered, key=lambda moment: moment.phase):
         members = list(group)

@@ -24,9 +24,9 @@ class HostConstants(Record):
     )
     lazy_file: int = Field(default=29 * MIB, description=f"code that is read when it first runs: {MEASURED}")
     fault_bytes: int = Field(
-        default=384 * KIB,
-        description="what one read of a mapped file brings into RAM; 64 KiB (mm/memory.c fault_around_bytes) where the "
-        f"page cache holds small folios, 2 MiB where it holds huge ones: a mean of {MEASURED}",
+        default=64 * KIB,
+        description="what one read of a mapped file brings into RAM: Linux mm/memory.c fault_around_bytes. Up to 2 MiB "
+        f"where the page cache holds the file in huge folios, as after writing it; both seen: {MEASURED}",
     )
     heap_block: int = Field(
         default=32 * MIB,
@@ -40,9 +40,9 @@ class HostConstants(Record):
         default=35, description=f"and of the most that temporaries of a step took so far: {MEASURED}"
     )
     copies_kept_percent: int = Field(
-        default=250,
-        description="free memory between the copies that save makes, as a share of one module's temporaries as far as "
-        f"these are smaller than heap_block: {MEASURED}",
+        default=350,
+        description="free memory between the copies once save has made all, as a share of one module's temporaries as "
+        f"far as these are smaller than heap_block (240 to 570 seen): {MEASURED}",
     )
     cuda_anonymous: int = Field(
         default=350 * MIB, description="an estimate: what the CUDA driver and libraries allocate on the host's side"
@@ -54,7 +54,9 @@ class HostConstants(Record):
         default=64 * MIB, description="an estimate: pinned buffers through which the driver copies pageable memory"
     )
     worker: int = Field(
-        default=100 * MIB, description="an estimate: pages that a forked DataLoader worker writes, and so owns"
+        default=10 * MIB,
+        description="pages of its own of a forked DataLoader worker (Private_Dirty in smaps_rollup, two workers, 64 "
+        "batches of 2048 tokens); it shows 350 MiB as RSS, which it shares",
     )
     dispatch_kept_percent: int = Field(
         default=5, description="compressed_tensors offload/dispatch.py dispatch_model: kept free on the card"

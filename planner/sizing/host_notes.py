@@ -25,6 +25,8 @@ def host_notes(plan: Plan, walk: WeightWalk, setting: HostSetting) -> Iterator[s
     if walk.offloaded:
         text = f"{format_bytes(walk.offloaded)} of weights stay on disk and are read whenever they are used."
         yield text
+    if setting.dataloader_workers:
+        yield "Batches that workers make lie in /dev/shm, and stay there as long as the activation cache has them."
     yield from _shared(walk, setting)
 
 

@@ -19,7 +19,7 @@ _COPIES = {"weights", "model", "batch"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moment:
+class HostMoment:
     """Parts of the process, and how many of their bytes the kernel can drop."""
 
     phase: HostPhaseName
@@ -70,7 +70,7 @@ class Surroundings:
         step: int | None,
         pages: WeightPages,
         parts: Mapping[HostPart, int],
-    ) -> Moment:
+    ) -> HostMoment:
         """A moment of these weights and these other parts."""
         known, ready = self.constants, phase != "load"
         all_parts = dict(parts)
@@ -81,7 +81,7 @@ class Surroundings:
         all_parts["written weights"] = pages.written
         files = known.imports_file + (known.lazy_file if ready else known.lazy_file // 2)
         files += known.cuda_file if ready and self.setting.gpu else 0
-        return Moment(phase=phase, step=step, parts=all_parts, reclaimable=files + pages.mapped)
+        return HostMoment(phase=phase, step=step, parts=all_parts, reclaimable=files + pages.mapped)
 
     def _around(self, ready: bool) -> dict[HostPart, int]:
         known = self.constants

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import shutil
+import sys
 import time
 import warnings
 from contextlib import ExitStack
@@ -84,8 +85,19 @@ def load(args: argparse.Namespace) -> Any:
             named["offload_folder"] = str(offload_folder(args))
             stack.enter_context(load_offloaded_model())
         if args.linearized:
+            drop_broken_aliases()
             stack.enter_context(load_quantizable_moe())
         return AutoModelForCausalLM.from_pretrained(args.model, dtype=args.dtype, config=config, **named)
+
+
+def drop_broken_aliases() -> None:
+    """transformers' monkey_patching.py looks into every module that is imported, its own lazy aliases among them; those
+    of image processors fail where torchvision is missing."""
+    for name in [name for name in sys.modules if name.startswith("transformers.")]:
+        try:
+            dir(sys.modules[name])
+        except ImportError:
+            del sys.modules[name]
 
 
 def offload_folder(args: argparse.Namespace) -> Path:

@@ -26,6 +26,8 @@ HOSTMETER = ROOT / "tests" / "hostmeter"
 FOLDER = Path(os.environ.get("HOSTMETER") or ROOT / ".instruments" / "hostmeter")
 ENVIRONMENT = Path(os.environ.get("METER_VENV") or ROOT / ".instruments" / "meter-venv")
 KEPT = ("args", "versions", "model", "baseline", "saved", "offload")
+ALWAYS = ("--tensors", "--evict")
+"""The checkpoint is read from disk, as after a reboot: what one read brings in does not depend on how it was cached."""
 FIGURES = {"resident": "hwm", "anonymous": "peak_anon", "file": "peak_file"}
 
 
@@ -53,7 +55,7 @@ def record(run: Run, python: str) -> bool:
     with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
         out, saved = Path(folder) / "job.json", Path(folder) / "saved"
         words = [str(checkpoint), str(run.recipe_path), *run.words]
-        command = [python, HOSTMETER / "job.py", *words, "--out", str(out), "--save-dir", str(saved), "--tensors"]
+        command = [python, HOSTMETER / "job.py", *words, "--out", str(out), "--save-dir", str(saved), *ALWAYS]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode or not out.exists():
             print(f"{run.name}: FAILED\n{done.stderr[-3000:]}", file=sys.stderr)
@@ -68,7 +70,7 @@ def record(run: Run, python: str) -> bool:
 def condensed(run: Run, result: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
     """The command, what it ran on, and each phase's highest figures."""
     args = {name: value for name, value in result["args"].items() if name not in ("model", "recipe", "out", "save_dir")}
-    words = ["job.py", f"models/{run.checkpoint}", run.recipe_path.name, *run.words]
+    words = ["job.py", f"models/{run.checkpoint}", run.recipe_path.name, *run.words, *ALWAYS]
     files = list(checkpoint.glob("*.safetensors"))
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     return {

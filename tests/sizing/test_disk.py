@@ -1,0 +1,85 @@
+"""Disk of toy jobs: what is read, what the offload folder gets, and files of safetensors to the byte."""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from planner.compress.host_schema import Disk, Loading
+from planner.sizing.disk import disk_of
+from planner.sizing.host_facts import host_model
+from planner.sizing.saved import SavedTensor, header_bytes, saved_tensors, shards
+from tests import toys
+
+TOY = toys.Toy()
+LAYER = TOY.layer(0).weight_bytes(2)
+
+
+def disk(*specs: Any, **loading: Any) -> Disk:
+    job, recipe = toys.job(), toys.recipe(*specs)
+    return disk_of(TOY.graph, recipe, job, host_model(TOY.graph, recipe, job), Loading(**loading))
+
+
+def tensor(name: str, kind: str = "BF16", *shape: int) -> SavedTensor:
+    return SavedTensor(name=name, type=kind, shape=shape or (4,))
+
+
+def test_the_checkpoint_is_read_and_cached_only_if_it_is_downloaded() -> None:
+    assert disk(toys.gptq()).checkpoint_bytes == TOY.weight_bytes
+    assert disk(toys.gptq()).download_cache_bytes == 0
+    assert disk(toys.gptq(), downloads=True).download_cache_bytes == TOY.weight_bytes
+
+
+def test_the_files_are_read_in_their_own_type() -> None:
+    assert disk(toys.gptq(), checkpoint_dtype="float32").checkpoint_bytes == 2 * TOY.weight_bytes
+
+
+def test_the_offload_folder_has_no_files_unless_weights_stay_on_disk() -> None:
+    assert disk(toys.gptq()).offload_folder_bytes == disk(toys.gptq()).offloaded_bytes == 0
+
+
+def test_rounding_changes_no_offloaded_weight_until_save_compresses_it() -> None:
+    found = disk(toys.static_rtn(), available_ram_bytes=0)
+    assert found.offloaded_bytes == TOY.weight_bytes
+    assert found.offload_folder_bytes == 3 * LAYER // 2
+
+
+def test_each_offloaded_weight_that_is_written_becomes_a_file() -> None:
+    assert disk(toys.gptq(), available_ram_bytes=0).offload_folder_bytes == 3 * LAYER
+
+
+def test_pruned_weights_are_saved_at_full_size() -> None:
+    assert disk(toys.sparsegpt()).saved_checkpoint_bytes == TOY.weight_bytes
+
+
+def test_saved_tensors_are_the_compressed_ones_and_the_rest_as_it_was() -> None:
+    tensors = saved_tensors(TOY.graph, toys.recipe(toys.static_rtn()), toys.job())
+    by_name = {each.name: each for each in tensors}
+    assert by_name["model.layers.0.up.weight"] == tensor("model.layers.0.up.weight", "I8", 400, 200)
+    assert by_name["model.layers.0.up.weight_scale"] == tensor("model.layers.0.up.weight_scale", "BF16", 400, 1)
+    assert by_name["model.embed_tokens.weight"].bytes == TOY.embedding
+
+
+def test_a_file_is_full_when_the_next_tensor_would_pass_the_limit() -> None:
+    tensors = [tensor(name) for name in "abcde"]  # 8 bytes each
+    assert [[each.name for each in file] for file in shards(tensors, 16)] == [["a", "b"], ["c", "d"], ["e"]]
+    assert [len(file) for file in shards(tensors, 7)] == [1] * 5
+    assert len(shards(tensors, 40)) == 1
+
+
+@pytest.mark.parametrize("kinds", [("BF16",), ("I8", "BF16", "F32"), ("F8_E4M3", "I64", "U8", "I32", "F16")])
+def test_the_header_is_as_long_as_safetensors_writes_it(kinds: tuple[str, ...], tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    safetensors = pytest.importorskip("safetensors.torch")
+    types = {"BF16": "bfloat16", "I8": "int8", "F32": "float32", "F8_E4M3": "float8_e4m3fn", "I64": "int64"}
+    types |= {"U8": "uint8", "I32": "int32", "F16": "float16"}
+    tensors = [tensor(f"{name}.{kind}", kind, 3, 5) for kind in kinds for name in ("model.a", "lm_head")]
+    made = {each.name: torch.zeros(each.shape, dtype=getattr(torch, types[each.type])) for each in tensors}
+    safetensors.save_file(made, tmp_path / "x.safetensors", metadata={"format": "pt"})
+    written = (tmp_path / "x.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", written[:8])
+    assert header_bytes(tensors) == 8 + length
+    assert json.loads(written[8 : 8 + length])[tensors[0].name]["shape"] == [3, 5]
+    assert sum(each.bytes for each in tensors) == len(written) - 8 - length
