@@ -54,6 +54,14 @@ def simulate(program: Program, context: Context, outcome: Outcome | None = None)
 def _close(context: Context, outcome: Outcome, phase: str) -> None:
     peaks = context.ledger.close_step()
     step = StepMemory(
-        modifier=None, subgraph=None, of=None, phase=phase, unit=phase, exact=True, gpu=peaks["gpu"], cpu=peaks["cpu"]
+        modifier=None,
+        subgraph=None,
+        of=None,
+        phase=phase,
+        unit=phase,
+        exact=True,
+        gpu=peaks["gpu"],
+        cpu=peaks["cpu"],
+        second_gpu=peaks.get("gpu1"),
     )
     outcome.steps.append(step)

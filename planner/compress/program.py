@@ -86,6 +86,8 @@ class StepMemory:
     exact: bool
     gpu: Peak
     cpu: Peak
+    second_gpu: Peak | None = None
+    """The card on which activations wait, if there is one."""
 
 
 @dataclass(slots=True)

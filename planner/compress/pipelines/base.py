@@ -48,6 +48,7 @@ class Pipeline:
             exact=exact,
             gpu=peaks["gpu"],
             cpu=peaks["cpu"],
+            second_gpu=peaks.get("gpu1"),
         )
         self.outcome.steps.append(step)
 
