@@ -24,7 +24,8 @@ from planner.spelling import (
 from planner.units import GIB
 
 Pipeline = Literal["independent", "sequential", "basic", "datafree"]
-OffloadDevice = Literal["cpu", "gpu"]
+OffloadDevice = Literal["cpu", "gpu", "gpu:1"]
+"""`gpu:1` is a second card, on which nothing else lies."""
 Weights = Literal["cpu", "disk", "gpu"]
 """Where the weights lie, from which a subgraph's are brought to the GPU."""
 DType = Literal["bfloat16", "float16", "float32"]
@@ -207,10 +208,10 @@ JOB_FIELDS: tuple[JobField, ...] = (
         default="cpu",
         typed=OffloadDevice,
         panel=PIPELINE,
-        help="Where activations wait between subgraphs.",
+        help="Where activations wait between subgraphs: cpu, gpu, or gpu:1, a second card of the same kind.",
         option="--offload-device",
         meter_spelling=METER_DEVICE,
-        unusual="activations offloaded to the GPU",
+        unusual="activations offloaded to {}",
     ),
     JobField(
         name="propagate_error",

@@ -151,6 +151,11 @@ class Job(BaseModel):
         return AllocatorSettings.parse(self.alloc_conf)
 
     @property
+    def has_second_gpu(self) -> bool:
+        """Activations wait on a card of their own."""
+        return self.offload_device == "gpu:1"
+
+    @property
     def build(self) -> Build:
         """The model that this job compresses."""
         return Build(dtype=self.dtype, layers=self.layers, vision_layers=self.vision_layers)

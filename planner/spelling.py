@@ -57,7 +57,7 @@ NAMES = Spelling(read=_read_names, write=lambda names: names and ",".join(names)
 BYTES = Spelling(read=_read_bytes, write=_write_bytes)
 # The meter calls the GPU `cuda`, and takes sizes as plain numbers of GiB.
 METER_DEVICE = Spelling(
-    read=lambda device: "cpu" if device == "cpu" else "gpu", write=lambda device: "cuda" if device == "gpu" else device
+    read=lambda device: device.replace("cuda", "gpu"), write=lambda device: device.replace("gpu", "cuda")
 )
 METER_MAP = Spelling(
     read=lambda device: {"cuda": "gpu", "auto_offload": "disk"}.get(device, device),

@@ -91,7 +91,7 @@ def test_the_summary_says_what_is_not_the_default() -> None:
     assert job_line(Job()) == "512 samples x 2,048 tokens, batch 1, independent pipeline, GPU of 80 GiB"
     assert job_line(Job(**OTHERS)) == (
         "16 samples x 128 tokens, batch 2, 1 image of 644x336 each, sequential pipeline, targets A, B, "
-        "2 targets per subgraph, activations offloaded to the GPU, errors not propagated, prefetch, "
+        "2 targets per subgraph, activations offloaded to gpu, errors not propagated, prefetch, "
         "no progress bars, routed experts only, linear experts, weights on the disk, "
         "3GiB of RAM for them, first 3 layers, first 4 vision layers, "
         "PYTORCH_ALLOC_CONF=max_split_size_mb:128, L40S of 24 GiB"

@@ -357,8 +357,8 @@ class WatchedLedger(Ledger):
     """A ledger that also keeps naive books: every step is (its peak, the naive peak) per device."""
 
     def __init__(self, gpu_memory: int) -> None:
-        super().__init__(gpu=CountingDevice(gpu_memory), keep="timeline")
-        self.naive = {"gpu": NaiveBooks(), "cpu": NaiveBooks()}
+        super().__init__(gpu=CountingDevice(gpu_memory), keep="timeline", second=CountingDevice(gpu_memory))
+        self.naive = {"gpu": NaiveBooks(), "cpu": NaiveBooks(), "gpu1": NaiveBooks()}
         self.steps: list[dict[str, tuple[Peak, tuple[int, int, dict[int, int]]]]] = []
         self.blocks: dict[int, int] = {}
 

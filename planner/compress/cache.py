@@ -1,11 +1,18 @@
-"""The activation cache (llmcompressor/pipelines/cache.py IntermediatesCache) on the CPU or the GPU."""
+"""The activation cache (llmcompressor/pipelines/cache.py IntermediatesCache) on the CPU, the GPU or a second one.
+
+Between two cards a tensor is copied as it lies, without a temporary on either: ATen/native/cuda/Copy.cu
+copy_requires_temporaries needs one for other strides or another type alone.
+"""
 
 from collections.abc import Collection, Iterable, Mapping
 
 from planner.compress.context import Context
 from planner.compress.holdings import DeviceName, Owner
+from planner.fields import OffloadDevice
 from planner.models.traces import Crossing, ModelTrace
 from planner.timeline import Handle
+
+PLACES: Mapping[OffloadDevice, DeviceName] = {"cpu": "cpu", "gpu": "gpu", "gpu:1": "gpu1"}
 
 
 class ActivationCache:
@@ -13,7 +20,7 @@ class ActivationCache:
 
     def __init__(self, context: Context, trace: ModelTrace) -> None:
         self._context, self._trace = context, trace
-        self.device: DeviceName = context.job.offload_device
+        self.device: DeviceName = PLACES[context.job.offload_device]
         self._holdings: dict[int, Handle] = {}
 
     def fill(self) -> None:

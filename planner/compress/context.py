@@ -239,7 +239,11 @@ class Context:
         device: DeviceName = "gpu",
     ) -> None:
         self.job = job
-        self.ledger = ledger or Ledger(gpu=CountingDevice(job.gpu_memory_bytes), keep=keep)
+        self.ledger = ledger or Ledger(
+            gpu=CountingDevice(job.gpu_memory_bytes),
+            keep=keep,
+            second=CountingDevice(job.gpu_memory_bytes) if job.has_second_gpu else None,
+        )
         self.shortcuts = shortcuts or (PLACED if self.ledger.places("gpu") else Shortcuts())
         if self.ledger.keep == "timeline":  # every layer's events, not one layer's for many
             self.shortcuts = replace(self.shortcuts, subgraphs=False, modules=False)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from planner.compress.context import PLACED, PLACED_IN_PART, Context, Shortcuts
-from planner.compress.devices import DiffersError, card
+from planner.compress.devices import CardUse, DiffersError, card
 from planner.compress.ledger import Ledger
 from planner.compress.oneshot import simulate
 from planner.compress.program import Outcome, Program, StepMemory
@@ -60,6 +60,25 @@ class Attempt:
     def retries(self) -> int:
         """How often segments were given back because the driver had no more."""
         return sum(step.gpu.held.retries for step in self.steps if step.gpu.held)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecondCard:
+    """The card on which activations wait."""
+
+    helds: tuple[CardUse, ...]
+    """What its allocator held in each step, as far as the job came."""
+    ran_out: RanOut | None = None
+
+    @property
+    def reserved(self) -> int:
+        """Bytes of segments, at most."""
+        return max((held.reserved for held in self.helds), default=0)
+
+    @property
+    def retries(self) -> int:
+        """How often segments were given back because the driver had no more."""
+        return sum(held.retries for held in self.helds)
 
 
 class Rehearsal:
@@ -128,6 +147,27 @@ class Rehearsal:
         error = played.out_of_memory
         return Attempt(steps=steps, ran_out=RanOut(step=played.out_at, asked=error.asked, free=error.free))
 
+    def second_on(self, total: int) -> SecondCard | None:
+        """The second card, if the job has one, with so many bytes."""
+        if not self.job.has_second_gpu:
+            return None
+        played = play(self._ledger.tape("gpu1"), card(total, self.context_bytes, self.settings, is_strict=True))
+        error, step = played.out_of_memory, played.out_at
+        ran_out = RanOut(step=step, asked=error.asked, free=error.free) if error and step is not None else None
+        return SecondCard(helds=tuple(played.helds), ran_out=ran_out)
+
+    def smallest_second(self) -> int | None:
+        """The smallest second card, in whole MiB; None for a job without one."""
+        own = self.second_on(self.job.gpu_memory_bytes)
+        if own is None:
+            return None
+
+        def gets_through(total: int) -> bool:
+            found = self.second_on(total)
+            return found is not None and found.ran_out is None
+
+        return -(-smallest_card(gets_through, own.reserved + self.context_bytes, FINE) // MIB) * MIB
+
     def smallest(self) -> int:
         """`smallest_card` of this job: whole MiB."""
         # steps in which the job asks nothing are the same on every card
@@ -148,7 +188,9 @@ class Rehearsal:
         return max(step.gpu.held.reserved for step in self._roomy.steps if step.gpu.held)
 
     def _simulated(self, total: int, shortcuts: Shortcuts, *, is_strict: bool) -> tuple[Ledger, Attempt]:
-        ledger = Ledger(gpu=card(total, self.context_bytes, self.settings, is_strict=is_strict))
+        gpu = card(total, self.context_bytes, self.settings, is_strict=is_strict)
+        second = card(total, self.context_bytes, self.settings) if self.job.has_second_gpu else None
+        ledger = Ledger(gpu=gpu, second=second)
         build = CudaBuild(sm=self.job.capability)
         outcome, ran_out = Outcome(), None
         try:

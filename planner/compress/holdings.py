@@ -7,7 +7,8 @@ from typing import Literal, NamedTuple
 from planner.compress.devices import CardUse
 from planner.timeline import Handle, MemoryEvent
 
-DeviceName = Literal["gpu", "cpu"]
+DeviceName = Literal["gpu", "cpu", "gpu1"]
+"""`gpu1` is a second card, for activations that wait."""
 
 
 @dataclass(frozen=True, slots=True)

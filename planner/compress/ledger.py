@@ -33,14 +33,21 @@ LARGEST = 8
 
 
 class Ledger:
-    """Holds on both devices, cut into steps. It never forgets to free: `live` tells what is left."""
+    """Holds on the devices, cut into steps. It never forgets to free: `live` tells what is left.
 
-    def __init__(self, gpu: Device | None = None, cpu: Device | None = None, keep: Keep = "peaks") -> None:
+    `second` is a second card; without it there is none.
+    """
+
+    def __init__(
+        self, gpu: Device | None = None, cpu: Device | None = None, keep: Keep = "peaks", second: Device | None = None
+    ) -> None:
         self._handles = count()
         self._books: dict[DeviceName, Books] = {
             "gpu": Books("gpu", gpu or CountingDevice(), self._handles),
             "cpu": Books("cpu", cpu or CountingDevice(), self._handles),
         }
+        if second is not None:
+            self._books["gpu1"] = Books("gpu1", second, self._handles)
         self.keep = keep
         # kinds and owners apart: a record for each of 100,000 tensors would keep the garbage collector busy
         self._kinds: dict[Handle, str] = {}
@@ -150,6 +157,11 @@ class Ledger:
         self._owners[handle] = owner
 
     # ------------------------------------------------------------------ what is there
+    @property
+    def devices(self) -> tuple[DeviceName, ...]:
+        """The devices that have books."""
+        return tuple(self._books)
+
     def live(self, device: DeviceName) -> int:
         """Bytes held now."""
         return self._books[device].follow().live

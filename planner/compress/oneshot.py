@@ -63,5 +63,6 @@ def _close(context: Context, outcome: Outcome, phase: str) -> None:
         gpu=peaks["gpu"],
         cpu=peaks["cpu"],
         moved=context.traffic.close_step(),
+        second_gpu=peaks.get("gpu1"),
     )
     outcome.steps.append(step)

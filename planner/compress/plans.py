@@ -1,9 +1,9 @@
 """Turns a simulated job into the Plan record that readers get."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from planner.compress.fit import Attempt, Rehearsal
+from planner.compress.fit import Attempt, Rehearsal, SecondCard
 from planner.compress.holdings import Owner, Peak
 from planner.compress.program import Outcome, Program, StepMemory
 from planner.compress.rule_of_thumb import rule_of_thumb
@@ -54,16 +54,34 @@ def plan_on_card(graph: "ModelGraph", recipe: Recipe, rehearsal: Rehearsal, note
     tried = rehearsal.on(job.gpu_memory_bytes)
     shown = tried if tried.ran_out is None else rehearsal.roomy
     plan = simulated_plan(graph, recipe, job, Outcome(steps=list(shown.steps)), [*notes, *rehearsal.notes])
-    reserved = max((step.gpu.peak_reserved_bytes or 0 for step in plan.steps), default=0)
-    gpu = plan.gpu.model_copy(
+    gpu = _with_card(plan.gpu, _reserved(step.gpu for step in plan.steps), rehearsal.context_bytes)
+    smallest = rehearsal.smallest() if gpu.peak_reserved_bytes else None
+    second = rehearsal.second_on(job.gpu_memory_bytes)
+    changes: dict[str, object] = {
+        "gpu": gpu.model_copy(update={"smallest_card_bytes": smallest}),
+        "verdict": _verdict(tried, second),
+        "torch": CudaBuild().torch,
+    }
+    if plan.second_gpu is not None:
+        reserved = _reserved(step.second_gpu for step in plan.steps if step.second_gpu)
+        peak = _with_card(plan.second_gpu, reserved, rehearsal.context_bytes)
+        changes["second_gpu"] = peak.model_copy(update={"smallest_card_bytes": rehearsal.smallest_second()})
+    return plan.model_copy(update=changes)
+
+
+def _reserved(steps: Iterable[GpuStep]) -> int:
+    return max((step.peak_reserved_bytes or 0 for step in steps), default=0)
+
+
+def _with_card(peak: GpuPeak, reserved: int, context: int) -> GpuPeak:
+    """The peak with what the allocator and the CUDA context hold of the card."""
+    return peak.model_copy(
         update={
             "peak_reserved_bytes": reserved,
-            "context_bytes": rehearsal.context_bytes,
-            "device_total_bytes": reserved + rehearsal.context_bytes,
-            "smallest_card_bytes": rehearsal.smallest() if reserved else None,
+            "context_bytes": context,
+            "device_total_bytes": reserved + context,
         }
     )
-    return plan.model_copy(update={"gpu": gpu, "verdict": _verdict(tried), "torch": CudaBuild().torch})
 
 
 def disk_facts(program: Program) -> DiskFacts | None:
@@ -73,13 +91,18 @@ def disk_facts(program: Program) -> DiskFacts | None:
     return DiskFacts(weights_bytes=program.disk_bytes, written_bytes=program.disk_written_bytes)
 
 
-def _verdict(tried: Attempt) -> Verdict:
-    error = tried.ran_out
-    if error is None:
-        return Verdict(outcome="gives back" if tried.retries else "through", retries=tried.retries)
+def _verdict(tried: Attempt, second: SecondCard | None) -> Verdict:
+    """What happens on cards of the job's size; of two that run out, the first one counts."""
+    retries = tried.retries + (second.retries if second else 0)
+    errors = [(tried.ran_out, 0), (second.ran_out if second else None, 1)]
+    ran_out = [(error, number) for error, number in errors if error is not None]
+    if not ran_out:
+        return Verdict(outcome="gives back" if retries else "through", retries=retries)
+    error, number = min(ran_out, key=lambda each: each[0].step)
     return Verdict(
         outcome="out of memory",
-        retries=tried.retries,
+        retries=retries,
+        gpu=1 if number else 0,
         step=error.step,
         asked_bytes=error.asked,
         free_bytes=error.free,
@@ -89,21 +112,28 @@ def _verdict(tried: Attempt) -> Verdict:
 def simulated_plan(graph: "ModelGraph", recipe: Recipe, job: Job, outcome: Outcome, notes: Sequence[Note]) -> Plan:
     """The simulated job as a Plan; of equal notes only one is kept."""
     steps = tuple(_step(index, step) for index, step in enumerate(outcome.steps))
-    gpu = max(steps, key=lambda s: (s.gpu.peak_bytes, -s.index))
     cpu = max(steps, key=lambda s: (s.cpu.peak_bytes, -s.index))
+    second = {step.index: step.second_gpu for step in steps if step.second_gpu is not None}
     return Plan(
         recipe=recipe.name,
         model=_facts(graph),
         job=job,
-        gpu=GpuPeak(
-            peak_bytes=gpu.gpu.peak_bytes,
-            peak_allocated_bytes=max(s.gpu.peak_allocated_bytes for s in steps),
-            peak_step=gpu.index,
-        ),
+        gpu=_gpu_peak({step.index: step.gpu for step in steps}),
         cpu=CpuPeak(peak_bytes=cpu.cpu.peak_bytes, peak_step=cpu.index),
+        second_gpu=_gpu_peak(second) if second else None,
         steps=steps,
         rule_of_thumb=_rule(graph, recipe),
         notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _gpu_peak(steps: Mapping[int, GpuStep]) -> GpuPeak:
+    """The highest of these steps by their numbers; of equal ones the first."""
+    highest = max(steps, key=lambda index: (steps[index].peak_bytes, -index))
+    return GpuPeak(
+        peak_bytes=steps[highest].peak_bytes,
+        peak_allocated_bytes=max(step.peak_allocated_bytes for step in steps.values()),
+        peak_step=highest,
     )
 
 
@@ -118,18 +148,23 @@ def _step(index: int, step: StepMemory) -> Step:
         exact=step.exact,
         moved_to_gpu_bytes=step.moved.to_gpu,
         moved_from_gpu_bytes=step.moved.to_cpu,
-        gpu=GpuStep(
-            peak_bytes=step.gpu.bytes,
-            peak_allocated_bytes=step.gpu.allocated,
-            peak_reserved_bytes=step.gpu.held.reserved if step.gpu.held else None,
-            retries=step.gpu.held.retries if step.gpu.held else 0,
-            end_bytes=step.gpu.end,
-            by_kind=step.gpu.by_kind,
-            largest=_owned(step.gpu),
-        ),
+        gpu=_gpu_step(step.gpu),
         cpu=CpuStep(
             peak_bytes=step.cpu.bytes, end_bytes=step.cpu.end, by_kind=step.cpu.by_kind, largest=_owned(step.cpu)
         ),
+        second_gpu=_gpu_step(step.second_gpu) if step.second_gpu else None,
+    )
+
+
+def _gpu_step(peak: Peak) -> GpuStep:
+    return GpuStep(
+        peak_bytes=peak.bytes,
+        peak_allocated_bytes=peak.allocated,
+        peak_reserved_bytes=peak.held.reserved if peak.held else None,
+        retries=peak.held.retries if peak.held else 0,
+        end_bytes=peak.end,
+        by_kind=peak.by_kind,
+        largest=_owned(peak),
     )
 
 

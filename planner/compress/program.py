@@ -88,6 +88,8 @@ class StepMemory:
     gpu: Peak
     cpu: Peak
     moved: Moved = NOTHING
+    second_gpu: Peak | None = None
+    """The card on which activations wait, if there is one."""
 
 
 @dataclass(slots=True)

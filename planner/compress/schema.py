@@ -79,6 +79,9 @@ class Step(Record):
     )
     gpu: GpuStep
     cpu: CpuStep
+    second_gpu: GpuStep | None = Field(
+        default=None, description="the card on which activations wait; null where there is no second one"
+    )
 
 
 class ModelFacts(Record):
@@ -117,6 +120,7 @@ class Verdict(Record):
         description="through; through after giving cached segments back, which is slow; or torch.OutOfMemoryError"
     )
     retries: int = Field(default=0, description="how often segments are given back")
+    gpu: Literal[0, 1] = Field(default=0, description="the card that runs out: 1 is the one on which activations wait")
     step: int | None = Field(default=None, description="index of the step that runs out of memory")
     asked_bytes: int | None = Field(default=None, description="the tensor that it asks for")
     free_bytes: int | None = Field(default=None, description="what the driver has left then")
@@ -170,6 +174,9 @@ class Plan(Record):
     job: Job
     gpu: GpuPeak
     cpu: CpuPeak
+    second_gpu: GpuPeak | None = Field(
+        default=None, description="the card on which activations wait; null where there is no second one"
+    )
     weights_on_disk: DiskFacts | None = Field(default=None, description="null where no weights stay on the disk")
     verdict: Verdict | None = Field(default=None, description="null where the allocator was not simulated")
     steps: tuple[Step, ...]

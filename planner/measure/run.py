@@ -132,7 +132,7 @@ def oneshot_arguments(model: Any, data: Any, request: Request) -> dict[str, Any]
         "moe_calibrate_all_experts": job.calibrate_all_experts,
         "propagate_error": job.propagate_error,
         "sequential_prefetch": job.prefetch,
-        "sequential_offload_device": "cpu" if job.offload_device == "cpu" else "cuda",
+        "sequential_offload_device": job.offload_device.replace("gpu", "cuda"),
         "sequential_targets_per_subgraph": job.targets_per_subgraph,
     }
     if job.sequential_targets is not None:

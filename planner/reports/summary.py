@@ -55,7 +55,21 @@ def gpu_lines(plan: Plan) -> list[str]:
         return ["because nothing is computed on a GPU"]
     exact = f"{plan.gpu.peak_bytes:,} bytes requested, {plan.gpu.peak_allocated_bytes:,} allocated in 512-byte blocks"
     rule = _beside_rule(plan, plan.gpu.peak_bytes, plan.rule_of_thumb.gpu_bytes)
-    return [*_where(plan, peak_gpu_step(plan), "gpu"), exact, *_on_card(plan), *rule]
+    return [*_where(plan, peak_gpu_step(plan), "gpu"), exact, *_on_card(plan), *_on_second(plan), *rule]
+
+
+def _on_second(plan: Plan) -> list[str]:
+    """The card on which activations wait; empty where there is no second one."""
+    second = plan.second_gpu
+    if second is None:
+        return []
+    held = f"{gib(second.peak_bytes)} of activations wait on a second GPU"
+    if second.peak_reserved_bytes is None or second.device_total_bytes is None:
+        return [held]
+    return [
+        f"{held}: {gib(second.peak_reserved_bytes)} reserved, {gib(second.device_total_bytes)} with the CUDA context; "
+        f"{gib(second.smallest_card_bytes or 0)} are enough for it"
+    ]
 
 
 def _on_card(plan: Plan) -> list[str]:
@@ -109,8 +123,9 @@ def fit_line(plan: Plan) -> str:
     step = first_over(plan)
     where = place(step) if step else "the last step"
     asked, free = (human_bytes(count or 0) for count in (plan.verdict.asked_bytes, plan.verdict.free_bytes))
+    which = "the second GPU, " if plan.verdict.gpu else ""
     return (
-        f"OUT OF MEMORY on {room(plan.job)} in {where}, asking for {asked} with {free} free; "
+        f"OUT OF MEMORY on {which}{room(plan.job)} in {where}, asking for {asked} with {free} free; "
         f"the smallest card that gets through has {size}"
     )
 

@@ -7,9 +7,7 @@ from planner.compress.schema import Plan
 from planner.errors import UnsupportedError
 from planner.notes import Note
 from planner.recipe.specs import Recipe
-from planner.sizing.disk import disk_of
-from planner.sizing.host import host_of
-from planner.sizing.host_facts import host_model
+from planner.sizing.machine import with_machine
 
 if TYPE_CHECKING:
     from planner.models.graph import ModelGraph
@@ -22,17 +20,14 @@ def sized(plan: Plan, graph: "ModelGraph", recipe: Recipe) -> Plan:
     """
     if plan.method != "simulate":
         return plan
-    try:
-        model = host_model(graph, recipe, plan.job)
-    except UnsupportedError as error:
-        note = Note(kind="estimate", text=f"RAM of the process is not sized, its tensors alone: {error}")
-        return plan.model_copy(update={"notes": (*plan.notes, note)})
     if plan.job.weights == "gpu":
         note = Note(kind="estimate", text="RAM of the process is not sized for weights on the GPU, its tensors alone.")
         return plan.model_copy(update={"notes": (*plan.notes, note)})
-    loading = _loading(plan, model.weight_bytes)
-    host = host_of(plan, model, loading)
-    return plan.model_copy(update={"host": host, "disk": disk_of(graph, recipe, plan.job, model, loading)})
+    try:
+        return with_machine(plan, graph, recipe, _loading(plan, graph.bytes + graph.buffer_bytes))
+    except UnsupportedError as error:
+        note = Note(kind="estimate", text=f"RAM of the process is not sized, its tensors alone: {error}")
+        return plan.model_copy(update={"notes": (*plan.notes, note)})
 
 
 def _loading(plan: Plan, weight_bytes: int) -> Loading:

@@ -42,7 +42,8 @@ class ext:  # noqa: N801  (it stands for a module)
     @staticmethod
     def reset_peak(device: int) -> None:
         if device == GPU:
-            torch.cuda.reset_peak_memory_stats()
+            for card in range(torch.cuda.device_count()):
+                torch.cuda.reset_peak_memory_stats(card)
             _state["phase_peak"] = 0
 
     @staticmethod
@@ -137,7 +138,21 @@ def stats(device: int) -> dict:
     """Bytes of one device now and at its peak, as the real caching allocator counts them; the CPU is not counted."""
     if device == CPU:
         return {"live": 0, "peak": 0, "live_512": 0, "peak_512": 0, "live_by_kind": {}, "peak_by_kind": {}}
-    s = torch.cuda.memory_stats()
+    figures = _of_card(0)
+    if torch.cuda.device_count() > 1:
+        second = _of_card(1)
+        figures["second"] = {
+            "peak_bytes": second["peak"],
+            "peak_allocated_bytes": second["peak_512"],
+            "peak_reserved_bytes": second["reserved"],
+            "alloc_retries": second["retries"],
+            "end_bytes": second["live"],
+        }
+    return figures
+
+
+def _of_card(number: int) -> dict:
+    s = torch.cuda.memory_stats(number)
     return {
         "live": s.get("requested_bytes.all.current", 0),
         "peak": s.get("requested_bytes.all.peak", 0),

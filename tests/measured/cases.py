@@ -227,4 +227,4 @@ def _word(value: Any) -> str:
         return "x".join(map(str, value))
     if isinstance(value, int) and value >= GIB:
         return f"{value // GIB}gib"
-    return str(value)
+    return str(value).replace(":", "")

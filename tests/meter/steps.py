@@ -38,6 +38,8 @@ class Recorder:
             }
             if "reserved" in s:  # tests/cudameter counts the caching allocator's segments too
                 step[name].update(peak_reserved_bytes=s["reserved"], alloc_retries=s["retries"])
+            if "second" in s:  # another card, on which the activations wait
+                step["second_gpu"] = s["second"]
         del step["cpu"]["peak_allocated_bytes"]
         if self.top:
             step["top"] = [
@@ -64,6 +66,9 @@ class Recorder:
                     last[device].update(ends)
                 if reserved:
                     last["gpu"]["peak_reserved_bytes"] = reserved
+                if "second_gpu" in step:
+                    one, other = last["second_gpu"], step["second_gpu"]
+                    last["second_gpu"] = {k: max(one[k], other[k]) for k in one} | {"end_bytes": other["end_bytes"]}
                 return
         self.steps.append(step)
 

@@ -61,7 +61,7 @@ def jobs(draw: st.DrawFn, **fixed: Any) -> Job:
         "propagate_error": draw(st.booleans()),
         "prefetch": draw(st.booleans()),
         "progress_bars": draw(st.booleans()),
-        "offload_device": draw(st.sampled_from(("cpu", "gpu"))),
+        "offload_device": draw(st.sampled_from(("cpu", "gpu", "gpu:1"))),
         "weights": draw(st.sampled_from(("cpu", "cpu", "gpu", "disk"))),
         "pipeline": draw(st.sampled_from(("independent", "independent", "sequential", "basic", "datafree"))),
         "gpu_memory_bytes": draw(st.integers(1, 60_000_000)),

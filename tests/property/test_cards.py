@@ -57,7 +57,7 @@ def test_short_cuts_change_no_figure_of_the_allocator_either(case: Case) -> None
 @EXAMPLES
 @given(strategies.cases(), st.integers(0, 100))
 def test_the_tape_tells_of_a_card_what_a_simulation_on_it_does(case: Case, percent: int) -> None:
-    walked = Ledger(gpu=card(case[2].gpu_memory_bytes, 0))
+    walked = Ledger(gpu=card(case[2].gpu_memory_bytes, 0), second=card(case[2].gpu_memory_bytes, 0))
     simulate(program(case), Context(case[2], walked, shortcuts=EVERYTHING, cuda=CudaBuild()))
     most = max(1, needed(rehearsal(case).roomy))
     total = max(1, most * percent // 100)

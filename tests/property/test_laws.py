@@ -222,6 +222,19 @@ def test_weights_on_the_disk_change_nothing_on_the_gpu(case: Case) -> None:
             assert getattr(after.gpu, figure) == getattr(before.gpu, figure)
 
 
+@EXAMPLES
+@given(strategies.cases(offload_device="cpu"))
+def test_a_second_gpu_takes_the_activations_that_wait_and_nothing_else(case: Case) -> None:
+    toy, recipe, job = case
+    on_cpu, on_gpu = planned(case), planned((toy, recipe, job.model_copy(update={"offload_device": "gpu:1"})))
+    for before, after in zip(on_cpu.steps, on_gpu.steps, strict=True):
+        assert after.second_gpu is not None
+        assert after.gpu == before.gpu
+        assert after.second_gpu.by_kind.keys() <= {"activation_cache"}
+        assert "activation_cache" not in after.cpu.by_kind
+        assert after.second_gpu.peak_bytes >= before.cpu.by_kind.get("activation_cache", 0)
+
+
 # ---------------------------------------------------------------------- short cuts change nothing
 @EXAMPLES
 @given(strategies.cases())
@@ -288,7 +301,7 @@ def test_every_tensor_that_dies_was_born_with_its_size_in_its_holding(case: Case
 def test_a_device_in_the_stream_sees_every_event_and_is_asked_what_is_free(case: Case) -> None:
     toy, recipe, job = case
     seat = Witness(job.gpu_memory_bytes)
-    ledger = Ledger(gpu=seat, keep="timeline")
+    ledger = Ledger(gpu=seat, keep="timeline", second=CountingDevice())
     program, _ = make_program(toy.graph, recipe, job)
     simulate(program, Context(job, ledger, shortcuts=UNFOLDED))
     assert seat.seen == list(ledger.timeline("gpu").events)

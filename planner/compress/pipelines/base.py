@@ -49,6 +49,7 @@ class Pipeline:
             gpu=peaks["gpu"],
             cpu=peaks["cpu"],
             moved=self.context.traffic.close_step(),
+            second_gpu=peaks.get("gpu1"),
         )
         self.outcome.steps.append(step)
 

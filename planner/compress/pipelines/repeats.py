@@ -58,8 +58,7 @@ class Repeats:
             ),
             tuple(tuple(trace.crossings[n].bytes for n in numbers) for numbers in borders),
             tuple(tuple(size for _, _, size in group) for group in self._leftovers()),
-            tuple(sorted(ledger.live_by_kind("cpu").items())),
-            tuple(sorted(ledger.live_by_kind("gpu").items())),
+            *(tuple(sorted(ledger.live_by_kind(device).items())) for device in ledger.devices),
         )
 
     def surroundings(self) -> Hashable:
@@ -157,4 +156,5 @@ def _renamed(step: StepMemory, subgraph: Subgraph, renames: dict[str, str], held
         return replace(old, largest=tuple(replace(h, owner=h.owner.renamed(renames)) for h in old.largest))
 
     gpu = peak(step.gpu).where(held)
-    return replace(step, subgraph=subgraph.number, unit=subgraph.unit, gpu=gpu, cpu=peak(step.cpu))
+    second = step.second_gpu and peak(step.second_gpu)
+    return replace(step, subgraph=subgraph.number, unit=subgraph.unit, gpu=gpu, cpu=peak(step.cpu), second_gpu=second)

@@ -108,13 +108,17 @@ def _presets() -> Iterator[CudaCase]:
 
 
 def _places() -> Iterator[CudaCase]:
-    """Weights that do not wait on the CPU."""
+    """Weights that do not wait on the CPU, and activations that wait on a second card."""
     for recipe in ("gptq_w4a16", "sparsegpt_2of4", "rtn_w8a8_static", "rtn_w4a16", "gptq_nvfp4"):
         yield _case("llama-3-8b", recipe, weights="gpu")
     yield _case("llama-3-8b", "gptq_w4a16", weights="gpu", gpu_memory_bytes=16 * GIB)
     yield _case("llama-3-8b", "rtn_w8a8_static", weights="gpu", pipeline="basic", samples=3)
     yield _case("qwen3-0.6b", "head_w8a8", weights="gpu")
     yield _case("qwen3-30b-a3b", "gptq_w4a16", base=TWO, weights="gpu")
+    for recipe in ("gptq_w4a16", "rtn_w8a8_static"):
+        yield _case("llama-3-8b", recipe, offload_device="gpu:1")
+    yield _case("llama-3-8b", "rtn_w8a8_static", offload_device="gpu:1", batch_size=2, samples=5)
+    yield _case("llama-3-8b", "sparsegpt_2of4", offload_device="gpu:1", weights="gpu")
     yield _case("llama-3-8b", "gptq_w4a16", weights="disk")
     yield _case("llama-3-8b", "rtn_w4a16", weights="disk")
     yield _case("llama-3-8b", "sparsegpt_2of4", layers=4, weights="disk", ram_for_weights_bytes=3 * GIB)

@@ -5,13 +5,14 @@ Every case of cases.py that is recorded (record.py), or those whose name contain
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from planner.compress.binding import make_program
 from planner.compress.context import Context
 from planner.compress.devices import card
+from planner.compress.holdings import Peak
 from planner.compress.ledger import Ledger
 from planner.compress.oneshot import simulate
 from planner.compress.program import StepMemory
@@ -58,16 +59,27 @@ def steps(case: CudaCase) -> tuple[CudaStep, ...]:
 _STEPS: dict[str, tuple[CudaStep, ...]] = {}
 
 
+def second_steps(case: CudaCase) -> tuple[CudaStep, ...]:
+    """The same for the card on which activations wait; empty where there is none."""
+    peaks = [(step, step.second_gpu) for step in simulated(case) if step.second_gpu]
+    rows = [(row, row["second_gpu"]) for row in recording(case)["steps"] if "second_gpu" in row]
+    return _beside(peaks, rows)
+
+
 def _compared(case: CudaCase) -> tuple[CudaStep, ...]:
-    rows = recording(case)["steps"]
+    peaks = [(step, step.gpu) for step in simulated(case)]
+    return _beside(peaks, [(row, row) for row in recording(case)["steps"]])
+
+
+def _beside(peaks: Iterable[tuple[StepMemory, Peak]], rows: Iterable[tuple[Any, Any]]) -> tuple[CudaStep, ...]:
     planned: dict[tuple[object, ...], tuple[int, int, int]] = {}
-    for step in simulated(case):
+    for step, peak in peaks:
         key = _key(step.modifier, step.subgraph, step.phase)
-        planned[key] = _largest(planned.get(key, (0, 0, 0)), _figures(step))
+        planned[key] = _largest(planned.get(key, (0, 0, 0)), _figures(peak))
     measured: dict[tuple[object, ...], tuple[int, int, int]] = {}
-    for row in rows:
+    for row, gpu in rows:
         key = _key(row["modifier"], row["subgraph"], row["phase"])
-        figures = row["peak_bytes"], row["peak_allocated_bytes"], row["peak_reserved_bytes"]
+        figures = gpu["peak_bytes"], gpu["peak_allocated_bytes"], gpu["peak_reserved_bytes"]
         measured[key] = _largest(measured.get(key, (0, 0, 0)), figures)
     return tuple(_step(key, planned[key], figures) for key, figures in measured.items())
 
@@ -89,16 +101,18 @@ def simulated(case: CudaCase) -> list[StepMemory]:
     program, _ = make_program(graph_of(case.model, job), load_recipe(str(case.recipe_path)), job)
     retried = any(row["alloc_retries"] for row in recording(case)["steps"])
     device = card(job.gpu_memory_bytes, CONTEXT, is_strict=retried)
-    return simulate(program, Context(job, Ledger(gpu=device), cuda=CudaBuild(sm=case.sm))).steps
+    second = card(job.gpu_memory_bytes, CONTEXT) if job.has_second_gpu else None
+    ledger = Ledger(gpu=device, second=second)
+    return simulate(program, Context(job, ledger, cuda=CudaBuild(sm=case.sm))).steps
 
 
 def _key(modifier: str | None, subgraph: int | None, phase: str) -> tuple[object, ...]:
     return modifier, subgraph, "setup" if phase == "prepare" else phase
 
 
-def _figures(step: StepMemory) -> tuple[int, int, int]:
-    assert step.gpu.held is not None
-    return step.gpu.bytes, step.gpu.allocated, step.gpu.held.reserved
+def _figures(peak: Peak) -> tuple[int, int, int]:
+    assert peak.held is not None
+    return peak.bytes, peak.allocated, peak.held.reserved
 
 
 def _largest(one: tuple[int, int, int], other: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -73,7 +73,9 @@ def write(case: CudaCase, measured: dict[str, object]) -> None:
 def _step(step: dict[str, object]) -> dict[str, object]:
     gpu: dict[str, object] = step["gpu"]  # type: ignore[assignment]
     names = ("modifier", "subgraph", "of", "phase")
-    return {**{name: step[name] for name in names}, **{name: gpu[name] for name in FIGURES}}
+    second: dict[str, object] | None = step.get("second_gpu")  # type: ignore[assignment]
+    kept = {**{name: step[name] for name in names}, **{name: gpu[name] for name in FIGURES}}
+    return {**kept, "second_gpu": {name: second[name] for name in FIGURES}} if second else kept
 
 
 if __name__ == "__main__":

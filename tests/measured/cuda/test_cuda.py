@@ -3,7 +3,7 @@
 import pytest
 
 from tests.measured.cuda.cases import CudaCase, cuda_cases
-from tests.measured.cuda.compare import JOB_SHARE, STEP_SHARE, job_ratio, recorded_cases, steps
+from tests.measured.cuda.compare import JOB_SHARE, STEP_SHARE, job_ratio, recorded_cases, second_steps, steps
 
 CASES = recorded_cases()
 
@@ -24,6 +24,22 @@ def test_no_step_requests_less_than_the_real_one(case: CudaCase) -> None:
 @pytest.mark.parametrize("figure", [1, 2], ids=["allocated", "reserved"])
 def test_the_job_allocates_and_reserves_what_the_real_one_does(case: CudaCase, figure: int) -> None:
     assert abs(job_ratio(case, figure) - 1) <= JOB_SHARE
+
+
+WITH_SECOND = [case for case in CASES if case.job.has_second_gpu]
+
+
+@pytest.mark.parametrize("case", WITH_SECOND, ids=lambda case: case.name, scope="function")
+def test_a_second_card_holds_what_the_real_one_does_in_every_step(case: CudaCase) -> None:
+    both = second_steps(case)
+    assert both
+    for step in both:
+        assert abs(step.requested - 1) <= STEP_SHARE
+        assert abs(step.planned[2] - step.measured[2]) <= JOB_SHARE * step.measured[2]
+
+
+def test_second_cards_were_measured() -> None:
+    assert len(WITH_SECOND) >= 2
 
 
 def test_nearly_all_steps_request_what_the_real_ones_do() -> None:
