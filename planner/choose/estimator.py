@@ -20,7 +20,7 @@ from planner.compress.schema import Plan
 from planner.errors import JobError
 from planner.fields import JOB_FIELDS
 from planner.hardware.demand import Demand, Fits, binding, fits
-from planner.hardware.machine import Machine
+from planner.hardware.machine import MAX_RAM, Machine
 from planner.job import Build, Job
 from planner.models.graph import ModelGraph
 from planner.models.source import Named
@@ -78,10 +78,8 @@ class Trial:
         return self._demands(machine, _with_context(self.rehearsal, self.rehearsal.roomy))
 
     def _demands(self, machine: Machine, smallest: int) -> tuple[Demand, ...]:
-        ram = ram_need(self.plan, self.plan.host)
-        disk = disk_need(self.plan.disk)
-        is_process = self.plan.host is not None
-        return demands_on(machine, self._card(machine, smallest), ram, disk, is_process=is_process)
+        disk, second = disk_need(self.plan.disk), self._second(machine)
+        return demands_on(machine, self._card(machine, smallest), ram_need(self.plan), disk, second)
 
     def _card(self, machine: Machine, smallest: int) -> CardNeed:
         if not self.plan.gpu.peak_bytes or machine.gpu_memory_bytes is None:
@@ -92,6 +90,21 @@ class Trial:
             return CardNeed(device_total=_with_context(self.rehearsal, attempt), smallest=smallest, runs_out=True)
         total = _with_context(self.rehearsal, attempt)
         return CardNeed(device_total=total, smallest=smallest, retries=attempt.retries)
+
+    def _second(self, machine: Machine) -> CardNeed | None:
+        """The card on which activations wait, if the job has one."""
+        if not self.job.has_second_gpu:
+            return None
+        total = machine.gpu_memory_bytes or self.job.gpu_memory_bytes
+        used, room = self.rehearsal.second_on(total), self.rehearsal.second_on(MAX_RAM)
+        assert used is not None
+        assert room is not None
+        return CardNeed(
+            device_total=room.reserved + self.rehearsal.context_bytes,
+            smallest=self.rehearsal.smallest_second() or 0,
+            retries=used.retries,
+            runs_out=used.ran_out is not None,
+        )
 
 
 def _with_context(rehearsal: Rehearsal, attempt: Attempt) -> int:

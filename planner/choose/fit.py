@@ -19,6 +19,7 @@ from planner.hardware.demand import Demand, Resource, rank
 from planner.hardware.machine import Machine
 from planner.job import MAX_BATCH, MAX_SAMPLES, MAX_TOKENS, Job
 from planner.notes import Note
+from planner.sizing.demands import ram_of
 
 DEPTH = 3
 """So many strategies together at most."""
@@ -26,6 +27,8 @@ WIDTH = 2
 """States that are extended at each depth: those that come closest."""
 SHOWN = 5
 FITTING = ("yes", "slow")
+OF_WEIGHTS = ("mapped checkpoint", "weights", "written weights", "compressed copies")
+"""Parts of a process's RAM that are less where weights stay on the disk."""
 LEAST_SAMPLES, LEAST_TOKENS = 32, 256
 """Fewer and shorter samples are not advised."""
 LIMITS = {"samples": min(MAX_SAMPLES, 2**16), "seq_len": min(MAX_TOKENS, 2**17), "batch_size": min(MAX_BATCH, 2**10)}
@@ -47,11 +50,18 @@ class State:
 class Search:
     """Looks for changes that make one job fit one machine."""
 
-    def __init__(self, estimator: Estimator, asked: Job, machine: Machine) -> None:
+    def __init__(self, estimator: Estimator, asked: Job, machine: Machine, *, with_budget: bool = True) -> None:
+        """`with_budget`: also weights partly on the disk, by the machine's RAM, which is traced for each size of it."""
         self.estimator, self.machine = estimator, machine
         self.asked = asked.on(machine)
         whole = Job.model_validate({**self.asked.model_dump(exclude_unset=True), "sequential_targets": None})
-        self.candidates = strategies(estimator.graph(whole), estimator.recipe, self.asked)[1:]
+        self.candidates = strategies(
+            estimator.graph(whole),
+            estimator.recipe,
+            self.asked,
+            gpus=machine.gpus,
+            ram_for_weights=self._ram_for_weights() if with_budget else None,
+        )[1:]
         self.refused: dict[str, str] = {}
         """Strategies that cannot be planned for this model, and why."""
 
@@ -104,6 +114,14 @@ class Search:
         return Largest(field=field, value=value, limit=limit, command=command)
 
     # ------------------------------------------------------------------ inside
+    def _ram_for_weights(self) -> int | None:
+        """RAM that the job leaves for weights; None where nobody said how much RAM there is, or none is left."""
+        ram, host = ram_of(self.machine), self.estimator.trial(self.asked).plan.host
+        if ram is None or host is None:
+            return None
+        other = max(sum(size for part, size in phase.parts.items() if part not in OF_WEIGHTS) for phase in host.phases)
+        return max(ram - other, 0) or None
+
     def _start(self) -> State:
         """The job as asked. Raises what `plan` raises."""
         state = self._state(ASKED)

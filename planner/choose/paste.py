@@ -76,14 +76,32 @@ def _plain(value: Any) -> Any:
 
 def _loading(job: Job, auto: str) -> list[str]:
     """from_pretrained, inside the context managers that the job's way of loading needs."""
-    call = f'model = {auto}.from_pretrained(MODEL_ID, dtype="{job.dtype}")'
-    if not job.linearized:
+    more = "".join(f", {name}={value}" for name, value in _placement(job))
+    call = f'model = {auto}.from_pretrained(MODEL_ID, dtype="{job.dtype}"{more})'
+    manager = _MANAGERS.get((job.weights == "disk", job.linearized))
+    if manager is None:
         return [call]
-    return [
-        "from llmcompressor.modeling.moe.linearize import load_quantizable_moe",
-        f"with load_quantizable_moe({auto}):" if auto != "AutoModelForCausalLM" else "with load_quantizable_moe():",
-        f"    {call}",
-    ]
+    module, name = manager
+    argument = "" if auto == "AutoModelForCausalLM" else auto
+    return [f"from {module} import {name}", f"with {name}({argument}):", f"    {call}"]
+
+
+_MANAGERS = {
+    (True, True): ("llmcompressor.utils", "load_context"),
+    (True, False): ("compressed_tensors.offload", "load_offloaded_model"),
+    (False, True): ("llmcompressor.modeling.moe.linearize", "load_quantizable_moe"),
+}
+"""The context manager that from_pretrained runs in: (weights on the disk, linear experts) -> module, name."""
+
+
+def _placement(job: Job) -> Iterator[tuple[str, str]]:
+    """Arguments of from_pretrained that say where the weights go."""
+    if job.weights == "gpu":
+        yield "device_map", '"cuda:0"'
+    if job.weights == "disk":
+        budget = job.ram_for_weights_bytes
+        yield from (("device_map", '"auto_offload"'), ("max_memory", f'{{"cpu": {budget or 0}}}'))
+        yield "offload_folder", '"offload"'
 
 
 def _auto_class(architecture: str) -> str:

@@ -35,7 +35,7 @@ def rent(estimator: Estimator, job: Job, machines: Sequence[Machine], wish: Wish
     fitting: list[Offer] = []
     missing: list[Offer] = []
     for machine in affordable:
-        choice = _best(Search(estimator, job, machine), wish)
+        choice = _best(Search(estimator, job, machine, with_budget=False), wish)
         (fitting if choice.fits in FITTING else missing).append(Offer(machine=machine, choice=choice))
     near = sorted((offer for offer in missing if _is_near(offer.choice)), key=_lacks)[:SHOWN]
     return Rent(

@@ -57,12 +57,18 @@ class Strategy:
 ASKED = Strategy(name=AS_ASKED)
 
 
-def strategies(graph: ModelGraph, recipe: Recipe, asked: Job) -> tuple[Strategy, ...]:
-    """The job as asked, and every strategy that changes something of it; `graph` is cut at whole layers."""
+def strategies(
+    graph: ModelGraph, recipe: Recipe, asked: Job, *, gpus: int = 1, ram_for_weights: int | None = None
+) -> tuple[Strategy, ...]:
+    """The job as asked, and every strategy that changes something of it.
+
+    `graph` is the model cut at whole layers. `ram_for_weights`: bytes of RAM that weights may have where the others
+    stay on the disk; None where nobody said how much RAM there is.
+    """
     needs_data = any(spec.requires_calibration_data for spec in recipe.modifiers)
-    candidates = [*_of_loading(graph)]
+    candidates = [*_of_loading(graph, ram_for_weights)]
     if needs_data and asked.pipeline in ("independent", "sequential"):
-        candidates += [*_of_targets(graph), *_of_passes(), *_of_gptq(recipe)]
+        candidates += [*_of_targets(graph), *_of_passes(gpus), *_of_gptq(recipe)]
     single = [each for each in candidates if _changes_something(each, asked, recipe)]
     return (ASKED, *single)
 
@@ -74,9 +80,12 @@ def _of_targets(graph: ModelGraph) -> Iterator[Strategy]:
     yield Strategy(name="two targets a subgraph", changes={"targets_per_subgraph": 2})
 
 
-def _of_passes() -> Iterator[Strategy]:
+def _of_passes(gpus: int) -> Iterator[Strategy]:
     yield Strategy(name="activations on the CPU", changes={"offload_device": "cpu"})
     yield Strategy(name="activations on the GPU", changes={"offload_device": "gpu"})
+    if gpus > 1:
+        yield Strategy(name="activations on a second GPU", changes={"offload_device": "gpu:1"})
+    yield Strategy(name="all of the job on the GPU", changes={"weights": "gpu", "offload_device": "gpu"})
     yield Strategy(name="batch of 1", changes={"batch_size": 1})
     yield Strategy(name="batch of 4", changes={"batch_size": 4})
     yield Strategy(name="next batch prefetched", changes={"prefetch": True})
@@ -89,9 +98,18 @@ def _of_gptq(recipe: Recipe) -> Iterator[Strategy]:
         yield Strategy(name="GPTQ one module at a time", recipe_changes={BATCHED: 1})
 
 
-def _of_loading(graph: ModelGraph) -> Iterator[Strategy]:
-    if graph.fused_expert_bytes:
-        yield Strategy(name="linear experts from the start", changes={"linearized": True})
+def _of_loading(graph: ModelGraph, ram_for_weights: int | None) -> Iterator[Strategy]:
+    linear = {"linearized": True} if graph.fused_expert_bytes else {}
+    if linear:
+        yield Strategy(name="linear experts from the start", changes=linear)
+    yield Strategy(name="weights on the CPU", changes={"weights": "cpu", "ram_for_weights_bytes": None})
+    yield Strategy(name="weights on the GPU", changes={"weights": "gpu", "ram_for_weights_bytes": None})
+    # models/offload.py: fused experts that lie on the disk are not planned
+    disk = {**linear, "weights": "disk"}
+    if ram_for_weights:
+        changes = {**disk, "ram_for_weights_bytes": ram_for_weights}
+        yield Strategy(name="weights in RAM as far as they go, the others on the disk", changes=changes)
+    yield Strategy(name="all weights on the disk", changes={**disk, "ram_for_weights_bytes": None})
 
 
 def _changes_something(strategy: Strategy, asked: Job, recipe: Recipe) -> bool:

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from planner.compress.host_schema import Disk, Host
-from planner.compress.schema import Plan
-from planner.hardware.demand import Demand, demand, fits
+from planner.compress.host_schema import Disk
+from planner.compress.schema import GpuPeak, Plan, Verdict
+from planner.hardware.demand import Demand, Resource, demand, fits
 from planner.hardware.machine import Machine
 from planner.job import Job
 
@@ -28,26 +28,39 @@ class CardNeed:
     """It runs out of memory there."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RamNeed:
+    """What a job asks of RAM."""
+
+    resident: int
+    must_have: int
+    is_process: bool
+    """False: of the plan's tensors alone."""
+
+
 def demands_on(
-    machine: Machine, card: CardNeed, ram: tuple[int, int], disk: int | None, *, is_process: bool
+    machine: Machine, card: CardNeed, ram: RamNeed, disk: int | None = None, second: CardNeed | None = None
 ) -> tuple[Demand, ...]:
-    """What is asked of each resource. `ram`: undisturbed, and at least; of tensors alone unless `is_process`."""
-    found = [_of_card(machine, card), demand("RAM", *ram, ram_of(machine), IN_RAM if is_process else TENSORS)]
+    """What is asked of each resource; `second` is the card on which activations wait, where there is one."""
+    found = [_of_card("GPU", machine.gpu_memory_bytes if machine.gpus else 0, card)]
+    if second is not None:
+        found.append(_of_card("second GPU", machine.gpu_memory_bytes if machine.gpus > 1 else 0, second))
+    what = IN_RAM if ram.is_process else TENSORS
+    found.append(demand("RAM", ram.resident, ram.must_have, ram_of(machine), what))
     if disk is not None:
         found.append(demand("disk", disk, disk, machine.disk_bytes, ON_DISK))
     return tuple(found)
 
 
-def _of_card(machine: Machine, card: CardNeed) -> Demand:
-    has = machine.gpu_memory_bytes if machine.gpus else 0
+def _of_card(resource: Resource, has: int | None, card: CardNeed) -> Demand:
     if not card.device_total:
-        return demand("GPU", 0, 0, has, "nothing is computed on a GPU")
-    if has is None or not machine.gpus:
-        return demand("GPU", card.device_total, card.smallest, has, ON_CARD)
+        return demand(resource, 0, 0, has, "nothing is computed on a GPU")
+    if not has:
+        return demand(resource, card.device_total, card.smallest, has, ON_CARD)
     # the replay at the card's size decides, not the two figures: getting through is not monotonic (compress/fit.py)
     outcome = "over" if card.runs_out else "slow" if card.retries else "fits"
     at_least = card.smallest if card.runs_out else min(card.smallest, has)
-    return demand("GPU", card.device_total, at_least, has, ON_CARD).model_copy(update={"outcome": outcome})
+    return demand(resource, card.device_total, at_least, has, ON_CARD).model_copy(update={"outcome": outcome})
 
 
 def ram_of(machine: Machine) -> int | None:
@@ -55,11 +68,12 @@ def ram_of(machine: Machine) -> int | None:
     return machine.ram_bytes if machine.ram_available_bytes is None else machine.ram_available_bytes
 
 
-def ram_need(plan: Plan, host: Host | None) -> tuple[int, int]:
-    """RAM undisturbed and at least, as the process has it, or of the plan's tensors where that was not sized."""
-    if host is None:
-        return plan.cpu.peak_bytes, plan.cpu.peak_bytes
-    return host.peak_resident_bytes, host.peak_must_have_bytes
+def ram_need(plan: Plan) -> RamNeed:
+    """As the process has it, or of the plan's tensors where that was not sized."""
+    if plan.host is None:
+        return RamNeed(resident=plan.cpu.peak_bytes, must_have=plan.cpu.peak_bytes, is_process=False)
+    host = plan.host
+    return RamNeed(resident=host.peak_resident_bytes, must_have=host.peak_must_have_bytes, is_process=True)
 
 
 def disk_need(disk: Disk | None) -> int | None:
@@ -74,16 +88,20 @@ def judged(plan: Plan, machine: Machine | None = None) -> Plan:
     on = machine or machine_of_job(plan.job)
     if plan.method != "simulate" or plan.verdict is None:
         return plan
-    card = CardNeed(
-        device_total=(plan.gpu.device_total_bytes or 0) if plan.gpu.peak_reserved_bytes else 0,
-        smallest=plan.gpu.smallest_card_bytes or 0,
-        retries=plan.verdict.retries,
-        runs_out=plan.verdict.outcome == "out of memory",
-    )
-    ram = ram_need(plan, plan.host)
-    demands = demands_on(on, card, ram, disk_need(plan.disk), is_process=plan.host is not None)
+    card = _card_need(plan.gpu, plan.verdict, 0)
+    second = _card_need(plan.second_gpu, plan.verdict, 1) if plan.second_gpu else None
+    demands = demands_on(on, card, ram_need(plan), disk_need(plan.disk), second)
     fails = any(note.kind == "fails" for note in plan.notes)
     return plan.model_copy(update={"machine": on, "demands": demands, "fits": "no" if fails else fits(demands)})
+
+
+def _card_need(peak: GpuPeak, verdict: Verdict, number: int) -> CardNeed:
+    return CardNeed(
+        device_total=(peak.device_total_bytes or 0) if peak.peak_reserved_bytes else 0,
+        smallest=peak.smallest_card_bytes or 0,
+        retries=verdict.retries,
+        runs_out=verdict.outcome == "out of memory" and verdict.gpu == number,
+    )
 
 
 def machine_of_job(job: Job) -> Machine:
