@@ -30,7 +30,7 @@ class BasicPipeline(Pipeline):
         def batch(number: int) -> None:
             samples, size = share = batches.share(number)
             with ledger.hold("cpu", trace.batch_bytes * samples // size, "calibration_data", "batch"):
-                ledger.free_all(self.forward.run(whole, hooked, share).values())
+                ledger.free_all(self.forward.run(whole, hooked, share, again=number > 0).values())
 
         walk_batches(self.context, batches.count, batch)
         self.close("calibrate", "model")
