@@ -35,7 +35,7 @@ class BasicPipeline(Pipeline):
             with ledger.hold("cpu", nbytes, "calibration_data", "batch"):
                 if self.context.device == "gpu":
                     names.assign("batch", nbytes)
-                ledger.free_all(self.forward.run(whole, hooked, share).values())
+                ledger.free_all(self.forward.run(whole, hooked, share, again=number > 0).values())
 
         walk_batches(self.context, batches.count, batch)
         self.close("calibrate", "model")

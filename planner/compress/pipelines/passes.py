@@ -67,7 +67,7 @@ class Pass:
         else:
             self.names.delete(ENUMERATED)
         self.names.bind("inputs", *fetched.values())
-        outputs = self.forward.run(self.subgraph, self.hooked, batches.share(number), fetched)
+        outputs = self.forward.run(self.subgraph, self.hooked, batches.share(number), fetched, again=number > 0)
         shares = self.store and self.cache.device == self.context.device
         self.names.bind(self.result, *(() if shares else outputs.values()))
         if self.store:
