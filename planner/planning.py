@@ -9,8 +9,9 @@ from planner.compress.context import Context, Shortcuts
 from planner.compress.disk import disk_notes
 from planner.compress.fit import Rehearsal
 from planner.compress.inferred import check_sequential, pipeline_notes, pipeline_runs
-from planner.compress.oneshot import simulate
-from planner.compress.plans import disk_facts, plan_on_card, rule_plan, simulated_plan
+from planner.compress.oneshot import heaviest_rank, simulate
+from planner.compress.plans import disk_facts, plan_on_card, rank_facts, rule_plan, simulated_plan
+from planner.compress.ranks import check_ranks, rank_notes
 from planner.compress.schema import Plan
 from planner.fields import PlanMethod
 from planner.job import Job
@@ -104,6 +105,7 @@ def plan_graph(
     """
     program, binding_notes = make_program(graph, recipe, job)
     notes = [*graph.notes, *recipe.notes, *binding_notes, *card_notes(job)]
+    check_ranks(program, job.ranks)
     pipelines = {each.pipeline for each in pipeline_runs(program, job)}
     if "sequential" in pipelines:
         check_sequential(graph)
@@ -111,13 +113,15 @@ def plan_graph(
         return rule_plan(graph, recipe, job, notes)
     if pipelines != {"datafree"}:
         notes += graph.trace.notes
-    notes += [*pipeline_notes(program, job), *disk_notes(program)]
+    notes += [*pipeline_notes(program, job), *disk_notes(program), *rank_notes(program, job.ranks)]
+    rank = heaviest_rank(program, job)
     if on_card:
-        planned = plan_on_card(graph, recipe, Rehearsal(program, job, shortcuts=shortcuts), notes)
+        rehearsal = Rehearsal(program, job, shortcuts=shortcuts, rank=rank)
+        planned, steps = plan_on_card(graph, recipe, rehearsal, notes), rehearsal.roomy.steps
     else:
-        outcome = simulate(program, Context(job, shortcuts=shortcuts))
-        planned = simulated_plan(graph, recipe, job, outcome, notes)
-    return planned.model_copy(update={"disk": disk_facts(program)})
+        outcome = simulate(program, Context(job, shortcuts=shortcuts, rank=rank))
+        planned, steps = simulated_plan(graph, recipe, job, outcome, notes), tuple(outcome.steps)
+    return planned.model_copy(update={"disk": disk_facts(program), "ranks": rank_facts(rank, steps)})
 
 
 def _without_result(planned: Plan) -> Plan:

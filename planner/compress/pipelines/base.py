@@ -49,6 +49,7 @@ class Pipeline:
             gpu=peaks["gpu"],
             cpu=peaks["cpu"],
             second_gpu=peaks.get("gpu1"),
+            shared_cpu=self.home.cpu_bytes,
         )
         self.outcome.steps.append(step)
 
