@@ -19,6 +19,7 @@ from typing import Protocol, Self, TypeVar
 from planner.compress.devices import CountingDevice
 from planner.compress.holdings import DeviceName, Owner
 from planner.compress.ledger import Keep, Ledger
+from planner.compress.ranks import Rank
 from planner.compress.traffic import Traffic
 from planner.cuda.build import CudaBuild
 from planner.cuda.requests import Requests
@@ -239,8 +240,11 @@ class Context:
         keep: Keep = "peaks",
         cuda: CudaBuild | None = None,
         device: DeviceName = "gpu",
+        rank: Rank | None = None,
     ) -> None:
         self.job = job
+        self.rank = rank or (Rank(0, job.ranks) if job.ranks > 1 else None)
+        """The process that is simulated; None where there is no torchrun."""
         self.ledger = ledger or Ledger(
             gpu=CountingDevice(job.gpu_memory_bytes),
             keep=keep,

@@ -13,6 +13,7 @@ from planner.compress.devices import CardUse, DiffersError, card
 from planner.compress.ledger import Ledger
 from planner.compress.oneshot import simulate
 from planner.compress.program import Outcome, Program, StepMemory
+from planner.compress.ranks import Rank
 from planner.compress.tape import play
 from planner.cuda.allocator import OutOfMemory
 from planner.cuda.build import CudaBuild
@@ -94,8 +95,9 @@ class Rehearsal:
         *,
         context_bytes: int = CUDA_CONTEXT,
         shortcuts: Shortcuts | None = None,
+        rank: Rank | None = None,
     ) -> None:
-        self.program, self.job, self.context_bytes = program, job, context_bytes
+        self.program, self.job, self.context_bytes, self.rank = program, job, context_bytes, rank
         self.settings = job.allocator_settings
         modules = sum(len(unit.modules) for run in program.runs for unit in run.units)
         self._is_large = modules > MANY_MODULES
@@ -194,7 +196,8 @@ class Rehearsal:
         build = CudaBuild(sm=self.job.capability)
         outcome, ran_out = Outcome(), None
         try:
-            simulate(self.program, Context(self.job, ledger, shortcuts=shortcuts, cuda=build), outcome)
+            context = Context(self.job, ledger, shortcuts=shortcuts, cuda=build, rank=self.rank)
+            simulate(self.program, context, outcome)
         except OutOfMemory as error:
             ran_out = RanOut(step=len(outcome.steps) + error.steps, asked=error.asked, free=error.free)
         return ledger, Attempt(steps=tuple(outcome.steps), ran_out=ran_out)

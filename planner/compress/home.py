@@ -23,12 +23,21 @@ class ModelHome:
         self._ends: list[Handle] = []
         """The embedding's and the head's weight, where they are to be untied on the GPU."""
         self._experts: Handle | None = None
+        self._on_cpu: list[Handle] = []
+
+    @property
+    def cpu_bytes(self) -> int:
+        """Weights and qparams in CPU memory: ranks of a torchrun job share them."""
+        return sum(map(self._context.ledger.size, self._on_cpu))
+
+    def _keep_on_cpu(self, nbytes: int, kind: str, owner: str) -> None:
+        self._on_cpu.append(self._context.ledger.alloc("cpu", nbytes, kind, owner))
 
     def load(self) -> None:
         """from_pretrained. What stays on the disk is not read."""
         program, ledger = self._program, self._context.ledger
         if self._device == "cpu":
-            ledger.alloc("cpu", program.weight_bytes - program.disk_bytes, "model", "model weights")
+            self._keep_on_cpu(program.weight_bytes - program.disk_bytes, "model", "model weights")
             return
         with ledger.hold("gpu", program.weight_bytes, "model", "room for the weights"):
             pass  # transformers modeling_utils.py caching_allocator_warmup: all weights are cut from one segment
@@ -67,7 +76,7 @@ class ModelHome:
         """initialize_quantization: empty scales and zero points beside each targeted weight."""
         program, ledger = self._program, self._context.ledger
         if self._device == "cpu":
-            ledger.alloc("cpu", program.qparam_bytes - program.disk_qparam_bytes, "qparams", "quantization parameters")
+            self._keep_on_cpu(program.qparam_bytes - program.disk_qparam_bytes, "qparams", "quantization parameters")
             return
         holding = ledger.open("gpu", "qparams", "quantization parameters")
         for nbytes, tensors in program.qparam_tensors:
@@ -94,4 +103,4 @@ class ModelHome:
                 if context.is_on_disk(name):
                     context.copied_to_disk(program.embedding_bytes, Owner(name, "untied"))
         if program.tied and not on_disk:
-            ledger.alloc("cpu", program.embedding_bytes, "model", "untied lm_head")
+            self._keep_on_cpu(program.embedding_bytes, "model", "untied lm_head")

@@ -90,6 +90,8 @@ class StepMemory:
     moved: Moved = NOTHING
     second_gpu: Peak | None = None
     """The card on which activations wait, if there is one."""
+    shared_cpu: int = 0
+    """Of the CPU's bytes, weights and qparams: ranks of a torchrun job have these once for all."""
 
 
 @dataclass(slots=True)
