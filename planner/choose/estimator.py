@@ -84,14 +84,16 @@ class Trial:
         return demands_on(machine, self._card(machine, smallest), ram_need(self.plan), disk, second)
 
     def _card(self, machine: Machine, smallest: int) -> CardNeed:
-        if not self.plan.gpu.peak_bytes or machine.gpu_memory_bytes is None:
-            return CardNeed(device_total=_with_context(self.rehearsal, self.rehearsal.roomy), smallest=smallest)
-        attempt = self.on(machine.gpu_memory_bytes)
-        if attempt.ran_out:
-            attempt = self.rehearsal.roomy
-            return CardNeed(device_total=_with_context(self.rehearsal, attempt), smallest=smallest, runs_out=True)
-        total = _with_context(self.rehearsal, attempt)
-        return CardNeed(device_total=total, smallest=smallest, retries=attempt.retries)
+        roomy = self.rehearsal.roomy
+        is_known = self.plan.gpu.peak_bytes and machine.gpu_memory_bytes is not None
+        attempt = self.on(machine.gpu_memory_bytes) if is_known and machine.gpu_memory_bytes else roomy
+        return CardNeed(
+            device_total=_with_context(self.rehearsal, roomy if attempt.ran_out else attempt),
+            smallest=smallest,
+            retries=attempt.retries,
+            runs_out=attempt.ran_out is not None,
+            cards=self.job.ranks,
+        )
 
     def _second(self, machine: Machine) -> CardNeed | None:
         """The card on which activations wait, if the job has one."""

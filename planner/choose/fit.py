@@ -68,7 +68,8 @@ class Search:
     def fit(self) -> Fit:
         """The answer, and where it is no, what makes it yes."""
         start, answer = self._start(), self._choice(ASKED)
-        fixes = () if answer.fits in FITTING or start.trial.fails else self._fixes(start)
+        is_hopeless = start.trial.fails or not self.machine.gpus
+        fixes = () if answer.fits in FITTING or is_hopeless else self._fixes(start)
         closest = () if fixes or answer.fits in FITTING else self._closest()
         return Fit(
             model=start.trial.plan.model,

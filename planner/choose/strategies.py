@@ -85,6 +85,7 @@ def _of_passes(gpus: int) -> Iterator[Strategy]:
     yield Strategy(name="activations on the GPU", changes={"offload_device": "gpu"})
     if gpus > 1:
         yield Strategy(name="activations on a second GPU", changes={"offload_device": "gpu:1"})
+        yield Strategy(name=f"{gpus} ranks under torchrun", changes={"ranks": gpus, "offload_device": "cpu"})
     yield Strategy(name="all of the job on the GPU", changes={"weights": "gpu", "offload_device": "gpu"})
     yield Strategy(name="batch of 1", changes={"batch_size": 1})
     yield Strategy(name="batch of 4", changes={"batch_size": 4})

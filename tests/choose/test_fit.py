@@ -4,6 +4,8 @@ import shlex
 
 import pytest
 
+from planner.choose.estimator import Estimator
+from planner.choose.fit import Search
 from planner.choose.schema import Choice
 from planner.choose.strategies import ASKED
 from planner.cli import main
@@ -61,7 +63,7 @@ def test_a_machine_without_a_card_says_no() -> None:
 
 # ---------------------------------------------------------------------- fixes
 TOO_SMALL = {
-    "a card that holds half": (machine(asks("GPU") // 2), JOB),
+    "a card that lacks a little": (machine(asks("GPU") - 24 * MIB), JOB),
     "RAM for half of the samples": (machine(ram=asks("RAM", Job(samples=512, seq_len=512)) + 4 * MIB), JOB),
     "a card for a batch of one": (machine(asks("GPU") + 8 * MIB), JOB.model_copy(update={"batch_size": 16})),
 }
@@ -86,11 +88,11 @@ def assert_command_agrees(fix: Choice, on: Machine, job: Job) -> None:
 
 
 def test_the_command_of_a_fix_is_accepted_and_says_yes(capsys: pytest.CaptureFixture[str]) -> None:
-    on = machine(ram=18 * GIB)
-    from planner.choose.estimator import Estimator
-    from planner.choose.fit import Search
-
-    answer = Search(Estimator("llama-3-8b", "gptq_w4a16"), Job(samples=128), on).fit()
+    trials, job = Estimator("qwen3-0.6b", "gptq_w4a16"), Job(samples=256, layers=2)
+    needed = trials.choice(job, ASKED, LARGE).demand("RAM")
+    assert needed is not None
+    answer = Search(trials, job, machine(ram=needed.at_least_bytes - GIB)).fit()
+    assert answer.fits == "no"
     fix = next(fix for fix in answer.fixes if not fix.recipe_changes)
     words = shlex.split(fix.command)
     assert words[0] == "planner"

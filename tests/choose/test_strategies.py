@@ -29,6 +29,7 @@ def test_there_is_one_for_each_knob(choices: dict[str, Choice]) -> None:
         "two targets a subgraph",
         "activations on the GPU",
         "activations on a second GPU",
+        "2 ranks under torchrun",
         "all of the job on the GPU",
         "batch of 4",
         "next batch prefetched",
