@@ -40,7 +40,7 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
         tied=graph.tied_embeddings,
         head=f"{graph.head}.weight",
         embedding=f"{graph.embedding}.weight",
-        fused_modules=graph.fused_modules,
+        fused_linears=graph.fused_linears,
         on_disk=graph.on_disk,
         disk_bytes=disk.weights,
         disk_qparam_bytes=disk.qparams,

@@ -66,10 +66,11 @@ class ModelHome:
         if self._experts is None:
             with ledger.hold("cpu", program.fused_expert_bytes, "model", owner):
                 return
-        for _ in range(program.fused_modules):
-            one = program.fused_expert_bytes // program.fused_modules
-            with ledger.hold("cpu", one, "model", owner):
-                ledger.alloc("gpu", one, "model", "model weights")
+        for tensors in program.fused_linears:
+            holding = ledger.open("gpu", "model", "model weights")
+            with ledger.hold("cpu", sum(nbytes * count for nbytes, count in tensors), "model", owner):
+                for nbytes, count in tensors:
+                    ledger.grow(holding, nbytes * count, count)
         ledger.free(self._experts)
 
     def add_qparams(self) -> None:

@@ -27,7 +27,7 @@ are requested bytes in GiB (2^30).
 
 The counting device cannot see what CUDA's operators and libraries allocate inside C++, nor the caching allocator. Those
 are compared with PyTorch 2.14.1's own CUDA build over a pretended driver (`tests/cudameter`), which itself gives the
-GPU figures that people published to 0.1 % (its README): over the 78 jobs of `tests/measured/cuda/runs`, every step's
+GPU figures that people published to 0.1 % (its README): over the 104 jobs of `tests/measured/cuda/runs`, every step's
 requested bytes are within 1 %, every job's allocated and reserved bytes within 0.6 %, and the smallest cards of twelve
 and more jobs within 3 % (`python -m tests.measured.cuda.compare`). No plan has been compared with a GPU yet: cuSOLVER's
 and cuDNN's own workspaces and the true size of the CUDA context are not known from here.
