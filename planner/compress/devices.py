@@ -67,6 +67,10 @@ class Question:
         """The answer where so many bytes are free."""
         return min(self.wanted, max(1, free * self.percent // 100 // self.nbytes))
 
+    def free_for(self, parts: int) -> int:
+        """The fewest free bytes into whose share so many parts go."""
+        return -(-100 * parts * self.nbytes // self.percent)
+
 
 class DiffersError(Exception):
     """A job that is done again would be told something else here, and act otherwise: it must be simulated anew."""
@@ -201,6 +205,17 @@ class CachingDevice:
             self._asked += 1
             if action.answered(self.free_bytes(0)) != action.answer:
                 raise DiffersError
+            self._note_answer(action)
+
+    def _note_answer(self, question: Question) -> None:
+        """Cards with so much less or more that the answer would be another one go another way."""
+        band, reserved = self.allocator.band, self.allocator.use.reserved
+        if band is None:
+            return
+        if question.answer > 1:
+            band.needs(reserved + question.free_for(question.answer))
+        if question.answer < question.wanted:
+            band.lacks(reserved + question.free_for(question.answer + 1))
 
     def _do_alike(self, run: Alike) -> None:
         """Block by block, until one leaves its tensors where an earlier one did: then all lies as it lay after that
