@@ -21,6 +21,8 @@ LEGEND = (
     "rule of thumb\nRAM: resident   result: on disk   serving: it with vLLM, one sequence   1 GiB is 2^30 bytes"
 )
 TITLES = ("recipe, in GiB", "fits", "GPU", "device", "card", "rule", "RAM", "result", "serving", "GPU peak")
+_LEAST_WIDTH = {"rule": 110, "device": 105, "serving": 80, "result": 70}
+"""Columns that a narrower terminal has no room for."""
 _LEFT = ("recipe, in GiB", "fits", "GPU peak")
 
 _FITS: dict[Fit, str] = {"fits": "yes", "tight": "only just", "over": "NO"}
@@ -29,8 +31,9 @@ _STYLE: dict[Fit, str] = {"fits": "green", "tight": "bold yellow", "over": "bold
 
 def render(plans: Sequence[Plan], *, width: int | None = None, color: bool = False) -> str:
     """A table with a row per recipe, for people."""
+    titles = [title for title in TITLES if width is None or width >= _LEAST_WIDTH.get(title, 0)]
     table = ruled_table()
-    for title in TITLES:
+    for title in titles:
         table.add_column(
             title,
             justify="left" if title in _LEFT else "right",
@@ -39,10 +42,10 @@ def render(plans: Sequence[Plan], *, width: int | None = None, color: bool = Fal
             style="dim" if title == "rule" else "",
         )
     for plan, cells in zip(plans, _cells(plans), strict=True):
-        texts = [Text(cell) for cell in (*cells[:-2], "\nset by ".join(cells[-2:]))]
-        texts[1].stylize(_STYLE[verdict(plan)])
-        texts[2].stylize("bold")
-        table.add_row(*texts)
+        row = dict(zip(TITLES, map(Text, (*cells[:-2], "\nset by ".join(cells[-2:]))), strict=True))
+        row["fits"].stylize(_STYLE[verdict(plan)])
+        row["GPU"].stylize("bold")
+        table.add_row(*(row[title] for title in titles))
     footer = [("summary" if place == 0 else "", text) for place, text in enumerate(_conclusions(plans))]
     footer += [("notes" if place == 0 else "", text) for place, text in enumerate(_notes(plans))]
     legend = Text(LEGEND, style="dim")
