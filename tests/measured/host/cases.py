@@ -77,8 +77,8 @@ def measured(run: Run) -> dict[str, Any]:
 
 
 def phases(run: Run) -> dict[str, dict[str, int]]:
-    """Each phase's most of each figure, under the plan's name: without data there is no first pass over batches, and all
-    that it does happens while the hostmeter waits for one."""
+    """Each phase's most of each figure, under the plan's name: without data there is no pass over batches, and the
+    job is done while the hostmeter waits for one."""
     found = dict(measured(run)["phases"])
     if not any(phase.phase == "prepare" for phase in predicted(run).phases):
         found["compress"] = found.pop("calibrate")
