@@ -7,10 +7,11 @@ from planner.compress.schema import GpuPeak, Plan, Verdict
 from planner.hardware.demand import Demand, Resource, demand, fits
 from planner.hardware.machine import Machine
 from planner.job import Job
+from planner.sizing.host_constants import HostConstants
 
 ON_CARD = "reserved and CUDA context on a card with room; the smallest card that gets through"
 IN_RAM = "resident in RAM; without what the kernel can drop and read again"
-TENSORS = "tensors in RAM, without the process around them"
+TENSORS = "an estimate: tensors, imports and CUDA's host side"
 IN_SHM = "weights and qparams in /dev/shm, once for all ranks"
 ON_DISK = "files that the job writes"
 
@@ -38,7 +39,7 @@ class RamNeed:
     resident: int
     must_have: int
     is_process: bool
-    """False: of the plan's tensors alone."""
+    """False: its tensors and what every process has, without loading and saving."""
     shared: int = 0
     """Of it, in /dev/shm; 0 for one process."""
 
@@ -77,14 +78,17 @@ def ram_of(machine: Machine) -> int | None:
 
 
 def ram_need(plan: Plan) -> RamNeed:
-    """As the processes have it, or of the plan's tensors where that was not sized.
+    """As the processes have it; where that was not sized, tensors and what every process has.
 
     Several ranks share weights and qparams; each has all else of its own.
     """
     host, ranks, shared = plan.host, plan.job.ranks, plan.ranks.shared_bytes if plan.ranks else 0
     if host is None:
-        tensors = plan.ranks.all_bytes if plan.ranks else plan.cpu.peak_bytes
-        return RamNeed(resident=tensors, must_have=tensors, is_process=False, shared=shared)
+        process = HostConstants()
+        own = ranks * (process.imports_anonymous + process.objects + process.cuda_anonymous)
+        files = process.imports_file + process.code + process.cuda_file
+        must_have = (plan.ranks.all_bytes if plan.ranks else plan.cpu.peak_bytes) + own
+        return RamNeed(resident=must_have + files, must_have=must_have, is_process=False, shared=shared)
     resident, must_have = (
         shared + ranks * max(0, peak - shared) for peak in (host.peak_resident_bytes, host.peak_must_have_bytes)
     )
