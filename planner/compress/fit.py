@@ -105,7 +105,7 @@ class Rehearsal:
             return self._roomy
         known = [(self._ledger, self._roomy)]
         if self._adapted and not is_own:
-            known.insert(0, self._adapted)
+            known.append(self._adapted)
         for ledger, attempt in known:
             if (tried := self._again(total, ledger, attempt)) is not None:
                 return tried
