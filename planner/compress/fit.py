@@ -138,7 +138,7 @@ class Rehearsal:
             return seen
         known = [(self._ledger, self._roomy)]
         if self._adapted and not is_own:
-            known.insert(0, self._adapted)
+            known.append(self._adapted)
         for ledger, attempt in known:
             if (tried := self._again(total, ledger, attempt)) is not None:
                 return tried
