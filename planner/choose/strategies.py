@@ -4,13 +4,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from planner.choose.targets import finer_targets
+from planner.choose.targets import count_targets, finer_targets
 from planner.compress.modifiers.gptq import GPTQSpec
 from planner.job import Job
 from planner.models.graph import ModelGraph
 from planner.recipe.specs import Recipe
 
 AS_ASKED = "as asked"
+MANY_TARGETS = 1_000
+"""Cuts into more subgraphs than this are not tried: to simulate them takes minutes, and each keeps activations in RAM."""
 BATCHED = "batched_quantization"
 
 
@@ -73,9 +75,18 @@ def strategies(
     return (ASKED, *single)
 
 
+def left_out(graph: ModelGraph) -> Iterator[tuple[str, str]]:
+    """Names of strategies that are not tried for this model, and why."""
+    for name, targets in finer_targets(graph).items():
+        if (count := count_targets(graph, targets)) > MANY_TARGETS:
+            yield name, f"{count:,} subgraphs take minutes; plan them with --sequential-targets {','.join(targets)}"
+
+
 def _of_targets(graph: ModelGraph) -> Iterator[Strategy]:
     yield Strategy(name="whole layers", changes={"sequential_targets": None, "targets_per_subgraph": 1})
     for name, targets in finer_targets(graph).items():
+        if count_targets(graph, targets) > MANY_TARGETS:
+            continue
         yield Strategy(name=name, changes={"sequential_targets": targets, "targets_per_subgraph": 1})
     yield Strategy(name="two targets a subgraph", changes={"targets_per_subgraph": 2})
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from planner.choose.targets import finer_targets
+from planner.choose.targets import count_targets, finer_targets
 from planner.job import Job
 from planner.models.source import list_presets
 from tests.built import graph_of
@@ -18,6 +18,12 @@ def test_every_finer_target_is_a_class_of_the_model(preset: str) -> None:
     assert "single Linears" in targets
     for names in targets.values():
         assert set(names) <= classes
+
+
+def test_each_target_is_a_subgraph_of_its_own() -> None:
+    graph = graph_of("mixtral-8x7b", Job())
+    assert count_targets(graph, ("MixtralAttention", "ExpertMLPWithGate")) == 32 * (1 + 8)
+    assert count_targets(graph_of("llama-3-8b", Job()), ("Linear",)) == 32 * 7
 
 
 def test_a_dense_layer_is_cut_into_attention_and_mlp() -> None:
