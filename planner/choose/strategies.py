@@ -12,7 +12,7 @@ from planner.recipe.specs import Recipe
 
 AS_ASKED = "as asked"
 MANY_TARGETS = 1_000
-"""Cuts into more subgraphs than this are not tried: to simulate them takes minutes, and each keeps activations in RAM."""
+"""Cuts into more subgraphs than this are not tried: to simulate them takes minutes, and each keeps activations."""
 BATCHED = "batched_quantization"
 
 

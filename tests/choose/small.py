@@ -14,7 +14,7 @@ CONFIG = {
     "vocab_size": 32_000,
     "hidden_size": 1024,
     "intermediate_size": 4096,
-    "num_hidden_layers": 4,
+    "num_hidden_layers": 2,
     "num_attention_heads": 16,
     "num_key_value_heads": 16,
 }
@@ -24,7 +24,7 @@ MIXTURE = {
     "vocab_size": 32_000,
     "hidden_size": 1024,
     "intermediate_size": 4096,
-    "num_hidden_layers": 4,
+    "num_hidden_layers": 2,
     "num_attention_heads": 8,
     "num_key_value_heads": 8,
     "num_local_experts": 8,

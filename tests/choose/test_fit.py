@@ -30,7 +30,7 @@ def asks(resource: Resource, job: Job = JOB, recipe: str = "gptq_w4a16") -> int:
 @pytest.mark.parametrize("ram", [1 * GIB, 4 * GIB, None])
 def test_fit_says_what_plan_says_of_the_same_machine(gpu: int, ram: int | None) -> None:
     on = machine(gpu, ram)
-    answer, planned = search(on).fit().answer, plan(CONFIG, "gptq_w4a16", JOB, machine=on)
+    answer, planned = estimator().choice(JOB.on(on), ASKED, on), plan(CONFIG, "gptq_w4a16", JOB, machine=on)
     assert answer.fits == planned.fits
     said = {demand.resource: demand for demand in planned.demands}
     for demand in answer.demands:
