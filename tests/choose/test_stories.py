@@ -65,7 +65,7 @@ def test_too_many_long_samples_are_told_what_helps(capsys: pytest.CaptureFixture
 # (d) FP8 against GPTQ against NVFP4, to be served on an L40S
 def test_three_recipes_for_one_model_are_compared_by_what_people_choose_by(capsys: pytest.CaptureFixture[str]) -> None:
     recipes = "-r rtn_fp8_dynamic -r gptq_w4a16 -r rtn_nvfp4"
-    plans = answer(capsys, f"compare qwen3-30b-a3b {recipes} --linearized --samples 64 --gpu l40s --ram 256GiB")
+    plans = answer(capsys, f"compare qwen3-30b-a3b {recipes} --linearized --samples 64 --gpu l40s --ram 256GiB")["plans"]
     assert [plan["recipe"] for plan in plans] == ["rtn_fp8_dynamic", "gptq_w4a16", "rtn_nvfp4"]
     for plan in plans:
         assert plan["fits"] in FITTING
@@ -85,7 +85,7 @@ def test_disk_a_second_gpu_and_ranks_take_from_ram_what_they_promise(capsys: pyt
     ranks = answer(capsys, f"plan {job} --ranks 4")
     assert needs(plain, "RAM") - needs(disk, "RAM") > 10 * GIB
     assert disk["weights_on_disk"]["weights_bytes"] == plain["model"]["bytes"]
-    assert needs(plain, "RAM") - needs(second, "RAM") > 5 * GIB
+    assert needs(plain, "RAM") - needs(second, "RAM") > 2 * GIB
     assert needs(second, "second GPU") > 6 * GIB
     assert ranks["ranks"]["shared_bytes"] > plain["model"]["bytes"]
     assert needs(ranks, "RAM") > needs(plain, "RAM")
