@@ -12,6 +12,7 @@ from planner.compress.program import Program
 from planner.timeline import Handle
 
 EMBEDDINGS = "embeddings"
+FUSED = Owner(FUSED_EXPERTS, "while they are linearized")
 
 
 class ModelHome:
@@ -22,7 +23,8 @@ class ModelHome:
         self._device: DeviceName = "gpu" if context.weights_on_gpu else "cpu"
         self._ends: list[Handle] = []
         """The embedding's and the head's weight, where they are to be untied on the GPU."""
-        self._experts: Handle | None = None
+        self._experts: list[Handle] = []
+        """The fused experts on the GPU, module by module."""
 
     def load(self) -> None:
         """from_pretrained. What stays on the disk is not read."""
@@ -34,11 +36,13 @@ class ModelHome:
             pass  # transformers modeling_utils.py caching_allocator_warmup: all weights are cut from one segment
         sizes = self._sizes_of_ends()
         self._ends = [ledger.alloc("gpu", size, "model", EMBEDDINGS) for size in sizes]
-        if program.fused_expert_bytes:
-            owner = Owner(FUSED_EXPERTS, "while they are linearized")
-            self._experts = ledger.alloc("gpu", program.fused_expert_bytes, "model", owner)
         rest = program.weight_bytes - sum(sizes) - program.fused_expert_bytes
-        ledger.alloc("gpu", rest, "model", "model weights")
+        share = rest // (len(program.linear_experts) + 1)
+        for sizes_of_linears in program.linear_experts:  # between the layers' other weights: they leave one gap each
+            ledger.alloc("gpu", share, "model", "model weights")
+            nbytes = sum(size * number for size, number in sizes_of_linears)
+            self._experts.append(ledger.alloc("gpu", nbytes, "model", FUSED))
+        ledger.alloc("gpu", rest - share * len(program.linear_experts), "model", "model weights")
 
     def _sizes_of_ends(self) -> list[int]:
         program = self._program
@@ -50,18 +54,21 @@ class ModelHome:
         """modeling/moe/linearize.py linearize_moe: its list keeps every fused experts module until it returns, so the
         model and all experts again are there together.
 
-        linear_experts.py from_experts_module makes the Linears of one module on the CPU, whichever device it is on.
+        linear_experts.py from_experts_module makes the Linears of one module on the CPU, whichever device it is on;
+        each is a tensor of its own on the GPU.
         """
         program, ledger = self._program, self._context.ledger
-        owner = Owner(FUSED_EXPERTS, "while they are linearized")
-        if self._experts is None:
-            with ledger.hold("cpu", program.fused_expert_bytes, "model", owner):
+        if not self._experts:
+            with ledger.hold("cpu", program.fused_expert_bytes, "model", FUSED):
                 return
-        for _ in range(program.fused_modules):
-            one = program.fused_expert_bytes // program.fused_modules
-            with ledger.hold("cpu", one, "model", owner):
-                ledger.alloc("gpu", one, "model", "model weights")
-        ledger.free(self._experts)
+        holding = ledger.open("gpu", "model", "model weights")
+        for handle, sizes in zip(self._experts, program.linear_experts, strict=True):
+            with ledger.hold("cpu", ledger.size(handle), "model", FUSED):
+                for size, number in sizes:
+                    ledger.grow(holding, size * number, number)
+        for handle in self._experts:
+            ledger.free(handle)
+        self._experts = []
 
     def add_qparams(self) -> None:
         """initialize_quantization: empty scales and zero points beside each targeted weight."""

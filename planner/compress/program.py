@@ -50,8 +50,8 @@ class Program:
     """Name of the head's weight, and"""
     embedding: str = "model.embed_tokens.weight"
     """of the embedding's."""
-    fused_modules: int = 1
-    """How many modules the fused experts are."""
+    linear_experts: tuple[tuple[tuple[int, int], ...], ...] = ()
+    """With weights on the GPU: the Linears that each fused module becomes, as (bytes, number of such tensors)."""
     on_disk: frozenset[str] = frozenset()
     """Modules whose weights stay on the disk, with all that is in them; the empty name is the whole model."""
     disk_bytes: int = 0

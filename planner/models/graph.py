@@ -129,8 +129,6 @@ class ModelGraph:
     job: Job
     """The job that it was loaded for. Of this job, only dtype, layers, targets, batch and the weights' place decide the
     graph."""
-    fused_modules: int = 1
-    """How many modules the fused experts are."""
     on_disk: frozenset[str] = frozenset()
     """Modules whose weights stay on the disk, with all that is in them; the empty name is the whole model."""
 

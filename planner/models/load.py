@@ -141,7 +141,6 @@ class _Loader:
             embedding=self.embedding,
             head=self.head,
             fused_expert_bytes=sum(fused),
-            fused_modules=len(fused) or 1,
             itemsize=getattr(torch, self.job.dtype).itemsize,
             layout=tuple(self.layout),
             job=self.job,

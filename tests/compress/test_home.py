@@ -84,7 +84,7 @@ def test_untied_embeddings_stay_on_the_gpu(tied: bool) -> None:
 
 def test_fused_experts_on_the_gpu_are_there_twice_while_they_are_linearized() -> None:
     job = toys.job(weights="gpu")
-    fused = replace(program(toys.onlooker()), fused_expert_bytes=6_000, fused_modules=3)
+    fused = replace(program(toys.onlooker()), fused_expert_bytes=6_000, linear_experts=(((500, 4),),) * 3)
     setup = at(simulate(fused, Context(job)).steps, "setup", "setup")
     assert setup.gpu.bytes >= TOY.weight_bytes + 6_000
     assert setup.cpu.by_kind["model"] == 2_000
