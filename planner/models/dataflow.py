@@ -9,11 +9,13 @@ targets, every expert's output.
 A node is one call of a module that holds no target, or one torch function call in the forward of a
 module that does. An in-place call without assignment (`x.index_add_(...)`) gives a node that nothing
 depends on, as in torch.fx; an augmented assignment (`x += y`) gives one that later uses depend on.
+Reading a tensor's shape is a node too, and each side that is taken out of it another: what is made with one of these
+numbers waits for them, so the experts of a layer may come after what is left to do of the layer before.
 """
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,6 +31,16 @@ from planner.models.traces import CallValue, Crossing, Event, ModelTrace, Segmen
 from planner.models.wrapping import ancestors
 
 _AUGMENTED = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "and", "or", "matmul")}
+_SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
+
+
+class _Side(int):
+    """A number that the traced graph makes: a side of a shape. What is computed from it is a plain number."""
+
+    node: int
+    """The node that makes it."""
+    whole: int
+    """The node of the shape that it was taken out of."""
 
 
 @dataclass(slots=True)
@@ -50,6 +62,8 @@ class _Node:
     target: bool = False
     reads: dict[int, None] = field(default_factory=dict)
     """Ids of the values that it reads."""
+    waits: dict[int, None] = field(default_factory=dict)
+    """Nodes that make the numbers which it is given."""
     values: list[int] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
 
@@ -121,8 +135,18 @@ class DataflowTracer:
 
     def _placeholder(self, name: str, tensor: torch.Tensor) -> None:
         node = self._begin(name, False, ())
-        self.recorder.adopt(tensor)
+        with self._own_calls():
+            self.recorder.adopt(tensor)
         self._end(node, tensor)
+
+    @contextmanager
+    def _own_calls(self) -> Iterator[None]:
+        """What the tracer itself asks of tensors is no node."""
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
 
     # ------------------------------------------------------------------ nodes
     def _before(self, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
@@ -143,16 +167,26 @@ class DataflowTracer:
     def function(self, func: Any, args: Any, kwargs: Any) -> Any:
         """One torch function call outside of leaf modules."""
         name = getattr(func, "__name__", "function")
-        if self._depth or name == "__get__":
+        is_shape = func == _SHAPE
+        if self._depth or (name == "__get__" and not is_shape):
             return pass_on(func, args, kwargs)
-        node = self._begin(name, False, (args, kwargs))
-        self._depth += 1
-        try:
+        node = self._begin("size" if is_shape else name, False, (args, kwargs))
+        with self._own_calls():
             result = pass_on(func, args, kwargs)
-        finally:
-            self._depth -= 1
         self._end(node, result, replaces=name in _AUGMENTED)
-        return result
+        return self._with_sides(node, result)
+
+    def _with_sides(self, node: _Node, result: Any) -> Any:
+        """A shape whose sides know where they come from; anything else as it is."""
+        if not isinstance(result, torch.Size):
+            return result
+        sides = []
+        for number in result:
+            side = _Side(number)
+            side.node, side.whole = len(self.nodes), node.index
+            self.nodes.append(_Node(side.node, "getitem", waits={node.index: None}))
+            sides.append(side)
+        return torch.Size(sides)
 
     def _begin(self, name: str, target: bool, reads: Any) -> _Node:
         node = _Node(len(self.nodes), name, target)
@@ -166,13 +200,19 @@ class DataflowTracer:
             number = self._value_of.get(id(value))
             if number is not None and self._producer[number] != node.index:
                 node.reads[number] = None
+        for leaf in pytree.tree_leaves(values):
+            if isinstance(leaf, _Side):
+                node.waits[leaf.node] = None
+            elif isinstance(leaf, torch.Size):
+                node.waits.update((side.whole, None) for side in leaf if isinstance(side, _Side))
 
     def _end(self, node: _Node, result: Any, *, replaces: bool = False) -> None:
         self.recorder.write_to([])
         if not self.recorder.recording:
             return
         tensors = [t for t in _tensors(result) if id(t) not in self._value_of or replaces]
-        values = [self._add_value(node, tensor) for tensor in tensors]
+        with self._own_calls():
+            values = [self._add_value(node, tensor) for tensor in tensors]
         if isinstance(result, (tuple, list)):
             self._unpack(values, tensors)
 
@@ -190,7 +230,8 @@ class DataflowTracer:
         for tensor in tensors:
             node = _Node(len(self.nodes), "getitem", reads=dict.fromkeys(values))
             self.nodes.append(node)
-            self._add_value(node, tensor)
+            with self._own_calls():
+                self._add_value(node, tensor)
 
     def _value(self, tensor: torch.Tensor) -> _Value:
         nbytes = tensor.numel() * tensor.element_size()
@@ -200,13 +241,14 @@ class DataflowTracer:
 
     # ------------------------------------------------------------------ the cut
     def graph(self) -> Any:
-        """Nodes of the traced graph; an edge leads from a node to each node that reads its values."""
+        """Nodes of the traced graph; an edge leads from a node to each node that reads its values or waits for it."""
         import networkx  # costs 50 ms, and most plans need no cut
 
         graph: Any = networkx.DiGraph()
         for node in self.nodes:
             graph.add_node(node.index, name=node.name, target=node.target)
             graph.add_edges_from((self._producer[v], node.index) for v in node.reads)
+            graph.add_edges_from((number, node.index) for number in node.waits)
         return graph
 
     def partition(self) -> list[list[_Node]]:
