@@ -10,9 +10,11 @@ A node is one call of a module that holds no target, or one torch function call 
 module that does. An in-place call without assignment (`x.index_add_(...)`) gives a node that nothing
 depends on, as in torch.fx; an augmented assignment (`x += y`) gives one that later uses depend on.
 Reading a tensor's shape is a node too, and each side that is taken out of it another: what is made with one of these
-numbers waits for them, so the experts of a layer may come after what is left to do of the layer before.
+numbers waits for them, so the experts of a layer may come after what is left to do of the layer before. What the
+library's tracer wraps into a function (pieces.py) is one node, whatever runs in it.
 """
 
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -26,6 +28,7 @@ from torch.utils import _pytree as pytree
 from planner.models.calls import ModuleCalls, patched_forward
 from planner.models.failures import pass_on, run_forward, stands_in
 from planner.models.inputs import CalibrationBatch
+from planner.models.pieces import Pieces, RunningPiece
 from planner.models.recorder import Key, Recorder, storage_key
 from planner.models.traces import CallValue, Crossing, Event, ModelTrace, Segment
 from planner.models.wrapping import ancestors
@@ -75,7 +78,13 @@ class DataflowTracer:
         self.model, self.targets, self.batch = model, targets, batch
         self.recorder = Recorder(experts, listener=self)
         self.calls = ModuleCalls(model, self.recorder)
-        self._ancestors = {id(m) for m in ancestors(model, targets)}
+        above = ancestors(model, targets)
+        self._ancestors = {id(m) for m in above}
+        self._pieces = Pieces(above)
+        self._piece: RunningPiece | None = None
+        """The wrapped piece whose node is open, and"""
+        self._made: list[weakref.ref[torch.Tensor]] = []
+        """what was made in it."""
         self._containers = {id(m) for m in model.modules() if type(m).forward is torch.nn.Module.forward}
         self.nodes: list[_Node] = []
         self.values: list[_Value] = []
@@ -83,7 +92,7 @@ class DataflowTracer:
         self._value_of: dict[int, int] = {}
         self._alive: list[torch.Tensor] = []
         self._depth = 0
-        self._open_node = _Node(-1, "")
+        self._open_node = self._open_piece = _Node(-1, "")
 
     # ------------------------------------------------------------------ run
     def run(self) -> ModelTrace:
@@ -99,6 +108,7 @@ class DataflowTracer:
             for name, tensor in self.batch.fields.items():
                 self._placeholder(name, tensor)
             run_forward(self.model, {**self.batch.fields, "use_cache": False})
+            self._close_piece()
         return self._cut()
 
     def _patched_leaves(self) -> Iterator[Any]:
@@ -153,7 +163,7 @@ class DataflowTracer:
         if self._depth or id(module) not in self._ancestors:
             if not self._depth:
                 name = self.calls.name(module)
-                self._open_node = self._begin(name, name in self.targets, ())
+                self._open_node = self._node(name, (), target=name in self.targets)
             self._depth += 1
         self.calls.enter(module, args, kwargs, shown=bool(self._depth))
 
@@ -170,11 +180,11 @@ class DataflowTracer:
         is_shape = func == _SHAPE
         if self._depth or (name == "__get__" and not is_shape):
             return pass_on(func, args, kwargs)
-        node = self._begin("size" if is_shape else name, False, (args, kwargs))
+        node = self._node("size" if is_shape else name, (args, kwargs))
         with self._own_calls():
             result = pass_on(func, args, kwargs)
         self._end(node, result, replaces=name in _AUGMENTED)
-        return self._with_sides(node, result)
+        return result if self._piece else self._with_sides(node, result)
 
     def _with_sides(self, node: _Node, result: Any) -> Any:
         """A shape whose sides know where they come from; anything else as it is."""
@@ -187,6 +197,26 @@ class DataflowTracer:
             self.nodes.append(_Node(side.node, "getitem", waits={node.index: None}))
             sides.append(side)
         return torch.Size(sides)
+
+    def _node(self, name: str, reads: Any, *, target: bool = False) -> _Node:
+        """A node for one call; in a wrapped piece, the piece's."""
+        piece = self._pieces.running()
+        if piece is None or piece != self._piece:
+            self._close_piece()
+            node = self._begin(name, target, reads if piece is None else (reads, piece.passed()))
+            self._piece, self._open_piece = piece, node
+            return node
+        self._open_piece.name = name  # what crosses a border is named after the last call
+        self._note_reads(self._open_piece, reads)
+        return self._open_piece
+
+    def _close_piece(self) -> None:
+        """The wrapped function returns: what it made and Python still holds."""
+        piece, made, self._piece, self._made = self._piece, self._made, None, []
+        if piece is None:
+            return
+        alive = [tensor for tensor in (reference() for reference in made) if tensor is not None]
+        self._end(self._open_piece, alive[-1] if piece.source.is_call and len(alive) == 1 else alive)
 
     def _begin(self, name: str, target: bool, reads: Any) -> _Node:
         node = _Node(len(self.nodes), name, target)
@@ -207,6 +237,9 @@ class DataflowTracer:
                 node.waits.update((side.whole, None) for side in leaf if isinstance(side, _Side))
 
     def _end(self, node: _Node, result: Any, *, replaces: bool = False) -> None:
+        if self._piece:  # its events go on until it returns
+            self._made += [weakref.ref(tensor) for tensor in _tensors(result) if id(tensor) not in self._value_of]
+            return
         self.recorder.write_to([])
         if not self.recorder.recording:
             return

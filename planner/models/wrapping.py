@@ -41,6 +41,20 @@ class Forward:
         return self.code.co_firstlineno - 1
 
 
+@dataclass(frozen=True, slots=True)
+class WrappedPiece:
+    """A piece of a traced forward that becomes a function."""
+
+    first: int
+    """Its lines in the file, from this one"""
+    last: int
+    """to this one."""
+    names: frozenset[str]
+    """What it uses, and so is passed."""
+    is_call: bool
+    """A call; else an `if`, or a tuple with a star in it."""
+
+
 def ancestors(model: torch.nn.Module, targets: Iterable[str]) -> list[torch.nn.Module]:
     """Modules whose own forward is traced: those that contain a sequential target."""
     names = {name.rpartition(".")[0] for name in targets}
@@ -66,9 +80,18 @@ def forwards(modules: Iterable[torch.nn.Module]) -> Iterator[Forward]:
 
 def wrapped_lines(forward: Forward) -> tuple[tuple[int, int], ...]:
     """First and last line, in the file, of every piece that becomes a function."""
-    return tuple(
-        (first + forward.offset, last + forward.offset) for first, last in _wrapped(forward.tree.body, forward)
-    )
+    return tuple((piece.first, piece.last) for piece in wrapped_pieces(forward))
+
+
+def wrapped_pieces(forward: Forward) -> Iterator[WrappedPiece]:
+    """Every piece that becomes a function."""
+    for node in _wrapped(forward.tree.body, forward):
+        yield WrappedPiece(
+            first=node.lineno + forward.offset,
+            last=(node.end_lineno or node.lineno) + forward.offset,
+            names=frozenset(_names([node], ast.Load)),
+            is_call=isinstance(node, ast.Call),
+        )
 
 
 def names_wrapped_in_loops(forward: Forward) -> frozenset[str]:
@@ -119,21 +142,17 @@ def without_lost_masks(model: torch.nn.Module, targets: Iterable[str]) -> Iterat
 
 
 # ---------------------------------------------------------------------- syntax
-def _wrapped(nodes: Iterable[ast.AST], forward: Forward) -> Iterator[tuple[int, int]]:
+def _wrapped(nodes: Iterable[ast.AST], forward: Forward) -> Iterator[Any]:
     for node in nodes:
         if isinstance(node, (ast.If, ast.IfExp)):
             if _is_wrapped_if(node, forward.namespace):
-                yield _lines(node)
+                yield node
             else:
                 yield from _wrapped(_live(node, forward.namespace), forward)
         elif _is_wrapped_call(node, forward.namespace):
-            yield _lines(node)
+            yield node
         else:
             yield from _wrapped(ast.iter_child_nodes(node), forward)
-
-
-def _lines(node: Any) -> tuple[int, int]:
-    return node.lineno, node.end_lineno or node.lineno
 
 
 def _is_wrapped_if(node: ast.If | ast.IfExp, namespace: dict[str, Any]) -> bool:
