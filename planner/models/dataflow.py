@@ -30,20 +30,11 @@ from planner.models.failures import pass_on, run_forward, stands_in
 from planner.models.inputs import CalibrationBatch
 from planner.models.pieces import Pieces, RunningPiece
 from planner.models.recorder import Key, Recorder, storage_key
+from planner.models.sides import SHAPE, makers, sides_of, with_sides
 from planner.models.traces import CallValue, Crossing, Event, ModelTrace, Segment
 from planner.models.wrapping import ancestors
 
 _AUGMENTED = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "and", "or", "matmul")}
-_SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
-
-
-class _Side(int):
-    """A number that the traced graph makes: a side of a shape. What is computed from it is a plain number."""
-
-    node: int
-    """The node that makes it."""
-    whole: int
-    """The node of the shape that it was taken out of."""
 
 
 @dataclass(slots=True)
@@ -177,7 +168,7 @@ class DataflowTracer:
     def function(self, func: Any, args: Any, kwargs: Any) -> Any:
         """One torch function call outside of leaf modules."""
         name = getattr(func, "__name__", "function")
-        is_shape = func == _SHAPE
+        is_shape = func == SHAPE
         if self._depth or (name == "__get__" and not is_shape):
             return pass_on(func, args, kwargs)
         node = self._node("size" if is_shape else name, (args, kwargs))
@@ -190,13 +181,9 @@ class DataflowTracer:
         """A shape whose sides know where they come from; anything else as it is."""
         if not isinstance(result, torch.Size):
             return result
-        sides = []
-        for number in result:
-            side = _Side(number)
-            side.node, side.whole = len(self.nodes), node.index
-            self.nodes.append(_Node(side.node, "getitem", waits={node.index: None}))
-            sides.append(side)
-        return torch.Size(sides)
+        shape = with_sides(result, whole=node.index, first=len(self.nodes))
+        self.nodes += [_Node(side.node, "getitem", waits={side.whole: None}) for side in sides_of(shape)]
+        return shape
 
     def _node(self, name: str, reads: Any, *, target: bool = False) -> _Node:
         """A node for one call; in a wrapped piece, the piece's."""
@@ -230,11 +217,7 @@ class DataflowTracer:
             number = self._value_of.get(id(value))
             if number is not None and self._producer[number] != node.index:
                 node.reads[number] = None
-        for leaf in pytree.tree_leaves(values):
-            if isinstance(leaf, _Side):
-                node.waits[leaf.node] = None
-            elif isinstance(leaf, torch.Size):
-                node.waits.update((side.whole, None) for side in leaf if isinstance(side, _Side))
+        node.waits.update(dict.fromkeys(makers(values)))
 
     def _end(self, node: _Node, result: Any, *, replaces: bool = False) -> None:
         if self._piece:  # its events go on until it returns

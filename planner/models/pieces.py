@@ -1,4 +1,4 @@
-"""Which wrapped piece of a traced forward is running: the tracer of LLM Compressor sees it as one function (wrapping.py).
+"""Which wrapped piece of a traced forward is running: LLM Compressor's tracer sees it as one function (wrapping.py).
 
 pipelines/sequential/ast_utils/auto_wrapper.py: such a function is passed every name that the piece uses. Made of an
 `if`, it returns a tuple of the names that the piece assigns; made of a call, what the call returns.

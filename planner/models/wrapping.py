@@ -111,6 +111,22 @@ def names_wrapped_in_loops(forward: Forward) -> frozenset[str]:
     return frozenset(names)
 
 
+def items_passed_in_loops(forward: Forward) -> frozenset[str | int]:
+    """Arguments of calls in a loop over layers, by place or keyword, that are an item of something: `masks[kind]`.
+
+    Each is a node of the traced graph for every layer (`getitem`), though the item may be the same one: it crosses
+    borders under as many names as there are layers.
+    """
+    loops = (node for node in ast.walk(forward.tree) if isinstance(node, ast.For))
+    calls = (node for loop in loops for node in ast.walk(loop) if isinstance(node, ast.Call))
+    return frozenset(
+        key
+        for call in calls
+        for key, value in (*enumerate(call.args), *((word.arg, word.value) for word in call.keywords))
+        if key is not None and isinstance(value, ast.Subscript)
+    )
+
+
 def _names(nodes: Iterable[ast.AST], context: type[ast.expr_context]) -> set[str]:
     parts = (part for node in nodes for part in ast.walk(node))
     return {part.id for part in parts if isinstance(part, ast.Name) and isinstance(part.ctx, context)}
