@@ -5,7 +5,7 @@ pipelines/sequential/ast_utils/auto_wrapper.py: such a function is passed every 
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any
@@ -25,8 +25,15 @@ class RunningPiece:
 
     def passed(self) -> list[Any]:
         """What the names that it uses stand for now."""
+        return self._values(self.source.names)
+
+    def returned(self) -> list[Any]:
+        """What the names that it assigns stand for now."""
+        return self._values(self.source.assigned)
+
+    def _values(self, names: Iterable[str]) -> list[Any]:
         here = self.frame.f_locals
-        return [here[name] for name in sorted(self.source.names) if name in here]
+        return [here[name] for name in sorted(names) if name in here]
 
 
 class Pieces:
@@ -36,6 +43,8 @@ class Pieces:
         self._of: dict[CodeType, tuple[WrappedPiece, ...]] = {
             forward.code: tuple(wrapped_pieces(forward)) for forward in forwards(modules)
         }
+        self._reached: dict[CodeType, tuple[FrameType, int]] = {}
+        """The last run of each forward, and the line where a call was last asked about."""
 
     def running(self) -> RunningPiece | None:
         """The outermost piece that the caller runs in, if any."""
@@ -47,3 +56,20 @@ class Pieces:
                     found = RunningPiece(frame, piece)
             frame = frame.f_back
         return found
+
+    def passed_over(self) -> Iterator[RunningPiece]:
+        """Pieces of the innermost forward that ran since the call before, and called nothing: `if cache is not None`.
+
+        What they return is what they were passed, and yet it waits for all that they were passed.
+        """
+        frame = sys._getframe(1).f_back
+        while frame is not None and frame.f_code not in self._of:
+            frame = frame.f_back
+        if frame is None:
+            return
+        before, line = self._reached.get(frame.f_code, (None, 0))
+        self._reached[frame.f_code] = frame, frame.f_lineno
+        start = line if before is frame else frame.f_code.co_firstlineno
+        for piece in self._of[frame.f_code]:
+            if start < piece.first and piece.last < frame.f_lineno:
+                yield RunningPiece(frame, piece)

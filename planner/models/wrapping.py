@@ -51,6 +51,8 @@ class WrappedPiece:
     """to this one."""
     names: frozenset[str]
     """What it uses, and so is passed."""
+    assigned: frozenset[str]
+    """What it assigns, and so returns."""
     is_call: bool
     """A call; else an `if`, or a tuple with a star in it."""
 
@@ -90,6 +92,7 @@ def wrapped_pieces(forward: Forward) -> Iterator[WrappedPiece]:
             first=node.lineno + forward.offset,
             last=(node.end_lineno or node.lineno) + forward.offset,
             names=frozenset(_names([node], ast.Load)),
+            assigned=frozenset(_names([node], ast.Store)),
             is_call=isinstance(node, ast.Call),
         )
 
