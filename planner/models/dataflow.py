@@ -30,7 +30,7 @@ from planner.models.inputs import CalibrationBatch
 from planner.models.nodes import GraphNode, GraphValue, partition
 from planner.models.pieces import Pieces, RunningPiece
 from planner.models.recorder import Key, Recorder, storage_key
-from planner.models.sides import SHAPE, makers, sides_of, with_sides
+from planner.models.sides import SHAPE, makers, with_sides
 from planner.models.traces import CallValue, Crossing, Event, ModelTrace, Segment
 from planner.models.wrapping import ancestors
 
@@ -156,8 +156,8 @@ class DataflowTracer:
         """A shape whose sides know where they come from; anything else as it is."""
         if not isinstance(result, torch.Size):
             return result
-        shape = with_sides(result, whole=node.index, first=len(self.nodes))
-        self.nodes += [GraphNode(side.node, "getitem", waits={side.whole: None}) for side in sides_of(shape)]
+        shape = with_sides(result, first=len(self.nodes))
+        self.nodes += [GraphNode(number, "getitem", waits={node.index: None}) for number in makers(shape)]
         return shape
 
     def _node(self, name: str, reads: Any, *, target: bool = False) -> GraphNode:
