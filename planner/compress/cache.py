@@ -4,7 +4,7 @@ Between two cards a tensor is copied as it lies, without a temporary on either: 
 copy_requires_temporaries needs one for other strides or another type alone.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from planner.compress.context import Context
 from planner.compress.holdings import DeviceName, Owner
@@ -33,15 +33,17 @@ class ActivationCache:
             self._context.ledger.grow(handle, full_batches * crossing.bytes, full_batches)
             self._context.ledger.grow(handle, self.size(crossing, last=True))
 
-    def fetch(self, numbers: Collection[int], *, last: bool = False) -> dict[int, Handle]:
+    def fetch(self, numbers: Sequence[int], *, last: bool = False) -> list[tuple[int, Handle]]:
         """Bring one batch to the computing device: as copies, or as nothing new when the cache is on that device.
 
         In the order in which they were stored: cache.py `fetch` walks a batch's dictionary, not the names asked for.
+        A tensor that lies in the cache under several names lies there once (OverrideEqMode finds it), and is brought
+        once for each name.
         """
         if self.device == self._context.device:
-            return {}
-        crossings = [self._trace.crossings[n] for n in self._holdings if n in numbers]
-        return {c.id: self._context.take(self.size(c, last), "batch", f"batch: {c.name}") for c in crossings}
+            return []
+        crossings = [self._trace.crossings[n] for n in self._holdings for _ in range(numbers.count(n))]
+        return [(c.id, self._context.take(self.size(c, last), "batch", f"batch: {c.name}")) for c in crossings]
 
     def size(self, crossing: Crossing, last: bool) -> int:
         """Bytes of one batch's tensor; the last batch may hold fewer samples."""

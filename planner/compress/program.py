@@ -69,6 +69,7 @@ class Subgraph:
     number: int
     segments: tuple[int, ...]
     reads: tuple[int, ...]
+    """Crossings, each as often as it has names here."""
     writes: tuple[int, ...]
     consumed: tuple[int, ...]
     unit: str
@@ -122,7 +123,7 @@ def cut(trace: ModelTrace, targets_per_subgraph: int) -> tuple[Subgraph, ...]:
         Subgraph(
             number=index + 1,
             segments=group,
-            reads=reads[index],
+            reads=_names(trace, group),
             writes=_writes(trace, group),
             consumed=consumed[index],
             unit=_unit(trace, group),
@@ -136,6 +137,13 @@ def _reads(trace: ModelTrace, group: tuple[int, ...]) -> tuple[int, ...]:
     """Crossings read inside the group and made before it."""
     names = dict.fromkeys(n for i in group for n in trace.segments[i].reads)
     return tuple(n for n in names if trace.crossings[n].producer < group[0])
+
+
+def _names(trace: ModelTrace, group: tuple[int, ...]) -> tuple[int, ...]:
+    """The same, once for each name: helpers.py partition_graph makes an input of every node that is read."""
+    shared = {n for i in group for n in trace.segments[i].reads if n not in trace.segments[i].items}
+    items = [n for i in group for n in trace.segments[i].items]
+    return tuple(n for n in _reads(trace, group) for _ in range((n in shared) + items.count(n)))
 
 
 def _writes(trace: ModelTrace, group: tuple[int, ...]) -> tuple[int, ...]:

@@ -9,12 +9,15 @@ targets, every expert's output.
 A node is one call of a module that holds no target, or one torch function call in the forward of a
 module that does. An in-place call without assignment (`x.index_add_(...)`) gives a node that nothing
 depends on, as in torch.fx; an augmented assignment (`x += y`) gives one that later uses depend on.
+Reading a tensor's shape is a node too, and each side that is taken out of it another: what is made with one of these
+numbers waits for them, so the experts of a layer may come after what is left to do of the layer before. What the
+library's tracer wraps into a function (pieces.py) is one node, whatever runs in it.
 """
 
-from collections import deque
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,34 +27,14 @@ from torch.utils import _pytree as pytree
 from planner.models.calls import ModuleCalls, patched_forward
 from planner.models.failures import pass_on, run_forward, stands_in
 from planner.models.inputs import CalibrationBatch
+from planner.models.nodes import GraphNode, GraphValue, partition
+from planner.models.pieces import Pieces, RunningPiece
 from planner.models.recorder import Key, Recorder, storage_key
+from planner.models.sides import SHAPE, makers, with_sides
 from planner.models.traces import CallValue, Crossing, Event, ModelTrace, Segment
 from planner.models.wrapping import ancestors
 
 _AUGMENTED = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "and", "or", "matmul")}
-
-
-@dataclass(slots=True)
-class _Value:
-    """A tensor that a node produced: other nodes may read it, and it may cross a border."""
-
-    storage: int
-    """Id of the allocation behind it; -1 for a calibration input or a parameter."""
-    bytes: int
-    batched: bool
-
-
-@dataclass(slots=True)
-class _Node:
-    """One operation of the traced graph."""
-
-    index: int
-    name: str
-    target: bool = False
-    reads: dict[int, None] = field(default_factory=dict)
-    """Ids of the values that it reads."""
-    values: list[int] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
 
 
 class DataflowTracer:
@@ -61,15 +44,21 @@ class DataflowTracer:
         self.model, self.targets, self.batch = model, targets, batch
         self.recorder = Recorder(experts, listener=self)
         self.calls = ModuleCalls(model, self.recorder)
-        self._ancestors = {id(m) for m in ancestors(model, targets)}
+        above = ancestors(model, targets)
+        self._ancestors = {id(m) for m in above}
+        self._pieces = Pieces(above)
+        self._piece: RunningPiece | None = None
+        """The wrapped piece whose node is open, and"""
+        self._made: list[weakref.ref[torch.Tensor]] = []
+        """what was made in it."""
         self._containers = {id(m) for m in model.modules() if type(m).forward is torch.nn.Module.forward}
-        self.nodes: list[_Node] = []
-        self.values: list[_Value] = []
+        self.nodes: list[GraphNode] = []
+        self.values: list[GraphValue] = []
         self._producer: dict[int, int] = {}
         self._value_of: dict[int, int] = {}
         self._alive: list[torch.Tensor] = []
         self._depth = 0
-        self._open_node = _Node(-1, "")
+        self._open_node = self._open_piece = GraphNode(-1, "")
 
     # ------------------------------------------------------------------ run
     def run(self) -> ModelTrace:
@@ -85,6 +74,7 @@ class DataflowTracer:
             for name, tensor in self.batch.fields.items():
                 self._placeholder(name, tensor)
             run_forward(self.model, {**self.batch.fields, "use_cache": False})
+            self._close_piece()
         return self._cut()
 
     def _patched_leaves(self) -> Iterator[Any]:
@@ -121,15 +111,25 @@ class DataflowTracer:
 
     def _placeholder(self, name: str, tensor: torch.Tensor) -> None:
         node = self._begin(name, False, ())
-        self.recorder.adopt(tensor)
+        with self._own_calls():
+            self.recorder.adopt(tensor)
         self._end(node, tensor)
+
+    @contextmanager
+    def _own_calls(self) -> Iterator[None]:
+        """What the tracer itself asks of tensors is no node."""
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
 
     # ------------------------------------------------------------------ nodes
     def _before(self, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
         if self._depth or id(module) not in self._ancestors:
             if not self._depth:
                 name = self.calls.name(module)
-                self._open_node = self._begin(name, name in self.targets, ())
+                self._open_node = self._node(name, (), target=name in self.targets)
             self._depth += 1
         self.calls.enter(module, args, kwargs, shown=bool(self._depth))
 
@@ -143,40 +143,84 @@ class DataflowTracer:
     def function(self, func: Any, args: Any, kwargs: Any) -> Any:
         """One torch function call outside of leaf modules."""
         name = getattr(func, "__name__", "function")
-        if self._depth or name == "__get__":
+        is_shape = func == SHAPE
+        if self._depth or (name == "__get__" and not is_shape):
             return pass_on(func, args, kwargs)
-        node = self._begin(name, False, (args, kwargs))
-        self._depth += 1
-        try:
+        node = self._node("size" if is_shape else name, (args, kwargs))
+        with self._own_calls():
             result = pass_on(func, args, kwargs)
-        finally:
-            self._depth -= 1
         self._end(node, result, replaces=name in _AUGMENTED)
-        return result
+        return result if self._piece else self._with_sides(node, result)
 
-    def _begin(self, name: str, target: bool, reads: Any) -> _Node:
-        node = _Node(len(self.nodes), name, target)
+    def _with_sides(self, node: GraphNode, result: Any) -> Any:
+        """A shape whose sides know where they come from; anything else as it is."""
+        if not isinstance(result, torch.Size):
+            return result
+        shape = with_sides(result, first=len(self.nodes))
+        self.nodes += [GraphNode(number, "getitem", waits={node.index: None}) for number in makers(shape)]
+        return shape
+
+    def _node(self, name: str, reads: Any, *, target: bool = False) -> GraphNode:
+        """A node for one call; in a wrapped piece, the piece's."""
+        for skipped in self._pieces.passed_over():
+            self._pass_over(skipped)
+        piece = self._pieces.running()
+        if piece is None or piece != self._piece:
+            self._close_piece()
+            node = self._begin(name, target, reads if piece is None else (reads, piece.passed()))
+            self._piece, self._open_piece = piece, node
+            return node
+        self._open_piece.name = name  # what crosses a border is named after the last call
+        self._note_reads(self._open_piece, reads)
+        return self._open_piece
+
+    def _pass_over(self, piece: RunningPiece) -> None:
+        """A wrapped piece that computes nothing: its results are new nodes, though the tensors are the same."""
+        self._close_piece()
+        node = self._begin("wrapped", False, piece.passed())
+        self.recorder.write_to([])
+        for tensor in _tensors(piece.returned()):
+            child = GraphNode(len(self.nodes), "getitem", waits={node.index: None})
+            self.nodes.append(child)
+            with self._own_calls():
+                self._add_value(child, tensor)
+
+    def _close_piece(self) -> None:
+        """The wrapped function returns: what it made and Python still holds."""
+        piece, made, self._piece, self._made = self._piece, self._made, None, []
+        if piece is None:
+            return
+        alive = [tensor for tensor in (reference() for reference in made) if tensor is not None]
+        self._end(self._open_piece, alive[-1] if piece.source.is_call and len(alive) == 1 else alive)
+
+    def _begin(self, name: str, target: bool, reads: Any) -> GraphNode:
+        node = GraphNode(len(self.nodes), name, target)
         self.nodes.append(node)
         self._note_reads(node, reads)
         self.recorder.write_to(node.events)
         return node
 
-    def _note_reads(self, node: _Node, values: Any) -> None:
+    def _note_reads(self, node: GraphNode, values: Any) -> None:
         for value in _tensors(values):
             number = self._value_of.get(id(value))
             if number is not None and self._producer[number] != node.index:
                 node.reads[number] = None
+        node.waits.update(dict.fromkeys(makers(values)))
 
-    def _end(self, node: _Node, result: Any, *, replaces: bool = False) -> None:
+    def _end(self, node: GraphNode, result: Any, *, replaces: bool = False) -> None:
+        if self._piece:  # its events go on until it returns
+            self._made += [weakref.ref(tensor) for tensor in _tensors(result) if id(tensor) not in self._value_of]
+            return
         self.recorder.write_to([])
         if not self.recorder.recording:
             return
         tensors = [t for t in _tensors(result) if id(t) not in self._value_of or replaces]
-        values = [self._add_value(node, tensor) for tensor in tensors]
+        with self._own_calls():
+            values = [self._add_value(node, tensor) for tensor in tensors]
         if isinstance(result, (tuple, list)):
             self._unpack(values, tensors)
 
-    def _add_value(self, node: _Node, tensor: torch.Tensor) -> int:
+    def _add_value(self, node: GraphNode, tensor: torch.Tensor) -> int:
         self._alive.append(tensor)
         number = len(self.values)
         self.values.append(self._value(tensor))
@@ -188,46 +232,20 @@ class DataflowTracer:
     def _unpack(self, values: list[int], tensors: list[torch.Tensor]) -> None:
         """A tuple is one value of the traced graph: for each element, a node of its own reads the whole tuple."""
         for tensor in tensors:
-            node = _Node(len(self.nodes), "getitem", reads=dict.fromkeys(values))
+            node = GraphNode(len(self.nodes), "getitem", reads=dict.fromkeys(values))
             self.nodes.append(node)
-            self._add_value(node, tensor)
+            with self._own_calls():
+                self._add_value(node, tensor)
 
-    def _value(self, tensor: torch.Tensor) -> _Value:
+    def _value(self, tensor: torch.Tensor) -> GraphValue:
         nbytes = tensor.numel() * tensor.element_size()
         storage = self.recorder.ids.get(storage_key(tensor), -1)
         batched = tensor.dim() > 0 and tensor.shape[0] % self.batch.size == 0
-        return _Value(storage, nbytes, batched)
+        return GraphValue(storage, nbytes, batched)
 
     # ------------------------------------------------------------------ the cut
-    def graph(self) -> Any:
-        """Nodes of the traced graph; an edge leads from a node to each node that reads its values."""
-        import networkx  # costs 50 ms, and most plans need no cut
-
-        graph: Any = networkx.DiGraph()
-        for node in self.nodes:
-            graph.add_node(node.index, name=node.name, target=node.target)
-            graph.add_edges_from((self._producer[v], node.index) for v in node.reads)
-        return graph
-
-    def partition(self) -> list[list[_Node]]:
-        """helpers.py topological_partition with one target per part: breadth first, in program order."""
-        graph = self.graph()
-        waiting = {index: graph.in_degree(index) for index in graph}
-        queue = deque(index for index in sorted(graph) if not waiting[index])
-        parts: list[list[_Node]] = [[]]
-        while queue:
-            node = self.nodes[queue.popleft()]
-            if node.target and (len(parts) > 1 or parts[0]):
-                parts.append([])
-            parts[-1].append(node)
-            for user in sorted(graph.successors(node.index)):
-                waiting[user] -= 1
-                if not waiting[user]:
-                    queue.append(user)
-        return parts
-
     def _cut(self) -> ModelTrace:
-        parts = self.partition()
+        parts = partition(self.nodes, self._producer)
         home = {node.index: index for index, part in enumerate(parts) for node in part}
         last = dict.fromkeys(range(len(self.values)), -1)
         for node in self.nodes:
@@ -257,7 +275,7 @@ class DataflowTracer:
             batched=value.batched,
         )
 
-    def _part(self, index: int, part: list[_Node], crossings: dict[int, Crossing]) -> Segment:
+    def _part(self, index: int, part: list[GraphNode], crossings: dict[int, Crossing]) -> Segment:
         target = next((node.name for node in part if node.target), "")
         writes = [
             (v, self.values[v].storage)
@@ -275,7 +293,7 @@ class DataflowTracer:
         events = tuple(_relative(event, target, places) for event in self._events(part, crossing_storages))
         return Segment(index, target, index, events, tuple(reads), tuple(writes))
 
-    def _events(self, part: list[_Node], crossing_storages: set[int]) -> Iterator[Event]:
+    def _events(self, part: list[GraphNode], crossing_storages: set[int]) -> Iterator[Event]:
         """The nodes' events in order; a value goes after the last node that reads it.
 
         torch/fx/graph.py delete_unused_values: several values go in the order in which that node takes them.

@@ -120,6 +120,8 @@ class Segment:
     writes: tuple[tuple[int, int], ...]
     """(crossing id, local value id) of the crossings that it makes."""
     exact: bool = True
+    items: frozenset[int] = frozenset()
+    """Those reads that have a name of their own here: an item that is taken out of a dictionary for every layer."""
 
 
 @dataclass(frozen=True, slots=True)

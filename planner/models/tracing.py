@@ -21,7 +21,13 @@ from planner.models.inputs import CalibrationBatch
 from planner.models.outputs import OutputShape, made_again, shape_of, shapes_of
 from planner.models.recorder import Key, Recorder, storage_key
 from planner.models.traces import Crossing, Event, ModelTrace, Segment
-from planner.models.wrapping import ancestors, forwards, names_wrapped_in_loops, wrapped_lines
+from planner.models.wrapping import (
+    ancestors,
+    forwards,
+    items_passed_in_loops,
+    names_wrapped_in_loops,
+    wrapped_lines,
+)
 
 
 @dataclass(slots=True)
@@ -35,6 +41,7 @@ class _Builder:
     reads: dict[int, None] = field(default_factory=dict)
     writes: dict[int, int] = field(default_factory=dict)
     glue_from: int = 0
+    items: set[int] = field(default_factory=set)
 
 
 class ModelTracer:
@@ -56,6 +63,7 @@ class ModelTracer:
         traced = list(forwards(above))
         self._wrapped_lines = {forward.code: wrapped_lines(forward) for forward in traced}
         self._loop_names = {forward.code: names_wrapped_in_loops(forward) for forward in traced}
+        self._items = {forward.code: items_passed_in_loops(forward) for forward in traced}
         self.wrapped: dict[str, None] = {}
         """Modules that run inside of a wrapped function: the traced graph does not show them."""
 
@@ -131,6 +139,7 @@ class ModelTracer:
                 return pass_on(original, args, kwargs)
             self._next_segment(name)
             self._read_values((args, kwargs))
+            self._read_items(args, kwargs)
             self._read_wrapped()
             key = (self.targets[name], signature((args, kwargs)))
             template = self._templates.get(key)
@@ -154,6 +163,16 @@ class ModelTracer:
             for frame in self._frames()
             for first, last in wrapped_lines.get(frame.f_code, ())
         )
+
+    def _read_items(self, args: Any, kwargs: Any) -> None:
+        """What is passed as an item of something is read under a name of its own."""
+        items = next(
+            (self._items[frame.f_code] for frame in self._frames() if frame.f_code in self._items), frozenset()
+        )
+        passed = [value for key, value in (*enumerate(args), *kwargs.items()) if key in items]
+        for tensor in (leaf for leaf in pytree.tree_leaves(passed) if isinstance(leaf, torch.Tensor)):
+            if (number := self._read_value(tensor, "value")) is not None:
+                self.segments[-1].items.add(number)
 
     def _read_wrapped(self) -> None:
         """A wrapped `if` later in the loop over layers reads all its names at every layer."""
@@ -227,10 +246,11 @@ class ModelTracer:
             if isinstance(value, torch.Tensor):
                 self._read_value(value, _leaf_name(path))
 
-    def _read_value(self, tensor: torch.Tensor, name: str) -> None:
+    def _read_value(self, tensor: torch.Tensor, name: str) -> int | None:
+        """Note a read; returns the crossing, None for what crosses no border."""
         owner = self._owner(tensor)
         if owner is None or owner[0] == self.segments[-1].index:
-            return
+            return None
         geometry = () if owner[0] < 0 else (int(tensor.storage_offset()), tuple(tensor.shape))
         number = self._crossing_ids.setdefault((*owner, *geometry), len(self.crossings))
         if number == len(self.crossings):
@@ -239,6 +259,7 @@ class ModelTracer:
             self.crossings[number] = Crossing(number, name, nbytes, owner[0], owner[0], batched)
             self.segments[owner[0]].writes[number] = owner[1]
         self.segments[-1].reads[number] = None
+        return number
 
     def _place(self, tensor: torch.Tensor) -> int:
         """The tensor's place among the running segment's reads; -1 where it is none of them."""
@@ -280,7 +301,8 @@ class ModelTracer:
         writes = tuple(sorted(builder.writes.items()))
         key = (builder.structure, tuple(w[1] for w in writes), events[builder.glue_from :] if builder.index else ())
         structure = self._structures.setdefault(key, builder.index)
-        return Segment(builder.index, builder.target, structure, events, tuple(builder.reads), writes)
+        reads, items = tuple(builder.reads), frozenset(builder.items)
+        return Segment(builder.index, builder.target, structure, events, reads, writes, items=items)
 
 
 def signature(values: Any) -> Any:

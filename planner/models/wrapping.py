@@ -41,6 +41,22 @@ class Forward:
         return self.code.co_firstlineno - 1
 
 
+@dataclass(frozen=True, slots=True)
+class WrappedPiece:
+    """A piece of a traced forward that becomes a function."""
+
+    first: int
+    """Its lines in the file, from this one"""
+    last: int
+    """to this one."""
+    names: frozenset[str]
+    """What it uses, and so is passed."""
+    assigned: frozenset[str]
+    """What it assigns, and so returns."""
+    is_call: bool
+    """A call; else an `if`, or a tuple with a star in it."""
+
+
 def ancestors(model: torch.nn.Module, targets: Iterable[str]) -> list[torch.nn.Module]:
     """Modules whose own forward is traced: those that contain a sequential target."""
     names = {name.rpartition(".")[0] for name in targets}
@@ -66,9 +82,19 @@ def forwards(modules: Iterable[torch.nn.Module]) -> Iterator[Forward]:
 
 def wrapped_lines(forward: Forward) -> tuple[tuple[int, int], ...]:
     """First and last line, in the file, of every piece that becomes a function."""
-    return tuple(
-        (first + forward.offset, last + forward.offset) for first, last in _wrapped(forward.tree.body, forward)
-    )
+    return tuple((piece.first, piece.last) for piece in wrapped_pieces(forward))
+
+
+def wrapped_pieces(forward: Forward) -> Iterator[WrappedPiece]:
+    """Every piece that becomes a function."""
+    for node in _wrapped(forward.tree.body, forward):
+        yield WrappedPiece(
+            first=node.lineno + forward.offset,
+            last=(node.end_lineno or node.lineno) + forward.offset,
+            names=frozenset(_names([node], ast.Load)),
+            assigned=frozenset(_names([node], ast.Store)),
+            is_call=isinstance(node, ast.Call),
+        )
 
 
 def names_wrapped_in_loops(forward: Forward) -> frozenset[str]:
@@ -86,6 +112,22 @@ def names_wrapped_in_loops(forward: Forward) -> frozenset[str]:
             if used & assigned and _is_wrapped_if(node, forward.namespace):
                 names |= used - assigned
     return frozenset(names)
+
+
+def items_passed_in_loops(forward: Forward) -> frozenset[str | int]:
+    """Arguments of calls in a loop over layers, by place or keyword, that are an item of something: `masks[kind]`.
+
+    Each is a node of the traced graph for every layer (`getitem`), though the item may be the same one: it crosses
+    borders under as many names as there are layers.
+    """
+    loops = (node for node in ast.walk(forward.tree) if isinstance(node, ast.For))
+    calls = (node for loop in loops for node in ast.walk(loop) if isinstance(node, ast.Call))
+    return frozenset(
+        key
+        for call in calls
+        for key, value in (*enumerate(call.args), *((word.arg, word.value) for word in call.keywords))
+        if key is not None and isinstance(value, ast.Subscript)
+    )
 
 
 def _names(nodes: Iterable[ast.AST], context: type[ast.expr_context]) -> set[str]:
@@ -119,21 +161,17 @@ def without_lost_masks(model: torch.nn.Module, targets: Iterable[str]) -> Iterat
 
 
 # ---------------------------------------------------------------------- syntax
-def _wrapped(nodes: Iterable[ast.AST], forward: Forward) -> Iterator[tuple[int, int]]:
+def _wrapped(nodes: Iterable[ast.AST], forward: Forward) -> Iterator[Any]:
     for node in nodes:
         if isinstance(node, (ast.If, ast.IfExp)):
             if _is_wrapped_if(node, forward.namespace):
-                yield _lines(node)
+                yield node
             else:
                 yield from _wrapped(_live(node, forward.namespace), forward)
         elif _is_wrapped_call(node, forward.namespace):
-            yield _lines(node)
+            yield node
         else:
             yield from _wrapped(ast.iter_child_nodes(node), forward)
-
-
-def _lines(node: Any) -> tuple[int, int]:
-    return node.lineno, node.end_lineno or node.lineno
 
 
 def _is_wrapped_if(node: ast.If | ast.IfExp, namespace: dict[str, Any]) -> bool:

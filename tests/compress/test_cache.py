@@ -38,10 +38,19 @@ def test_what_does_not_grow_with_the_batch_is_whole_in_the_last_one_too() -> Non
 def test_fetching_copies_one_batch_to_the_gpu() -> None:
     activations, context = cache()
     activations.fill()
-    handles = list(activations.fetch([IDS]).values())
+    handles = [handle for _, handle in activations.fetch([IDS])]
     assert context.ledger.live_by_kind("gpu") == {"batch": 4 * TOY.ids}
     context.ledger.free_all(handles)
     assert context.ledger.live_by_kind("gpu") == {}
+
+
+def test_a_tensor_with_two_names_is_copied_for_each_and_lies_in_the_cache_once() -> None:
+    activations, context = cache()
+    activations.fill()
+    before = context.ledger.live("cpu")
+    assert [number for number, _ in activations.fetch([IDS, IDS])] == [IDS, IDS]
+    assert context.ledger.live_by_kind("gpu") == {"batch": 2 * 4 * TOY.ids}
+    assert context.ledger.live("cpu") == before
 
 
 def test_deleting_the_last_batch_empties_the_name() -> None:
@@ -78,7 +87,7 @@ def test_a_cache_on_the_gpu_needs_no_copy_to_run_a_batch() -> None:
     held = 3 * 4 * TOY.ids
     assert context.ledger.live_by_kind("gpu") == {"activation_cache": held}
     assert context.ledger.live("cpu") == 0
-    assert activations.fetch([IDS]) == {}
+    assert activations.fetch([IDS]) == []
     assert context.ledger.live("gpu") == held
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from planner.compress.program import cut
 from planner.job import Job
 from planner.models import tracing
 from planner.models.graph import ModelGraph
@@ -285,6 +286,45 @@ def test_a_border_inside_a_layer_keeps_the_residual(tiny: Loader) -> None:
     hidden = BATCH * SEQ * WIDTH * 2
     into_mlp = [trace.crossings[n].bytes for n in trace.segments[2].reads]
     assert into_mlp.count(hidden) == 2  # what the MLP reads, and the sum that is added afterwards
+
+
+def reads(trace: ModelTrace, per_subgraph: int, of: str) -> list[int]:
+    """How often each subgraph reads a crossing of this name."""
+    return [sum(trace.crossings[n].name == of for n in subgraph.reads) for subgraph in cut(trace, per_subgraph)]
+
+
+def test_a_mask_out_of_a_dictionary_crosses_once_for_every_layer_of_a_subgraph(tiny: Loader) -> None:
+    """modeling_qwen3.py: causal_mask_mapping[...] is a node of the traced graph for each layer."""
+    qwen = {**TINY, "model_type": "qwen3", "head_dim": HEAD_DIM}
+    assert reads(tiny(qwen).trace, 1, "attention_mask")[1:] == [1, 1, 1, 1]
+    assert reads(tiny(qwen).trace, 2, "attention_mask")[1:] == [2, 2]
+    assert reads(tiny().trace, 2, "attention_mask")[1:] == [1, 1]
+
+
+def test_with_targets_inside_a_layer_the_batch_is_the_same(tiny: Loader) -> None:
+    """Nothing that the tracer itself asks of a tensor is a node, so the graph's inputs come first."""
+    for trace in (tiny().trace, tiny(sequential_targets=("Linear",)).trace):
+        inputs = [(c.name, c.bytes) for c in trace.crossings.values() if c.producer < 0]
+        assert inputs == [("input_ids", BATCH * SEQ * 8), ("attention_mask", BATCH * SEQ * 8)]
+
+
+def test_the_mask_is_made_where_the_wrapped_function_runs(tiny: Loader) -> None:
+    """Measured: positions cross from the head, and the mask is made with the first v_proj, after q_proj and k_proj."""
+    trace = tiny(sequential_targets=("Linear",)).trace
+    mask = next(c for c in trace.crossings.values() if c.bytes == BATCH * SEQ * SEQ * 2)
+    assert trace.segments[mask.producer].target == "model.layers.0.self_attn.v_proj"
+    assert not any(c.bytes == BATCH * SEQ * SEQ for c in trace.crossings.values())  # of bool: inside of the function
+
+
+def test_what_is_left_of_one_mixture_of_experts_is_done_before_the_next_ones_experts(tiny: Loader) -> None:
+    """The next layer's experts wait for the shape of what they read: modeling_mixtral.py MixtralSparseMoeBlock."""
+    mixtral = {**TINY, "model_type": "mixtral", "num_hidden_layers": 2, "num_local_experts": 3}
+    targets = ("MixtralAttention", "ExpertMLPWithGate")
+    trace = tiny({**mixtral, "num_experts_per_tok": 2, "head_dim": HEAD_DIM}, sequential_targets=targets).trace
+    last = next(s for s in trace.segments if s.target == "model.layers.1.mlp.experts.2")
+    experts = [trace.crossings[n].name for n in last.reads if ".experts." in trace.crossings[n].name]
+    assert experts == ["model.layers.1.mlp.experts.0", "model.layers.1.mlp.experts.1"]
+    assert [trace.crossings[n].name for n in last.reads].count("zeros_like") == 1
 
 
 # ---------------------------------------------------------------------- calls that hooks see

@@ -43,7 +43,7 @@ class Pass:
     result: str
     hooked: tuple[Hooked, ...]
     store: bool
-    ahead: dict[int, Handle] | None = None
+    ahead: list[tuple[int, Handle]] | None = None
     """The next batch, where it was fetched while the one before ran (iter_prefetch)."""
 
     stream: int = 0
@@ -66,8 +66,8 @@ class Pass:
             self.names.move("inputs", ENUMERATED)
         else:
             self.names.delete(ENUMERATED)
-        self.names.bind("inputs", *fetched.values())
-        outputs = self.forward.run(self.subgraph, self.hooked, batches.share(number), fetched, again=number > 0)
+        self.names.bind("inputs", *(handle for _, handle in fetched))
+        outputs = self.forward.run(self.subgraph, self.hooked, batches.share(number), dict(fetched), again=number > 0)
         shares = self.store and self.cache.device == self.context.device
         self.names.bind(self.result, *(() if shares else outputs.values()))
         if self.store:
@@ -76,8 +76,8 @@ class Pass:
             self.context.traffic.off_gpu(0 if shares else self.cache.batch_bytes(self.subgraph.writes, last=last))
             self.names.extend("inputs", self.cache.delete(self.subgraph.consumed, last=last))
 
-    def _fetch(self, last: bool) -> dict[int, Handle]:
+    def _fetch(self, last: bool) -> list[tuple[int, Handle]]:
         with self.context.ledger.on_stream("gpu", self.stream):
             fetched = self.cache.fetch(self.subgraph.reads, last=last)
-        self.context.traffic.onto_gpu(sum(map(self.context.ledger.size, fetched.values())))
+        self.context.traffic.onto_gpu(sum(self.context.ledger.size(handle) for _, handle in fetched))
         return fetched

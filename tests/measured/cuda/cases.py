@@ -12,6 +12,12 @@ from tests.measured.cases import Case
 RUNS = Path(__file__).parent / "runs"
 SHORT: dict[str, Any] = {"layers": 3, "samples": 4, "progress_bars": False}
 TWO: dict[str, Any] = {**SHORT, "layers": 2}
+PASSES: tuple[dict[str, Any], ...] = (
+    {"offload_device": "gpu"},
+    {"prefetch": True},
+    {"batch_size": 4, "samples": 16},
+    {"weights": "gpu", "offload_device": "gpu"},
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +50,7 @@ def cuda_cases() -> Iterator[CudaCase]:
     yield from _presets()
     yield from _recipes()
     yield from _places()
+    yield from _strategies()
 
 
 def _case(model: str, recipe: str, sm: int = 90, base: dict[str, Any] = SHORT, **options: Any) -> CudaCase:
@@ -136,6 +143,28 @@ def _ranks() -> Iterator[CudaCase]:
     for recipe in ("rtn_w8a8_static", "rtn_w4a16", "sparsegpt_2of4", "gptq_nvfp4", "rtn_nvfp4"):
         yield _case("llama-3-8b", recipe, ranks=2, samples=8)
     yield _case("qwen3-30b-a3b", "gptq_w4a16", base=TWO, linearized=True, ranks=4, samples=16)
+
+
+def _strategies() -> Iterator[CudaCase]:
+    """What moves things on the GPU and leaves the result as it is, for a Llama, a Qwen3 and a mixture of experts."""
+    llama = ({"sequential_targets": ("LlamaAttention", "LlamaMLP")}, {"targets_per_subgraph": 2, "layers": 4})
+    for options in (*llama, *PASSES):
+        yield _case("llama-3-8b", "rtn_w8a8_static", **options)
+    yield _case("llama-3-8b", "rtn_w8a8_static", sequential_targets=("Linear",), layers=2)
+    for options in PASSES[2:]:
+        yield _case("llama-3-8b", "gptq_w4a16", **options)
+    qwen = ({"sequential_targets": ("Qwen3Attention", "Qwen3MLP")}, {"targets_per_subgraph": 2, "layers": 4})
+    for options in ({}, *qwen, *PASSES):
+        yield _case("qwen3-8b", "gptq_w4a16", **options)
+    for options in ({"sequential_targets": ("Qwen3MoeAttention", "Qwen3MoeSparseMoeBlock")}, *PASSES):
+        yield _case("qwen3-30b-a3b", "gptq_w4a16", base=TWO, **options)
+    yield _case("qwen3-30b-a3b", "gptq_w4a16", base={**TWO, "layers": 3}, targets_per_subgraph=2)
+    single = {"sequential_targets": ("MixtralAttention", "ExpertMLPWithGate")}
+    for recipe in ("gptq_w4a16", "rtn_w8a8_static"):
+        yield _case("mixtral-8x7b", recipe, base=TWO, **single)
+    single = {"sequential_targets": ("Qwen3MoeAttention", "ExpertMLPWithGate")}
+    yield _case("qwen3-30b-a3b", "gptq_w4a16", base={**TWO, "layers": 1}, **single)
+    yield _case("qwen3-30b-a3b", "gptq_w4a16", base=TWO, **single, targets_per_subgraph=32)
 
 
 def _recipes() -> Iterator[CudaCase]:
