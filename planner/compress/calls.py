@@ -1,7 +1,7 @@
 """Equal calls inside one forward, one after the other: the experts of a mixture."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from planner.compress.alike import Shape, runs
@@ -54,9 +54,36 @@ class Calls:
 
 
 def equal_calls(events: Sequence[Event]) -> tuple[Calls, ...]:
-    """All in one segment, in order."""
-    found = runs(_shape(events))
-    return tuple(Calls(begin, length, (end - begin) // length) for begin, end, length in found)
+    """All in one segment, in order: those whose blocks keep no tensor that somebody frees later on."""
+    found = (Calls(begin, length, (end - begin) // length) for begin, end, length in runs(_shape(events)))
+    lives = _lives(events)
+    return tuple(calls for calls in found if _pass_nothing_on(calls, lives))
+
+
+def _lives(events: Sequence[Event]) -> list[tuple[int, int]]:
+    """Where each tensor is taken and freed; behind all events for one that leaves the segment."""
+    births: dict[int, int] = {}
+    lives = []
+    for here, event in enumerate(events):
+        if event.kind == "alloc":
+            births[event.id] = here
+        elif event.kind == "free" and event.id in births:
+            lives.append((births.pop(event.id), here))
+    return [*lives, *((birth, len(events)) for birth in births.values())]
+
+
+def _pass_nothing_on(calls: Calls, lives: Iterable[tuple[int, int]]) -> bool:
+    """What a block takes, it or the next one frees, but for the last two, whose tensors `rename` finds; what it frees
+    was taken no earlier. Blocks could not be passed over otherwise: their tensors would not be there."""
+    last = calls.begin + (calls.count - 2) * calls.length
+    for birth, death in lives:
+        is_inside = calls.begin <= birth < last
+        dies_late = death - birth >= 2 * calls.length and calls.begin + 2 * calls.length <= death
+        if is_inside and dies_late:
+            return False
+        if birth < calls.begin and calls.begin + 2 * calls.length <= death < calls.end:
+            return False
+    return True
 
 
 def _shape(events: Sequence[Event]) -> Shape:
