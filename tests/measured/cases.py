@@ -56,6 +56,16 @@ def meter_arguments(job: Job) -> list[str]:
     return [word for field in JOB_FIELDS for word in field.meter_words(getattr(job, field.name))]
 
 
+def options(case: Case, **more: Any) -> str:
+    """The options that differ from the defaults, as on the command line; progress bars are said where they are on."""
+    words = ["progress bars"] if case.job.progress_bars else []
+    given = {**case.options, **more}
+    for field_ in (field_ for field_ in JOB_FIELDS if field_.name in given and field_.name != "progress_bars"):
+        typed = field_.spelling.write(given[field_.name])
+        words += [field_.option] if typed is True else [field_.option, str(typed)] if typed is not False else []
+    return f"`{' '.join(words)}`"
+
+
 def cases() -> Iterator[Case]:
     """Every measured job."""
     yield from _llama()

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.measured.accuracy import PAGE, row
 from tests.measured.cases import Case, cases
 from tests.measured.compare import Device, measured, pairs, peak, predicted, steps
 
@@ -28,6 +29,10 @@ def test_every_step_of_the_plan_is_measured_but_load_and_save(case: Case) -> Non
     """The meter starts with a loaded model, and writes no files."""
     compared = {step.index for planned, _ in steps(case) for step in planned}
     assert {step.phase for step in predicted(case).steps if step.index not in compared} == {"load", "save"}
+
+
+def test_its_row_on_the_page_is_up_to_date(case: Case) -> None:
+    assert row(case) in PAGE.read_text(encoding="utf-8"), "run `python -m tests.measured.accuracy`"
 
 
 def test_the_model_has_the_measured_size_and_class(case: Case) -> None:

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ import pytest
 from planner.compress.binding import make_program
 from planner.compress.context import Context
 from planner.compress.devices import card
+from planner.compress.fit import Rehearsal
 from planner.compress.holdings import Peak
 from planner.compress.ledger import Ledger
 from planner.compress.oneshot import simulate
@@ -129,6 +130,15 @@ def simulated(case: CudaCase) -> list[StepMemory]:
     ledger = Ledger(gpu=device, second=second)
     rank = Rank(case.rank, job.ranks) if job.ranks > 1 else None
     return simulate(program, Context(job, ledger, cuda=CudaBuild(sm=case.sm), rank=rank)).steps
+
+
+@cache
+def planned_smallest(case_name: str) -> int:
+    """The smallest card of this case, as a plan names it."""
+    case = next(case for case in cuda_cases() if case.name == case_name)
+    job = case.job.model_copy(update={"sm": case.sm})
+    program, _ = make_program(graph_of(case.model, job), load_recipe(str(case.recipe_path)), job)
+    return Rehearsal(program, job).smallest()
 
 
 def _key(modifier: str | None, subgraph: int | None, phase: str) -> tuple[object, ...]:

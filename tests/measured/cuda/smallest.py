@@ -54,6 +54,7 @@ JOBS = (
     "qwen3-30b-a3b-gptq_w4a16-layers2-batchsize4",
     "qwen3-30b-a3b-gptq_w4a16-layers2-weightsgpu-offloaddevicegpu",
     "qwen3-30b-a3b-gptq_w4a16-layers2-sequentialtargetsQwen3MoeAttentionxExpertMLPWithGate-targetspersubgraph32",
+    "mixtral-8x7b-gptq_w4a16-layers2-sequentialtargetsMixtralAttentionxExpertMLPWithGate",
 )
 
 

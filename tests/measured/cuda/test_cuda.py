@@ -2,8 +2,11 @@
 
 import pytest
 
+from tests.measured.accuracy import PAGE
+from tests.measured.cases import cases
 from tests.measured.cuda.cases import CudaCase, cuda_cases
 from tests.measured.cuda.compare import JOB_SHARE, STEP_SHARE, job_ratio, recorded_cases, second_steps, steps
+from tests.measured.cuda.table import row, smallest_cases
 
 CASES = recorded_cases()
 
@@ -23,6 +26,10 @@ def test_the_job_allocates_and_reserves_what_the_real_one_does(case: CudaCase, f
     assert abs(job_ratio(case, figure) - 1) <= JOB_SHARE
 
 
+def test_its_row_on_the_page_is_up_to_date(case: CudaCase) -> None:
+    assert row(case) in PAGE.read_text(encoding="utf-8"), "run `python -m tests.measured.accuracy`"
+
+
 WITH_SECOND = [case for case in CASES if case.job.has_second_gpu]
 
 
@@ -37,6 +44,11 @@ def test_a_second_card_holds_what_the_real_one_does_in_every_step(case: CudaCase
 
 def test_second_cards_were_measured() -> None:
     assert len(WITH_SECOND) >= 2
+
+
+def test_the_page_shows_every_job_and_no_other() -> None:
+    shown = sum(line.startswith("| ") and not line.startswith("| model") for line in PAGE.read_text().splitlines())
+    assert shown == sum(case.recorded.exists() for case in cases()) + len(CASES) + len(smallest_cases())
 
 
 def test_jobs_have_names_of_their_own() -> None:
