@@ -7,7 +7,11 @@ from planner.hardware.machine import Machine
 from planner.reports.numbers import gib, gib_short
 from planner.units import human_bytes
 
-_ANSWERS: dict[Fits, str] = {"yes": "YES", "slow": "YES, BUT SLOWLY", "not said": "NOBODY SAID what the machine has"}
+_ANSWERS: dict[Fits, str] = {
+    "yes": "YES",
+    "slow": "YES, BUT SLOWLY",
+    "not said": "NOBODY SAID what the machine has: give --gpu and --ram, --machine or --here",
+}
 
 
 def answer_line(fits: Fits, demands: Sequence[Demand], fails: str | None) -> str:
@@ -31,6 +35,8 @@ def missing_line(demands: Sequence[Demand]) -> str:
 
 
 def _missing(demand: Demand) -> str:
+    if demand.has_bytes == 0:
+        return f"no {demand.resource}, and {human_bytes(demand.at_least_bytes)} of one is needed"
     lacking = demand.at_least_bytes - (demand.has_bytes or 0)
     return f"{human_bytes(max(0, lacking))} of {demand.resource} missing"
 

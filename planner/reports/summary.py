@@ -115,7 +115,8 @@ def answer(plan: Plan) -> list[str]:
     if plan.fits is None or not (others or fails):
         return [fit_line(plan)]
     lines = [f"{demand.resource} {demand_line(demand)}" for demand in others]
-    return [answer_line(plan.fits, plan.demands, fails), f"GPU {fit_line(plan)}", *lines]
+    card = [f"GPU {fit_line(plan)}"] if plan.machine and plan.machine.gpus else []
+    return [answer_line(plan.fits, plan.demands, fails), *card, *lines]
 
 
 def fit_line(plan: Plan) -> str:
