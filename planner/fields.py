@@ -116,6 +116,9 @@ class JobField:
         return (self.meter_spelling or self.spelling).read(job[key])
 
 
+CUDA_CONTEXT = 520_000_000
+"""Bytes that the CUDA context takes before PyTorch takes any: 0.3 to 0.6 GB, by driver, card and the kernels loaded."""
+
 DATA: Panel = "Calibration data"
 PIPELINE: Panel = "How LLM Compressor runs"
 MODEL: Panel = "How the model is loaded"
@@ -386,6 +389,18 @@ JOB_FIELDS: tuple[JobField, ...] = (
         option="--alloc-conf",
         metavar="TEXT",
         unusual="PYTORCH_ALLOC_CONF={}",
+        metered=False,
+    ),
+    JobField(
+        name="cuda_context_bytes",
+        default=CUDA_CONTEXT,
+        typed=str,
+        panel=MACHINE,
+        help="What the CUDA context takes of the card: 0.3 to 0.6 GB by driver, card and the kernels that are loaded.",
+        option="--cuda-context",
+        metavar="SIZE",
+        spelling=BYTES,
+        unusual="CUDA context of {}",
         metered=False,
     ),
 )

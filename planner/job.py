@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from planner.cuda.settings import AllocatorSettings
 from planner.errors import JobError
-from planner.fields import DType, OffloadDevice, Pipeline, Weights
+from planner.fields import CUDA_CONTEXT, DType, OffloadDevice, Pipeline, Weights
 from planner.hardware import find_gpu, named_gpu
 from planner.hardware.machine import Machine
 from planner.units import GIB
@@ -95,6 +95,7 @@ class Job(BaseModel):
     """Compute capability, 90 for 9.0; None where nobody said."""
     alloc_conf: str = ""
     """PYTORCH_ALLOC_CONF; empty for PyTorch's defaults."""
+    cuda_context_bytes: int = Field(default=CUDA_CONTEXT, ge=0, le=2**40)
     images: int = Field(default=0, ge=0, le=1024)
     image_size: tuple[int, int] = (448, 448)
     layers: int | None = Field(default=None, ge=1, le=MAX_LAYERS)

@@ -22,9 +22,6 @@ from planner.job import Job
 from planner.notes import Note
 from planner.units import MIB
 
-CUDA_CONTEXT = 520_000_000
-"""Bytes that the CUDA context takes before PyTorch takes any: 0.3 to 0.6 GB, by driver, card and the kernels loaded."""
-
 MANY_MODULES = 1_000
 """From so many targeted modules on, repetitions are taken as settled early, and column blocks are not all walked."""
 
@@ -94,7 +91,7 @@ class Seen:
 class Rehearsal:
     """One job on one card after another.
 
-    `context_bytes` of a card are the CUDA context's; the number of modules chooses `shortcuts`, if none are given.
+    `context_bytes` are those of the job, and the number of modules chooses `shortcuts`, if none are given.
     """
 
     def __init__(
@@ -102,11 +99,12 @@ class Rehearsal:
         program: Program,
         job: Job,
         *,
-        context_bytes: int = CUDA_CONTEXT,
+        context_bytes: int | None = None,
         shortcuts: Shortcuts | None = None,
         rank: Rank | None = None,
     ) -> None:
-        self.program, self.job, self.context_bytes, self.rank = program, job, context_bytes, rank
+        self.program, self.job, self.rank = program, job, rank
+        self.context_bytes = job.cuda_context_bytes if context_bytes is None else context_bytes
         self.settings = job.allocator_settings
         modules = sum(len(unit.modules) for run in program.runs for unit in run.units)
         self._is_large = modules > MANY_MODULES

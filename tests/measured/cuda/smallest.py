@@ -12,7 +12,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from planner.compress.fit import CUDA_CONTEXT, smallest_card
+from planner.compress.fit import smallest_card
+from planner.fields import CUDA_CONTEXT
 from tests.measured.cuda.cases import CudaCase, cuda_cases
 from tests.measured.cuda.record import run
 
