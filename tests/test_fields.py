@@ -36,6 +36,7 @@ OTHERS: dict[str, Any] = {
     "gpu_memory_bytes": 24 * GIB,
     "sm": 89,
     "alloc_conf": "max_split_size_mb:128",
+    "cuda_context_bytes": 400_000_000,
 }
 NAMES = [field.name for field in JOB_FIELDS]
 
