@@ -96,5 +96,5 @@ def test_the_summary_says_what_is_not_the_default() -> None:
         "2 targets per subgraph, activations offloaded to gpu, 2 ranks, errors not propagated, prefetch, "
         "no progress bars, routed experts only, linear experts, weights on the disk, "
         "3GiB of RAM for them, first 3 layers, first 4 vision layers, "
-        "PYTORCH_ALLOC_CONF=max_split_size_mb:128, L40S of 24 GiB"
+        "PYTORCH_ALLOC_CONF=max_split_size_mb:128, CUDA context of 400000000 B, L40S of 24 GiB"
     )

@@ -12,7 +12,7 @@ from planner.commands.serve_options import SERVED, ServeFlags
 
 EPILOG = """[bold]Examples[/bold]
 
-planner formats llama-3-8b
+planner formats llama-3-8b --gpu rtx4090
 planner formats llama-3.3-70b --gpu 48GiB --context 8192
 planner formats deepseek-r1 --gpu h200 --gpus 8 --family gguf
 

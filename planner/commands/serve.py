@@ -15,7 +15,7 @@ from planner.errors import JobError
 
 EPILOG = """[bold]Examples[/bold]
 
-planner serve llama-3-8b --weights W4A16 --gpu rtx4090
+planner serve llama-3-8b --weights w4a16 --context 8192 --gpu rtx4090
 planner serve llama-2-70b -w exl2:2.55 --context 2048 --gpu 24GiB
 planner serve deepseek-r1 -w FP8 --gpu h200 --gpus 8 --split expert --batch 32
 planner serve qwen3-30b-a3b -w Q4_K_M --gpu rtx3060 -ngl 24

@@ -19,8 +19,7 @@ from planner.commands.progress import Progress
 
 EPILOG = """[bold]Examples[/bold]
 
-planner strategies qwen3-0.6b -r gptq_w4a16 --gpu 6GiB --ram 16GiB
-planner strategies qwen3-0.6b -r rtn_w8a8_static --machine g6.12xlarge"""
+planner strategies qwen3-0.6b -r gptq_w4a16 --gpu 6GiB --ram 16GiB"""
 
 
 @takes_machine_options()
