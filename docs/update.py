@@ -28,6 +28,9 @@ HELP_WIDTH = 80  # what rich takes for a terminal that cannot move the cursor, w
 COMMANDS = (
     "",
     "plan",
+    "fit",
+    "strategies",
+    "rent",
     "compare",
     "graph",
     "serve",
@@ -48,6 +51,7 @@ PAGES_WITH_OUTPUT = (
     DOCS / "serving.md",
     DOCS / "training.md",
     DOCS / "machines.md",
+    DOCS / "choosing.md",
 )
 
 OUTPUT = re.compile(
@@ -113,12 +117,22 @@ def cli_page() -> str:
 
 def schemas() -> dict[Path, Callable[[], str]]:
     """The JSON schema of every record that `--format json` writes whole."""
+    from planner.choose.schema import Fit, Rent, Strategies
     from planner.compress.schema import Plan
     from planner.serving.fit_schema import BitsPlan, FormatTable
     from planner.serving.schema import Serving
     from planner.training.schema import TrainingPlan
 
-    records = {"plan": Plan, "serving": Serving, "training": TrainingPlan, "formats": FormatTable, "bpw": BitsPlan}
+    records = {
+        "plan": Plan,
+        "fit": Fit,
+        "strategies": Strategies,
+        "rent": Rent,
+        "serving": Serving,
+        "training": TrainingPlan,
+        "formats": FormatTable,
+        "bpw": BitsPlan,
+    }
     return {DOCS / f"{name}.schema.json": lambda record=record: _schema(record) for name, record in records.items()}
 
 

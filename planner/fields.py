@@ -16,6 +16,7 @@ from planner.spelling import (
     METER_DEVICE,
     METER_GIB,
     METER_MAP,
+    METER_RANKS,
     NAMES,
     NEGATED,
     SIDES,
@@ -212,6 +213,19 @@ JOB_FIELDS: tuple[JobField, ...] = (
         option="--offload-device",
         meter_spelling=METER_DEVICE,
         unusual="activations offloaded to {}",
+    ),
+    JobField(
+        name="ranks",
+        default=1,
+        typed=int,
+        panel=PIPELINE,
+        help="Processes of a torchrun job (init_dist, load_context), each with its own GPU and its part of the "
+        "samples. GPU figures are those of the one that takes most.",
+        option="--ranks",
+        metavar="N",
+        meter_spelling=METER_RANKS,
+        unusual="{} ranks",
+        measurable=False,
     ),
     JobField(
         name="propagate_error",

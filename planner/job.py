@@ -19,6 +19,7 @@ MAX_TOKENS = 2**20
 MAX_BATCH = 2**16
 MAX_LAYERS = 10**4
 MAX_SIDE = 2**14
+MAX_RANKS = 2**10
 
 DEFAULT_SM = 90
 """Compute capability of a card of which only the size is known."""
@@ -74,6 +75,8 @@ class Job(BaseModel):
     sequential_targets: tuple[str, ...] | None = None
     targets_per_subgraph: int = Field(default=1, ge=1, le=MAX_LAYERS)
     offload_device: OffloadDevice = "cpu"
+    ranks: int = Field(default=1, ge=1, le=MAX_RANKS)
+    """Processes of a torchrun job."""
     propagate_error: bool = True
     prefetch: bool = False
     progress_bars: bool = True
@@ -123,8 +126,11 @@ class Job(BaseModel):
 
     @model_validator(mode="after")
     def _batch_fits_samples(self) -> Self:
-        if self.samples < self.batch_size:
-            raise ValueError(f"batch_size {self.batch_size} is larger than samples {self.samples}")
+        if self.samples < self.ranks:
+            raise ValueError(f"ranks {self.ranks} are more than samples {self.samples}; each needs one")
+        if self.rank_samples < self.batch_size:
+            each = f" of each of {self.ranks} ranks" if self.ranks > 1 else ""
+            raise ValueError(f"batch_size {self.batch_size} is larger than samples {self.rank_samples}{each}")
         return self
 
     def on(self, machine: Machine) -> Self:
@@ -168,11 +174,16 @@ class Job(BaseModel):
         )
 
     @property
+    def rank_samples(self) -> int:
+        """Samples of the rank that has most: datasets/utils.py get_rank_partition deals them out evenly."""
+        return -(-self.samples // self.ranks)
+
+    @property
     def batches(self) -> int:
-        """Number of calibration batches; the last one may be smaller (DataLoader keeps it)."""
-        return -(-self.samples // self.batch_size)
+        """Number of calibration batches of one rank; the last one may be smaller (DataLoader keeps it)."""
+        return -(-self.rank_samples // self.batch_size)
 
     @property
     def last_batch_size(self) -> int:
         """Samples in the last batch."""
-        return self.samples - (self.batches - 1) * self.batch_size
+        return self.rank_samples - (self.batches - 1) * self.batch_size

@@ -10,9 +10,10 @@ from planner.compress.disk import disk_notes
 from planner.compress.fit import Rehearsal
 from planner.compress.holdings import DeviceName
 from planner.compress.inferred import check_sequential, pipeline_notes, pipeline_runs
-from planner.compress.oneshot import simulate
-from planner.compress.plans import disk_facts, plan_on_card, rule_plan, simulated_plan
+from planner.compress.oneshot import heaviest_rank, simulate
+from planner.compress.plans import placement_facts, plan_on_card, rule_plan, simulated_plan
 from planner.compress.program import Program
+from planner.compress.ranks import check_ranks, rank_notes
 from planner.compress.schema import Plan
 from planner.fields import PlanMethod
 from planner.hardware.machine import Machine
@@ -120,13 +121,15 @@ def plan_graph(
     if method == "rule-of-thumb":
         return rule_plan(graph, recipe, job, notes)
     notes += notes_on_run
+    rank = heaviest_rank(program, job)
     if on_card and not without_gpu:
-        planned = plan_on_card(graph, recipe, Rehearsal(program, job, shortcuts=shortcuts), notes)
+        rehearsal = Rehearsal(program, job, shortcuts=shortcuts, rank=rank)
+        planned, steps = plan_on_card(graph, recipe, rehearsal, notes), rehearsal.roomy.steps
     else:
         device: DeviceName = "cpu" if without_gpu else "gpu"
-        outcome = simulate(program, Context(job, shortcuts=shortcuts, device=device))
-        planned = simulated_plan(graph, recipe, job, outcome, notes)
-    return planned.model_copy(update={"weights_on_disk": disk_facts(program)})
+        outcome = simulate(program, Context(job, shortcuts=shortcuts, device=device, rank=rank))
+        planned, steps = simulated_plan(graph, recipe, job, outcome, notes), tuple(outcome.steps)
+    return planned.model_copy(update=placement_facts(program, rank, steps))
 
 
 Notes = tuple[Note, ...]
@@ -138,12 +141,14 @@ def checked_program(graph: ModelGraph, recipe: Recipe, job: Job) -> tuple[Progra
     Raises RecipeError or JobError where it cannot start in the library.
     """
     program, binding_notes = make_program(graph, recipe, job)
+    check_ranks(program, job.ranks)
     pipelines = {each.pipeline for each in pipeline_runs(program, job)}
     if "sequential" in pipelines:
         check_sequential(graph)
     traced = graph.trace.notes if pipelines != {"datafree"} else ()
     notes = (*graph.notes, *recipe.notes, *binding_notes, *card_notes(job))
-    return program, notes, (*traced, *pipeline_notes(program, job), *disk_notes(program))
+    notes_on_run = (*pipeline_notes(program, job), *disk_notes(program), *rank_notes(program, job.ranks))
+    return program, notes, (*traced, *notes_on_run)
 
 
 def _without_result(planned: Plan) -> Plan:

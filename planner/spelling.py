@@ -63,6 +63,8 @@ METER_MAP = Spelling(
     read=lambda device: {"cuda": "gpu", "auto_offload": "disk"}.get(device, device),
     write=lambda place: {"gpu": "cuda", "disk": "auto_offload"}.get(place, place),
 )
+# The meter is told of ranks only where there are some, and calls their absence 0.
+METER_RANKS = Spelling(read=lambda ranks: ranks or 1, write=lambda ranks: ranks if ranks > 1 else None)
 METER_GIB = Spelling(
     read=lambda gib: None if gib is None else int(gib * GIB),
     write=lambda count: None if count is None else count / GIB,

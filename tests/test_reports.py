@@ -11,6 +11,7 @@ from planner.compress.holdings import Owner
 from planner.compress.parts import cpu_parts, gpu_parts
 from planner.compress.schema import CpuPeak, CpuStep, GpuPeak, GpuStep, Owned, Plan, Step
 from planner.compress.verdicts import first_over, verdict
+from planner.hardware.demand import demand
 from planner.models.graph import Edge, ModelGraph, Unit
 from planner.notes import Note
 from planner.reports import compare, graph, json_, markdown, table
@@ -341,7 +342,7 @@ def test_markdown_escapes_what_would_break_a_table(gptq: Plan) -> None:
 
 def test_a_comparison_has_a_row_per_recipe(gptq: Plan, rtn: Plan) -> None:
     text = compare.render([rtn, gptq], width=100)
-    assert text.index("rtn_fp8_dynamic  0.11") < text.index("gptq_w4a16       3.77")
+    assert text.index("rtn_fp8_dynamic  yes   0.11") < text.index("gptq_w4a16       yes   3.77")
     assert "set by model.layers.0.mlp.down_proj" in text
     assert "gptq_w4a16 needs 32.9 times the GPU memory of rtn_fp8_dynamic." in text
     assert max(map(len, text.splitlines())) <= 100
@@ -349,8 +350,20 @@ def test_a_comparison_has_a_row_per_recipe(gptq: Plan, rtn: Plan) -> None:
 
 def test_a_comparison_says_who_does_not_fit(gptq: Plan, rtn: Plan) -> None:
     plans = [with_memory(plan, 2 * GIB) for plan in (rtn, gptq)]
-    assert "DOES NOT FIT in 2 GiB: gptq_w4a16." in compare.render(plans)
-    assert "DOES NOT FIT in 2 GiB: gptq_w4a16." in compare.render_markdown(plans)
+    assert "DOES NOT FIT: gptq_w4a16: it takes more than 2 GiB." in compare.render(plans)
+    assert "DOES NOT FIT: gptq_w4a16: it takes more than 2 GiB." in compare.render_markdown(plans)
+
+
+def test_a_comparison_says_what_is_missing_of_a_machine(gptq: Plan) -> None:
+    lacking = demand("RAM", 30 * GIB, 28 * GIB, 24 * GIB, "resident")
+    plan = gptq.model_copy(update={"demands": (lacking,), "fits": "no"})
+    assert "DOES NOT FIT: gptq_w4a16: 4.000 GiB of RAM missing." in compare.render([plan])
+
+
+def test_a_comparison_says_which_job_the_library_would_not_finish(gptq: Plan) -> None:
+    note = Note(kind="fails", text="It stops at the vision tower.")
+    plan = gptq.model_copy(update={"notes": (note,), "fits": "no"})
+    assert "LLM Compressor itself would not finish it (It stops at the vision tower)." in compare.render([plan])
 
 
 # advice

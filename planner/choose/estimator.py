@@ -14,7 +14,8 @@ from planner.choose.schema import Choice, moved_from_gpu, moved_to_gpu, passes
 from planner.choose.strategies import ASKED, Strategy
 from planner.compress.card import card_notes
 from planner.compress.fit import Attempt, Rehearsal
-from planner.compress.plans import disk_facts, simulated_plan
+from planner.compress.oneshot import heaviest_rank
+from planner.compress.plans import placement_facts, simulated_plan
 from planner.compress.program import Outcome
 from planner.compress.schema import Plan
 from planner.errors import JobError
@@ -40,12 +41,13 @@ class Trial:
     def __init__(self, graph: ModelGraph, recipe: Recipe, job: Job) -> None:
         program, notes, notes_on_run = checked_program(graph, recipe, job)
         self.recipe, self.job = recipe, job
-        self.rehearsal = Rehearsal(program, job)
+        rank = heaviest_rank(program, job)
+        self.rehearsal = Rehearsal(program, job, rank=rank)
         steps = list(self.rehearsal.roomy.steps)
         on_model = (note for note in notes if note not in set(card_notes(job)))
         notes = (*on_model, *notes_on_run, *self.rehearsal.notes)
         plan = simulated_plan(graph, recipe, job, Outcome(steps=steps), notes)
-        plan = plan.model_copy(update={"weights_on_disk": disk_facts(program)})
+        plan = plan.model_copy(update=placement_facts(program, rank, steps))
         self.plan: Plan = sized(plan, graph, recipe)
         self._attempts: dict[int, Attempt] = {}
 
@@ -82,14 +84,16 @@ class Trial:
         return demands_on(machine, self._card(machine, smallest), ram_need(self.plan), disk, second)
 
     def _card(self, machine: Machine, smallest: int) -> CardNeed:
-        if not self.plan.gpu.peak_bytes or machine.gpu_memory_bytes is None:
-            return CardNeed(device_total=_with_context(self.rehearsal, self.rehearsal.roomy), smallest=smallest)
-        attempt = self.on(machine.gpu_memory_bytes)
-        if attempt.ran_out:
-            attempt = self.rehearsal.roomy
-            return CardNeed(device_total=_with_context(self.rehearsal, attempt), smallest=smallest, runs_out=True)
-        total = _with_context(self.rehearsal, attempt)
-        return CardNeed(device_total=total, smallest=smallest, retries=attempt.retries)
+        roomy = self.rehearsal.roomy
+        is_known = self.plan.gpu.peak_bytes and machine.gpu_memory_bytes is not None
+        attempt = self.on(machine.gpu_memory_bytes) if is_known and machine.gpu_memory_bytes else roomy
+        return CardNeed(
+            device_total=_with_context(self.rehearsal, roomy if attempt.ran_out else attempt),
+            smallest=smallest,
+            retries=attempt.retries,
+            runs_out=attempt.ran_out is not None,
+            cards=self.job.ranks,
+        )
 
     def _second(self, machine: Machine) -> CardNeed | None:
         """The card on which activations wait, if the job has one."""

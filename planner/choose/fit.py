@@ -12,7 +12,7 @@ from math import log
 from planner.choose.estimator import Estimator, Trial
 from planner.choose.paste import command_line
 from planner.choose.schema import Choice, Fit, Largest, Strategies
-from planner.choose.strategies import ASKED, Strategy, strategies
+from planner.choose.strategies import ASKED, Strategy, left_out, strategies
 from planner.compress.card import card_notes
 from planner.errors import PlannerError
 from planner.hardware.demand import Demand, Resource, rank
@@ -55,20 +55,22 @@ class Search:
         self.estimator, self.machine = estimator, machine
         self.asked = asked.on(machine)
         whole = Job.model_validate({**self.asked.model_dump(exclude_unset=True), "sequential_targets": None})
+        graph = estimator.graph(whole)
         self.candidates = strategies(
-            estimator.graph(whole),
+            graph,
             estimator.recipe,
             self.asked,
             gpus=machine.gpus,
             ram_for_weights=self._ram_for_weights() if with_budget else None,
         )[1:]
-        self.refused: dict[str, str] = {}
+        self.refused: dict[str, str] = dict(left_out(graph))
         """Strategies that cannot be planned for this model, and why."""
 
     def fit(self) -> Fit:
         """The answer, and where it is no, what makes it yes."""
         start, answer = self._start(), self._choice(ASKED)
-        fixes = () if answer.fits in FITTING or start.trial.fails else self._fixes(start)
+        is_hopeless = start.trial.fails or not self.machine.gpus
+        fixes = () if answer.fits in FITTING or is_hopeless else self._fixes(start)
         closest = () if fixes or answer.fits in FITTING else self._closest()
         return Fit(
             model=start.trial.plan.model,

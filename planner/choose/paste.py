@@ -60,6 +60,8 @@ def library_call(plan: Plan, recipe: str, job: Job, recipe_changes: Mapping[str,
     lines += [f"# in the recipe, for GPTQModifier: {name}: {value}" for name, value in recipe_changes.items()]
     lines += ["oneshot(", "    model=model,", "    dataset=dataset,", f"    recipe={recipe!r},"]
     lines += [f"    {name}={value!r}," for name, value in _arguments(job)]
+    if job.ranks > 1:
+        lines = [f"# torchrun --nproc_per_node {job.ranks} this_script.py", _INIT, *lines]
     return "\n".join([*lines, ")", f'model.save_pretrained("{plan.model.name}-{plan.recipe}", save_compressed=True)'])
 
 
@@ -78,7 +80,7 @@ def _loading(job: Job, auto: str) -> list[str]:
     """from_pretrained, inside the context managers that the job's way of loading needs."""
     more = "".join(f", {name}={value}" for name, value in _placement(job))
     call = f'model = {auto}.from_pretrained(MODEL_ID, dtype="{job.dtype}"{more})'
-    manager = _MANAGERS.get((job.weights == "disk", job.linearized))
+    manager = _MANAGERS.get((job.weights == "disk" or job.ranks > 1, job.linearized))
     if manager is None:
         return [call]
     module, name = manager
@@ -86,12 +88,13 @@ def _loading(job: Job, auto: str) -> list[str]:
     return [f"from {module} import {name}", f"with {name}({argument}):", f"    {call}"]
 
 
+_INIT = "from compressed_tensors.distributed import init_dist; init_dist()"
 _MANAGERS = {
     (True, True): ("llmcompressor.utils", "load_context"),
     (True, False): ("compressed_tensors.offload", "load_offloaded_model"),
     (False, True): ("llmcompressor.modeling.moe.linearize", "load_quantizable_moe"),
 }
-"""The context manager that from_pretrained runs in: (weights on the disk, linear experts) -> module, name."""
+"""The context manager that from_pretrained runs in: (offloaded or shared, linear experts) -> module, name."""
 
 
 def _placement(job: Job) -> Iterator[tuple[str, str]]:

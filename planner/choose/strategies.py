@@ -4,13 +4,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from planner.choose.targets import finer_targets
+from planner.choose.targets import count_targets, finer_targets
 from planner.compress.modifiers.gptq import GPTQSpec
 from planner.job import Job
 from planner.models.graph import ModelGraph
 from planner.recipe.specs import Recipe
 
 AS_ASKED = "as asked"
+MANY_TARGETS = 1_000
+"""Cuts into more subgraphs than this are not tried: to simulate them takes minutes, and each keeps activations."""
+MANY_LINEARS = 20_000
 BATCHED = "batched_quantization"
 
 
@@ -69,8 +72,34 @@ def strategies(
     candidates = [*_of_loading(graph, ram_for_weights)]
     if needs_data and asked.pipeline in ("independent", "sequential"):
         candidates += [*_of_targets(graph), *_of_passes(gpus), *_of_gptq(recipe)]
+    left = dict(left_out(graph))
+    candidates = [each for each in candidates if each.name not in left]
     single = [each for each in candidates if _changes_something(each, asked, recipe)]
     return (ASKED, *single)
+
+
+def left_out(graph: ModelGraph) -> Iterator[tuple[str, str]]:
+    """Names of strategies that are not tried for this model, and why."""
+    for name, targets in finer_targets(graph).items():
+        count = count_targets(graph, targets)
+        if count > MANY_TARGETS or _is_huge(graph):
+            yield name, f"{count:,} subgraphs take minutes; plan them with --sequential-targets {','.join(targets)}"
+    for name, option in _UNEQUAL.items() if _is_huge(graph) else ():
+        yield name, f"its layers differ in where their tensors lie, which takes minutes; plan it with {option}"
+
+
+_UNEQUAL = {
+    "activations on the GPU": "--offload-device gpu",
+    "activations on a second GPU": "--offload-device gpu:1",
+    "all of the job on the GPU": "--weights gpu --offload-device gpu",
+    "next batch prefetched": "--prefetch",
+}
+"""Strategies under which no layer is copied from another (compress/context.py), and their options."""
+
+
+def _is_huge(graph: ModelGraph) -> bool:
+    """To walk all its layers takes minutes."""
+    return count_targets(graph, ("Linear",)) > MANY_LINEARS
 
 
 def _of_targets(graph: ModelGraph) -> Iterator[Strategy]:
@@ -85,6 +114,7 @@ def _of_passes(gpus: int) -> Iterator[Strategy]:
     yield Strategy(name="activations on the GPU", changes={"offload_device": "gpu"})
     if gpus > 1:
         yield Strategy(name="activations on a second GPU", changes={"offload_device": "gpu:1"})
+        yield Strategy(name=f"{gpus} ranks under torchrun", changes={"ranks": gpus, "offload_device": "cpu"})
     yield Strategy(name="all of the job on the GPU", changes={"weights": "gpu", "offload_device": "gpu"})
     yield Strategy(name="batch of 1", changes={"batch_size": 1})
     yield Strategy(name="batch of 4", changes={"batch_size": 4})

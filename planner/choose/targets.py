@@ -12,6 +12,17 @@ from planner.models.graph import ModelGraph, ModuleInfo, Structure
 Targets = tuple[str, ...]
 
 
+def count_targets(graph: ModelGraph, targets: Targets) -> int:
+    """How many modules of the decoder's layers these classes are: each becomes a subgraph of its own."""
+    wanted = set(targets)
+    return sum(
+        not wanted.isdisjoint(module.classes)
+        for unit in graph.units
+        if unit.kind == "decoder"
+        for module in graph.structures[unit.structure].modules
+    )
+
+
 def finer_targets(graph: ModelGraph) -> dict[str, Targets]:
     """Target classes by a name for them, from coarse to fine, for a graph that is cut at whole layers.
 

@@ -26,9 +26,9 @@ from planner.errors import JobError
 
 EPILOG = """[bold]Examples[/bold]
 
-planner fit llama-3-8b -r gptq_w4a16 --gpu rtx4090 --ram 64GiB
-planner fit qwen3-32b -r gptq_w4a16 --here --max samples
-planner fit mixtral-8x7b -r gptq_w4a16 --machine g6.4xlarge --check"""
+planner fit llama-3-8b -r gptq_w4a16 --gpu rtx4090 --ram 24GiB
+planner fit qwen3-0.6b -r gptq_w4a16 --gpu t4 --ram 8GiB --max samples
+planner fit qwen3-0.6b -r gptq_w4a16 --machine g6.4xlarge --check"""
 
 _FIELDS = {"samples": "samples", "seq-len": "seq_len", "batch-size": "batch_size"}
 

@@ -23,8 +23,8 @@ from planner.commands.progress import Progress
 
 EPILOG = """[bold]Examples[/bold]
 
-planner rent llama-3-8b -r gptq_w4a16 --max-price 1
-planner rent mixtral-8x7b -r gptq_w4a16 --cloud aws --min-headroom 0.1"""
+planner rent qwen3-0.6b -r gptq_w4a16 --max-price 1
+planner rent qwen3-0.6b -r gptq_w4a16 --cloud aws --min-headroom 0.1"""
 
 MaxPriceOption = Annotated[
     float | None,

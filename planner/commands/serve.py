@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from planner.commands.common import rendered
-from planner.commands.options import FormatOption, OutputOption, takes_options
-from planner.commands.output import check_output, write_result
+from planner.commands.options import CheckOption, FormatOption, OutputOption, takes_options
+from planner.commands.output import check_output, exit_for_no, write_result
 from planner.commands.progress import Progress
 from planner.commands.serve_options import SERVED, ServeFlags, WeightsOption
 from planner.errors import JobError
@@ -54,6 +54,7 @@ def serve(
     params: ParamsOption = None,
     weights: WeightsOption = "bf16",
     options: ServeFlags,
+    check: CheckOption = False,
     format: FormatOption = "table",
     output: OutputOption = None,
 ) -> None:
@@ -82,6 +83,7 @@ def serve(
             result = serve_model(model, weights, checked_options)
         text = rendered(FORMATS, result, format, output)
     write_result(text, output)
+    exit_for_no(check, "no" if result.fits is False else None)
 
 
 def parse_params(text: str) -> int:

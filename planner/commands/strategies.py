@@ -19,8 +19,8 @@ from planner.commands.progress import Progress
 
 EPILOG = """[bold]Examples[/bold]
 
-planner strategies llama-3-8b -r gptq_w4a16 --gpu rtx4090 --ram 64GiB
-planner strategies qwen3-30b-a3b -r gptq_w4a16 --machine g6e.4xlarge"""
+planner strategies qwen3-0.6b -r gptq_w4a16 --gpu 6GiB --ram 16GiB
+planner strategies qwen3-0.6b -r rtn_w8a8_static --machine g6.12xlarge"""
 
 
 @takes_machine_options()

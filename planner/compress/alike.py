@@ -50,7 +50,10 @@ def folded(actions: Sequence[T | MemoryEvent], since: Handle) -> list[T | Memory
     """
     result: list[T | MemoryEvent | Alike] = []
     done = 0
-    for start, end, length in _runs(_shape(actions, since)) if len(actions) >= LEAST_EVENTS else ():
+    shape = shape_of(actions, since) if len(actions) >= LEAST_EVENTS else []
+    for start, end, length in runs(shape):
+        if not is_balanced(shape[end - length : end]):
+            continue
         result += actions[done:start]
         result.append(Alike(tuple(actions[start:end]), length))  # type: ignore[arg-type]  # no shape is None there
         done = end
@@ -58,7 +61,8 @@ def folded(actions: Sequence[T | MemoryEvent], since: Handle) -> list[T | Memory
     return result
 
 
-def _shape(actions: Sequence[T | MemoryEvent], since: Handle) -> Shape:
+def shape_of(actions: Sequence[T | MemoryEvent], since: Handle) -> Shape:
+    """The shape of a stream; holdings from the number `since` on had no tensor before."""
     shape: Shape = []
     births: dict[Handle, int] = {}
     for here, action in enumerate(actions):
@@ -75,7 +79,7 @@ def _shape(actions: Sequence[T | MemoryEvent], since: Handle) -> Shape:
     return shape
 
 
-def _runs(shape: Shape) -> Iterator[tuple[int, int, int]]:
+def runs(shape: Shape) -> Iterator[tuple[int, int, int]]:
     """(begin, end, length of a block) of equal blocks, one run after the other."""
     seen: dict[object, int] = {}
     """Where each pair of parts was the last time."""
@@ -86,7 +90,7 @@ def _runs(shape: Shape) -> Iterator[tuple[int, int, int]]:
         else:
             begin = max(done, here - matched - length)
             count = (here - begin) // length if length else 0
-            if count >= LEAST_BLOCKS and _is_balanced(shape[here - length : here]):
+            if count >= LEAST_BLOCKS:
                 done = begin + count * length
                 yield begin, done, length
             length, matched = here - seen.get((before, part), here), 0
@@ -94,7 +98,7 @@ def _runs(shape: Shape) -> Iterator[tuple[int, int, int]]:
         before = part
 
 
-def _is_balanced(block: Shape) -> bool:
+def is_balanced(block: Shape) -> bool:
     """It frees as many tensors as it takes, none of them older than two blocks."""
     frees = [part for part in block if part is not None and part < 0]
     return None not in block and 2 * len(frees) == len(block) and min(frees) >= -2 * len(block)

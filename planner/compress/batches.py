@@ -48,14 +48,14 @@ def walk_batches(context: Context, count: int, batch: Callable[[int], None]) -> 
     ledger, rounds, settled = context.ledger, Rounds(), context.shortcuts.settled
     number, quiet = 0, 0
     while number < count:
-        growth, segments, carried = ledger.growth(), ledger.moved("gpu"), context.traffic.moved
+        growth, claims, carried = ledger.growth(), ledger.claims("gpu"), context.traffic.moved
         batch(number)
         number += 1
         if not context.shortcuts.batches:
             continue
         rounds.traffic.append(context.traffic.moved - carried)
         length, moves = rounds.add(ledger.state(with_places=settled is None), _moves(growth, ledger.growth()))
-        quiet = quiet + 1 if ledger.moved("gpu") == segments else 0
+        quiet = quiet + 1 if ledger.claims("gpu") == claims else 0
         times = (count - 2 - number) // length if length and quiet >= (settled or 0) else 0
         if times > 0:
             for (handle, size), change in sorted(moves.items(), key=lambda move: move[1]):  # first what goes

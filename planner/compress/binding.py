@@ -16,9 +16,6 @@ from planner.recipe.targets import LinearModule, UnitTargets
 if TYPE_CHECKING:
     from planner.models.graph import ModelGraph, ModuleInfo, Unit
 
-EXPERTS = "LinearExperts2D"
-"""llmcompressor modeling/moe/linear_experts.py: the class of a layer's linear experts."""
-
 
 def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program, tuple[Note, ...]]:
     """Every modifier resolved onto the model's modules, and notes on what the resolution met.
@@ -43,7 +40,7 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
         tied=graph.tied_embeddings,
         head=f"{graph.head}.weight",
         embedding=f"{graph.embedding}.weight",
-        linear_experts=tuple(_linear_experts(graph)) if graph.fused_expert_bytes and job.weights == "gpu" else (),
+        fused_linears=graph.fused_linears,
         on_disk=graph.on_disk,
         disk_bytes=disk.weights,
         disk_qparam_bytes=disk.qparams,
@@ -163,14 +160,3 @@ def _qparam_tensors(runs: Sequence[Run]) -> tuple[tuple[int, int], ...]:
             for nbytes in (size for module in unit_of[signature].modules for size in qparam_sizes(module)):
                 tensors[nbytes] += units
     return tuple(tensors.items())
-
-
-def _linear_experts(graph: "ModelGraph") -> Iterator[tuple[tuple[int, int], ...]]:
-    """The Linears of each module of experts that oneshot linearizes: (bytes, number of such tensors)."""
-    tensors: dict[str, Counter[int]] = {ref.name: Counter() for ref in graph.module_refs() if EXPERTS in ref.classes}
-    for unit in graph.units:
-        for parameter in graph.structures[unit.structure].parameters:
-            experts = f"{unit.name}{parameter.name}".rsplit(".", 3)[0]  # ....experts.7.up_proj.weight
-            if experts in tensors:
-                tensors[experts][parameter.bytes] += 1
-    yield from (tuple(sizes.items()) for sizes in tensors.values())

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from planner.compress.alike import folded
+from planner.compress.alike import Alike, Shape, folded, is_balanced, shape_of
 from planner.compress.devices import Action, CardUse, Device, OnStream, PassedOn
 from planner.compress.holdings import DeviceName
 from planner.compress.tape import Part
@@ -74,6 +74,34 @@ class Books:
         if self.is_placed and stream != before:
             self.ahead.append(OnStream(stream))
         return before
+
+    # ------------------------------------------------------------------ equal blocks of events
+    def last_block(self, marks: Sequence[int], since: Handle) -> Shape | None:
+        """The shape of the events since the last of these places in the log, if those before were equal to them; None
+        if not. Holdings from the number `since` on had no tensor before the first place."""
+        events = self.log[marks[0] :]
+        shape = shape_of(events, since)
+        last, before = marks[-1] - marks[0], marks[-2] - marks[0]
+        is_seen = not self.is_placed or self.ahead[-len(events) :] == events or not events
+        is_equal = shape[before:last] == shape[last:] and (not shape[last:] or is_balanced(shape[last:]))
+        return shape[last:] if is_seen and is_equal else None
+
+    def again(self, block: Shape, times: int) -> None:
+        """Let the device do the `last_block` so many times more. What the log says is live afterwards."""
+        if not (self.is_placed and block):
+            return
+        length = len(block)
+        stream = self.log[-2 * length :]
+        for part in block * times:
+            if part is not None and part < 0:
+                handle, nbytes, _ = stream[part]
+                stream.append((handle, nbytes, -1))
+            elif part is not None:
+                stream.append((next(self.handles), part, 1))
+        self.ahead.append(Alike(tuple(stream[2 * length :]), length))
+        for (handle, nbytes, _), (other, *_) in zip(stream[: 2 * length], stream[-2 * length :], strict=True):
+            if handle in self.holdings:
+                self.ahead.append(PassedOn(other, handle, nbytes))
 
     # ------------------------------------------------------------------ following
     def follow(self) -> Level:

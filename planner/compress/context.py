@@ -19,6 +19,7 @@ from typing import Protocol, Self, TypeVar
 from planner.compress.devices import CountingDevice
 from planner.compress.holdings import DeviceName, Owner
 from planner.compress.ledger import Keep, Ledger
+from planner.compress.ranks import Rank
 from planner.compress.traffic import Traffic
 from planner.cuda.build import CudaBuild
 from planner.cuda.requests import Requests
@@ -46,13 +47,15 @@ class Shortcuts:
     """Equal subgraphs that find equal leftovers."""
     batches: bool = True
     """Batches between one that leaves the device as it found it and the last two."""
+    calls: bool = True
+    """Equal calls inside a forward, as those of a mixture's experts are, but for the first batch of a pass."""
     blocks: bool = True
     """Blocks of columns inside one weight's update."""
     modules: bool = True
     """Equal units of the data-free pipeline."""
     settled: int | None = None
-    """Batches and subgraphs that differ in places alone: after so many in a row that moved no segment, the rest is
-    taken to move none either. None: they are walked until their places return."""
+    """Batches and subgraphs that differ in places alone: after so many in a row that needed nothing from the
+    driver, the rest is taken to need nothing either. None: they are walked until their places return."""
 
     def of_blocks(self, blocks: Sequence[T]) -> Sequence[T]:
         """The blocks to walk: the first ones and the last."""
@@ -65,7 +68,7 @@ PLACED = Shortcuts(blocks=False, modules=False, settled=8)
 """For a device that gives each tensor a place: what is walked once for several must be equal in places too."""
 PLACED_IN_PART = Shortcuts(settled=3)
 """The same for jobs with thousands of modules, where that would take minutes."""
-EVERYTHING = Shortcuts(subgraphs=False, batches=False, blocks=False, modules=False)
+EVERYTHING = Shortcuts(subgraphs=False, batches=False, calls=False, blocks=False, modules=False)
 """Walk all of the job."""
 
 
@@ -237,8 +240,11 @@ class Context:
         keep: Keep = "peaks",
         cuda: CudaBuild | None = None,
         device: DeviceName = "gpu",
+        rank: Rank | None = None,
     ) -> None:
         self.job = job
+        self.rank = rank or (Rank(0, job.ranks) if job.ranks > 1 else None)
+        """The process that is simulated; None where there is no torchrun."""
         self.ledger = ledger or Ledger(
             gpu=CountingDevice(job.gpu_memory_bytes),
             keep=keep,
@@ -246,7 +252,7 @@ class Context:
         )
         self.shortcuts = shortcuts or (PLACED if self.ledger.places("gpu") else Shortcuts())
         if self.ledger.keep == "timeline":  # every layer's events, not one layer's for many
-            self.shortcuts = replace(self.shortcuts, subgraphs=False, modules=False)
+            self.shortcuts = replace(self.shortcuts, subgraphs=False, calls=False, modules=False)
         if self.ledger.places("gpu"):
             # a cache on the GPU and prefetching streams differ in each layer
             are_alike = job.offload_device == "cpu" and not job.prefetch

@@ -16,6 +16,9 @@ from planner.cuda.allocators import allocator
 from planner.cuda.settings import DEFAULT, AllocatorSettings
 from planner.timeline import Handle, MemoryEvent
 
+Claims = tuple[int, int]
+"""Bytes of segments, and how often some were given back because the driver had no more, ever."""
+
 Layout = Any
 """Hashable; a device reads what it made itself, and nobody else does."""
 
@@ -64,6 +67,10 @@ class Question:
         """The answer where so many bytes are free."""
         return min(self.wanted, max(1, free * self.percent // 100 // self.nbytes))
 
+    def free_for(self, parts: int) -> int:
+        """The fewest free bytes into whose share so many parts go."""
+        return -(-100 * parts * self.nbytes // self.percent)
+
 
 class DiffersError(Exception):
     """A job that is done again would be told something else here, and act otherwise: it must be simulated anew."""
@@ -91,8 +98,8 @@ class Device(Protocol):
     """True where every tensor gets a place: then each event matters, and in its order."""
 
     @property
-    def moved(self) -> int:
-        """How many segments were taken or given back, ever."""
+    def claims(self) -> Claims:
+        """What it has of the driver; equal before and after what needs nothing from there."""
 
     def do(self, actions: Iterable[Action], helds: list[CardUse]) -> None:
         """Do this in its order; `helds` gets what each step held that ends meanwhile.
@@ -122,7 +129,7 @@ class CountingDevice:
     """Counts requested bytes, as if only this job's tensors were there. `total` None: its size is not known."""
 
     places = False
-    moved = 0
+    claims = 0, 0
 
     def __init__(self, total: int | None = None) -> None:
         self.total = total
@@ -165,8 +172,8 @@ class CachingDevice:
         self._retries = self._asked = 0
 
     @property
-    def moved(self) -> int:
-        return len(self.allocator.segments)
+    def claims(self) -> Claims:
+        return self.allocator.use.reserved, self.allocator.use.retries
 
     def do(self, actions: Iterable[Action], helds: list[CardUse]) -> None:
         blocks, malloc, free = self._blocks, self.allocator.malloc, self.allocator.free
@@ -198,6 +205,17 @@ class CachingDevice:
             self._asked += 1
             if action.answered(self.free_bytes(0)) != action.answer:
                 raise DiffersError
+            self._note_answer(action)
+
+    def _note_answer(self, question: Question) -> None:
+        """Cards with so much less or more that the answer would be another one go another way."""
+        band, reserved = self.allocator.band, self.allocator.use.reserved
+        if band is None:
+            return
+        if question.answer > 1:
+            band.needs(reserved + question.free_for(question.answer))
+        if question.answer < question.wanted:
+            band.lacks(reserved + question.free_for(question.answer + 1))
 
     def _do_alike(self, run: Alike) -> None:
         """Block by block, until one leaves its tensors where an earlier one did: then all lies as it lay after that
@@ -205,10 +223,10 @@ class CachingDevice:
         left_at: dict[tuple[Block, ...], int] = {}
         number = 0
         while number < len(run):
-            moved = self.moved
+            segments = len(self.allocator.segments)
             self.do(run.blocks(number, number + 1), helds=[])
             number += 1
-            if self.moved != moved or self.allocator.ages or number == 1:
+            if len(self.allocator.segments) != segments or self.allocator.ages or number == 1:
                 left_at.clear()
                 continue
             last = run.blocks(number - 2, number)

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from planner.compress.context import PLACED, PLACED_IN_PART, Context, Shortcuts
-from planner.compress.devices import CardUse, DiffersError, card
+from planner.compress.devices import CachingDevice, CardUse, DiffersError, card
 from planner.compress.ledger import Ledger
 from planner.compress.oneshot import simulate
 from planner.compress.program import Outcome, Program, StepMemory
+from planner.compress.ranks import Rank
 from planner.compress.tape import play
-from planner.cuda.allocator import OutOfMemory
+from planner.cuda.allocator import Band, OutOfMemory
 from planner.cuda.build import CudaBuild
 from planner.cuda.notes import note_on_unruled, notes_on_settings
 from planner.job import Job
@@ -81,6 +82,15 @@ class SecondCard:
         return sum(held.retries for held in self.helds)
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What came of a card, and on which others all goes alike."""
+
+    band: Band
+    total: int
+    attempt: Attempt
+
+
 class Rehearsal:
     """One job on one card after another.
 
@@ -94,8 +104,9 @@ class Rehearsal:
         *,
         context_bytes: int = CUDA_CONTEXT,
         shortcuts: Shortcuts | None = None,
+        rank: Rank | None = None,
     ) -> None:
-        self.program, self.job, self.context_bytes = program, job, context_bytes
+        self.program, self.job, self.context_bytes, self.rank = program, job, context_bytes, rank
         self.settings = job.allocator_settings
         modules = sum(len(unit.modules) for run in program.runs for unit in run.units)
         self._is_large = modules > MANY_MODULES
@@ -104,6 +115,7 @@ class Rehearsal:
         self._asks = any(step.gpu.held.asked for step in self._roomy.steps if step.gpu.held)
         self._adapted: tuple[Ledger, Attempt] | None = None
         """The last simulation that got through on a card on which the job did otherwise."""
+        self._seen: list[Seen] = []
 
     @property
     def roomy(self) -> Attempt:
@@ -122,9 +134,11 @@ class Rehearsal:
         is_told_the_same = is_own or not (self._asks or self.settings.is_limited)
         if not self._reserved() or (is_told_the_same and self._needed() <= total):
             return self._roomy
+        if not is_own and (seen := self._seen_like(total)):
+            return seen
         known = [(self._ledger, self._roomy)]
         if self._adapted and not is_own:
-            known.insert(0, self._adapted)
+            known.append(self._adapted)
         for ledger, attempt in known:
             if (tried := self._again(total, ledger, attempt)) is not None:
                 return tried
@@ -142,10 +156,24 @@ class Rehearsal:
             return None
         pairs = zip(attempt.steps, played.helds, strict=False)  # as many as it came through
         steps = tuple(replace(step, gpu=step.gpu.where(held)) for step, held in pairs)
-        if played.out_of_memory is None or played.out_at is None:
-            return Attempt(steps=steps)
-        error = played.out_of_memory
-        return Attempt(steps=steps, ran_out=RanOut(step=played.out_at, asked=error.asked, free=error.free))
+        error, step = played.out_of_memory, played.out_at
+        ran_out = RanOut(step=step, asked=error.asked, free=error.free) if error and step is not None else None
+        tried = Attempt(steps=steps, ran_out=ran_out)
+        self._note(total, device, tried)
+        return tried
+
+    def _note(self, total: int, device: CachingDevice, attempt: Attempt) -> None:
+        if device.allocator.band is not None:
+            self._seen.append(Seen(device.allocator.band, total, attempt))
+
+    def _seen_like(self, total: int) -> Attempt | None:
+        """What came of a card on which all went as it would go on one of so many bytes."""
+        room = total - self.context_bytes
+        seen = next((each for each in self._seen if each.band.covers(room)), None)
+        if seen is None or seen.attempt.ran_out is None:
+            return seen.attempt if seen else None
+        error = seen.attempt.ran_out
+        return replace(seen.attempt, ran_out=replace(error, free=error.free + total - seen.total))
 
     def second_on(self, total: int) -> SecondCard | None:
         """The second card, if the job has one, with so many bytes."""
@@ -194,10 +222,14 @@ class Rehearsal:
         build = CudaBuild(sm=self.job.capability)
         outcome, ran_out = Outcome(), None
         try:
-            simulate(self.program, Context(self.job, ledger, shortcuts=shortcuts, cuda=build), outcome)
+            context = Context(self.job, ledger, shortcuts=shortcuts, cuda=build, rank=self.rank)
+            simulate(self.program, context, outcome)
         except OutOfMemory as error:
             ran_out = RanOut(step=len(outcome.steps) + error.steps, asked=error.asked, free=error.free)
-        return ledger, Attempt(steps=tuple(outcome.steps), ran_out=ran_out)
+        attempt = Attempt(steps=tuple(outcome.steps), ran_out=ran_out)
+        if is_strict:
+            self._note(total, gpu, attempt)
+        return ledger, attempt
 
 
 def smallest_card(gets_through: Callable[[int], bool], start: int, resolution: int, least: int = 0) -> int:

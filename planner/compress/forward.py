@@ -4,18 +4,23 @@ A modifier gets the forward as `context.forward`: while it runs, to keep a tenso
 to run a part of it again (`replay`).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from planner.compress.calls import Calls, equal_calls
 from planner.compress.context import Context, Share
 from planner.compress.holdings import Owner
+from planner.compress.ledger import Mark
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.program import Subgraph
 from planner.errors import UnsupportedError
 from planner.models.traces import COUNTED, CUDA, Call, CallValue, Event, ModelTrace, Segment
 from planner.recipe.targets import LinearModule
 from planner.timeline import Handle
+
+CALLS = 4
+"""Equal calls walked before the others are passed over: what one leaves may stay until the second one after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,11 @@ class SubgraphForward:
         self._crossed: dict[int, Handle] = {}
         """Tensors that came over a border and are there for this batch alone, by crossing."""
         self._spans: dict[int, dict[str, slice]] = {}
+        self._calls: dict[int, tuple[Calls, ...]] = {}
+        """By the structure of the segment."""
+        self._hooked: tuple[Hooked, ...] = ()
+        self._alike: dict[int, list[Calls]] = {}
+        """Those that these modifiers treat alike, by the index of the segment."""
 
     @property
     def _left_out(self) -> str:
@@ -52,6 +62,8 @@ class SubgraphForward:
         hooked: tuple[Hooked, ...] = (),
         share: Share = (1, 1),
         inputs: Mapping[int, Handle] | None = None,
+        *,
+        again: bool = False,
     ) -> dict[int, Handle]:
         """Run the subgraph's segments; returns the storages that its output dictionary holds, by the first crossing
         that is a view of it and leaves the subgraph.
@@ -59,13 +71,14 @@ class SubgraphForward:
         What crosses from one segment to the next inside the subgraph dies with its last reader:
         the generated code sets each name to None after its last use (torch.fx codegen).
         `share` is the part of a whole batch that runs: (samples, batch size). `inputs` are the fetched tensors by
-        crossing; those that the activation cache shares with the forward are not among them.
+        crossing; those that the activation cache shares with the forward are not among them. `again`: these modifiers
+        have seen the subgraph's modules before, in another batch of this pass.
         """
         outputs: dict[int, Handle] = {}
         inner: dict[int, tuple[int, Handle]] = {}
         self._crossed, self._last = dict(inputs or {}), subgraph.segments[-1]
         for index in subgraph.segments:
-            storages = self._run_segment(self.trace.segments[index], hooked, share)
+            storages = self._run_segment(self.trace.segments[index], hooked, share, again)
             for local, numbers in _by_local(self.trace.segments[index]).items():
                 if local not in storages:
                     continue
@@ -114,16 +127,55 @@ class SubgraphForward:
         return handles
 
     # ------------------------------------------------------------------ one segment
-    def _run_segment(self, segment: Segment, hooked: tuple[Hooked, ...], share: Share) -> dict[int, Handle]:
+    def _run_segment(
+        self, segment: Segment, hooked: tuple[Hooked, ...], share: Share, again: bool
+    ) -> dict[int, Handle]:
         """Replay one segment; returns the storages that are alive at its end, by local id."""
         live: dict[int, Handle] = {}
         self._segment, self._live = segment, live
-        for event in segment.events:
-            if event.call is None:
-                self._play(segment, event, live, share)
-            elif hooked:
-                _run_hooks(segment, event.kind == "enter", event.call, hooked, share)
+
+        def replay(where: slice) -> None:
+            for event in segment.events[where]:
+                if event.call is None:
+                    self._play(segment, event, live, share)
+                elif hooked:
+                    _run_hooks(segment, event.kind == "enter", event.call, hooked, share)
+
+        done = 0
+        for calls in self._equal_calls(segment, hooked) if again and self.context.shortcuts.calls else ():
+            replay(slice(done, calls.begin))
+            self._walk(segment, calls, replay)
+            done = calls.end
+        replay(slice(done, None))
         return live
+
+    def _walk(self, segment: Segment, calls: Calls, replay: Callable[[slice], None]) -> None:
+        """Equal calls: the first few and the last two, if the first few show that the others change nothing."""
+        ledger, marks, number = self.context.ledger, list[Mark](), 0
+        while number < calls.count:
+            marks.append(ledger.mark())
+            replay(calls.block(number))
+            times = calls.count - 3 - number
+            if len(marks) == CALLS and times > 1 and ledger.again(marks, times):
+                calls.rename(segment.events, self._live, number, times)
+                number += times
+            number += 1
+
+    def _equal_calls(self, segment: Segment, hooked: tuple[Hooked, ...]) -> list[Calls]:
+        """Where modules are called one after the other that the modifiers treat alike."""
+        if hooked is not self._hooked:
+            self._hooked, self._alike = hooked, {}
+        if segment.index not in self._alike:
+            if segment.structure not in self._calls:
+                self._calls[segment.structure] = equal_calls(segment.events)
+            called = (event.call.module if event.call else None for event in segment.events)
+            names = [full_name(segment.target, name) if name is not None else None for name in called]
+            self._alike[segment.index] = [
+                calls
+                for calls in self._calls[segment.structure]
+                if all(calls.are_alike(names, hooks.modules) for hooks in hooked)
+            ]
+        return self._alike[segment.index]
 
     def _play(self, segment: Segment, event: Event, live: dict[int, Handle], share: Share) -> None:
         """Do on the books what the event says, if it is about memory."""

@@ -12,7 +12,6 @@ from planner.compress.program import Program
 from planner.timeline import Handle
 
 EMBEDDINGS = "embeddings"
-FUSED = Owner(FUSED_EXPERTS, "while they are linearized")
 
 
 class ModelHome:
@@ -23,26 +22,32 @@ class ModelHome:
         self._device: DeviceName = "gpu" if context.weights_on_gpu else "cpu"
         self._ends: list[Handle] = []
         """The embedding's and the head's weight, where they are to be untied on the GPU."""
-        self._experts: list[Handle] = []
-        """The fused experts on the GPU, module by module."""
+        self._experts: Handle | None = None
+        self._on_cpu: list[Handle] = []
+
+    @property
+    def cpu_bytes(self) -> int:
+        """Weights and qparams in CPU memory: ranks of a torchrun job share them."""
+        return sum(map(self._context.ledger.size, self._on_cpu))
+
+    def _keep_on_cpu(self, nbytes: int, kind: str, owner: str) -> None:
+        self._on_cpu.append(self._context.ledger.alloc("cpu", nbytes, kind, owner))
 
     def load(self) -> None:
         """from_pretrained. What stays on the disk is not read."""
         program, ledger = self._program, self._context.ledger
         if self._device == "cpu":
-            ledger.alloc("cpu", program.weight_bytes - program.disk_bytes, "model", "model weights")
+            self._keep_on_cpu(program.weight_bytes - program.disk_bytes, "model", "model weights")
             return
         with ledger.hold("gpu", program.weight_bytes, "model", "room for the weights"):
             pass  # transformers modeling_utils.py caching_allocator_warmup: all weights are cut from one segment
         sizes = self._sizes_of_ends()
         self._ends = [ledger.alloc("gpu", size, "model", EMBEDDINGS) for size in sizes]
+        if program.fused_expert_bytes:
+            owner = Owner(FUSED_EXPERTS, "while they are linearized")
+            self._experts = ledger.alloc("gpu", program.fused_expert_bytes, "model", owner)
         rest = program.weight_bytes - sum(sizes) - program.fused_expert_bytes
-        share = rest // (len(program.linear_experts) + 1)
-        for sizes_of_linears in program.linear_experts:  # between the layers' other weights: they leave one gap each
-            ledger.alloc("gpu", share, "model", "model weights")
-            nbytes = sum(size * number for size, number in sizes_of_linears)
-            self._experts.append(ledger.alloc("gpu", nbytes, "model", FUSED))
-        ledger.alloc("gpu", rest - share * len(program.linear_experts), "model", "model weights")
+        ledger.alloc("gpu", rest, "model", "model weights")
 
     def _sizes_of_ends(self) -> list[int]:
         program = self._program
@@ -54,27 +59,25 @@ class ModelHome:
         """modeling/moe/linearize.py linearize_moe: its list keeps every fused experts module until it returns, so the
         model and all experts again are there together.
 
-        linear_experts.py from_experts_module makes the Linears of one module on the CPU, whichever device it is on;
-        each is a tensor of its own on the GPU.
+        linear_experts.py from_experts_module makes the Linears of one module on the CPU, whichever device it is on.
         """
         program, ledger = self._program, self._context.ledger
-        if not self._experts:
-            with ledger.hold("cpu", program.fused_expert_bytes, "model", FUSED):
+        owner = Owner(FUSED_EXPERTS, "while they are linearized")
+        if self._experts is None:
+            with ledger.hold("cpu", program.fused_expert_bytes, "model", owner):
                 return
-        holding = ledger.open("gpu", "model", "model weights")
-        for handle, sizes in zip(self._experts, program.linear_experts, strict=True):
-            with ledger.hold("cpu", ledger.size(handle), "model", FUSED):
-                for size, number in sizes:
-                    ledger.grow(holding, size * number, number)
-        for handle in self._experts:
-            ledger.free(handle)
-        self._experts = []
+        for tensors in program.fused_linears:
+            holding = ledger.open("gpu", "model", "model weights")
+            with ledger.hold("cpu", sum(nbytes * count for nbytes, count in tensors), "model", owner):
+                for nbytes, count in tensors:
+                    ledger.grow(holding, nbytes * count, count)
+        ledger.free(self._experts)
 
     def add_qparams(self) -> None:
         """initialize_quantization: empty scales and zero points beside each targeted weight."""
         program, ledger = self._program, self._context.ledger
         if self._device == "cpu":
-            ledger.alloc("cpu", program.qparam_bytes - program.disk_qparam_bytes, "qparams", "quantization parameters")
+            self._keep_on_cpu(program.qparam_bytes - program.disk_qparam_bytes, "qparams", "quantization parameters")
             return
         holding = ledger.open("gpu", "qparams", "quantization parameters")
         for nbytes, tensors in program.qparam_tensors:
@@ -101,4 +104,4 @@ class ModelHome:
                 if context.is_on_disk(name):
                     context.copied_to_disk(program.embedding_bytes, Owner(name, "untied"))
         if program.tied and not on_disk:
-            ledger.alloc("cpu", program.embedding_bytes, "model", "untied lm_head")
+            self._keep_on_cpu(program.embedding_bytes, "model", "untied lm_head")

@@ -8,14 +8,15 @@ Bytes are requested bytes; each tensor also counts in 512-byte blocks, for the a
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Literal
 
 from planner.compress.books import Books
 from planner.compress.devices import (
+    Claims,
     CountingDevice,
     Device,
     Layout,
@@ -30,6 +31,16 @@ from planner.timeline import Handle
 Keep = Literal["peaks", "timeline"]
 
 LARGEST = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A moment between two events of a step."""
+
+    since: Handle
+    """Holdings from this number on are younger."""
+    events: Mapping[DeviceName, int]
+    """How many events each device had in this step."""
 
 
 class Ledger:
@@ -201,9 +212,9 @@ class Ledger:
                     live[books.name, kinds[handle], nbytes] += 1
         return frozenset(live.items()), self.layout("gpu") if with_places else None
 
-    def moved(self, device: DeviceName) -> int:
-        """How many segments the device took or gave back, ever; 0 for one that only counts."""
-        return self._books[device].caught_up().moved
+    def claims(self, device: DeviceName) -> Claims:
+        """What the device has of the driver; nothing for one that only counts."""
+        return self._books[device].caught_up().claims
 
     def layout(self, device: DeviceName, last: Sequence[Handle] = ()) -> Layout:
         """How the device holds what is live. Holdings are told apart by the order of their birth, but `last` come last,
@@ -263,6 +274,23 @@ class Ledger:
             yield
         finally:
             books.switch(before)
+
+    def mark(self) -> Mark:
+        """Now, to see later what happened since."""
+        return Mark(next(self._handles), {name: len(books.log) for name, books in self._books.items()})
+
+    def again(self, marks: Sequence[Mark], times: int) -> bool:
+        """What happened since the last of these marks happens so many times more, if it is what happened between the
+        last two, and what is held has not changed by it. The books stay as they are. False where it is not so."""
+        since, blocks = marks[0].since, []
+        for name, books in self._books.items():
+            block = books.last_block([mark.events[name] for mark in marks], since)
+            if block is None:
+                return False
+            blocks.append((books, block))
+        for books, block in blocks:
+            books.again(block, times)
+        return True
 
     def others(self, handles: Collection[Handle]) -> Hashable:
         """What is live beside these: equal as long as no other holding is taken, changed or given back."""

@@ -4,7 +4,7 @@ Mirrors llmcompressor/observers/{base,min_max,mse,mse_quant}.py. `count` is the 
 bytes of an element of the observed tensor: minima, maxima and scales keep its dtype.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from planner.compress.context import Context, Frame
 from planner.compress.holdings import Owner
@@ -55,6 +55,12 @@ class WeightObservers:
         for handles in self._statistics.values():
             self._context.ledger.free_all(handles)
         self._statistics.clear()
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Observer.delete_statistics of modules whose scales another rank has computed."""
+        for name in names:
+            self._context.ledger.free_all(self._statistics.pop(name, []))
+            self._computed.discard(name)
 
     def _multiply(self, module: LinearModule) -> None:
         """Add the statistics of the other modules that this one stands for."""

@@ -25,6 +25,9 @@ from planner.compress.pipelines.basic import BasicPipeline
 from planner.compress.pipelines.datafree import DataFreePipeline
 from planner.compress.pipelines.sequential import SequentialPipeline
 from planner.compress.program import Outcome, Program, StepMemory
+from planner.compress.ranks import Rank
+from planner.cuda.build import CudaBuild
+from planner.job import Job
 
 _PIPELINES: Mapping[PipelineName, type[Pipeline]] = {
     "sequential": SequentialPipeline,
@@ -40,18 +43,18 @@ def simulate(program: Program, context: Context, outcome: Outcome | None = None)
     if program.on_disk:
         context.is_on_disk = below(program.on_disk)
     home.load()
-    _close(context, outcome, "load")
-    samples = program.trace.sample_bytes * context.job.samples
+    _close(context, home, outcome, "load")
+    samples = program.trace.sample_bytes * context.job.rank_samples
     ledger.alloc("cpu", samples, "calibration_data", "calibration samples")
     home.linearize()
     home.add_qparams()
     for each in pipeline_runs(program, context.job):
         _PIPELINES[each.pipeline](context, program, each.runs, outcome, home).run()
-    _close(context, outcome, "save")
+    _close(context, home, outcome, "save")
     return outcome
 
 
-def _close(context: Context, outcome: Outcome, phase: str) -> None:
+def _close(context: Context, home: ModelHome, outcome: Outcome, phase: str) -> None:
     peaks = context.ledger.close_step()
     step = StepMemory(
         modifier=None,
@@ -64,5 +67,22 @@ def _close(context: Context, outcome: Outcome, phase: str) -> None:
         cpu=peaks["cpu"],
         moved=context.traffic.close_step(),
         second_gpu=peaks.get("gpu1"),
+        shared_cpu=home.cpu_bytes,
     )
     outcome.steps.append(step)
+
+
+def heaviest_rank(program: Program, job: Job) -> Rank | None:
+    """The rank of a torchrun job whose card takes most, and the first of equals; None where there is no torchrun.
+
+    They differ by the modules that are dealt to them. Counted without PyTorch's allocator.
+    """
+    if job.ranks == 1:
+        return None
+    if not any(run.spec.shares_work for run in program.runs):
+        return Rank(0, job.ranks)
+    peaks = []
+    for number in range(job.ranks):
+        context = Context(job, rank=Rank(number, job.ranks), cuda=CudaBuild(sm=job.capability))
+        peaks.append(max(step.gpu.bytes for step in simulate(program, context).steps))
+    return Rank(peaks.index(max(peaks)), job.ranks)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from planner.compress.fit import Attempt, Rehearsal, SecondCard
 from planner.compress.holdings import Owner, Peak
 from planner.compress.program import Outcome, Program, StepMemory
+from planner.compress.ranks import Rank
 from planner.compress.rule_of_thumb import rule_of_thumb
 from planner.compress.schema import (
     CpuPeak,
@@ -16,6 +17,7 @@ from planner.compress.schema import (
     ModelFacts,
     Owned,
     Plan,
+    RankFacts,
     RuleOfThumb,
     Step,
     Verdict,
@@ -82,6 +84,23 @@ def _with_card(peak: GpuPeak, reserved: int, context: int) -> GpuPeak:
             "device_total_bytes": reserved + context,
         }
     )
+
+
+def rank_facts(rank: Rank | None, steps: Sequence[StepMemory]) -> RankFacts | None:
+    """What all ranks take of the CPU: they share weights and qparams, and each has all else of its own.
+
+    The rank that is simulated has as many samples as any. None for one process.
+    """
+    if rank is None:
+        return None
+    own = (step.shared_cpu + rank.of * (step.cpu.bytes - step.shared_cpu) for step in steps)
+    shared = max(step.shared_cpu for step in steps)
+    return RankFacts(simulated=rank.number, shared_bytes=shared, all_bytes=max(own))
+
+
+def placement_facts(program: Program, rank: Rank | None, steps: Sequence[StepMemory]) -> dict[str, object]:
+    """What a plan says of weights on the disk and of several ranks, as its fields."""
+    return {"weights_on_disk": disk_facts(program), "ranks": rank_facts(rank, steps)}
 
 
 def disk_facts(program: Program) -> DiskFacts | None:

@@ -50,8 +50,8 @@ class Program:
     """Name of the head's weight, and"""
     embedding: str = "model.embed_tokens.weight"
     """of the embedding's."""
-    linear_experts: tuple[tuple[tuple[int, int], ...], ...] = ()
-    """With weights on the GPU: the Linears that each fused module becomes, as (bytes, number of such tensors)."""
+    fused_linears: tuple[tuple[tuple[int, int], ...], ...] = ()
+    """For each module of fused experts, the tensors that it becomes: (bytes, number of them in a row)."""
     on_disk: frozenset[str] = frozenset()
     """Modules whose weights stay on the disk, with all that is in them; the empty name is the whole model."""
     disk_bytes: int = 0
@@ -91,6 +91,8 @@ class StepMemory:
     moved: Moved = NOTHING
     second_gpu: Peak | None = None
     """The card on which activations wait, if there is one."""
+    shared_cpu: int = 0
+    """Of the CPU's bytes, weights and qparams: ranks of a torchrun job have these once for all."""
 
 
 @dataclass(slots=True)

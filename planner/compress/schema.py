@@ -142,6 +142,14 @@ class DiskFacts(Record):
     )
 
 
+class RankFacts(Record):
+    """The ranks of a torchrun job. The plan's other figures are those of one process and its card."""
+
+    simulated: int = Field(description="number of the rank whose card takes most; its figures are the plan's")
+    shared_bytes: int = Field(description="weights and qparams in shared CPU memory, at most: once for all ranks")
+    all_bytes: int = Field(description="CPU memory of all ranks at most: what is shared once, the rest of each")
+
+
 class RuleOfThumb(Record):
     """What the documented rule says: one layer (or the whole vision tower), twice that with Hessians."""
 
@@ -178,6 +186,7 @@ class Plan(Record):
         default=None, description="the card on which activations wait; null where there is no second one"
     )
     weights_on_disk: DiskFacts | None = Field(default=None, description="null where no weights stay on the disk")
+    ranks: RankFacts | None = Field(default=None, description="null for a job of one process")
     verdict: Verdict | None = Field(default=None, description="null where the allocator was not simulated")
     steps: tuple[Step, ...]
     rule_of_thumb: RuleOfThumb

@@ -37,7 +37,7 @@ class Outcomes:
     seen: dict[Layout, Outcome] = field(default_factory=dict)
     last: Outcome | None = None
     quiet: int = 0
-    """How often in a row it took no new segment, and gave none back."""
+    """How often in a row it needed nothing from the driver."""
 
     def of(self, device: Device, begin: Sequence[Handle], settled: int | None) -> Outcome:
         """How it comes out with the holdings `begin` in the parts of its own; `settled` as in `Shortcuts`.
@@ -51,7 +51,7 @@ class Outcomes:
             known = self.last
         if known is not None:
             return known
-        moved, helds = device.moved, list[CardUse]()
+        claims, helds = device.claims, list[CardUse]()
         try:
             device.replay(self.script, begin, helds)
         except DiffersError:
@@ -60,7 +60,7 @@ class Outcomes:
         except OutOfMemory as error:
             error.steps = len(helds)
             raise
-        self.quiet = self.quiet + 1 if device.moved == moved else 0
+        self.quiet = self.quiet + 1 if device.claims == claims else 0
         self.last = self.seen[before] = device.layout(self.script.end), tuple(helds)
         return self.last
 

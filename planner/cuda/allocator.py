@@ -114,6 +114,27 @@ Layout = tuple[tuple[int, ...], Free, Live, tuple[int, ...]]
 """(sizes of the segments in order of birth, free blocks, live blocks in their groups, ages where they matter)."""
 
 
+@dataclass(slots=True)
+class Band:
+    """The cards on which all goes as it went on this one so far, by the bytes that PyTorch may take of them."""
+
+    least: int = 0
+    below: int | None = None
+    """None: without end."""
+
+    def needs(self, nbytes: int) -> None:
+        """With less than this it would have gone otherwise."""
+        self.least = max(self.least, nbytes)
+
+    def lacks(self, nbytes: int) -> None:
+        """With this much it would have gone otherwise."""
+        self.below = nbytes if self.below is None else min(self.below, nbytes)
+
+    def covers(self, nbytes: int) -> bool:
+        """A card of which PyTorch may take so many bytes is one of them."""
+        return self.least <= nbytes and (self.below is None or nbytes < self.below)
+
+
 class CachingAllocator:
     """One process's allocator on one card, with PyTorch's default settings (planner/cuda/tuned.py has the others).
 
@@ -132,6 +153,8 @@ class CachingAllocator:
     ) -> None:
         self.total, self.context, self.settings = total, context, settings
         self.use = Use()
+        self.band: Band | None = Band()
+        """None where what it does depends on the card's size in other ways than by what the driver has left."""
         self.segments: list[int] = []
         self._pools: dict[int, Pool] = {}
         self._sizes: dict[int, int] = {}
@@ -268,7 +291,12 @@ class CachingAllocator:
 
     def _has(self, wanted: int) -> bool:
         """The driver has so many bytes left."""
-        return self.total is None or wanted <= self.free_bytes
+        if self.total is None:
+            return True
+        has, band = wanted <= self.free_bytes, self.band
+        if band is not None:
+            (band.needs if has else band.lacks)(self.use.reserved + wanted)
+        return has
 
     def _new(self, pool: Pool, size: int) -> int:
         use = self.use

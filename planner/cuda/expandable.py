@@ -45,6 +45,7 @@ class ExpandableAllocator(CachingAllocator):
     ) -> None:
         super().__init__(total, context, settings)
         self._limit = settings.limit(total)
+        self.band = None  # its address space is as large as the card
         self._unmapped: dict[int, dict[int, int]] = {}
         """By pool: the ranges without memory, size by place. No two of them touch."""
 

@@ -28,6 +28,7 @@ class TunedAllocator(CachingAllocator):
         super().__init__(total, context, settings)
         limit = settings.limit(total)
         self._limit = limit
+        self.band = None if limit else self.band
         self._threshold = int(settings.garbage_collection * limit) if limit and settings.garbage_collection else None
         """Reserved bytes from which on segments are collected. Never without a limit."""
         self.ages = self._threshold is not None

@@ -94,8 +94,8 @@ def _meter_recipe(name: str, path: Path) -> MeasuredRecipe:
 
 
 def _meter_job(job: dict[str, Any]) -> Job:
-    """A meter that does not speak of progress bars had none, and one without a device map loaded to the CPU."""
-    words = {"progress_bars": False, "device_map": "cpu", "cpu_gib": None, **job}
+    """A meter that does not speak of progress bars had none; an older one loaded to the CPU, in one process."""
+    words = {"progress_bars": False, "device_map": "cpu", "cpu_gib": None, "ranks": 0, **job}
     return Job.model_validate({field.name: field.from_meter(words) for field in JOB_FIELDS})
 
 

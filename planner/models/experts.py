@@ -9,6 +9,7 @@ tensor lifetimes in forward, because these set the memory of a MoE layer.
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 from types import MethodType
 from typing import Any
 
@@ -194,6 +195,21 @@ def expert_shape(experts: torch.nn.Module, config: Any) -> ExpertShape:
         raise _refusal(experts, str(error)) from error
     _check_weights(experts, shape)
     return shape
+
+
+def linear_sizes(experts: Any, config: Any) -> tuple[tuple[int, int], ...]:
+    """The tensors of the Linears that one fused module becomes, in their order: (bytes, number of them in a row).
+
+    Raises UnsupportedError as `expert_shape` does.
+    """
+    shape, itemsize = expert_shape(experts, config), experts.down_proj.element_size()
+    sizes = [
+        size * itemsize
+        for _, inputs, outputs, bias in shape.linears()
+        for size in ((inputs * outputs, outputs) if bias else (inputs * outputs,))
+    ]
+    runs = [(size, len(list(equal))) for size, equal in groupby(sizes * shape.experts)]
+    return tuple(runs)
 
 
 def _shape(config: Any, gated: bool) -> ExpertShape:

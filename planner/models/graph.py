@@ -129,6 +129,8 @@ class ModelGraph:
     job: Job
     """The job that it was loaded for. Of this job, only dtype, layers, targets, batch and the weights' place decide the
     graph."""
+    fused_linears: tuple[tuple[tuple[int, int], ...], ...] = ()
+    """For each module of fused experts, the tensors that it becomes: (bytes, number of them in a row)."""
     on_disk: frozenset[str] = frozenset()
     """Modules whose weights stay on the disk, with all that is in them; the empty name is the whole model."""
 

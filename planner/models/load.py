@@ -22,7 +22,7 @@ from planner.models.build import (
 from planner.models.built import BuiltModel, built_model, unchanged
 from planner.models.dataflow import DataflowTracer
 from planner.models.estimate import estimate_trace
-from planner.models.experts import find_fused_experts, linearize
+from planner.models.experts import find_fused_experts, linear_sizes, linearize
 from planner.models.failures import forward_of_model
 from planner.models.graph import Edge, ModelGraph, ModuleInfo, Onload, Parameter, Structure, Unit, UnitKind
 from planner.models.inputs import calibration_batch
@@ -104,7 +104,7 @@ class _Loader:
 
     def load(self, traced: bool = True) -> ModelGraph:
         parameters, nbytes = parameter_count(self.model), parameter_bytes(self.model)
-        fused = [] if self.job.linearized else [parameter_bytes(module) for _, module in find_fused_experts(self.model)]
+        fused = [] if self.job.linearized else [module for _, module in find_fused_experts(self.model)]
         on_disk = disk_modules(self.model, self.job, has_fused_experts=bool(fused))
         self.tied = self._is_tied()
         layer = max((parameter_count(self.model.get_submodule(name)) for name in self._layers()), default=0)
@@ -140,7 +140,8 @@ class _Loader:
             tied_embeddings=self.tied,
             embedding=self.embedding,
             head=self.head,
-            fused_expert_bytes=sum(fused),
+            fused_expert_bytes=sum(map(parameter_bytes, fused)),
+            fused_linears=tuple(linear_sizes(module, self.config) for module in fused),
             itemsize=getattr(torch, self.job.dtype).itemsize,
             layout=tuple(self.layout),
             job=self.job,

@@ -123,6 +123,11 @@ class ModifierSpec:
         return True
 
     @property
+    def shares_work(self) -> bool:
+        """Whether ranks of a torchrun job deal the modules out among them, instead of doing the same each."""
+        return False
+
+    @property
     def prunes(self) -> bool:
         """Whether it sets some of the selected weights to zero."""
         return False

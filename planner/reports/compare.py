@@ -8,6 +8,7 @@ from rich.text import Text
 from planner.compress.schema import Plan
 from planner.compress.verdicts import Fit, peak_gpu_step, verdict
 from planner.notes import texts
+from planner.reports.demands import missing_line
 from planner.reports.forms import Formats, everywhere
 from planner.reports.json_ import render_all
 from planner.reports.markdown import escape, markdown_table
@@ -16,9 +17,13 @@ from planner.reports.summary import header, room, set_by
 from planner.reports.table import draw, pairs, ruled_table
 
 LEGEND = (
-    "GPU: requested   reserved: with the caching allocator   card: the smallest that gets through, CUDA context in it"
-    "\nrule: LLM Compressor's documented rule of thumb   1 GiB is 2^30 bytes"
+    "GPU: requested   device: reserved and CUDA context   card: the smallest that gets through   rule: the documented "
+    "rule of thumb\nRAM: resident   result: on disk   serving: it with vLLM, one sequence   1 GiB is 2^30 bytes"
 )
+TITLES = ("recipe, in GiB", "fits", "GPU", "device", "card", "rule", "RAM", "result", "serving", "GPU peak")
+_LEAST_WIDTH = {"rule": 110, "device": 105, "serving": 80, "result": 70}
+"""Columns that a narrower terminal has no room for."""
+_LEFT = ("recipe, in GiB", "fits", "GPU peak")
 
 _FITS: dict[Fit, str] = {"fits": "yes", "tight": "only just", "over": "NO"}
 _STYLE: dict[Fit, str] = {"fits": "green", "tight": "bold yellow", "over": "bold red"}
@@ -26,20 +31,21 @@ _STYLE: dict[Fit, str] = {"fits": "green", "tight": "bold yellow", "over": "bold
 
 def render(plans: Sequence[Plan], *, width: int | None = None, color: bool = False) -> str:
     """A table with a row per recipe, for people."""
+    titles = [title for title in TITLES if width is None or width >= _LEAST_WIDTH.get(title, 0)]
     table = ruled_table()
-    for title in ("recipe, in GiB", "GPU", "reserved", "card", "rule", "CPU", "rule", "fits", "GPU peak"):
+    for title in titles:
         table.add_column(
             title,
-            justify="left" if title in ("recipe, in GiB", "fits", "GPU peak") else "right",
+            justify="left" if title in _LEFT else "right",
             no_wrap=title not in ("recipe, in GiB", "GPU peak"),
             overflow="fold",
             style="dim" if title == "rule" else "",
         )
     for plan, cells in zip(plans, _cells(plans), strict=True):
-        texts = [Text(cell) for cell in (*cells[:-2], "\nset by ".join(cells[-2:]))]
-        texts[1].stylize("bold")
-        texts[7].stylize(_STYLE[verdict(plan)])
-        table.add_row(*texts)
+        row = dict(zip(TITLES, map(Text, (*cells[:-2], "\nset by ".join(cells[-2:]))), strict=True))
+        row["fits"].stylize(_STYLE[verdict(plan)])
+        row["GPU"].stylize("bold")
+        table.add_row(*(row[title] for title in titles))
     footer = [("summary" if place == 0 else "", text) for place, text in enumerate(_conclusions(plans))]
     footer += [("notes" if place == 0 else "", text) for place, text in enumerate(_notes(plans))]
     legend = Text(LEGEND, style="dim")
@@ -52,17 +58,18 @@ def render_markdown(plans: Sequence[Plan]) -> str:
     head = "\n".join(f"- {name}: {text}" if name else f"  {text}" for name, text in _header(plans))
     titles = [
         "recipe",
+        "fits",
         "GPU GiB",
-        "reserved GiB",
+        "device GiB",
         "smallest card GiB",
         "rule of thumb",
-        "CPU GiB",
-        "rule of thumb",
-        "fits",
+        "RAM GiB",
+        "result GiB",
+        "serving GiB",
         "GPU peak in",
         "set by",
     ]
-    right = [False, *[True] * 6, False, False, False]
+    right = [False, False, *[True] * 7, False, False]
     body = [[escape(cell) for cell in cells] for cells in _cells(plans)]
     last = "\n".join(f"- {text}" for text in (*_conclusions(plans), *_notes(plans)))
     return f"### {escape(plans[0].model.name)}\n\n{head}\n\n{markdown_table(titles, right, body)}\n\n{last}\n"
@@ -74,17 +81,17 @@ def _header(plans: Sequence[Plan]) -> list[tuple[str, str]]:
 
 def _cells(plans: Sequence[Plan]) -> list[list[str]]:
     on_gpu = decimals_for(max(plan.gpu.peak_bytes for plan in plans))
-    on_cpu = decimals_for(max(plan.cpu.peak_bytes for plan in plans))
     return [
         [
             plan.recipe,
+            _FITS[verdict(plan)],
             number(plan.gpu.peak_bytes, on_gpu),
-            _or_dash(plan.gpu.peak_reserved_bytes, on_gpu),
+            _or_dash(plan.gpu.device_total_bytes if plan.gpu.peak_reserved_bytes else None, on_gpu),
             _or_dash(plan.gpu.smallest_card_bytes, on_gpu),
             number(plan.rule_of_thumb.gpu_bytes, on_gpu),
-            number(plan.cpu.peak_bytes, on_cpu),
-            number(plan.rule_of_thumb.cpu_bytes, on_cpu),
-            _FITS[verdict(plan)],
+            number(plan.host.peak_resident_bytes if plan.host else plan.cpu.peak_bytes, 2),
+            _or_dash(plan.result.file_bytes if plan.result else None, 2),
+            _or_dash(plan.result.serving_bytes if plan.result else None, 2),
             *_where(plan),
         ]
         for plan in plans
@@ -113,14 +120,22 @@ def _notes(plans: Sequence[Plan]) -> list[str]:
 def _conclusions(plans: Sequence[Plan]) -> list[str]:
     """Which recipes fit, and how far apart they are."""
     total = room(plans[0].job)
-    misfits = [plan.recipe for plan in plans if verdict(plan) == "over"]
-    fit = f"Every recipe gets through on {total}."
-    lines = [f"DOES NOT FIT in {total}: {', '.join(misfits)}." if misfits else fit]
+    misfits = [plan for plan in plans if verdict(plan) == "over"]
+    lines = [f"DOES NOT FIT: {plan.recipe}: {_why(plan, total)}." for plan in misfits]
+    lines = lines or [f"Every recipe gets through on {total}."]
     least, most = (choose(plans, key=lambda plan: plan.gpu.peak_bytes) for choose in (min, max))
     if least.gpu.peak_bytes and least.gpu.peak_bytes < most.gpu.peak_bytes:
         ratio = most.gpu.peak_bytes / least.gpu.peak_bytes
         lines.append(f"{most.recipe} needs {ratio:,.1f} times the GPU memory of {least.recipe}.")
     return lines
+
+
+def _why(plan: Plan, total: str) -> str:
+    """What is missing, or that the library itself would not finish."""
+    fails = next((note.text for note in plan.notes if note.kind == "fails"), None)
+    if fails:
+        return f"LLM Compressor itself would not finish it ({fails.rstrip('.')})"
+    return missing_line(plan.demands) or f"it takes more than {total}"
 
 
 FORMATS: Formats[Sequence[Plan]] = {

@@ -85,7 +85,18 @@ def cpu_lines(plan: Plan) -> list[str]:
     """The CPU peak: in which step, set by what, its exact bytes, and the rule of thumb's figure."""
     exact = f"{plan.cpu.peak_bytes:,} bytes of tensors, without the Python process"
     rule = _beside_rule(plan, plan.cpu.peak_bytes, plan.rule_of_thumb.cpu_bytes)
-    return [*_where(plan, peak_cpu_step(plan), "cpu"), exact, *_on_disk(plan), *rule]
+    return [*_where(plan, peak_cpu_step(plan), "cpu"), exact, *_of_ranks(plan), *_on_disk(plan), *rule]
+
+
+def _of_ranks(plan: Plan) -> list[str]:
+    """What all processes take together; empty for one."""
+    if plan.ranks is None:
+        return []
+    all_bytes, shared = gib(plan.ranks.all_bytes), gib(plan.ranks.shared_bytes)
+    return [
+        f"of rank {plan.ranks.simulated}, whose card takes most; all {plan.job.ranks} ranks take {all_bytes}, "
+        f"with {shared} of weights in shared memory (/dev/shm) once"
+    ]
 
 
 def _on_disk(plan: Plan) -> list[str]:

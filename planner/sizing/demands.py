@@ -1,16 +1,18 @@
 """What a planned job asks of a machine: card, RAM, disk. The one judgement behind every command's verdict."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planner.compress.host_schema import Disk
 from planner.compress.schema import GpuPeak, Plan, Verdict
 from planner.hardware.demand import Demand, Resource, demand, fits
 from planner.hardware.machine import Machine
 from planner.job import Job
+from planner.sizing.host_constants import HostConstants
 
 ON_CARD = "reserved and CUDA context on a card with room; the smallest card that gets through"
 IN_RAM = "resident in RAM; without what the kernel can drop and read again"
-TENSORS = "tensors in RAM, without the process around them"
+TENSORS = "an estimate: tensors, imports and CUDA's host side"
+IN_SHM = "weights and qparams in /dev/shm, once for all ranks"
 ON_DISK = "files that the job writes"
 
 
@@ -26,27 +28,33 @@ class CardNeed:
     """How often it gives segments back on the machine's card."""
     runs_out: bool = False
     """It runs out of memory there."""
+    cards: int = 1
+    """So many of them: one for each rank."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RamNeed:
-    """What a job asks of RAM."""
+    """What a job asks of RAM, all of its processes together."""
 
     resident: int
     must_have: int
     is_process: bool
-    """False: of the plan's tensors alone."""
+    """False: its tensors and what every process has, without loading and saving."""
+    shared: int = 0
+    """Of it, in /dev/shm; 0 for one process."""
 
 
 def demands_on(
     machine: Machine, card: CardNeed, ram: RamNeed, disk: int | None = None, second: CardNeed | None = None
 ) -> tuple[Demand, ...]:
     """What is asked of each resource; `second` is the card on which activations wait, where there is one."""
-    found = [_of_card("GPU", machine.gpu_memory_bytes if machine.gpus else 0, card)]
+    found = [_of_card("GPU", machine.gpu_memory_bytes if machine.gpus >= card.cards else 0, card)]
     if second is not None:
         found.append(_of_card("second GPU", machine.gpu_memory_bytes if machine.gpus > 1 else 0, second))
     what = IN_RAM if ram.is_process else TENSORS
     found.append(demand("RAM", ram.resident, ram.must_have, ram_of(machine), what))
+    if ram.shared:
+        found.append(demand("shared memory", ram.shared, ram.shared, machine.shm_size_bytes, IN_SHM))
     if disk is not None:
         found.append(demand("disk", disk, disk, machine.disk_bytes, ON_DISK))
     return tuple(found)
@@ -55,12 +63,13 @@ def demands_on(
 def _of_card(resource: Resource, has: int | None, card: CardNeed) -> Demand:
     if not card.device_total:
         return demand(resource, 0, 0, has, "nothing is computed on a GPU")
+    what = ON_CARD if card.cards == 1 else f"{ON_CARD}; {card.cards} cards, one for each rank"
     if not has:
-        return demand(resource, card.device_total, card.smallest, has, ON_CARD)
+        return demand(resource, card.device_total, card.smallest, has, what)
     # the replay at the card's size decides, not the two figures: getting through is not monotonic (compress/fit.py)
     outcome = "over" if card.runs_out else "slow" if card.retries else "fits"
     at_least = card.smallest if card.runs_out else min(card.smallest, has)
-    return demand(resource, card.device_total, at_least, has, ON_CARD).model_copy(update={"outcome": outcome})
+    return demand(resource, card.device_total, at_least, has, what).model_copy(update={"outcome": outcome})
 
 
 def ram_of(machine: Machine) -> int | None:
@@ -69,11 +78,21 @@ def ram_of(machine: Machine) -> int | None:
 
 
 def ram_need(plan: Plan) -> RamNeed:
-    """As the process has it, or of the plan's tensors where that was not sized."""
-    if plan.host is None:
-        return RamNeed(resident=plan.cpu.peak_bytes, must_have=plan.cpu.peak_bytes, is_process=False)
-    host = plan.host
-    return RamNeed(resident=host.peak_resident_bytes, must_have=host.peak_must_have_bytes, is_process=True)
+    """As the processes have it; where that was not sized, tensors and what every process has.
+
+    Several ranks share weights and qparams; each has all else of its own.
+    """
+    host, ranks, shared = plan.host, plan.job.ranks, plan.ranks.shared_bytes if plan.ranks else 0
+    if host is None:
+        process = HostConstants()
+        own = ranks * (process.imports_anonymous + process.objects + process.cuda_anonymous)
+        files = process.imports_file + process.code + process.cuda_file
+        must_have = (plan.ranks.all_bytes if plan.ranks else plan.cpu.peak_bytes) + own
+        return RamNeed(resident=must_have + files, must_have=must_have, is_process=False, shared=shared)
+    resident, must_have = (
+        shared + ranks * max(0, peak - shared) for peak in (host.peak_resident_bytes, host.peak_must_have_bytes)
+    )
+    return RamNeed(resident=resident, must_have=must_have, is_process=True, shared=shared)
 
 
 def disk_need(disk: Disk | None) -> int | None:
@@ -88,7 +107,7 @@ def judged(plan: Plan, machine: Machine | None = None) -> Plan:
     on = machine or machine_of_job(plan.job)
     if plan.method != "simulate" or plan.verdict is None:
         return plan
-    card = _card_need(plan.gpu, plan.verdict, 0)
+    card = replace(_card_need(plan.gpu, plan.verdict, 0), cards=plan.job.ranks)
     second = _card_need(plan.second_gpu, plan.verdict, 1) if plan.second_gpu else None
     demands = demands_on(on, card, ram_need(plan), disk_need(plan.disk), second)
     fails = any(note.kind == "fails" for note in plan.notes)

@@ -57,17 +57,16 @@ def _saved(
 def _offload_folder(walk: WeightWalk) -> int:
     """compressed_tensors offload/cache/disk.py DiskCache: a symlink to the checkpoint until a tensor changes, then a
     file for it. What save compresses is written anew, and the file before it removed."""
-    model = walk.model
     if not walk.offloaded:
         return 0
-    share = walk.offloaded / model.weight_bytes
+    share = walk.offloaded / walk.model.weight_bytes
     # transformers integrations/accelerate.py offload_weight saves what a conversion made; linearize_moe as much again
-    experts = walk.copied_experts
-    replaced = sum(m.weight_bytes for m in model.compressed if m.is_expert) if experts else model.written_bytes
-    copies = sum(m.copy_bytes for m in model.compressed)
-    running = 2 * experts + model.written_bytes
-    saving = experts + model.written_bytes - replaced * bool(model.compressed) + copies
-    return int(share * max(running, saving))
+    experts = int(share * walk.copied_experts)
+    written = sum(size for each in walk.model.subgraphs for unit, size in each.writes.items() if unit in walk.on_disk)
+    modules = [m for m in walk.model.compressed if m.unit in walk.on_disk]
+    copies = sum(m.copy_bytes for m in modules)
+    left = 0 if modules else written
+    return max(2 * experts + written, left + copies)
 
 
 def _notes(walk: WeightWalk) -> Iterator[str]:

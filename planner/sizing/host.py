@@ -49,7 +49,9 @@ def host_of(
     loading, setting, constants = loading or Loading(), setting or HostSetting(), constants or HostConstants()
     mode = loading.mode(plan.job.dtype)
     walk = WeightWalk(model=model, loading=loading, mode=mode, dtype=plan.job.dtype, constants=constants)
-    moments = list(_Timeline(plan, walk, Surroundings(constants=constants, setting=setting)).moments())
+    moments = list(
+        _Timeline(plan, walk, Surroundings(constants=constants, setting=setting, modules=model.modules)).moments()
+    )
     phases = tuple(_phases(moments))
     resident = max(phases, key=lambda phase: phase.resident_bytes)
     must = max(phases, key=lambda phase: phase.must_have_bytes)
@@ -81,7 +83,9 @@ class _Timeline:
     def __init__(self, plan: Plan, walk: WeightWalk, around: Surroundings) -> None:
         self.plan, self.walk, self.around = plan, walk, around
         self.most = 0
-        """Bytes of a step's temporaries so far."""
+        """Bytes of malloc's heap that temporaries of one step took so far."""
+        self.now = 0
+        """And of this step."""
         self.has_run = False
         """A forward has been through the whole model."""
         self.pages = WeightPages()
@@ -104,7 +108,8 @@ class _Timeline:
         self.pages = self._weights(step)
         parts = self._parts(step)
         largest = step.cpu.largest if self.around.setting.gpu else (*step.cpu.largest, *step.gpu.largest)
-        self.most = max(self.most, in_heap(parts, largest, self.walk.constants.heap_block))
+        self.now = in_heap(parts, largest, self.walk.constants.heap_block)
+        self.most = max(self.most, self.now)
         if step.phase == "finalize":
             self.has_run = True
         return self.around.moment(step.phase, step.index, self.pages, self._with_malloc(parts))
@@ -121,8 +126,7 @@ class _Timeline:
         return parts
 
     def _with_malloc(self, parts: Mapping[HostPart, int], more: int = 0) -> dict[HostPart, int]:
-        kept = self.around.kept_by_malloc(self.most) if self.most else 0
-        return {**parts, "allocator": kept + more}
+        return {**parts, "allocator": self.around.kept_by_malloc(self.most, self.now) + more}
 
     def _weights(self, step: Step) -> WeightPages:
         walk = self.walk
@@ -145,12 +149,13 @@ class _Timeline:
 
     # ------------------------------------------------------------------ save
     def _save(self, step: Step) -> Iterator[HostMoment]:
+        self.now = 0
         walk, parts = self.walk, self._parts(step)
-        moments = save_moments(walk, self.pages, repacks=self.around.setting.repacks_moe)
+        moments = save_moments(walk, self.pages, repacks=self.around.setting.repacks_moe, gpu=self.around.setting.gpu)
         copies = max(1, sum(module.copy_bytes for module in walk.model.compressed))
-        between = between_copies(walk.model, walk.constants)
+        between = 0 if self.around.setting.gpu else between_copies(walk.model, walk.constants)
         for each in moments:
-            more = max(each.kept, between * each.copies // copies)
+            more = each.lost + max(each.kept, between * (each.copies + each.lost) // copies)
             own: dict[HostPart, int] = {
                 **parts,
                 "compressed copies": each.copies,

@@ -19,10 +19,17 @@ class HostConstants(Record):
         default=315 * MIB, description=f"after importing torch, transformers, datasets, llmcompressor: {MEASURED}"
     )
     imports_file: int = Field(default=128 * MIB, description=f"code pages and data of these libraries: {MEASURED}")
-    lazy_anonymous: int = Field(
-        default=20 * MIB, description=f"objects that the job makes: modules, hooks, graphs: {MEASURED}"
+    objects_loading: int = Field(
+        default=2 * MIB, description=f"anonymous, what loading makes beside modules: {MEASURED}"
     )
-    lazy_file: int = Field(default=29 * MIB, description=f"code that is read when it first runs: {MEASURED}")
+    objects_setup: int = Field(default=12 * MIB, description=f"and setup, hooks and traces among it: {MEASURED}")
+    objects: int = Field(default=18 * MIB, description=f"and the job from its first forward on: {MEASURED}")
+    module_objects: int = Field(
+        default=5 * KIB, description=f"objects of one module, its parameters' and scheme's among them: {MEASURED}"
+    )
+    code_loading: int = Field(default=7 * MIB, description=f"code that is first read while loading: {MEASURED}")
+    code_setup: int = Field(default=17 * MIB, description=f"and in setup, all told: {MEASURED}")
+    code: int = Field(default=26 * MIB, description=f"and in the job, all told: {MEASURED}")
     fault_bytes: int = Field(
         default=64 * KIB,
         description="what one read of a mapped file brings into RAM: Linux mm/memory.c fault_around_bytes. Up to 2 MiB "
@@ -39,10 +46,20 @@ class HostConstants(Record):
     heap_share_percent: int = Field(
         default=35, description=f"and of the most that temporaries of a step took so far: {MEASURED}"
     )
+    heap_freed_percent: int = Field(
+        default=50,
+        description="and of temporaries that an earlier step had and this one has not (0 to 100 seen, by what lies "
+        f"above them): {MEASURED}",
+    )
     copies_kept_percent: int = Field(
-        default=350,
-        description="free memory between the copies once save has made all, as a share of one module's temporaries as "
-        f"far as these are smaller than heap_block (240 to 570 seen): {MEASURED}",
+        default=3,
+        description="free memory once save has made all copies, as a share of all their temporaries in blocks below "
+        f"heap_block, one module after the other (2 to 5 seen); without a GPU: {MEASURED}",
+    )
+    packed_kept_percent: int = Field(
+        default=17,
+        description="the same for weights that are packed into int32 (15 to 25 in six runs, next to nothing in a "
+        f"seventh): {MEASURED}",
     )
     cuda_anonymous: int = Field(
         default=350 * MIB, description="an estimate: what the CUDA driver and libraries allocate on the host's side"

@@ -3,6 +3,8 @@
 Pure: from the graph and the recipe as planner.compress.binding resolves them.
 """
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import exp
 from typing import TYPE_CHECKING
@@ -19,6 +21,7 @@ from planner.recipe.targets import LinearModule
 if TYPE_CHECKING:
     from planner.models.graph import ModelGraph
 
+PAGE = 4096
 EXPERTS = ".experts."
 """Linear experts: model.layers.3.mlp.experts.17.up_proj"""
 
@@ -35,17 +38,22 @@ class CompressedModule:
     """Temporaries at the copy's highest moment, without the copy."""
     largest_block: int
     """The largest of the temporaries."""
+    is_packed: bool
+    """The copy is made of int32 that are four times its values."""
+    unit: str
+    """The onload unit that it is a part of."""
     is_expert: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubgraphReads:
-    """Weights by the subgraph that reads or writes them first."""
+    """Views of files that this subgraph reads, and those that it writes, by onload unit.
 
-    read_bytes: int
-    """Read here and in no earlier one; the token embedding, and experts that are no view of a file, left out."""
-    written_bytes: int
-    """Written here, in place; experts that are no view of a file left out."""
+    Read here and in no earlier one; the token embedding, and experts that are no view of a file, left out.
+    """
+
+    reads: Mapping[str, int]
+    writes: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +77,16 @@ class HostModel:
     """Views of files that the recipe writes in place, each once."""
     compressed: tuple[CompressedModule, ...]
     """In the order of `named_modules`."""
-    largest_unit_bytes: int
-    """What is onloaded together, at most."""
+    units: tuple[tuple[str, int], ...]
+    """Onload units and their bytes, in the order of the model."""
+    embedding: str
+    """The unit that is the token embedding."""
+    largest_layer: int
+    """Bytes of the largest decoder layer."""
+    modules: int
+    """All of them: each is some objects of Python."""
+    large_views: tuple[int, ...]
+    """Bytes of each view of a file that is at least a page; those that are smaller share their neighbours'."""
     intermediate_size: int
     """Width of the decoder's MLP, as its widest Linear says; 256 without one (dispatch_model's own default)."""
     pinned_batch_bytes: int
@@ -105,7 +121,11 @@ def host_model(graph: "ModelGraph", recipe: Recipe, job: Job) -> HostModel:
         subgraphs=_reads(graph, job, views, written),
         written_bytes=sum(written.values()),
         compressed=tuple(_compressed(program)),
-        largest_unit_bytes=max((unit.bytes for unit in graph.units), default=0),
+        units=tuple((unit.name, unit.bytes) for unit in graph.units),
+        embedding=graph.embedding,
+        largest_layer=max((unit.bytes for unit in graph.units if unit.kind == "decoder"), default=0),
+        modules=len(graph.module_refs()),
+        large_views=tuple(size for size in views.values() if size >= PAGE),
         intermediate_size=_intermediate_size(graph),
         pinned_batch_bytes=sum(next_power_of_two(c.bytes) for c in graph.trace.crossings.values() if c.producer < 0),
         tokens=job.samples * job.seq_len,
@@ -160,24 +180,34 @@ def _reads(graph: "ModelGraph", job: Job, views: dict[str, int], written: dict[s
         for number, subgraph in enumerate(cut(graph.trace, job.targets_per_subgraph))
         for segment in subgraph.segments
     }
-    read = [0] * (max(of_segment.values(), default=0) + 1)
-    wrote = [0] * len(read)
+    units = {unit.name + p.name: unit.name for unit in graph.units for p in graph.structures[unit.structure].parameters}
+    count = max(of_segment.values(), default=0) + 1
+    read: list[Counter[str]] = [Counter() for _ in range(count)]
+    wrote: list[Counter[str]] = [Counter() for _ in range(count)]
     for name, segment in first_touches(graph.trace).items():
-        number = of_segment[segment]
-        wrote[number] += written.get(name, 0)
+        if name not in views:
+            continue
+        number, unit = of_segment[segment], units[name]
+        wrote[number][unit] += written.get(name, 0)
         if name != f"{graph.embedding}.weight":
-            read[number] += views.get(name, 0)
-    return tuple(SubgraphReads(read_bytes=r, written_bytes=w) for r, w in zip(read, wrote, strict=True))
+            read[number][unit] += views[name]
+    return tuple(SubgraphReads(reads=r, writes=w) for r, w in zip(read, wrote, strict=True))
 
 
 # ---------------------------------------------------------------------- what save makes
 def _compressed(program: Program) -> list[CompressedModule]:
     """Every module that ends with a scheme, once: compressed_tensors compressors/base.py compress_module."""
-    modules = {m.name: m for run in program.runs for unit in run.units for m in unit.named() if m.scheme is not None}
-    return [_copy(module) for module in modules.values()]
+    modules = {
+        m.name: (m, unit.unit)
+        for run in program.runs
+        for unit in run.units
+        for m in unit.named()
+        if m.scheme is not None
+    }
+    return [_copy(module, unit) for module, unit in modules.values()]
 
 
-def _copy(module: LinearModule) -> CompressedModule:
+def _copy(module: LinearModule, unit: str) -> CompressedModule:
     assert module.scheme is not None
     storage = storage_of(module.scheme)
     tensors = module_tensors(module.rows, module.columns, module.scheme, module.itemsize)
@@ -191,6 +221,8 @@ def _copy(module: LinearModule) -> CompressedModule:
         copy_bytes=copies,
         transient_bytes=_transient(module, storage, copies),
         largest_block=max(module.weight_bytes, 4 * module.rows * module.columns if storage == "pack-quantized" else 0),
+        is_packed=storage == "pack-quantized",
+        unit=unit,
         is_expert=EXPERTS in f"{module.name}.",
     )
 

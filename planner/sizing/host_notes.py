@@ -4,8 +4,11 @@ from collections.abc import Iterator
 
 from planner.compress.host_schema import HostSetting
 from planner.compress.schema import Plan
+from planner.sizing.host_save import between_copies
 from planner.sizing.weight_pages import WeightWalk
-from planner.units import format_bytes
+from planner.units import MIB, format_bytes, human_bytes
+
+WORTH_SAYING = 64 * MIB
 
 
 def host_notes(plan: Plan, walk: WeightWalk, setting: HostSetting) -> Iterator[str]:
@@ -25,6 +28,12 @@ def host_notes(plan: Plan, walk: WeightWalk, setting: HostSetting) -> Iterator[s
     if walk.offloaded:
         text = f"{format_bytes(walk.offloaded)} of weights stay on disk and are read whenever they are used."
         yield text
+    kept = 0 if setting.gpu else between_copies(walk.model, walk.constants)
+    if kept >= WORTH_SAYING:
+        yield (
+            f"malloc keeps about {human_bytes(kept)} between the copies that save makes: with "
+            "MALLOC_MMAP_THRESHOLD_=131072 in the job's environment it gives them back."
+        )
     if setting.dataloader_workers:
         yield "Batches that workers make lie in /dev/shm, and stay there as long as the activation cache has them."
     yield from _shared(walk, setting)

@@ -14,8 +14,9 @@ _PARTS: Mapping[str, HostPart] = {
     "activation_cache": "activation cache",
     "calibration_data": "calibration data",
 }
-# What a GPU holds as copies of what is in RAM: a process that computes on the CPU has no second one.
-_COPIES = {"weights", "model", "batch"}
+# What a GPU holds as copies of what is in RAM, or for CUDA's own libraries: a process that computes on the CPU has no
+# second one, and LAPACK works in place.
+_OF_A_GPU = {"weights", "model", "batch", "cuda_workspace"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +40,8 @@ class HostMoment:
 def by_part(by_kind: Mapping[str, int], on_gpu: Mapping[str, int]) -> dict[HostPart, int]:
     """The plan's kinds as parts, weights left out; `on_gpu` are those that a process without a GPU holds as well."""
     parts: dict[HostPart, int] = {}
-    kinds = [(kind, size) for kind, size in by_kind.items() if kind != "model"]
-    kinds += [(kind, size) for kind, size in on_gpu.items() if kind not in _COPIES]
+    kinds = [(kind, size) for kind, size in by_kind.items() if kind not in ("model", "cuda_workspace")]
+    kinds += [(kind, size) for kind, size in on_gpu.items() if kind not in _OF_A_GPU]
     for kind, size in kinds:
         part = _PARTS.get(kind, "tensors")
         parts[part] = parts.get(part, 0) + size
@@ -54,7 +55,7 @@ def in_heap(parts: Mapping[HostPart, int], largest: Iterable[Owned], block: int)
 
 
 def _is_temporary(kind: str) -> bool:
-    return kind not in _PARTS and kind not in _COPIES
+    return kind not in _PARTS and kind not in _OF_A_GPU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,7 @@ class Surroundings:
 
     constants: HostConstants
     setting: HostSetting
+    modules: int
 
     def moment(
         self,
@@ -72,28 +74,43 @@ class Surroundings:
         parts: Mapping[HostPart, int],
     ) -> HostMoment:
         """A moment of these weights and these other parts."""
-        known, ready = self.constants, phase != "load"
-        all_parts = dict(parts)
-        for part, size in self._around(ready).items():
-            all_parts[part] = all_parts.get(part, 0) + size
-        all_parts["mapped checkpoint"] = all_parts.get("mapped checkpoint", 0) + pages.mapped
-        all_parts["weights"] = all_parts.get("weights", 0) + pages.copies
-        all_parts["written weights"] = pages.written
-        files = known.imports_file + (known.lazy_file if ready else known.lazy_file // 2)
-        files += known.cuda_file if ready and self.setting.gpu else 0
-        return HostMoment(phase=phase, step=step, parts=all_parts, reclaimable=files + pages.mapped)
+        code, _ = self._made(phase)
+        gpu_files = self.constants.cuda_file if self._has_cuda(phase) else 0
+        around: dict[HostPart, int] = {
+            **self._around(phase),
+            "mapped checkpoint": pages.mapped,
+            "weights": pages.copies,
+            "written weights": pages.written,
+        }
+        sums = {part: parts.get(part, 0) + around.get(part, 0) for part in (*around, *parts)}
+        files = self.constants.imports_file + code + gpu_files
+        return HostMoment(phase=phase, step=step, parts=sums, reclaimable=files + pages.mapped)
 
-    def _around(self, ready: bool) -> dict[HostPart, int]:
+    def _around(self, phase: HostPhaseName) -> dict[HostPart, int]:
         known = self.constants
-        lazy = known.lazy_anonymous + known.lazy_file
+        cuda = known.cuda_anonymous + known.cuda_file + known.staging
         return {
-            "imports": known.imports_anonymous + known.imports_file + (lazy if ready else lazy // 2),
-            "CUDA": known.cuda_anonymous + known.cuda_file + known.staging if ready and self.setting.gpu else 0,
-            "workers": self.setting.dataloader_workers * known.worker if ready else 0,
+            "imports": known.imports_anonymous + known.imports_file + sum(self._made(phase)),
+            "CUDA": cuda if self._has_cuda(phase) else 0,
+            "workers": self.setting.dataloader_workers * known.worker if phase != "load" else 0,
         }
 
-    def kept_by_malloc(self, most: int) -> int:
-        """Free memory between live blocks, once temporaries took so many bytes in one step."""
+    def _has_cuda(self, phase: HostPhaseName) -> bool:
+        return self.setting.gpu and phase != "load"
+
+    def _made(self, phase: HostPhaseName) -> tuple[int, int]:
+        """Code that was read since the imports, and objects that were made."""
+        known, modules = self.constants, self.modules * self.constants.module_objects
+        if phase == "load":
+            return known.code_loading, known.objects_loading + modules
+        if phase in ("setup", "prepare"):
+            return known.code_setup, known.objects_setup + modules
+        return known.code, known.objects + modules
+
+    def kept_by_malloc(self, most: int, now: int) -> int:
+        """Free memory between live blocks, once temporaries took `most` bytes in one step, where they take `now`."""
         known = self.constants
-        in_heap = min(most, 4 * known.heap_block)
-        return min(in_heap, known.heap_kept) + in_heap * known.heap_share_percent // 100
+        took = min(most, 4 * known.heap_block)
+        freed = took - min(now, took)
+        shares = took * known.heap_share_percent + freed * known.heap_freed_percent
+        return min(took, known.heap_kept) + shares // 100

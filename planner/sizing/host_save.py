@@ -22,48 +22,55 @@ class SaveMoment:
     copies: int
     transient: int
     kept: int
-    """Weights that were freed and are malloc's."""
+    """Weights that were freed and are malloc's, until copies take their place."""
+    lost: int = 0
+    """Copies that were written to disk and freed, and are malloc's for good."""
 
     @property
     def own(self) -> int:
         """What the kernel cannot drop."""
-        return self.pages.own + self.copies + self.transient + self.kept
+        return self.pages.own + self.copies + self.transient + self.kept + self.lost
 
 
-def save_moments(walk: WeightWalk, before: WeightPages, *, repacks: bool) -> tuple[SaveMoment, ...]:
-    """The highest moment of compressing, and that of writing. `before`: the pages when save begins."""
-    model, limit = walk.model, walk.constants.heap_block
+def save_moments(walk: WeightWalk, before: WeightPages, *, repacks: bool, gpu: bool) -> tuple[SaveMoment, ...]:
+    """The highest moment of compressing, and that of writing. `before`: the pages when save begins. With a GPU,
+    modules are onloaded there and compressed there: RAM gets the copies alone."""
     # linearize.py repack_moe keeps every Linear expert in a list until it returns, as linearize_moe keeps the fused
-    packed = [SaveMoment(pages=before, copies=0, transient=model.experts_bytes, kept=0)] if repacks else []
-    highest, last = _compress(model.compressed, walk, before, limit)
+    packed = [SaveMoment(pages=before, copies=0, transient=walk.model.experts_bytes, kept=0)] if repacks else []
+    highest, last = _compress(walk, before, gpu)
     writing = walk.after(everything=True)
     pages = WeightPages(
         mapped=max(writing.mapped, last.pages.mapped) + _loaded_shard(walk),
         copies=last.pages.copies,
         written=max(writing.written, last.pages.written),
     )
-    return *packed, highest, SaveMoment(pages=pages, copies=last.copies, transient=0, kept=last.kept)
+    return *packed, highest, SaveMoment(pages=pages, copies=last.copies, transient=0, kept=last.kept, lost=last.lost)
 
 
-def _compress(
-    modules: tuple[CompressedModule, ...], walk: WeightWalk, before: WeightPages, limit: int
-) -> tuple[SaveMoment, SaveMoment]:
+def _compress(walk: WeightWalk, before: WeightPages, gpu: bool) -> tuple[SaveMoment, SaveMoment]:
     """The highest moment and the last one."""
-    weights, copies, free = before.copies, 0, 0
+    limit = walk.constants.heap_block
+    weights, copies, free, lost = before.copies, 0, 0, 0
     highest = last = SaveMoment(pages=before, copies=0, transient=0, kept=0)
-    for module in modules:
-        copies += module.copy_bytes
-        free -= min(free, module.copy_bytes if module.copy_bytes < limit else 0)
-        transient = module.transient_bytes - min(free, module.transient_bytes)
-        pages = WeightPages(mapped=before.mapped, copies=weights, written=before.written)
-        moment = SaveMoment(pages=pages, copies=copies, transient=transient, kept=free)
-        highest = max(highest, moment, key=lambda each: each.own)
+    for module in walk.model.compressed:
+        copy = module.copy_bytes
+        transient = 0 if gpu else module.transient_bytes - min(free, module.transient_bytes)
+        free -= min(free, copy if copy < limit else 0)
+        copies += copy
+        highest = max(highest, _moment(before, weights, copies, transient, free, lost), key=lambda each: each.own)
         if _is_own(module, walk):
             weights -= module.weight_bytes
             free += module.weight_bytes if module.weight_bytes < limit else 0
-        pages = WeightPages(mapped=before.mapped, copies=weights, written=before.written)
-        last = SaveMoment(pages=pages, copies=copies, transient=0, kept=free)
+        if module.unit in walk.on_disk:  # offload/cache/disk.py writes the copy to its file, and lets go of it
+            copies -= copy
+            lost += copy if copy < limit and not gpu else 0  # measured: the next ones find no use for what is free
+        last = _moment(before, weights, copies, 0, free, lost)
     return highest, last
+
+
+def _moment(before: WeightPages, weights: int, copies: int, transient: int, free: int, lost: int) -> SaveMoment:
+    pages = WeightPages(mapped=before.mapped, copies=weights, written=before.written)
+    return SaveMoment(pages=pages, copies=copies, transient=transient, kept=free, lost=lost)
 
 
 def _is_own(module: CompressedModule, walk: WeightWalk) -> bool:
@@ -71,12 +78,15 @@ def _is_own(module: CompressedModule, walk: WeightWalk) -> bool:
 
 
 def _loaded_shard(walk: WeightWalk) -> int:
-    """transformers modeling_utils.py `save_pretrained`: weights on disk are loaded for the shard that is written."""
-    return min(walk.constants.shard, walk.offloaded)
+    """transformers modeling_utils.py `save_pretrained`: weights on disk are mapped again for the shard that is
+    written."""
+    replaced = sum(m.weight_bytes - m.copy_bytes for m in walk.model.compressed if m.unit in walk.on_disk)
+    return min(walk.constants.shard, walk.offloaded - replaced)
 
 
 def between_copies(model: HostModel, constants: HostConstants) -> int:
-    """What malloc keeps between copies: each was placed among temporaries that are gone."""
-    block = constants.heap_block
-    most = max((m.transient_bytes for m in model.compressed if m.largest_block < block), default=0)
-    return most * constants.copies_kept_percent // 100
+    """What malloc keeps once all copies are made: each was placed among temporaries that are gone."""
+    small = [m for m in model.compressed if m.largest_block < constants.heap_block]
+    packed = sum(m.transient_bytes for m in small if m.is_packed)
+    others = sum(m.transient_bytes for m in small if not m.is_packed)
+    return (packed * constants.packed_kept_percent + others * constants.copies_kept_percent) // 100

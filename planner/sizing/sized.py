@@ -7,6 +7,8 @@ from planner.compress.schema import Plan
 from planner.errors import UnsupportedError
 from planner.notes import Note
 from planner.recipe.specs import Recipe
+from planner.sizing.disk import disk_of
+from planner.sizing.host_facts import host_model
 from planner.sizing.machine import with_machine
 
 if TYPE_CHECKING:
@@ -20,14 +22,18 @@ def sized(plan: Plan, graph: "ModelGraph", recipe: Recipe) -> Plan:
     """
     if plan.method != "simulate":
         return plan
-    if plan.job.weights == "gpu":
-        note = Note(kind="estimate", text="RAM of the process is not sized for weights on the GPU, its tensors alone.")
-        return plan.model_copy(update={"notes": (*plan.notes, note)})
     try:
-        return with_machine(plan, graph, recipe, _loading(plan, graph.bytes + graph.buffer_bytes))
+        if plan.job.weights != "gpu":
+            return with_machine(plan, graph, recipe, _loading(plan, graph.bytes + graph.buffer_bytes))
+        disk = disk_of(graph, recipe, plan.job, host_model(graph, recipe, plan.job))
     except UnsupportedError as error:
-        note = Note(kind="estimate", text=f"RAM of the process is not sized, its tensors alone: {error}")
-        return plan.model_copy(update={"notes": (*plan.notes, note)})
+        return _with_note(plan, f"RAM of the process is an estimate: {error}")
+    text = "For weights on the GPU, RAM is an estimate: how loading and saving go through it is not sized."
+    return _with_note(plan.model_copy(update={"disk": disk}), text)
+
+
+def _with_note(plan: Plan, text: str) -> Plan:
+    return plan.model_copy(update={"notes": (*plan.notes, Note(kind="estimate", text=text))})
 
 
 def _loading(plan: Plan, weight_bytes: int) -> Loading:

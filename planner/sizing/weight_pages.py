@@ -7,6 +7,8 @@ process's own. What a cast, a conversion or `disable_mmap` makes is the process'
 """
 
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 
 from planner.compress.host_schema import Loading, LoadMode
 from planner.fields import DType
@@ -32,7 +34,7 @@ class WeightPages:
         return self.copies + self.written
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class WeightWalk:
     """The weights of one job, step by step."""
 
@@ -42,18 +44,25 @@ class WeightWalk:
     dtype: DType
     constants: HostConstants
 
-    @property
-    def budget(self) -> int:
-        """Weights that are in RAM at all: load_offloaded_model leaves the others on disk (offload/load.py)."""
+    # ------------------------------------------------------------------ where weights are
+    @cached_property
+    def on_disk(self) -> frozenset[str]:
+        """Units that load_offloaded_model leaves on disk (compressed_tensors offload/load.py).
+
+        accelerate utils/modeling.py infer_auto_device_map fills the CPU in the order of the model, and keeps room
+        there for the largest layer; from the first unit that does not fit on, all stay on disk.
+        """
         if self.loading.available_ram_bytes is None:
-            return self.model.weight_bytes
-        room = max(0, self.loading.available_ram_bytes - self.loading.extra_cpu_bytes)
-        return min(self.model.weight_bytes, room)
+            return frozenset()
+        room = self.loading.available_ram_bytes - self.loading.extra_cpu_bytes - self.model.largest_layer
+        totals = accumulate(size for _, size in self.model.units)
+        names = (name for name, _ in self.model.units)
+        return frozenset(name for name, total in zip(names, totals, strict=True) if total > room)
 
     @property
     def offloaded(self) -> int:
-        """Weights that stay on disk."""
-        return self.model.weight_bytes - self.budget
+        """Bytes of weights that stay on disk."""
+        return sum(size for name, size in self.model.units if name in self.on_disk)
 
     @property
     def file_bytes(self) -> int:
@@ -71,6 +80,12 @@ class WeightWalk:
         """Experts that are the process's own: stacked into one tensor a layer, then spread out again."""
         return self.model.experts_bytes if self.model.is_converted else 0
 
+    @property
+    def first_pages(self) -> int:
+        """What loading reads of each view: the pages around its beginning."""
+        window = self.constants.fault_bytes
+        return sum(window for size in self.model.large_views if size >= window) if self.is_mapped else 0
+
     # ------------------------------------------------------------------ phases
     def load(self) -> WeightPages:
         """While from_pretrained runs, at most."""
@@ -85,7 +100,8 @@ class WeightWalk:
                 return WeightPages(copies=self.model.weight_bytes + max(last, self.copied_experts))
             case _:
                 # core_model_loading.py MergeModulelist, Concatenate: gate and up are stacked, then joined
-                return WeightPages(mapped=self.copied_experts, copies=self.copied_experts + stack)
+                mapped = self.copied_experts + self.first_pages
+                return WeightPages(mapped=mapped, copies=self.copied_experts + stack)
 
     def setup(self) -> WeightPages:
         """While experts become Linears: linearize.py linearize_moe keeps every fused module until it returns."""
@@ -95,44 +111,57 @@ class WeightWalk:
     def before(self) -> WeightPages:
         """After setup, before the first forward."""
         if self.is_mapped:
-            return WeightPages(mapped=self.copied_experts, copies=self.copied_experts)
+            return WeightPages(mapped=self.copied_experts + self.first_pages, copies=self.copied_experts)
         return WeightPages(copies=self.model.weight_bytes)
-
-    def targeted(self) -> WeightPages:
-        """After a run without data, which reads the weights that it targets and no others."""
-        before = self.before()
-        if not self.is_mapped:
-            return before
-        views = [m for m in self.model.compressed if not (m.is_expert and self.model.is_converted)]
-        read = max(sum(m.weight_bytes for m in views), self.model.written_bytes)
-        return self._limited(before, read, self.model.written_bytes, self.model.largest_unit_bytes)
 
     def during(self, subgraph: int, *, writes: bool) -> WeightPages:
         """While this subgraph runs, from 0; `writes`: its modules are being compressed, or are so already."""
-        before = self.before()
-        done = self.model.subgraphs[: subgraph + 1]
         if not self.is_mapped:
-            return before
-        rows = self.model.embedding_read(self.constants.fault_bytes)
-        written = sum(each.written_bytes for each in (done if writes else done[:-1]))
-        read = rows + sum(each.read_bytes for each in done)
-        return self._limited(before, read, written, done[-1].read_bytes)
+            return self.before()
+        read, written, now = self._passed[subgraph]
+        earlier = self._passed[subgraph - 1][1] if subgraph else 0
+        return self._pages(read + now, written if writes else earlier)
+
+    def targeted(self) -> WeightPages:
+        """After a run without data, which reads the weights that it targets and no others."""
+        if not self.is_mapped:
+            return self.before()
+        views = [m for m in self.model.compressed if not (m.is_expert and self.model.is_converted)]
+        here = sum(m.weight_bytes for m in views if m.unit not in self.on_disk)
+        return self._pages(max(here, self._written), self._written)
 
     def after(self, *, everything: bool) -> WeightPages:
         """After the last subgraph; `everything`: save has read what calibration did not."""
-        if everything and self.is_mapped:
-            before = self.before()
-            own = self.copied_experts  # their source stays mapped beside them
-            return self._limited(before, self.model.weight_bytes - own, self.model.written_bytes, 0)
-        return self.during(len(self.model.subgraphs) - 1, writes=True)
+        if not self.is_mapped:
+            return self.before()
+        read, written, _ = self._passed[-1]
+        if everything:
+            read, written = self.model.weight_bytes - self.copied_experts - self.offloaded, self._written
+        return self._pages(read, written)
 
     # ------------------------------------------------------------------ inside
-    def _limited(self, before: WeightPages, read: int, written: int, now: int) -> WeightPages:
-        """Pages after so many bytes were read and written; of weights on disk those that the subgraph uses now."""
-        share = self.budget / max(1, self.model.weight_bytes)
-        if share < 1:
-            read = min(read, self.budget) + min(now, self.offloaded)
-            written = int(written * share)
-        return WeightPages(
-            mapped=before.mapped + max(0, read - written), copies=before.copies, written=min(written, read)
-        )
+    @cached_property
+    def _written(self) -> int:
+        """All pages that are written of weights in RAM."""
+        share = 1 - self.offloaded / max(1, self.model.weight_bytes)
+        return max(self._passed[-1][1], int(self.model.written_bytes * share))
+
+    @cached_property
+    def _passed(self) -> list[tuple[int, int, int]]:
+        """For each subgraph: what it and those before have read and written of weights in RAM, and what it reads of
+        those on disk, which go when it ends."""
+        is_here = self.model.embedding not in self.on_disk
+        read = self.model.embedding_read(self.constants.fault_bytes) if is_here else 0
+        written, passed = 0, []
+        for subgraph in self.model.subgraphs:
+            now = sum(size for unit, size in subgraph.reads.items() if unit in self.on_disk)
+            read += sum(subgraph.reads.values()) - now
+            written += sum(size for unit, size in subgraph.writes.items() if unit not in self.on_disk)
+            passed.append((read, written, now))
+        return passed
+
+    def _pages(self, read: int, written: int) -> WeightPages:
+        """After so many bytes of views were read and written; first pages of the others are there since loading."""
+        before = self.before()
+        mapped = self.copied_experts + max(0, read - written)
+        return WeightPages(mapped=max(before.mapped, mapped), copies=before.copies, written=written)

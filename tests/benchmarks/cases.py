@@ -19,9 +19,17 @@ GIB, MIB = 2**30, 2**20
 SMALL, LARGE = "llama-3-8b", "deepseek-r1"
 RECIPE = "gptq_w4a16"
 MAX_RSS = 2 * GIB
-MAX_SIMULATION = 0.05
 MAX_PAIR = 3e-6
 """Seconds of one request to the caching allocator and its free."""
+FUNCTIONS = ("simulate", "plan_graph", "Rehearsal", "Rehearsal.smallest")
+MAX_SECONDS = {
+    (SMALL, "simulate"): 0.05,
+    (SMALL, "plan_graph"): 0.05,
+    (SMALL, "Rehearsal"): 0.2,
+    (LARGE, "Rehearsal"): 2.0,
+    (SMALL, "Rehearsal.smallest"): 1.0,
+}
+"""What we want of a planner function on a traced model, by model and function."""
 # RTN with data, RTN without, and the two with Hessians.
 WHOLE_SIZE_RECIPES = ("rtn_w8a8_static", "rtn_fp8_dynamic", "gptq_w4a16", "sparsegpt_2of4")
 HEAVY = ("torch", "transformers", "accelerate", "compressed_tensors", "numpy", "networkx", "pydantic")
@@ -124,7 +132,7 @@ def _phases(model: str) -> dict[str, float]:
 def _simulations(rounds: str) -> Iterator[tuple[tuple[str, str], Spread]]:
     for model in (SMALL, LARGE):
         found = json.loads(_output(_module("phases", model, RECIPE, rounds)))
-        for function in ("simulate", "plan_graph"):
+        for function in FUNCTIONS:
             yield (model, function), Spread.of(found[function])
 
 

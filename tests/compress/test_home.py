@@ -6,15 +6,12 @@ from typing import Any
 import pytest
 
 from planner.compress.binding import make_program
-from planner.compress.context import PLACED, Context
-from planner.compress.devices import card
+from planner.compress.context import Context
 from planner.compress.disk import below, disk_notes
-from planner.compress.ledger import Ledger
 from planner.compress.oneshot import simulate
 from planner.compress.program import Program, StepMemory
 from planner.planning import plan_graph
 from planner.recipe.specs import ModifierSpec
-from planner.units import GIB, MIB
 from tests import toys
 from tests.toys import EMBEDDING, HEAD, Toy
 
@@ -87,22 +84,11 @@ def test_untied_embeddings_stay_on_the_gpu(tied: bool) -> None:
 
 def test_fused_experts_on_the_gpu_are_there_twice_while_they_are_linearized() -> None:
     job = toys.job(weights="gpu")
-    fused = replace(program(toys.onlooker()), fused_expert_bytes=6_000, linear_experts=(((500, 4),),) * 3)
+    fused = replace(program(toys.onlooker()), fused_expert_bytes=6_000, fused_linears=(((1_000, 2),),) * 3)
     setup = at(simulate(fused, Context(job)).steps, "setup", "setup")
     assert setup.gpu.bytes >= TOY.weight_bytes + 6_000
     assert setup.cpu.by_kind["model"] == 2_000
     assert setup.gpu.end == TOY.weight_bytes
-
-
-def test_linear_experts_are_tensors_of_their_own_for_the_allocator() -> None:
-    """20 MiB segments hold six tensors of 3 MiB, and so one MiB and more of each stays free."""
-    job, size = toys.job(weights="gpu"), 3 * MIB
-    fused = replace(program(toys.onlooker()), fused_expert_bytes=36 * size, linear_experts=(((size, 12),),) * 3)
-    fused = replace(fused, weight_bytes=fused.weight_bytes + 36 * size)
-    ledger = Ledger(gpu=card(GIB, 0))
-    setup = at(simulate(fused, Context(job, ledger, shortcuts=PLACED)).steps, "setup", "setup")
-    assert setup.gpu.held is not None
-    assert setup.gpu.held.reserved - fused.weight_bytes >= 36 // 6 * 20 * MIB
 
 
 # ---------------------------------------------------------------------- on the disk

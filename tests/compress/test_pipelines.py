@@ -385,8 +385,8 @@ def test_the_basic_pipeline_computes_on_the_cpu() -> None:
     found = steps(toys.onlooker(), pipeline="basic")
     assert {s.gpu.bytes for s in found} == {0}
     samples = TOY.weight_bytes + MANY * TOY.ids
-    # one batch, what the head makes for all layers, and the hidden states that the widest layer reads
-    expected = samples + TOY.ids + TOY.mask + TOY.positions + TOY.hidden + FORWARD
+    # one batch, all that the head makes, which the model's forward has names for, and what a later layer reads
+    expected = samples + TOY.ids + TOY.mask + TOY.positions + TOY.hidden + TOY.hidden + FORWARD
     assert cpu(found)["calibrate", "model"] == expected
 
 

@@ -223,6 +223,8 @@ def _places() -> Iterator[Case]:
     in_part = {**on_disk, "layers": 4, "ram_for_weights_bytes": 3 * GIB}
     yield Case(model="llama-3-8b", recipe="gptq_w4a16", options=in_part)
     yield Case(model="llama-3-8b", recipe="head_w8a8", options=on_disk)
+    for recipe in ("gptq_w4a16", "rtn_w8a8_static"):
+        yield Case(model="llama-3-8b", recipe=recipe, options={**SHORT, "ranks": 2, "samples": 8})
 
 
 def _config(name: str) -> str:

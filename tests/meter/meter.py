@@ -59,6 +59,8 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     job.add_argument("--no-calibrate-all-experts", action="store_true")
     job.add_argument("--prefetch", action="store_true")
     job.add_argument("--progress-bars", action="store_true", help="on, as users have them; else TQDM_DISABLE=1")
+    job.add_argument("--ranks", type=int, default=0, help="one rank of a torchrun job of N (0: no torchrun)")
+    job.add_argument("--rank", type=int, default=0, help="which one")
     job.add_argument("--save", action="store_true", help="also save the compressed model (to a temporary folder)")
     meter = p.add_argument_group("measurement")
     meter.add_argument(
@@ -98,7 +100,7 @@ def oneshot_arguments(args, model, loader) -> dict:
         "recipe": args.recipe,
         "dataset": loader,
         "pipeline": args.pipeline,
-        "num_calibration_samples": args.samples,
+        "num_calibration_samples": own_samples(args),
         "max_seq_length": args.seq_len,
         "batch_size": args.batch_size,
         "moe_calibrate_all_experts": not args.no_calibrate_all_experts,
@@ -112,6 +114,13 @@ def oneshot_arguments(args, model, loader) -> dict:
     if args.save:
         kwargs["output_dir"] = models.temporary_folder()
     return kwargs
+
+
+def own_samples(args) -> int:
+    """The samples of this process: all, or the rank's part."""
+    import ranks
+
+    return ranks.samples(args.samples, args.ranks, args.rank) if args.ranks else args.samples
 
 
 def quiet(verbose: bool) -> None:
@@ -154,11 +163,15 @@ def measure(args) -> dict:
     if args.linearized:
         models.linearize(model)
     size = tuple(int(side) for side in args.image_size.lower().split("x"))
-    loader = batches.loader(config, dtype, args.samples, args.seq_len, args.batch_size, args.images, size)
+    loader = batches.loader(config, dtype, own_samples(args), args.seq_len, args.batch_size, args.images, size)
     about_model = models.describe(model)
     gc.collect()
     gc.freeze()  # the collections during the run need not look at the libraries and the model
 
+    if args.ranks:
+        import ranks
+
+        ranks.join(args.ranks, args.rank)
     steps.label_allocations()
     fakecuda.ext.set_trace(bool(args.top))
     recorder = steps.Recorder(args.top)

@@ -66,7 +66,9 @@ def jobs(draw: st.DrawFn, **fixed: Any) -> Job:
         "pipeline": draw(st.sampled_from(("independent", "independent", "sequential", "basic", "datafree"))),
         "gpu_memory_bytes": draw(st.integers(1, 60_000_000)),
     } | fixed
-    options.setdefault("batch_size", draw(st.integers(1, min(4, options["samples"]))))
+    options.setdefault("ranks", draw(st.integers(1, min(3, options["samples"]))))
+    each = -(-options["samples"] // options["ranks"])
+    options.setdefault("batch_size", draw(st.integers(1, min(4, each))))
     return toys.job(**options)
 
 

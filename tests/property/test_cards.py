@@ -90,6 +90,18 @@ def test_a_card_never_holds_more_than_it_has(case: Case) -> None:
         assert all(step.gpu.held is None or step.gpu.held.reserved <= total for step in jobs.on(max(total, 1)).steps)
 
 
+@EXAMPLES
+@given(strategies.cases(), st.lists(st.integers(0, 110), min_size=2, max_size=6, unique=True))
+def test_a_card_between_two_that_were_tried_is_told_as_if_it_was_tried_alone(case: Case, percents: list[int]) -> None:
+    jobs = rehearsal(case)
+    most = max(1, needed(jobs.roomy))
+    for percent in percents:
+        total = max(1, most * percent // 100)
+        told, alone = jobs.on(total), rehearsal(case).on(total)
+        assert figures(told.steps) == figures(alone.steps)
+        assert told.ran_out == alone.ran_out
+
+
 @given(limit=st.integers(1, 10**12), start=st.integers(1, 10**12))
 def test_the_search_finds_the_limit_of_a_job_that_does_not_adapt(limit: int, start: int) -> None:
     found = smallest_card(lambda total: total >= limit, start, 200)

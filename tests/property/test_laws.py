@@ -147,7 +147,7 @@ def test_a_job_leaves_weights_samples_and_qparams(case: Case, shortcuts: Shortcu
     context = Context(job, shortcuts=shortcuts)
     program, _ = make_program(toy.graph, recipe, job)
     simulate(program, context)
-    samples = {"calibration_data": job.samples * toy.ids}
+    samples = {"calibration_data": job.rank_samples * toy.ids}
     home = {
         "model": toy.weight_bytes - program.disk_bytes,
         "qparams": program.qparam_bytes - program.disk_qparam_bytes,
@@ -233,6 +233,17 @@ def test_a_second_gpu_takes_the_activations_that_wait_and_nothing_else(case: Cas
         assert after.second_gpu.by_kind.keys() <= {"activation_cache"}
         assert "activation_cache" not in after.cpu.by_kind
         assert after.second_gpu.peak_bytes >= before.cpu.by_kind.get("activation_cache", 0)
+
+
+@EXAMPLES
+@given(strategies.cases())
+def test_ranks_share_weights_and_take_all_else_for_themselves(case: Case) -> None:
+    plan = planned(case)
+    ranks = case[2].ranks
+    assert (plan.ranks is None) == (ranks == 1)
+    if plan.ranks is not None:
+        assert plan.cpu.peak_bytes <= plan.ranks.all_bytes <= ranks * plan.cpu.peak_bytes
+        assert plan.ranks.shared_bytes <= plan.cpu.peak_bytes
 
 
 # ---------------------------------------------------------------------- short cuts change nothing

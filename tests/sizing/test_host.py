@@ -15,8 +15,10 @@ from planner.sizing.machine import with_machine
 from planner.sizing.weight_pages import WeightPages, WeightWalk
 from tests import toys
 
-NOTHING = HostConstants(**dict.fromkeys(HostConstants.model_fields, 0) | {"fault_bytes": 1, "heap_block": 1})
-"""A process without libraries, and a malloc that keeps nothing."""
+NOTHING = HostConstants(
+    **dict.fromkeys(HostConstants.model_fields, 0) | {"fault_bytes": 2**40, "heap_block": 1, "shard": 2**40}
+)
+"""A process without libraries, a malloc that keeps nothing, and reads that bring in all of an embedding."""
 TOY = toys.Toy()
 LAYER, EMBEDDING, WEIGHTS = TOY.layer(0).weight_bytes(2), TOY.embedding, TOY.weight_bytes
 
@@ -45,7 +47,7 @@ def model(*specs: Any, **changes: Any) -> HostModel:
 def saved(*specs: Any) -> SaveMoment:
     """The moment of writing, of a checkpoint that is mapped."""
     pages = walk(model(*specs))
-    return save_moments(pages, pages.after(everything=False), repacks=False)[-1]
+    return save_moments(pages, pages.after(everything=False), repacks=False, gpu=False)[-1]
 
 
 # ---------------------------------------------------------------------- the record
@@ -106,11 +108,23 @@ def test_linear_experts_from_the_start_cost_neither() -> None:
     assert mixture.load() == mixture.setup() == WeightPages()
 
 
-def test_auto_offload_holds_its_budget_and_the_layer_that_runs() -> None:
-    held = walk(model(toys.static_rtn()), available_ram_bytes=EMBEDDING, extra_cpu_bytes=0)
+def test_auto_offload_fills_its_budget_in_the_order_of_the_model_and_keeps_room_for_a_layer() -> None:
+    held = walk(model(toys.static_rtn()), available_ram_bytes=EMBEDDING + 3 * LAYER - 1, extra_cpu_bytes=0)
     assert held.mode == "auto offload"
-    assert held.after(everything=False).mapped <= EMBEDDING + LAYER + TOY.norm
-    assert held.offloaded == WEIGHTS - EMBEDDING
+    assert held.on_disk == {"model.layers.1", "model.layers.2", "model.norm", "lm_head"}
+    assert held.offloaded == WEIGHTS - EMBEDDING - LAYER
+
+
+def test_a_layer_on_disk_is_there_while_it_runs() -> None:
+    held = walk(model(toys.static_rtn()), available_ram_bytes=EMBEDDING + 3 * LAYER - 1, extra_cpu_bytes=0)
+    kept = held.after(everything=False).mapped
+    assert kept == pytest.approx(EMBEDDING + LAYER, abs=1)
+    assert held.during(2, writes=False).mapped == kept + LAYER
+
+
+def test_loading_reads_the_first_pages_of_each_large_weight() -> None:
+    pages = replace(walk(model(toys.static_rtn())), constants=NOTHING.model_copy(update={"fault_bytes": 65_536}))
+    assert pages.load().mapped == 6 * 65_536  # two Linears of 160,000 bytes in each of three layers
 
 
 def test_the_embedding_is_read_by_the_windows_that_tokens_fall_into() -> None:
@@ -144,21 +158,34 @@ def test_copies_lie_beside_the_mapped_weights_that_they_replace() -> None:
 
 def test_weights_of_the_process_itself_go_as_their_copies_come() -> None:
     own = walk(model(toys.static_rtn()), mmap=False)
-    *_, last = save_moments(own, own.before(), repacks=False)
+    *_, last = save_moments(own, own.before(), repacks=False, gpu=False)
     assert last.own == WEIGHTS - 3 * LAYER // 2
 
 
 def test_blocks_of_malloc_stay_its_own_until_copies_fill_them() -> None:
     own = walk(model(toys.static_rtn()), mmap=False)
     keeping = replace(own, constants=NOTHING.model_copy(update={"heap_block": 2**25}))
-    *_, last = save_moments(keeping, keeping.before(), repacks=False)
+    *_, last = save_moments(keeping, keeping.before(), repacks=False, gpu=False)
     largest = LAYER // 2
     assert WEIGHTS - 3 * LAYER // 2 < last.own <= WEIGHTS + largest
 
 
+def test_with_a_gpu_copies_are_made_there_and_their_temporaries_too() -> None:
+    pages = walk(model(toys.static_rtn()))
+    here, there = (save_moments(pages, pages.before(), repacks=False, gpu=gpu)[0] for gpu in (False, True))
+    assert (here.transient > 0, there.transient, there.copies) == (True, 0, 3 * LAYER // 2)
+
+
+def test_copies_of_weights_on_disk_go_there() -> None:
+    held = walk(model(toys.static_rtn()), available_ram_bytes=EMBEDDING + 3 * LAYER - 1, extra_cpu_bytes=0)
+    last = save_moments(held, held.after(everything=False), repacks=False, gpu=True)[-1]
+    assert last.copies == LAYER // 2
+    assert last.pages.mapped == WEIGHTS - 2 * LAYER // 2  # the two others are mapped as they are on disk, to be saved
+
+
 def test_repacking_holds_the_linear_experts_and_the_fused_ones() -> None:
     mixture = walk(model(toys.static_rtn(), experts_bytes=90_000))
-    first, *_ = save_moments(mixture, mixture.before(), repacks=True)
+    first, *_ = save_moments(mixture, mixture.before(), repacks=True, gpu=False)
     assert first.own == mixture.before().own + 90_000
 
 

@@ -17,10 +17,12 @@ from planner.compress.modifiers.mixin import QuantizationMixinSpec, check_scheme
 from planner.compress.modifiers.rtn import QuantizationModel
 from planner.compress.observers import siblings_of
 from planner.compress.qparams import QParams
+from planner.compress.ranks import dealt
 from planner.errors import RecipeError, UnsupportedError
 from planner.hints import few
 from planner.models.traces import Call
 from planner.notes import Note
+from planner.recipe.qparams import weight_qparam_bytes
 from planner.recipe.schemes import QuantizationFields
 from planner.recipe.specs import HiddenModule, ModifierSpec, ModuleRef, Scheme, Selection
 from planner.recipe.targets import LinearModule
@@ -172,9 +174,35 @@ class GPTQModel(QuantizationModel):
         observed = [m for m in modules if m.observed]
         self._observed = self.observe_weights(observed)
         self._finish_inputs(modules)
+        everything = own = list(self.hessians.modules.values())
+        rank = self.context.rank
+        if rank is not None:
+            everything, shares = dealt(everything, rank.of, lambda module: module.columns)
+            own = shares[rank.number]
+            self._reduce(everything, own)
         with self.context.frame("compress", "compress_module_list") as frame:
-            for batch in self._batches(list(self.hessians.modules.values())):
+            for batch in self._batches(own):
                 Batch(self, frame, batch).run()
+        if rank is not None:
+            self._broadcast(everything)
+
+    # ------------------------------------------------------------------ ranks
+    def _reduce(self, everything: Sequence[LinearModule], own: Sequence[LinearModule]) -> None:
+        """base.py _reduce_hessian_to_target_rank: in place; the others' Hessians go when all are on their way."""
+        kept = {module.name for module in own}
+        for module in everything:
+            if module.name not in kept:
+                counter = self.hessians.pop_counter(module.name)
+                self.context.ledger.free_all([self.hessians.pop(module.name), *([] if counter is None else [counter])])
+
+    def _broadcast(self, modules: Sequence[LinearModule]) -> None:
+        """utils/dist.py broadcast_qparams_and_cleanup: what every rank has onloaded takes the owner's values."""
+        for module in modules:
+            self.context.onload(f"{module.name}.weight", module.weight_bytes)
+            sizes = weight_qparam_bytes(module)
+            for name in ("scale", "zero_point"):
+                self.context.onload(f"{module.name}.weight_{name}", sizes[name], "qparams")
+        self.observers.forget(module.name for module in modules)
 
     # ------------------------------------------------------------------ batches
     def _batches(self, modules: list[LinearModule]) -> list[list[LinearModule]]:

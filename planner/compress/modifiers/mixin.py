@@ -53,6 +53,11 @@ class QuantizationMixinSpec(ModifierSpec):
         """mixin.py `start_calibration`."""
         return True
 
+    @property
+    def shares_work(self) -> bool:
+        """gptq/base.py `compress_modules`, quantization/base.py `on_sequential_epoch_end`."""
+        return True
+
     def select(self, modules: Sequence[ModuleRef]) -> Selection:
         """Each targeted Linear and Embedding with its config group.
 

@@ -10,6 +10,7 @@ from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.mixin import QuantizationMixinSpec, calibrates, shared_fields
 from planner.compress.observers import WeightObservers, observed_range, observer_of, siblings_of
 from planner.compress.qparams import QParams, calculate_qparams
+from planner.compress.ranks import dealt
 from planner.errors import RecipeError
 from planner.models.traces import Call
 from planner.notes import Note
@@ -146,17 +147,44 @@ class QuantizationModel(ModifierModel):
     def on_sequential_epoch_end(self, modules: Sequence[LinearModule]) -> None:
         """base.py: activation qparams, then observe every weight, then every weight's qparams."""
         self._finish_inputs(modules)
-        targets = [m for m in modules if m.observed]
-        names = self.observe_weights(targets)
-        for module in targets:
+        targets = own = [m for m in modules if m.observed]
+        rank = self.context.rank
+        if rank is not None:
+            for module in targets:  # base.py looks whether each has a weight, and onloads it
+                with self.context.accessed(f"{module.name}.weight", module.weight_bytes):
+                    pass
+            targets, shares = dealt(targets, rank.of, lambda module: module.rows * module.columns)
+            own = shares[rank.number]
+        names = self.observe_weights(targets, own)
+        for module in own:
             if module.name in names:
                 self._update_qparams(module, siblings_of(module.name, names))
+        if rank is not None:
+            self._broadcast(targets)
 
-    def observe_weights(self, modules: Sequence[LinearModule]) -> frozenset[str]:
-        """observe(modules, "weight"); returns the names of those that have a weight to quantize."""
+    def _broadcast(self, modules: Sequence[LinearModule]) -> None:
+        """utils/dist.py broadcast_qparams_and_cleanup: each rank's copy is kept until all are received.
+
+        The data-free pipeline, which does not keep what is onloaded, has them all on the GPU for that time.
+        """
+        context, pending = self.context, list[Handle]()
+        for module in modules:
+            for name, nbytes in weight_qparam_bytes(module).items():
+                parameter = f"{module.name}.weight_{name}"
+                if context.keep_onloaded or context.weights_on_gpu or context.device == "cpu":
+                    context.onload(parameter, nbytes, "qparams")
+                else:
+                    pending.append(context.copied_to_gpu(parameter, nbytes, "qparams"))
+        self.observers.forget(module.name for module in modules)
+        context.ledger.free_all(pending)
+
+    def observe_weights(
+        self, modules: Sequence[LinearModule], own: Sequence[LinearModule] | None = None
+    ) -> frozenset[str]:
+        """observe(modules, "weight"), or of a rank's own; returns the names of all that have a weight to quantize."""
         names = frozenset(m.name for m in modules if m.scheme and m.scheme.weights)
         by_name = {m.name: m for m in modules}
-        for module in modules:
+        for module in modules if own is None else own:
             self.observers.observe(module, [by_name[name] for name in siblings_of(module.name, names)])
         return names
 

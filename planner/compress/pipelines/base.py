@@ -50,6 +50,7 @@ class Pipeline:
             cpu=peaks["cpu"],
             moved=self.context.traffic.close_step(),
             second_gpu=peaks.get("gpu1"),
+            shared_cpu=self.home.cpu_bytes,
         )
         self.outcome.steps.append(step)
 

@@ -4,10 +4,13 @@
 (get_execution_device), so its activations and Hessians are CPU memory. So does one whose weights are on the disk.
 """
 
+from dataclasses import replace
+
 from planner.compress.batches import Batches, walk_batches
-from planner.compress.forward import Hooked
+from planner.compress.forward import Hooked, SubgraphForward
 from planner.compress.pipelines.base import Pipeline
 from planner.compress.program import Subgraph
+from planner.models.traces import ModelTrace
 
 
 class BasicPipeline(Pipeline):
@@ -15,6 +18,7 @@ class BasicPipeline(Pipeline):
 
     def run(self) -> None:
         trace, ledger = self.program.trace, self.context.ledger
+        self.context.forward = self.forward = SubgraphForward(self.context, _named(trace))
         before, self.context.device = self.context.device, "gpu" if self.context.weights_on_gpu else "cpu"
         names = self.context.frame("batch", "basic pipeline")
         modules = [self.all_modules(run) for run in self.runs]
@@ -35,7 +39,7 @@ class BasicPipeline(Pipeline):
             with ledger.hold("cpu", nbytes, "calibration_data", "batch"):
                 if self.context.device == "gpu":
                     names.assign("batch", nbytes)
-                ledger.free_all(self.forward.run(whole, hooked, share).values())
+                ledger.free_all(self.forward.run(whole, hooked, share, again=number > 0).values())
 
         walk_batches(self.context, batches.count, batch)
         self.close("calibrate", "model")
@@ -45,3 +49,11 @@ class BasicPipeline(Pipeline):
         names.delete("batch")
         self.context.device = before
         self.close("finalize", "finalize")
+
+
+def _named(trace: ModelTrace) -> ModelTrace:
+    """The trace of one whole forward, whose local names keep what stands before the first layer until it returns:
+    `inputs_embeds`, masks and positions (transformers models/llama/modeling_llama.py `LlamaModel.forward`)."""
+    last = len(trace.segments) - 1
+    crossings = {n: replace(c, last_reader=last) if c.producer == 0 else c for n, c in trace.crossings.items()}
+    return replace(trace, crossings=crossings)

@@ -15,7 +15,9 @@ class DataFreePipeline(Pipeline):
         self.start()
         self.close("setup", "setup")
         self.context.keep_onloaded = False
-        modules = self.folded if self.context.shortcuts.modules else self.all_modules
+        # ranks deal out all modules by name, so none stands for others
+        is_folded = self.context.shortcuts.modules and self.context.rank is None
+        modules = self.folded if is_folded else self.all_modules
         self.compress([modules(run) for run in self.runs])
         self.context.keep_onloaded = True
         self.close("compress", "all modules")

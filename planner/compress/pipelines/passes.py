@@ -67,7 +67,7 @@ class Pass:
         else:
             self.names.delete(ENUMERATED)
         self.names.bind("inputs", *(handle for _, handle in fetched))
-        outputs = self.forward.run(self.subgraph, self.hooked, batches.share(number), dict(fetched))
+        outputs = self.forward.run(self.subgraph, self.hooked, batches.share(number), dict(fetched), again=number > 0)
         shares = self.store and self.cache.device == self.context.device
         self.names.bind(self.result, *(() if shares else outputs.values()))
         if self.store:

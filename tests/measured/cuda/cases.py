@@ -25,11 +25,14 @@ class CudaCase(Case):
     """One job on one architecture (compute capability, two digits)."""
 
     sm: int = 90
+    rank: int = 0
+    """Which one is measured, of a job with several."""
 
     @property
     def name(self) -> str:
         shown = {key: value for key, value in self.options.items() if key != "progress_bars"}
         plain = Case(model=self.model, recipe=self.recipe, options=shown).name
+        plain = f"{plain}-rank{self.rank}" if self.rank else plain
         return plain if self.sm == 90 else f"{plain}-sm{self.sm}"
 
     @property
@@ -127,8 +130,19 @@ def _places() -> Iterator[CudaCase]:
     yield _case("llama-3-8b", "rtn_w8a8_static", offload_device="gpu:1", batch_size=2, samples=5)
     yield _case("llama-3-8b", "sparsegpt_2of4", offload_device="gpu:1", weights="gpu")
     yield _case("llama-3-8b", "gptq_w4a16", weights="disk")
+    yield from _ranks()
     yield _case("llama-3-8b", "rtn_w4a16", weights="disk")
     yield _case("llama-3-8b", "sparsegpt_2of4", layers=4, weights="disk", ram_for_weights_bytes=3 * GIB)
+
+
+def _ranks() -> Iterator[CudaCase]:
+    """One rank of several, alone: `rank` says which."""
+    for ranks, rank in ((2, 0), (2, 1), (4, 0), (4, 3)):
+        options = {**SHORT, "ranks": ranks, "samples": 4 * ranks}
+        yield CudaCase(model="llama-3-8b", recipe="gptq_w4a16", options=options, rank=rank)
+    for recipe in ("rtn_w8a8_static", "rtn_w4a16", "sparsegpt_2of4", "gptq_nvfp4", "rtn_nvfp4"):
+        yield _case("llama-3-8b", recipe, ranks=2, samples=8)
+    yield _case("qwen3-30b-a3b", "gptq_w4a16", base=TWO, linearized=True, ranks=4, samples=16)
 
 
 def _strategies() -> Iterator[CudaCase]:

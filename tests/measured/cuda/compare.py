@@ -20,6 +20,7 @@ from planner.compress.holdings import Peak
 from planner.compress.ledger import Ledger
 from planner.compress.oneshot import simulate
 from planner.compress.program import StepMemory
+from planner.compress.ranks import Rank
 from planner.compress.recipes import load_recipe
 from planner.cuda.build import CudaBuild
 from planner.job import Job
@@ -127,7 +128,8 @@ def simulated(case: CudaCase) -> list[StepMemory]:
     device = card(job.gpu_memory_bytes, CONTEXT, is_strict=retried)
     second = card(job.gpu_memory_bytes, CONTEXT) if job.has_second_gpu else None
     ledger = Ledger(gpu=device, second=second)
-    return simulate(program, Context(job, ledger, cuda=CudaBuild(sm=case.sm))).steps
+    rank = Rank(case.rank, job.ranks) if job.ranks > 1 else None
+    return simulate(program, Context(job, ledger, cuda=CudaBuild(sm=case.sm), rank=rank)).steps
 
 
 @cache

@@ -57,7 +57,7 @@ def run(case: CudaCase, out: Path, total: int | None = None) -> subprocess.Compl
 
 
 def _words(case: CudaCase) -> list[str]:
-    return meter_arguments(case.job)
+    return [*meter_arguments(case.job), *(["--rank", str(case.rank)] if case.rank else [])]
 
 
 def write(case: CudaCase, measured: dict[str, object]) -> None:

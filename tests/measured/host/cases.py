@@ -76,6 +76,15 @@ def measured(run: Run) -> dict[str, Any]:
     return found
 
 
+def phases(run: Run) -> dict[str, dict[str, int]]:
+    """Each phase's most of each figure, under the plan's name: without data there is no pass over batches, and the
+    job is done while the hostmeter waits for one."""
+    found = dict(measured(run)["phases"])
+    if not any(phase.phase == "prepare" for phase in predicted(run).phases):
+        found["compress"] = found.pop("calibrate")
+    return found
+
+
 def job_of(run: Run) -> Job:
     """The job as the record's words say it."""
     args = measured(run)["args"]

@@ -1,0 +1,138 @@
+"""fit: yes or no first, what binds, and changes that were planned."""
+
+import shlex
+
+import pytest
+
+from planner.choose.estimator import Estimator
+from planner.choose.fit import Search
+from planner.choose.schema import Choice
+from planner.choose.strategies import ASKED
+from planner.cli import main
+from planner.hardware.demand import Resource
+from planner.hardware.machine import Machine
+from planner.job import Job
+from planner.planning import plan
+from planner.units import GIB, MIB
+from tests.choose.small import CONFIG, JOB, LARGE, MIXTURE, estimator, machine, search
+
+FITTING = ("yes", "slow")
+
+
+def asks(resource: Resource, job: Job = JOB, recipe: str = "gptq_w4a16") -> int:
+    demand = estimator(recipe).choice(job, ASKED, LARGE).demand(resource)
+    assert demand is not None
+    return demand.at_least_bytes
+
+
+# ---------------------------------------------------------------------- one judgement
+@pytest.mark.parametrize("gpu", [1 * GIB, 2 * GIB, 80 * GIB])
+@pytest.mark.parametrize("ram", [1 * GIB, 4 * GIB, None])
+def test_fit_says_what_plan_says_of_the_same_machine(gpu: int, ram: int | None) -> None:
+    on = machine(gpu, ram)
+    answer, planned = estimator().choice(JOB.on(on), ASKED, on), plan(CONFIG, "gptq_w4a16", JOB, machine=on)
+    assert answer.fits == planned.fits
+    said = {demand.resource: demand for demand in planned.demands}
+    for demand in answer.demands:
+        assert demand.outcome == said[demand.resource].outcome
+        # the smallest card is looked for by halves, from another start
+        assert demand.at_least_bytes == pytest.approx(said[demand.resource].at_least_bytes, rel=0.01)
+
+
+def test_a_large_machine_fits_and_needs_no_fix() -> None:
+    answer = search(LARGE).fit()
+    assert (answer.fits, answer.fixes, answer.closest) == ("yes", (), ())
+
+
+def test_the_resource_of_which_the_largest_part_is_needed_binds() -> None:
+    assert search(machine(asks("GPU") + 100 * MIB)).fit().answer.binds == "GPU"
+    assert search(machine(ram=asks("RAM") + 100 * MIB)).fit().answer.binds == "RAM"
+
+
+def test_what_nobody_said_is_no_reason_against_it() -> None:
+    answer = search(machine(ram=None)).fit().answer
+    assert answer.fits == "yes"
+    assert {demand.resource for demand in answer.demands if demand.outcome == "not said"} == {"RAM", "disk"}
+
+
+def test_a_machine_without_a_card_says_no() -> None:
+    answer = search(Machine(gpus=0, ram_bytes=64 * GIB, source="a test")).fit()
+    assert answer.fits == "no"
+    assert [demand.resource for demand in answer.answer.demands if demand.outcome == "over"] == ["GPU"]
+
+
+# ---------------------------------------------------------------------- fixes
+TOO_SMALL = {
+    "a card that lacks a little": (machine(asks("GPU") - 24 * MIB), JOB),
+    "RAM for half of the samples": (machine(ram=asks("RAM", Job(samples=512, seq_len=512)) + 4 * MIB), JOB),
+    "a card for a batch of one": (machine(asks("GPU") + 8 * MIB), JOB.model_copy(update={"batch_size": 16})),
+}
+
+
+@pytest.mark.parametrize(("on", "job"), TOO_SMALL.values(), ids=TOO_SMALL)
+def test_every_fix_is_planned_and_does_what_it_says(on: Machine, job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = search(on, job).fit()
+    assert answer.fits == "no"
+    assert answer.fixes, "something makes it fit"
+    for fix in answer.fixes:
+        assert fix.fits in FITTING
+        assert_command_agrees(fix, on, job)
+    capsys.readouterr()
+
+
+def assert_command_agrees(fix: Choice, on: Machine, job: Job) -> None:
+    """The fix's own job, planned apart from the search, fits the machine too."""
+    changed = Job.model_validate({**job.model_dump(exclude_unset=True), **fix.changes})
+    if not fix.recipe_changes:
+        assert plan(CONFIG, "gptq_w4a16", changed, machine=on).fits == fix.fits
+
+
+def test_the_command_of_a_fix_is_accepted_and_says_yes(capsys: pytest.CaptureFixture[str]) -> None:
+    trials, job = Estimator("qwen3-0.6b", "gptq_w4a16"), Job(samples=256, layers=2)
+    needed = trials.choice(job, ASKED, LARGE).demand("RAM")
+    assert needed is not None
+    answer = Search(trials, job, machine(ram=needed.at_least_bytes - GIB)).fit()
+    assert answer.fits == "no"
+    fix = next(fix for fix in answer.fixes if not fix.recipe_changes)
+    words = shlex.split(fix.command)
+    assert words[0] == "planner"
+    assert main([*words[1:], "--check", "--format", "json"]) == 0
+    capsys.readouterr()
+
+
+def test_changes_that_keep_the_result_come_before_fewer_samples() -> None:
+    fixes = search(*TOO_SMALL["a card for a batch of one"]).fit().fixes
+    assert fixes[0].is_same_result
+    assert [fix.is_same_result for fix in fixes] == sorted((fix.is_same_result for fix in fixes), reverse=True)
+
+
+def test_a_mixture_of_experts_is_told_to_load_linear_experts() -> None:
+    whole = search(LARGE, config=MIXTURE).fit().answer.demand("RAM")
+    assert whole is not None
+    answer = search(machine(ram=whole.at_least_bytes - 8 * MIB), config=MIXTURE).fit()
+    assert answer.fits == "no"
+    assert any(fix.changes.get("linearized") for fix in answer.fixes)
+
+
+def test_where_nothing_helps_the_closest_are_shown() -> None:
+    answer = search(machine(600 * MIB)).fit()
+    assert answer.fixes == ()
+    assert answer.closest
+
+
+# ---------------------------------------------------------------------- the largest that fits
+@pytest.mark.parametrize("field", ["samples", "batch_size"])
+def test_the_largest_value_fits_and_one_more_does_not(field: str) -> None:
+    on = machine(3 * GIB, asks("RAM") + 64 * MIB)
+    looking = search(on)
+    largest = looking.largest(field)
+    assert largest.value is not None
+    assert largest.value < largest.limit
+    for value, fits in ((largest.value, True), (largest.value + 1, False)):
+        changes = {field: value, **({"samples": max(JOB.samples, value)} if field == "batch_size" else {})}
+        changed = JOB.model_copy(update=changes)
+        assert (estimator().trial(changed).fits(on) in FITTING) is fits
+
+
+def test_where_not_even_the_smallest_fits_there_is_no_largest() -> None:
+    assert search(machine(600 * MIB)).largest("samples").value is None

@@ -1,0 +1,44 @@
+"""One rank of a torchrun job, alone: the library takes its distributed paths, and nobody is at the other end."""
+
+import math
+
+import torch
+import torch.distributed as dist
+
+
+class _Pending:
+    """An async collective as NCCL's: it keeps its tensor until somebody waits for it."""
+
+    def __init__(self, tensor):
+        self._tensor = tensor
+
+    def wait(self):
+        self._tensor = None
+
+
+def join(ranks: int, rank: int) -> None:
+    """Become rank `rank` of `ranks`. The rank's card is the device 0; weights are its own instead of shared ones."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", rank=rank, world_size=ranks, store=FakeStore())
+    for name in ("reduce", "broadcast", "all_reduce"):
+        setattr(dist, name, _pending)
+    dist.barrier = lambda *_args, **_kwargs: None
+
+    import llmcompressor.pipelines.data_free.pipeline as data_free
+    import llmcompressor.pipelines.sequential.pipeline as sequential
+    from compressed_tensors.offload.cache.cpu import CPUCache
+    from compressed_tensors.offload.cache.dist_cpu import DistributedCPUCache
+
+    for pipeline in (data_free, sequential):
+        pipeline.get_main_device = lambda: torch.device("cuda", 0)
+    DistributedCPUCache.offload = CPUCache.offload  # its broadcasts have no receiver
+
+
+def _pending(tensor, *_args, **_kwargs):
+    return _Pending(tensor)
+
+
+def samples(total: int, ranks: int, rank: int) -> int:
+    """The rank's part of the samples (llmcompressor datasets/utils.py get_rank_partition)."""
+    return math.floor(total * ((rank + 1) / ranks)) - math.floor(total * (rank / ranks))
