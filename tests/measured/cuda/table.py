@@ -82,7 +82,8 @@ def _tried() -> dict[str, int]:
 
 
 def _names(case: CudaCase) -> list[str]:
-    return [case.model_name, case.recipe, options(case, **({} if case.sm == 90 else {"sm": case.sm}))]
+    shown = options(case, **({} if case.sm == 90 else {"sm": case.sm}))
+    return [case.model_name, case.recipe, f"{shown}, rank {case.rank}" if case.rank else shown]
 
 
 def _ratios(*groups: Sequence[CudaStep]) -> tuple[list[float], list[float]]:

@@ -19,7 +19,8 @@ MEASURED: dict[str, int] = json.loads(RECORDED.read_text())
 CASES = smallest_cases()
 KNOWN_GAPS = {"qwen3-30b-a3b-gptq_w4a16-layers2-batchsize4": 0.9298}
 """Jobs whose smallest card hangs on how tokens are routed, with the ratio of an even routing, which plans take, to the
-cudameter's, where no token goes to any expert: a block more or less of GPTQ's fits. What a GPU needs is unknown."""
+cudameter's, where no token goes to any expert: blocks of an expert's outputs decide where larger ones fit. What a GPU
+needs is unknown."""
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
