@@ -14,7 +14,7 @@ EPILOG = """[bold]Examples[/bold]
 
 planner bpw llama-2-70b --gpu 24GiB --context 2048
 planner bpw llama-3.3-70b --gpu 48GiB --context 8192 --choices 2.5,3,4,6
-planner bpw qwen3-32b --gpu rtx4090 --choices W4A16,W8A16,bf16
+planner bpw qwen3-8b --gpu 8GiB --choices W4A16,W8A16,bf16
 planner bpw qwen3-8b --gpu 8GiB --choices gguf"""
 
 

@@ -11,7 +11,6 @@ from planner.commands.output import check_output, write_result
 EPILOG = """[bold]Examples[/bold]
 
 planner machines --gpu l40s
-planner machines --cloud aws --format csv
 planner machines --gpu l40s --catalogue my-machines.csv"""
 
 MachinesFormat = Literal["table", "json", "markdown", "csv"]
