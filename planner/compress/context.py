@@ -77,7 +77,7 @@ Share = tuple[int, int]
 
 
 class TracedForward(Protocol):
-    """The forward that the pipeline runs, as a modifier uses it (forward.py SubgraphForward)."""
+    """The forward that the pipeline runs, as a modifier uses it."""
 
     def retain(self, value: CallValue, holding: Handle) -> None:
         """In a hook: keep this very tensor of the call, counted in a growing holding on the computing device."""
