@@ -103,8 +103,9 @@ def disk_need(disk: Disk | None) -> int | None:
 
 
 def judged(plan: Plan, machine: Machine | None = None) -> Plan:
-    """The plan with what it asks of the machine, and whether all of that is there. Without one, of the job's card."""
-    on = machine or machine_of_job(plan.job)
+    """The plan with what it asks of the machine, and whether all of that is there. Of which no card was said, the card
+    is the job's."""
+    on = _with_card(machine, plan.job) if machine else machine_of_job(plan.job)
     if plan.method != "simulate" or plan.verdict is None:
         return plan
     card = replace(_card_need(plan.gpu, plan.verdict, 0), cards=plan.job.ranks)
@@ -121,6 +122,12 @@ def _card_need(peak: GpuPeak, verdict: Verdict, number: int) -> CardNeed:
         retries=verdict.retries,
         runs_out=verdict.outcome == "out of memory" and verdict.gpu == number,
     )
+
+
+def _with_card(machine: Machine, job: Job) -> Machine:
+    if machine.gpu_memory_bytes is not None or not machine.gpus:
+        return machine
+    return machine.model_copy(update={"gpu": job.gpu, "gpu_memory_bytes": job.gpu_memory_bytes, "sm": job.sm})
 
 
 def machine_of_job(job: Job) -> Machine:

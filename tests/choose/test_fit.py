@@ -61,6 +61,14 @@ def test_a_machine_without_a_card_says_no() -> None:
     assert [demand.resource for demand in answer.answer.demands if demand.outcome == "over"] == ["GPU"]
 
 
+def test_fewer_samples_never_need_more_ram() -> None:
+    trials = estimator()
+    needs = [trials.trial(JOB.model_copy(update={"samples": n})).plan.host for n in (1, 2, 3, 16, 100, 1024, 4096)]
+    for figure in ("peak_resident_bytes", "peak_must_have_bytes"):
+        sizes = [getattr(host, figure) for host in needs]
+        assert sizes == sorted(sizes)
+
+
 # ---------------------------------------------------------------------- fixes
 TOO_SMALL = {
     "a card that lacks a little": (machine(asks("GPU") - 24 * MIB), JOB),
