@@ -70,8 +70,8 @@ class Search:
         """The answer, and where it is no, what makes it yes."""
         start, answer = self._start(), self._choice(ASKED)
         is_hopeless = start.trial.fails or not self.machine.gpus
-        fixes = () if answer.fits in FITTING or is_hopeless else self._fixes(start)
-        closest = () if fixes or answer.fits in FITTING else self._closest()
+        fixes = () if answer.fits != "no" or is_hopeless else self._fixes(start)
+        closest = self._closest() if answer.fits == "no" and not fixes else ()
         return Fit(
             model=start.trial.plan.model,
             recipe=start.trial.plan.recipe,
