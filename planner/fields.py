@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from planner.errors import JobError
+from planner.hardware.gpus import CUDA_CONTEXT
 from planner.spelling import (
     AS_IT_IS,
     BYTES,
@@ -26,16 +27,12 @@ from planner.units import GIB
 
 Pipeline = Literal["independent", "sequential", "basic", "datafree"]
 OffloadDevice = Literal["cpu", "gpu", "gpu:1"]
-"""`gpu:1` is a second card, on which nothing else lies."""
 Weights = Literal["cpu", "disk", "gpu"]
-"""Where the weights lie, from which a subgraph's are brought to the GPU."""
 DType = Literal["bfloat16", "float16", "float32"]
 
 Engine = Literal["vllm", "llama.cpp", "exllama"]
 SplitMode = Literal["tensor", "expert", "layer"]
-"""How served weights lie on several GPUs."""
 PlanMethod = Literal["simulate", "rule-of-thumb"]
-"""How a plan is made: not a field of the job, but a word beside it."""
 
 Panel = Literal["Calibration data", "How LLM Compressor runs", "How the model is loaded", "The machine"]
 
@@ -115,9 +112,6 @@ class JobField:
         key = self._meter_option.removeprefix("--").replace("-", "_")
         return (self.meter_spelling or self.spelling).read(job[key])
 
-
-CUDA_CONTEXT = 520_000_000
-"""Bytes that the CUDA context takes before PyTorch takes any: 0.3 to 0.6 GB, by driver, card and the kernels loaded."""
 
 DATA: Panel = "Calibration data"
 PIPELINE: Panel = "How LLM Compressor runs"

@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from planner.cuda.settings import AllocatorSettings
 from planner.errors import JobError
-from planner.fields import CUDA_CONTEXT, DType, OffloadDevice, Pipeline, Weights
+from planner.fields import DType, OffloadDevice, Pipeline, Weights
 from planner.hardware import find_gpu, named_gpu
+from planner.hardware.gpus import CUDA_CONTEXT
 from planner.hardware.machine import Machine
 from planner.units import GIB
 
@@ -138,7 +139,8 @@ class Job(BaseModel):
         """The same job on this machine's card; unchanged where the machine has none, or nobody said its size."""
         if machine.gpu_memory_bytes is None:
             return self
-        card = {"gpu": machine.gpu, "gpu_memory_bytes": machine.gpu_memory_bytes, "sm": machine.sm}
+        sm = self.sm if machine.sm is None else machine.sm
+        card = {"gpu": machine.gpu, "gpu_memory_bytes": machine.gpu_memory_bytes, "sm": sm}
         return self.model_validate({**self.model_dump(exclude_unset=True), **card})
 
     @model_validator(mode="after")

@@ -69,8 +69,7 @@ class Search:
     def fit(self) -> Fit:
         """The answer, and where it is no, what makes it yes."""
         start, answer = self._start(), self._choice(ASKED)
-        is_hopeless = start.trial.fails or not self.machine.gpus
-        fixes = () if answer.fits != "no" or is_hopeless else self._fixes(start)
+        fixes = self._fixes(start) if answer.fits == "no" else ()
         closest = self._closest() if answer.fits == "no" and not fixes else ()
         return Fit(
             model=start.trial.plan.model,
@@ -88,7 +87,7 @@ class Search:
         """All strategies, and where none of them fits alone, what fits together."""
         start = self._start()
         found = [self._choice(each) for each in (ASKED, *self.candidates) if self._state(each) is not None]
-        if not any(choice.fits in FITTING for choice in found):
+        if all(choice.fits == "no" for choice in found):
             found += [choice for choice in self._fixes(start) if choice.strategy not in {c.strategy for c in found}]
         plan = start.trial.plan
         return Strategies(
@@ -154,6 +153,11 @@ class Search:
         return least * step
 
     def _fixes(self, start: State) -> tuple[Choice, ...]:
+        if not self.machine.gpus:
+            return ()
+        if start.trial.fails:  # some other way may not fail
+            states = [state for each in self.candidates if (state := self._state(each)) and not state.lacks]
+            return ranked([self._choice(state.strategy) for state in states])[:SHOWN]
         same = [each for each in self.candidates if each.is_same_result]
         found, reached = self._extend([start], same)
         if not found:
@@ -190,7 +194,7 @@ class Search:
             for state in states:
                 for step in self._helpful(state, steps):
                     strategy = step if state.strategy is ASKED else state.strategy.with_(step)
-                    following[frozenset(strategy.name.split(", "))] = strategy
+                    following[frozenset(map(str, (*strategy.changes.items(), *strategy.recipe_changes)))] = strategy
             tried = [each for strategy in following.values() if (each := self._state(strategy))]
             if found := [each for each in tried if not each.lacks]:
                 return found, []
@@ -231,7 +235,7 @@ class Search:
         return self.estimator.choice(self.asked, strategy, self.machine)
 
     def _closest(self) -> tuple[Choice, ...]:
-        states = [state for each in self.candidates if (state := self._state(each))]
+        states = [state for each in self.candidates if (state := self._state(each)) and state.lacks]
         return tuple(self._choice(state.strategy) for state in sorted(states, key=lambda state: state.lacks)[:3])
 
 
@@ -240,9 +244,10 @@ def ranked(choices: Sequence[Choice]) -> tuple[Choice, ...]:
     return tuple(sorted(choices, key=_place))
 
 
-def _place(choice: Choice) -> tuple[int, bool, int, int, int]:
+def _place(choice: Choice) -> tuple[bool, bool, int, int, int, int]:
     tokens = choice.samples * choice.seq_len
-    return rank(choice.fits), not choice.is_same_result, -tokens, choice.moved_bytes, len(choice.changes)
+    is_misfit = choice.fits not in FITTING
+    return is_misfit, not choice.is_same_result, rank(choice.fits), -tokens, choice.moved_bytes, len(choice.changes)
 
 
 def _shorter(base: Strategy, changes: Mapping[str, int]) -> Strategy:

@@ -2,13 +2,17 @@
 
 import shlex
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from planner.compress.schema import Plan
 from planner.fields import JOB_FIELDS
+from planner.hardware import named_gpu
 from planner.hardware.machine import Machine
 from planner.job import Job
-from planner.units import GIB
+from planner.recipe.files import list_recipes
+from planner.sizing.demands import ram_of
+from planner.spelling import BYTES
 
 _DEFAULT = Job()
 _ONESHOT: Mapping[str, str] = {
@@ -35,19 +39,29 @@ def command_line(command: str, model: str, recipe: str, job: Job, machine: Machi
 
 
 def _machine(machine: Machine) -> Iterator[str]:
-    """What is said of a machine beside its card, which the job names."""
+    """What is said of a machine beside its card: RAM that a job may have, not all that is built in."""
     if machine.gpus > 1:
         yield from ("--gpus", str(machine.gpus))
-    for option, size in (("--ram", machine.ram_bytes), ("--disk", machine.disk_bytes)):
+    for option, size in (("--ram", ram_of(machine)), ("--disk", machine.disk_bytes)):
         if size is not None:
-            yield from (option, size_words(size))
+            yield from (option, BYTES.write(size))
+
+
+def _card(job: Job) -> Iterator[str]:
+    """The card, if somebody said it: by its name where the table has this size under it, else by its size."""
+    known = named_gpu(job.gpu) if job.gpu else None
+    if known is not None and known.memory_bytes == job.gpu_memory_bytes:
+        yield from ("--gpu", known.name)
+    elif "gpu_memory_bytes" in job.model_fields_set:
+        yield from ("--gpu-memory", BYTES.write(job.gpu_memory_bytes))
+        yield from ("--sm", str(job.sm)) if job.sm is not None else ()
 
 
 def _options(job: Job) -> Iterator[str]:
-    skipped = {"gpu_memory_bytes", "sm"} if job.gpu else set()
+    yield from _card(job)
     for field in JOB_FIELDS:
         value = getattr(job, field.name)
-        if value == field.default or field.name in skipped:
+        if value == field.default or field.name in ("gpu", "gpu_memory_bytes", "sm"):
             continue
         typed = field.spelling.write(value)
         yield from (field.option,) if field.is_flag else (field.option, str(typed))
@@ -55,21 +69,46 @@ def _options(job: Job) -> Iterator[str]:
 
 def library_call(plan: Plan, recipe: str, job: Job, recipe_changes: Mapping[str, Any]) -> str:
     """The load call and `oneshot(...)` of LLM Compressor that run this job."""
-    auto = _auto_class(plan.model.architecture)
-    lines = [f"from transformers import {auto}", "from llmcompressor import oneshot", *_loading(job, auto)]
+    auto, path = _auto_class(plan.model.architecture), _recipe_path(recipe)
+    lines = [*_started(job), f"from transformers import {auto}", "from llmcompressor import oneshot"]
+    lines += [f"# MODEL_ID: {plan.model.name}; dataset: your calibration data", *_loading(job, auto)]
+    if path != recipe:
+        lines.append(f"# {path}: planner's recipes/{path}, copied beside this script")
     lines += [f"# in the recipe, for GPTQModifier: {name}: {value}" for name, value in recipe_changes.items()]
-    lines += ["oneshot(", "    model=model,", "    dataset=dataset,", f"    recipe={recipe!r},"]
+    lines += ["oneshot(", "    model=model,", "    dataset=dataset,", f"    recipe={path!r},"]
     lines += [f"    {name}={value!r}," for name, value in _arguments(job)]
+    folder = f"{Path(plan.model.name).name}-{Path(plan.recipe).stem}"
+    return "\n".join([*lines, ")", f"model.save_pretrained({folder!r}, save_compressed=True)"])
+
+
+def _recipe_path(recipe: str) -> str:
+    """The file of a shipped recipe, whose name alone LLM Compressor does not know."""
+    shipped = {info.name: info.path.name for info in list_recipes()}
+    return shipped.get(recipe, recipe)
+
+
+def _started(job: Job) -> Iterator[str]:
+    """How the script is to be started, and what it does first."""
+    if job.alloc_conf:
+        yield f"# with PYTORCH_ALLOC_CONF={job.alloc_conf} in the environment"
+    if not job.progress_bars:
+        yield "# with TQDM_DISABLE=1 in the environment"
     if job.ranks > 1:
-        lines = [f"# torchrun --nproc_per_node {job.ranks} this_script.py", _INIT, *lines]
-    return "\n".join([*lines, ")", f'model.save_pretrained("{plan.model.name}-{plan.recipe}", save_compressed=True)'])
+        yield f"# torchrun --nproc_per_node {job.ranks} this_script.py; each rank loads its part of the samples:"
+        yield "# split=get_rank_partition(SPLIT, SAMPLES) of llmcompressor.datasets.utils"
+        yield _INIT
 
 
 def _arguments(job: Job) -> Iterator[tuple[str, Any]]:
     for field, argument in _ONESHOT.items():
         value = getattr(job, field)
         if field in _ALWAYS or value != getattr(_DEFAULT, field):
-            yield argument, _DEVICES[value] if field == "offload_device" else _plain(value)
+            yield argument, _device(value, job) if field == "offload_device" else _plain(value)
+
+
+def _device(name: str, job: Job) -> str:
+    """A device as PyTorch calls it; the card of each rank is the current one."""
+    return "cuda" if name == "gpu" and job.ranks > 1 else _DEVICES[name]
 
 
 def _plain(value: Any) -> Any:
@@ -100,7 +139,7 @@ _MANAGERS = {
 def _placement(job: Job) -> Iterator[tuple[str, str]]:
     """Arguments of from_pretrained that say where the weights go."""
     if job.weights == "gpu":
-        yield "device_map", '"cuda:0"'
+        yield "device_map", f'"{_device("gpu", job)}"'
     if job.weights == "disk":
         budget = job.ram_for_weights_bytes
         yield from (("device_map", '"auto_offload"'), ("max_memory", f'{{"cpu": {budget or 0}}}'))
@@ -111,8 +150,3 @@ def _auto_class(architecture: str) -> str:
     """The class of transformers that loads this architecture."""
     is_vision = architecture.endswith("ForConditionalGeneration")
     return "AutoModelForImageTextToText" if is_vision else "AutoModelForCausalLM"
-
-
-def size_words(count: int) -> str:
-    """Bytes as the command line reads them back."""
-    return f"{count // GIB}GiB" if count % GIB == 0 else f"{count} B"

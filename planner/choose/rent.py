@@ -36,7 +36,8 @@ def rent(estimator: Estimator, job: Job, machines: Sequence[Machine], wish: Wish
     missing: list[Offer] = []
     for machine in affordable:
         choice = _best(Search(estimator, job, machine, with_budget=False), wish)
-        (fitting if choice.fits in FITTING else missing).append(Offer(machine=machine, choice=choice))
+        does_fit = choice.fits in FITTING and _is_known(choice)
+        (fitting if does_fit else missing).append(Offer(machine=machine, choice=choice))
     near = sorted((offer for offer in missing if _is_near(offer.choice)), key=_lacks)[:SHOWN]
     return Rent(
         model=plan.model,
@@ -53,7 +54,15 @@ def rent(estimator: Estimator, job: Job, machines: Sequence[Machine], wish: Wish
 def _best(search: Search, wish: Wish) -> Choice:
     """The strategy that fits and moves the least; where none fits, the job as asked."""
     choices = [_with_headroom(choice, wish) for choice in search.quick_choices()]
-    return min(choices, key=lambda choice: (rank(choice.fits), not choice.is_same_result, choice.moved_bytes))
+    fitting = [choice for choice in choices if choice.fits in FITTING and _is_known(choice)]
+    if fitting:
+        return min(fitting, key=lambda choice: (not choice.is_same_result, rank(choice.fits), choice.moved_bytes))
+    return min(choices, key=lambda choice: (choice.fails is not None, max(_over(choice), default=1.0)))
+
+
+def _is_known(choice: Choice) -> bool:
+    """Somebody said what there is of the card: without that, nothing is known of the machine."""
+    return all(demand.outcome != "not said" for demand in choice.demands if demand.resource == "GPU")
 
 
 def _with_headroom(choice: Choice, wish: Wish) -> Choice:
@@ -88,7 +97,8 @@ def _over(choice: Choice) -> Iterator[float]:
 
 
 def _is_near(choice: Choice) -> bool:
-    return not choice.fails and all(times < NEAR for times in _over(choice))
+    over = list(_over(choice))
+    return not choice.fails and bool(over) and all(times < NEAR for times in over)
 
 
 def _lacks(offer: Offer) -> float:

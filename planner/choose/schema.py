@@ -99,13 +99,13 @@ class Rent(_Answer):
 
 
 def moved_to_gpu(plan: Plan) -> int:
-    """Bytes that the whole job carries to the GPU."""
-    return sum(step.moved_to_gpu_bytes or 0 for step in plan.steps)
+    """Bytes that the whole job carries to its GPUs."""
+    return plan.job.ranks * sum(step.moved_to_gpu_bytes or 0 for step in plan.steps)
 
 
 def moved_from_gpu(plan: Plan) -> int:
-    """Bytes that the whole job carries from the GPU."""
-    return sum(step.moved_from_gpu_bytes or 0 for step in plan.steps)
+    """Bytes that the whole job carries from its GPUs."""
+    return plan.job.ranks * sum(step.moved_from_gpu_bytes or 0 for step in plan.steps)
 
 
 def passes(plan: Plan) -> int:

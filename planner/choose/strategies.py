@@ -109,13 +109,16 @@ def _of_targets(graph: ModelGraph) -> Iterator[Strategy]:
     yield Strategy(name="two targets a subgraph", changes={"targets_per_subgraph": 2})
 
 
+_ALL_ON_GPU = {"weights": "gpu", "offload_device": "gpu", "ram_for_weights_bytes": None}
+
+
 def _of_passes(gpus: int) -> Iterator[Strategy]:
     yield Strategy(name="activations on the CPU", changes={"offload_device": "cpu"})
     yield Strategy(name="activations on the GPU", changes={"offload_device": "gpu"})
     if gpus > 1:
         yield Strategy(name="activations on a second GPU", changes={"offload_device": "gpu:1"})
         yield Strategy(name=f"{gpus} ranks under torchrun", changes={"ranks": gpus, "offload_device": "cpu"})
-    yield Strategy(name="all of the job on the GPU", changes={"weights": "gpu", "offload_device": "gpu"})
+    yield Strategy(name="all of the job on the GPU", changes=_ALL_ON_GPU)
     yield Strategy(name="batch of 1", changes={"batch_size": 1})
     yield Strategy(name="batch of 4", changes={"batch_size": 4})
     yield Strategy(name="next batch prefetched", changes={"prefetch": True})

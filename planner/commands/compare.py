@@ -23,7 +23,7 @@ from planner.commands.progress import Progress
 
 EPILOG = """[bold]Examples[/bold]
 
-planner compare llama-3-8b --recipe rtn_w8a8_static --recipe gptq_w4a16 --recipe sparsegpt_2of4
+planner compare llama-3-8b -r rtn_w8a8_static -r gptq_w4a16 -r sparsegpt_2of4
 planner compare deepseek-r1 -r rtn_fp8_dynamic -r gptq_w4a16 -r sparsegpt_2of4"""
 
 

@@ -10,6 +10,8 @@ from planner.errors import JobError
 from planner.hints import nearest, shorten
 from planner.units import GB, GIB, MIB, format_bytes, parse_bytes
 
+CUDA_CONTEXT = 520_000_000
+"""Bytes that the CUDA context takes before PyTorch takes any: 0.3 to 0.6 GB, by driver, card and the kernels loaded."""
 AS_GIVEN = "as given"
 TABLE = Path(__file__).with_suffix(".json")
 _FORM = re.compile(r"(\d+gb)?(sxm\d?|pcie|nvl)?(\d+gb)?")

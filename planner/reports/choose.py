@@ -14,11 +14,12 @@ from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import number
 from planner.reports.summary import job_line
 from planner.reports.table import draw, pairs, ruled_table
+from planner.sizing.demands import ESTIMATED
 from planner.units import format_bytes
 
 LEGEND = (
     "GPU: the smallest card that gets through, CUDA context in it   RAM: resident   moved: to the GPU and back, in GB"
-    "\n1 GiB is 2^30 bytes, 1 GB is 10^9 bytes"
+    "\n~ estimated: without loading and saving   1 GiB is 2^30 bytes, 1 GB is 10^9 bytes"
 )
 TITLES = ("strategy, in GiB", "fits", "GPU", "RAM", "disk", "moved", "passes", "what is missing")
 RIGHT = (False, False, True, True, True, True, True, False)
@@ -62,9 +63,9 @@ def _answer(choice: Choice) -> str:
 def largest_line(largest: Largest) -> str:
     """The largest value that fits."""
     if largest.value is None:
-        return f"{largest.field}: not even the smallest fits"
+        return f"{largest.field.replace('_', '-')}: not even the smallest that was tried fits"
     more = " or more" if largest.value >= largest.limit else ""
-    return f"{largest.field} {largest.value:,}{more}: {largest.command}"
+    return f"{largest.field.replace('_', '-')} {largest.value:,}{more}: {largest.command}"
 
 
 def _header(answer: Strategies | Fit) -> list[tuple[str, str]]:
@@ -110,7 +111,8 @@ def _size(choice: Choice, resource: Resource) -> str:
     demand = choice.demand(resource)
     if demand is None:
         return "-"
-    return number(demand.at_least_bytes if resource == "GPU" else demand.needs_bytes, 2)
+    size = number(demand.at_least_bytes if resource == "GPU" else demand.needs_bytes, 2)
+    return f"{size}~" if demand.what == ESTIMATED else size
 
 
 def markdown_strategies(answer: Strategies) -> str:

@@ -76,7 +76,7 @@ def _cells(offer: Offer, *, is_near: bool) -> list[str]:
         f"{machine.gpus} x {machine.gpu or 'GPU'}" if machine.gpus > 1 else machine.gpu or "GPU",
         _gib(machine.gpu_memory_bytes),
         _gib(machine.ram_bytes),
-        choice.strategy,
+        choice.strategy + ("" if choice.is_same_result else " (another result)"),
         *last,
     ]
 

@@ -8,10 +8,11 @@ from planner.hardware.demand import Demand, Resource, demand, fits
 from planner.hardware.machine import Machine
 from planner.job import Job
 from planner.sizing.host_constants import HostConstants
+from planner.units import MIB
 
 ON_CARD = "reserved and CUDA context on a card with room; the smallest card that gets through"
 IN_RAM = "resident in RAM; without what the kernel can drop and read again"
-TENSORS = "an estimate: tensors, imports and CUDA's host side"
+ESTIMATED = "an estimate: tensors, imports and CUDA's host side"
 IN_SHM = "weights and qparams in /dev/shm, once for all ranks"
 ON_DISK = "files that the job writes"
 
@@ -51,7 +52,7 @@ def demands_on(
     found = [_of_card("GPU", machine.gpu_memory_bytes if machine.gpus >= card.cards else 0, card)]
     if second is not None:
         found.append(_of_card("second GPU", machine.gpu_memory_bytes if machine.gpus > 1 else 0, second))
-    what = IN_RAM if ram.is_process else TENSORS
+    what = IN_RAM if ram.is_process else ESTIMATED
     found.append(demand("RAM", ram.resident, ram.must_have, ram_of(machine), what))
     if ram.shared:
         found.append(demand("shared memory", ram.shared, ram.shared, machine.shm_size_bytes, IN_SHM))
@@ -62,13 +63,13 @@ def demands_on(
 
 def _of_card(resource: Resource, has: int | None, card: CardNeed) -> Demand:
     if not card.device_total:
-        return demand(resource, 0, 0, has, "nothing is computed on a GPU")
+        return demand(resource, 0, 0, has or 0, "nothing is computed on a GPU")
     what = ON_CARD if card.cards == 1 else f"{ON_CARD}; {card.cards} cards, one for each rank"
     if not has:
         return demand(resource, card.device_total, card.smallest, has, what)
     # the replay at the card's size decides, not the two figures: getting through is not monotonic (compress/fit.py)
     outcome = "over" if card.runs_out else "slow" if card.retries else "fits"
-    at_least = card.smallest if card.runs_out else min(card.smallest, has)
+    at_least = max(card.smallest, has + MIB) if card.runs_out else min(card.smallest, has)
     return demand(resource, card.device_total, at_least, has, what).model_copy(update={"outcome": outcome})
 
 
@@ -99,7 +100,8 @@ def disk_need(disk: Disk | None) -> int | None:
     """Bytes that the job writes: the Hub's cache where it downloads, changed weights, the result. None: not known."""
     if disk is None or disk.saved_checkpoint_bytes is None:
         return None
-    return disk.download_cache_bytes + disk.offload_folder_bytes + disk.saved_checkpoint_bytes
+    saved = disk.saved_checkpoint_bytes + (disk.saved_header_bytes or 0)
+    return disk.download_cache_bytes + disk.offload_folder_bytes + saved
 
 
 def judged(plan: Plan, machine: Machine | None = None) -> Plan:

@@ -69,6 +69,11 @@ def test_fewer_samples_never_need_more_ram() -> None:
         assert sizes == sorted(sizes)
 
 
+def test_nothing_is_looked_for_where_nobody_said_what_there_is() -> None:
+    answer = search(Machine(source="a test")).fit()
+    assert (answer.fits, answer.fixes, answer.closest) == ("not said", (), ())
+
+
 # ---------------------------------------------------------------------- fixes
 TOO_SMALL = {
     "a card that lacks a little": (machine(asks("GPU") - 24 * MIB), JOB),

@@ -1,13 +1,17 @@
 """strategies: every way to run a job, planned and ranked."""
 
 import ast
+from typing import Any
 
 import pytest
 
+from planner.choose.paste import command_line
 from planner.choose.schema import Choice
 from planner.choose.strategies import ASKED, Strategy
 from planner.choose.targets import finer_targets
+from planner.hardware import find_gpu
 from planner.hardware.demand import rank
+from planner.hardware.machine import Machine
 from planner.job import Job
 from planner.units import GIB
 from tests.choose.small import CONFIG, JOB, LARGE, MIXTURE, estimator, machine, search
@@ -40,8 +44,8 @@ def test_there_is_one_for_each_knob(choices: dict[str, Choice]) -> None:
 
 def test_those_that_fit_come_first_and_among_them_the_ones_that_move_least() -> None:
     found = search(machine(1200 * 2**20, 6 * GIB)).strategies().choices
-    ranks = [rank(choice.fits) for choice in found]
-    assert ranks == sorted(ranks)
+    places = [(choice.fits == "no", not choice.is_same_result, rank(choice.fits)) for choice in found]
+    assert places == sorted(places)
     for answer in ("yes", "slow", "no"):
         same = [choice.moved_bytes for choice in found if choice.fits == answer and choice.is_same_result]
         assert same == sorted(same)
@@ -123,6 +127,34 @@ def test_what_is_pasted_is_python_and_names_the_changed_arguments(choices: dict[
     for name, words in expected.items():
         ast.parse(choices[name].python)
         assert words in choices[name].python
+
+
+def test_a_shipped_recipe_is_pasted_as_the_file_that_it_is(choices: dict[str, Choice]) -> None:
+    assert "recipe='gptq_w4a16.yaml'" in choices["as asked"].python
+
+
+def test_ranks_are_pasted_with_the_card_of_each() -> None:
+    ranks = Strategy(name="ranks", changes={"ranks": 2, "offload_device": "gpu"})
+    python = estimator().choice(JOB, ranks, machine(gpus=2)).python
+    ast.parse(python)
+    assert "init_dist()" in python
+    assert "sequential_offload_device='cuda'" in python
+
+
+@pytest.mark.parametrize(
+    ("on", "words"),
+    [
+        ({"gpu": "L40S", "gpu_memory_bytes": find_gpu("l40s").memory_bytes}, "--gpu L40S"),
+        ({"gpu": "L40S", "gpu_memory_bytes": 30 * GIB}, "--gpu-memory 30GiB"),
+        ({"gpu": "Foo9000", "gpu_memory_bytes": 30 * GIB, "sm": 80}, "--gpu-memory 30GiB --sm 80"),
+        ({"gpu_memory_bytes": 80 * GIB}, "--gpu-memory 80GiB"),
+    ],
+)
+def test_a_pasted_command_says_the_card_so_that_planner_takes_it(on: dict[str, Any], words: str) -> None:
+    card = Machine(source="a test", ram_bytes=64 * GIB, ram_available_bytes=48 * GIB, **on)
+    command = command_line("plan", "m", "r", JOB.on(card), card)
+    assert words in command
+    assert command.endswith("--ram 48GiB")
 
 
 def test_linear_experts_on_the_disk_are_loaded_by_load_context() -> None:

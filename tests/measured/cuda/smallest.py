@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from planner.compress.fit import smallest_card
-from planner.fields import CUDA_CONTEXT
+from planner.hardware.gpus import CUDA_CONTEXT
 from tests.measured.cuda.cases import CudaCase, cuda_cases
 from tests.measured.cuda.record import run
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from planner.fields import CUDA_CONTEXT
+from planner.hardware.gpus import CUDA_CONTEXT
 from planner.units import GIB
 from tests.measured.cases import options
 from tests.measured.cuda.cases import CudaCase, cuda_cases

@@ -1,0 +1,61 @@
+"""rent: machines on which a job fits, the cheapest first; near misses by what they lack."""
+
+from typing import Any
+
+import pytest
+
+from planner.choose.rent import Wish, rent
+from planner.choose.schema import Rent
+from planner.choose.strategies import ASKED
+from planner.errors import JobError
+from planner.hardware.machine import HourlyPrice, Machine
+from planner.units import GIB, MIB
+from tests.choose.small import JOB, LARGE, estimator
+
+NEEDS = {demand.resource: demand.at_least_bytes for demand in estimator().choice(JOB, ASKED, LARGE).demands}
+
+
+def machine(name: str, price: float | None, gpu: int | None = 24 * GIB, ram: int = 64 * GIB, **more: Any) -> Machine:
+    cost = None if price is None else HourlyPrice(amount=price, currency="USD")
+    return Machine(name=name, gpu_memory_bytes=gpu, ram_bytes=ram, price=cost, source="a test", **more)
+
+
+def found(*machines: Machine, **wish: Any) -> Rent:
+    return rent(estimator(), JOB, machines, Wish(**wish))
+
+
+def names(answer: Rent) -> list[str | None]:
+    return [offer.machine.name for offer in answer.offers]
+
+
+def test_the_cheapest_comes_first_and_one_without_a_price_last() -> None:
+    answer = found(machine("dear", 3.0), machine("free", None), machine("cheap", 0.5))
+    assert names(answer) == ["cheap", "dear", "free"]
+    assert answer.is_ranked_by_price
+
+
+def test_every_offer_has_the_strategy_that_moves_least_of_those_that_fit() -> None:
+    (offer,) = found(machine("large", 1.0)).offers
+    assert offer.choice.fits == "yes"
+    assert offer.choice.strategy == "all of the job on the GPU"
+
+
+def test_a_machine_that_lacks_a_little_is_a_near_miss_by_what_it_lacks_least() -> None:
+    answer = found(machine("tiny", 0.1, gpu=NEEDS["GPU"] * 7 // 10), machine("none", 0.1, gpu=64 * MIB))
+    assert answer.offers == ()
+    (near,) = answer.near_misses
+    assert near.machine.name == "tiny"
+    assert near.choice.demand("GPU") is not None
+    assert near.choice.strategy != "all of the job on the GPU"
+
+
+def test_a_machine_of_which_nobody_said_the_card_is_no_offer() -> None:
+    assert names(found(machine("unknown", 0.1, gpu=None), machine("known", 2.0))) == ["known"]
+
+
+def test_wishes_leave_machines_out() -> None:
+    machines = [machine("cheap", 0.5, ram=NEEDS["RAM"] + 64 * MIB), machine("dear", 3.0)]
+    assert names(found(*machines, max_price=1.0)) == ["cheap"]
+    assert names(found(*machines, min_headroom=0.5)) == ["dear"]
+    with pytest.raises(JobError, match="--max-price"):
+        found(*machines, max_price=0.01)
