@@ -91,7 +91,6 @@ class JobField:
             value = self.spelling.write(value)
         return self.unusual.format(", ".join(value) if isinstance(value, tuple) else value)
 
-    # ------------------------------------------------------------------ the meter
     @property
     def _meter_option(self) -> str:
         return self.meter or self.option
