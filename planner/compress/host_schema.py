@@ -3,7 +3,7 @@
 The figures are made in planner/sizing; the records lie here because a Plan carries them.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -36,19 +36,7 @@ compressed copies: what save puts in place of weights; allocator: what malloc ke
 tensors: everything else that the plan's CPU steps count; workers: processes beside this one; CUDA: its host side.
 """
 
-HOST_PARTS: tuple[HostPart, ...] = (
-    "imports",
-    "mapped checkpoint",
-    "weights",
-    "written weights",
-    "activation cache",
-    "compressed copies",
-    "allocator",
-    "calibration data",
-    "tensors",
-    "workers",
-    "CUDA",
-)
+HOST_PARTS: tuple[HostPart, ...] = get_args(HostPart)
 """In reading order."""
 
 LoadMode = Literal["mapped", "cast", "no mmap", "auto offload"]

@@ -73,7 +73,7 @@ def _header(answer: Strategies | Fit) -> list[tuple[str, str]]:
     return [
         ("model", f"{answer.model.name} ({weights})"),
         ("recipe", answer.recipe),
-        ("job", job_line(answer.job)),
+        ("job", job_line(answer.job, with_card=False)),
         ("machine", machine_line(answer.machine)),
     ]
 

@@ -27,7 +27,7 @@ def render(answer: Rent, *, width: int | None = None, color: bool = False) -> st
         ("answer", conclusion(answer)),
         ("model", answer.model.name),
         ("recipe", answer.recipe),
-        ("job", job_line(answer.job)),
+        ("job", job_line(answer.job, with_card=False)),
     ]
     parts: list[RenderableType] = [pairs(head), Text()]
     if answer.offers:

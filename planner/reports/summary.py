@@ -29,14 +29,14 @@ def header(plan: Plan) -> list[tuple[str, str]]:
     return lines
 
 
-def job_line(job: Job) -> str:
-    """The job in one line: sizes always, other options where they are not the default."""
+def job_line(job: Job, *, with_card: bool = True) -> str:
+    """The job in one line: sizes always, other options where they are not the default; its card where it has one."""
     parts = [f"{job.samples:,} samples x {job.seq_len:,} tokens", f"batch {job.batch_size}"]
     if job.images:
         parts.append(f"{job.images} image{'s' * (job.images > 1)} of {job.image_size[0]}x{job.image_size[1]} each")
     unusual = [field.summary_words(getattr(job, field.name)) for field in JOB_FIELDS]
-    parts += [f"{job.pipeline} pipeline", *filter(None, unusual), card(job)]
-    return ", ".join(parts)
+    parts += [f"{job.pipeline} pipeline", *filter(None, unusual)]
+    return ", ".join((*parts, card(job)) if with_card else parts)
 
 
 def card(job: Job) -> str:
