@@ -7,7 +7,7 @@ from planner.choose.estimator import Estimator
 from planner.choose.fit import FITTING, Search
 from planner.choose.schema import Choice, Offer, Rent
 from planner.errors import JobError
-from planner.hardware.demand import rank
+from planner.hardware.demand import Demand, binding, fits, rank
 from planner.hardware.machine import Machine
 from planner.job import Job
 
@@ -66,13 +66,20 @@ def _is_known(choice: Choice) -> bool:
 
 
 def _with_headroom(choice: Choice, wish: Wish) -> Choice:
-    """The choice, where less than the wished part stays free a no."""
-    tight = any(
-        demand.has_bytes is not None and demand.needs_bytes > demand.has_bytes * (1 - wish.min_headroom)
-        for demand in choice.demands
-        if demand.resource in ("GPU", "RAM")
-    )
-    return choice.model_copy(update={"fits": "no"}) if wish.min_headroom and tight else choice
+    """The choice, where too little stays free as a demand that is not met."""
+    if not wish.min_headroom or choice.fails:
+        return choice
+    demands = tuple(_roomier(demand, wish.min_headroom) for demand in choice.demands)
+    return choice.model_copy(update={"demands": demands, "fits": fits(demands), "binds": binding(demands)})
+
+
+def _roomier(demand: Demand, headroom: float) -> Demand:
+    """The demand on GPU or RAM with this part of the resource free while the job runs undisturbed."""
+    wanted = int(demand.needs_bytes / (1 - headroom))
+    is_met = demand.has_bytes is None or demand.outcome == "over" or demand.has_bytes >= wanted
+    if demand.resource not in ("GPU", "RAM") or is_met:
+        return demand
+    return demand.model_copy(update={"outcome": "over", "at_least_bytes": wanted})
 
 
 def _is_affordable(machine: Machine, wish: Wish) -> bool:

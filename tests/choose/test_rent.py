@@ -56,6 +56,8 @@ def test_a_machine_of_which_nobody_said_the_card_is_no_offer() -> None:
 def test_wishes_leave_machines_out() -> None:
     machines = [machine("cheap", 0.5, ram=NEEDS["RAM"] + 64 * MIB), machine("dear", 3.0)]
     assert names(found(*machines, max_price=1.0)) == ["cheap"]
-    assert names(found(*machines, min_headroom=0.5)) == ["dear"]
+    roomy = found(*machines, min_headroom=0.5)
+    assert names(roomy) == ["dear"]
+    assert all(demand.share <= 0.5 for demand in roomy.offers[0].choice.demands if demand.resource in ("GPU", "RAM"))
     with pytest.raises(JobError, match="--max-price"):
         found(*machines, max_price=0.01)
