@@ -20,7 +20,7 @@ from planner.compress.program import Outcome
 from planner.compress.schema import Plan
 from planner.errors import JobError
 from planner.fields import JOB_FIELDS
-from planner.hardware.demand import Demand, Fits, binding, fits
+from planner.hardware.demand import Demand, binding, fits
 from planner.hardware.machine import MAX_RAM, Machine
 from planner.job import Build, Job
 from planner.models.graph import ModelGraph
@@ -66,10 +66,6 @@ class Trial:
         if card not in self._attempts:
             self._attempts[card] = self.rehearsal.on(card)
         return self._attempts[card]
-
-    def fits(self, machine: Machine) -> Fits:
-        """Whether the machine can do it. Cheaper than `demands`: the smallest card is not looked for."""
-        return "no" if self.fails else fits(self.quick_demands(machine))
 
     def demands(self, machine: Machine) -> tuple[Demand, ...]:
         """What it asks of each resource of the machine, and what the machine has of it."""

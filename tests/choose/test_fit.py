@@ -144,7 +144,7 @@ def test_the_largest_value_fits_and_one_more_does_not(field: str) -> None:
     for value, fits in ((largest.value, True), (largest.value + 1, False)):
         changes = {field: value, **({"samples": max(JOB.samples, value)} if field == "batch_size" else {})}
         changed = JOB.model_copy(update=changes)
-        assert (estimator().trial(changed).fits(on) in FITTING) is fits
+        assert (estimator().choice(changed, ASKED, on, quick=True).fits in FITTING) is fits
 
 
 def test_where_not_even_the_smallest_fits_there_is_no_largest() -> None:
