@@ -1,11 +1,13 @@
 """How the recorder cuts time into steps, told by hand; test_metered.py lets the real library tell."""
 
+import threading
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from planner.measure import probes
 from planner.measure.probes import NoDevice, Reading, Sampler, resident_bytes
 from planner.measure.record import CpuFigures, GpuFigures, MeasuredStep
 from planner.measure.steps import StepRecorder, subgraph_names
@@ -111,15 +113,35 @@ def test_a_subgraph_is_named_after_its_targets() -> None:
     assert subgraph_names(model, ["Linear"], subgraphs) == ["head", "1", "2", "0"]
 
 
-def test_the_sampler_sees_memory_come_and_go() -> None:
+def test_the_sampler_sees_memory_that_came_and_went_between_two_readings(monkeypatch: pytest.MonkeyPatch) -> None:
+    grown, seen = threading.Event(), threading.Event()
+    to_come = iter([900])
+
+    def look() -> int:
+        if not grown.is_set():
+            return 100
+        if threading.current_thread() is threading.main_thread():
+            return 300
+        resident = next(to_come, 300)
+        if resident == 300:
+            seen.set()  # the thread looks again, so its 900 has been noted
+        return resident
+
+    monkeypatch.setattr(probes, "resident_bytes", look)
     with Sampler(NoDevice(), every=0.001) as sampler:
         sampler.take()
-        block = bytearray(64 * 2**20)
-        block[::4096] = b"x" * len(block[::4096])
-        del block
-        reading = sampler.take()
-        after = sampler.take()
-    assert resident_bytes() is not None
-    assert reading.gpu.requested_bytes is None
-    assert (reading.cpu.rss_bytes or 0) >= (after.cpu.rss_bytes or 0)
-    assert reading.seconds > 0
+        grown.set()
+        assert seen.wait(timeout=60)
+        readings = sampler.take(), sampler.take()
+    assert [reading.cpu.rss_bytes for reading in readings] == [900, 300]
+    assert readings[0].gpu.requested_bytes is None
+    assert readings[0].seconds > 0
+
+
+def test_a_process_sees_its_own_resident_memory_grow() -> None:
+    before = resident_bytes()
+    block = b"x" * 256 * 2**20
+    after = resident_bytes()
+    assert before is not None
+    assert after is not None
+    assert after - before >= len(block) // 2
