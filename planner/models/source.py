@@ -116,8 +116,15 @@ def load_source(model: Named) -> ModelSource:
 
 
 def source_of(config: Mapping[str, Any], name: str) -> ModelSource:
-    """A model from the content of a config.json. Raises ModelError where transformers has no code for it."""
-    return _checked(ModelSource(name=name, config=copy.deepcopy(dict(config))), name)
+    """A model from the content of a config.json, or from what a transformers config's `to_dict` gives.
+
+    Raises ModelError where transformers has no code for it, and for what no config.json could hold.
+    """
+    try:
+        content = json.loads(json.dumps(dict(config)))  # a copy; `to_dict` has numbers as keys of id2label
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{name}: not the content of a config.json: {error}") from error
+    return _checked(ModelSource(name=name, config=content), name)
 
 
 def presets_like(text: str) -> str:
