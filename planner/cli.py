@@ -1,5 +1,6 @@
 """The command line: parses, calls, prints, exits. It computes nothing and imports nothing heavy."""
 
+import errno
 import gc
 import os
 import sys
@@ -25,6 +26,16 @@ from planner.commands import (
     serve,
     strategies,
     train,
+)
+from planner.commands.shell import (
+    INTERRUPTS,
+    TOO_LITTLE,
+    StdoutError,
+    discard_output,
+    first_cause,
+    is_out_of_memory,
+    open_streams,
+    tell,
 )
 from planner.errors import PlannerError
 
@@ -99,10 +110,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _misused(error)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except BrokenPipeError:
-        if _stdout_is_read():
-            raise  # the broken pipe is not stdout
-        return _closed_pipe()
+    except StdoutError as error:
+        return _unwritten(error)
+    except Exception as error:
+        if INTERRUPTS.came:
+            return INTERRUPTED
+        if first_cause(error, is_out_of_memory):
+            return _fail(TOO_LITTLE, 1)
+        raise
     return code if isinstance(code, int) else 0
 
 
@@ -110,17 +125,18 @@ def run() -> NoReturn:
     """Entry point of the `planner` command: run `main`, and end the process as soon as the output is written."""
     # Nearly all objects stay in use until the end, so collecting garbage gains nothing and costs a tenth of a plan.
     gc.set_threshold(100_000, 50, 50)
+    open_streams()
+    INTERRUPTS.listen()
     code = main()
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        code = _closed_pipe()
-    sys.stderr.flush()
+    except StdoutError as error:
+        code = code or _unwritten(error)
     os._exit(code)  # unloading torch would take another second, and nothing is left to write
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"planner: error: {message}", file=sys.stderr)
+    tell(message)
     return code
 
 
@@ -135,16 +151,8 @@ def _misused(error: Any) -> int:
     return _fail(f"{message} (see {context.command_path if context else 'planner'} --help)", 2)
 
 
-def _stdout_is_read() -> bool:
-    """Whether stdout still takes what is waiting to be written."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return False
-    return True
-
-
-def _closed_pipe() -> int:
-    """`planner ... | head`: the reader has what it wanted. Python's own flush at exit must not complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+def _unwritten(error: StdoutError) -> int:
+    discard_output()
+    if error.errno == errno.EPIPE:
+        return 0  # `planner ... | head`: the reader has what it wanted
+    return _fail(f"stdout: {error.strerror}; --output FILE writes elsewhere", 1)

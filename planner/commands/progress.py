@@ -5,6 +5,8 @@ import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from planner.commands.shell import check_address_space
+
 if TYPE_CHECKING:
     from rich.status import Status
 
@@ -33,6 +35,7 @@ class Progress:
                 self._status.update(_plain(text))
 
     def __enter__(self) -> Self:
+        check_address_space()
         if sys.stderr.isatty():
             self._timer.start()
         return self
