@@ -16,6 +16,7 @@ from typing import Any
 from planner.errors import RecipeError, UnsupportedError
 from planner.hints import did_you_mean, shorten
 from planner.notes import Note
+from planner.recipe.expressions import hanging_notes
 from planner.recipe.files import recipe_mapping
 from planner.recipe.specs import ModifierSpec, Recipe
 from planner.upstream import MODIFIERS as KNOWN_MODIFIERS
@@ -61,7 +62,7 @@ def read_mapping(data: dict[str, Any], name: str, readers: Readers) -> Recipe:
             notes.append(Note(kind="recipe", text=f"{name}: {item}"))
         else:
             specs.append(_spec(item, specs, readers))
-            notes += specs[-1].notes
+            notes += [*specs[-1].notes, *hanging_notes(item.fields, item.where)]
     if not specs:
         ignored = [note.text.removeprefix(f"{name}: ") for note in notes[:2]]
         raise RecipeError(f"holds no modifier; {'; '.join([*ignored, _SHAPE])}", name)

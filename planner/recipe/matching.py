@@ -10,11 +10,12 @@ modifier makes of a match is its own affair (`planner.compress.modifiers`).
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache, lru_cache
+from functools import cache
 
 from planner.errors import RecipeError
 from planner.hints import did_you_mean, few, shorten
 from planner.notes import Note
+from planner.recipe.expressions import matcher
 from planner.recipe.specs import ModuleRef
 
 # Recipes that serve many models carry these for the families that need them (the shipped recipes and
@@ -38,13 +39,16 @@ class Patterns:
 
     def __init__(self, patterns: Iterable[str]) -> None:
         self._ranked = sorted(dict.fromkeys(patterns), key=lambda pattern: ("re:" in pattern, pattern))
-        self._by_name = [(pattern, _matcher(pattern)) for pattern in self._ranked]
+        self._names = frozenset(pattern for pattern in self._ranked if not pattern.startswith("re:"))
+        self._expressions = [(each, matcher(each)) for each in self._ranked if each.startswith("re:")]
         self._by_class: dict[tuple[str, ...], str | None] = {}
 
     def first(self, ref: ModuleRef) -> str | None:
         """The pattern that decides: a whole name, else a regular expression, else a class; None without match."""
         name = ref.name
-        for pattern, matches in self._by_name:
+        if name in self._names:
+            return name
+        for pattern, matches in self._expressions:
             if matches(name):
                 return pattern
         classes = ref.classes
@@ -113,18 +117,6 @@ def subtree(modules: Sequence[ModuleRef], index: int) -> Sequence[ModuleRef]:
     while end < len(modules) and modules[end].name.startswith(f"{name}."):
         end += 1
     return modules[index:end]
-
-
-@lru_cache(maxsize=4096)
-def _matcher(pattern: str) -> Callable[[str], object]:
-    """match.py `match_name`: `re:` patterns match from the start of the name, other text is the whole name."""
-    if not pattern.startswith("re:"):
-        return pattern.__eq__
-    text = pattern.removeprefix("re:")
-    if text.startswith(".*") and text[2:3] not in ("?", "+", "*", "{") and "|" not in text:
-        # `match` of `.*X` is `search` of `X` (names have no line breaks), and several times faster
-        return re.compile(text[2:]).search
-    return re.compile(text).match
 
 
 @cache

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from planner.errors import RecipeError, UnsupportedError
 from planner.hints import did_you_mean, shorten
+from planner.recipe.expressions import MAX_EXPRESSIONS
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -54,9 +55,16 @@ def check_patterns(patterns: Iterable[str], where: str, may_be_empty: bool = Fal
 
     compressed-tensors compiles `re:` patterns only when it matches, deep in the run.
     """
-    empty = True
+    empty, expressions = True, 0
     for pattern in patterns:
         empty = False
+        expressions += pattern.startswith("re:")
+        if expressions > MAX_EXPRESSIONS:
+            raise RecipeError(
+                f"holds more than {MAX_EXPRESSIONS} regular expressions, each of which is compared with every module; "
+                "join them with |, or write whole names",
+                where,
+            )
         try:
             re.compile(pattern.removeprefix("re:") if pattern.startswith("re:") else "")
         except (re.error, RecursionError, OverflowError) as error:

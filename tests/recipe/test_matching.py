@@ -16,8 +16,9 @@ from planner.compress.modifiers.sparsegpt import SparseGPTSpec
 from planner.compress.recipes import load_recipe
 from planner.errors import RecipeError, UnsupportedError
 from planner.notes import texts
+from planner.recipe.expressions import matcher
 from planner.recipe.files import list_recipes
-from planner.recipe.matching import PRECAUTIONS, _matcher
+from planner.recipe.matching import PRECAUTIONS
 from planner.recipe.specs import ModifierSpec, ModuleRef, QuantArgs, Scheme
 
 LINEAR = ("Linear", "Module", "object")
@@ -263,6 +264,7 @@ PATTERNS = st.one_of(
     st.sampled_from(["Linear", "Embedding", "Mlp", "Model", "Block", "Sub", "Module", "object"]),
     st.from_regex(r"re:(\.\*)?[abc]?(\.|\.\*|\[ab\]|\\\.|\|)?[abc]{0,2}\$?", fullmatch=True),
     st.sampled_from(["re:.*", "re:", "re:.*?a", "re:.*a|b", r"re:.*\.a$", "re:^a", "re:.*^a", "re:(?i).*A", "x", ""]),
+    st.sampled_from([r"re:(a|b)+(\.[a-c])*", r"re:(.*)*a$", r"re:.*a.*b.*\..*c.*", r"re:([a-c_]+\.?)+$"]),
 )
 
 
@@ -270,7 +272,7 @@ PATTERNS = st.one_of(
 def test_names_match_as_in_compressed_tensors(pattern: str, name: str) -> None:
     from compressed_tensors.utils.match import match_name
 
-    assert bool(_matcher(pattern)(name)) is match_name(name, pattern)
+    assert bool(matcher(pattern)(name)) is match_name(name, pattern)
 
 
 def toy_model():
