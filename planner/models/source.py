@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from planner.errors import ModelError
+from planner.models.hub import hub_config
 
 PRESETS = Path(__file__).parent / "presets"
 # A config.json takes a few KB; a file beyond this is weights or a tokenizer.
 MAX_CONFIG_BYTES = 4 * 2**20
-HUB_SECONDS = 5.0
 # What configs call the depth of a decoder or a vision tower, in the order in which the meter looks.
 DEPTH_KEYS = ("num_hidden_layers", "depth", "num_layers", "n_layers")
 # Lists of layer numbers, whatever their length.
@@ -249,53 +249,10 @@ def _parse(data: bytes, where: str) -> dict[str, Any]:
 
 
 def _from_hub(hub_id: str) -> ModelSource:
-    source = ModelSource(name=hub_id.rpartition("/")[2], config=_parse(_read(_hub_file(hub_id)), hub_id), hub_id=hub_id)
-    return _checked(source, hub_id)
-
-
-def _hub_file(hub_id: str) -> Path:
-    """config.json of a Hub repository, from the local cache where it has it."""
-    import huggingface_hub
-    from huggingface_hub import errors
-
-    try:
-        cached = huggingface_hub.try_to_load_from_cache(hub_id, "config.json")
-        if isinstance(cached, str):
-            return Path(cached)
-        _require_hub(hub_id)
-        return Path(huggingface_hub.hf_hub_download(hub_id, "config.json", etag_timeout=HUB_SECONDS))
-    except errors.HFValidationError as error:
-        raise ModelError(f"{hub_id}: not a path, and not a valid Hub id; {presets_like(hub_id)}") from error
-    except errors.GatedRepoError as error:
-        raise ModelError(f"{hub_id}: gated; log in (`hf auth login`), or give the path of its config.json") from error
-    except errors.RepositoryNotFoundError as error:
-        raise ModelError(f"{hub_id}: no such path, and not a Hub repository; {presets_like(hub_id)}") from error
-    except errors.RemoteEntryNotFoundError as error:
-        raise ModelError(f"{hub_id}: the repository holds no config.json, so transformers cannot load it") from error
-    except (errors.HfHubHTTPError, OSError) as error:
-        raise ModelError(f"{hub_id}: its config.json could not be downloaded: {_first_line(error)}") from error
-
-
-def _require_hub(hub_id: str) -> None:
-    """Raise ModelError at once where the Hub cannot be reached.
-
-    hf_hub_download itself tries six times over half a minute (huggingface_hub/utils/_http.py
-    http_backoff) and logs each failure.
-    """
-    import huggingface_hub
-
-    reason = "HF_HUB_OFFLINE is set"
-    if not huggingface_hub.constants.HF_HUB_OFFLINE:
-        try:
-            huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=HUB_SECONDS)
-        except Exception as error:  # whatever the HTTP library raises, the Hub is out of reach
-            reason = _first_line(error)
-        else:
-            return
-    raise ModelError(
-        f"{hub_id}: no such path or preset, not in the local Hub cache, and the Hub cannot be reached ({reason}); "
-        + presets_like(hub_id)
+    source = ModelSource(
+        name=hub_id.rpartition("/")[2], config=_parse(_read(hub_config(hub_id, presets_like)), hub_id), hub_id=hub_id
     )
+    return _checked(source, hub_id)
 
 
 def _checked(source: ModelSource, where: str) -> ModelSource:
@@ -345,8 +302,3 @@ def _notes(config: dict[str, Any]) -> tuple[str, ...]:
 
 def _short(text: str) -> str:
     return text if len(text) <= 200 else text[:200] + "..."
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return _short(lines[0]) if lines else type(error).__name__

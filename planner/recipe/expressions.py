@@ -69,6 +69,6 @@ def _timed(expression: "regex.Pattern[str]", pattern: str, name: str) -> object:
         return expression.match(name, timeout=SECONDS)
     except TimeoutError:
         raise RecipeError(
-            f"{shorten(pattern)} takes over {SECONDS:g} s to compare with {shorten(name)}, and LLM Compressor would take as "
-            "long or longer; write it without repetitions inside repetitions"
+            f"{shorten(pattern)} takes over {SECONDS:g} s to compare with {shorten(name)}, and LLM Compressor would "
+            "take as long or longer; write it without repetitions inside repetitions"
         ) from None

@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from huggingface_hub import constants
 
 from planner.errors import ModelError
+from planner.models import hub as models_hub
 from planner.models.source import list_presets, load_source, truncate
 
 TINY: dict[str, Any] = {
@@ -271,11 +272,19 @@ class _Hub(BaseHTTPRequestHandler):
 
     def _answer(self, body: bool) -> None:
         content = json.dumps(TINY).encode()
-        refusals = {"gone": (404, "RepoNotFound"), "gated": (403, "GatedRepo"), "gguf": (404, "EntryNotFound")}
+        refusals = {
+            "gone": (404, "RepoNotFound"),
+            "gated": (403, "GatedRepo"),
+            "gguf": (404, "EntryNotFound"),
+            "mine": (401, ""),
+        }
+        refusals |= {"full": (429, ""), "ill": (500, "")}
+        if "silent" in self.path:
+            threading.Event().wait(20)
         word = self.path.split("/")[2] if self.path.count("/") > 2 else ""
         status, code = refusals.get(word, (200, ""))
         self.send_response(status)
-        if code:
+        if status != 200:
             self.send_header("X-Error-Code", code)
             content = b""
         self.send_header("ETag", '"1"')
@@ -291,7 +300,7 @@ class _Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    server = HTTPServer(("127.0.0.1", 0), _Hub)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     endpoint = f"http://127.0.0.1:{server.server_port}"
@@ -315,12 +324,37 @@ def test_a_hub_model_is_its_config_and_nothing_else(tmp_path: Path, capfd: pytes
 @pytest.mark.usefixtures("hub")
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("gone", "not a Hub repository"), ("gated", "gated; log in"), ("gguf", "holds no config.json")],
+    [
+        ("gone", "not a Hub repository that you can see; if it is private, log in"),
+        ("gated", "gated; log in"),
+        ("gguf", "holds no config.json"),
+        ("mine", r"the Hub refuses it \(401\): private.* set HF_TOKEN"),
+    ],
 )
 def test_a_hub_refusal_is_explained(name: str, reason: str) -> None:
     with pytest.raises(ModelError, match=f"some/{name}: .*{reason}") as caught:
         load_source(f"some/{name}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize(
+    ("name", "told"), [("full", r"no more requests for now \(429\)"), ("ill", r"itself fails \(500\)")]
+)
+def test_a_hub_in_trouble_is_tried_again_quietly_and_told_in_one_line(
+    name: str, told: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # between the library's retries
+    with pytest.raises(ModelError, match=f"some/{name}: .*{told}"):
+        load_source(f"some/{name}")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_hub_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models_hub, "PATIENCE_SECONDS", 0.5)
+    with pytest.raises(ModelError, match=r"some/silent: the Hub has not sent its config.json within 0.5 s"):
+        load_source("some/silent")
 
 
 # ---------------------------------------------------------------- truncate
