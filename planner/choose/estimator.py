@@ -192,5 +192,5 @@ class Estimator:
 def without_card(job: Job) -> Job:
     """The job on a card of which only the generation matters: one simulation does for all cards of a generation."""
     default = Job()
-    sm = None if job.sm is None else next((each for each in CAPABILITIES if job.sm >= each), OLDER)
+    sm = next((each for each in CAPABILITIES if job.capability >= each), OLDER)
     return job.model_copy(update={"gpu": None, "gpu_memory_bytes": default.gpu_memory_bytes, "sm": sm})

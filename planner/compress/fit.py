@@ -141,7 +141,7 @@ class Rehearsal:
         if not is_own and (seen := self._seen_like(total)):
             return seen
         known = [(self._ledger, self._roomy)]
-        if self._adapted and not is_own:
+        if self._adapted and not is_own and self._may_serve(self._adapted[1], total):
             known.append(self._adapted)
         for ledger, attempt in known:
             if (tried := self._again(total, ledger, attempt)) is not None:
@@ -150,6 +150,11 @@ class Rehearsal:
         if attempt.ran_out is None and not is_own:
             self._adapted = ledger, attempt
         return attempt
+
+    def _may_serve(self, attempt: Attempt, total: int) -> bool:
+        """False where a card of so many bytes is too large for what was answered on the attempt's."""
+        seen = next((each for each in self._seen if each.attempt is attempt), None)
+        return seen is None or seen.band.below is None or total - self.context_bytes < seen.band.below
 
     def _again(self, total: int, ledger: Ledger, attempt: Attempt) -> Attempt | None:
         """What was simulated for another card, on one of so many bytes; None where the job does otherwise there."""
@@ -229,8 +234,9 @@ class Rehearsal:
         except OutOfMemory as error:
             ran_out = RanOut(step=len(outcome.steps) + error.steps, asked=error.asked, free=error.free)
         attempt = Attempt(steps=tuple(outcome.steps), ran_out=ran_out)
-        if not is_strict and gpu.allocator.band is not None:  # all that it took must be there
-            gpu.allocator.band.needs(max((step.gpu.held.reserved for step in outcome.steps if step.gpu.held), default=0))
+        band = gpu.allocator.band
+        if not is_strict and band is not None:  # it was never in want: all that it took must be there
+            band.needs(max((step.gpu.held.reserved for step in outcome.steps if step.gpu.held), default=0))
         if is_strict or not self.settings.is_limited:
             self._note(total, gpu, attempt)
         return ledger, attempt

@@ -47,7 +47,9 @@ def saved_tensors(graph: "ModelGraph", program: Program, job: Job) -> tuple[Save
     where a scheme cannot be saved.
     """
     if cached := next((run.spec for run in program.runs if run.spec.kv_cache), None):
-        raise UnsupportedError(f"{cached.where}: the scales of kv_cache_scheme are not among the tensors that are sized")
+        raise UnsupportedError(
+            f"{cached.where}: the scales of kv_cache_scheme are not among the tensors that are sized"
+        )
     targeted = {name: module for name, (_, module) in program.with_schemes().items()}
     written = _Written(job.dtype)
     found: list[SavedTensor] = []
