@@ -34,7 +34,7 @@ INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 _UsageError: type[Any] = typer.BadParameter.__bases__[0]
 
 COLLECTOR = (100_000, 50, 50)
-"""For gc.set_threshold: nearly all objects stay in use until the end, so collecting gains nothing and costs a tenth of a
+"""For gc.set_threshold: nearly all objects stay in use until the end; collecting gains nothing and costs a tenth of a
 plan."""
 
 EPILOG = """[bold]Examples[/bold]

@@ -84,8 +84,8 @@ caching allocator in its seat; `Rehearsal.smallest` then looks for the smallest 
 WHAT_IFS = """
 ## What-ifs
 
-{model}, GPTQ W4A16, traced: {strategies} strategies on cards from 6 to 80 GiB, with RAM and disk. Each strategy is simulated
-once first.
+{model}, GPTQ W4A16, traced: {strategies} strategies on cards from 6 to 80 GiB, with RAM and disk. Each strategy is
+simulated once first.
 
 | what | goal | found | |
 |---|--:|--:|---|
