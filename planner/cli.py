@@ -44,6 +44,10 @@ INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 # typer exports only the most specific of click's error classes; every usage error of both has this base.
 _UsageError: type[Any] = typer.BadParameter.__bases__[0]
 
+COLLECTOR = (100_000, 50, 50)
+"""For gc.set_threshold: nearly all objects stay in use until the end; collecting gains nothing and costs a tenth of a
+plan."""
+
 EPILOG = """[bold]Examples[/bold]
 
 planner plan llama-3-8b --recipe gptq_w4a16
@@ -123,8 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run() -> NoReturn:
     """Entry point of the `planner` command: run `main`, and end the process as soon as the output is written."""
-    # Nearly all objects stay in use until the end, so collecting garbage gains nothing and costs a tenth of a plan.
-    gc.set_threshold(100_000, 50, 50)
+    gc.set_threshold(*COLLECTOR)
     open_streams()
     INTERRUPTS.listen()
     code = main()

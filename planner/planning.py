@@ -80,7 +80,7 @@ def _plans(
     if machine is not None:
         job = job.on(machine)
     if isinstance(model, ModelGraph):
-        sizes = (sized(plan_graph(model, each, job, method=method, on_card=on_card), model, each) for each in recipes)
+        sizes = (_sized(model, each, job, method, on_card) for each in recipes)
         return tuple(judged(_without_result(each), machine) for each in sizes)
     show_progress(f"building {called(model)} without weights")
     from planner.models.load import graph_of, load_built
@@ -90,11 +90,17 @@ def _plans(
     plans = []
     for recipe in recipes:
         show_progress(f"planning {recipe.name}")
-        plans.append(sized(plan_graph(graph, recipe, job, method=method, on_card=on_card), graph, recipe))
+        plans.append(_sized(graph, recipe, job, method, on_card))
     show_progress("sizing the results")
     from planner.serving.results import with_results
 
     return tuple(judged(each, machine) for each in with_results(plans, recipes, built))
+
+
+def _sized(graph: ModelGraph, recipe: Recipe, job: Job, method: PlanMethod, on_card: bool) -> Plan:
+    """One plan with RAM and disk. The recipe is bound to the modules once for all of it."""
+    ready = checked_program(graph, recipe, job)
+    return sized(_planned(graph, recipe, job, ready, method=method, on_card=on_card), graph, ready[0])
 
 
 def plan_graph(
@@ -117,7 +123,24 @@ def plan_graph(
     `shortcuts=EVERYTHING` walks every repetition of the job instead of one for all equal ones. The bytes are the same;
     only names differ: in a data-free plan, folding makes one owner stand for several (`... and 30 more`).
     """
-    program, notes, notes_on_run = checked_program(graph, recipe, job)
+    ready = checked_program(graph, recipe, job)
+    return _planned(
+        graph, recipe, job, ready, method=method, shortcuts=shortcuts, on_card=on_card, without_gpu=without_gpu
+    )
+
+
+def _planned(
+    graph: ModelGraph,
+    recipe: Recipe,
+    job: Job,
+    ready: "Ready",
+    *,
+    method: PlanMethod = "simulate",
+    shortcuts: Shortcuts | None = None,
+    on_card: bool = False,
+    without_gpu: bool = False,
+) -> Plan:
+    program, notes, notes_on_run = ready
     if method == "rule-of-thumb":
         return rule_plan(graph, recipe, job, notes)
     notes += notes_on_run
@@ -133,10 +156,12 @@ def plan_graph(
 
 
 Notes = tuple[Note, ...]
+Ready = tuple[Program, Notes, Notes]
+"""A job that can be simulated; notes on model, recipe and job; notes on how it runs."""
 
 
-def checked_program(graph: ModelGraph, recipe: Recipe, job: Job) -> tuple[Program, Notes, Notes]:
-    """The job ready to simulate; notes on model, recipe and job, and notes on how it runs.
+def checked_program(graph: ModelGraph, recipe: Recipe, job: Job) -> Ready:
+    """The job ready to simulate.
 
     Raises RecipeError or JobError where it cannot start in the library.
     """

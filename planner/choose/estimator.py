@@ -48,7 +48,7 @@ class Trial:
         notes = (*on_model, *notes_on_run, *self.rehearsal.notes)
         plan = simulated_plan(graph, recipe, job, Outcome(steps=steps), notes)
         plan = plan.model_copy(update=placement_facts(program, rank, steps))
-        self.plan: Plan = sized(plan, graph, recipe)
+        self.plan: Plan = sized(plan, graph, program)
         self._attempts: dict[int, Attempt] = {}
 
     @property
@@ -80,14 +80,18 @@ class Trial:
         return demands_on(machine, self._card(machine, smallest), ram_need(self.plan), disk, second)
 
     def _card(self, machine: Machine, smallest: int) -> CardNeed:
-        roomy = self.rehearsal.roomy
-        is_known = self.plan.gpu.peak_bytes and machine.gpu_memory_bytes is not None
-        attempt = self.on(machine.gpu_memory_bytes) if is_known and machine.gpu_memory_bytes else roomy
+        roomy, has = self.rehearsal.roomy, machine.gpu_memory_bytes
+        is_known = bool(self.plan.gpu.peak_bytes and has)
+        if not is_known or has is None or has < self.rehearsal.least:
+            tried, runs_out = roomy, is_known
+        else:
+            tried = self.on(has)
+            runs_out = tried.ran_out is not None
         return CardNeed(
-            device_total=_with_context(self.rehearsal, roomy if attempt.ran_out else attempt),
+            device_total=_with_context(self.rehearsal, roomy if runs_out else tried),
             smallest=smallest,
-            retries=attempt.retries,
-            runs_out=attempt.ran_out is not None,
+            retries=0 if runs_out and tried is roomy else tried.retries,
+            runs_out=runs_out,
             cards=self.job.ranks,
         )
 
@@ -188,5 +192,5 @@ class Estimator:
 def without_card(job: Job) -> Job:
     """The job on a card of which only the generation matters: one simulation does for all cards of a generation."""
     default = Job()
-    sm = None if job.sm is None else next((each for each in CAPABILITIES if job.sm >= each), OLDER)
+    sm = next((each for each in CAPABILITIES if job.capability >= each), OLDER)
     return job.model_copy(update={"gpu": None, "gpu_memory_bytes": default.gpu_memory_bytes, "sm": sm})

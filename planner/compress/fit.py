@@ -109,11 +109,11 @@ class Rehearsal:
         modules = sum(len(unit.modules) for run in program.runs for unit in run.units)
         self._is_large = modules > MANY_MODULES
         self._shortcuts = shortcuts or (PLACED_IN_PART if self._is_large else PLACED)
+        self._seen: list[Seen] = []
         self._ledger, self._roomy = self._simulated(job.gpu_memory_bytes, self._shortcuts, is_strict=False)
         self._asks = any(step.gpu.held.asked for step in self._roomy.steps if step.gpu.held)
         self._adapted: tuple[Ledger, Attempt] | None = None
         """The last simulation that got through on a card on which the job did otherwise."""
-        self._seen: list[Seen] = []
 
     @property
     def roomy(self) -> Attempt:
@@ -126,6 +126,12 @@ class Rehearsal:
         notes = (*notes_on_settings(self.settings), *note_on_unruled(self.program.trace.unruled))
         return (*notes, Note(kind="estimate", text=SETTLED)) if self._is_large else notes
 
+    @property
+    def least(self) -> int:
+        """No smaller card gets through: steps in which the job asks nothing of the card are the same on every one."""
+        alike = [step.gpu.bytes for step in self._roomy.steps if step.gpu.held and not step.gpu.held.asked]
+        return max(alike, default=0) + self.context_bytes
+
     def on(self, total: int) -> Attempt:
         """The job on a card of so many bytes."""
         is_own = total == self.job.gpu_memory_bytes and self.settings.memory_fraction is None
@@ -135,7 +141,7 @@ class Rehearsal:
         if not is_own and (seen := self._seen_like(total)):
             return seen
         known = [(self._ledger, self._roomy)]
-        if self._adapted and not is_own:
+        if self._adapted and not is_own and self._may_serve(self._adapted[1], total):
             known.append(self._adapted)
         for ledger, attempt in known:
             if (tried := self._again(total, ledger, attempt)) is not None:
@@ -144,6 +150,11 @@ class Rehearsal:
         if attempt.ran_out is None and not is_own:
             self._adapted = ledger, attempt
         return attempt
+
+    def _may_serve(self, attempt: Attempt, total: int) -> bool:
+        """False where a card of so many bytes is too large for what was answered on the attempt's."""
+        seen = next((each for each in self._seen if each.attempt is attempt), None)
+        return seen is None or seen.band.below is None or total - self.context_bytes < seen.band.below
 
     def _again(self, total: int, ledger: Ledger, attempt: Attempt) -> Attempt | None:
         """What was simulated for another card, on one of so many bytes; None where the job does otherwise there."""
@@ -196,13 +207,11 @@ class Rehearsal:
 
     def smallest(self) -> int:
         """`smallest_card` of this job: whole MiB."""
-        # steps in which the job asks nothing are the same on every card
-        alike = [step.gpu.bytes for step in self._roomy.steps if step.gpu.held and not step.gpu.held.asked]
         found = smallest_card(
             lambda total: self.on(total).ran_out is None,
             start=self._needed(),
             resolution=COARSE if self._asks and self._is_large else FINE,
-            least=max(alike, default=0) + self.context_bytes,
+            least=self.least,
         )
         return -(-found // MIB) * MIB
 
@@ -225,7 +234,10 @@ class Rehearsal:
         except OutOfMemory as error:
             ran_out = RanOut(step=len(outcome.steps) + error.steps, asked=error.asked, free=error.free)
         attempt = Attempt(steps=tuple(outcome.steps), ran_out=ran_out)
-        if is_strict:
+        band = gpu.allocator.band
+        if not is_strict and band is not None:  # it was never in want: all that it took must be there
+            band.needs(max((step.gpu.held.reserved for step in outcome.steps if step.gpu.held), default=0))
+        if is_strict or not self.settings.is_limited:
             self._note(total, gpu, attempt)
         return ledger, attempt
 

@@ -1,12 +1,13 @@
 """All that the simulation needs to know of model, recipe and job, as plain data."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from planner.compress.holdings import Peak
 from planner.compress.traffic import NOTHING, Moved
 from planner.models.traces import ModelTrace
 from planner.recipe.specs import ModifierSpec
-from planner.recipe.targets import UnitTargets
+from planner.recipe.targets import LinearModule, UnitTargets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,16 @@ class Program:
     """Qparams of these."""
     disk_written_bytes: int = 0
     """Files that the job writes beside the checkpoint before it saves: qparams, and weights that change."""
+
+    def with_schemes(self) -> dict[str, tuple[str, LinearModule]]:
+        """Every module that ends with a scheme, by its full name: its unit, and the module as named in there.
+
+        apply.py apply_quantization_config: a module that is targeted again has the later scheme.
+        """
+        return {unit.unit + module.name: (unit.unit, module) for unit, module in self._targets() if module.scheme}
+
+    def _targets(self) -> Iterator[tuple[UnitTargets, LinearModule]]:
+        return ((unit, module) for run in self.runs for unit in run.units for module in unit.modules)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

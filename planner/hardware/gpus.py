@@ -55,12 +55,17 @@ def list_gpus() -> tuple[Gpu, ...]:
     return tuple(_gpu(record) for record in json.loads(TABLE.read_text(encoding="utf-8"))["gpus"])
 
 
+@cache
+def _by_name() -> dict[str, Gpu]:
+    return {_plain(name): gpu for gpu in list_gpus() for name in (*gpu.aliases, gpu.name)}
+
+
 def find_gpu(text: str) -> Gpu:
     """The GPU of this name, or an unnamed one of this size (`24GiB`), whose bandwidth is unknown.
 
     Spaces, hyphens and case do not matter. Raises JobError for a text that is neither a name nor a size.
     """
-    named = {_plain(name): gpu for gpu in list_gpus() for name in (*gpu.aliases, gpu.name)}
+    named = _by_name()
     if (gpu := named.get(_plain(text))) is not None:
         return gpu
     if text.strip()[:1].isdigit():

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from planner.compress.host_schema import Disk, Loading
+from planner.compress.program import Program
 from planner.errors import UnsupportedError
 from planner.job import Job
-from planner.recipe.specs import Recipe
 from planner.sizing.host_constants import HostConstants
 from planner.sizing.host_facts import HostModel
 from planner.sizing.saved import header_bytes, saved_tensors, shards
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 def disk_of(
     graph: "ModelGraph",
-    recipe: Recipe,
+    program: Program,
     job: Job,
     model: HostModel,
     loading: Loading | None = None,
     constants: HostConstants | None = None,
 ) -> Disk:
-    """Disk of one job; `model` is what `host_model` says of the same graph, recipe and job."""
+    """Disk of one job; `model` is what `host_model` says of the same graph, program and job."""
     loading, constants = loading or Loading(), constants or HostConstants()
     walk = WeightWalk(model=model, loading=loading, mode=loading.mode(job.dtype), dtype=job.dtype, constants=constants)
     checkpoint = graph.checkpoint_parameters * WIDTHS[loading.checkpoint_dtype or job.dtype]
-    saved, headers, files, notes = _saved(graph, recipe, job, constants)
+    saved, headers, files, notes = _saved(graph, program, job, constants)
     return Disk(
         checkpoint_bytes=checkpoint,
         download_cache_bytes=checkpoint if loading.downloads else 0,
@@ -43,11 +43,11 @@ def disk_of(
 
 
 def _saved(
-    graph: "ModelGraph", recipe: Recipe, job: Job, constants: HostConstants
+    graph: "ModelGraph", program: Program, job: Job, constants: HostConstants
 ) -> tuple[int | None, int | None, int | None, tuple[str, ...]]:
     """Tensors, headers and files of the result, and why they are not known."""
     try:
-        tensors = saved_tensors(graph, recipe, job)
+        tensors = saved_tensors(graph, program, job)
     except UnsupportedError as error:
         return None, None, None, (str(error),)
     files = shards(tensors, constants.shard)

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from math import exp
 from typing import TYPE_CHECKING
 
-from planner.compress.binding import make_program
 from planner.compress.program import Program, cut
 from planner.errors import UnsupportedError
 from planner.formats.compressed_schemes import Storage, module_tensors, storage_of
 from planner.job import Job
 from planner.models.touched import first_touches
-from planner.recipe.specs import Recipe
 from planner.recipe.targets import LinearModule
 
 if TYPE_CHECKING:
@@ -105,9 +103,9 @@ class HostModel:
         return int(self.embedding_bytes * (1 - exp(-self.tokens / windows)))
 
 
-def host_model(graph: "ModelGraph", recipe: Recipe, job: Job) -> HostModel:
-    """The facts of one job. Raises RecipeError as planning does, UnsupportedError where a result cannot be sized."""
-    program, _ = make_program(graph, recipe, job)
+def host_model(graph: "ModelGraph", program: Program, job: Job) -> HostModel:
+    """The facts of one job; the program is bound to this graph. Raises UnsupportedError where a result cannot be
+    sized."""
     views = _views(graph)
     experts = {unit.name: _experts(graph, unit.structure) for unit in graph.units}
     written = {name: size for name, size in _written(program).items() if name in views}
@@ -166,11 +164,11 @@ def _written(program: Program) -> dict[str, int]:
     """Weights that a modifier writes in place, by name: compressed_tensors offload/cache/cpu.py update_offload copies
     into them. Rounding to nearest leaves them alone."""
     return {
-        f"{module.name}.weight": module.weight_bytes
+        f"{unit.unit}{module.name}.weight": module.weight_bytes
         for run in program.runs
         if run.spec.has_hessians or run.spec.prunes
         for unit in run.units
-        for module in unit.named()
+        for module in unit.modules
     }
 
 
@@ -197,17 +195,18 @@ def _reads(graph: "ModelGraph", job: Job, views: dict[str, int], written: dict[s
 # ---------------------------------------------------------------------- what save makes
 def _compressed(program: Program) -> list[CompressedModule]:
     """Every module that ends with a scheme, once: compressed_tensors compressors/base.py compress_module."""
-    modules = {
-        m.name: (m, unit.unit)
-        for run in program.runs
-        for unit in run.units
-        for m in unit.named()
-        if m.scheme is not None
-    }
-    return [_copy(module, unit) for module, unit in modules.values()]
+    known: dict[tuple[object, ...], CompressedModule] = {}
+    found = []
+    for name, (unit, module) in program.with_schemes().items():
+        is_expert = EXPERTS in f"{name}."
+        key = unit, is_expert, module.rows, module.columns, module.itemsize, id(module.scheme)
+        if key not in known:  # the experts of a layer are equal
+            known[key] = _copy(module, unit, is_expert)
+        found.append(known[key])
+    return found
 
 
-def _copy(module: LinearModule, unit: str) -> CompressedModule:
+def _copy(module: LinearModule, unit: str, is_expert: bool) -> CompressedModule:
     assert module.scheme is not None
     storage = storage_of(module.scheme)
     tensors = module_tensors(module.rows, module.columns, module.scheme, module.itemsize)
@@ -223,7 +222,7 @@ def _copy(module: LinearModule, unit: str) -> CompressedModule:
         largest_block=max(module.weight_bytes, 4 * module.rows * module.columns if storage == "pack-quantized" else 0),
         is_packed=storage == "pack-quantized",
         unit=unit,
-        is_expert=EXPERTS in f"{module.name}.",
+        is_expert=is_expert,
     )
 
 

@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from planner.compress.host_schema import HostSetting, Loading
+from planner.compress.program import Program
 from planner.compress.schema import Plan
-from planner.recipe.specs import Recipe
 from planner.sizing.disk import disk_of
 from planner.sizing.host import host_of
 from planner.sizing.host_constants import HostConstants
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 def with_machine(
     plan: Plan,
     graph: "ModelGraph",
-    recipe: Recipe,
+    program: Program,
     loading: Loading | None = None,
     setting: HostSetting | None = None,
     constants: HostConstants | None = None,
 ) -> Plan:
-    """The plan with `host` and `disk`; graph and recipe are those that it was made from.
+    """The plan with `host` and `disk`; graph and program are those that it was made from.
 
     A rule of thumb has no steps to go by: such a plan comes back as it is.
     """
     if plan.method != "simulate":
         return plan
-    model = host_model(graph, recipe, plan.job)
+    model = host_model(graph, program, plan.job)
     host = host_of(plan, model, loading, setting, constants)
-    disk = disk_of(graph, recipe, plan.job, model, loading, constants)
+    disk = disk_of(graph, program, plan.job, model, loading, constants)
     return plan.model_copy(update={"host": host, "disk": disk})

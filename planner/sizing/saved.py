@@ -7,15 +7,14 @@ name (safetensors/src/tensor.rs `prepare`, 0.8). huggingface_hub serialization/_
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from planner.compress.binding import make_program
+from planner.compress.program import Program
 from planner.errors import UnsupportedError
 from planner.formats.compressed_schemes import Storage, module_tensors, storage_of
 from planner.job import Job
-from planner.recipe.specs import QuantArgs, Recipe, Scheme
+from planner.recipe.specs import QuantArgs, Scheme
 from planner.recipe.targets import LinearModule
 
 if TYPE_CHECKING:
@@ -29,9 +28,8 @@ SCALES = {"float8_e4m3fn": "F8_E4M3", "uint8": "U8", "int8": "I8", **FLOATS}
 METADATA = {"__metadata__": {"format": "pt"}}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SavedTensor:
-    """One tensor of a safetensors file."""
+class SavedTensor(NamedTuple):
+    """One tensor of a safetensors file. A tuple: a mixture of experts has a hundred thousand of them."""
 
     name: str
     type: str
@@ -42,47 +40,64 @@ class SavedTensor:
         return prod(self.shape) * WIDTHS[self.type]
 
 
-def saved_tensors(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[SavedTensor, ...]:
+def saved_tensors(graph: "ModelGraph", program: Program, job: Job) -> tuple[SavedTensor, ...]:
     """Every tensor that `save_pretrained` writes, tied ones once, in the order of the model.
 
-    Raises UnsupportedError for scales of keys and values (kv_cache_scheme), and where a scheme cannot be saved.
+    The program is bound to this graph. Raises UnsupportedError for scales of keys and values (kv_cache_scheme), and
+    where a scheme cannot be saved.
     """
-    if any(spec.kv_cache for spec in recipe.modifiers):
-        raise UnsupportedError(f"{recipe.name}: the scales of kv_cache_scheme are not among the tensors that are sized")
-    program, _ = make_program(graph, recipe, job)
-    targeted = {m.name: m for run in program.runs for u in run.units for m in u.named() if m.scheme is not None}
+    if cached := next((run.spec for run in program.runs if run.spec.kv_cache), None):
+        raise UnsupportedError(
+            f"{cached.where}: the scales of kv_cache_scheme are not among the tensors that are sized"
+        )
+    targeted = {name: module for name, (_, module) in program.with_schemes().items()}
+    written = _Written(job.dtype)
     found: list[SavedTensor] = []
     for unit in graph.units:
         for parameter in graph.structures[unit.structure].parameters:
             name = unit.name + parameter.name
             module = targeted.get(name.removesuffix(".weight"))
             if module is not None and name.endswith(".weight") and not parameter.tied:
-                found += compressed_tensors(module, job.dtype)
+                found += written.of(name.removesuffix(".weight"), module)
             elif not parameter.tied:
-                found.append(SavedTensor(name=name, type=FLOATS[parameter.dtype], shape=parameter.shape))
-    return (*found, *_untied_head(graph, targeted, job))
+                found.append(SavedTensor(name, FLOATS[parameter.dtype], parameter.shape))
+    return (*found, *_untied_head(graph, targeted, written))
 
 
-def _untied_head(graph: "ModelGraph", targeted: dict[str, LinearModule], job: Job) -> Iterator[SavedTensor]:
+def _untied_head(graph: "ModelGraph", targeted: dict[str, LinearModule], written: "_Written") -> Iterator[SavedTensor]:
     """compressed_tensors_utils.py `_retie_embeddings`: head and table are one tensor again only if both are equal."""
     head, table = targeted.get(graph.head), targeted.get(graph.embedding)
     if not graph.tied_embeddings or (head and head.scheme) == (table and table.scheme):
         return
     if head is not None:
-        yield from compressed_tensors(head, job.dtype)
+        yield from written.of(graph.head, head)
     elif table is not None:
-        yield SavedTensor(name=f"{graph.head}.weight", type=FLOATS[job.dtype], shape=(table.rows, table.columns))
+        yield SavedTensor(f"{graph.head}.weight", FLOATS[written.dtype], (table.rows, table.columns))
+
+
+class _Written:
+    """What compressed modules are written as, worked out once for those that are alike."""
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = dtype
+        self._known: dict[tuple[int, ...], tuple[SavedTensor, ...]] = {}
+
+    def of(self, name: str, module: LinearModule) -> list[SavedTensor]:
+        """The tensors of this one; its bias is a tensor of its own."""
+        key = id(module.scheme), module.rows, module.columns, module.itemsize
+        if key not in self._known:
+            self._known[key] = tuple(compressed_tensors(module, self.dtype))
+        return [SavedTensor(f"{name}.{tensor}", kind, shape) for tensor, kind, shape in self._known[key]]
 
 
 def compressed_tensors(module: LinearModule, dtype: str) -> Iterator[SavedTensor]:
-    """What one compressed module is written as; its bias is a tensor of its own."""
+    """What a compressed module is written as, by the names of its parameters."""
     scheme = module.scheme
     assert scheme is not None
     storage = storage_of(scheme)
     for name, size in module_tensors(module.rows, module.columns, scheme, module.itemsize).items():
         kind = _type(name, storage, scheme, dtype)
-        shape = _shape(name, size // WIDTHS[kind], module, scheme.weights)
-        yield SavedTensor(name=f"{module.name}.{name}", type=kind, shape=shape)
+        yield SavedTensor(name, kind, _shape(name, size // WIDTHS[kind], module, scheme.weights))
 
 
 def _type(name: str, storage: Storage, scheme: Scheme, dtype: str) -> str:
@@ -127,11 +142,12 @@ def shards(tensors: Iterable[SavedTensor], most: int) -> list[list[SavedTensor]]
     files: list[list[SavedTensor]] = []
     size = 0
     for tensor in tensors:
-        if not files or size + tensor.bytes > most:
+        nbytes = tensor.bytes
+        if not files or size + nbytes > most:
             files.append([])
             size = 0
         files[-1].append(tensor)
-        size += tensor.bytes
+        size += nbytes
     return files
 
 

@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING
 
 from planner.compress.host_schema import Loading
+from planner.compress.program import Program
 from planner.compress.schema import Plan
 from planner.errors import UnsupportedError
 from planner.notes import Note
-from planner.recipe.specs import Recipe
 from planner.sizing.disk import disk_of
 from planner.sizing.host_facts import host_model
 from planner.sizing.machine import with_machine
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from planner.models.graph import ModelGraph
 
 
-def sized(plan: Plan, graph: "ModelGraph", recipe: Recipe) -> Plan:
+def sized(plan: Plan, graph: "ModelGraph", program: Program) -> Plan:
     """The plan with `host` and `disk`, for a script that loads with `from_pretrained` and saves at the end.
 
-    Where a part of it cannot be sized, a note says why.
+    The program is the one that was simulated. Where a part of it cannot be sized, a note says why.
     """
     if plan.method != "simulate":
         return plan
     try:
         if plan.job.weights != "gpu":
-            return with_machine(plan, graph, recipe, _loading(plan, graph.bytes + graph.buffer_bytes))
-        disk = disk_of(graph, recipe, plan.job, host_model(graph, recipe, plan.job))
+            return with_machine(plan, graph, program, _loading(plan, graph.bytes + graph.buffer_bytes))
+        disk = disk_of(graph, program, plan.job, host_model(graph, program, plan.job))
     except UnsupportedError as error:
         return _with_note(plan, f"RAM of the process is an estimate: {error}")
     text = "For weights on the GPU, RAM is an estimate: how loading and saving go through it is not sized."

@@ -19,6 +19,8 @@ GIB, MIB = 2**30, 2**20
 SMALL, LARGE = "llama-3-8b", "deepseek-r1"
 RECIPE = "gptq_w4a16"
 MAX_RSS = 2 * GIB
+MAX_WHAT_IFS = 5.0
+"""Seconds of a thousand what-ifs on the small model, once it is traced and its strategies are simulated."""
 MAX_PAIR = 3e-6
 """Seconds of one request to the caching allocator and its free."""
 FUNCTIONS = ("simulate", "plan_graph", "Rehearsal", "Rehearsal.smallest")
@@ -48,6 +50,17 @@ class PairCase:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WhatIfs:
+    """Every strategy on card after card."""
+
+    strategies: int
+    first: float
+    """Seconds until each strategy was traced and simulated once."""
+    what_ifs: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
     """All that one run of the benchmarks found."""
 
@@ -60,6 +73,7 @@ class Results:
     """Seconds of a planner function on a traced model, by model and function."""
     allocator: dict[str, Spread]
     """Seconds of a request to the caching allocator and its free, by recorded stream of requests."""
+    what_ifs: WhatIfs
 
 
 def pair_cases(folder: Path, quick: bool) -> Iterator[PairCase]:
@@ -119,6 +133,7 @@ def run_all(folder: Path, quick: bool, say: Callable[[str], None]) -> Results:
         phases={model: _phases(model) for model in (SMALL, LARGE)},
         simulations=dict(_simulations("5" if quick else "20")),
         allocator=_allocator("5" if quick else "20"),
+        what_ifs=WhatIfs(**json.loads(_output(_module("what_ifs", SMALL, RECIPE)))),
     )
 
 

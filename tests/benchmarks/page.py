@@ -8,7 +8,19 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.benchmarks.cases import GIB, LARGE, MAX_PAIR, MAX_RSS, MAX_SECONDS, MIB, PairCase, Results
+from tests.benchmarks.cases import (
+    GIB,
+    LARGE,
+    MAX_PAIR,
+    MAX_RSS,
+    MAX_SECONDS,
+    MAX_WHAT_IFS,
+    MIB,
+    SMALL,
+    PairCase,
+    Results,
+    WhatIfs,
+)
 from tests.benchmarks.measure import Pair, Spread, Usage
 
 LIBRARIES = ("torch", "transformers", "accelerate", "compressed-tensors", "typer")
@@ -69,6 +81,17 @@ caching allocator in its seat; `Rehearsal.smallest` then looks for the smallest 
 {rows}
 """
 
+WHAT_IFS = """
+## What-ifs
+
+{model}, GPTQ W4A16, traced: {strategies} strategies on cards from 6 to 80 GiB, with RAM and disk. Each strategy is
+simulated once first.
+
+| what | goal | found | |
+|---|--:|--:|---|
+{rows}
+"""
+
 ALLOCATOR = """
 ## The caching allocator alone
 
@@ -116,6 +139,7 @@ def render(results: Results) -> str:
             ABSOLUTE.format(rows=_lines(_absolute_rows(results)), turns=" or ".join(map(str, turns))),
             WHOLE_SIZE.format(model=LARGE, rows=_lines(_whole_size_rows(results))),
             SIMULATION.format(rows=_lines(_simulation_rows(results))),
+            _what_ifs(results.what_ifs),
             ALLOCATOR.format(rows=_lines(_allocator_rows(results))),
             _phases(results),
             ESTIMATE.format(expert=expert / 1e9, expert_gib=expert / GIB),
@@ -183,6 +207,19 @@ def _simulation_rows(results: Results) -> Iterator[Sequence[str]]:
         numbers = (f"{value * 1000:.1f} ms" for value in (spread.low, spread.middle, spread.high))
         wanted = f"{goal * 1000:.0f} ms" if goal else ""
         yield model, f"`{function}`", wanted, *numbers, _verdict(spread.middle, goal)
+
+
+def _what_ifs(found: WhatIfs) -> str:
+    rows = (
+        (f"the {found.strategies} strategies, each once", "", f"{found.first:.2f} s", ""),
+        (
+            f"{found.what_ifs:,} what-ifs",
+            f"{MAX_WHAT_IFS:g} s",
+            f"{found.seconds:.2f} s",
+            _verdict(found.seconds, MAX_WHAT_IFS),
+        ),
+    )
+    return WHAT_IFS.format(model=SMALL, strategies=found.strategies, rows=_lines(rows))
 
 
 def _allocator_rows(results: Results) -> Iterator[Sequence[str]]:

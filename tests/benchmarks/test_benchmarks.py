@@ -2,7 +2,7 @@
 
 import sys
 
-from tests.benchmarks.cases import MIB, PairCase, Results, imported_by_help
+from tests.benchmarks.cases import MIB, PairCase, Results, WhatIfs, imported_by_help
 from tests.benchmarks.measure import Pair, Spread, Usage, run_process, take_turns
 from tests.benchmarks.page import render
 
@@ -22,6 +22,7 @@ def results(pair: Pair, max_time: float) -> Results:
         phases={"toy": {"import": 0.5, "plan": 0.25}},
         simulations={("toy", "simulate"): Spread.of([0.01, 0.02, 0.04])},
         allocator={"a stream": Spread.of([1e-6, 2e-6, 4e-6])},
+        what_ifs=WhatIfs(strategies=12, first=3.0, what_ifs=1008, seconds=6.0),
     )
 
 
@@ -56,6 +57,11 @@ def test_the_page_admits_what_is_missed() -> None:
 def test_the_allocator_s_time_is_shown_in_microseconds() -> None:
     page = render(results(Pair(subject=[usage(1.0)], baseline=[usage(1.0)]), max_time=2.0))
     assert "| a stream | 3 | 1.00 | 2.00 | 4.00 | met |" in page
+
+
+def test_what_ifs_stand_beside_their_goal() -> None:
+    page = render(results(Pair(subject=[usage(1.0)], baseline=[usage(1.0)]), max_time=2.0))
+    assert "| 1,008 what-ifs | 5 s | 6.00 s | **missed** |" in page
 
 
 def test_the_parts_of_a_plan_are_summed() -> None:

@@ -102,6 +102,27 @@ def test_a_card_between_two_that_were_tried_is_told_as_if_it_was_tried_alone(cas
         assert told.ran_out == alone.ran_out
 
 
+@EXAMPLES
+@given(strategies.cases(), st.integers(50, 200))
+def test_what_the_card_with_room_says_of_others_is_what_a_simulation_on_them_says(case: Case, percent: int) -> None:
+    jobs = rehearsal(case)
+    total = max(1, needed(jobs.roomy) * percent // 100)
+    told = jobs._seen_like(total)
+    if told is not None:
+        real = rehearsal(case)._simulated(total, EVERYTHING, is_strict=True)[1]
+        assert figures(told.steps) == figures(real.steps)
+        assert real.ran_out is None
+
+
+@EXAMPLES
+@given(strategies.cases(), st.integers(1, 100))
+def test_no_card_below_the_least_gets_through(case: Case, percent: int) -> None:
+    jobs = rehearsal(case)
+    total = (jobs.least - 1) * percent // 100
+    if total > 0:
+        assert jobs.on(total).ran_out is not None
+
+
 @given(limit=st.integers(1, 10**12), start=st.integers(1, 10**12))
 def test_the_search_finds_the_limit_of_a_job_that_does_not_adapt(limit: int, start: int) -> None:
     found = smallest_card(lambda total: total >= limit, start, 200)

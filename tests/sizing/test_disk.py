@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from planner.compress.binding import make_program
 from planner.compress.host_schema import Disk, Loading
+from planner.compress.program import Program
 from planner.sizing.disk import disk_of
 from planner.sizing.host_facts import host_model
 from planner.sizing.saved import SavedTensor, header_bytes, saved_tensors, shards
@@ -18,8 +20,12 @@ LAYER = TOY.layer(0).weight_bytes(2)
 
 
 def disk(*specs: Any, **loading: Any) -> Disk:
-    job, recipe = toys.job(), toys.recipe(*specs)
-    return disk_of(TOY.graph, recipe, job, host_model(TOY.graph, recipe, job), Loading(**loading))
+    job, program = toys.job(), bound(*specs)
+    return disk_of(TOY.graph, program, job, host_model(TOY.graph, program, job), Loading(**loading))
+
+
+def bound(*specs: Any) -> Program:
+    return make_program(TOY.graph, toys.recipe(*specs), toys.job())[0]
 
 
 def tensor(name: str, kind: str = "BF16", *shape: int) -> SavedTensor:
@@ -55,7 +61,7 @@ def test_pruned_weights_are_saved_at_full_size() -> None:
 
 
 def test_saved_tensors_are_the_compressed_ones_and_the_rest_as_it_was() -> None:
-    tensors = saved_tensors(TOY.graph, toys.recipe(toys.static_rtn()), toys.job())
+    tensors = saved_tensors(TOY.graph, bound(toys.static_rtn()), toys.job())
     by_name = {each.name: each for each in tensors}
     assert by_name["model.layers.0.up.weight"] == tensor("model.layers.0.up.weight", "I8", 400, 200)
     assert by_name["model.layers.0.up.weight_scale"] == tensor("model.layers.0.up.weight_scale", "BF16", 400, 1)

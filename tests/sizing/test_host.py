@@ -5,8 +5,11 @@ from typing import Any
 
 import pytest
 
+from planner.compress.binding import make_program
 from planner.compress.host_schema import Host, HostPhase, HostSetting, Loading
+from planner.compress.program import Program
 from planner.planning import plan_graph
+from planner.recipe.specs import Recipe
 from planner.sizing.host import ORDER, host_of
 from planner.sizing.host_constants import HostConstants
 from planner.sizing.host_facts import HostModel, host_model, next_power_of_two
@@ -26,9 +29,13 @@ LAYER, EMBEDDING, WEIGHTS = TOY.layer(0).weight_bytes(2), TOY.embedding, TOY.wei
 def host(*specs: Any, toy: toys.Toy = TOY, loading: Any = None, constants: Any = NOTHING, **setting: Any) -> Host:
     job, recipe = toys.job(), toys.recipe(*specs)
     plan = plan_graph(toy.graph, recipe, job, without_gpu=True)
-    model = host_model(toy.graph, recipe, job)
+    model = host_model(toy.graph, make_program(toy.graph, recipe, job)[0], job)
     loading = Loading(**(loading or {}))
     return host_of(plan, model, loading, HostSetting(gpu=False) if not setting else HostSetting(**setting), constants)
+
+
+def bound(recipe: Recipe) -> Program:
+    return make_program(TOY.graph, recipe, toys.job())[0]
 
 
 def phase(found: Host, name: str) -> HostPhase:
@@ -41,7 +48,7 @@ def walk(model: HostModel, dtype: Any = "bfloat16", **loading: Any) -> WeightWal
 
 
 def model(*specs: Any, **changes: Any) -> HostModel:
-    return replace(host_model(TOY.graph, toys.recipe(*specs), toys.job()), **changes)
+    return replace(host_model(TOY.graph, bound(toys.recipe(*specs)), toys.job()), **changes)
 
 
 def saved(*specs: Any) -> SaveMoment:
@@ -204,7 +211,7 @@ def test_every_constant_can_be_another() -> None:
 
 def test_what_lies_on_the_gpu_is_not_in_ram_but_cudas_host_side_is_and_says_that_it_is_an_estimate() -> None:
     job, recipe = toys.job(), toys.recipe(toys.gptq())
-    plan, facts = plan_graph(TOY.graph, recipe, job), host_model(TOY.graph, recipe, job)
+    plan, facts = plan_graph(TOY.graph, recipe, job), host_model(TOY.graph, bound(recipe), job)
     known = NOTHING.model_copy(update={"cuda_anonymous": 50, "cuda_file": 20, "staging": 5})
     there = host_of(plan, facts, constants=known)
     assert phase(there, "compress").parts["CUDA"] == 75
@@ -256,7 +263,7 @@ def test_ranks_whose_weights_do_not_fit_into_shared_memory_are_told_so() -> None
 # ---------------------------------------------------------------------- the front door
 def test_a_plan_with_its_machine_is_written_and_read_again() -> None:
     recipe = toys.recipe(toys.gptq())
-    plan = with_machine(plan_graph(TOY.graph, recipe, toys.job()), TOY.graph, recipe)
+    plan = with_machine(plan_graph(TOY.graph, recipe, toys.job()), TOY.graph, bound(recipe))
     assert plan.host is not None and plan.disk is not None
     assert type(plan).model_validate_json(plan.model_dump_json()) == plan
 
@@ -264,4 +271,4 @@ def test_a_plan_with_its_machine_is_written_and_read_again() -> None:
 def test_the_rule_of_thumb_has_no_steps_to_size_a_process_by() -> None:
     recipe = toys.recipe(toys.gptq())
     rule = plan_graph(TOY.graph, recipe, toys.job(), method="rule-of-thumb")
-    assert with_machine(rule, TOY.graph, recipe) == rule
+    assert with_machine(rule, TOY.graph, bound(recipe)) == rule

@@ -3,6 +3,7 @@
 phases.py MODEL RECIPE ROUNDS
 """
 
+import gc
 import json
 import sys
 from collections.abc import Callable
@@ -39,7 +40,13 @@ class Timed:
 
 
 def main() -> None:
-    """Plan once in a cold process, lap by lap, then again and again with the trace in hand."""
+    """Plan once in a cold process, lap by lap, then again and again with the trace in hand.
+
+    Python's collector is set as the command sets it.
+    """
+    from planner.cli import COLLECTOR
+
+    gc.set_threshold(*COLLECTOR)
     clock = Clock()
     import torch  # noqa: F401
 

@@ -7,7 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from planner.compress.binding import make_program
 from planner.compress.host_schema import Disk, Host, HostSetting, Loading
+from planner.compress.program import Program
 from planner.compress.recipes import load_recipe
 from planner.job import Job, dtype_named
 from planner.models.graph import ModelGraph
@@ -106,16 +108,17 @@ def loading_of(run: Run) -> Loading:
 
 
 @cache
-def built(run: Run) -> tuple[ModelGraph, Recipe, HostModel]:
-    """The model without weights, the recipe, and what both mean for RAM."""
+def built(run: Run) -> tuple[ModelGraph, Recipe, Program, HostModel]:
+    """The model without weights, the recipe, both bound to each other, and what they mean for RAM."""
     graph, recipe = load_model(measured(run)["config"], job_of(run)), load_recipe(run.recipe)
-    return graph, recipe, host_model(graph, recipe, job_of(run))
+    program, _ = make_program(graph, recipe, job_of(run))
+    return graph, recipe, program, host_model(graph, program, job_of(run))
 
 
 @cache
 def predicted(run: Run) -> Host:
     """RAM as planned, for a process that computes on the CPU, as the hostmeter's does."""
-    graph, recipe, model = built(run)
+    graph, recipe, _, model = built(run)
     plan = plan_graph(graph, recipe, job_of(run), without_gpu=True)
     return host_of(plan, model, loading_of(run), HostSetting(gpu=False))
 
@@ -123,5 +126,5 @@ def predicted(run: Run) -> Host:
 @cache
 def disk(run: Run) -> Disk:
     """Disk as planned."""
-    graph, recipe, model = built(run)
-    return disk_of(graph, recipe, job_of(run), model, loading_of(run))
+    graph, _, program, model = built(run)
+    return disk_of(graph, program, job_of(run), model, loading_of(run))
