@@ -44,6 +44,8 @@ class SubgraphForward:
         """Its tensors, by their ids in it."""
         self._crossed: dict[int, Handle] = {}
         """Tensors that came over a border and are there for this batch alone, by crossing."""
+        self.cached: dict[int, Handle] = {}
+        """Crossings of the running batch that lie in the activation cache, and the holding that keeps them too."""
         self._spans: dict[int, dict[str, slice]] = {}
         self._calls: dict[int, tuple[Calls, ...]] = {}
         """By the structure of the segment."""
@@ -77,6 +79,7 @@ class SubgraphForward:
         outputs: dict[int, Handle] = {}
         inner: dict[int, tuple[int, Handle]] = {}
         self._crossed, self._last = dict(inputs or {}), subgraph.segments[-1]
+        self.cached.clear()
         for index in subgraph.segments:
             storages = self._run_segment(self.trace.segments[index], hooked, share, again)
             for local, numbers in _by_local(self.trace.segments[index]).items():
@@ -97,14 +100,14 @@ class SubgraphForward:
     def retain(self, value: CallValue, holding: Handle) -> None:
         """Keep a tensor of the running call: once the forward and its caller let go of it, `holding` counts it.
 
-        Of several holdings that keep one tensor, the last counts it (`Ledger.bequeath`). Raises UnsupportedError for
-        a tensor that the activation cache keeps on the computing device.
+        Of several holdings that keep one tensor, the last counts it (`Ledger.bequeath`). One that the activation cache
+        keeps on the computing device is counted there; if the cache lets go of it in this pass, in `holding` then.
         """
         tensor = self._handle_of(value)
-        if tensor is None:
-            owner = self.context.ledger.about(holding).owner
-            raise UnsupportedError(f"{owner}: {value.name} is kept by the activation cache too, which is not modelled")
-        self.context.ledger.bequeath(tensor, holding)
+        if tensor is not None:
+            self.context.ledger.bequeath(tensor, holding)
+        elif value.read >= 0:
+            self.cached[self._segment.reads[value.read]] = holding
 
     def replay(self, module: str, share: Share = (1, 1)) -> tuple[Handle, ...]:
         """Run the module's forward again, without hooks: all that is born in it, in order, and what dies in it.

@@ -28,6 +28,7 @@ class Pipeline:
         self.modifier = "+".join(run.spec.type for run in runs)
         self.forward = SubgraphForward(context, program.trace)
         context.forward = self.forward
+        context.head = (program.head, program.head_bytes)
         self.models: list[ModifierModel] = [make_model(run.spec, context) for run in runs]
 
     def run(self) -> None:
