@@ -117,12 +117,24 @@ class SubgraphForward:
         `Call.outputs`, each storage once: the caller frees them. Raises UnsupportedError for a module that was not
         called as one.
         """
-        segment, events = self._call_of(module)
+        segment, span = self._call_of(module)
+        events = segment.events[span]
         born = {event.id for event in events if event.kind == "alloc"}
         live: dict[int, Handle] = {}
-        for event in events:
-            if event.kind != "free" or event.id in born:  # the caller holds the arguments
-                self._play(segment, event, live, share)
+
+        def play(where: slice) -> None:
+            for event in segment.events[where]:
+                if event.kind != "free" or event.id in born:  # the caller holds the arguments
+                    self._play(segment, event, live, share)
+
+        self._live = live
+        done = span.start
+        for calls in self._equal_calls(segment, ()) if self.context.shortcuts.calls else ():
+            if span.start < calls.begin and calls.end < span.stop:
+                play(slice(done, calls.begin))
+                self._walk(segment, calls, play)
+                done = calls.end
+        play(slice(done, span.stop))
         returned = events[-1].call.outputs if events[-1].call else ()
         storages = dict.fromkeys(value.storage for value in returned if value.storage in live)
         handles = tuple(live.pop(storage) for storage in storages)
@@ -209,12 +221,12 @@ class SubgraphForward:
         return any(crossing.last_reader > self._last for crossing in crossings)
 
     # ------------------------------------------------------------------ finding a call
-    def _call_of(self, module: str) -> tuple[Segment, tuple[Event, ...]]:
-        """The segment that calls the module, and its events from the call's beginning to its end."""
+    def _call_of(self, module: str) -> tuple[Segment, slice]:
+        """The segment that calls the module, and where its events lie, from the call's beginning to its end."""
         for segment in self.trace.segments:
             span = self._spans_in(segment).get(_name_in(segment, module))
             if span is not None:
-                return segment, segment.events[span]
+                return segment, span
         raise UnsupportedError(f"{module} cannot run again: the traced forward never calls it as one module")
 
     def _spans_in(self, segment: Segment) -> dict[str, slice]:

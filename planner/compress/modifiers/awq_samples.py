@@ -1,5 +1,6 @@
 """A parent module run again on all batches: transform/awq/base.py `_run_samples`, and what is done with its outputs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from planner.compress.batches import Batches, walk_batches
@@ -11,6 +12,8 @@ from planner.cuda.requests import temporaries
 from planner.models.traces import Call
 from planner.timeline import Handle
 
+SETTLED = 3
+"""Batches in a row that needed nothing from the driver: a run of all of them is one of many equal ones."""
 _DTYPE = {2: "bfloat16", 4: "float32"}
 FP32, INT64 = 4, 8
 
@@ -61,9 +64,12 @@ class Samples:
         others = ledger.open(device, "awq", Owner(self._parent, "outputs beside the first"))
         self._stream = self._context.new_stream() if self._context.job.prefetch else 0
         with self._context.frame("batch", Owner(self._parent, "arguments")) as names:
-            walk_batches(self._context, self._batches.count, lambda number: self._batch(number, names, outputs, others))
+            self._walk(lambda number: self._batch(number, names, outputs, others))
         ledger.free(others)
         return outputs
+
+    def _walk(self, batch: Callable[[int], None]) -> None:
+        walk_batches(self._context, self._batches.count, batch, soon=SETTLED)
 
     def _batch(self, number: int, names: Frame, outputs: Handle, others: Handle) -> None:
         """outputs = [module(**batch) for batch in batch_iter]"""
@@ -109,7 +115,7 @@ class Samples:
                 self._reduce(names, numel, "bool", 1)
                 names.delete("is finite")
 
-            walk_batches(self._context, self._batches.count, batch)
+            self._walk(batch)
         ledger.free(verdicts)
 
     def compare(self, names: Frame) -> None:
@@ -128,7 +134,7 @@ class Samples:
             with names.during(size, "room of the loss"), names.during(size, "squared differences"):
                 self._reduce(names, numel, _DTYPE[self._kept.itemsize], FP32)
 
-        walk_batches(self._context, self._batches.count, batch)
+        self._walk(batch)
         names.temporary(FP32, "mean loss")
         names.delete("loss", "num_elements")
 

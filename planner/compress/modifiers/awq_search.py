@@ -112,7 +112,11 @@ class AwqSearch:
                 names.delete("x_sum")
             if any(self.points):
                 layer_means(self.context, names, one.balance)
-            walk_batches(self.context, len(self.points), lambda number: self._point(one, samples, names, number))
+
+            def point(number: int) -> None:
+                self._point(one, samples, names, number)
+
+            walk_batches(self.context, len(self.points), point, in_places=True)
             with names.during(columns, "isnan"), names.single(INT64, "sum"):
                 if names.build:
                     names.temporary(columns * INT64, "isnan in int64")
