@@ -39,14 +39,26 @@ Moves = dict[tuple[Handle, int], int]
 """By how many tensors each growing holding changed, by holding and size of the tensor."""
 
 
-def walk_batches(context: Context, count: int, batch: Callable[[int], None]) -> None:
+def walk_batches(
+    context: Context,
+    count: int,
+    batch: Callable[[int], None],
+    *,
+    soon: int | None = None,
+    in_places: bool = False,
+) -> None:
     """Call `batch` with the numbers 0 to count - 1, but for those that would do what batches before them did.
 
     A batch that leaves all as an earlier one did is the end of a round, and further rounds would be equal. As many as
-    fit before the last two batches are passed over; what grew in one grows on by their number.
+    fit before the last two batches are passed over; what grew in one grows on by their number. Where tensors have
+    places, batches that differ in these alone settle (`Shortcuts.settled`): after `soon` of them, if they are a part
+    of something that is done many times. `in_places`: a few long rounds, which are over only where every large tensor
+    lies where it lay, and every large free block.
     """
     ledger, rounds, settled = context.ledger, Rounds(), context.shortcuts.settled
-    number, quiet = 0, 0
+    if settled is not None:
+        settled = None if in_places else min(settled, settled if soon is None else soon)
+    number, quiet, ends = 0, 0, 0 if in_places else 2
     while number < count:
         growth, claims, carried = ledger.growth(), ledger.claims("gpu"), context.traffic.moved
         batch(number)
@@ -54,9 +66,11 @@ def walk_batches(context: Context, count: int, batch: Callable[[int], None]) -> 
         if not context.shortcuts.batches:
             continue
         rounds.traffic.append(context.traffic.moved - carried)
-        length, moves = rounds.add(ledger.state(with_places=settled is None), _moves(growth, ledger.growth()))
+        places = ledger.large_places("gpu") if in_places else None
+        state = ledger.state(with_places=settled is None and not in_places), places
+        length, moves = rounds.add(state, _moves(growth, ledger.growth()))
         quiet = quiet + 1 if ledger.claims("gpu") == claims else 0
-        times = (count - 2 - number) // length if length and quiet >= (settled or 0) else 0
+        times = (count - ends - number) // length if length and quiet >= (settled or 0) else 0
         if times > 0:
             for (handle, size), change in sorted(moves.items(), key=lambda move: move[1]):  # first what goes
                 ledger.grow(handle, size * change * times, abs(change) * times)

@@ -10,7 +10,7 @@ from planner.compress.program import Program, Run
 from planner.job import Job
 from planner.notes import Note
 from planner.recipe.qparams import qparam_sizes
-from planner.recipe.specs import HiddenModule, ModifierSpec, Recipe, Scheme, Selection
+from planner.recipe.specs import HiddenModule, ModelFacts, ModifierSpec, Recipe, Scheme, Selection
 from planner.recipe.targets import LinearModule, UnitTargets
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
 
     Raises RecipeError as the library would.
     """
-    bound = [_bind(graph, spec, job) for spec in recipe.modifiers]
+    facts, modules = _facts(graph), graph.module_refs()
+    bound = [_bind(graph, spec.within(facts, modules, recipe.modifiers), job) for spec in recipe.modifiers]
     runs = tuple(run for run, _ in bound)
     head = next((u for u in graph.units if u.name == graph.head), None)
     embedding = next((u for u in graph.units if u.name == graph.embedding), None)
@@ -69,6 +70,14 @@ def _bind(graph: "ModelGraph", spec: ModifierSpec, job: Job) -> tuple[Run, tuple
         *_unwatched(graph, spec, selection),
     )
     return run, notes
+
+
+def _facts(graph: "ModelGraph") -> ModelFacts:
+    """modifiers/utils/pytorch_helpers.py is_moe_model: by the classes of the modules, or by the config's fields."""
+    is_moe = graph.names_experts or any(
+        "MoE" in ref.classes[0] or "Expert" in ref.classes[0] for ref in graph.module_refs() if ref.classes
+    )
+    return ModelFacts(graph.architecture, is_moe)
 
 
 def _ends(graph: "ModelGraph") -> set[str]:

@@ -271,6 +271,8 @@ class Context:
         get_main_device), and in the basic pipeline, which computes where the model lies."""
         self.is_on_disk: Callable[[str], bool] = lambda _module: False
         """The module's weights lie on the disk while no subgraph uses them."""
+        self.head: tuple[str, int] = ("", 0)
+        """Name and bytes of the output head's weight; the pipeline sets it."""
         self.onloaded: dict[str, Handle] = {}
         """Names of parameters on the GPU until the subgraph ends (`disable_offloading`)."""
         self.keep_onloaded = True
@@ -316,6 +318,16 @@ class Context:
             self.onloaded[name] = handle
         else:
             self.ledger.free(handle)
+
+    def rebind(self, name: str, handle: Handle) -> None:
+        """parameter.data = a new tensor: on the GPU copy alone where there is one (`keep_onloaded_values`).
+
+        Elsewhere the new tensor takes the place of the old one, which is counted with the model.
+        """
+        old = self.onloaded.get(name)
+        self.ledger.free(handle if old is None else old)
+        if old is not None:
+            self.onloaded[name] = handle
 
     def written(self, nbytes: int, copies: int = 1) -> None:
         """compressed_tensors offload/cache/base.py OffloadCache.__setitem__: a new value goes where the old one is."""

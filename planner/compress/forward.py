@@ -44,6 +44,8 @@ class SubgraphForward:
         """Its tensors, by their ids in it."""
         self._crossed: dict[int, Handle] = {}
         """Tensors that came over a border and are there for this batch alone, by crossing."""
+        self.cached: dict[int, Handle] = {}
+        """Crossings of the running batch that lie in the activation cache, and the holding that keeps them too."""
         self._spans: dict[int, dict[str, slice]] = {}
         self._calls: dict[int, tuple[Calls, ...]] = {}
         """By the structure of the segment."""
@@ -77,6 +79,7 @@ class SubgraphForward:
         outputs: dict[int, Handle] = {}
         inner: dict[int, tuple[int, Handle]] = {}
         self._crossed, self._last = dict(inputs or {}), subgraph.segments[-1]
+        self.cached.clear()
         for index in subgraph.segments:
             storages = self._run_segment(self.trace.segments[index], hooked, share, again)
             for local, numbers in _by_local(self.trace.segments[index]).items():
@@ -97,14 +100,14 @@ class SubgraphForward:
     def retain(self, value: CallValue, holding: Handle) -> None:
         """Keep a tensor of the running call: once the forward and its caller let go of it, `holding` counts it.
 
-        Of several holdings that keep one tensor, the last counts it (`Ledger.bequeath`). Raises UnsupportedError for
-        a tensor that the activation cache keeps on the computing device.
+        Of several holdings that keep one tensor, the last counts it (`Ledger.bequeath`). One that the activation cache
+        keeps on the computing device is counted there; if the cache lets go of it in this pass, in `holding` then.
         """
         tensor = self._handle_of(value)
-        if tensor is None:
-            owner = self.context.ledger.about(holding).owner
-            raise UnsupportedError(f"{owner}: {value.name} is kept by the activation cache too, which is not modelled")
-        self.context.ledger.bequeath(tensor, holding)
+        if tensor is not None:
+            self.context.ledger.bequeath(tensor, holding)
+        elif value.read >= 0:
+            self.cached[self._segment.reads[value.read]] = holding
 
     def replay(self, module: str, share: Share = (1, 1)) -> tuple[Handle, ...]:
         """Run the module's forward again, without hooks: all that is born in it, in order, and what dies in it.
@@ -114,12 +117,24 @@ class SubgraphForward:
         `Call.outputs`, each storage once: the caller frees them. Raises UnsupportedError for a module that was not
         called as one.
         """
-        segment, events = self._call_of(module)
+        segment, span = self._call_of(module)
+        events = segment.events[span]
         born = {event.id for event in events if event.kind == "alloc"}
         live: dict[int, Handle] = {}
-        for event in events:
-            if event.kind != "free" or event.id in born:  # the caller holds the arguments
-                self._play(segment, event, live, share)
+
+        def play(where: slice) -> None:
+            for event in segment.events[where]:
+                if event.kind != "free" or event.id in born:  # the caller holds the arguments
+                    self._play(segment, event, live, share)
+
+        self._live = live
+        done = span.start
+        for calls in self._equal_calls(segment, ()) if self.context.shortcuts.calls else ():
+            if span.start < calls.begin and calls.end < span.stop:
+                play(slice(done, calls.begin))
+                self._walk(segment, calls, play)
+                done = calls.end
+        play(slice(done, span.stop))
         returned = events[-1].call.outputs if events[-1].call else ()
         storages = dict.fromkeys(value.storage for value in returned if value.storage in live)
         handles = tuple(live.pop(storage) for storage in storages)
@@ -206,12 +221,12 @@ class SubgraphForward:
         return any(crossing.last_reader > self._last for crossing in crossings)
 
     # ------------------------------------------------------------------ finding a call
-    def _call_of(self, module: str) -> tuple[Segment, tuple[Event, ...]]:
-        """The segment that calls the module, and its events from the call's beginning to its end."""
+    def _call_of(self, module: str) -> tuple[Segment, slice]:
+        """The segment that calls the module, and where its events lie, from the call's beginning to its end."""
         for segment in self.trace.segments:
             span = self._spans_in(segment).get(_name_in(segment, module))
             if span is not None:
-                return segment, segment.events[span]
+                return segment, span
         raise UnsupportedError(f"{module} cannot run again: the traced forward never calls it as one module")
 
     def _spans_in(self, segment: Segment) -> dict[str, slice]:

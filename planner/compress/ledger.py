@@ -25,6 +25,7 @@ from planner.compress.devices import (
 )
 from planner.compress.holdings import About, DeviceName, Holding, Owner, Peak, Timeline
 from planner.compress.tape import Part, Repeated
+from planner.cuda.allocator import is_of_large_pool
 from planner.errors import UnsupportedError
 from planner.timeline import Handle
 
@@ -222,6 +223,15 @@ class Ledger:
         books = self._books[device]
         return books.caught_up().layout(books.ordered(last)) if books.device.places else None
 
+    def large_places(self, device: DeviceName) -> Hashable:
+        """The same of tensors and free blocks of the large pools alone; the others hardly ever decide a segment."""
+        layout = self.layout(device)
+        if layout is None:
+            return None
+        sizes, free, groups, _ = layout
+        live = (tuple(block for block in group if is_of_large_pool(block[3])) for group in groups)
+        return sizes, tuple(pool for pool in free if is_of_large_pool(pool[0])), tuple(group for group in live if group)
+
     def parts(self, device: DeviceName, last: Sequence[Handle]) -> tuple[Handle, ...]:
         """Holdings that are live on the device, in the order of their birth, but `last` at the end."""
         return tuple(self._books[device].ordered(last))
@@ -347,10 +357,10 @@ class Ledger:
         if any(sharer in books.holdings for sharer in sharers):
             raise UnsupportedError(f"{self._owners[handle]} go before an earlier one that shares tensors with them")
         heir = self._heirs.pop(handle, None)
-        if heir in books.holdings:
-            nbytes = books.holdings[handle]
-            self.grow(handle, -nbytes)
-            self.grow(heir, nbytes)
+        nbytes = books.holdings[handle]
+        if heir in books.holdings and nbytes:
+            self._tally(heir, nbytes, 1)
+            books.pass_on(handle, heir, nbytes)
 
     def _by_kind(self, holdings: dict[Handle, int]) -> dict[str, int]:
         sums: dict[str, int] = defaultdict(int)

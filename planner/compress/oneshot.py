@@ -48,8 +48,10 @@ def simulate(program: Program, context: Context, outcome: Outcome | None = None)
     ledger.alloc("cpu", samples, "calibration_data", "calibration samples")
     home.linearize()
     home.add_qparams()
-    for each in pipeline_runs(program, context.job):
-        _PIPELINES[each.pipeline](context, program, each.runs, outcome, home).run()
+    pipelines = pipeline_runs(program, context.job)
+    for each in pipelines:
+        is_followed = each is not pipelines[-1]
+        _PIPELINES[each.pipeline](context, program, each.runs, outcome, home, followed=is_followed).run()
     _close(context, home, outcome, "save")
     return outcome
 

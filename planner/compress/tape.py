@@ -12,6 +12,10 @@ from planner.compress.devices import Action, CachingDevice, CardUse, Device, Dif
 from planner.cuda.allocator import OutOfMemory
 from planner.timeline import Handle
 
+LONG, SOON = 20_000, 3
+"""A script of more tensors than this, as a layer's is whose inputs and outputs are kept for all samples, is taken as
+settled after so many in a row."""
+
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
@@ -38,6 +42,10 @@ class Outcomes:
     last: Outcome | None = None
     quiet: int = 0
     """How often in a row it needed nothing from the driver."""
+    is_long: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.is_long = sum(abs(action[2]) for action in self.script.actions if type(action) is tuple) > LONG
 
     def of(self, device: Device, begin: Sequence[Handle], settled: int | None) -> Outcome:
         """How it comes out with the holdings `begin` in the parts of its own; `settled` as in `Shortcuts`.
@@ -47,6 +55,8 @@ class Outcomes:
         """
         before = device.layout(begin)
         known = self.seen.get(before)
+        if settled is not None and self.is_long:
+            settled = min(settled, SOON)
         if known is None and settled is not None and self.quiet >= settled:
             known = self.last
         if known is not None:

@@ -110,6 +110,13 @@ class Use:
 Free = tuple[tuple[int, tuple[int, ...]], ...]
 """(number of the pool, keys of its free blocks) of each pool that has any."""
 Live = tuple[tuple[Block, ...], ...]
+
+
+def is_of_large_pool(number: int) -> bool:
+    """Whether a pool of this number has blocks of more than 1 MiB, or what is left of them."""
+    return not number & 1
+
+
 Layout = tuple[tuple[int, ...], Free, Live, tuple[int, ...]]
 """(sizes of the segments in order of birth, free blocks, live blocks in their groups, ages where they matter)."""
 

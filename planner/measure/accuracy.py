@@ -175,21 +175,16 @@ def match_steps(plan: Plan, measurement: Measurement) -> tuple[list[Match], list
         elif step.running:
             matches.append((plan.steps[: planned_step.index + 1], step))
         elif step.phase == "setup" and not has_prepare:
-            matches.append((_whole_setup(plan, planned_step, measurement), step))
+            matches.append((_whole_setup(plan, planned_step), step))
         else:
             matches.append(((planned_step,), step))
     return matches, missing
 
 
-def _whole_setup(plan: Plan, setup: Step, measurement: Measurement) -> tuple[Step, ...]:
-    """The plan's steps that a measured setup covers where no prepare was measured: all up to the first batch.
-
-    The meter (tests/meter/steps.py `end`) closes finalize when calibration_end returns. The pipeline
-    returns after that, so the setup of a second modifier begins with all that the first one still holds.
-    """
-    before, after = plan.steps[setup.index - 1], plan.steps[setup.index + 1]
-    leaves = (before,) if measurement.source == "meter" and before.phase == "finalize" else ()
-    return (*leaves, setup, *((after,) if after.phase == "prepare" else ()))
+def _whole_setup(plan: Plan, setup: Step) -> tuple[Step, ...]:
+    """The plan's steps that a measured setup covers where no prepare was measured: all up to the first batch."""
+    after = plan.steps[setup.index + 1]
+    return (setup, *((after,) if after.phase == "prepare" else ()))
 
 
 def _key(step: MeasuredStep, plan: Plan) -> tuple[str | None, int | None, str]:

@@ -113,6 +113,12 @@ def num_experts(config: Any) -> int:
     return next((int(count) for part in parts for key in EXPERT_COUNT_KEYS if (count := getattr(part, key, None))), 0)
 
 
+def names_experts(config: Any) -> bool:
+    """Some field of the config is named for experts: llmcompressor modifiers/utils/pytorch_helpers.py is_moe_model."""
+    fields = (field.lower() for field in dir(config) if not field.startswith("_"))
+    return any("moe" in field or "expert" in field for field in fields)
+
+
 def architecture(model: torch.nn.Module) -> str:
     """The model's class name, as `architectures` in config.json spells it."""
     return type(model).__name__

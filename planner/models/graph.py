@@ -133,6 +133,8 @@ class ModelGraph:
     """For each module of fused experts, the tensors that it becomes: (bytes, number of them in a row)."""
     on_disk: frozenset[str] = frozenset()
     """Modules whose weights stay on the disk, with all that is in them; the empty name is the whole model."""
+    names_experts: bool = False
+    """A field of the config is named for experts (modifiers/utils/pytorch_helpers.py `is_moe_model`)."""
 
     def module_refs(self) -> list[ModuleRef]:
         """Every module by its full name, in model order: what targets and ignores are matched against."""

@@ -11,6 +11,7 @@ from planner.errors import JobError, UnsupportedError
 from planner.job import Build, Job
 from planner.models.build import (
     architecture,
+    names_experts,
     num_experts,
     parameter_bytes,
     parameter_count,
@@ -29,23 +30,12 @@ from planner.models.inputs import calibration_batch
 from planner.models.offload import disk_modules
 from planner.models.source import Named, load_source
 from planner.models.touched import untouched, untouched_note, with_onloads
+from planner.models.trace_notes import CUT_LAYERS, LOST_MASK
 from planner.models.traces import ModelTrace
 from planner.models.tracing import ModelTracer
 from planner.models.wrapping import without_lost_masks
 from planner.notes import Note
 from planner.recipe.specs import ModuleRef
-
-LOST_MASK = Note(
-    kind="model",
-    text="LLM Compressor traces this model so that its attention gets no mask while calibrating "
-    "(the traced config has no attention implementation): no mask is in memory, and attention is not causal.",
-)
-
-CUT_LAYERS = Note(
-    kind="estimate",
-    text="Borders run inside the layers: which side of a border a small operation falls on can differ from LLM "
-    "Compressor's choice, by which single steps may be off by a few percent.",
-)
 
 NO_TRACE = ModelTrace(segments=(), crossings={}, sample_bytes=0, batch_bytes=0)
 
@@ -146,6 +136,7 @@ class _Loader:
             layout=tuple(self.layout),
             job=self.job,
             on_disk=on_disk,
+            names_experts=names_experts(self.config),
         )
 
     # ------------------------------------------------------------------ parts of the model

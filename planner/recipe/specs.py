@@ -77,6 +77,16 @@ class HiddenModule:
     """False where no sample passes through it, like a vision tower in a text-only job."""
 
 
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What the library looks up in a model besides its modules' names and classes."""
+
+    architecture: str
+    """The model's class."""
+    is_moe: bool = False
+    """modifiers/utils/pytorch_helpers.py `is_moe_model`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModifierSpec:
     """One modifier of a recipe: what it says, and what LLM Compressor's class of that name does with a model.
@@ -139,6 +149,13 @@ class ModifierSpec:
 
     def follow(self, earlier: Sequence["ModifierSpec"]) -> None:
         """Raises RecipeError or UnsupportedError where it cannot run after these modifiers."""
+
+    def within(self, model: ModelFacts, modules: Sequence[ModuleRef], recipe: Sequence["ModifierSpec"]) -> Self:
+        """The record with what it looks up in the model and in the recipe's other modifiers before it starts.
+
+        Itself where that is nothing. Raises RecipeError where the library would.
+        """
+        return self
 
     def select(self, modules: Sequence[ModuleRef]) -> Selection:
         """What it works on; `modules` are all of the model's in the order of named_modules()."""

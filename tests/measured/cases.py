@@ -8,6 +8,7 @@ from typing import Any
 from planner.fields import JOB_FIELDS
 from planner.job import Job
 from planner.units import GIB
+from tests.measured.awq import METER as AWQ_JOBS
 
 HERE = Path(__file__).parent
 CONFIGS = HERE / "configs"
@@ -75,6 +76,8 @@ def cases() -> Iterator[Case]:
     yield from _families()
     yield from _corners()
     yield from _places()
+    for model, recipe, options in AWQ_JOBS:
+        yield Case(model=named(model), recipe=recipe, options=options)
 
 
 def _llama() -> Iterator[Case]:
@@ -230,6 +233,11 @@ def _places() -> Iterator[Case]:
 def _config(name: str) -> str:
     """A config of true widths that is no preset."""
     return str(CONFIGS / f"{name}.json")
+
+
+def named(name: str) -> str:
+    """A preset, or a config beside this file."""
+    return _config(name) if (CONFIGS / f"{name}.json").exists() else name
 
 
 def _word(value: Any) -> str:

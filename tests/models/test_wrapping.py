@@ -9,7 +9,8 @@ from transformers.masking_utils import create_causal_mask
 from planner.job import Job
 from planner.models import wrapping
 from planner.models.build import build_model
-from planner.models.load import LOST_MASK, load_model
+from planner.models.load import load_model
+from planner.models.trace_notes import LOST_MASK
 from planner.models.source import load_source
 from planner.models.wrapping import ancestors, loses_mask, without_lost_masks
 

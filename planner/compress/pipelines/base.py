@@ -22,12 +22,17 @@ class Pipeline:
         runs: Sequence[Run],
         outcome: Outcome,
         home: ModelHome | None = None,
+        *,
+        followed: bool = False,
     ) -> None:
+        self.followed = followed
+        """Another pipeline begins when this one returns."""
         self.context, self.program, self.runs, self.outcome = context, program, tuple(runs), outcome
         self.home = home or ModelHome(context, program)
         self.modifier = "+".join(run.spec.type for run in runs)
         self.forward = SubgraphForward(context, program.trace)
         context.forward = self.forward
+        context.head = (program.head, program.head_bytes)
         self.models: list[ModifierModel] = [make_model(run.spec, context) for run in runs]
 
     def run(self) -> None:
@@ -76,6 +81,14 @@ class Pipeline:
         return [replace(module, observed=True) for unit in run.units for module in unit.named()]
 
     def finish(self) -> None:
-        """calibration_end of every modifier."""
+        """calibration_end of every modifier; what is onloaded goes before it."""
         for model in self.models:
             model.on_calibration_end()
+        self.context.offload_all()
+        if self.followed:  # the pipeline's own names go when it returns: the next one's setup begins with them
+            self.close("finalize", "finalize")
+
+    def returned(self) -> None:
+        """The pipeline's local names are gone."""
+        if not self.followed:
+            self.close("finalize", "finalize")

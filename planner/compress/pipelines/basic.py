@@ -48,7 +48,7 @@ class BasicPipeline(Pipeline):
         self.finish()
         names.delete("batch")
         self.context.device = before
-        self.close("finalize", "finalize")
+        self.returned()
 
 
 def _named(trace: ModelTrace) -> ModelTrace:

@@ -22,7 +22,7 @@ class DataFreePipeline(Pipeline):
         self.context.keep_onloaded = True
         self.close("compress", "all modules")
         self.finish()
-        self.close("finalize", "finalize")
+        self.returned()
 
     def folded(self, run: Run) -> list[LinearModule]:
         """Every targeted module; of neighbouring equal units, all but the first and the last are folded into one.

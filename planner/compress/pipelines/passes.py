@@ -74,7 +74,11 @@ class Pass:
             # a cache on this device takes the very tensors: they are counted there from now on
             self.cache.store(self.subgraph.writes, outputs if shares else {}, last=last)
             self.context.traffic.off_gpu(0 if shares else self.cache.batch_bytes(self.subgraph.writes, last=last))
-            self.names.extend("inputs", self.cache.delete(self.subgraph.consumed, last=last))
+            still_held = self.cache.delete(self.subgraph.consumed, last=last)
+            for number, handle in zip(self.subgraph.consumed, still_held, strict=False):
+                if number in self.forward.cached:  # a modifier keeps it, for longer than the name does
+                    self.context.ledger.bequeath(handle, self.forward.cached[number])
+            self.names.extend("inputs", still_held)
 
     def _fetch(self, last: bool) -> list[tuple[int, Handle]]:
         with self.context.ledger.on_stream("gpu", self.stream):

@@ -35,11 +35,10 @@ class SequentialPipeline(Pipeline):
         self._walk()
         self.finish()
         # the pipeline returns: its local names and the cache go
-        context.offload_all()
         self.names.delete(*NAMES)
         self.cache.clear()
         context.ledger.free(sample)
-        self.close("finalize", "finalize")
+        self.returned()
 
     def _trace(self) -> None:
         """helpers.py trace_subgraphs runs what stands before the first target where its weights lie, for one batch.

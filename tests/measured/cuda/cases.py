@@ -7,7 +7,8 @@ from typing import Any
 
 from planner.recipe.files import list_recipes
 from planner.units import GIB
-from tests.measured.cases import Case
+from tests.measured.awq import CUDA as AWQ_JOBS
+from tests.measured.cases import Case, named
 
 RUNS = Path(__file__).parent / "runs"
 SHORT: dict[str, Any] = {"layers": 3, "samples": 4, "progress_bars": False}
@@ -51,6 +52,8 @@ def cuda_cases() -> Iterator[CudaCase]:
     yield from _recipes()
     yield from _places()
     yield from _strategies()
+    for model, recipe, options in AWQ_JOBS:
+        yield _case(named(model), recipe, base={"progress_bars": False}, **options)
 
 
 def _case(model: str, recipe: str, sm: int = 90, base: dict[str, Any] = SHORT, **options: Any) -> CudaCase:

@@ -1,0 +1,236 @@
+"""AWQ's search for the best scales, and what it writes: transform/awq/base.py `_apply_smoothing`, line by line.
+
+For each mapping the parent runs again on all batches, once as it is and once for each point of the grid with its
+weights scaled, quantized and scaled back. So the outputs of all batches lie there twice beside the parents' arguments,
+and while the parent runs whole output tuples do: attention's probabilities too. While it searches, LLM Compressor
+holds the output head's weight on the GPU, although no parent uses it (utils/helpers.py disable_lm_head).
+
+Means of weights, and scales that come from them (duo scaling), are fp64; so are the weights that they are multiplied
+with.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from planner.compress.batches import walk_batches
+from planner.compress.context import Context, Frame
+from planner.compress.fake_quantize import fake_quantized
+from planner.compress.holdings import Owner
+from planner.compress.modifiers.awq_means import layer_means
+from planner.compress.modifiers.awq_samples import KeptArguments, Samples
+from planner.compress.observers import WeightObservers, siblings_of
+from planner.recipe.qparams import weight_qparam_bytes
+from planner.recipe.specs import QuantArgs
+from planner.recipe.targets import LinearModule
+from planner.timeline import Handle
+
+FP32, FP64, INT64 = 4, 8, 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Smoothing:
+    """mappings.py ResolvedMapping."""
+
+    smooth: LinearModule
+    """Without rows and columns where its weight is a vector, as a norm's is."""
+    balance: tuple[LinearModule, ...]
+    """With the schemes of the recipe's quantizing modifiers."""
+    parent: str
+    hook: str
+    """The module whose input is observed."""
+
+    @property
+    def quantized(self) -> tuple[LinearModule, ...]:
+        """base.py `_compute_best_scale` balance_layers_to_patch, with the observers that they get for the search."""
+        return tuple(_patched(layer) for layer in self.balance if layer.scheme and layer.scheme.weights)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """base.py `_smooth_activation_stats`: sum and count of a mapping's activations, on the CPU."""
+
+    handle: Handle
+    columns: int
+
+
+class AwqSearch:
+    """What was kept while calibrating, and the search that uses it up."""
+
+    def __init__(self, context: Context, points: Sequence[bool], *, copies: bool) -> None:
+        self.context, self.points = context, tuple(points)
+        self.copies = copies
+        """The arguments wait on the CPU, as copies."""
+        self.arguments: dict[str, KeptArguments] = {}
+        """base.py `_parent_args_cache`."""
+        self.statistics: dict[str, Statistics] = {}
+
+    def run(self, smoothings: Sequence[Smoothing]) -> None:
+        """base.py `_apply_smoothing` of these mappings."""
+        with self.context.frame("awq", "AWQ") as names:
+            for one in smoothings:
+                names.owner = Owner(one.smooth.name)
+                self._smoothed(one, names)
+
+    def clear(self) -> None:
+        """base.py `on_finalize`."""
+        free = self.context.ledger.free
+        for kept in self.arguments.values():
+            free(kept.handle)
+        for seen in self.statistics.values():
+            free(seen.handle)
+        self.arguments.clear()
+        self.statistics.clear()
+
+    def _smoothed(self, one: Smoothing, names: Frame) -> None:
+        """One turn of the loop. A parent that was never called as a module has no arguments, and is passed over."""
+        kept, context = self.arguments.pop(one.parent, None), self.context
+        samples = Samples(context, one.parent, kept, copies=self.copies) if kept else None
+        names.bind("cache", *([kept.handle] if kept else []))
+        if samples:
+            samples.pin()
+        context.onload(*context.head)
+        if samples:
+            names.bind("fp16_outputs", samples.run("outputs"))
+            samples.check_finite()
+            clones = [context.take(m.weight_bytes, "awq", Owner(m.name, "original weight")) for m in one.balance]
+            names.bind("orig_layer_weights", *clones)
+            self._search(one, samples)
+            self._write(one)
+        else:
+            names.delete("fp16_outputs")
+        context.ledger.free(self.statistics.pop(one.smooth.name).handle)
+        names.delete("orig_layer_weights")
+
+    # ------------------------------------------------------------------ the grid
+    def _search(self, one: Smoothing, samples: Samples) -> None:
+        """base.py `_compute_best_scale`."""
+        columns = self.statistics[one.smooth.name].columns
+        with self.context.frame("awq", Owner(one.smooth.name, "scales")) as names:
+            names.assign("x_sum", columns * FP32)
+            with names.single(INT64, "count"):
+                names.assign("x_mean", columns * FP32)
+                names.delete("x_sum")
+            if any(self.points):
+                layer_means(self.context, names, one.balance)
+
+            def point(number: int) -> None:
+                self._point(one, samples, names, number)
+
+            walk_batches(self.context, len(self.points), point, in_places=True)
+            with names.during(columns, "isnan"), names.single(INT64, "sum"):
+                if names.build:
+                    names.temporary(columns * INT64, "isnan in int64")
+
+    def _point(self, one: Smoothing, samples: Samples, names: Frame, number: int) -> None:
+        """One ratio: scale, observe, quantize, run, compare."""
+        width = FP64 if self.points[number] else FP32
+        columns = self.statistics[one.smooth.name].columns
+        _scales(names, columns, width)
+        for layer in one.quantized:
+            names.temporary(layer.rows * layer.columns * width, "weight * scales")
+        self._observe(one.quantized)
+        for layer in one.quantized:
+            self._quantize(layer, names, width)
+        names.bind("int_w_outputs", samples.run("outputs of the quantized weights"))
+        samples.compare(names)
+        names.delete("int_w_outputs")
+        names.assign("best_scales", columns * width)
+
+    def _observe(self, layers: Sequence[LinearModule]) -> None:
+        """calibration.py observe, update_qparams(only_update_onload=True): the GPU's scales are new tensors."""
+        observers, names = WeightObservers(self.context), frozenset(layer.name for layer in layers)
+        by_name = {layer.name: layer for layer in layers}
+        for layer in layers:
+            observers.observe(layer, [by_name[name] for name in siblings_of(layer.name, names)])
+        for layer in layers:
+            qparams = observers.qparams(layer, siblings_of(layer.name, names))
+            computed = {"scale": qparams.scale, "zero_point": qparams.zero_point, "global_scale": qparams.global_scale}
+            for name, stored in weight_qparam_bytes(layer).items():
+                parameter, handle = f"{layer.name}.weight_{name}", computed[name]
+                self.context.onload(parameter, stored, "qparams")
+                assert handle is not None, f"{parameter}: nothing computed"
+                self.context.rebind(parameter, handle)
+
+    def _quantize(self, layer: LinearModule, names: Frame, width: int) -> None:
+        """balance_layer.weight.data = (forward_quantize(...) / _scalesview).to(dtype)"""
+        assert layer.scheme and layer.scheme.weights, f"{layer.name} has no scheme"
+        with self.context.frame("awq", Owner(layer.name, "quantized")) as frame:
+            quantized = fake_quantized(frame, layer, layer.scheme.weights)
+            with frame.during(layer.rows * layer.columns * width, "/ scales"):
+                frame.free(quantized)
+                weight = self.context.take(layer.weight_bytes, "awq", Owner(layer.name, "scaled weight"))
+            self.context.rebind(f"{layer.name}.weight", weight)
+
+    # ------------------------------------------------------------------ what it writes
+    def _write(self, one: Smoothing) -> None:
+        """_smooth: each balanced weight times the scales, in their type; the smoothed layer's is divided in place.
+
+        best_scales come from the CPU each time. A weight in another type is cast on the CPU (native/cuda/Copy.cu).
+        """
+        columns, width = self.statistics[one.smooth.name].columns, FP64 if any(self.points) else FP32
+        owner = Owner(one.smooth.name, "best scales")
+        with (
+            self.context.ledger.hold("cpu", columns * width, "awq", owner),
+            self.context.frame("awq", owner) as names,
+        ):
+            for layer in one.balance:
+                names.assign("scales", columns * width)
+                with names.during(layer.rows * layer.columns * width, "weight * scales"):
+                    self._update(layer, layer.rows * layer.columns * width)
+                names.delete("scales")
+            names.assign("scales", columns * width)
+            context, smooth = self.context, one.smooth
+            if smooth.itemsize:
+                context.onload(f"{smooth.name}.weight", smooth.weight_bytes)
+                context.written(smooth.weight_bytes)
+
+    def _update(self, layer: LinearModule, computed: int) -> None:
+        """compressed_tensors offload/cache/{cpu,disk}.py update_offload."""
+        context, owner = self.context, Owner(f"{layer.name}.weight", "before its cast")
+        context.written(layer.weight_bytes)
+        if context.is_on_disk(layer.name):
+            with context.frame("awq", owner) as frame, frame.during(layer.weight_bytes, "in its own type"):
+                context.copied_to_disk(layer.weight_bytes, owner)
+        elif context.device == "gpu" and not context.weights_on_gpu:
+            with context.ledger.hold("cpu", computed, "model", owner):
+                pass
+
+
+def _patched(layer: LinearModule) -> LinearModule:
+    """`patch_attrs` of the weight observers: memoryless_minmax, whatever the recipe says."""
+    assert layer.scheme and layer.scheme.weights, f"{layer.name} has no scheme"
+    weights: QuantArgs = replace(layer.scheme.weights, observer="memoryless_minmax", observer_kwargs=())
+    return replace(layer, scheme=replace(layer.scheme, weights=weights))
+
+
+def _scales(names: Frame, columns: int, width: int) -> None:
+    """The grid's scales, of which the name `_scalesview` keeps the old ones until there are new ones.
+
+    scales = (x_mean.pow(ratio) / (w_mean.pow(1 - ratio) + 1e-4)).clamp(min=1e-4), without w_mean in fp32;
+    scales / (scales.max() * scales.min()).sqrt(); two masks for inf and nan.
+    """
+    size = columns * width
+    names.assign("x_mean.pow", columns * FP32)
+    if width == FP64:
+        with names.during(size, "w_mean.pow"):
+            names.assign("divisor", size)
+        names.assign("quotient", size)
+        names.delete("x_mean.pow", "divisor")
+        names.move("quotient", "x_mean.pow")
+    names.assign("scales", size)
+    names.delete("x_mean.pow")
+    if names.build:
+        names.assign("extremes", width)
+        with names.during(width, "scales.min()"):
+            names.assign("product", width)
+            names.delete("extremes")
+        names.assign("root", width)
+        names.delete("product")
+    names.assign("normalized", size)
+    names.delete("root")
+    names.move("normalized", "scales")
+    names.assign("abs", size)
+    names.assign("mask", columns)
+    names.delete("abs", "mask")
+    names.temporary(columns, "isnan")
+    names.move("scales", "_scalesview")

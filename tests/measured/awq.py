@@ -1,0 +1,63 @@
+"""AWQ jobs that were measured: (model, recipe, options), for the meter and for the cudameter."""
+
+from typing import Any
+
+Jobs = tuple[tuple[str, str, dict[str, Any]], ...]
+
+SHORT: dict[str, Any] = {"layers": 2, "samples": 4, "seq_len": 512}
+BLOCKS = ("LlamaAttention", "LlamaMLP")
+
+METER: Jobs = (
+    ("llama-3-8b", "awq_w4a16", {**SHORT, "seq_len": 2048}),
+    ("llama-3-8b", "awq_w4a16_asym", {**SHORT, "samples": 14, "batch_size": 4}),
+    ("llama-3-8b", "awq_no_duo", SHORT),
+    ("llama-3-8b", "awq_offload_cpu", {**SHORT, "samples": 64}),
+    ("llama-3-8b", "awq_grid4", {**SHORT, "samples": 64, "layers": 3}),
+    ("llama-3-8b", "awq_grid4", {"layers": 1, "samples": 512, "seq_len": 256, "batch_size": 2}),
+    ("llama-3-8b", "awq_then_gptq", SHORT),
+    ("llama-3-8b", "awq_mappings", SHORT),
+    ("llama-3-8b", "awq_nvfp4", SHORT),
+    ("llama-3-8b", "awq_fp8_block", SHORT),
+    ("llama-3-8b", "awq_int8", {**SHORT, "progress_bars": True}),
+    ("llama-3-8b", "awq_grid4", {**SHORT, "pipeline": "sequential"}),
+    ("llama-3-8b", "awq_grid4", {**SHORT, "pipeline": "basic", "seq_len": 128}),
+    ("llama-3-8b", "awq_grid4", {**SHORT, "propagate_error": False}),
+    ("llama-3-8b", "awq_grid4", {**SHORT, "offload_device": "gpu"}),
+    ("llama-3-8b", "awq_grid4", {**SHORT, "targets_per_subgraph": 2, "layers": 3}),
+    ("llama-3-8b", "awq_grid4", {**SHORT, "sequential_targets": BLOCKS}),
+    ("llama-3-8b", "awq_offload_cpu", {**SHORT, "prefetch": True}),
+    ("llama-3-8b", "awq_grid4", {**SHORT, "weights": "gpu"}),
+    ("llama-3-8b", "awq_grid4", {**SHORT, "weights": "disk"}),
+    ("llama-2-7b", "awq_grid4", SHORT),
+    ("qwen3-8b", "awq_w4a16", {**SHORT, "seq_len": 2048}),
+    ("gemma-3-27b", "awq_grid4", {**SHORT, "layers": 7}),
+    ("gemma-2-9b", "awq_grid4", {**SHORT, "layers": 3}),
+    ("cohere2", "awq_grid4", SHORT),
+    ("qwen3-30b-a3b", "awq_grid4", {**SHORT, "samples": 8}),
+    ("qwen3-30b-a3b", "awq_offload_cuda", {**SHORT, "samples": 3, "batch_size": 2}),
+    ("mixtral-8x7b", "awq_grid4", SHORT),
+    ("qwen2.5-vl-7b", "awq_w4a16_asym", {**SHORT, "images": 1, "image_size": (644, 644), "seq_len": 1024}),
+)
+
+CUDA: Jobs = (
+    ("llama-3-8b", "awq_w4a16", {**SHORT, "seq_len": 2048}),
+    ("llama-3-8b", "awq_w4a16_asym", {**SHORT, "samples": 14, "batch_size": 4}),
+    ("llama-3-8b", "awq_no_duo", SHORT),
+    ("llama-3-8b", "awq_offload_cpu", {**SHORT, "samples": 64, "layers": 3}),
+    ("llama-3-8b", "awq_grid4", {**SHORT, "samples": 64, "layers": 3}),
+    ("llama-3-8b", "awq_grid4", {"layers": 1, "samples": 512, "seq_len": 256, "batch_size": 2}),
+    ("llama-3-8b", "awq_then_gptq", SHORT),
+    ("llama-3-8b", "awq_nvfp4", SHORT),
+    ("llama-3-8b", "awq_fp8_block", SHORT),
+    ("llama-3-8b", "awq_int8", SHORT),
+    ("llama-3-8b", "awq_grid4", {**SHORT, "offload_device": "gpu"}),
+    ("llama-3-8b", "awq_offload_cpu", {**SHORT, "prefetch": True}),
+    ("llama-3-8b", "awq_grid4", {**SHORT, "weights": "gpu"}),
+    ("llama-2-7b", "awq_grid4", SHORT),
+    ("qwen3-8b", "awq_w4a16", {**SHORT, "seq_len": 2048}),
+    ("gemma-2-9b", "awq_grid4", {**SHORT, "layers": 3}),
+    ("cohere2", "awq_grid4", SHORT),
+    ("qwen3-30b-a3b", "awq_grid4", {**SHORT, "samples": 8}),
+    ("qwen3-30b-a3b", "awq_offload_cuda", {**SHORT, "samples": 3, "batch_size": 2}),
+    ("mixtral-8x7b", "awq_grid4", SHORT),
+)
