@@ -171,6 +171,11 @@ class Frame:
         """The CUDA build that the function computes with, if that is modelled."""
         return self._context.cuda if self._context.device == "gpu" else None
 
+    @property
+    def computes_on_cpu(self) -> bool:
+        """The function computes in CPU memory, where no Triton kernel runs."""
+        return self._context.device == "cpu"
+
     @contextmanager
     def single(self, nbytes: int, what: str) -> Iterator[None]:
         """A tensor of one element that lives as long as the block; the counting device passes over it."""

@@ -1,20 +1,21 @@
 """QuantizationModifier (round to nearest): llmcompressor/modifiers/quantization/quantization/base.py."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 from planner.compress.context import Context, Frame
+from planner.compress.grid_search import Observed
 from planner.compress.holdings import Owner
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.mixin import QuantizationMixinSpec, calibrates, shared_fields
-from planner.compress.observers import WeightObservers, observed_range, observer_of, siblings_of
+from planner.compress.observers import WeightObservers, averages, observed_range, siblings_of
 from planner.compress.qparams import QParams, calculate_qparams
 from planner.compress.ranks import dealt
 from planner.errors import RecipeError
 from planner.models.traces import Call
 from planner.notes import Note
-from planner.recipe.observers import Observer
+from planner.recipe.observers import observer_named
 from planner.recipe.qparams import activation_qparam_sizes, weight_qparam_bytes
 from planner.recipe.schemes import QuantizationFields
 from planner.recipe.specs import QuantArgs
@@ -67,8 +68,14 @@ class QuantizationModel(ModifierModel):
         self._ranges: dict[str, list[Handle]] = {}
 
     # ------------------------------------------------------------------ calibrate
+    def on_calibration_start(self, modules: Iterable[LinearModule]) -> None:
+        """mixin.py start_calibration: observers are attached; iMatrix takes its sums then."""
+        for module in modules:
+            self.observers.importances.attach(module)
+
     def before_forward(self, module: LinearModule, call: Call) -> None:
         """calibration.py calibrate_input_hook: statistics of the input, kept per module."""
+        self.observers.importances.accumulate(module, call)
         args = module.scheme.input_activations if module.scheme else None
         if args is not None and args.dynamic in (False, "local") and call.rows:
             self._observe(f"{module.name}.input", args, call.rows, call.columns, call.itemsize)
@@ -96,20 +103,22 @@ class QuantizationModel(ModifierModel):
         # observers/helpers.py _flatten_activation: one scale, or one per group of columns
         count = columns // (args.group_size or columns) if args.strategy == "tensor_group" else 1
         with self.context.frame("observer", name) as frame:
-            observed_range(frame, args, observations=rows, count=count, group=columns // count, itemsize=itemsize)
+            observed = Observed(observations=rows, count=count, group=columns // count, itemsize=itemsize)
+            observed_range(frame, args, observed)
             earlier = self._ranges.get(name, [])
             if earlier:
-                self._combine(frame, observer_of(args), count * itemsize)
+                self._combine(frame, args, count * itemsize)
             self._ranges[name] = [frame.hand_over("min_vals"), frame.hand_over("max_vals")]
             self.context.ledger.free_all(earlier)
 
-    def _combine(self, frame: Frame, observer: Observer, nbytes: int) -> None:
+    def _combine(self, frame: Frame, args: QuantArgs, nbytes: int) -> None:
         """min_max.py and mse.py `update_statistics_from_observed`; each extreme has `nbytes`."""
+        combines = observer_named(args.observer).combines
         for extreme in ("min_vals", "max_vals"):
-            if observer.combines == "average":  # observers/helpers.py lerp: (start * (1 - w)) + (end * w)
+            if combines == "average" and averages(args):  # observers/helpers.py lerp: (start * (1 - w)) + (end * w)
                 with frame.during(nbytes, "start * (1 - w)"), frame.during(nbytes, "end * w"):
                     frame.assign(extreme, nbytes)
-            elif observer.combines == "widest":
+            elif combines == "widest":
                 frame.assign(extreme, nbytes)
 
     def _finish_inputs(self, modules: Sequence[LinearModule]) -> None:
@@ -123,6 +132,8 @@ class QuantizationModel(ModifierModel):
                 if statistics and args is not None:
                     self._finish_input(module, base, args)
                 self.context.ledger.free_all(statistics)
+                if statistics:
+                    self.observers.importances.forget(module.name, base)
 
     def _finish_input(self, module: LinearModule, base: str, args: QuantArgs) -> None:
         """calibration.py update_qparams: what is stored of them stays on the GPU until the subgraph ends.
