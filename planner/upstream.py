@@ -91,6 +91,9 @@ FUSED_LAYER_NAMES: tuple[tuple[str, ...], ...] = (
 ATTENTION_PROJECTIONS: tuple[str, ...] = ("k_proj", "v_proj", "qkv_proj", "kv_b_proj")
 """A module whose class name says attention has a cache of keys and values if it has one of these children."""
 
+KV_CACHE_TARGETS: list[str] = ["re:.*(self_attn|attention)$"]
+"""What kv_cache_scheme adds to the targets of a modifier: attentions of other names get no observers."""
+
 PRUNABLE_LAYER_TYPES: tuple[str, ...] = ("Linear", "Conv1d", "Conv2d", "Conv3d")
 """Classes whose weights SparseGPT and Wanda prune."""
 
@@ -129,6 +132,7 @@ PLACES: Mapping[str, Citation] = {
     "ATTENTION_PROJECTIONS": Citation(
         "compressed_tensors/quantization/lifecycle/initialize.py", "_is_attention_module", "literals"
     ),
+    "KV_CACHE_TARGETS": Citation("compressed_tensors/quantization/utils/helpers.py", "KV_CACHE_TARGETS", "value"),
     "PRUNABLE_LAYER_TYPES": Citation(_SGPT, "PRUNABLE_LAYER_TYPES", "value"),
     "MSE_TILE": Citation("llmcompressor/observers/mse_quant.py", "_grid_search_mse_triton.tile_values", "value"),
     "GPTQ_MIN_BATCHED_CHOLESKY": Citation(f"{_GPTQ}/helpers.py", "MIN_BATCHED_CHOLESKY_SIZE", "value"),

@@ -4,9 +4,9 @@ Every candidate range is tried by quantizing the whole observed tensor and back,
 it. iMatrix always searches so; the MSE observers do where their Triton kernels do not run: on the CPU, and for
 integers of more than 8 bits. All candidates take the same, and the second one finds what the first left behind.
 
-Mirrors llmcompressor/observers/imatrix.py _grid_search and mse_quant.py _grid_search_mse, compressed_tensors
-quantization/lifecycle/forward_helpers.py _quantize_dequantize. `count` is the number of scales, `itemsize` the bytes
-of an element of the observed tensor.
+Mirrors llmcompressor/observers/imatrix.py `_grid_search`, llmcompressor/observers/mse_quant.py `_grid_search_mse` and
+compressed_tensors quantization/lifecycle/forward_helpers.py `_quantize_dequantize`. `count` is the number of scales,
+`itemsize` the bytes of an element of the observed tensor.
 """
 
 from dataclasses import dataclass

@@ -45,6 +45,8 @@ class ModuleInfo:
     columns: int = 0
     itemsize: int = 0
     """Shape of its weight flattened to (rows, columns), and bytes of an element; 0 without weight."""
+    takes_cache: bool = False
+    """Its forward takes past keys and values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +135,10 @@ class ModelGraph:
     """For each module of fused experts, the tensors that it becomes: (bytes, number of them in a row)."""
     on_disk: frozenset[str] = frozenset()
     """Modules whose weights stay on the disk, with all that is in them; the empty name is the whole model."""
+    heads: int = 0
+    """Attention heads of the text decoder, and"""
+    kv_heads: int = 0
+    """heads of its keys and values; 0 where its config does not say."""
 
     def module_refs(self) -> list[ModuleRef]:
         """Every module by its full name, in model order: what targets and ignores are matched against."""
@@ -143,7 +149,10 @@ class ModelGraph:
             else:
                 unit = self.units[entry]
                 parts = self.structures[unit.structure].modules
-                refs += [ModuleRef(unit.name + m.name, m.classes, m.rows, m.columns, m.itemsize) for m in parts]
+                refs += [
+                    ModuleRef(unit.name + m.name, m.classes, m.rows, m.columns, m.itemsize, m.takes_cache)
+                    for m in parts
+                ]
         return refs
 
     def weighted(self, unit: Unit) -> list[ModuleInfo]:

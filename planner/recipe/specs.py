@@ -45,6 +45,19 @@ class Scheme:
     """Path of the group in the recipe file, for error messages."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionScheme:
+    """How one attention's states are quantized: its keys and values, and its queries too."""
+
+    args: QuantArgs
+    queries: bool = False
+    """A config group names the attention itself; kv_cache_scheme leaves queries alone."""
+    is_observed: bool = True
+    """False where the modifier's targets or ignores leave its observers out: its scales are never computed."""
+    where: str = field(default="", compare=False)
+    """Path in the recipe file."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModuleRef:
     """A module as recipes see it: its full name, the class names of its MRO, own class first, and its weight."""
@@ -55,6 +68,8 @@ class ModuleRef:
     columns: int = 0
     itemsize: int = 0
     """Shape of its weight flattened to (rows, columns), and bytes of an element; 0 without a matrix."""
+    takes_cache: bool = False
+    """Its forward takes past keys and values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +80,8 @@ class Selection:
     """Modules whose weights it changes, in model order, with the scheme each gets; None where it gives none."""
     watched: frozenset[str] = frozenset()
     """Modules whose calls it sees and whose weights stay: a parent block, a norm."""
+    attention: Mapping[str, AttentionScheme] = field(default_factory=dict)
+    """Attentions whose states it quantizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +160,15 @@ class ModifierSpec:
     def select(self, modules: Sequence[ModuleRef]) -> Selection:
         """What it works on; `modules` are all of the model's in the order of named_modules()."""
         raise NotImplementedError(type(self).__name__)
+
+    def attached(self, selection: Selection) -> Selection:
+        """The schemes that stay on the modules once it is initialized, before any modifier runs."""
+        return Selection(weights={})
+
+    def find(self, selection: Selection, schemes: Selection) -> Selection:
+        """What it works on once all modifiers of the recipe are initialized: a later one's scheme replaces an
+        earlier one's on the same module. `schemes`: those that are on the modules then."""
+        return selection
 
     def check(self, modules: Sequence[ModuleRef], selection: Selection) -> Iterable[Note]:
         """What the library says before it starts: RecipeError where it refuses, notes where it goes on regardless."""

@@ -1,0 +1,69 @@
+"""Modules as records: what recipes see of them."""
+
+import inspect
+from typing import Any
+
+import torch
+
+from planner.models.build import config_entry, text_config
+from planner.models.graph import ModuleInfo, Parameter, Structure
+from planner.recipe.specs import ModuleRef
+
+
+def classes_of(module: torch.nn.Module) -> tuple[str, ...]:
+    """Class names of its MRO, own class first."""
+    return tuple(c.__name__ for c in type(module).__mro__ if c not in (torch.nn.Module, object))
+
+
+def structure_of(module: torch.nn.Module, owned: set[int]) -> Structure:
+    """Its weights and the modules in it; `owned`: ids of weights that another unit owns."""
+    parameters = tuple(
+        Parameter(
+            name=f".{name}",
+            shape=tuple(p.shape),
+            dtype=str(p.dtype).removeprefix("torch."),
+            bytes=p.numel() * p.element_size(),
+            tied=id(p) in owned,
+        )
+        for name, p in module.named_parameters()
+    )
+    modules = tuple(_info(name, part) for name, part in module.named_modules())
+    return Structure(class_name=type(module).__name__, parameters=parameters, modules=modules)
+
+
+def _info(name: str, module: torch.nn.Module) -> ModuleInfo:
+    weight = getattr(module, "weight", None)
+    classes = classes_of(module)
+    if not isinstance(weight, torch.nn.Parameter) or weight.dim() < 2:
+        takes_cache = "attention" in classes[0].lower() and _takes_cache(module)
+        return ModuleInfo(name=f".{name}" if name else "", classes=classes, takes_cache=takes_cache)
+    rows = weight.shape[0]
+    return ModuleInfo(
+        name=f".{name}" if name else "",
+        classes=classes,
+        rows=rows,
+        columns=weight.numel() // rows,
+        itemsize=weight.element_size(),
+    )
+
+
+def ref_of(name: str, module: torch.nn.Module) -> ModuleRef:
+    """A module that only contains others."""
+    classes = classes_of(module)
+    return ModuleRef(name, classes, takes_cache="attention" in classes[0].lower() and _takes_cache(module))
+
+
+def heads_of(config: Any) -> dict[str, int]:
+    """Attention heads of the text decoder, and those of its keys and values; 0 where the config does not say.
+
+    compressed_tensors utils/helpers.py `get_num_attn_heads`, `get_num_kv_heads`.
+    """
+    text = text_config(config)
+    entries = {"heads": "num_attention_heads", "kv_heads": "num_key_value_heads"}
+    return {name: int(config_entry(text, key) or 0) for name, key in entries.items()}
+
+
+def _takes_cache(module: torch.nn.Module) -> bool:
+    """compressed_tensors quantization/lifecycle/initialize.py is_cached_attention_module."""
+    parameters = inspect.signature(module.forward).parameters
+    return "past_key_value" in parameters or "past_key_values" in parameters
