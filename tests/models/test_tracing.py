@@ -349,7 +349,7 @@ def test_every_module_with_weights_is_entered_and_left_and_no_other(
         if targets
         else attention | mlp | norms | {"."}
     )
-    states = {f"{prefix and '.' or '.self_attn.'}{name}" for name in (KEY_STATES, VALUE_STATES)}
+    states = {f"{(prefix and '.') or '.self_attn.'}{name}" for name in (KEY_STATES, VALUE_STATES)}
     assert set(calls_of(running, "enter")) == expected | states
     assert set(calls_of(running, "exit")) == expected
 
