@@ -94,6 +94,18 @@ ATTENTION_PROJECTIONS: tuple[str, ...] = ("k_proj", "v_proj", "qkv_proj", "kv_b_
 KV_CACHE_TARGETS: list[str] = ["re:.*(self_attn|attention)$"]
 """What kv_cache_scheme adds to the targets of a modifier: attentions of other names get no observers."""
 
+REAP_ROUTER_ATTRS: list[str] = ["router", "gate"]
+REAP_EXPERTS_ATTRS: list[str] = ["experts"]
+"""What a layer calls its router and its experts, where REAP can prune it."""
+
+REAP_CONFIG_KEYS: Mapping[str, tuple[str, ...]] = {
+    "experts": ("num_experts", "num_local_experts", "moe_num_experts"),
+    "experts_per_token": ("num_experts_per_tok", "top_k", "moe_top_k"),
+    "expert_groups": ("n_group",),
+    "groups_per_token": ("topk_group", "top_k_group"),
+}
+"""Config keys in which REAP finds what it goes by; the first key that is there counts."""
+
 PRUNABLE_LAYER_TYPES: tuple[str, ...] = ("Linear", "Conv1d", "Conv2d", "Conv3d")
 """Classes whose weights SparseGPT and Wanda prune."""
 
@@ -121,6 +133,7 @@ GPT_OSS_EXPERTS = ("transformers.models.gpt_oss.modeling_gpt_oss", "GptOssExpert
 
 _GPTQ, _MOE = "llmcompressor/modifiers/gptq", "llmcompressor/modeling/moe"
 _SGPT = "llmcompressor/modifiers/pruning/sparsegpt/sgpt_base.py"
+_REAP = "llmcompressor/modifiers/pruning/reap/utils.py"
 _DATASET = "llmcompressor/args/dataset_arguments.py"
 
 PLACES: Mapping[str, Citation] = {
@@ -131,6 +144,11 @@ PLACES: Mapping[str, Citation] = {
     "FUSED_LAYER_NAMES": Citation("llmcompressor/observers/helpers.py", "FUSED_LAYER_NAMES", "value"),
     "ATTENTION_PROJECTIONS": Citation(
         "compressed_tensors/quantization/lifecycle/initialize.py", "_is_attention_module", "literals"
+    ),
+    "REAP_ROUTER_ATTRS": Citation(_REAP, "ROUTER_ATTRS", "value"),
+    "REAP_EXPERTS_ATTRS": Citation(_REAP, "EXPERTS_ATTRS", "value"),
+    "REAP_CONFIG_KEYS": Citation(
+        _REAP, "TOP_K_CONFIG_KEYS", "value", written=["num_experts_per_tok", "top_k", "moe_top_k"]
     ),
     "KV_CACHE_TARGETS": Citation("compressed_tensors/quantization/utils/helpers.py", "KV_CACHE_TARGETS", "value"),
     "PRUNABLE_LAYER_TYPES": Citation(_SGPT, "PRUNABLE_LAYER_TYPES", "value"),

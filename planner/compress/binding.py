@@ -24,9 +24,10 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
     Raises RecipeError as the library would.
     """
     modules = graph.module_refs()
-    own = [spec.select(modules) for spec in recipe.modifiers]
-    schemes = _schemes(recipe.modifiers, own)
-    bound = [_bind(graph, spec, job, selection, schemes) for spec, selection in zip(recipe.modifiers, own, strict=True)]
+    specs = [spec.adapt(graph.facts) for spec in recipe.modifiers]
+    own = [spec.select(modules) for spec in specs]
+    schemes = _schemes(specs, own)
+    bound = [_bind(graph, spec, job, selection, schemes) for spec, selection in zip(specs, own, strict=True)]
     runs = tuple(run for run, _ in bound)
     quantized = tuple(_unit_targets(graph, schemes))
     head = next((u for u in graph.units if u.name == graph.head), None)
@@ -129,8 +130,8 @@ def _states(unit: "Unit", graph: "ModelGraph", selection: Selection) -> Iterator
         attention = selection.attention.get(unit.name + info.name)
         if attention is None:
             continue
-        keys = ((KEY_STATES, graph.kv_heads), (VALUE_STATES, graph.kv_heads))
-        for name, heads in ((QUERY_STATES, graph.heads), *keys) if attention.queries else keys:
+        keys = ((KEY_STATES, graph.facts.kv_heads), (VALUE_STATES, graph.facts.kv_heads))
+        for name, heads in ((QUERY_STATES, graph.facts.heads), *keys) if attention.queries else keys:
             yield LinearModule(
                 name=f"{info.name}.{name}",
                 rows=0,

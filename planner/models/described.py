@@ -1,13 +1,15 @@
 """Modules as records: what recipes see of them."""
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 
 from planner.models.build import config_entry, text_config
 from planner.models.graph import ModuleInfo, Parameter, Structure
-from planner.recipe.specs import ModuleRef
+from planner.recipe.specs import ModelFacts, ModuleRef
+from planner.upstream import REAP_CONFIG_KEYS
 
 
 def classes_of(module: torch.nn.Module) -> tuple[str, ...]:
@@ -53,14 +55,20 @@ def ref_of(name: str, module: torch.nn.Module) -> ModuleRef:
     return ModuleRef(name, classes, takes_cache="attention" in classes[0].lower() and _takes_cache(module))
 
 
-def heads_of(config: Any) -> dict[str, int]:
-    """Attention heads of the text decoder, and those of its keys and values; 0 where the config does not say.
+def facts_of(config: Any) -> ModelFacts:
+    """What modifiers go by in a model's config.
 
-    compressed_tensors utils/helpers.py `get_num_attn_heads`, `get_num_kv_heads`.
+    compressed_tensors utils/helpers.py `get_num_attn_heads`, `get_num_kv_heads`; reap/utils.py `get_moe_attrs`.
     """
     text = text_config(config)
-    entries = {"heads": "num_attention_heads", "kv_heads": "num_key_value_heads"}
-    return {name: int(config_entry(text, key) or 0) for name, key in entries.items()}
+    heads = {"heads": ("num_attention_heads",), "kv_heads": ("num_key_value_heads",)}
+    entries = {name: _first(text, keys) for name, keys in {**heads, **REAP_CONFIG_KEYS}.items()}
+    numbers = {name: int(value) for name, value in entries.items() if isinstance(value, int)}
+    return ModelFacts(**numbers)
+
+
+def _first(config: Any, keys: Iterable[str]) -> Any:
+    return next((entry for key in keys if (entry := config_entry(config, key)) is not None), None)
 
 
 def _takes_cache(module: torch.nn.Module) -> bool:

@@ -4,13 +4,13 @@ Plain records; `to_networkx` gives the same as a networkx DiGraph, whose edges c
 that cross from one unit to another.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from planner.job import Job
 from planner.models.traces import ModelTrace
 from planner.notes import Note
-from planner.recipe.specs import ModuleRef
+from planner.recipe.specs import ModelFacts, ModuleRef
 
 UnitKind = Literal["embedding", "vision", "projector", "decoder", "norm", "head", "other"]
 """What a unit is. `decoder`: a layer of the text decoder, or a part of one."""
@@ -135,10 +135,7 @@ class ModelGraph:
     """For each module of fused experts, the tensors that it becomes: (bytes, number of them in a row)."""
     on_disk: frozenset[str] = frozenset()
     """Modules whose weights stay on the disk, with all that is in them; the empty name is the whole model."""
-    heads: int = 0
-    """Attention heads of the text decoder, and"""
-    kv_heads: int = 0
-    """heads of its keys and values; 0 where its config does not say."""
+    facts: ModelFacts = field(default_factory=ModelFacts)
 
     def module_refs(self) -> list[ModuleRef]:
         """Every module by its full name, in model order: what targets and ignores are matched against."""

@@ -21,7 +21,7 @@ from planner.models.build import (
 )
 from planner.models.built import BuiltModel, built_model, unchanged
 from planner.models.dataflow import DataflowTracer
-from planner.models.described import heads_of, ref_of, structure_of
+from planner.models.described import facts_of, ref_of, structure_of
 from planner.models.estimate import estimate_trace
 from planner.models.experts import find_fused_experts, linear_sizes, linearize
 from planner.models.failures import forward_of_model
@@ -147,7 +147,7 @@ class _Loader:
             layout=tuple(self.layout),
             job=self.job,
             on_disk=on_disk,
-            **heads_of(self.config),
+            facts=facts_of(self.config),
         )
 
     # ------------------------------------------------------------------ parts of the model

@@ -73,6 +73,24 @@ class ModuleRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What a model's config says beside its modules; 0, and None, where it does not say."""
+
+    heads: int = 0
+    """Attention heads of the text decoder, and"""
+    kv_heads: int = 0
+    """heads of its keys and values."""
+    experts: int = 0
+    """Routed experts in a layer, and"""
+    experts_per_token: int = 0
+    """how many of them a token goes to."""
+    expert_groups: int | None = None
+    """Groups that a router chooses from first, and"""
+    groups_per_token: int | None = None
+    """how many of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """What one modifier works on in one model, by full names."""
 
@@ -153,6 +171,19 @@ class ModifierSpec:
     def kv_cache(self) -> QuantArgs | None:
         """How it quantizes keys and values in the served model's cache; None where it does not."""
         return None
+
+    @property
+    def keeps_modules(self) -> bool:
+        """Whether it refers to the modules that it targets from the start, so that none of them can go."""
+        return False
+
+    def adapt(self, facts: ModelFacts) -> Self:
+        """The same for a model of these facts. Raises RecipeError where the library refuses it for them."""
+        return self
+
+    def removes(self, name: str) -> bool:
+        """Whether no module of this name is left when it is done."""
+        return False
 
     def follow(self, earlier: Sequence["ModifierSpec"]) -> None:
         """Raises RecipeError or UnsupportedError where it cannot run after these modifiers."""

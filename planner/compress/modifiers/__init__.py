@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from planner.compress.context import Context
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.gptq import GPTQSpec
+from planner.compress.modifiers.reap import REAPSpec
 from planner.compress.modifiers.rtn import QuantizationSpec
 from planner.compress.modifiers.sparsegpt import SparseGPTSpec
 from planner.recipe.specs import ModifierSpec
@@ -13,6 +14,7 @@ _SPECS: tuple[type[ModifierSpec], ...] = (
     QuantizationSpec,
     GPTQSpec,
     SparseGPTSpec,
+    REAPSpec,
 )
 
 MODIFIERS: Mapping[str, type[ModifierSpec]] = {spec.type: spec for spec in _SPECS}

@@ -94,6 +94,11 @@ class GPTQSpec(QuantizationMixinSpec):
         return True
 
     @property
+    def keeps_modules(self) -> bool:
+        """gptq/base.py `_module_names`."""
+        return True
+
+    @property
     def has_hessians(self) -> bool:
         """One for each module."""
         return True
