@@ -280,6 +280,8 @@ class Context:
         """The weights that wait on the CPU."""
         self.keeps_modules = False
         """A modifier refers to modules that another one drops."""
+        self.draining: set[Handle] = set()
+        """Holdings that each subgraph takes its own part of: all others are the same for equal subgraphs."""
         self._resized: dict[str, int] = {}
         """Bytes of parameters that took the place of larger ones."""
         self._outgoing = 0

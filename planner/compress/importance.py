@@ -29,7 +29,10 @@ class Importances:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._sums: dict[tuple[str, str], list[Handle]] = {}
+        self._sums: dict[tuple[str, str], int] = {}
+        """Bytes of each sum, by module and what is observed."""
+        self._held: Handle | None = None
+        """All of them: layers take theirs away one after the other."""
         self._seen: set[str] = set()
 
     def attach(self, module: LinearModule) -> None:
@@ -43,8 +46,12 @@ class Importances:
             context, onload = self._context, None
             if context.device == "gpu" and not context.weights_on_gpu:
                 onload = context.copied_to_gpu(f"{module.name}.weight", module.weight_bytes)
-            owner = Owner(module.name, f"{base} importance")
-            self._sums[module.name, base] = [context.take(n, "observer", owner) for n in (module.columns * FP32, COUNT)]
+            if self._held is None:
+                self._held = context.ledger.open(context.device, "observer", Owner("iMatrix", "sums of squared inputs"))
+                context.draining.add(self._held)
+            self._sums[module.name, base] = nbytes = module.columns * FP32
+            context.ledger.grow(self._held, nbytes)
+            context.ledger.grow(self._held, COUNT)
             if onload is not None:
                 context.ledger.free(onload)
 
@@ -71,12 +78,17 @@ class Importances:
 
     def forget(self, name: str, base: str) -> None:
         """Observer.delete_statistics, which has the sums among them."""
-        self._context.ledger.free_all(self._sums.pop((name, base), ()))
+        nbytes = self._sums.pop((name, base), 0)
+        if nbytes and self._held is not None:
+            self._context.ledger.grow(self._held, -nbytes)
+            self._context.ledger.grow(self._held, -COUNT)
 
     def forget_all(self) -> None:
         """The observers are removed."""
-        for handles in self._sums.values():
-            self._context.ledger.free_all(handles)
+        if self._held is not None:
+            self._context.ledger.free(self._held)
+            self._context.draining.discard(self._held)
+            self._held = None
         self._sums.clear()
 
 
