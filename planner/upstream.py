@@ -91,6 +91,21 @@ FUSED_LAYER_NAMES: tuple[tuple[str, ...], ...] = (
 ATTENTION_PROJECTIONS: tuple[str, ...] = ("k_proj", "v_proj", "qkv_proj", "kv_b_proj")
 """A module whose class name says attention has a cache of keys and values if it has one of these children."""
 
+KV_CACHE_TARGETS: list[str] = ["re:.*(self_attn|attention)$"]
+"""What kv_cache_scheme adds to the targets of a modifier: attentions of other names get no observers."""
+
+REAP_ROUTER_ATTRS: list[str] = ["router", "gate"]
+REAP_EXPERTS_ATTRS: list[str] = ["experts"]
+"""What a layer calls its router and its experts, where REAP can prune it."""
+
+REAP_CONFIG_KEYS: Mapping[str, tuple[str, ...]] = {
+    "experts": ("num_experts", "num_local_experts", "moe_num_experts"),
+    "experts_per_token": ("num_experts_per_tok", "top_k", "moe_top_k"),
+    "expert_groups": ("n_group",),
+    "groups_per_token": ("topk_group", "top_k_group"),
+}
+"""Config keys in which REAP finds what it goes by; the first key that is there counts."""
+
 PRUNABLE_LAYER_TYPES: tuple[str, ...] = ("Linear", "Conv1d", "Conv2d", "Conv3d")
 """Classes whose weights SparseGPT and Wanda prune."""
 
@@ -118,6 +133,7 @@ GPT_OSS_EXPERTS = ("transformers.models.gpt_oss.modeling_gpt_oss", "GptOssExpert
 
 _GPTQ, _MOE = "llmcompressor/modifiers/gptq", "llmcompressor/modeling/moe"
 _SGPT = "llmcompressor/modifiers/pruning/sparsegpt/sgpt_base.py"
+_REAP = "llmcompressor/modifiers/pruning/reap/utils.py"
 _DATASET = "llmcompressor/args/dataset_arguments.py"
 
 PLACES: Mapping[str, Citation] = {
@@ -129,6 +145,12 @@ PLACES: Mapping[str, Citation] = {
     "ATTENTION_PROJECTIONS": Citation(
         "compressed_tensors/quantization/lifecycle/initialize.py", "_is_attention_module", "literals"
     ),
+    "REAP_ROUTER_ATTRS": Citation(_REAP, "ROUTER_ATTRS", "value"),
+    "REAP_EXPERTS_ATTRS": Citation(_REAP, "EXPERTS_ATTRS", "value"),
+    "REAP_CONFIG_KEYS": Citation(
+        _REAP, "TOP_K_CONFIG_KEYS", "value", written=["num_experts_per_tok", "top_k", "moe_top_k"]
+    ),
+    "KV_CACHE_TARGETS": Citation("compressed_tensors/quantization/utils/helpers.py", "KV_CACHE_TARGETS", "value"),
     "PRUNABLE_LAYER_TYPES": Citation(_SGPT, "PRUNABLE_LAYER_TYPES", "value"),
     "MSE_TILE": Citation("llmcompressor/observers/mse_quant.py", "_grid_search_mse_triton.tile_values", "value"),
     "GPTQ_MIN_BATCHED_CHOLESKY": Citation(f"{_GPTQ}/helpers.py", "MIN_BATCHED_CHOLESKY_SIZE", "value"),

@@ -2,15 +2,25 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from planner.compress.disk import disk_share
 from planner.compress.forward import full_name
 from planner.compress.program import Program, Run
 from planner.job import Job
+from planner.models.traces import KEY_STATES, QUERY_STATES, VALUE_STATES
 from planner.notes import Note
 from planner.recipe.qparams import qparam_sizes
-from planner.recipe.specs import HiddenModule, ModelFacts, ModifierSpec, Recipe, Scheme, Selection
+from planner.recipe.specs import (
+    AttentionScheme,
+    HiddenModule,
+    ModelTraits,
+    ModifierSpec,
+    Recipe,
+    Scheme,
+    Selection,
+)
 from planner.recipe.targets import LinearModule, UnitTargets
 
 if TYPE_CHECKING:
@@ -22,13 +32,17 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
 
     Raises RecipeError as the library would.
     """
-    facts, modules = _facts(graph), graph.module_refs()
-    bound = [_bind(graph, spec.within(facts, modules, recipe.modifiers), job) for spec in recipe.modifiers]
+    traits, modules = _traits(graph), graph.module_refs()
+    specs = [spec.within(traits, modules, recipe.modifiers) for spec in recipe.modifiers]
+    own = [spec.select(modules) for spec in specs]
+    schemes = _schemes(specs, own)
+    bound = [_bind(graph, spec, job, selection, schemes) for spec, selection in zip(specs, own, strict=True)]
     runs = tuple(run for run, _ in bound)
+    quantized = tuple(_unit_targets(graph, schemes))
     head = next((u for u in graph.units if u.name == graph.head), None)
     embedding = next((u for u in graph.units if u.name == graph.embedding), None)
     embedding_bytes = embedding.bytes if embedding else 0
-    tensors, disk = _qparam_tensors(runs), disk_share(graph, runs)
+    tensors, disk = _qparam_tensors(quantized), disk_share(graph, runs, quantized)
     program = Program(
         trace=graph.trace,
         runs=runs,
@@ -50,16 +64,33 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
     return program, tuple(note for _, notes in bound for note in notes)
 
 
-def _bind(graph: "ModelGraph", spec: ModifierSpec, job: Job) -> tuple[Run, tuple[Note, ...]]:
-    """One modifier with its modules, and its notes in the order in which the library would meet their causes."""
+def _schemes(specs: Sequence[ModifierSpec], selections: Sequence[Selection]) -> Selection:
+    """What is on the modules once every modifier is initialized (core/lifecycle.py `initialize`): of two schemes for a
+    module, the later modifier's."""
+    weights: dict[str, Scheme | None] = {}
+    attention: dict[str, AttentionScheme] = {}
+    for spec, selection in zip(specs, selections, strict=True):
+        attached = spec.attached(selection)
+        weights |= attached.weights
+        attention |= attached.attention
+    return Selection(weights=weights, attention=attention)
+
+
+def _bind(
+    graph: "ModelGraph", spec: ModifierSpec, job: Job, own: Selection, schemes: Selection
+) -> tuple[Run, tuple[Note, ...]]:
+    """One modifier with its modules, and its notes in the order in which the library would meet their causes.
+
+    `own`: what it selects; `schemes`: those that it finds.
+    """
     modules = graph.module_refs()
-    selection = spec.select(modules)
+    selection = spec.find(own, schemes)
     checked = tuple(spec.check(modules, selection))
     units = tuple(_unit_targets(graph, selection))
     run = Run(
         spec=spec,
         units=units,
-        unties_embeddings=spec.unties_embeddings and not selection.weights.keys().isdisjoint(_ends(graph)),
+        unties_embeddings=spec.unties_embeddings and not own.weights.keys().isdisjoint(_ends(graph)),
     )
     hidden = _hidden(units, graph, job) if spec.requires_calibration_data else ()
     notes = (
@@ -72,12 +103,12 @@ def _bind(graph: "ModelGraph", spec: ModifierSpec, job: Job) -> tuple[Run, tuple
     return run, notes
 
 
-def _facts(graph: "ModelGraph") -> ModelFacts:
+def _traits(graph: "ModelGraph") -> ModelTraits:
     """modifiers/utils/pytorch_helpers.py is_moe_model: by the classes of the modules, or by the config's fields."""
     is_moe = graph.names_experts or any(
         "MoE" in ref.classes[0] or "Expert" in ref.classes[0] for ref in graph.module_refs() if ref.classes
     )
-    return ModelFacts(graph.architecture, is_moe)
+    return replace(graph.facts, architecture=graph.architecture, is_moe=is_moe)
 
 
 def _ends(graph: "ModelGraph") -> set[str]:
@@ -94,17 +125,40 @@ def _unit_targets(graph: "ModelGraph", selection: Selection) -> Iterator[UnitTar
             for info in graph.structures[unit.structure].modules
             if _is_selected(info, unit.name + info.name, selection)
         ]
-        if not members:
+        states = tuple(_states(unit, graph, selection))
+        if not members and not states:
             continue
         key = (
             unit.structure,
             unit.kind,
             tuple((info.name, id(scheme), observed) for info, scheme, observed in members),
+            states,
         )
         if key not in by_key:
             by_key[key] = (len(by_key), tuple(_module(info, scheme, observed) for info, scheme, observed in members))
         signature, modules = by_key[key]
-        yield UnitTargets(unit=unit.name, signature=signature, modules=modules, loose=unit.onload != "own-subgraph")
+        loose = unit.onload != "own-subgraph"
+        yield UnitTargets(unit=unit.name, signature=signature, modules=modules, loose=loose, states=states)
+
+
+def _states(unit: "Unit", graph: "ModelGraph", selection: Selection) -> Iterator[LinearModule]:
+    """Queries, keys and values of the unit's attentions that are quantized."""
+    for info in graph.structures[unit.structure].modules if selection.attention else ():
+        attention = selection.attention.get(unit.name + info.name)
+        if attention is None:
+            continue
+        keys = ((KEY_STATES, graph.facts.kv_heads), (VALUE_STATES, graph.facts.kv_heads))
+        for name, heads in ((QUERY_STATES, graph.facts.heads), *keys) if attention.queries else keys:
+            yield LinearModule(
+                name=f"{info.name}.{name}",
+                rows=0,
+                columns=0,
+                itemsize=graph.itemsize,
+                scheme=Scheme(targets=(), input_activations=attention.args),
+                heads=heads or 1,
+                has_zero_point=attention.queries or not attention.args.symmetric,
+                observed=attention.is_observed,
+            )
 
 
 def _is_selected(info: "ModuleInfo", name: str, selection: Selection) -> bool:
@@ -160,12 +214,15 @@ def _inputs(graph: "ModelGraph", selection: Selection) -> Iterator[tuple[str, in
                     yield name, len(event.call.dims)
 
 
-def _qparam_tensors(runs: Sequence[Run]) -> tuple[tuple[int, int], ...]:
-    """The qparams that initialize_quantization registers: (bytes, number of such tensors)."""
+def _qparam_tensors(quantized: Sequence[UnitTargets]) -> tuple[tuple[int, int], ...]:
+    """The qparams that are registered once all modifiers are initialized: (bytes, number of such tensors).
+
+    initialize.py `initialize_module_for_quantization` drops those of an earlier scheme.
+    """
     tensors: Counter[int] = Counter()
-    for run in runs:
-        unit_of = {unit.signature: unit for unit in run.units}
-        for signature, units in Counter(unit.signature for unit in run.units).items():
-            for nbytes in (size for module in unit_of[signature].modules for size in qparam_sizes(module)):
-                tensors[nbytes] += units
+    unit_of = {unit.signature: unit for unit in quantized}
+    for signature, units in Counter(unit.signature for unit in quantized).items():
+        unit = unit_of[signature]
+        for nbytes in (size for module in (*unit.modules, *unit.states) for size in qparam_sizes(module)):
+            tensors[nbytes] += units
     return tuple(tensors.items())

@@ -171,6 +171,11 @@ class Frame:
         """The CUDA build that the function computes with, if that is modelled."""
         return self._context.cuda if self._context.device == "gpu" else None
 
+    @property
+    def computes_on_cpu(self) -> bool:
+        """The function computes in CPU memory, where no Triton kernel runs."""
+        return self._context.device == "cpu"
+
     @contextmanager
     def single(self, nbytes: int, what: str) -> Iterator[None]:
         """A tensor of one element that lives as long as the block; the counting device passes over it."""
@@ -273,6 +278,16 @@ class Context:
         """The module's weights lie on the disk while no subgraph uses them."""
         self.head: tuple[str, int] = ("", 0)
         """Name and bytes of the output head's weight; the pipeline sets it."""
+        self.model_on_cpu: Handle | None = None
+        """The weights that wait on the CPU."""
+        self.keeps_modules = False
+        """A modifier refers to modules that another one drops."""
+        self.draining: set[Handle] = set()
+        """Holdings that each subgraph takes its own part of: all others are the same for equal subgraphs."""
+        self._resized: dict[str, int] = {}
+        """Bytes of parameters that took the place of larger ones."""
+        self._outgoing = 0
+        """Bytes of weights that the model has lost, and that go with what is onloaded."""
         self.onloaded: dict[str, Handle] = {}
         """Names of parameters on the GPU until the subgraph ends (`disable_offloading`)."""
         self.keep_onloaded = True
@@ -313,7 +328,7 @@ class Context:
         """compressed_tensors offload/cache/base.py OffloadCache.__getitem__: copied on first access."""
         if self.device == "cpu" or self.weights_on_gpu or name in self.onloaded:
             return
-        handle = self.copied_to_gpu(name, nbytes, kind)
+        handle = self.copied_to_gpu(name, self._resized.get(name, nbytes), kind)
         if self.keep_onloaded:
             self.onloaded[name] = handle
         else:
@@ -333,6 +348,20 @@ class Context:
         """compressed_tensors offload/cache/base.py OffloadCache.__setitem__: a new value goes where the old one is."""
         if self.device == "gpu" and not self.weights_on_gpu:
             self.traffic.off_gpu(nbytes * copies)
+
+    def replace_weight(self, name: str, new: int, *, old: int, dropped: int) -> None:
+        """A parameter of `old` bytes gives way to one of `new`, and weights of `dropped` bytes leave the model.
+
+        What lies on the CPU stays until what is onloaded goes: offload/cache/base.py `onload_values` refers to both.
+        """
+        if self.weights_on_gpu or self.device == "cpu" or self.model_on_cpu is None:
+            return
+        if name in self.onloaded:
+            self.onloaded[f"{name}, the old one"] = self.onloaded.pop(name)
+        self._resized[name] = new
+        self.written(new)
+        self.ledger.grow(self.model_on_cpu, new)
+        self._outgoing += old + (0 if self.keeps_modules else dropped)
 
     @contextmanager
     def accessed(self, name: str, nbytes: int, kind: str = "weights", copies: int = 1) -> Iterator[None]:
@@ -367,3 +396,6 @@ class Context:
         """Leave `disable_offloading`: every onloaded parameter is released."""
         self.ledger.free_all(self.onloaded.values())
         self.onloaded.clear()
+        if self._outgoing and self.model_on_cpu is not None:
+            self.ledger.grow(self.model_on_cpu, -self._outgoing)
+            self._outgoing = 0

@@ -4,14 +4,14 @@ compressed_tensors offload/cache/disk.py: a weight that was loaded is a link to 
 the link's place as a file of its own; scales and zero points are files from the start.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from planner.compress.program import Program, Run
 from planner.notes import Note
 from planner.recipe.qparams import qparam_bytes
-from planner.recipe.targets import LinearModule
+from planner.recipe.targets import LinearModule, UnitTargets
 
 if TYPE_CHECKING:
     from planner.models.graph import ModelGraph
@@ -29,8 +29,8 @@ class DiskShare:
     """Weights that the modifiers change."""
 
 
-def disk_share(graph: "ModelGraph", runs: Sequence[Run]) -> DiskShare:
-    """What of the model, and of these modifiers' work, lies on the disk."""
+def disk_share(graph: "ModelGraph", runs: Sequence[Run], quantized: Iterable[UnitTargets]) -> DiskShare:
+    """What of the model, and of these modifiers' work, lies on the disk; `quantized`: all modules with a scheme."""
     if not graph.on_disk:
         return DiskShare(weights=0, qparams=0, rewritten=0)
     on_disk = below(graph.on_disk)
@@ -40,7 +40,8 @@ def disk_share(graph: "ModelGraph", runs: Sequence[Run]) -> DiskShare:
         for parameter in graph.structures[unit.structure].parameters
         if not parameter.tied and on_disk(unit.name + parameter.name)
     )
-    qparams = sum(qparam_bytes(module) for run in runs for module in _modules(run, on_disk))
+    modules = (module for unit in quantized for module in (*unit.named(), *unit.named_states()))
+    qparams = sum(qparam_bytes(module) for module in modules if on_disk(module.name))
     changed = {
         module.name: module.weight_bytes
         for run in runs

@@ -7,12 +7,11 @@ bytes of an element of the observed tensor: minima, maxima and scales keep its d
 from collections.abc import Iterable, Sequence
 
 from planner.compress.context import Context, Frame
+from planner.compress.grid_search import Observed, search_imatrix, search_mse, take_extreme
 from planner.compress.holdings import Owner
+from planner.compress.importance import Importances
 from planner.compress.qparams import QParams, calculate_qparams
-from planner.cuda import reductions
-from planner.cuda.requests import temporaries
-from planner.errors import UnsupportedError
-from planner.recipe.observers import DEFAULT, OBSERVERS, Observer
+from planner.recipe.observers import observer_named
 from planner.recipe.qparams import scale_count
 from planner.recipe.specs import QuantArgs
 from planner.recipe.targets import LinearModule
@@ -25,6 +24,7 @@ class WeightObservers:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self.importances = Importances(context)
         self._statistics: dict[str, list[Handle]] = {}
         self._computed: set[str] = set()
 
@@ -43,24 +43,30 @@ class WeightObservers:
                     _flatten_blocks(frame, module, args)
                 count = scale_count(module.rows, module.columns, args)
                 group = module.rows * module.columns // count
-                observed_range(frame, args, observations=1, count=count, group=group, itemsize=module.itemsize)
+                observed = Observed(observations=1, count=count, group=group, itemsize=module.itemsize)
+                observed_range(frame, args, observed, importances=self._weighing(module, args))
                 self._statistics[module.name] = [frame.hand_over("min_vals"), frame.hand_over("max_vals")]
             self._multiply(module)
             if args.strategy == "tensor_group":
                 for other in fused:
                     self.observe(other, fused)
 
+    def _weighing(self, module: LinearModule, args: QuantArgs) -> int:
+        """Number of importances that weigh the errors: imatrix.py _get_validated_importance falls back to none."""
+        weighs = args.strategy in ("channel", "group", "tensor_group") and self.importances.is_known(module.name)
+        return module.columns if weighs else 0
+
     def forget_all(self) -> None:
         """calibration.py freeze_module_quantization: the observers go, with the statistics that they still hold."""
         for handles in self._statistics.values():
             self._context.ledger.free_all(handles)
         self._statistics.clear()
+        self.importances.forget_all()
 
     def forget(self, names: Iterable[str]) -> None:
         """Observer.delete_statistics of modules whose scales another rank has computed."""
         for name in names:
-            self._context.ledger.free_all(self._statistics.pop(name, []))
-            self._computed.discard(name)
+            self._delete_statistics(name)
 
     def _multiply(self, module: LinearModule) -> None:
         """Add the statistics of the other modules that this one stands for."""
@@ -86,8 +92,12 @@ class WeightObservers:
         group = [n for n in fused if n in self._statistics] or [name]
         if all(n in self._computed for n in group):
             for member in group:
-                self._context.ledger.free_all(self._statistics.pop(member, []))
-                self._computed.discard(member)
+                self._delete_statistics(member)
+
+    def _delete_statistics(self, name: str) -> None:
+        self._context.ledger.free_all(self._statistics.pop(name, []))
+        self.importances.forget(name, "weight")
+        self._computed.discard(name)
 
 
 def siblings_of(name: str, names: frozenset[str]) -> tuple[str, ...]:
@@ -109,59 +119,51 @@ def _flatten_blocks(frame: Frame, module: LinearModule, args: QuantArgs) -> None
     frame.assign("weight in blocks", rows * columns * module.itemsize)
 
 
-def observer_of(args: QuantArgs) -> Observer:
-    """The observer that these arguments name; raises UnsupportedError where planner does not model it."""
-    name = args.observer or DEFAULT["input"]
-    observer = OBSERVERS.get(name)
-    if observer is not None and observer.alias_of is not None:
-        observer = OBSERVERS[observer.alias_of]
-    if observer is None or observer.statistics is None:
-        modelled = ", ".join(name for name, known in OBSERVERS.items() if known.statistics is not None)
-        raise UnsupportedError(f"observer {name} is not modelled; modelled: {modelled}")
-    return observer
-
-
-def observed_range(frame: Frame, args: QuantArgs, *, observations: int, count: int, group: int, itemsize: int) -> None:
-    """Leave the observed extremes in `frame`, as min_vals and max_vals."""
-    observer = observer_of(args)
-    if observer.statistics == "mse":
-        _mse_statistics(frame, args, observer, observations, count, group, itemsize)
+def observed_range(frame: Frame, args: QuantArgs, observed: Observed, *, importances: int = 0) -> None:
+    """Leave the observed extremes in `frame`, as min_vals and max_vals; `importances` as `search_imatrix` has them."""
+    statistics = observer_named(args.observer).statistics
+    if statistics == "imatrix":
+        search_imatrix(frame, args, observed, importances=importances)
+    elif statistics == "mse" and (frame.computes_on_cpu or not _has_kernel(args)):
+        search_mse(frame, args, observed)
+    elif statistics == "mse":
+        _mse_statistics(frame, args, observed)
     else:
         for name in ("min_vals", "max_vals"):
-            _extreme(frame, name, observations, count, group, itemsize)
+            take_extreme(frame, name, observed)
 
 
-def _extreme(frame: Frame, name: str, observations: int, count: int, group: int, itemsize: int) -> None:
-    """torch.amin(observed, dim=(0, -1)) of (observations, count, group) values."""
-    frame.assign(name, count * itemsize)
-    if frame.build is not None:
-        buffers = reductions.extreme_buffers((observations, count, group), itemsize, frame.build)
-        frame.operator(temporaries(*buffers), name)
+def averages(args: QuantArgs) -> bool:
+    """min_max.py MinMaxObserver and its like in mse.py: a constant of 1 leaves nothing of earlier batches."""
+    return dict(args.observer_kwargs).get("averaging_constant", 0.01) != 1
 
 
-def _mse_steps(args: QuantArgs, observer: Observer) -> int:
+def _has_kernel(args: QuantArgs) -> bool:
+    """mse_quant.py _mse_triton_req: on CUDA, all but integers of more than 8 bits."""
+    return args.type != "int" or args.num_bits <= 8
+
+
+def _mse_steps(args: QuantArgs) -> int:
     """observers/mse.py MemorylessMSEObserver: number of shrink factors tried."""
-    options = dict(args.observer_kwargs)
+    options, observer = dict(args.observer_kwargs), observer_named(args.observer)
     return int(options.get("maxshrink", observer.maxshrink) * options.get("grid", observer.grid))
 
 
-def _mse_statistics(
-    frame: Frame, args: QuantArgs, observer: Observer, observations: int, count: int, group: int, itemsize: int
-) -> None:
+def _mse_statistics(frame: Frame, args: QuantArgs, observed: Observed) -> None:
     """mse_quant.py _grid_search_mse_triton, the path taken on CUDA."""
-    small, wide = count * itemsize, count * 4
+    count, small, wide = observed.count, observed.small, observed.count * 4
     for name in ("min_val", "max_val"):
-        _extreme(frame, "extreme", observations, count, group, itemsize)
+        take_extreme(frame, "extreme", observed)
         frame.assign(name, small)
         frame.delete("extreme")
-    qparams = calculate_qparams(frame, count, itemsize, args, rounded=False)
+    qparams = calculate_qparams(frame, count, observed.itemsize, args, rounded=False)
     frame.bind("zp_base", qparams.zero_point)
     frame.free(qparams.scale)
     for name in ("min_base", "max_base"):
         with frame.during(small, "zeros"):
             frame.assign(name, small)
     frame.assign("zp_base", wide)
-    steps, values = _mse_steps(args, observer), observations * group
+    steps, values = _mse_steps(args), observed.observations * observed.group
     if frame.build is not None:
         frame.assign("grid_points", steps * 4)
     frame.assign("best_step", wide)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.overrides import TorchFunctionMode
 
+from planner.models.attention import attention_patches
 from planner.models.failures import pass_on, stands_in
 from planner.models.recorder import Recorder, storage_key
 from planner.models.traces import Call, CallValue, Event, EventKind
@@ -39,10 +40,13 @@ class ModuleCalls:
         self.prefix = ""
         """The sequential target that is running; names under it start with a dot."""
         self._place = place
+        self._model = model
         self._names: dict[int, str] = {id(m): name for name, m in model.named_modules()}
         self._head = _output_head(model)
         self._head_ran = False
         self._stack: list[str] = []
+        self._shown: list[bool] = []
+        """Whether the calls of the stack are written down."""
 
     def name(self, module: torch.nn.Module) -> str:
         """The module's full name; empty for the model itself and for modules outside of it."""
@@ -68,6 +72,7 @@ class ModuleCalls:
             yield patched_forward(self._head, self._meta_head(self._head))
         yield from inner
         yield _around_calls(before, after)
+        yield from attention_patches(self._model, self._see_states)
         yield HalfSoftmax()
 
     def _meta_head(self, head: torch.nn.Linear) -> Callable[..., torch.Tensor]:
@@ -84,12 +89,14 @@ class ModuleCalls:
     def enter(self, module: torch.nn.Module, args: Any, kwargs: Any, *, shown: bool = True) -> None:
         """A module's forward begins. Not `shown`: its hooks do not run here."""
         self._stack.append(self.name(module))
+        self._shown.append(shown)
         if shown and self.recorder.recording:
             self.write("enter", module, args, kwargs)
 
     def leave(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any, *, shown: bool = True) -> None:
         """A module's forward is over."""
         self._stack.pop()
+        self._shown.pop()
         if shown and (self.recorder.recording or self._is_head(module)):
             self.write("exit", module, args, kwargs, output)
 
@@ -99,6 +106,21 @@ class ModuleCalls:
         hookable = bool(args) if isinstance(module, LEAVES) else next(module.parameters(), None) is not None
         if name and hookable:
             self.recorder.append(Event(kind, call=self._call(name, module, args, kwargs, output)))
+
+    def _see_states(self, module: torch.nn.Module, states: str, tensor: torch.Tensor) -> None:
+        """The running module hands these states to its attention function; its cache has hooks where it is called."""
+        if not (self._shown and self._shown[-1] and self.recorder.recording and self._stack[-1] == self.name(module)):
+            return
+        batch, heads, tokens, width = tensor.shape
+        call = Call(
+            module=self.relative(f"{self._stack[-1]}.{states}"),
+            rows=batch * tokens,
+            columns=heads * width,
+            itemsize=tensor.element_size(),
+            contiguous=tensor.transpose(1, 2).is_contiguous(),
+            dims=tuple(tensor.shape),
+        )
+        self.recorder.append(Event("enter", call=call))
 
     def _is_head(self, module: torch.nn.Module) -> bool:
         return self._head_ran and module is self._head

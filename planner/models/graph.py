@@ -4,13 +4,13 @@ Plain records; `to_networkx` gives the same as a networkx DiGraph, whose edges c
 that cross from one unit to another.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from planner.job import Job
 from planner.models.traces import ModelTrace
 from planner.notes import Note
-from planner.recipe.specs import ModuleRef
+from planner.recipe.specs import ModelTraits, ModuleRef
 
 UnitKind = Literal["embedding", "vision", "projector", "decoder", "norm", "head", "other"]
 """What a unit is. `decoder`: a layer of the text decoder, or a part of one."""
@@ -45,6 +45,8 @@ class ModuleInfo:
     columns: int = 0
     itemsize: int = 0
     """Shape of its weight flattened to (rows, columns), and bytes of an element; 0 without weight."""
+    takes_cache: bool = False
+    """Its forward takes past keys and values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +137,7 @@ class ModelGraph:
     """Modules whose weights stay on the disk, with all that is in them; the empty name is the whole model."""
     names_experts: bool = False
     """A field of the config is named for experts (modifiers/utils/pytorch_helpers.py `is_moe_model`)."""
+    facts: ModelTraits = field(default_factory=ModelTraits)
 
     def module_refs(self) -> list[ModuleRef]:
         """Every module by its full name, in model order: what targets and ignores are matched against."""
@@ -145,7 +148,10 @@ class ModelGraph:
             else:
                 unit = self.units[entry]
                 parts = self.structures[unit.structure].modules
-                refs += [ModuleRef(unit.name + m.name, m.classes, m.rows, m.columns, m.itemsize) for m in parts]
+                refs += [
+                    ModuleRef(unit.name + m.name, m.classes, m.rows, m.columns, m.itemsize, m.takes_cache)
+                    for m in parts
+                ]
         return refs
 
     def weighted(self, unit: Unit) -> list[ModuleInfo]:

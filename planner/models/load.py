@@ -22,10 +22,11 @@ from planner.models.build import (
 )
 from planner.models.built import BuiltModel, built_model, unchanged
 from planner.models.dataflow import DataflowTracer
+from planner.models.described import facts_of, ref_of, structure_of
 from planner.models.estimate import estimate_trace
 from planner.models.experts import find_fused_experts, linear_sizes, linearize
 from planner.models.failures import forward_of_model
-from planner.models.graph import Edge, ModelGraph, ModuleInfo, Onload, Parameter, Structure, Unit, UnitKind
+from planner.models.graph import Edge, ModelGraph, Onload, Structure, Unit, UnitKind
 from planner.models.inputs import calibration_batch
 from planner.models.offload import disk_modules
 from planner.models.source import Named, load_source
@@ -137,6 +138,7 @@ class _Loader:
             job=self.job,
             on_disk=on_disk,
             names_experts=names_experts(self.config),
+            facts=facts_of(self.config),
         )
 
     # ------------------------------------------------------------------ parts of the model
@@ -221,7 +223,7 @@ class _Loader:
         elif name and not any(root.startswith(f"{name}.") for root in roots):
             self._add_unit(name, module, _guess(name, module), targets)
         else:
-            self.layout.append(ModuleRef(name, _classes(module)))
+            self.layout.append(ref_of(name, module))
             if next(module.parameters(recurse=False), None) is not None:
                 self._add_unit(name, _Bare(module), "other", targets)
             for child, part in module.named_children():
@@ -233,7 +235,7 @@ class _Loader:
             self.keys[key] = len(self.structures)
             # only one of equal units gets its experts spread out: a 671B model has 58 of them
             linearize(module, self.config, self.job.calibrate_all_experts)
-            self.structures.append(_structure(module, self.owned))
+            self.structures.append(structure_of(module, self.owned))
         number = self.keys[key]
         structure = self.structures[number]
         self.owned |= {id(p) for p in module.parameters()}
@@ -317,40 +319,6 @@ class _Bare(torch.nn.Module):
         super().__init__()
         for name, parameter in module.named_parameters(recurse=False):
             self.register_parameter(name, parameter)
-
-
-def _classes(module: torch.nn.Module) -> tuple[str, ...]:
-    return tuple(c.__name__ for c in type(module).__mro__ if c not in (torch.nn.Module, object))
-
-
-def _structure(module: torch.nn.Module, owned: set[int]) -> Structure:
-    parameters = tuple(
-        Parameter(
-            name=f".{name}",
-            shape=tuple(p.shape),
-            dtype=str(p.dtype).removeprefix("torch."),
-            bytes=p.numel() * p.element_size(),
-            tied=id(p) in owned,
-        )
-        for name, p in module.named_parameters()
-    )
-    modules = tuple(_info(name, part) for name, part in module.named_modules())
-    return Structure(class_name=type(module).__name__, parameters=parameters, modules=modules)
-
-
-def _info(name: str, module: torch.nn.Module) -> ModuleInfo:
-    weight = getattr(module, "weight", None)
-    classes = _classes(module)
-    if not isinstance(weight, torch.nn.Parameter) or weight.dim() < 2:
-        return ModuleInfo(name=f".{name}" if name else "", classes=classes)
-    rows = weight.shape[0]
-    return ModuleInfo(
-        name=f".{name}" if name else "",
-        classes=classes,
-        rows=rows,
-        columns=weight.numel() // rows,
-        itemsize=weight.element_size(),
-    )
 
 
 def structure_key(module: torch.nn.Module, owned: set[int]) -> object:

@@ -17,6 +17,10 @@ CUDA = "cuda"
 COUNTED = "cuda_workspace"
 """Category of the few of these that the counting device sees too."""
 
+KEY_STATES, VALUE_STATES, QUERY_STATES = "kv_cache.key", "kv_cache.value", "impl.query"
+"""Below an attention: keys and values as its cache gets them, and queries. They are called like modules, by `enter`
+events alone: rows are tokens, columns all heads side by side, and `contiguous` says whether they lie so."""
+
 
 @dataclass(frozen=True, slots=True)
 class CallValue:

@@ -68,6 +68,24 @@ def selected(targets: Iterable[str], ignore: Iterable[str], modules: Sequence[Mo
     return [ref for ref in Patterns(targets).of(modules) if left_out.first(ref) is None]
 
 
+def target_matches(targets: Iterable[Target], modules: Sequence[ModuleRef]) -> list[tuple[Target, list[ModuleRef]]]:
+    """Every target with what it matches, nothing too: match.py `match_named_modules` warns of that and goes on.
+
+    Raises RecipeError where no target matches anything: then nothing is left to do, and the target is a slip.
+    """
+    found = [(target, Patterns((target[0],)).of(modules)) for target in targets]
+    if found and not any(matches for _, matches in found):
+        matched(found[0][0], modules)
+    return found
+
+
+def no_match_note(target: Target, modules: Sequence[ModuleRef]) -> Note:
+    """The note on a target that matches nothing, beside others that match."""
+    pattern, where = target
+    text = f"{where}: {shorten(pattern)} matches no module of this model{_target_hint(pattern, modules)}"
+    return Note(kind="recipe", text=text)
+
+
 def matched(target: Target, modules: Sequence[ModuleRef]) -> list[ModuleRef]:
     """What one target matches. Raises RecipeError where that is nothing, with a guess at what was meant."""
     pattern, where = target

@@ -8,8 +8,9 @@ from planner.upstream import Citation
 
 Combining = Literal["newest", "widest", "average"]
 """How a new batch's range meets the earlier ones: it replaces them, widens them, or is averaged with them."""
-Statistics = Literal["minmax", "mse"]
-"""How a range is found: the extremes as they are, or those shrunk to where the error is least."""
+Statistics = Literal["minmax", "mse", "imatrix"]
+"""How a range is found: the extremes as they are, or those shrunk to where the error is least; `imatrix` weighs the
+error by the squares of the module's inputs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,8 +18,7 @@ class Observer:
     """One observer, as far as memory depends on it."""
 
     source: Citation
-    statistics: Statistics | None
-    """None: planner does not model how it finds a range."""
+    statistics: Statistics
     combines: Combining = "newest"
     on_weights: str | None = None
     """The observer that takes its place on a weight: calibration.py `initialize_observer`."""
@@ -66,13 +66,27 @@ OBSERVERS: Mapping[str, Observer] = {
         source=Citation(_MSE, "_load_fouroversix_alias", "exists"), statistics="mse", alias_of="nvfp4_expanded_mse"
     ),
     "imatrix_mse": Observer(
-        source=Citation(_IMATRIX, "IMatrixMSEObserver", "exists"), statistics=None, needs_data=True
+        source=Citation(_IMATRIX, "IMatrixMSEObserver", "exists"),
+        statistics="imatrix",
+        needs_data=True,
+        maxshrink=0.95,
+        grid=20.0,
     ),
     "nvfp4_expanded_imatrix": Observer(
-        source=Citation(_IMATRIX, "NVFP4ExpandedIMatrixObserver", "exists"), statistics=None, needs_data=True
+        source=Citation(_IMATRIX, "NVFP4ExpandedIMatrixObserver", "exists"),
+        statistics="imatrix",
+        needs_data=True,
+        maxshrink=_EXPANDED,
+        grid=200.0,
     ),
 }
 """By the names under which they are registered, hyphens as underscores."""
 
 DEFAULT = {"weights": "memoryless_minmax", "input": "minmax", "output": "minmax"}
 """mixin.py `_apply_observer_overrides`: the observer where none is named, by its key in the `observer` mapping."""
+
+
+def observer_named(name: str | None) -> Observer:
+    """The observer of this registered name, or the one that it is an alias of; None stands for an activation's."""
+    observer = OBSERVERS[name or DEFAULT["input"]]
+    return OBSERVERS[observer.alias_of] if observer.alias_of is not None else observer

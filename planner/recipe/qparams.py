@@ -51,9 +51,18 @@ def activation_qparam_sizes(module: LinearModule, args: QuantArgs | None) -> dic
     fixed = {"global_scale": 4} if args.strategy == "tensor_group" else {}
     if args.dynamic == "local":
         return fixed
+    if module.heads:
+        return _state_qparam_sizes(module, args)
     columns = module.columns
     count = columns // args.group_size if args.strategy in ("group", "tensor_group") and args.group_size else 1
     return {"scale": count * module.itemsize, "zero_point": count * zero_point_itemsize(args), **fixed}
+
+
+def _state_qparam_sizes(module: LinearModule, args: QuantArgs) -> dict[str, int]:
+    """initialize.py initialize_attn_qparams: kv_cache_scheme alone forces no zero points (apply.py)."""
+    count = module.heads if args.strategy == "attn_head" else 1
+    sizes = {"scale": count * module.itemsize}
+    return {**sizes, "zero_point": count * zero_point_itemsize(args)} if module.has_zero_point else sizes
 
 
 def qparam_sizes(module: LinearModule) -> list[int]:

@@ -28,9 +28,11 @@ _OBSERVED: tuple[tuple[Part, str], ...] = (
 # initialize.py `initialize_qparams` raises for these on a Linear: too few dimensions are known.
 _IMPOSSIBLE = {
     "weights": ("attn_head",),
-    "input_activations": ("attn_head",),
+    "input_activations": (),  # one of an attention's states; a Linear that gets it is refused when it is bound
     "output_activations": ("channel", "block", "attn_head"),
 }
+STATE_STRATEGIES = ("tensor", "attn_head")
+"""Strategies of an attention's states."""
 _BITS = {"float": (4, 8), "int": tuple(range(1, 33))}  # helpers.py `_calculate_range`
 
 
@@ -76,8 +78,16 @@ def resolve_kv_cache(data: Any, where: str) -> QuantArgs | None:
     if data is None:
         return None
     args = _validated_args(data, where)
+    _check_states(args, where)
     observer = None if args.dynamic is True else _known_observer(args.observer or DEFAULT["input"], where)
     return _record(args, observer, where)
+
+
+def _check_states(args: Any, where: str) -> None:
+    """Refuses what observers/helpers.py `_flatten_attention` or initialize.py `initialize_qparams` refuses."""
+    if args.dynamic is not True and (strategy := _text(args.strategy)) not in STATE_STRATEGIES:
+        message = f"keys and values have one scale (tensor) or one for each head (attn_head), not {strategy}"
+        raise RecipeError(message, f"{where}.strategy")
 
 
 def needs_data(group: Scheme) -> bool:

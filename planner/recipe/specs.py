@@ -45,6 +45,19 @@ class Scheme:
     """Path of the group in the recipe file, for error messages."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionScheme:
+    """How one attention's states are quantized: its keys and values, and its queries too."""
+
+    args: QuantArgs
+    queries: bool = False
+    """A config group names the attention itself; kv_cache_scheme leaves queries alone."""
+    is_observed: bool = True
+    """False where the modifier's targets or ignores leave its observers out: its scales are never computed."""
+    where: str = field(default="", compare=False)
+    """Path in the recipe file."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModuleRef:
     """A module as recipes see it: its full name, the class names of its MRO, own class first, and its weight."""
@@ -55,6 +68,30 @@ class ModuleRef:
     columns: int = 0
     itemsize: int = 0
     """Shape of its weight flattened to (rows, columns), and bytes of an element; 0 without a matrix."""
+    takes_cache: bool = False
+    """Its forward takes past keys and values."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelTraits:
+    """What the library looks up in a model beside its modules; 0, and None, where the config does not say."""
+
+    architecture: str = ""
+    """The model's class."""
+    is_moe: bool = False
+    """modifiers/utils/pytorch_helpers.py `is_moe_model`."""
+    heads: int = 0
+    """Attention heads of the text decoder, and"""
+    kv_heads: int = 0
+    """heads of its keys and values."""
+    experts: int = 0
+    """Routed experts in a layer, and"""
+    experts_per_token: int = 0
+    """how many of them a token goes to."""
+    expert_groups: int | None = None
+    """Groups that a router chooses from first, and"""
+    groups_per_token: int | None = None
+    """how many of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +102,8 @@ class Selection:
     """Modules whose weights it changes, in model order, with the scheme each gets; None where it gives none."""
     watched: frozenset[str] = frozenset()
     """Modules whose calls it sees and whose weights stay: a parent block, a norm."""
+    attention: Mapping[str, AttentionScheme] = field(default_factory=dict)
+    """Attentions whose states it quantizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +114,6 @@ class HiddenModule:
     is_embedding: bool
     runs: bool
     """False where no sample passes through it, like a vision tower in a text-only job."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """What the library looks up in a model besides its modules' names and classes."""
-
-    architecture: str
-    """The model's class."""
-    is_moe: bool = False
-    """modifiers/utils/pytorch_helpers.py `is_moe_model`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,10 +176,19 @@ class ModifierSpec:
         """How it quantizes keys and values in the served model's cache; None where it does not."""
         return None
 
+    @property
+    def keeps_modules(self) -> bool:
+        """Whether it refers to the modules that it targets from the start, so that none of them can go."""
+        return False
+
+    def removes(self, name: str) -> bool:
+        """Whether no module of this name is left when it is done."""
+        return False
+
     def follow(self, earlier: Sequence["ModifierSpec"]) -> None:
         """Raises RecipeError or UnsupportedError where it cannot run after these modifiers."""
 
-    def within(self, model: ModelFacts, modules: Sequence[ModuleRef], recipe: Sequence["ModifierSpec"]) -> Self:
+    def within(self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence["ModifierSpec"]) -> Self:
         """The record with what it looks up in the model and in the recipe's other modifiers before it starts.
 
         Itself where that is nothing. Raises RecipeError where the library would.
@@ -160,6 +198,15 @@ class ModifierSpec:
     def select(self, modules: Sequence[ModuleRef]) -> Selection:
         """What it works on; `modules` are all of the model's in the order of named_modules()."""
         raise NotImplementedError(type(self).__name__)
+
+    def attached(self, selection: Selection) -> Selection:
+        """The schemes that stay on the modules once it is initialized, before any modifier runs."""
+        return Selection(weights={})
+
+    def find(self, selection: Selection, schemes: Selection) -> Selection:
+        """What it works on once all modifiers of the recipe are initialized: a later one's scheme replaces an
+        earlier one's on the same module. `schemes`: those that are on the modules then."""
+        return selection
 
     def check(self, modules: Sequence[ModuleRef], selection: Selection) -> Iterable[Note]:
         """What the library says before it starts: RecipeError where it refuses, notes where it goes on regardless."""

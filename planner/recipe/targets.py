@@ -19,6 +19,10 @@ class LinearModule:
     """An nn.Embedding: quantized, but never hooked for Hessians."""
     copies: int = 1
     """How many equal modules this one stands for: their statistics add up, all else is held for one at a time."""
+    heads: int = 0
+    """Of an attention's states, which have no weight: how many heads they are in."""
+    has_zero_point: bool = True
+    """Of states: keys and values under kv_cache_scheme alone have zero points only where they are asymmetric."""
     observed: bool = True
     """False where the library never shows the module to `sequential_epoch_end` (see models/wrapping.py)."""
 
@@ -38,7 +42,13 @@ class UnitTargets:
     """Targeted modules in model order, named from the unit on (`.self_attn.q_proj`)."""
     loose: bool
     """The unit is no sequential target: it runs in the head or the last subgraph."""
+    states: tuple[LinearModule, ...] = ()
+    """Queries, keys and values of its attentions that are quantized, named like modules (models/traces.py)."""
 
     def named(self, *, copies: int = 1) -> list[LinearModule]:
         """The modules with their full names."""
         return [replace(m, name=self.unit + m.name, copies=copies) for m in self.modules]
+
+    def named_states(self) -> list[LinearModule]:
+        """The states with their full names."""
+        return [replace(m, name=self.unit + m.name) for m in self.states]

@@ -171,9 +171,86 @@ def test_the_statistics_of_equal_modules_add_up(context: Context) -> None:
     assert context.ledger.live_by_kind("gpu")["observer"] == 5 * 2 * module.rows * module.itemsize
 
 
-def test_an_observer_that_is_not_known_is_refused_by_name(context: Context) -> None:
-    with pytest.raises(UnsupportedError, match="imatrix_mse"):
-        observe(context, toys.linear(scheme=toys.scheme(replace(CHANNEL, observer="imatrix_mse"))))
+# ---------------------------------------------------------------------- iMatrix, and searches without a kernel
+IMATRIX = replace(CHANNEL, observer="imatrix_mse")
+
+
+def test_the_imatrix_search_quantizes_the_whole_weight_beside_its_fp32_copy_and_the_last_candidate(
+    context: Context,
+) -> None:
+    module = toys.linear(rows=256, columns=512, scheme=toys.scheme(IMATRIX))
+    n, c = 256 * 512, 256
+    # observed_f and the last candidate's q in fp32; scaled, rounded, dequantized and their product in bf16
+    whole = 2 * 4 * n + 4 * 2 * n
+    # min_val, max_val, best_min, best_max, shrink_min, shrink_max, scales in bf16; best_error and err in fp32; improved
+    # and the zero points (int8) are bytes
+    names = 7 * 2 * c + 2 * 4 * c + c + c
+    peak, live = observe(context, module)
+    assert peak == module.weight_bytes + whole + names
+    assert live["observer"] == 2 * 2 * c
+
+
+def test_an_fp8_candidate_is_rounded_through_one_byte_an_element(context: Context) -> None:
+    args = replace(IMATRIX, type="float", zp_dtype="float8_e4m3fn")
+    peak, _ = observe(context, toys.linear(rows=256, columns=512, scheme=toys.scheme(args)))
+    int8 = Context(toys.job())
+    assert peak == observe(int8, toys.linear(rows=256, columns=512, scheme=toys.scheme(IMATRIX)))[0]
+
+
+@pytest.mark.parametrize("changes", [{}, {"device": "cpu"}, {"num_bits": 16}], ids=["cuda", "cpu", "16 bits"])
+def test_an_mse_search_without_its_kernel_holds_four_copies_of_the_weight(changes: dict[str, Any]) -> None:
+    device = changes.pop("device", "gpu")
+    context = Context(toys.job(), device=device)
+    module = toys.linear(
+        rows=256, columns=512, scheme=toys.scheme(replace(CHANNEL, observer="memoryless_mse", **changes))
+    )
+    WeightObservers(context).observe(module)
+    peak = context.ledger.close_step()[device].bytes - (module.weight_bytes if device == "gpu" else 0)
+    has_kernel = device == "gpu" and not changes
+    assert (peak < module.weight_bytes) is has_kernel
+    assert (4 * module.weight_bytes <= peak <= 4.1 * module.weight_bytes) is not has_kernel
+
+
+def calibrated(columns: int = 512, rows: int = 64) -> tuple[Context, WeightObservers, Any, int]:
+    """A module whose inputs were seen: context, observers, the module, and the peak of seeing them."""
+    context = Context(toys.job())
+    module = toys.linear(rows=256, columns=columns, scheme=toys.scheme(IMATRIX))
+    observers = WeightObservers(context)
+    observers.importances.attach(module)
+    context.ledger.close_step()
+    observers.importances.accumulate(module, toys.linear_call(module.name, rows, 256, columns))
+    return context, observers, module, context.ledger.close_step()["gpu"].bytes
+
+
+def test_importances_are_a_sum_and_a_count_and_each_batch_takes_its_input_twice_in_fp32() -> None:
+    context, observers, module, peak = calibrated()
+    held = 512 * 4 + 8
+    assert peak == held + 2 * 64 * 512 * 4 + 512 * 4
+    assert context.ledger.live("gpu") == held
+    observers.observe(module)
+    context.ledger.free_all(observers.qparams(module, ()).handles)
+    context.offload_all()
+    assert context.ledger.live("gpu") == 0
+
+
+def test_the_weight_is_on_the_gpu_for_a_moment_when_its_importances_are_attached(context: Context) -> None:
+    module = toys.linear(rows=256, columns=512, scheme=toys.scheme(IMATRIX))
+    WeightObservers(context).importances.attach(module)
+    assert context.ledger.close_step()["gpu"].bytes == module.weight_bytes + 512 * 4 + 8
+    assert context.ledger.live("gpu") == 512 * 4 + 8
+
+
+def test_an_embedding_has_no_importances(context: Context) -> None:
+    module = replace(toys.linear(rows=256, columns=512, scheme=toys.scheme(IMATRIX)), embedding=True)
+    WeightObservers(context).importances.attach(module)
+    assert context.ledger.live("gpu") == 0
+
+
+def test_more_batches_hold_no_more_importances() -> None:
+    context, observers, module, _ = calibrated()
+    before = context.ledger.live("gpu")
+    observers.importances.accumulate(module, toys.linear_call(module.name, 64, 256, 512))
+    assert context.ledger.live("gpu") == before
 
 
 # ---------------------------------------------------------------------- mean squared error

@@ -16,7 +16,7 @@ from planner.job import Job
 from planner.models import tracing
 from planner.models.graph import ModelGraph
 from planner.models.load import load_model
-from planner.models.traces import Call, Crossing, Event, ModelTrace, Segment
+from planner.models.traces import KEY_STATES, VALUE_STATES, Call, Crossing, Event, ModelTrace, Segment
 
 HEADS, KV_HEADS, WIDTH, MLP, HEAD_DIM = 4, 2, 512, 768, 128
 TINY: dict[str, Any] = {
@@ -349,7 +349,20 @@ def test_every_module_with_weights_is_entered_and_left_and_no_other(
         if targets
         else attention | mlp | norms | {"."}
     )
-    assert set(calls_of(running, "enter")) == set(calls_of(running, "exit")) == expected
+    states = {f"{(prefix and '.') or '.self_attn.'}{name}" for name in (KEY_STATES, VALUE_STATES)}
+    assert set(calls_of(running, "enter")) == expected | states
+    assert set(calls_of(running, "exit")) == expected
+
+
+def test_a_cache_sees_the_keys_and_values_before_they_are_repeated_with_their_heads_side_by_side(tiny: Loader) -> None:
+    entered = calls_of(tiny().trace.segments[1], "enter")
+    for name, projection in ((KEY_STATES, ".self_attn.k_proj"), (VALUE_STATES, ".self_attn.v_proj")):
+        states, made = entered[f".self_attn.{name}"], calls_of(tiny().trace.segments[1])[projection]
+        batch, tokens, columns = made.output
+        assert (states.rows, states.columns, states.itemsize) == (batch * tokens, columns, made.output_itemsize)
+        assert states.dims[0] == batch
+        assert states.dims[1] * states.dims[3] == columns
+        assert states.contiguous
 
 
 def test_a_targets_own_call_lies_in_the_segment_that_begins_with_it(tiny: Loader) -> None:

@@ -162,10 +162,15 @@ class TestGPTQ:
         assert "give scheme or config_groups" in refusal(one("GPTQModifier"))
         assert "give scheme or config_groups" in refusal(one("GPTQModifier", targets="Linear"))
 
-    def test_leaning_on_an_earlier_modifier_is_beyond_planner(self) -> None:
+    def test_an_earlier_modifier_s_scheme_is_enough_but_not_under_targets_or_ignores_of_its_own(self) -> None:
         data = one("QuantizationModifier", scheme="W4A16")
-        data["quant_stage"]["quant_modifiers"]["GPTQModifier"] = {}
-        assert "an earlier modifier's scheme" in refusal(data, UnsupportedError)
+        modifiers = data["quant_stage"]["quant_modifiers"]
+        modifiers["GPTQModifier"] = {"block_size": 64}
+        assert not recipe_from_dict(data, "my.yaml").modifiers[1].has_config
+        modifiers["GPTQModifier"] = {"ignore": ["lm_head"]}
+        assert "replaces the earlier modifier's scheme by an empty one" in refusal(data)
+        modifiers["QuantizationModifier"] = {"kv_cache_scheme": {"num_bits": 8}}
+        assert "give scheme or config_groups" in refusal(data)
 
     def test_without_data_it_is_beyond_planner(self) -> None:
         data = one("GPTQModifier", scheme="W4A16", requires_calibration_data=False)

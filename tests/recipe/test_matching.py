@@ -1,5 +1,6 @@
 """Which modules a recipe touches: by hand, and beside compressed-tensors on real torch modules."""
 
+import inspect
 import re
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from planner.compress.modifiers.mixin import QuantizationMixinSpec
 from planner.compress.modifiers.rtn import QuantizationSpec
 from planner.compress.modifiers.sparsegpt import SparseGPTSpec
 from planner.compress.recipes import load_recipe
-from planner.errors import RecipeError, UnsupportedError
+from planner.errors import RecipeError
 from planner.notes import texts
 from planner.recipe.expressions import matcher
 from planner.recipe.files import list_recipes
@@ -27,7 +28,7 @@ MLP = ("LlamaMLP", "Module", "object")
 
 
 def ref(name: str, classes: tuple[str, ...] = LINEAR) -> ModuleRef:
-    return ModuleRef(name, classes)
+    return ModuleRef(name, classes, takes_cache=classes == ATTENTION)
 
 
 def llama(layers: int = 2, prefix: str = "model") -> list[ModuleRef]:
@@ -50,6 +51,11 @@ def weights(bits: int = 8, strategy: str = "channel", group_size: int | None = N
 
 def group(*targets: str, bits: int = 8, **kwargs: object) -> Scheme:
     return Scheme(targets=targets, weights=weights(bits), where="r.yaml: s.m.Q.config_groups.group_0", **kwargs)  # type: ignore[arg-type]
+
+
+def states(*targets: str, strategy: str = "attn_head") -> Scheme:
+    args = weights(strategy=strategy, group_size=16 if strategy == "group" else None)
+    return Scheme(targets=targets, input_activations=args, where="r.yaml: s.m.Q.config_groups.group_0")
 
 
 def spec(*groups: Scheme, ignore: tuple[str, ...] = (), kind: type[QuantizationMixinSpec] = QuantizationSpec):
@@ -121,12 +127,55 @@ class TestQuantizationTargets:
     def test_naming_an_attention_module_itself_is_refused_as_the_library_does(self) -> None:
         with pytest.raises(RecipeError, match=r"re:\.\*self_attn\$ names model.layers.0.self_attn.*no weight"):
             taken(spec(group("re:.*self_attn$")), llama(1))
-        inputs = Scheme(targets=("re:.*self_attn$",), input_activations=weights(strategy="tensor"))
-        with pytest.raises(UnsupportedError, match="quantized attention"):
-            taken(spec(inputs), llama(1))
 
     def test_naming_attention_and_what_is_in_it_quantizes_what_is_in_it(self) -> None:
         assert len(taken(spec(group("re:.*self_attn")), llama(1))) == 4
+
+
+class TestAttention:
+    def test_a_target_that_names_attention_itself_quantizes_its_states(self) -> None:
+        modifier = spec(states("re:.*self_attn$"))
+        assert not taken(modifier, llama(2))
+        found = modifier.select(llama(2)).attention
+        assert list(found) == ["model.layers.0.self_attn", "model.layers.1.self_attn"]
+        assert all(scheme.queries and scheme.is_observed for scheme in found.values())
+
+    def test_an_ignored_one_is_left_alone(self) -> None:
+        assert not spec(states("re:.*self_attn$"), ignore=("re:.*self_attn",)).select(llama(1)).attention
+
+    def test_one_without_a_cache_is_passed_over(self) -> None:
+        modules = [replace(one, takes_cache=False) for one in llama(1)]
+        assert not spec(states("re:.*self_attn$")).select(modules).attention
+
+    def test_no_linear_takes_a_scale_for_each_head(self) -> None:
+        heads = states("re:.*self_attn.*", strategy="attn_head")
+        with pytest.raises(RecipeError, match="a Linear cannot have the strategy attn_head"):
+            taken(spec(heads), llama(1))
+
+    @pytest.mark.parametrize("strategy", ["channel", "token", "group"])
+    def test_states_have_one_scale_or_one_for_each_head(self, strategy: str) -> None:
+        with pytest.raises(RecipeError, match=r"input_activations.strategy: .*tensor.*attn_head"):
+            spec(states("re:.*self_attn$", strategy=strategy)).select(llama(1))
+
+    def test_kv_cache_scheme_takes_every_cache_and_observes_those_that_are_not_ignored(self) -> None:
+        cache = weights(strategy="tensor")
+        modifier = replace(spec(ignore=("re:.*layers.1.self_attn",)), kv_cache=cache)
+        found = modifier.select(llama(2)).attention
+        assert [(scheme.args, scheme.queries, scheme.is_observed) for scheme in found.values()] == [
+            (cache, False, True),
+            (cache, False, False),
+        ]
+        (note,) = checked(replace(modifier, groups=(group("Linear"),)), llama(2))
+        assert "model.layers.1.self_attn gets scales for its cache that nobody computes" in note
+
+    def test_a_group_that_names_attention_goes_before_kv_cache_scheme(self) -> None:
+        modifier = replace(spec(states("re:.*self_attn$")), kv_cache=weights(strategy="tensor"))
+        (found,) = modifier.select(llama(1)).attention.values()
+        assert found.args.strategy == "attn_head"
+
+    def test_that_queries_get_no_scales_is_told(self) -> None:
+        (note,) = checked(spec(states("re:.*self_attn$")), llama(1))
+        assert "those of queries are not" in note
 
 
 class TestSparseTargets:
@@ -169,11 +218,17 @@ class TestChecks:
     )
     def test_a_target_that_matches_nothing_is_an_error_that_names_what_is_there(self, target: str, hint: str) -> None:
         with pytest.raises(RecipeError) as caught:
-            checked(spec(group("Linear"), group(target)), llama(1))
+            checked(spec(group(target)), llama(1))
         assert str(caught.value).startswith(f"r.yaml: s.m.Q.config_groups.group_0.targets: {target} matches no module")
         assert hint in str(caught.value)
         with pytest.raises(RecipeError, match=r"r.yaml: s.m.S.targets: .* matches no module"):
             checked(sparse(target), llama(1))
+
+    def test_beside_others_that_match_it_is_told_with_the_same_hint(self) -> None:
+        (note,) = checked(spec(group("Linear"), group("re:.*qproj$")), llama(1))
+        (pruned,) = checked(sparse("Linear", "re:.*qproj$"), llama(1))
+        for text in (note, pruned):
+            assert text.endswith("targets: re:.*qproj$ matches no module of this model; did you mean q_proj?")
 
     def test_an_ignored_name_that_leaves_nothing_out_is_told_with_the_way_to_write_it(self) -> None:
         modules = [*llama(1)[:-1], ref("language_model.lm_head")]
@@ -311,7 +366,12 @@ def toy_model():
 
 def refs(model) -> list[ModuleRef]:
     return [
-        ModuleRef(name, tuple(cls.__name__ for cls in type(module).__mro__)) for name, module in model.named_modules()
+        ModuleRef(
+            name,
+            tuple(cls.__name__ for cls in type(module).__mro__),
+            takes_cache="past_key_values" in inspect.signature(module.forward).parameters,
+        )
+        for name, module in model.named_modules()
     ]
 
 

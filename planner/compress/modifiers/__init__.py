@@ -6,6 +6,7 @@ from planner.compress.context import Context
 from planner.compress.modifiers.awq import AwqSpec
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.gptq import GPTQSpec
+from planner.compress.modifiers.reap import REAPSpec
 from planner.compress.modifiers.rtn import QuantizationSpec
 from planner.compress.modifiers.sparsegpt import SparseGPTSpec
 from planner.recipe.specs import ModifierSpec
@@ -15,6 +16,7 @@ _SPECS: tuple[type[ModifierSpec], ...] = (
     GPTQSpec,
     SparseGPTSpec,
     AwqSpec,
+    REAPSpec,
 )
 
 MODIFIERS: Mapping[str, type[ModifierSpec]] = {spec.type: spec for spec in _SPECS}

@@ -21,7 +21,7 @@ from planner.hints import few
 from planner.notes import Note
 from planner.recipe.awq_mappings import AwqMapping, inferred_mappings
 from planner.recipe.module_sets import common_ancestor, module_sets
-from planner.recipe.specs import ModelFacts, ModifierSpec, ModuleRef, Scheme, Selection
+from planner.recipe.specs import ModelTraits, ModifierSpec, ModuleRef, Scheme, Selection
 from planner.recipe.targets import LinearModule
 from planner.recipe.validation import ModifierFields, check_patterns, must_calibrate, validated
 
@@ -94,7 +94,7 @@ class AwqSpec(ModifierSpec):
             n_grid=entry.n_grid,
         )
 
-    def within(self, model: ModelFacts, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
+    def within(self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
         """base.py `on_initialize` and `_set_resolved_mappings`; recipe.py `validate_model_after`."""
         here = next((place for place, spec in enumerate(recipe) if spec is self), 0)
         if not any(isinstance(spec, QuantizationMixinSpec) for spec in recipe[here + 1 :]):
@@ -107,11 +107,11 @@ class AwqSpec(ModifierSpec):
             if isinstance(spec, QuantizationMixinSpec):
                 chosen = spec.select(modules).weights
                 schemes |= {name: scheme for name, scheme in chosen.items() if scheme is not None}
-        inferred = inferred_mappings(model.architecture, modules, model.is_moe)
+        inferred = inferred_mappings(facts.architecture, modules, facts.is_moe)
         resolved = _Resolved(modules, schemes, self.where)
         for mapping in inferred if self.mappings is None else self.mappings:
             resolved.add(mapping)
-        default = "cpu" if model.is_moe else None
+        default = "cpu" if facts.is_moe else None
         return replace(
             self,
             smoothings=tuple(resolved.smoothings),

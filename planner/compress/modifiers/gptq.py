@@ -13,12 +13,18 @@ from pydantic import Field, field_validator
 from planner.compress.context import Context
 from planner.compress.modifiers.gptq_batch import Batch
 from planner.compress.modifiers.hessian import FP32, Hessians
-from planner.compress.modifiers.mixin import QuantizationMixinSpec, check_schemes, shared_fields, target_notes
+from planner.compress.modifiers.mixin import (
+    QuantizationMixinSpec,
+    attention_notes,
+    check_schemes,
+    shared_fields,
+    target_notes,
+)
 from planner.compress.modifiers.rtn import QuantizationModel
 from planner.compress.observers import siblings_of
 from planner.compress.qparams import QParams
 from planner.compress.ranks import dealt
-from planner.errors import RecipeError, UnsupportedError
+from planner.errors import RecipeError
 from planner.hints import few
 from planner.models.traces import Call
 from planner.notes import Note
@@ -88,23 +94,37 @@ class GPTQSpec(QuantizationMixinSpec):
         return True
 
     @property
+    def keeps_modules(self) -> bool:
+        """gptq/base.py `_module_names`."""
+        return True
+
+    @property
     def has_hessians(self) -> bool:
         """One for each module."""
         return True
 
     def follow(self, earlier: Sequence[ModifierSpec]) -> None:
-        """gptq/base.py `on_calibration_start` takes schemes that an earlier modifier left on the modules."""
-        where = self.where
+        """gptq/base.py `on_calibration_start` takes schemes that an earlier modifier left on the modules.
+
+        With targets or ignores of its own and no scheme it would attach an empty one over them, and find nothing.
+        """
         if any(group.weights for group in self.groups):
             return
-        if any(isinstance(spec, QuantizationMixinSpec) for spec in earlier):
-            message = "planner does not model GPTQ over an earlier modifier's scheme; give scheme"
-            raise UnsupportedError(f"{where}: {message}")
-        raise RecipeError("quantizes no weights, so GPTQ has nothing to do; give scheme or config_groups", where)
+        follows = any(isinstance(spec, QuantizationMixinSpec) and spec.quantizes_weights for spec in earlier)
+        if follows and not self.has_config:
+            return
+        if follows:
+            raise RecipeError(
+                "replaces the earlier modifier's scheme by an empty one, so GPTQ finds nothing to quantize; "
+                "leave out targets, ignore and kv_cache_scheme, and it takes that scheme, or give scheme here",
+                self.where,
+            )
+        raise RecipeError("quantizes no weights, so GPTQ has nothing to do; give scheme or config_groups", self.where)
 
     def check(self, modules: Sequence[ModuleRef], selection: Selection) -> Iterable[Note]:
         """gptq/base.py `on_calibration_start` raises when it hooks nothing; embeddings are not hooked."""
         yield from target_notes(self, modules, selection)
+        yield from attention_notes(self, selection)
         schemes = selection.weights
         linears = (schemes.get(ref.name) for ref in modules if "Embedding" not in ref.classes)
         if not any(scheme is not None and scheme.weights is not None for scheme in linears):

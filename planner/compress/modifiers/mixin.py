@@ -5,33 +5,25 @@ That is: the recipe's fields, which module gets which scheme, and what the libra
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
+from planner.compress.modifiers.targeted import kind_of, resolve, resolve_attention
 from planner.compress.observers import siblings_of
-from planner.errors import RecipeError, UnsupportedError
+from planner.errors import RecipeError
 from planner.hints import few, shorten
 from planner.notes import Note
 from planner.recipe.matching import (
     Patterns,
     Target,
     ignore_notes,
-    is_narrow,
-    is_weighted,
-    matched,
+    no_match_note,
     nothing_left,
-    subtree,
+    target_matches,
 )
 from planner.recipe.schemes import QuantizationFields, needs_data, resolve_groups, resolve_kv_cache
 from planner.recipe.specs import HiddenModule, ModifierSpec, ModuleRef, QuantArgs, Scheme, Selection
 from planner.recipe.validation import check_patterns
-from planner.upstream import ATTENTION_PROJECTIONS
-
-CACHE_OBSERVERS = Note(
-    kind="estimate",
-    text="kv_cache_scheme: its observers copy one layer's keys or values at a time; these temporaries are not counted.",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +34,18 @@ class QuantizationMixinSpec(ModifierSpec):
     ignore: tuple[str, ...] = ()
     kv_cache: QuantArgs | None = None
     bypass_divisibility_checks: bool = False
+    has_config: bool = True
+    """False where the entry names no scheme, targets or ignores: then it attaches none, and takes what it finds."""
 
     @property
     def requires_calibration_data(self) -> bool:
         """mixin.py `_set_requires_calibration_data`: static activations, or a data-driven observer."""
         return calibrates(self)
+
+    @property
+    def quantizes_weights(self) -> bool:
+        """Whether one of its groups has weights."""
+        return any(group.weights for group in self.groups)
 
     @property
     def unties_embeddings(self) -> bool:
@@ -64,11 +63,28 @@ class QuantizationMixinSpec(ModifierSpec):
         A group may be empty (the preset UNQUANTIZED, or no scheme at all): its modules are selected too,
         because LLM Compressor unties word embeddings when they are merely targeted.
         """
-        return Selection(weights=resolve(self.groups, self.ignore, modules))
+        return Selection(
+            weights=resolve(self.groups, self.ignore, modules),
+            attention=resolve_attention(self.groups, self.ignore, self.kv_cache, modules),
+        )
+
+    def attached(self, selection: Selection) -> Selection:
+        """mixin.py `initialize_quantization`."""
+        return selection if self.has_config else Selection(weights={})
+
+    def find(self, selection: Selection, schemes: Selection) -> Selection:
+        """mixin.py `start_calibration` takes whatever scheme is on the modules that this modifier targets."""
+        weights = {name: schemes.weights[name] for name in selection.weights if name in schemes.weights}
+        attention = {
+            name: replace(schemes.attention[name], is_observed=own.is_observed)
+            for name, own in selection.attention.items()
+        }
+        return replace(selection, weights=weights, attention=attention)
 
     def check(self, modules: Sequence[ModuleRef], selection: Selection) -> Iterable[Note]:
         """Targets that match nothing, groups that do not divide, fused siblings whose schemes differ."""
         yield from target_notes(self, modules, selection)
+        yield from attention_notes(self, selection)
         check_schemes(self, modules, selection)
 
     def hidden(self, modules: Sequence[HiddenModule]) -> Iterable[Note]:
@@ -82,10 +98,6 @@ class QuantizationMixinSpec(ModifierSpec):
                 f"{self.type} targets {few(run)}, which LLM Compressor calls inside a wrapped "
                 "function: their weight scales are never computed. Add them to ignore."
             )
-
-    def uncounted(self) -> Iterable[Note]:
-        """The observers of the KV cache."""
-        return () if self.kv_cache is None else (CACHE_OBSERVERS,)
 
     def targets(self) -> Iterator[Target]:
         """Each target with its path in the recipe."""
@@ -110,6 +122,7 @@ def shared_fields(fields: QuantizationFields, where: str) -> dict[str, Any]:
         "ignore": tuple(fields.ignore),
         "kv_cache": resolve_kv_cache(fields.kv_cache_scheme, f"{where}.kv_cache_scheme"),
         "bypass_divisibility_checks": fields.bypass_divisibility_checks,
+        "has_config": fields.has_config,
     }
 
 
@@ -121,75 +134,41 @@ def _unread_targets(fields: QuantizationFields, groups: Sequence[Scheme], where:
             yield _note(f"{where}.targets is not heeded ({few(unread)}): its groups name their own")
 
 
-# ---------------------------------------------------------------------- which modules
-def resolve(groups: Iterable[Scheme], ignore: Iterable[str], modules: Sequence[ModuleRef]) -> dict[str, Scheme]:
-    """quantization/lifecycle/apply.py `apply_quantization_config`: the config group of each module, in model order."""
-    by_target = {target: group for group in groups for target in group.targets}
-    targets, ignored = Patterns(by_target), Patterns(ignore)
-    schemes: dict[str, Scheme] = {}
-    for index, ref in enumerate(modules):
-        kind = _kind(ref.classes)
-        if kind is None:
-            continue
-        target = targets.first(ref)
-        if target is None or ignored.first(ref) is not None:
-            continue
-        if kind == "weighted":
-            schemes[ref.name] = by_target[target]
-        else:
-            _refuse_attention(by_target[target], modules, index)
-    return schemes
-
-
-@cache
-def _kind(classes: tuple[str, ...]) -> Literal["weighted", "attention"] | None:
-    """apply.py `apply_quantization_config` gives a scheme to Linears, Embeddings and cached attention only."""
-    if is_weighted(classes):
-        return "weighted"
-    if not classes or "InternalModule" in classes:
-        return None
-    return "attention" if "attention" in classes[0].lower() else None
-
-
-def _refuse_attention(scheme: Scheme, modules: Sequence[ModuleRef], index: int) -> None:
-    """Refuses a target that names an attention module itself, not only modules inside it.
-
-    Whether its forward takes a cache is not known here, so attention without one (which the library
-    passes over in silence) is refused as well: such a target is a slip in either case.
-    """
-    ref = modules[index]
-    inside = subtree(modules, index)[1:]
-    if not any(child.name == f"{ref.name}.{part}" for child in inside for part in ATTENTION_PROJECTIONS):
-        return
-    parent_name = ref.name.rsplit(".", 1)[0]  # the module itself at top level, as in match.py `is_narrow_match`
-    parent = next((one for one in modules[: index + 1] if one.name == parent_name), None)
-    narrow = [target for target in scheme.targets if is_narrow(target, ref, parent, inside)]
-    if not narrow:
-        return
-    where = f"{scheme.where}.targets"
-    if scheme.weights is None and scheme.output_activations is None and scheme.input_activations is not None:
-        raise UnsupportedError(f"{where}: planner does not model quantized attention ({shorten(narrow[0])})")
-    hint = f"name the Linears in it, like re:.*{ref.name.rpartition('.')[2]}.*proj$"
-    raise RecipeError(f"{shorten(narrow[0])} names {ref.name}, which has no weight itself; {hint}", where)
-
-
 # ---------------------------------------------------------------------- what the library checks
 def target_notes(spec: QuantizationMixinSpec, modules: Sequence[ModuleRef], selection: Selection) -> Iterator[Note]:
     """Targets and ignores that do not do what they seem to; RecipeError for a target that matches nothing."""
-    for target in spec.targets():
-        matches = matched(target, modules)
-        if not any(_kind(ref.classes) for ref in matches):
+    for target, matches in target_matches(spec.targets(), modules):
+        if not matches:
+            yield no_match_note(target, modules)
+        elif not any(map(_takes_scheme, matches)):
             pattern, where = target
             example = few([ref.name or "the model itself" for ref in matches])
             yield _note(f"{where}: {shorten(pattern)} quantizes nothing: {example} holds no weight of its own")
     yield from ignore_notes(spec.ignore, f"{spec.where}.ignore", lambda: _candidates(spec, modules))
-    if not selection.weights:
+    if not selection.weights and not any(scheme.is_observed for scheme in selection.attention.values()):
         yield nothing_left(spec.where)
+
+
+def attention_notes(spec: QuantizationMixinSpec, selection: Selection) -> Iterator[Note]:
+    """Scales of attentions that nobody computes."""
+    if any(scheme.queries and scheme.is_observed for scheme in selection.attention.values()):
+        # llmcompressor utils/helpers.py use_eager_attention: the hooked attention function is not called
+        yield _note(
+            f"{spec.where}: scales of keys and values are calibrated, those of queries are not: LLM Compressor forces "
+            "eager attention meanwhile, past the hook of the queries."
+        )
+    idle = [name for name, scheme in selection.attention.items() if not scheme.is_observed]
+    if idle:
+        yield _note(f"{spec.where}: {few(idle)} gets scales for its cache that nobody computes: it is not targeted")
+
+
+def _takes_scheme(ref: ModuleRef) -> bool:
+    return kind_of(ref.classes) == "weighted" or (kind_of(ref.classes) == "attention" and ref.takes_cache)
 
 
 def _candidates(spec: QuantizationMixinSpec, modules: Sequence[ModuleRef]) -> list[ModuleRef]:
     """The modules that could be ignored: those that are targeted."""
-    return Patterns(target for target, _ in spec.targets()).of([ref for ref in modules if _kind(ref.classes)])
+    return Patterns(target for target, _ in spec.targets()).of([ref for ref in modules if _takes_scheme(ref)])
 
 
 def check_schemes(spec: QuantizationMixinSpec, modules: Sequence[ModuleRef], selection: Selection) -> None:

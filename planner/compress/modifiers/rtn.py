@@ -1,20 +1,21 @@
 """QuantizationModifier (round to nearest): llmcompressor/modifiers/quantization/quantization/base.py."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 from planner.compress.context import Context, Frame
+from planner.compress.grid_search import Observed
 from planner.compress.holdings import Owner
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.mixin import QuantizationMixinSpec, calibrates, shared_fields
-from planner.compress.observers import WeightObservers, observed_range, observer_of, siblings_of
+from planner.compress.observers import WeightObservers, averages, observed_range, siblings_of
 from planner.compress.qparams import QParams, calculate_qparams
 from planner.compress.ranks import dealt
 from planner.errors import RecipeError
 from planner.models.traces import Call
 from planner.notes import Note
-from planner.recipe.observers import Observer
+from planner.recipe.observers import observer_named
 from planner.recipe.qparams import activation_qparam_sizes, weight_qparam_bytes
 from planner.recipe.schemes import QuantizationFields
 from planner.recipe.specs import QuantArgs
@@ -67,9 +68,18 @@ class QuantizationModel(ModifierModel):
         self._ranges: dict[str, list[Handle]] = {}
 
     # ------------------------------------------------------------------ calibrate
+    def on_calibration_start(self, modules: Iterable[LinearModule]) -> None:
+        """mixin.py start_calibration: observers are attached; iMatrix takes its sums then."""
+        for module in modules:
+            self.observers.importances.attach(module)
+
     def before_forward(self, module: LinearModule, call: Call) -> None:
         """calibration.py calibrate_input_hook: statistics of the input, kept per module."""
+        self.observers.importances.accumulate(module, call)
         args = module.scheme.input_activations if module.scheme else None
+        if module.heads:
+            self._observe_states(module, call)
+            return
         if args is not None and args.dynamic in (False, "local") and call.rows:
             self._observe(f"{module.name}.input", args, call.rows, call.columns, call.itemsize)
 
@@ -92,24 +102,47 @@ class QuantizationModel(ModifierModel):
             frame.temporary(nbytes, "product")
 
     def _observe(self, name: str, args: QuantArgs, rows: int, columns: int, itemsize: int) -> None:
-        """observers/base.py Observer.forward: this batch's range, combined with that of the batches before."""
-        # observers/helpers.py _flatten_activation: one scale, or one per group of columns
+        """observers/helpers.py _flatten_activation: one scale, or one per group of columns."""
         count = columns // (args.group_size or columns) if args.strategy == "tensor_group" else 1
+        self._update(name, args, Observed(observations=rows, count=count, group=columns // count, itemsize=itemsize))
+
+    def _update(self, name: str, args: QuantArgs, observed: Observed, copied: int = 0) -> None:
+        """observers/base.py Observer.forward: this batch's range, combined with that of the batches before.
+
+        `copied`: bytes of the observed tensor where it had to be laid out anew.
+        """
         with self.context.frame("observer", name) as frame:
-            observed_range(frame, args, observations=rows, count=count, group=columns // count, itemsize=itemsize)
+            frame.assign("in order", copied)
+            observed_range(frame, args, observed)
             earlier = self._ranges.get(name, [])
             if earlier:
-                self._combine(frame, observer_of(args), count * itemsize)
+                self._combine(frame, args, observed.small)
             self._ranges[name] = [frame.hand_over("min_vals"), frame.hand_over("max_vals")]
             self.context.ledger.free_all(earlier)
 
-    def _combine(self, frame: Frame, observer: Observer, nbytes: int) -> None:
+    def _observe_states(self, module: LinearModule, call: Call) -> None:
+        """calibration.py calibrate_key_hook, calibrate_value_hook: observers/helpers.py _flatten_attention.
+
+        (batch, heads, tokens, width) -> tokens first. That is a view where heads lie side by side already.
+        """
+        args = module.scheme.input_activations if module.scheme else None
+        if args is None or args.dynamic is True or not module.observed or not call.rows:
+            return
+        by_head = args.strategy == "attn_head"
+        count = call.dims[1] if by_head else 1
+        observed = Observed(observations=call.rows, count=count, group=call.columns // count, itemsize=call.itemsize)
+        is_view = call.contiguous or (by_head and call.dims[0] == 1)
+        copied = 0 if is_view else call.rows * call.columns * call.itemsize
+        self._update(f"{module.name}.input", args, observed, copied)
+
+    def _combine(self, frame: Frame, args: QuantArgs, nbytes: int) -> None:
         """min_max.py and mse.py `update_statistics_from_observed`; each extreme has `nbytes`."""
+        combines = observer_named(args.observer).combines
         for extreme in ("min_vals", "max_vals"):
-            if observer.combines == "average":  # observers/helpers.py lerp: (start * (1 - w)) + (end * w)
+            if combines == "average" and averages(args):  # observers/helpers.py lerp: (start * (1 - w)) + (end * w)
                 with frame.during(nbytes, "start * (1 - w)"), frame.during(nbytes, "end * w"):
                     frame.assign(extreme, nbytes)
-            elif observer.combines == "widest":
+            elif combines == "widest":
                 frame.assign(extreme, nbytes)
 
     def _finish_inputs(self, modules: Sequence[LinearModule]) -> None:
@@ -123,6 +156,8 @@ class QuantizationModel(ModifierModel):
                 if statistics and args is not None:
                     self._finish_input(module, base, args)
                 self.context.ledger.free_all(statistics)
+                if statistics:
+                    self.observers.importances.forget(module.name, base)
 
     def _finish_input(self, module: LinearModule, base: str, args: QuantArgs) -> None:
         """calibration.py update_qparams: what is stored of them stays on the GPU until the subgraph ends.
@@ -134,6 +169,7 @@ class QuantizationModel(ModifierModel):
         sizes = activation_qparam_sizes(module, args)
         with self.context.frame("observer", f"{module.name}.{base}") as frame:
             count = module.columns // (args.group_size or module.columns) if args.strategy == "tensor_group" else 1
+            count = module.heads if args.strategy == "attn_head" else count
             qparams = calculate_qparams(frame, count, module.itemsize, args)
             for name, nbytes in sizes.items():
                 self.context.onload(f"{module.name}.{base}_{name}", nbytes, "qparams")
@@ -150,6 +186,7 @@ class QuantizationModel(ModifierModel):
         targets = own = [m for m in modules if m.observed]
         rank = self.context.rank
         if rank is not None:
+            targets = [module for module in targets if not module.heads]
             for module in targets:  # base.py looks whether each has a weight, and onloads it
                 with self.context.accessed(f"{module.name}.weight", module.weight_bytes):
                     pass

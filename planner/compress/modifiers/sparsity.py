@@ -9,7 +9,15 @@ from pydantic import Field, field_validator, model_validator
 
 from planner.errors import RecipeError, UnsupportedError
 from planner.notes import Note
-from planner.recipe.matching import Patterns, ignore_notes, matched, module_classes, nothing_left, subtree
+from planner.recipe.matching import (
+    Patterns,
+    ignore_notes,
+    module_classes,
+    no_match_note,
+    nothing_left,
+    subtree,
+    target_matches,
+)
 from planner.recipe.specs import ModifierSpec, ModuleRef, Selection
 from planner.recipe.validation import ModifierFields, check_patterns, must_calibrate
 from planner.upstream import PRUNABLE_LAYER_TYPES
@@ -91,8 +99,9 @@ class SparsitySpec(ModifierSpec):
 
     def check(self, modules: Sequence[ModuleRef], selection: Selection) -> Iterable[Note]:
         """Targets that match nothing; ignores that leave nothing out, as `lm_head$` does where names end in a dot."""
-        for target in self.targets:
-            matched((target, f"{self.where}.targets"), modules)
+        for target, matches in target_matches([(each, f"{self.where}.targets") for each in self.targets], modules):
+            if not matches:
+                yield no_match_note(target, modules)
         traps = [pattern for pattern in self.ignore if pattern.endswith("$")]
         yield from ignore_notes(self.ignore, f"{self.where}.ignore", lambda: self._compared(modules), traps)
         if not selection.weights:

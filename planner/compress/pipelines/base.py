@@ -78,7 +78,8 @@ class Pipeline:
 
     def all_modules(self, run: Run) -> list[LinearModule]:
         """Every targeted module of the model, in model order."""
-        return [replace(module, observed=True) for unit in run.units for module in unit.named()]
+        states = [module for unit in run.units for module in unit.named_states()]
+        return [*(replace(module, observed=True) for unit in run.units for module in unit.named()), *states]
 
     def finish(self) -> None:
         """calibration_end of every modifier; what is onloaded goes before it."""

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from planner.compress.cache import ActivationCache
 from planner.compress.context import Context, Frame
 from planner.compress.devices import Action, CardUse, DiffersError, Script
-from planner.compress.holdings import Owner, Peak
+from planner.compress.holdings import DeviceName, Owner, Peak
+from planner.compress.pipelines.drains import Drains, Shift, shifted
 from planner.compress.pipelines.passes import NAMES
 from planner.compress.program import Program, Run, StepMemory, Subgraph
 from planner.compress.tape import Outcome, Outcomes, Repeated
@@ -31,6 +32,7 @@ class Template:
     subgraph: Subgraph
     steps: tuple[StepMemory, ...]
     leftovers: Leftovers
+    drains: Drains
     outcomes: Outcomes
     """What it did on the GPU, if tensors have places there, and how that comes out."""
 
@@ -58,19 +60,30 @@ class Repeats:
             ),
             tuple(tuple(trace.crossings[n].bytes for n in numbers) for numbers in borders),
             tuple(tuple(size for _, _, size in group) for group in self._leftovers()),
-            *(tuple(sorted(ledger.live_by_kind(device).items())) for device in ledger.devices),
+            *(tuple(sorted(self._steady(device).items())) for device in ledger.devices),
         )
+
+    def _steady(self, device: DeviceName) -> dict[str, int]:
+        """What is held, by kind, beside holdings that drain from subgraph to subgraph."""
+        ledger = self.context.ledger
+        held = ledger.live_by_kind(device)
+        for handle in self.context.draining:
+            about = ledger.about(handle)
+            if about.device == device:
+                held[about.kind] = held.get(about.kind, 0) - ledger.size(handle)
+        return held
 
     def surroundings(self) -> Hashable:
         """All that is held beside the pipeline's names and the activation cache."""
         names = (handle for name in NAMES for handle in self.names.held(name))
-        return self.context.ledger.others(self.cache.held.union(names))
+        return self.context.ledger.others(self.cache.held.union(names, self.context.draining))
 
     def walk(self, key: object, subgraph: Subgraph, do: Callable[[Subgraph], None], steps: list[StepMemory]) -> None:
         """Let `do` walk the subgraph, which adds to `steps`; a template, if it leaves all surroundings alone."""
         ledger, first, before = self.context.ledger, len(steps), self.surroundings()
         begin = ledger.parts("gpu", self._parts())
         start = len(ledger.tape("gpu"))
+        drains = Drains.now(self.context)
         do(subgraph)
         if self.surroundings() == before:
             end = ledger.parts("gpu", self._parts())
@@ -78,6 +91,7 @@ class Repeats:
                 subgraph=subgraph,
                 steps=tuple(steps[first:]),
                 leftovers=self._leftovers(),
+                drains=drains.until_now(self.context),
                 outcomes=Outcomes(Script(actions=tuple(self._actions(start)), begin=begin, end=end)),
             )
 
@@ -99,17 +113,21 @@ class Repeats:
         except DiffersError:
             return None
         renames = self._renames(template.subgraph, subgraph)
+        shifts = template.drains.shifts(self.context)
         with ledger.unplaced():
             for name, group in zip(NAMES, template.leftovers, strict=True):
                 self._leave(name, [(kind, owner.renamed(renames), size) for kind, owner, size in group])
             self.cache.rename(subgraph.consumed, subgraph.writes)
+            template.drains.drain(self.context)
             ledger.close_step()
         helds: Sequence[CardUse | None] = [None] * len(template.steps)
         if outcome is not None:
             after, helds = outcome
             ledger.restore("gpu", after, self._parts())
             ledger.repeated("gpu", template.outcomes.script, begin, ledger.parts("gpu", self._parts()))
-        return [_renamed(step, subgraph, renames, held) for step, held in zip(template.steps, helds, strict=True)]
+        return [
+            _renamed(step, subgraph, renames, shifts, held) for step, held in zip(template.steps, helds, strict=True)
+        ]
 
     def _outcome(self, template: Template, begin: tuple[Handle, ...]) -> Outcome | None:
         """How a subgraph that begins with these holdings leaves the GPU, if tensors have places there."""
@@ -151,10 +169,17 @@ class Repeats:
         return {segments[a].target: segments[b].target for a, b in pairs if segments[a].target}
 
 
-def _renamed(step: StepMemory, subgraph: Subgraph, renames: dict[str, str], held: CardUse | None) -> StepMemory:
-    def peak(old: Peak) -> Peak:
-        return replace(old, largest=tuple(replace(h, owner=h.owner.renamed(renames)) for h in old.largest))
+def _renamed(
+    step: StepMemory, subgraph: Subgraph, renames: dict[str, str], shifts: Sequence[Shift], held: CardUse | None
+) -> StepMemory:
+    def peak(old: Peak, device: DeviceName) -> Peak:
+        renamed = replace(old, largest=tuple(replace(h, owner=h.owner.renamed(renames)) for h in old.largest))
+        return shifted(renamed, [shift for shift in shifts if shift.device == device])
 
-    gpu = peak(step.gpu).where(held)
-    second = step.second_gpu and peak(step.second_gpu)
-    return replace(step, subgraph=subgraph.number, unit=subgraph.unit, gpu=gpu, cpu=peak(step.cpu), second_gpu=second)
+    gpu = peak(step.gpu, "gpu").where(held)
+    second = step.second_gpu and peak(step.second_gpu, "gpu1")
+    cpu = peak(step.cpu, "cpu")
+    shared = step.shared_cpu + sum(shift.bytes for shift in shifts if shift.device == "cpu")
+    return replace(
+        step, subgraph=subgraph.number, unit=subgraph.unit, gpu=gpu, cpu=cpu, second_gpu=second, shared_cpu=shared
+    )

@@ -96,9 +96,9 @@ class SequentialPipeline(Pipeline):
         modules: list[LinearModule] = []
         for unit in run.units:
             if unit.unit in own:
-                modules += unit.named()
+                modules += [*unit.named(), *unit.named_states()]
             elif unit.loose:
-                modules += [m for m in unit.named() if m.name in called]
+                modules += [m for m in (*unit.named(), *unit.named_states()) if m.name in called]
         return modules
 
     def _called(self, subgraph: Subgraph) -> set[str]:

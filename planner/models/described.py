@@ -1,0 +1,77 @@
+"""Modules as records: what recipes see of them."""
+
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from planner.models.build import config_entry, text_config
+from planner.models.graph import ModuleInfo, Parameter, Structure
+from planner.recipe.specs import ModelTraits, ModuleRef
+from planner.upstream import REAP_CONFIG_KEYS
+
+
+def classes_of(module: torch.nn.Module) -> tuple[str, ...]:
+    """Class names of its MRO, own class first."""
+    return tuple(c.__name__ for c in type(module).__mro__ if c not in (torch.nn.Module, object))
+
+
+def structure_of(module: torch.nn.Module, owned: set[int]) -> Structure:
+    """Its weights and the modules in it; `owned`: ids of weights that another unit owns."""
+    parameters = tuple(
+        Parameter(
+            name=f".{name}",
+            shape=tuple(p.shape),
+            dtype=str(p.dtype).removeprefix("torch."),
+            bytes=p.numel() * p.element_size(),
+            tied=id(p) in owned,
+        )
+        for name, p in module.named_parameters()
+    )
+    modules = tuple(_info(name, part) for name, part in module.named_modules())
+    return Structure(class_name=type(module).__name__, parameters=parameters, modules=modules)
+
+
+def _info(name: str, module: torch.nn.Module) -> ModuleInfo:
+    weight = getattr(module, "weight", None)
+    classes = classes_of(module)
+    if not isinstance(weight, torch.nn.Parameter) or weight.dim() < 2:
+        takes_cache = "attention" in classes[0].lower() and _takes_cache(module)
+        return ModuleInfo(name=f".{name}" if name else "", classes=classes, takes_cache=takes_cache)
+    rows = weight.shape[0]
+    return ModuleInfo(
+        name=f".{name}" if name else "",
+        classes=classes,
+        rows=rows,
+        columns=weight.numel() // rows,
+        itemsize=weight.element_size(),
+    )
+
+
+def ref_of(name: str, module: torch.nn.Module) -> ModuleRef:
+    """A module that only contains others."""
+    classes = classes_of(module)
+    return ModuleRef(name, classes, takes_cache="attention" in classes[0].lower() and _takes_cache(module))
+
+
+def facts_of(config: Any) -> ModelTraits:
+    """What modifiers go by in a model's config.
+
+    compressed_tensors utils/helpers.py `get_num_attn_heads`, `get_num_kv_heads`; reap/utils.py `get_moe_attrs`.
+    """
+    text = text_config(config)
+    heads = {"heads": ("num_attention_heads",), "kv_heads": ("num_key_value_heads",)}
+    entries = {name: _first(text, keys) for name, keys in {**heads, **REAP_CONFIG_KEYS}.items()}
+    numbers: dict[str, Any] = {name: int(value) for name, value in entries.items() if isinstance(value, int)}
+    return ModelTraits(**numbers)
+
+
+def _first(config: Any, keys: Iterable[str]) -> Any:
+    return next((entry for key in keys if (entry := config_entry(config, key)) is not None), None)
+
+
+def _takes_cache(module: torch.nn.Module) -> bool:
+    """compressed_tensors quantization/lifecycle/initialize.py is_cached_attention_module."""
+    parameters = inspect.signature(module.forward).parameters
+    return "past_key_value" in parameters or "past_key_values" in parameters
