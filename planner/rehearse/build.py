@@ -31,7 +31,7 @@ facts = runpy.run_path(os.path.join(torch, "version.py")) if torch else {}
 places = [place for root in sys.path for place in glob.glob(os.path.join(root, "nvidia", "*", "include"))]
 triton = folder("triton")
 if triton: places.append(os.path.join(triton, "backends", "nvidia", "include"))
-print(json.dumps({"torch": torch, "version": facts.get("__version__"), "cuda": facts.get("cuda"), "python": sys.version.split()[0],
+print(json.dumps({"torch": torch, "version": facts.get("__version__"), "cuda": facts.get("cuda"),
     "includes": places, "packages": {name: version(name) for name in
     ("torch", "llmcompressor", "compressed-tensors", "transformers", "accelerate", "datasets")}}))
 """

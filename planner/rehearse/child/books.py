@@ -35,15 +35,19 @@ class Books:
         self._c.books_watch(1)
         run = threading.Thread.run
 
-        def watched(thread: threading.Thread) -> None:
+        def watched(thread: Any) -> None:
             self._c.books_watch(1)
             run(thread)
 
-        threading.Thread.run = watched  # type: ignore[method-assign]
+        threading.Thread.run = watched  # type: ignore[method-assign,assignment]
 
     def mark(self, number: int) -> None:
         """Write into the trace that a step ends here."""
         self._c.books_mark(number)
+
+    def batch(self) -> None:
+        """Write into the trace that a batch begins."""
+        self._c.books_batch()
 
     def asked(self) -> None:
         """Write into the trace that the job was told how much of the card is free."""

@@ -5,8 +5,8 @@ does. How it ended is the last event.
 """
 
 import gc
-import json
 import os
+import resource
 import runpy
 import sys
 import traceback
@@ -29,7 +29,7 @@ def main(file: str) -> int:
     from planner.rehearse.child.books import Books
     from planner.rehearse.child.models import Shelf
 
-    torch.cuda.init()
+    torch.cuda.init()  # type: ignore[no-untyped-call]
     books = Books(settings.books, settings.folder, settings.script, settings.own)
     hooks = Hooks()
     hooks.install()
@@ -65,7 +65,7 @@ def _run(settings: Settings, events: Events, step: Any) -> int:
     if not events.is_ours:
         os._exit(code)
     step.end(partial=code != 0)
-    events.write("end", code=code, seconds=None, **ending)
+    events.write("end", code=code, resident=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, **ending)
     return code
 
 

@@ -28,8 +28,6 @@ class Steps:
         self.names: list[str] = []
         self.place: tuple[str, int | None, int | None] = ("script", None, None)
         self.marked = "script"
-        self.outside = 0
-        """How deep in an oneshot: what is not covered inside of one is no step of the script."""
 
     @property
     def phase(self) -> str:
@@ -62,6 +60,28 @@ class Steps:
         )
         self._books.mark(self._count)
         self._count += 1
+
+    def batch(self) -> None:
+        """A batch of the open step begins."""
+        self._books.batch()
+
+    def tell_job(self, oneshot: Any) -> None:
+        """Write down what an oneshot was asked for."""
+        data = oneshot.dataset_args
+        fields = {
+            "samples": "num_calibration_samples",
+            "seq_len": "max_seq_length",
+            "batch_size": "batch_size",
+            "pipeline": "pipeline",
+            "sequential_targets": "sequential_targets",
+            "targets_per_subgraph": "sequential_targets_per_subgraph",
+            "offload_device": "sequential_offload_device",
+            "propagate_error": "propagate_error",
+            "prefetch": "sequential_prefetch",
+            "calibrate_all_experts": "moe_calibrate_all_experts",
+        }
+        facts = {name: getattr(data, field, None) for name, field in fields.items()}
+        self._events.write("job", recipe=_recipe(oneshot), **facts)
 
     def _unit(self) -> str:
         phase, subgraph, _ = self.place
@@ -163,6 +183,7 @@ class _Watcher:
             phase = "calibrate" if word == "Calibrating" else "propagate"
             self.steps.begin(phase, subgraph, of)
             for number, item in enumerate(function(activations, count, names, description, *rest)):
+                self.steps.batch()
                 yield item
                 if number < COLLECTED_BATCHES:  # a cycle of the first forward keeps its inputs until Python collects
                     gc.collect()
@@ -187,7 +208,7 @@ class _Watcher:
         def wrapped(oneshot: Any, *values: Any, **named: Any) -> Any:
             gc.collect()
             gc.freeze()  # collections during the run need not look at the libraries and the model
-            self.steps.job(oneshot) if hasattr(self.steps, "job") else None
+            self.steps.tell_job(oneshot)
             try:
                 return function(oneshot, *values, **named)
             finally:
@@ -204,6 +225,15 @@ class _Watcher:
             return result
 
         return wrapped
+
+
+def _recipe(oneshot: Any) -> str:
+    """The recipe in a few words: its file, or its modifiers."""
+    recipe = getattr(oneshot, "recipe", None)
+    if isinstance(recipe, str):
+        return recipe if len(recipe) < 200 else "a recipe given as text"
+    each = recipe if isinstance(recipe, list | tuple) else [recipe]
+    return " + ".join(type(modifier).__name__ for modifier in each)
 
 
 def subgraph_names(model: Any, targets: Any, subgraphs: Any) -> list[str]:

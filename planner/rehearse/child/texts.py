@@ -69,7 +69,7 @@ def _image_ids(config: dict[str, Any]) -> dict[str, int]:
         "eoi_token_index": "<end_of_image>",
     }
     if config.get("model_type", "").startswith("gemma3"):
-        spelling["image_token_index"] = "<image_soft_token>"
+        spelling["image_token_index"] = "<image_soft_token>"  # noqa: S105  (not a password)
     return {text: config[key] for key, text in spelling.items() if isinstance(config.get(key), int)}
 
 
@@ -125,7 +125,7 @@ def _column(column: str, texts: list[str]) -> list[Any]:
     if column == "messages":
         return [[{"role": "user", "content": text}, {"role": "assistant", "content": "w1"}] for text in texts]
     if column == "image":
-        from PIL import Image
+        from PIL import Image  # type: ignore[import-not-found,unused-ignore]  # the script's environment has it
 
         return [Image.new("RGB", (500, 375)) for _ in texts]
     return texts

@@ -1,4 +1,4 @@
-"""What no kernel computes: Triton's launches do nothing, convolutions take PyTorch's own kernels, RAM is the machine's."""
+"""No kernel runs: Triton's launches do nothing, convolutions take PyTorch's own kernels; RAM is the machine's."""
 
 from typing import Any
 

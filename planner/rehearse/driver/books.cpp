@@ -42,7 +42,7 @@ constexpr size_t SMALL = 1 << 20;    // storages up to this size may have known 
 constexpr size_t NAMED = 1 << 20;    // tensors from this size on are written into the trace with their origin
 
 // ------------------------------------------------------------------ the trace
-enum Action : uint8_t { ALLOC, FREE, FREED, SEGMENT, SEGMENT_FREE, OUT_OF_MEMORY, MARK, ORIGIN, CPU_ALLOC, CPU_FREE, ASKED };
+enum Action : uint8_t { ALLOC, FREE, FREED, SEGMENT, SEGMENT_FREE, OUT_OF_MEMORY, MARK, ORIGIN, CPU_ALLOC, CPU_FREE, ASKED, BATCH };
 struct Event { uint8_t action, device; uint16_t stream; uint32_t number; uint64_t bytes, address; };
 static_assert(sizeof(Event) == 24, "planner/rehearse/trace.py reads 24 bytes");
 static FILE* g_trace = nullptr;
@@ -222,7 +222,7 @@ static void on_card(const Entry& e) {
     case Entry::FREE_COMPLETED: put(FREED, 0); break;
     case Entry::SEGMENT_ALLOC: put(SEGMENT, 0); break;
     case Entry::SEGMENT_FREE: put(SEGMENT_FREE, 0); break;
-    case Entry::OOM: put(OUT_OF_MEMORY, 0); for (uint32_t s : t_unnamed) (void)s; break;
+    case Entry::OOM: write({OUT_OF_MEMORY, (uint8_t)e.device_, stream_number(e.stream_), 0, (uint64_t)e.size_, (uint64_t)e.addr_}); break;
     default: break;
   }
 }
@@ -569,6 +569,7 @@ void books_open(const char* trace, const char* origins, const char* script, cons
 }
 void books_watch(int on) { c10::impl::tls_set_dispatch_key_included(DispatchKey::Fake, on != 0); }
 void books_mark(uint32_t number) { note(MARK, 0, number, 0, 0); std::lock_guard<std::mutex> guard(g_trace_lock); if (g_trace) fflush(g_trace); }
+void books_batch() { note(BATCH, 0, 0, 0, 0); }
 void books_asked() { note(ASKED, 0, 0, 0, 0); }
 void books_close() { std::lock_guard<std::mutex> guard(g_trace_lock); if (g_trace) fclose(g_trace); if (g_origins) fclose(g_origins); g_trace = g_origins = nullptr; }
 void books_forget() { std::lock_guard<std::mutex> guard(g_trace_lock); g_trace = g_origins = nullptr; }  // in a forked child

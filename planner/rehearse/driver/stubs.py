@@ -62,9 +62,9 @@ DRIVER_ANSWERS = {
 
 def taken(folder: pathlib.Path) -> set[str]:
     """Symbols that PyTorch's CUDA libraries take from NVIDIA's, as `name@library`."""
-    found = set()
+    found: set[str] = set()
     for library in folder.glob("lib*.so"):
-        listing = subprocess.run(
+        listing = subprocess.run(  # noqa: S603
             ["nm", "-D", "--undefined-only", library],  # noqa: S607  (binutils, wherever the system has them)
             capture_output=True,
             text=True,
