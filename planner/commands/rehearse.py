@@ -24,7 +24,7 @@ from planner.commands.progress import Progress
 
 if TYPE_CHECKING:
     from planner.compress.schema import Plan
-    from planner.rehearse.run import Wish
+    from planner.rehearse.run import ScriptWish
 
 REHEARSING = "Rehearsing"
 
@@ -121,12 +121,12 @@ def rehearse(
     over a pretended driver. Needs Linux on x86-64, g++, and the environment in which the script would run.
     """
     from planner.commands.jobs import make_job
-    from planner.rehearse.run import Wish
+    from planner.rehearse.run import ScriptWish
 
     machine = make_machine(on)
     job = make_job(options).on(machine)
     check_output(output)
-    wish = Wish(
+    wish = ScriptWish(
         script=Path(target),
         arguments=tuple(arguments or ()),
         job=job,
@@ -149,7 +149,7 @@ def rehearse(
     exit_for_no(check, plan.fits)
 
 
-def _rehearsed(wish: "Wish", target: str, recipe: str | None) -> "Plan":
+def _rehearsed(wish: "ScriptWish", target: str, recipe: str | None) -> "Plan":
     from planner.rehearse.run import rehearse as run
 
     with Progress() as progress:

@@ -172,7 +172,7 @@ class Result(Record):
     kv_dtype: str
 
 
-class Script(Record):
+class RehearsedScript(Record):
     """What was rehearsed, and how it ended."""
 
     path: str
@@ -210,7 +210,7 @@ class Plan(Record):
     verdict: Verdict | None = Field(default=None, description="null where the allocator was not simulated")
     steps: tuple[Step, ...]
     rule_of_thumb: RuleOfThumb | None = Field(default=None, description="null for a rehearsal")
-    script: Script | None = Field(default=None, description="null where nothing was rehearsed")
+    script: RehearsedScript | None = Field(default=None, description="null where nothing was rehearsed")
     machine: Machine | None = Field(default=None, description="what the plan is held against; null in plans of before")
     demands: tuple[Demand, ...] = Field(default=(), description="what the job asks of each resource of the machine")
     fits: Fits | None = Field(

@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class CodeFrame:
     """A line of code that asked for memory."""
 
     file: str
@@ -49,12 +49,12 @@ def read_events(path: Path) -> Told:
     return told
 
 
-def read_origins(path: Path) -> dict[int, tuple[Frame, ...]]:
+def read_origins(path: Path) -> dict[int, tuple[CodeFrame, ...]]:
     """The frames of each origin, the innermost first."""
-    origins: dict[int, tuple[Frame, ...]] = {}
+    origins: dict[int, tuple[CodeFrame, ...]] = {}
     for event in _lines(path):
         lines = (line.split("\t") for line in event["frames"].splitlines())
-        origins[event["origin"]] = tuple(Frame(file, function, int(line)) for file, function, line in lines)
+        origins[event["origin"]] = tuple(CodeFrame(file, function, int(line)) for file, function, line in lines)
     return origins
 
 

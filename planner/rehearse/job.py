@@ -18,12 +18,12 @@ from planner.models.build import model_config
 from planner.models.inputs import CONCATENATED, calibration_batch
 from planner.models.source import load_source
 from planner.rehearse.child import oneshot
-from planner.rehearse.run import Wish, rehearse
+from planner.rehearse.run import ScriptWish, rehearse
 
 SCRIPT = Path(oneshot.__file__)
 
 
-def rehearse_job(wish: Wish, model: str, recipe: str, say: Callable[[str], None]) -> Plan:
+def rehearse_job(wish: ScriptWish, model: str, recipe: str, say: Callable[[str], None]) -> Plan:
     """The job as a Plan. Raises what `planner plan` raises for model, recipe and job, and what `rehearse` does."""
     source, path = load_source(model), recipe_file(recipe)
     folder = Path(tempfile.mkdtemp(prefix="planner_rehearse_job_"))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from planner.compress.schema import Owned
-from planner.rehearse.events import Frame
+from planner.rehearse.events import CodeFrame
 
 # (part of the file's path, functions: any where empty, kind on the card, kind on the CPU). The innermost frame that is
 # listed decides; of the rules for one frame the first.
@@ -31,7 +31,7 @@ _RULES: tuple[tuple[str, frozenset[str], str, str], ...] = (
 )
 
 
-def kind_of(frames: Sequence[Frame], on_card: bool = True) -> str:
+def kind_of(frames: Sequence[CodeFrame], on_card: bool = True) -> str:
     """The kind of a tensor that was made here."""
     for frame in frames:
         for part, functions, card, cpu in _RULES:
@@ -40,9 +40,11 @@ def kind_of(frames: Sequence[Frame], on_card: bool = True) -> str:
     return "other"
 
 
-def owned(frames: Sequence[Frame], script: str, copies: int, nbytes: int, on_card: bool = True) -> Owned:
+def owned(frames: Sequence[CodeFrame], script: str, copies: int, nbytes: int, on_card: bool = True) -> Owned:
     """`copies` tensors that were made at one place, as a report names them: the code, and the script's own line."""
     line = next((f"{Path(frame.file).name}:{frame.line}" for frame in frames if frame.file == script), "")
+    if frames and "rehearse/child/models" in frames[0].file:
+        return Owned(owner="model weights", name="model weights", role="", copies=copies, kind="model", bytes=nbytes)
     library = next((frame for frame in frames if frame.file != script), None)
     name = str(library) if library else (line or "small tensors")
     role = f"from {line}" if line and library else ""

@@ -13,7 +13,7 @@ from planner.compress.schema import (
     ModelFacts,
     Owned,
     Plan,
-    Script,
+    RehearsedScript,
     Step,
     Verdict,
 )
@@ -22,7 +22,7 @@ from planner.job import Job
 from planner.notes import Note
 from planner.rehearse.events import Told, read_events, read_origins
 from planner.rehearse.tape import RecordedTape
-from planner.rehearse.trace import NOTHING, Held, Trace
+from planner.rehearse.trace import NOTHING, HeldThen, Trace
 
 CUDNN = (
     "Convolutions take PyTorch's own kernels: which of cuDNN's would be taken, and what it would need, "
@@ -120,7 +120,7 @@ def _extended(last: Step, step: Step) -> Step:
     return last.model_copy(update=changes)
 
 
-def _step(index: int, event: dict[str, Any], card: Held, cpu: Held) -> Step:
+def _step(index: int, event: dict[str, Any], card: HeldThen, cpu: HeldThen) -> Step:
     gpus = [_gpu_step(figures, card if number == 0 else NOTHING) for number, figures in enumerate(event["gpus"])]
     return Step(
         index=index,
@@ -141,7 +141,7 @@ def _step(index: int, event: dict[str, Any], card: Held, cpu: Held) -> Step:
     )
 
 
-def _gpu_step(figures: dict[str, int], held: Held) -> GpuStep:
+def _gpu_step(figures: dict[str, int], held: HeldThen) -> GpuStep:
     return GpuStep(
         peak_bytes=figures["requested"],
         peak_allocated_bytes=figures["allocated"],
@@ -153,7 +153,7 @@ def _gpu_step(figures: dict[str, int], held: Held) -> GpuStep:
     )
 
 
-def _parts(held: Held, peak: int) -> dict[str, int]:
+def _parts(held: HeldThen, peak: int) -> dict[str, int]:
     """The kinds of what was alive; what was not traced (small CPU tensors) is other."""
     parts = dict(held.by_kind)
     if peak != held.bytes:
@@ -193,10 +193,10 @@ def _verdict(told: Told, steps: Sequence[Step], ran_out: tuple[int, int] | None)
     )
 
 
-def _script(done: Rehearsed, told: Told, trace: Trace) -> Script:
+def _script(done: Rehearsed, told: Told, trace: Trace) -> RehearsedScript:
     end = told.end
     held: tuple[Owned, ...] = trace.at_end(0).largest if end.get("how") == "out of memory" else ()
-    return Script(
+    return RehearsedScript(
         path=done.name,
         arguments=done.arguments,
         versions=done.versions,

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import planner
 from planner.compress.schema import Plan
 from planner.errors import RehearseError, StoppedError
 from planner.job import Job
@@ -29,7 +28,7 @@ CARDS = ",".join(map(str, range(16)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class ScriptWish:
     """What to rehearse."""
 
     script: Path
@@ -44,7 +43,7 @@ class Wish:
     quiet: bool = False
 
 
-def rehearse(wish: Wish, say: Callable[[str], None]) -> Plan:
+def rehearse(wish: ScriptWish, say: Callable[[str], None]) -> Plan:
     """Run the script and report. Raises RehearseError where it cannot run, StoppedError where it did not end well.
 
     A job that ran out of the card's memory ended well: that is what was asked.
@@ -104,20 +103,19 @@ def _folder() -> Iterator[Path]:
         site = folder / "site"
         site.mkdir()
         # the child needs planner's own files and nothing that planner needs
-        (site / "planner").symlink_to(Path(planner.__file__).resolve().parent)
+        (site / "planner").symlink_to(Path(__file__).resolve().parents[1])
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write_settings(wish: Wish, driver: PretendedDriver, folder: Path) -> None:
+def _write_settings(wish: ScriptWish, driver: PretendedDriver, folder: Path) -> None:
     samples, tokens = guessed(wish.script)
     settings = {
         "folder": str(folder),
         "books": str(driver.books),
         "script": str(wish.script.resolve()),
         "arguments": list(wish.arguments),
-        "own": str(folder / "site" / "planner"),
         "save": wish.save,
         "real_data": wish.real_data,
         "trust_remote_code": wish.trust_remote_code,
@@ -128,7 +126,7 @@ def _write_settings(wish: Wish, driver: PretendedDriver, folder: Path) -> None:
     (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
-def environment(wish: Wish, driver: PretendedDriver, folder: Path) -> dict[str, str]:
+def environment(wish: ScriptWish, driver: PretendedDriver, folder: Path) -> dict[str, str]:
     """The child's: the user's, with the pretended driver in the place of CUDA's."""
     own = dict(os.environ)
     job = wish.job
@@ -157,9 +155,10 @@ def environment(wish: Wish, driver: PretendedDriver, folder: Path) -> dict[str, 
     }
 
 
-def _run(wish: Wish, python: Interpreter, driver: PretendedDriver, folder: Path) -> int:
+def _run(wish: ScriptWish, python: Interpreter, driver: PretendedDriver, folder: Path) -> int:
     """The child's exit code. Its own output is the user's, on stderr: stdout is the report's."""
-    command = [python.path, "-m", "planner.rehearse.child.start", str(folder / "settings.json")]
+    start = f"import sys; sys.path[0] = {str(folder / 'site')!r}; from planner.rehearse.child.start import run; run()"
+    command = [python.path, "-c", start, str(folder / "settings.json")]
     out = subprocess.DEVNULL if wish.quiet else sys.stderr
     child = subprocess.Popen(  # noqa: S603  (the user's own script, as the user would run it)
         command, env=environment(wish, driver, folder), stdout=out, stderr=out, start_new_session=True

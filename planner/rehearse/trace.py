@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from planner.compress.schema import Owned
-from planner.rehearse.events import Frame
+from planner.rehearse.events import CodeFrame
 from planner.rehearse.kinds import owned
 
 RECORD = np.dtype(
@@ -32,7 +32,7 @@ Array = Any  # numpy's arrays of these records
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class HeldThen:
     """What is alive at one moment."""
 
     bytes: int
@@ -40,20 +40,20 @@ class Held:
     by_kind: dict[str, int]
 
 
-NOTHING = Held(bytes=0, largest=(), by_kind={})
+NOTHING = HeldThen(bytes=0, largest=(), by_kind={})
 
 
 class Trace:
     """One rehearsal's trace, to be asked what was alive when."""
 
-    def __init__(self, records: Array, origins: Mapping[int, Sequence[Frame]], script: str) -> None:
+    def __init__(self, records: Array, origins: Mapping[int, Sequence[CodeFrame]], script: str) -> None:
         self.records, self._origins, self._script = records, origins, script
         named = records[records["action"] == ORIGIN]
         self._origin_of = dict(zip(named["number"].tolist(), named["bytes"].tolist(), strict=True))
         self._marks = np.flatnonzero(records["action"] == MARK)
 
     @classmethod
-    def read(cls, path: Path, origins: Mapping[int, Sequence[Frame]], script: str) -> "Trace":
+    def read(cls, path: Path, origins: Mapping[int, Sequence[CodeFrame]], script: str) -> "Trace":
         """The trace in this file; of a record that was not written to its end, nothing."""
         size = path.stat().st_size // RECORD.itemsize if path.exists() else 0
         return cls(np.fromfile(path, dtype=RECORD, count=size) if size else np.empty(0, RECORD), origins, script)
@@ -68,7 +68,7 @@ class Trace:
         found = self.records[(self.records["action"] == OUT_OF_MEMORY) & (self.records["device"] == device)]
         return (int(found["bytes"][-1]), int(found["address"][-1])) if len(found) else None
 
-    def at_peaks(self, device: int | None) -> list[Held]:
+    def at_peaks(self, device: int | None) -> list[HeldThen]:
         """What was alive at each step's highest moment on this card; None: on the CPU, large tensors alone."""
         born, gone = self.births(device)
         if not len(born):
@@ -86,7 +86,7 @@ class Trace:
             begin = mark
         return helds
 
-    def at_end(self, device: int) -> Held:
+    def at_end(self, device: int) -> HeldThen:
         """What was alive when the card's memory ran out, or at the end."""
         born, gone = self.births(device)
         out = np.flatnonzero((self.records["action"] == OUT_OF_MEMORY) & (self.records["device"] == device))
@@ -113,8 +113,8 @@ class Trace:
         by_time = np.argsort(born)
         return born[by_time], gone[by_time]
 
-    def _held(self, places: Array, on_card: bool) -> Held:
-        groups: dict[tuple[Frame, ...], list[int]] = defaultdict(list)
+    def _held(self, places: Array, on_card: bool) -> HeldThen:
+        groups: dict[tuple[CodeFrame, ...], list[int]] = defaultdict(list)
         numbers, sizes = self.records["number"][places].tolist(), self.records["bytes"][places].tolist()
         for number, size in zip(numbers, sizes, strict=True):
             groups[tuple(self._origins.get(self._origin_of.get(number, 0), ()))].append(size)
@@ -123,4 +123,4 @@ class Trace:
         for each in all_owned:
             by_kind[each.kind] += each.bytes
         largest = sorted(all_owned, key=lambda each: -each.bytes)[:LARGEST]
-        return Held(bytes=sum(sizes), largest=tuple(largest), by_kind=dict(by_kind))
+        return HeldThen(bytes=sum(sizes), largest=tuple(largest), by_kind=dict(by_kind))

@@ -1,6 +1,6 @@
 """What only a rehearsal has to say: which script ran, in which environment, and where it stopped."""
 
-from planner.compress.schema import Plan, Script
+from planner.compress.schema import Plan, RehearsedScript
 from planner.reports.numbers import gib
 from planner.units import human_bytes
 
@@ -9,12 +9,12 @@ _HELD = 5
 """Holdings that are named where memory ran out."""
 
 
-def script_lines(script: Script) -> list[tuple[str, str]]:
+def script_lines(script: RehearsedScript) -> list[tuple[str, str]]:
     """The script as it was called, for the header."""
     return [("script", " ".join((script.path, *script.arguments)))]
 
 
-def method_line(script: Script) -> str:
+def method_line(script: RehearsedScript) -> str:
     """With what it was rehearsed, and what that took."""
     versions = ", ".join(f"{name} {script.versions[name]}" for name in _SHOWN if name in script.versions)
     took = f"{script.seconds:,.0f} s"
@@ -34,7 +34,7 @@ def stop_lines(plan: Plan) -> list[str]:
     return [*lines, *(["the card held " + "; ".join(held)] if held else [])]
 
 
-def advice(script: Script) -> str:
+def advice(script: RehearsedScript) -> str:
     """What to do next about a rehearsal."""
     if script.has_job:
         return "a plan of the same model and recipe tries other ways to run it: planner strategies, planner fit"

@@ -16,7 +16,7 @@ GPU_FIGURES = {
 }
 
 
-class Books:
+class TensorBooks:
     """One per process."""
 
     def __init__(self, library: Path, folder: Path, script: str, own: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 Hook = Callable[[Any], None]
 
 
-class _Loader(importlib.abc.Loader):
+class _HookedLoader(importlib.abc.Loader):
     """The module's own loader, and then the hooks."""
 
     def __init__(self, own: Any, hooks: Sequence[Hook]) -> None:
@@ -58,7 +58,7 @@ class Hooks(importlib.abc.MetaPathFinder):
         finally:
             self._searching.discard(fullname)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader, self.waiting.pop(fullname))
+            spec.loader = _HookedLoader(spec.loader, self.waiting.pop(fullname))
         return spec
 
     def install(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from planner.rehearse.child.books import Books
+from planner.rehearse.child.books import TensorBooks
 from planner.rehearse.child.events import Events
 from planner.rehearse.child.settings import Refused, Settings
 from planner.rehearse.child.texts import write_processor, write_tokenizer
@@ -35,7 +35,7 @@ DTYPES = {
 class Shelf:
     """Prepared folders, one for each model that the script names."""
 
-    def __init__(self, settings: Settings, books: Books, events: Events) -> None:
+    def __init__(self, settings: Settings, books: TensorBooks, events: Events) -> None:
         self.settings, self._books, self._events = settings, books, events
         self._folders: dict[str, Path] = {}
 

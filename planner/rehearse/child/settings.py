@@ -18,8 +18,6 @@ class Settings:
     books: Path
     script: str
     arguments: list[str]
-    own: str
-    """Planner's own folder: frames in it are not the script's."""
     save: bool = False
     real_data: bool = False
     trust_remote_code: bool = False

@@ -1,4 +1,4 @@
-"""Runs the script as `python SCRIPT` would, on a card that is not there. `python -m planner.rehearse.child.start FILE`.
+"""Runs the script as `python SCRIPT` would, on a card that is not there. `run` is called by planner/rehearse/run.py.
 
 Everything that the script needs of a rehearsal is put in place first, without importing a library before the script
 does. How it ended is the last event.
@@ -19,18 +19,22 @@ from planner.rehearse.child.imports import Hooks
 from planner.rehearse.child.settings import Refused, Settings
 
 
+OWN = str(Path(__file__).parents[2])
+"""Planner's folder, as its code names it: frames in it are not the script's."""
+
+
 def main(file: str) -> int:
     """Run the script; its exit code, 0 where it came to its end."""
     settings = Settings.read(Path(file))
     events = Events(settings.folder / "events.jsonl")
     import torch
 
-    from planner.rehearse.child import data, marks, pretrained, steps, values
-    from planner.rehearse.child.books import Books
+    from planner.rehearse.child import data, generation, marks, pretrained, steps, values
+    from planner.rehearse.child.books import TensorBooks
     from planner.rehearse.child.models import Shelf
 
     torch.cuda.init()  # type: ignore[no-untyped-call]
-    books = Books(settings.books, settings.folder, settings.script, settings.own)
+    books = TensorBooks(settings.books, settings.folder, settings.script, OWN)
     hooks = Hooks()
     hooks.install()
     step = steps.Steps(books, events)
@@ -38,6 +42,7 @@ def main(file: str) -> int:
     marks.install(step)
     values.install(settings, books, hooks)
     data.install(settings, events, hooks)
+    generation.install(step, hooks)
     pretrained.install(Shelf(settings, books, events), step, hooks)
     for card in range(torch.cuda.device_count()):
         torch.cuda.reset_peak_memory_stats(card)
@@ -99,7 +104,8 @@ def _line(error: BaseException, script: str) -> str:
     return found
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Run what the command line names, and end the process: unloading torch would take another second."""
     gc.set_threshold(50_000, 50, 50)
     result = main(sys.argv[1])
     sys.stdout.flush()

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from planner.rehearse.child.books import Books
+from planner.rehearse.child.books import TensorBooks
 from planner.rehearse.child.events import Events
 from planner.rehearse.child.imports import Hooks
 
@@ -21,7 +21,7 @@ _AFTER_START = {"SequentialPipeline": "prepare", "BasicPipeline": "calibrate"}
 class Steps:
     """Ends the open step and begins the next one, so that no moment is lost."""
 
-    def __init__(self, books: Books, events: Events) -> None:
+    def __init__(self, books: TensorBooks, events: Events) -> None:
         self._books, self._events = books, events
         self._count = 0
         self.modifier: str | None = None
@@ -92,7 +92,7 @@ class Steps:
 
 def watch(steps: Steps, hooks: Hooks) -> None:
     """Wrap each entry point as soon as its module is there."""
-    watcher = _Watcher(steps)
+    watcher = _EntryPoints(steps)
     for module, hook in (
         ("llmcompressor.pipelines.registry", watcher.registry),
         ("llmcompressor.core.session_functions", watcher.callbacks),
@@ -111,7 +111,7 @@ def _wrap(owner: Any, name: str, wrap: Any) -> None:
         setattr(owner, name, wrap(raw))
 
 
-class _Watcher:
+class _EntryPoints:
     def __init__(self, steps: Steps) -> None:
         self.steps = steps
         self.pipeline = ""
@@ -172,6 +172,8 @@ class _Watcher:
         def wrapped(model: Any, sample: Any, targets: Any, *rest: Any, **named: Any) -> Any:
             subgraphs = function(model, sample, targets, *rest, **named)
             self.steps.names = subgraph_names(model, targets, subgraphs)
+            gc.collect()
+            gc.freeze()  # nor at the graphs
             return subgraphs
 
         return wrapped

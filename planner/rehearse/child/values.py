@@ -4,12 +4,12 @@ from typing import Any
 
 import torch
 
-from planner.rehearse.child.books import Books
+from planner.rehearse.child.books import TensorBooks
 from planner.rehearse.child.imports import Hooks
 from planner.rehearse.child.settings import Settings
 
 
-def install(settings: Settings, books: Books, hooks: Hooks) -> None:
+def install(settings: Settings, books: TensorBooks, hooks: Hooks) -> None:
     """Put all of it in place."""
     torch.backends.cudnn.enabled = False
     hooks.after("triton.runtime.jit", _launch_nothing)
@@ -25,7 +25,7 @@ def _launch_nothing(module: Any) -> None:
     module.JITFunction.run = run
 
 
-def _watch_questions(books: Books) -> None:
+def _watch_questions(books: TensorBooks) -> None:
     own = torch.cuda.mem_get_info
 
     def mem_get_info(*values: Any, **named: Any) -> Any:

@@ -39,6 +39,7 @@ using c10::IValue;
 using torch::jit::Stack;
 
 constexpr size_t SMALL = 1 << 20;    // storages up to this size may have known values
+constexpr size_t SMALL_FRACTIONS = 1 << 16;
 constexpr size_t NAMED = 1 << 20;    // tensors from this size on are written into the trace with their origin
 
 // ------------------------------------------------------------------ the trace
@@ -350,6 +351,9 @@ static int64_t count_selected(const Tensor& mask) {
 }
 static void answer(Stack* stack, size_t nargs, IValue value) { torch::jit::drop(*stack, nargs); torch::jit::push(*stack, std::move(value)); }
 
+// Worth computing on the card's side: whole numbers are ids, masks and grids; larger fractions are weights and sums.
+static bool is_worth(const Tensor& t) { return t.storage().nbytes() <= (at::isIntegralType(t.scalar_type(), true) ? SMALL : SMALL_FRACTIONS); }
+
 // Where the value itself is asked for. False: not answered here.
 static bool answer_value(Reader reader, Stack* stack, size_t nargs) {
   Tensor t = (*stack)[stack->size() - nargs].toTensor();
@@ -429,7 +433,7 @@ static bool compute_beside(const c10::OperatorHandle& op, const Info& info, Stac
 }
 static bool results_are_small(const Stack& stack, size_t nret) {
   bool small = true;
-  for (size_t i = stack.size() - nret; i < stack.size(); i++) each_tensor(stack[i], [&](const Tensor& t) { small &= has_memory(t) && !is_large(t); });
+  for (size_t i = stack.size() - nret; i < stack.size(); i++) each_tensor(stack[i], [&](const Tensor& t) { small &= has_memory(t) && is_worth(t); });
   return small;
 }
 static void note_truth(const Info& info, const Stack& stack) {
@@ -447,7 +451,7 @@ static void mark_written(const Info& info, const std::vector<IValue>& args, bool
 static void copy_to_or_from_card(const c10::OperatorHandle& op, c10::DispatchKeySet keys, Stack* stack, size_t first) {
   Tensor to = (*stack)[first].toTensor(), from = (*stack)[first + 1].toTensor();
   below(op, keys, stack);  // its casts and buffers on the CPU are seen too
-  bool known = !is_large(to) && !is_large(from) && is_known(from) && (is_known(to) || covers_storage(to));
+  bool known = is_worth(to) && !is_large(from) && is_known(from) && (is_known(to) || covers_storage(to));
   if (known) {
     c10::impl::ExcludeDispatchKeyGuard guard(DispatchKey::Fake);
     c10::impl::ExcludeDispatchKeyGuard no_grad(c10::autograd_dispatch_keyset_with_ADInplaceOrView);
@@ -482,7 +486,7 @@ static void on_card(const c10::OperatorHandle& op, const Info& info, c10::Dispat
   }
   Stack args(stack->end() - nargs, stack->end());
   bool known = !facts.unknown && !facts.large && info.reader != Reader::RANDOM;
-  if (info.reader == Reader::FILL) { const Tensor& t = args[0].toTensor(); known = !is_large(t) && (is_known(t) || covers_storage(t)); }
+  if (info.reader == Reader::FILL) { const Tensor& t = args[0].toTensor(); known = is_worth(t) && (is_known(t) || covers_storage(t)); }
   quietly(op, keys, stack);
   if (known) known = results_are_small(*stack, nret) && compute_beside(op, info, args, *stack, nret);
   mark_written(info, args, known);
