@@ -18,7 +18,6 @@ from planner.rehearse.child.events import Events
 from planner.rehearse.child.imports import Hooks
 from planner.rehearse.child.settings import Refused, Settings
 
-
 OWN = str(Path(__file__).parents[2])
 """Planner's folder, as its code names it: frames in it are not the script's."""
 

@@ -96,7 +96,8 @@ static const Code& known_code(Object* code, bool* is_new) {
   auto it = g_codes.find(code);
   if ((*is_new = it == g_codes.end())) {
     std::string file = text_of(code, "co_filename"), name = text_of(code, "co_name");
-    bool inner = file.find("/torch/") != std::string::npos || file.rfind(g_own, 0) == 0 || file[0] == '<';
+    bool is_ours = file.rfind(g_own, 0) == 0 && file.find("/child/models.py") == std::string::npos;
+    bool inner = file.find("/torch/") != std::string::npos || is_ours || file[0] == '<';
     it = g_codes.emplace(code, Code{file + "\t" + name, !inner, file == g_script}).first;
   }
   return it->second;
