@@ -10,7 +10,7 @@ from planner.rehearse.report import Rehearsed, report
 from planner.rehearse.trace import ALLOC, ASKED, FREED, MARK, OUT_OF_MEMORY, RECORD
 from planner.reports.plan import formats
 from planner.sizing.demands import judged
-from planner.units import GIB, MIB
+from planner.units import GIB, MIB, human_bytes
 from tests.rehearse.test_trace import SCRIPT, Writer
 
 MODEL = {"name": "acme/tiny", "architecture": "TinyForCausalLM", "parameters": 1000, "bytes": 2000, "dtype": "float16"}
@@ -137,7 +137,7 @@ def test_running_out_of_memory_says_where_and_what_held_the_card(failed: Plan) -
     text = formats()["table"](failed, width=None, color=False)
     assert "OUT OF MEMORY on 4 GiB in compress (GPTQModifier, step 2)" in text
     assert "at job.py:4: CUDA out of memory" in text
-    assert "the card held 900.0 MiB h.py:9 make_empty_hessian from job.py:4" in text
+    assert f"the card held {human_bytes(900 * MIB)} h.py:9 make_empty_hessian from job.py:4" in text
     assert "smallest card" not in text
 
 
