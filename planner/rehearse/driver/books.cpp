@@ -144,6 +144,7 @@ static std::unordered_map<void*, size_t> g_cpu;          // CPU storages that we
 static std::unordered_set<void*> g_unknown_cpu;          // small ones whose values are not known
 static std::unordered_map<void*, size_t> g_known_gpu;    // small ones on the card whose values are known
 static std::unordered_set<void*> g_truths;               // unknown one-element bools to be read as True
+static std::unordered_set<void*> g_never_all;            // unknown fractions == 0: not all of them are
 static int64_t g_live = 0, g_peak = 0, g_floats_read = 0;
 static double g_selected = 0;                            // share of "true" in a mask whose values are unknown
 
@@ -161,6 +162,7 @@ static void set_known(const Tensor& t, bool known) {
   std::lock_guard<std::mutex> guard(g_lock);
   void* where = address(t);
   g_truths.erase(where);
+  g_never_all.erase(where);
   if (t.is_cuda()) { if (known) g_known_gpu[where] = t.storage().nbytes(); else g_known_gpu.erase(where); }
   else if (known) g_unknown_cpu.erase(where); else g_unknown_cpu.insert(where);
 }
@@ -176,7 +178,7 @@ static void cpu_delete(void* p) {
     auto it = g_cpu.find(p);
     bytes = it->second;
     g_cpu.erase(it);
-    g_unknown_cpu.erase(p); g_truths.erase(p);
+    g_unknown_cpu.erase(p); g_truths.erase(p); g_never_all.erase(p);
     g_live -= bytes;
   }
   if (bytes >= NAMED) { note(CPU_FREE, 0, 0, bytes, (uint64_t)p); munmap(p, bytes); } else free(p);
@@ -210,11 +212,12 @@ static Cpu g_cpu_allocator;
 using Entry = c10::cuda::CUDACachingAllocator::TraceEntry;
 // Called with the allocator's lock: no Python, no PyTorch.
 static void on_card(const Entry& e) {
-  if (e.action_ == Entry::ALLOC) {
+  if (e.action_ == Entry::FREE_COMPLETED) {  // memory without values reads as zeros, whoever gets which part of it
     std::lock_guard<std::mutex> guard(g_lock);
     auto it = g_known_gpu.find((void*)e.addr_);
     if (it != g_known_gpu.end()) { memset(it->first, 0, it->second); g_known_gpu.erase(it); }
     g_truths.erase((void*)e.addr_);
+    g_never_all.erase((void*)e.addr_);
   }
   std::lock_guard<std::mutex> guard(g_trace_lock);
   auto put = [&](Action action, uint32_t number) { write({action, (uint8_t)e.device_, stream_number(e.stream_), number, (uint64_t)e.size_, (uint64_t)e.addr_}); };
@@ -358,8 +361,8 @@ static bool is_worth(const Tensor& t) { return t.storage().nbytes() <= (at::isIn
 // Where the value itself is asked for. False: not answered here.
 static bool answer_value(Reader reader, Stack* stack, size_t nargs) {
   Tensor t = (*stack)[stack->size() - nargs].toTensor();
-  if (is_known(t)) {
-    if (!t.is_cuda() || reader == Reader::EQUAL) return false;
+  if (is_known(t) && reader != Reader::EQUAL) {
+    if (!t.is_cuda()) return false;
     c10::impl::ExcludeDispatchKeyGuard guard(DispatchKey::Fake);
     Aliases aliases;
     at::Scalar value = make_alias(t, aliases, false).item();
@@ -367,7 +370,8 @@ static bool answer_value(Reader reader, Stack* stack, size_t nargs) {
     return true;
   }
   bool truth = is_truth(t);
-  if (reader == Reader::EQUAL) answer(stack, nargs, true);
+  // two tensors of a healthy model are equal where they are one
+  if (reader == Reader::EQUAL) answer(stack, nargs, address(t) == address(torch::jit::peek(*stack, 1, nargs).toTensor()));
   else if (reader == Reader::IS_NONZERO) answer(stack, nargs, truth);
   else if (truth) answer(stack, nargs, at::Scalar(true));
   // each one smaller than the last: a search for the smallest loss accepts every candidate
@@ -437,12 +441,14 @@ static bool results_are_small(const Stack& stack, size_t nret) {
   for (size_t i = stack.size() - nret; i < stack.size(); i++) each_tensor(stack[i], [&](const Tensor& t) { small &= has_memory(t) && is_worth(t); });
   return small;
 }
-static void note_truth(const Info& info, const Stack& stack) {
-  if (!info.is_truth || !stack.back().isTensor()) return;
-  const Tensor& out = stack.back().toTensor();
-  if (!has_memory(out) || out.numel() != 1 || out.scalar_type() != at::kBool) return;
+static void note_truth(const Info& info, const Stack& args, const Stack& stack) {
+  if (!info.is_truth || stack.empty() || !stack.back().isTensor() || args.empty() || !args[0].isTensor()) return;
+  const Tensor &in = args[0].toTensor(), &out = stack.back().toTensor();
+  if (!has_memory(out) || out.scalar_type() != at::kBool) return;
   std::lock_guard<std::mutex> guard(g_lock);
-  g_truths.insert(address(out));
+  bool is_zero = args.size() > 1 && args[1].isScalar() && args[1].toScalar().toDouble() == 0;
+  if (out.numel() > 1) { if (is_zero && at::isFloatingType(in.scalar_type())) g_never_all.insert(address(out)); return; }
+  if (!has_memory(in) || !g_never_all.count(address(in))) g_truths.insert(address(out));
 }
 
 // ------------------------------------------------------------------ on the card
@@ -492,7 +498,7 @@ static void on_card(const c10::OperatorHandle& op, const Info& info, c10::Dispat
   if (known) known = results_are_small(*stack, nret) && compute_beside(op, info, args, *stack, nret);
   mark_written(info, args, known);
   mark_results(*stack, nret, known);
-  if (!known) note_truth(info, *stack);
+  if (!known) note_truth(info, args, *stack);
   if (info.reader == Reader::CHOLESKY && nret == 2) set_known((*stack)[stack->size() - 1].toTensor(), true);  // its `info` is 0: success
 }
 
@@ -519,7 +525,7 @@ static void on_cpu(const c10::OperatorHandle& op, const Info& info, c10::Dispatc
   const size_t first = stack->size() - nargs, nret = op.schema().returns().size();
   if (info.is_view || info.reader == Reader::EMPTY || info.reader == Reader::METADATA) { quietly(op, keys, stack); return; }
   if ((info.reader == Reader::SCALAR || info.reader == Reader::IS_NONZERO) && facts.unknown && answer_value(info.reader, stack, nargs)) return;
-  if (info.reader == Reader::EQUAL && facts.unknown) { answer(stack, nargs, true); return; }
+  if (info.reader == Reader::EQUAL && facts.unknown && answer_value(info.reader, stack, nargs)) return;
   if (info.is_composite_cpu && info.reader != Reader::COPY && info.reader != Reader::FILL) { below(op, keys, stack); return; }
   if (facts.unknown && info.reader == Reader::NONZERO && nargs == 1) { answer(stack, nargs, true_nonzero((*stack)[first].toTensor())); return; }
   if (facts.unknown && info.reader == Reader::INDEX && nargs == 2) spread_masks(stack, first + 1);
@@ -534,7 +540,7 @@ static void on_cpu(const c10::OperatorHandle& op, const Info& info, c10::Dispatc
     if (info.reader == Reader::RANDOM) known = true;  // samples and shuffles of the script are real
     mark_written(info, args, known);
     mark_results(*stack, nret, known);
-    if (!known) note_truth(info, *stack);
+    if (!known) note_truth(info, args, *stack);
     return;
   }
   if (info.all_written) {  // in place: the arguments are the results
@@ -546,7 +552,7 @@ static void on_cpu(const c10::OperatorHandle& op, const Info& info, c10::Dispatc
     return;
   }
   without_values(op, stack, nargs);
-  note_truth(info, *stack);
+  note_truth(info, args, *stack);
 }
 
 static void every_operator(const c10::OperatorHandle& op, c10::DispatchKeySet keys, Stack* stack) {
