@@ -28,6 +28,7 @@ HELP_WIDTH = 80  # what rich takes for a terminal that cannot move the cursor, w
 COMMANDS = (
     "",
     "plan",
+    "rehearse",
     "fit",
     "strategies",
     "rent",

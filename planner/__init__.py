@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from planner.job import Job
     from planner.models.load import load_model
     from planner.planning import compare, plan
+    from planner.rehearse.child.marks import mark
 
-__all__ = ["Job", "Plan", "PlannerError", "compare", "load_model", "load_recipe", "plan"]
+__all__ = ["Job", "Plan", "PlannerError", "compare", "load_model", "load_recipe", "mark", "plan"]
 
 _HOMES = {
     "Job": "planner.job",
@@ -26,6 +27,7 @@ _HOMES = {
     "compare": "planner.planning",
     "load_model": "planner.models.load",
     "load_recipe": "planner.compress.recipes",
+    "mark": "planner.rehearse.child.marks",
     "plan": "planner.planning",
 }
 

@@ -22,6 +22,7 @@ from planner.commands import (
     models,
     plan,
     recipes,
+    rehearse,
     rent,
     serve,
     strategies,
@@ -64,6 +65,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(epilog=plan.EPILOG)(plan.plan)
+app.command(epilog=rehearse.EPILOG, context_settings={"ignore_unknown_options": True})(rehearse.rehearse)
 app.command(epilog=fit.EPILOG)(fit.fit)
 app.command(epilog=strategies.EPILOG)(strategies.strategies)
 app.command(epilog=rent.EPILOG)(rent.rent)

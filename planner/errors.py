@@ -38,6 +38,10 @@ class MeasureError(PlannerError):
     """A measurement cannot be made here, or a file holds none."""
 
 
+class RehearseError(PlannerError):
+    """A script cannot be rehearsed here, or with this interpreter."""
+
+
 class StoppedError(PlannerError):
     """The job that was being measured did not come to its end; what was measured is kept."""
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from planner.records import Record
 
-NoteKind = Literal["model", "recipe", "job", "estimate", "fails", "result", "card", "unsorted"]
+NoteKind = Literal["model", "recipe", "job", "estimate", "fails", "result", "card", "rehearsal", "unsorted"]
 
 
 class Note(Record):
@@ -21,6 +21,7 @@ class Note(Record):
     fails: the job starts in LLM Compressor and does not finish;
     result: the checkpoint that is saved and served;
     card: what is not known of the GPU, such as a label that stands for its memory;
+    rehearsal: what a rehearsal made up, and what it cannot know;
     unsorted: unknown, because the plan was saved before notes had a kind.
     """
     text: str

@@ -21,7 +21,7 @@ FLOORS = (
     ("compress",),
     ("formats",),
     ("serving", "training", "sizing"),
-    ("measure", "accepted", "planning", "choose", "reports"),
+    ("measure", "rehearse", "accepted", "planning", "choose", "reports"),
     ("commands",),
     ("cli",),
     ("__main__",),
@@ -29,7 +29,7 @@ FLOORS = (
 ORDER = [room for floor in FLOORS for room in floor]
 
 # Folders where modules are built and run; inside of them, files without torch may be imported by anybody.
-TORCH_FOLDERS = {"models", "serving", "training", "measure"}
+TORCH_FOLDERS = {"models", "serving", "training", "measure", "rehearse"}
 HEAVY = {"llmcompressor", "torch", "transformers", "accelerate", "compressed_tensors"}
 
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")

@@ -15,7 +15,11 @@ from planner.notes import Note
 from planner.records import Record
 from planner.upstream import LLMCOMPRESSOR_VERSION
 
-Phase = Literal["load", "setup", "prepare", "calibrate", "compress", "propagate", "finalize", "save"]
+Phase = Literal[
+    "load", "setup", "prepare", "calibrate", "compress", "propagate", "between", "finalize", "save", "script"
+]
+"""`between` two others, and what a `script` does outside of LLM Compressor: phases of rehearsals alone."""
+Method = PlanMethod | Literal["rehearsed"]
 
 
 class Owned(Record):
@@ -168,6 +172,22 @@ class Result(Record):
     kv_dtype: str
 
 
+class RehearsedScript(Record):
+    """What was rehearsed, and how it ended."""
+
+    path: str
+    arguments: tuple[str, ...] = ()
+    versions: dict[str, str] = Field(description="packages of the environment in which it ran")
+    has_job: bool = Field(description="it called oneshot, and `job` is what it asked for")
+    exit_code: int
+    ended: str = Field(description="how it ended, in words")
+    line: str | None = Field(default=None, description="the script's line at which it stopped")
+    stopped: str | None = Field(default=None, description="the error's first line")
+    held: tuple[Owned, ...] = Field(default=(), description="what held the card when it ran out of memory")
+    seconds: float
+    resident_bytes: int | None = Field(default=None, description="RAM that the rehearsal itself took, at most")
+
+
 class Plan(Record):
     """One planned LLM Compressor job."""
 
@@ -176,7 +196,7 @@ class Plan(Record):
     torch: str | None = Field(
         default=None, description="the CUDA build of PyTorch that the GPU figures are modelled on; null: requests alone"
     )
-    method: PlanMethod = "simulate"
+    method: Method = "simulate"
     recipe: str = Field(description="name or path of the recipe")
     model: ModelFacts
     job: Job
@@ -189,7 +209,8 @@ class Plan(Record):
     ranks: RankFacts | None = Field(default=None, description="null for a job of one process")
     verdict: Verdict | None = Field(default=None, description="null where the allocator was not simulated")
     steps: tuple[Step, ...]
-    rule_of_thumb: RuleOfThumb
+    rule_of_thumb: RuleOfThumb | None = Field(default=None, description="null for a rehearsal")
+    script: RehearsedScript | None = Field(default=None, description="null where nothing was rehearsed")
     machine: Machine | None = Field(default=None, description="what the plan is held against; null in plans of before")
     demands: tuple[Demand, ...] = Field(default=(), description="what the job asks of each resource of the machine")
     fits: Fits | None = Field(

@@ -3,6 +3,7 @@
 from planner.choose.paste import command_line
 from planner.compress.schema import Plan
 from planner.compress.verdicts import Fit, peak_gpu_step, verdict
+from planner.reports.rehearsal import advice
 
 _SENTENCES: dict[Fit, tuple[str, str]] = {
     "fits": ("strategies", "nothing needs to change; other ways to run it, and what each asks: {}"),
@@ -13,6 +14,8 @@ _SENTENCES: dict[Fit, tuple[str, str]] = {
 
 def advice_line(plan: Plan) -> str:
     """One sentence, with the command to type."""
+    if plan.script is not None:
+        return advice(plan.script)
     if peak_gpu_step(plan) is None or plan.method == "rule-of-thumb":
         return "This rule knows nothing of samples, tokens or embeddings; --method simulate walks the job step by step."
     if not plan.gpu.peak_bytes:

@@ -88,7 +88,7 @@ def _cells(plans: Sequence[Plan]) -> list[list[str]]:
             number(plan.gpu.peak_bytes, on_gpu),
             _or_dash(plan.gpu.device_total_bytes if plan.gpu.peak_reserved_bytes else None, on_gpu),
             _or_dash(plan.gpu.smallest_card_bytes, on_gpu),
-            number(plan.rule_of_thumb.gpu_bytes, on_gpu),
+            _or_dash(plan.rule_of_thumb.gpu_bytes if plan.rule_of_thumb else None, on_gpu),
             number(plan.host.peak_resident_bytes if plan.host else plan.cpu.peak_bytes, 2),
             _or_dash(plan.result.file_bytes if plan.result else None, 2),
             _or_dash(plan.result.serving_bytes if plan.result else None, 2),

@@ -14,7 +14,7 @@ from planner.reports.summary import answer, cpu_lines, gpu_lines, header, result
 
 def render(plan: Plan, *, steps: StepsShown = "folded") -> str:
     """Header, table and summary; numbers in GiB."""
-    lines = rows(plan, steps) if plan.method == "simulate" else []
+    lines = rows(plan, steps) if plan.method != "rule-of-thumb" else []
     head = [f"- {name}: {text}" if name else f"  {text}" for name, text in header(plan)]
     parts = [f"### {escape(plan.model.name)}, {escape(plan.recipe)}", "\n".join(head)]
     if lines:

@@ -9,6 +9,7 @@ from planner.fields import JOB_FIELDS
 from planner.job import Job
 from planner.reports.demands import answer_line, demand_line
 from planner.reports.numbers import gib, gib_short
+from planner.reports.rehearsal import method_line, script_lines, stop_lines
 from planner.units import format_bytes, human_bytes
 
 BEYOND_TENSORS = "CUDA context and fragmentation come on top"
@@ -17,9 +18,12 @@ BEYOND_TENSORS = "CUDA context and fragmentation come on top"
 def header(plan: Plan) -> list[tuple[str, str]]:
     """Model, recipe, job and method of the plan, as (name, text) lines."""
     model = plan.model
+    if plan.script is not None and not plan.script.has_job:
+        return [*script_lines(plan.script), ("card", card(plan.job)), ("method", _method(plan))]
     lines = [
         ("model", f"{model.name} ({model.architecture})"),
         ("", f"{model.parameters:,} parameters, {gib(model.bytes)} of {plan.job.dtype} weights"),
+        *(script_lines(plan.script) if plan.script else ()),
         ("recipe", plan.recipe),
         ("job", job_line(plan.job)),
         ("method", _method(plan)),
@@ -54,7 +58,7 @@ def gpu_lines(plan: Plan) -> list[str]:
     if not plan.gpu.peak_bytes:
         return ["because nothing is computed on a GPU"]
     exact = f"{plan.gpu.peak_bytes:,} bytes requested, {plan.gpu.peak_allocated_bytes:,} allocated in 512-byte blocks"
-    rule = _beside_rule(plan, plan.gpu.peak_bytes, plan.rule_of_thumb.gpu_bytes)
+    rule = _beside_rule(plan, plan.gpu.peak_bytes, plan.rule_of_thumb.gpu_bytes if plan.rule_of_thumb else 0)
     return [*_where(plan, peak_gpu_step(plan), "gpu"), exact, *_on_card(plan), *_on_second(plan), *rule]
 
 
@@ -84,7 +88,7 @@ def _on_card(plan: Plan) -> list[str]:
 def cpu_lines(plan: Plan) -> list[str]:
     """The CPU peak: in which step, set by what, its exact bytes, and the rule of thumb's figure."""
     exact = f"{plan.cpu.peak_bytes:,} bytes of tensors, without the Python process"
-    rule = _beside_rule(plan, plan.cpu.peak_bytes, plan.rule_of_thumb.cpu_bytes)
+    rule = _beside_rule(plan, plan.cpu.peak_bytes, plan.rule_of_thumb.cpu_bytes if plan.rule_of_thumb else 0)
     return [*_where(plan, peak_cpu_step(plan), "cpu"), exact, *_of_ranks(plan), *_on_disk(plan), *rule]
 
 
@@ -113,10 +117,10 @@ def answer(plan: Plan) -> list[str]:
     others = [demand for demand in plan.demands if demand.resource != "GPU" and demand.has_bytes is not None]
     fails = next((note.text for note in plan.notes if note.kind == "fails"), None)
     if plan.fits is None or not (others or fails):
-        return [fit_line(plan)]
+        return [fit_line(plan), *stop_lines(plan)]
     lines = [f"{demand.resource} {demand_line(demand)}" for demand in others]
     card = [f"GPU {fit_line(plan)}"] if plan.machine and plan.machine.gpus else []
-    return [answer_line(plan.fits, plan.demands, fails), *card, *lines]
+    return [answer_line(plan.fits, plan.demands, fails), *card, *stop_lines(plan), *lines]
 
 
 def fit_line(plan: Plan) -> str:
@@ -125,8 +129,7 @@ def fit_line(plan: Plan) -> str:
         return "needs no GPU"
     if plan.verdict is None:
         return _fit_by_tensors(plan)
-    size = gib(plan.gpu.smallest_card_bytes or 0)
-    smallest = f"; the smallest card that does has {size}"
+    smallest = _smallest(plan, "does")
     if plan.verdict.outcome == "through":
         return f"gets through on {room(plan.job)}{smallest}"
     if plan.verdict.outcome == "gives back":
@@ -136,10 +139,15 @@ def fit_line(plan: Plan) -> str:
     where = place(step) if step else "the last step"
     asked, free = (human_bytes(count or 0) for count in (plan.verdict.asked_bytes, plan.verdict.free_bytes))
     which = "the second GPU, " if plan.verdict.gpu else ""
-    return (
-        f"OUT OF MEMORY on {which}{room(plan.job)} in {where}, asking for {asked} with {free} free; "
-        f"the smallest card that gets through has {size}"
+    return f"OUT OF MEMORY on {which}{room(plan.job)} in {where}, asking for {asked} with {free} free" + _smallest(
+        plan, "gets through"
     )
+
+
+def _smallest(plan: Plan, verb: str) -> str:
+    """The smallest card, as the end of a sentence; a rehearsal that ran out of memory knows none."""
+    size = plan.gpu.smallest_card_bytes
+    return "" if plan.script and not size else f"; the smallest card that {verb} has {gib(size or 0)}"
 
 
 def _fit_by_tensors(plan: Plan) -> str:
@@ -173,6 +181,8 @@ def place(step: Step) -> str:
 
 
 def _method(plan: Plan) -> str:
+    if plan.script is not None:
+        return method_line(plan.script)
     if plan.method == "simulate":
         return f"simulated, as llmcompressor {plan.llmcompressor} runs it"
     return "the rule of thumb that LLM Compressor documents"
@@ -194,7 +204,7 @@ def set_by(step: Step, device: Literal["gpu", "cpu"] = "gpu") -> str:
 def _where(plan: Plan, step: Step | None, device: Literal["gpu", "cpu"]) -> list[str]:
     if step is None:
         return []
-    where = [f"in {place(step)}"] if plan.method == "simulate" else []
+    where = [f"in {place(step)}"] if plan.method != "rule-of-thumb" else []
     return [*where, f"set by {set_by(step, device)}"]
 
 

@@ -33,7 +33,7 @@ _RULED = Box("    \n    \n ── \n    \n ── \n ── \n    \n    \n")
 
 def render(plan: Plan, *, steps: StepsShown = "folded", width: int | None = None, color: bool = False) -> str:
     """The plan as text: header, one line per step, summary. `width` None: as wide as needed."""
-    lines = rows(plan, steps) if plan.method == "simulate" else []
+    lines = rows(plan, steps) if plan.method != "rule-of-thumb" else []
     parts: list[RenderableType] = [pairs(header(plan))]
     if lines:
         parts += [Text(), _step_table(lines, width or UNLIMITED), *_legend(lines)]

@@ -108,7 +108,7 @@ def judged(plan: Plan, machine: Machine | None = None) -> Plan:
     """The plan with what it asks of the machine, and whether all of that is there. Of which no card was said, the card
     is the job's."""
     on = _with_card(machine, plan.job) if machine else machine_of_job(plan.job)
-    if plan.method != "simulate" or plan.verdict is None:
+    if plan.method == "rule-of-thumb" or plan.verdict is None:
         return plan
     card = replace(_card_need(plan.gpu, plan.verdict, 0), cards=plan.job.ranks)
     second = _card_need(plan.second_gpu, plan.verdict, 1) if plan.second_gpu else None

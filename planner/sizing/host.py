@@ -6,7 +6,7 @@ pages of files: with less RAM than this the job is killed; between the two it ru
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Literal
+from typing import Literal, cast
 
 from planner.compress.host_schema import Host, HostPart, HostPhase, HostPhaseName, HostSetting, Loading
 from planner.compress.schema import Plan, Step
@@ -112,7 +112,7 @@ class _Timeline:
         self.most = max(self.most, self.now)
         if step.phase == "finalize":
             self.has_run = True
-        return self.around.moment(step.phase, step.index, self.pages, self._with_malloc(parts))
+        return self.around.moment(phase_of(step), step.index, self.pages, self._with_malloc(parts))
 
     def _parts(self, step: Step) -> dict[HostPart, int]:
         on_gpu = {} if self.around.setting.gpu else step.gpu.by_kind
@@ -163,6 +163,11 @@ class _Timeline:
             }
             self.pages = each.pages
             yield self.around.moment("save", step.index, each.pages, self._with_malloc(own, more))
+
+
+def phase_of(step: Step) -> HostPhaseName:
+    """The phase of a simulated step: a rehearsal, which has two more, is not sized."""
+    return cast(HostPhaseName, step.phase)
 
 
 def _phases(moments: Sequence[HostMoment]) -> Iterator[HostPhase]:

@@ -7,6 +7,7 @@
 # PYTHON: the interpreter (default python3.11). TORCH: the CUDA build's version (default 2.14.1).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+driver=$here/../../planner/rehearse/driver  # what planner rehearse ships
 folder=${1:-${CUDAMETER:-$(cd "$here/../.." && pwd)/.instruments/cudameter}}
 python=${PYTHON:-python3.11}
 torch_version=${TORCH:-2.14.1}
@@ -23,7 +24,7 @@ pip -c <(echo "torch==$torch_version") 'datasets' 'pydantic' loguru 'pyyaml' tok
 
 include=$("$folder/venv/bin/python" -c 'import triton, pathlib; print(pathlib.Path(triton.__file__).parent / "backends/nvidia/include")')
 torch_lib=$("$folder/venv/bin/python" -c 'import importlib.util, pathlib; print(pathlib.Path(importlib.util.find_spec("torch").origin).parent / "lib")')
-"$folder/venv/bin/python" "$here/stubs.py" "$torch_lib" "$include/cuda.h" "$folder/lib/libraries.cpp" "$folder/lib/driver.c"
-g++ -O1 -shared -fPIC -std=c++17 -w -I"$include" "$here/runtime.cpp" "$folder/lib/libraries.cpp" -o "$folder/lib/libpretended.so"
+"$folder/venv/bin/python" "$driver/stubs.py" "$torch_lib" "$include/cuda.h" "$folder/lib/libraries.cpp" "$folder/lib/driver.c"
+g++ -O1 -shared -fPIC -std=c++17 -w -I"$include" "$driver/runtime.cpp" "$folder/lib/libraries.cpp" -o "$folder/lib/libpretended.so"
 gcc -shared -fPIC -w "$folder/lib/driver.c" -Wl,-soname,libcuda.so.1 -o "$folder/lib/libcuda.so.1"
 echo "setup.sh: ready. Run: CUDAMETER=$folder $here/run.sh --help"

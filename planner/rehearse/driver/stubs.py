@@ -62,9 +62,9 @@ DRIVER_ANSWERS = {
 
 def taken(folder: pathlib.Path) -> set[str]:
     """Symbols that PyTorch's CUDA libraries take from NVIDIA's, as `name@library`."""
-    found = set()
+    found: set[str] = set()
     for library in folder.glob("lib*.so"):
-        listing = subprocess.run(
+        listing = subprocess.run(  # noqa: S603
             ["nm", "-D", "--undefined-only", library],  # noqa: S607  (binutils, wherever the system has them)
             capture_output=True,
             text=True,
@@ -74,11 +74,17 @@ def taken(folder: pathlib.Path) -> set[str]:
     return found
 
 
+def cuda_version(cuda_h: pathlib.Path) -> int:
+    """CUDA_VERSION of the header: 13010 for 13.1."""
+    found = re.search(r"define CUDA_VERSION (\d+)", cuda_h.read_text())
+    return int(found.group(1)) if found else 0
+
+
 def main(torch_lib: str, cuda_h: str, libraries_out: str, driver_out: str) -> None:
     """Write both files."""
     symbols, header = taken(pathlib.Path(torch_lib)), pathlib.Path(cuda_h).read_text()
     names = sorted({s.split("@")[0] for s in symbols if s.split("@")[1].startswith(LIBRARIES)})
-    version = "#define CUDART " + re.search(r"define CUDA_VERSION (\d+)", header).group(1)
+    version = f"#define CUDART {cuda_version(pathlib.Path(cuda_h))}"
     lines = [version, 'extern "C" {', *(LIBRARY_ANSWERS.get(n, f"int {n}(...) {{ return 0; }}") for n in names), "}"]
     pathlib.Path(libraries_out).write_text("\n".join(lines) + "\n")
 

@@ -1,0 +1,160 @@
+"""planner rehearse: the user's own script, on a card that is not there."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from planner.commands.common import rendered
+from planner.commands.options import (
+    BESIDE_MACHINE,
+    FLAG,
+    CheckOption,
+    FormatOption,
+    JobOptions,
+    MachineFlags,
+    OutputOption,
+    StepsOption,
+    make_machine,
+    takes_job_options,
+    takes_machine_options,
+)
+from planner.commands.output import check_output, exit_for_no, write_result
+from planner.commands.progress import Progress
+
+if TYPE_CHECKING:
+    from planner.compress.schema import Plan
+    from planner.rehearse.run import ScriptWish
+
+REHEARSING = "Rehearsing"
+
+EPILOG = """[bold]Examples[/bold]
+
+planner rehearse my_oneshot.py --gpu 24GiB
+planner rehearse my_oneshot.py --gpu rtx4090 --ram 64GiB -- --its-own-option 3
+planner rehearse llama-3-8b -r gptq_w4a16 --samples 16 --gpu 24GiB"""
+
+TargetArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SCRIPT|MODEL",
+        show_default=False,
+        help="A Python script, with its arguments behind it (those that planner has too, behind a --); or, with "
+        "--recipe, a model as `planner plan` takes it.",
+    ),
+]
+ArgumentsArgument = Annotated[list[str] | None, typer.Argument(metavar="[ARGUMENTS]", show_default=False)]
+RecipeOfJobOption = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        "-r",
+        metavar="RECIPE",
+        show_default=False,
+        help="No script: rehearse the job that `planner plan MODEL -r RECIPE` plans.",
+    ),
+]
+PythonOption = Annotated[
+    str | None,
+    typer.Option(
+        "--python",
+        metavar="PATH",
+        show_default=False,
+        help="The Python that would run the script: its torch is run, a CUDA build. Default: planner's own.",
+        rich_help_panel=REHEARSING,
+    ),
+]
+SaveOption = Annotated[
+    bool,
+    typer.Option(
+        "--save",
+        metavar=FLAG,
+        help="Let save_pretrained write its files, as large as the real ones. Else it writes nothing.",
+        rich_help_panel=REHEARSING,
+    ),
+]
+RealDataOption = Annotated[
+    bool,
+    typer.Option(
+        "--real-data",
+        metavar=FLAG,
+        help="Load the data sets that the script names, from the cache or the Hub. Else they are made up.",
+        rich_help_panel=REHEARSING,
+    ),
+]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        metavar=FLAG,
+        help="Let the script run code from the Hub where it asks for that.",
+        rich_help_panel=REHEARSING,
+    ),
+]
+QuietOption = Annotated[
+    bool,
+    typer.Option("--quiet", metavar=FLAG, help="Hide what the script prints.", rich_help_panel=REHEARSING),
+]
+
+
+@takes_machine_options()
+@takes_job_options(*BESIDE_MACHINE)
+def rehearse(
+    target: TargetArgument,
+    options: JobOptions,
+    on: MachineFlags,
+    arguments: ArgumentsArgument = None,
+    recipe: RecipeOfJobOption = None,
+    python: PythonOption = None,
+    save: SaveOption = False,
+    real_data: RealDataOption = False,
+    trust_remote_code: TrustOption = False,
+    quiet: QuietOption = False,
+    steps: StepsOption = "folded",
+    check: CheckOption = False,
+    format: FormatOption = "table",
+    output: OutputOption = None,
+) -> None:
+    """Run a script, unmodified, on PyTorch's own CUDA build and a card that is not there, and report its memory.
+
+    No GPU, no weights, no downloads: real operators, the real caching allocator and the real out-of-memory error
+    over a pretended driver. Needs Linux on x86-64, g++, and the environment in which the script would run.
+    """
+    from planner.commands.jobs import make_job
+    from planner.rehearse.run import ScriptWish
+
+    machine = make_machine(on)
+    job = make_job(options).on(machine)
+    check_output(output)
+    wish = ScriptWish(
+        script=Path(target),
+        arguments=tuple(arguments or ()),
+        job=job,
+        python=python,
+        cards=max(machine.gpus, 2 if job.has_second_gpu else 1),
+        ram_bytes=machine.ram_bytes,
+        save=save,
+        real_data=real_data,
+        trust_remote_code=trust_remote_code,
+        quiet=quiet,
+    )
+    from planner.reports.plan import formats
+    from planner.sizing.demands import judged
+
+    plan = judged(_rehearsed(wish, target, recipe), machine)
+
+    write_result(rendered(formats(steps), plan, format, output), output)
+    if plan.verdict is not None and plan.verdict.outcome == "out of memory":
+        raise typer.Exit(1)
+    exit_for_no(check, plan.fits)
+
+
+def _rehearsed(wish: "ScriptWish", target: str, recipe: str | None) -> "Plan":
+    from planner.rehearse.run import rehearse as run
+
+    with Progress() as progress:
+        if recipe is None:
+            return run(wish, progress.say)
+        from planner.rehearse.job import rehearse_job
+
+        return rehearse_job(wish, target, recipe, progress.say)

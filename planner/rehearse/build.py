@@ -1,0 +1,156 @@
+"""Compiles the pretended driver and the books for one PyTorch build, once, into the user's cache folder."""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from planner.errors import RehearseError
+from planner.rehearse.driver import stubs
+
+SOURCES = Path(stubs.__file__).parent
+CPP = "-O1 -shared -fPIC -std=c++20 -w"
+
+_LOOK = """
+import glob, importlib.metadata, importlib.util, json, os, runpy, sys
+def folder(name):
+    spec = importlib.util.find_spec(name)
+    return os.path.dirname(spec.origin) if spec and spec.origin else None
+def version(name):
+    try: return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError: return None
+torch = folder("torch")
+facts = runpy.run_path(os.path.join(torch, "version.py")) if torch else {}
+places = [place for root in sys.path for place in glob.glob(os.path.join(root, "nvidia", "*", "include"))]
+triton = folder("triton")
+if triton: places.append(os.path.join(triton, "backends", "nvidia", "include"))
+print(json.dumps({"torch": torch, "version": facts.get("__version__"), "cuda": facts.get("cuda"),
+    "includes": places, "packages": {name: version(name) for name in
+    ("torch", "llmcompressor", "compressed-tensors", "transformers", "accelerate", "datasets")}}))
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interpreter:
+    """The Python that would run the script, and its PyTorch."""
+
+    path: str
+    torch: Path
+    """Its folder."""
+    version: str
+    cuda: str
+    includes: tuple[Path, ...]
+    """Folders that may hold CUDA's headers."""
+    packages: dict[str, str | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretendedDriver:
+    """The compiled libraries."""
+
+    folder: Path
+    """Holds libcuda.so.1, which is looked up by name."""
+
+    @property
+    def preload(self) -> Path:
+        """CUDA's runtime and libraries."""
+        return self.folder / "libpretended.so"
+
+    @property
+    def books(self) -> Path:
+        """What the child's Python loads."""
+        return self.folder / "libbooks.so"
+
+
+def interpreter(path: str | None) -> Interpreter:
+    """What there is in the environment of this Python; None: the one that runs planner.
+
+    Raises RehearseError where no job could be rehearsed in it.
+    """
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        raise RehearseError(f"a rehearsal needs Linux on x86-64, and this is {sys.platform} on {platform.machine()}")
+    python = path or sys.executable
+    try:
+        out = subprocess.run([python, "-c", _LOOK], capture_output=True, text=True, check=True, timeout=60).stdout  # noqa: S603  (the user's own Python)
+        facts: dict[str, Any] = json.loads(out)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1:]
+        raise RehearseError(f"--python {python}: does not run: {' '.join(reason)}") from None
+    if facts["torch"] is None:
+        raise RehearseError(f"--python {python}: has no torch; name the Python that would run the script")
+    if not facts["cuda"]:
+        raise RehearseError(
+            f"--python {python}: its torch {facts['version']} is no CUDA build, and a rehearsal runs one; name the "
+            "Python that would run the script (pip install llmcompressor brings such a torch on Linux)"
+        )
+    return Interpreter(
+        path=python,
+        torch=Path(facts["torch"]),
+        version=facts["version"],
+        cuda=facts["cuda"],
+        includes=tuple(map(Path, facts["includes"])),
+        packages=facts["packages"],
+    )
+
+
+def pretended_driver(python: Interpreter) -> PretendedDriver:
+    """The libraries for this PyTorch, compiled where the cache does not have them. Raises RehearseError."""
+    folder = _cache() / f"torch-{python.version}-{_fingerprint()}"
+    if not (folder / "libbooks.so").exists():
+        _compile(python, folder)
+    return PretendedDriver(folder=folder)
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "planner" / "rehearse"
+
+
+def _fingerprint() -> str:
+    """Of all that is compiled: other sources, another folder."""
+    texts = (path.read_bytes() for path in sorted(SOURCES.iterdir()) if path.suffix in (".cpp", ".py"))
+    return hashlib.sha256(b"\0".join(texts)).hexdigest()[:12]
+
+
+def headers(python: Interpreter) -> Path:
+    """The folder with CUDA's headers of torch's CUDA version. Raises RehearseError."""
+    wanted = python.cuda.partition(".")[0]
+    for folder in reversed(python.includes):  # Triton's last: it has all headers in one folder
+        if (folder / "cuda_runtime_api.h").exists() and (folder / "crt").exists():
+            version = stubs.cuda_version(folder / "cuda.h")
+            if str(version // 1000) == wanted:
+                return folder
+    raise RehearseError(f"no headers of CUDA {wanted} beside torch {python.version}: pip install triton brings them")
+
+
+def _compile(python: Interpreter, folder: Path) -> None:
+    for tool in ("g++", "gcc", "nm"):
+        if shutil.which(tool) is None:
+            raise RehearseError(f"{tool} is missing, which compiles the pretended driver (Debian: apt-get install g++)")
+    include, torch = headers(python), python.torch
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+        out = Path(name) / "made"
+        out.mkdir()
+        stubs.main(str(torch / "lib"), str(include / "cuda.h"), str(out / "libraries.cpp"), str(out / "driver.c"))
+        runtime = f"g++ {CPP} -I{include} {SOURCES}/runtime.cpp {out}/libraries.cpp -o {out}/libpretended.so"
+        _run(runtime.split())
+        _run(f"gcc -shared -fPIC -w {out}/driver.c -Wl,-soname,libcuda.so.1 -o {out}/libcuda.so.1".split())
+        libraries = f"-L{torch}/lib -lc10 -lc10_cuda -ltorch_cpu"
+        books = f"g++ {CPP} -I{include} -I{torch}/include {SOURCES}/books.cpp -o {out}/libbooks.so {libraries}"
+        _run(books.split())
+        if not folder.exists():  # another rehearsal may have been faster
+            out.rename(folder)
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  (a compiler, our own sources)
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()[-1:]
+        raise RehearseError(f"{command[0]} cannot compile the pretended driver: {' '.join(errors[:1])}")

@@ -1,0 +1,81 @@
+"""The compiled books (driver/books.cpp), seen from Python: what CPU tensors take, which values are known."""
+
+import ctypes
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+
+GPU_FIGURES = {
+    "requested": "requested_bytes.all.peak",
+    "allocated": "allocated_bytes.all.peak",
+    "reserved": "reserved_bytes.all.peak",
+    "end": "requested_bytes.all.current",
+}
+
+
+class TensorBooks:
+    """One per process."""
+
+    def __init__(self, library: Path, folder: Path, script: str, own: str) -> None:
+        self._c = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+        for name, kind in (("books_cpu_live", ctypes.c_int64), ("books_cpu_peak", ctypes.c_int64)):
+            getattr(self._c, name).restype = kind
+        self._c.books_selected.argtypes = [ctypes.c_double]
+        self._c.books_unknown.argtypes = [ctypes.c_void_p]
+        names = (folder / "trace.bin", folder / "origins.jsonl", script, own)
+        self._c.books_open(*(os.fsencode(name) for name in names))
+        self._retries: dict[int, int] = {}
+        os.register_at_fork(after_in_child=self._c.books_forget)
+
+    def watch(self) -> None:
+        """Let every operator of every thread pass through the books, from now on."""
+        self._c.books_watch(1)
+        run = threading.Thread.run
+
+        def watched(thread: Any) -> None:
+            self._c.books_watch(1)
+            run(thread)
+
+        threading.Thread.run = watched  # type: ignore[method-assign,assignment]
+
+    def mark(self, number: int) -> None:
+        """Write into the trace that a step ends here."""
+        self._c.books_mark(number)
+
+    def batch(self) -> None:
+        """Write into the trace that a batch begins."""
+        self._c.books_batch()
+
+    def asked(self) -> None:
+        """Write into the trace that the job was told how much of the card is free."""
+        self._c.books_asked()
+
+    def close(self) -> None:
+        """Write the rest of the trace."""
+        self._c.books_close()
+
+    def selected(self, share: float) -> None:
+        """An unknown mask selects this share."""
+        self._c.books_selected(share)
+
+    def unknown(self, tensor: Any) -> None:
+        """The values of this CPU tensor are made up."""
+        if tensor.device.type == "cpu" and tensor.untyped_storage().nbytes():
+            self._c.books_unknown(tensor.untyped_storage().data_ptr())
+
+    def figures(self) -> dict[str, Any]:
+        """Peaks since the last call, and what is held now; new peaks begin."""
+        cpu = {"peak": self._c.books_cpu_peak(1), "end": self._c.books_cpu_live()}
+        return {"cpu": cpu, "gpus": [self._card(number) for number in range(torch.cuda.device_count())]}
+
+    def _card(self, number: int) -> dict[str, int]:
+        stats = torch.cuda.memory_stats(number)
+        figures = {name: int(stats.get(key, 0)) for name, key in GPU_FIGURES.items()}
+        retries = int(stats.get("num_alloc_retries", 0))
+        figures["retries"] = retries - self._retries.get(number, 0)
+        self._retries[number] = retries
+        torch.cuda.reset_peak_memory_stats(number)
+        return figures

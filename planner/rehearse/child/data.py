@@ -1,0 +1,51 @@
+"""Data sets that are not here become made-up ones of the size that the script asks for."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from planner.rehearse.child.events import Events
+from planner.rehearse.child.imports import Hooks
+from planner.rehearse.child.settings import Settings
+from planner.rehearse.child.texts import rows
+
+FILES = ("json", "csv", "parquet", "text", "arrow", "imagefolder", "audiofolder", "pandas", "xml", "generator")
+MARGIN = 16
+"""Words beyond the script's length, so that it truncates to exactly that."""
+_SLICE = re.compile(r"\[\s*(\d*)\s*:\s*(\d+)\s*\]")
+
+
+def install(settings: Settings, events: Events, hooks: Hooks) -> None:
+    """Replace `load_dataset` as soon as the library is there."""
+    if settings.real_data:
+        return
+
+    def hook(module: Any) -> None:
+        module.load_dataset = _load(module, module.load_dataset, settings, events)
+
+    hooks.after("datasets", hook)
+
+
+def _load(module: Any, own: Any, settings: Settings, events: Events) -> Any:
+    told = set()
+
+    def load_dataset(path: Any, name: Any = None, *values: Any, split: Any = None, **named: Any) -> Any:
+        if str(path) in FILES or Path(str(path)).exists():
+            return own(path, name, *values, split=split, **named)
+        count, words = _count(split, settings.samples), settings.tokens + MARGIN
+        if str(path) not in told:
+            told.add(str(path))
+            text = f"{path}: made-up data, {count:,} samples of {words:,} words (--real-data takes what is there)."
+            events.note("data", text)
+        made = module.Dataset.from_dict(rows(str(path), count, words))
+        if split is None:
+            made = module.DatasetDict(dict.fromkeys(("train", "validation", "test", "train_sft"), made))
+        return made.to_iterable_dataset() if named.get("streaming") else made
+
+    return load_dataset
+
+
+def _count(split: Any, otherwise: int) -> int:
+    """Rows of `train[:512]` or `train[512:1024]`; of a whole split as many as the script uses."""
+    found = _SLICE.search(str(split or ""))
+    return int(found[2]) - int(found[1] or 0) if found else otherwise

@@ -1,0 +1,192 @@
+"""Models without weights: a folder that `from_pretrained` takes, whose checkpoint is a hole in a file.
+
+Config and tokenizer are the user's where they are on this machine (a folder, the Hub's cache); the config of a preset
+is planner's own. Everything else of `from_pretrained` is the library's own code.
+"""
+
+import json
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from planner.rehearse.child.books import TensorBooks
+from planner.rehearse.child.events import Events
+from planner.rehearse.child.settings import Refused, Settings
+from planner.rehearse.child.texts import write_processor, write_tokenizer
+
+PRESETS = Path(__file__).resolve().parents[2] / "models" / "presets"
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".safetensors.index.json")
+DTYPES = {
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.bool: "BOOL",
+}
+
+
+class Shelf:
+    """Prepared folders, one for each model that the script names."""
+
+    def __init__(self, settings: Settings, books: TensorBooks, events: Events) -> None:
+        self.settings, self._books, self._events = settings, books, events
+        self._folders: dict[str, Path] = {}
+
+    def folder(self, name: Any, with_weights: bool = False) -> Path | None:
+        """The folder for a model's name or path; None for what is none of ours to prepare.
+
+        Raises Refused where there is no config of this name.
+        """
+        text = str(name)
+        if any(text == str(folder) for folder in self._folders.values()):
+            return Path(text)
+        folder = self._folders.get(text)
+        if folder is None:
+            folder = self._folders[text] = self._prepare(text)
+        if with_weights and not (folder / "model.safetensors").exists():
+            write_hole(folder)
+        return folder
+
+    def name_of(self, folder: Path) -> str:
+        """What the script calls the model of this folder."""
+        return next((name for name, each in self._folders.items() if each == folder), str(folder))
+
+    def _prepare(self, name: str) -> Path:
+        folder = self.settings.folder / "models" / str(len(self._folders))
+        folder.mkdir(parents=True)
+        source = self._source(name)
+        if source is not None:
+            for path in source.iterdir():
+                if path.is_file() and not path.name.endswith(WEIGHTS):
+                    (folder / path.name).symlink_to(path.resolve())
+        else:
+            config = preset_config(name)
+            if config is None:
+                raise Refused(
+                    f"{name}: no folder, not in the Hub's cache, no preset; a rehearsal downloads nothing, so put its "
+                    "config.json into a folder and name that, or fetch it once (hf download NAME config.json)"
+                )
+            (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not any((folder / each).exists() for each in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+            write_tokenizer(folder, config)
+            self._events.note("data", f"{name}: its tokenizer is not here; a made-up one takes one word for a token.")
+        if "vision_config" in config and not (folder / "preprocessor_config.json").exists():
+            write_processor(folder, config)
+        return folder
+
+    def _source(self, name: str) -> Path | None:
+        """The user's own files of this model."""
+        path = Path(name).expanduser()
+        if (path / "config.json").is_file():
+            return path
+        try:
+            from huggingface_hub import try_to_load_from_cache
+
+            found = try_to_load_from_cache(name, "config.json")
+        except Exception:  # not a Hub id; whatever the library says of it
+            return None
+        return Path(found).parent if isinstance(found, str) else None
+
+    def emptied(self, model: Any, name: str) -> Any:
+        """The loaded model: what lies on the CPU has addresses of its own and no values."""
+        with torch.no_grad():
+            for tensor in (*model.parameters(), *model.buffers()):
+                if tensor.device.type == "cpu":
+                    tensor.data = torch.empty_like(tensor.data)
+                    self._books.unknown(tensor)
+        self._tell(model, name)
+        return model
+
+    def _tell(self, model: Any, name: str) -> None:
+        weights = {id(each): each for each in model.parameters()}.values()
+        config = model.config.get_text_config(decoder=True)
+        experts = next(
+            (
+                count
+                for key in ("num_local_experts", "moe_num_experts", "num_experts", "n_routed_experts")
+                if (count := getattr(config, key, None))
+            ),
+            0,
+        )
+        if experts:
+            self._books.selected(1 / experts)
+        self._events.write(
+            "model",
+            name=name,
+            architecture=type(model).__name__,
+            parameters=sum(each.numel() for each in weights),
+            bytes=sum(each.nbytes for each in weights),
+            dtype=str(next(iter(weights)).dtype).removeprefix("torch."),
+        )
+
+
+def preset_config(name: str) -> dict[str, Any] | None:
+    """The config of the preset that answers to this name."""
+    for path in PRESETS.glob("*.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        names = (record["name"], record["hub_id"], *record["aliases"])
+        if name.lower() in {text.lower() for each in names for text in (each, each.rpartition("/")[2])}:
+            config: dict[str, Any] = record["config"]
+            return config
+    return None
+
+
+def write_hole(folder: Path) -> None:
+    """The checkpoint: a header that names every tensor, and a hole in the place of their bytes."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder)
+    name = (getattr(config, "architectures", None) or ["AutoModelForCausalLM"])[0]
+    before = torch.get_default_dtype()
+    dtype = getattr(config, "dtype", None) or getattr(config.get_text_config(decoder=True), "dtype", None)
+    torch.set_default_dtype(dtype if isinstance(dtype, torch.dtype) else torch.bfloat16)
+    try:
+        with torch.device("meta"):
+            model = getattr(transformers, name)._from_config(config)
+    finally:
+        torch.set_default_dtype(before)
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    _write(folder / "model.safetensors", {k: t for k, t in _as_saved(model).items() if k not in tied})
+
+
+def _as_saved(model: Any) -> dict[str, Any]:
+    """The tensors under the names and in the shapes that the model's checkpoints have."""
+    tensors: dict[str, Any] = model.state_dict()
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:  # transformers 4 has none
+        return tensors
+    reverted: dict[str, Any] = revert_weight_conversion(model, tensors)
+    return reverted
+
+
+def _write(path: Path, tensors: dict[str, Any]) -> None:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in tensors.items():
+        offsets = [end, end + tensor.numel() * tensor.element_size()]
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
+        end = offsets[1]
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
+
+
+def script_line(script: str) -> str:
+    """Where in the script the running call stands: `file.py:12`."""
+    frame: Any = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_filename == script:
+            return f"{Path(script).name}:{frame.f_lineno}"
+        frame = frame.f_back
+    return Path(script).name

@@ -1,0 +1,33 @@
+"""What the parent tells the child."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class Refused(Exception):  # noqa: N818  (not an error of the script: the rehearsal declines)
+    """The script asks for what a rehearsal does not do; the text is for the user."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One rehearsal, as planner/rehearse/run.py writes it."""
+
+    folder: Path
+    """Where events go, and whatever is made up; deleted afterwards."""
+    books: Path
+    script: str
+    arguments: list[str]
+    save: bool = False
+    real_data: bool = False
+    trust_remote_code: bool = False
+    samples: int = 512
+    tokens: int = 2048
+    """What the script's constants say, or the parent's guess: rows and words of made-up data."""
+    ram_bytes: int | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> "Settings":
+        """The settings in this file."""
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**{**values, "folder": Path(values["folder"]), "books": Path(values["books"])})

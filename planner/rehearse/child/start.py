@@ -1,0 +1,112 @@
+"""Runs the script as `python SCRIPT` would, on a card that is not there. `run` is called by planner/rehearse/run.py.
+
+Everything that the script needs of a rehearsal is put in place first, without importing a library before the script
+does. How it ended is the last event.
+"""
+
+import gc
+import os
+import resource
+import runpy
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from planner.rehearse.child.events import Events
+from planner.rehearse.child.imports import Hooks
+from planner.rehearse.child.settings import Refused, Settings
+
+OWN = str(Path(__file__).parents[2])
+"""Planner's folder, as its code names it: frames in it are not the script's."""
+
+
+def main(file: str) -> int:
+    """Run the script; its exit code, 0 where it came to its end."""
+    settings = Settings.read(Path(file))
+    events = Events(settings.folder / "events.jsonl")
+    import torch
+
+    from planner.rehearse.child import data, generation, marks, pretrained, steps, values
+    from planner.rehearse.child.books import TensorBooks
+    from planner.rehearse.child.models import Shelf
+
+    torch.cuda.init()  # type: ignore[no-untyped-call]
+    books = TensorBooks(settings.books, settings.folder, settings.script, OWN)
+    hooks = Hooks()
+    hooks.install()
+    step = steps.Steps(books, events)
+    steps.watch(step, hooks)
+    marks.install(step)
+    values.install(settings, books, hooks)
+    data.install(settings, events, hooks)
+    generation.install(step, hooks)
+    pretrained.install(Shelf(settings, books, events), step, hooks)
+    for card in range(torch.cuda.device_count()):
+        torch.cuda.reset_peak_memory_stats(card)
+    books.watch()
+    code = _run(settings, events, step)
+    books.close()
+    return code
+
+
+def _run(settings: Settings, events: Events, step: Any) -> int:
+    sys.argv = [settings.script, *settings.arguments]
+    sys.path[0] = str(Path(settings.script).parent)
+    code, ending = 0, {"how": "end"}
+    try:
+        runpy.run_path(settings.script, run_name="__main__")
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        ending = {"how": "exit", "text": "" if isinstance(stop.code, int) else str(stop.code or "")}
+    except Refused as refused:
+        code, ending = 2, {"how": "refused", "text": str(refused)}
+    except KeyboardInterrupt:
+        code, ending = 130, {"how": "interrupted"}
+    except BaseException as error:
+        code, ending = 1, _failure(error, settings)
+    if not events.is_ours:
+        os._exit(code)
+    step.end(partial=code != 0)
+    events.write("end", code=code, resident=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, **ending)
+    return code
+
+
+def _failure(error: BaseException, settings: Settings) -> dict[str, Any]:
+    import torch
+
+    chain = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
+        chain.append(inner)
+    refused = next((each for each in chain if isinstance(each, Refused)), None)
+    if refused is not None:
+        return {"how": "refused", "text": str(refused)}
+    memory = next((each for each in chain if isinstance(each, torch.OutOfMemoryError)), None)
+    where = _line(memory or error, settings.script)
+    if memory is not None:
+        return {"how": "out of memory", "line": where, "text": str(memory).splitlines()[0]}
+    traceback.print_exception(error)
+    lines = str(error).strip().splitlines()
+    return {"how": "failed", "line": where, "text": f"{type(error).__name__}: {lines[0] if lines else ''}"}
+
+
+def _line(error: BaseException, script: str) -> str:
+    """The script's innermost line in the traceback: `file.py:12`."""
+    found = ""
+    trace = error.__traceback__
+    while trace is not None:
+        frame: FrameType = trace.tb_frame
+        if frame.f_code.co_filename == script:
+            found = f"{Path(script).name}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return found
+
+
+def run() -> None:
+    """Run what the command line names, and end the process: unloading torch would take another second."""
+    gc.set_threshold(50_000, 50, 50)
+    result = main(sys.argv[1])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(result)

@@ -1,0 +1,131 @@
+"""Made-up tokenizers, processors and samples, for what is not on this machine."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+WORDS = 1_000
+"""Size of the made-up vocabulary. Ids begin behind those that tokenizers use for themselves."""
+FIRST_ID = 10
+
+CHAT = (
+    "{% for m in messages %}{{ '<|turn|> ' }}{% if m['content'] is string %}{{ m['content'] }}{% else %}"
+    "{% for part in m['content'] %}{% if part['type'] in ('image', 'image_url') %}{{ image }}"
+    "{% elif part['type'] == 'text' %}{{ ' ' + part['text'] }}{% endif %}{% endfor %}{% endif %}{{ ' ' }}{% endfor %}"
+)
+SPECIAL = ("pad", "unk", "bos", "eos")
+
+# Which columns the data sets of LLM Compressor's examples have.
+COLUMNS = {
+    "ultrachat": ("prompt", "messages"),
+    "platypus": ("instruction", "output", "input"),
+    "pile": ("text",),
+    "c4": ("text",),
+    "wikitext": ("text",),
+    "gsm8k": ("question", "answer"),
+    "cnn_dailymail": ("article", "highlights"),
+    "flickr30k": ("image", "caption"),
+    "calibration": ("text",),
+}
+ANY = ("text", "messages", "prompt", "instruction", "input", "output", "question", "answer")
+
+
+def write_tokenizer(folder: Path, config: dict[str, Any]) -> None:
+    """tokenizer.json and its config: one word is one token, special ids are the model's."""
+    vocabulary = {f"w{number}": FIRST_ID + number for number in range(WORDS)}
+    tokens = {name: f"<{name}>" for name in SPECIAL}
+    size = _size(config)
+    vocabulary.update({text: number for number, text in enumerate(tokens.values())})
+    vocabulary["<|turn|>"] = len(SPECIAL)
+    images = {name: value for name, value in _image_ids(config).items() if value < size}
+    vocabulary.update(images)
+    added = [_added(text, vocabulary[text]) for text in (*tokens.values(), "<|turn|>", *images)]
+    (folder / "tokenizer.json").write_text(json.dumps(_tokenizer(vocabulary, added)), encoding="utf-8")
+    settings = {f"{name}_token": text for name, text in tokens.items()}
+    image = "<|vision_start|><|image_pad|><|vision_end|>" if "<|vision_start|>" in images else next(iter(images), "")
+    about = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": 10**9,
+        "chat_template": CHAT.replace("{{ image }}", image),
+        **settings,
+        **_extra(images),
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(about), encoding="utf-8")
+
+
+def _size(config: dict[str, Any]) -> int:
+    return int(config.get("vocab_size") or config.get("text_config", {}).get("vocab_size") or 32_000)
+
+
+def _image_ids(config: dict[str, Any]) -> dict[str, int]:
+    """The model's tokens for images, by the spelling that its processor looks for."""
+    spelling = {
+        "image_token_id": "<|image_pad|>",
+        "image_token_index": "<image>",
+        "video_token_id": "<|video_pad|>",
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
+        "boi_token_index": "<start_of_image>",
+        "eoi_token_index": "<end_of_image>",
+    }
+    if config.get("model_type", "").startswith("gemma3"):
+        spelling["image_token_index"] = "<image_soft_token>"  # noqa: S105  (not a password)
+    return {text: config[key] for key, text in spelling.items() if isinstance(config.get(key), int)}
+
+
+def _extra(images: dict[str, int]) -> dict[str, Any]:
+    """What processors read off the tokenizer by name."""
+    if "<image_soft_token>" not in images:
+        return {}
+    names = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
+    return {"extra_special_tokens": names, **names}
+
+
+def _added(text: str, number: int) -> dict[str, Any]:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": number, "content": text, "special": True, **flags}
+
+
+def _tokenizer(vocabulary: dict[str, int], added: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": sorted(added, key=lambda each: each["id"]),
+        "normalizer": None,
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "post_processor": None,
+        "decoder": None,
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>"},
+    }
+
+
+def write_processor(folder: Path, config: dict[str, Any]) -> None:
+    """preprocessor_config.json with the image processor's own defaults and the sizes of the config."""
+    vision = config["vision_config"]
+    kind = config.get("model_type", "")
+    about: dict[str, Any] = {}
+    if "qwen2" in kind or "qwen3" in kind:
+        fields = ("patch_size", "temporal_patch_size")
+        about = {name: vision[name] for name in fields if name in vision}
+        about["merge_size"] = vision.get("spatial_merge_size", 2)
+    elif isinstance(side := vision.get("image_size"), int):
+        about = {"size": {"height": side, "width": side}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(about), encoding="utf-8")
+
+
+def rows(name: str, count: int, words: int) -> dict[str, list[Any]]:
+    """Columns of a made-up data set: `count` samples of `words` words each."""
+    known = next((columns for part, columns in COLUMNS.items() if part in name.lower()), ANY)
+    texts = [" ".join(f"w{(row + place) % WORDS}" for place in range(words)) for row in range(count)]
+    return {column: _column(column, texts) for column in known}
+
+
+def _column(column: str, texts: list[str]) -> list[Any]:
+    if column == "messages":
+        return [[{"role": "user", "content": text}, {"role": "assistant", "content": "w1"}] for text in texts]
+    if column == "image":
+        from PIL import Image  # type: ignore[import-not-found,unused-ignore]  # the script's environment has it
+
+        return [Image.new("RGB", (500, 375)) for _ in texts]
+    return texts

@@ -1,0 +1,46 @@
+"""No kernel runs: Triton's launches do nothing, convolutions take PyTorch's own kernels; RAM is the machine's."""
+
+from typing import Any
+
+import torch
+
+from planner.rehearse.child.books import TensorBooks
+from planner.rehearse.child.imports import Hooks
+from planner.rehearse.child.settings import Settings
+
+
+def install(settings: Settings, books: TensorBooks, hooks: Hooks) -> None:
+    """Put all of it in place."""
+    torch.backends.cudnn.enabled = False
+    hooks.after("triton.runtime.jit", _launch_nothing)
+    _watch_questions(books)
+    if settings.ram_bytes:
+        hooks.after("psutil", lambda module: _machine_of(module, settings.ram_bytes or 0))
+
+
+def _launch_nothing(module: Any) -> None:
+    def run(_kernel: Any, *_values: Any, **_named: Any) -> None:
+        """No card, no kernel."""
+
+    module.JITFunction.run = run
+
+
+def _watch_questions(books: TensorBooks) -> None:
+    own = torch.cuda.mem_get_info
+
+    def mem_get_info(*values: Any, **named: Any) -> Any:
+        books.asked()
+        return own(*values, **named)
+
+    torch.cuda.mem_get_info = torch.cuda.memory.mem_get_info = mem_get_info
+
+
+def _machine_of(module: Any, ram: int) -> None:
+    """The machine's RAM is what the user said, less what this process has."""
+    own = module.virtual_memory
+
+    def virtual_memory() -> Any:
+        real = own()
+        return real._replace(total=ram, available=min(ram, max(0, ram - module.Process().memory_info().rss)))
+
+    module.virtual_memory = virtual_memory

@@ -1,0 +1,1 @@
+"""The pretended driver and the books: C++ sources, and what writes the stubs. Compiled by planner/rehearse/build.py."""

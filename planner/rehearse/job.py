@@ -1,0 +1,83 @@
+"""Rehearses a job that no script was written for: the model, recipe and options of `planner plan`."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from planner.compress.schema import Plan
+from planner.job import Job
+from planner.measure.files import recipe_file
+from planner.models.architectures import auto_class
+from planner.models.build import model_config
+from planner.models.inputs import CONCATENATED, calibration_batch
+from planner.models.source import load_source
+from planner.rehearse.child import oneshot
+from planner.rehearse.run import ScriptWish, rehearse
+
+SCRIPT = Path(oneshot.__file__)
+
+
+def rehearse_job(wish: ScriptWish, model: str, recipe: str, say: Callable[[str], None]) -> Plan:
+    """The job as a Plan. Raises what `planner plan` raises for model, recipe and job, and what `rehearse` does."""
+    source, path = load_source(model), recipe_file(recipe)
+    folder = Path(tempfile.mkdtemp(prefix="planner_rehearse_job_"))
+    try:
+        config = model_config(source, wish.job.build)
+        home = folder / source.name
+        home.mkdir()
+        config.save_pretrained(home)
+        values = _values(config, wish.job, home)
+        values["architecture"] = auto_class(config, source.name)._model_mapping[type(config)].__name__
+        values["arguments"] = {**_arguments(wish.job), "recipe": str(path.resolve())}
+        (folder / "job.json").write_text(json.dumps(values), encoding="utf-8")
+        plan = rehearse(replace(wish, script=SCRIPT, arguments=(str(folder / "job.json"),)), say)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    named = {"model": plan.model.model_copy(update={"name": source.name}), "recipe": recipe, "job": wish.job}
+    if plan.script is not None:
+        named["script"] = plan.script.model_copy(update={"path": "the job as planner plan takes it", "arguments": ()})
+    return plan.model_copy(update=named)
+
+
+def _values(config: Any, job: Job, home: Path) -> dict[str, Any]:
+    pattern = calibration_batch(config, replace(job.batch_shape, batch_size=1), getattr(torch, job.dtype))
+    return {
+        "model": str(home),
+        "dtype": job.dtype,
+        "weights": job.weights,
+        "ram": job.ram_for_weights_bytes or 0,
+        "linearized": job.linearized,
+        "samples": job.samples,
+        "batch_size": job.batch_size,
+        "sample": {name: _field(name, field) for name, field in pattern.fields.items()},
+    }
+
+
+def _field(name: str, field: torch.Tensor) -> dict[str, Any]:
+    row = field if name in CONCATENATED else field[0]
+    about: dict[str, Any] = {"dtype": str(row.dtype).removeprefix("torch."), "shape": list(row.shape)}
+    return about if row.device.type == "meta" else {**about, "values": row.tolist()}
+
+
+def _arguments(job: Job) -> dict[str, Any]:
+    """The keyword arguments of llmcompressor.oneshot, as planner/measure/run.py has them."""
+    arguments: dict[str, Any] = {
+        "pipeline": job.pipeline,
+        "num_calibration_samples": job.samples,
+        "max_seq_length": job.seq_len,
+        "batch_size": job.batch_size,
+        "moe_calibrate_all_experts": job.calibrate_all_experts,
+        "propagate_error": job.propagate_error,
+        "sequential_prefetch": job.prefetch,
+        "sequential_offload_device": job.offload_device.replace("gpu", "cuda"),
+        "sequential_targets_per_subgraph": job.targets_per_subgraph,
+    }
+    if job.sequential_targets is not None:
+        arguments["sequential_targets"] = list(job.sequential_targets)
+    return arguments

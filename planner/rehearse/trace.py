@@ -1,0 +1,126 @@
+"""The trace of a rehearsal: every event of PyTorch's caching allocator, and every large CPU tensor, in their order.
+
+driver/books.cpp writes it: records of 24 bytes.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from planner.compress.schema import Owned
+from planner.rehearse.events import CodeFrame
+from planner.rehearse.kinds import owned
+
+RECORD = np.dtype(
+    [
+        ("action", "u1"),
+        ("device", "u1"),
+        ("stream", "<u2"),
+        ("number", "<u4"),
+        ("bytes", "<u8"),
+        ("address", "<u8"),
+    ]
+)
+ALLOC, FREE, FREED, SEGMENT, SEGMENT_FREE, OUT_OF_MEMORY, MARK, ORIGIN, CPU_ALLOC, CPU_FREE, ASKED, BATCH = range(12)
+LARGEST = 8
+"""Holdings that a step names."""
+Array = Any  # numpy's arrays of these records
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldThen:
+    """What is alive at one moment."""
+
+    bytes: int
+    largest: tuple[Owned, ...]
+    by_kind: dict[str, int]
+
+
+NOTHING = HeldThen(bytes=0, largest=(), by_kind={})
+
+
+class Trace:
+    """One rehearsal's trace, to be asked what was alive when."""
+
+    def __init__(self, records: Array, origins: Mapping[int, Sequence[CodeFrame]], script: str) -> None:
+        self.records, self._origins, self._script = records, origins, script
+        named = records[records["action"] == ORIGIN]
+        self._origin_of = dict(zip(named["number"].tolist(), named["bytes"].tolist(), strict=True))
+        self._marks = np.flatnonzero(records["action"] == MARK)
+
+    @classmethod
+    def read(cls, path: Path, origins: Mapping[int, Sequence[CodeFrame]], script: str) -> "Trace":
+        """The trace in this file; of a record that was not written to its end, nothing."""
+        size = path.stat().st_size // RECORD.itemsize if path.exists() else 0
+        return cls(np.fromfile(path, dtype=RECORD, count=size) if size else np.empty(0, RECORD), origins, script)
+
+    @property
+    def questions(self) -> int:
+        """How often the job was told how much of the card is free."""
+        return int(np.count_nonzero(self.records["action"] == ASKED))
+
+    def ran_out(self, device: int) -> tuple[int, int] | None:
+        """What was asked for and what was free when this card's memory ran out last; None where it never did."""
+        found = self.records[(self.records["action"] == OUT_OF_MEMORY) & (self.records["device"] == device)]
+        return (int(found["bytes"][-1]), int(found["address"][-1])) if len(found) else None
+
+    def at_peaks(self, device: int | None) -> list[HeldThen]:
+        """What was alive at each step's highest moment on this card; None: on the CPU, large tensors alone."""
+        born, gone = self.births(device)
+        if not len(born):
+            return [NOTHING] * len(self._marks)
+        sizes = self.records["bytes"].astype(np.int64)
+        change = np.zeros(len(self.records), np.int64)
+        change[born] = sizes[born]
+        ends = gone < len(self.records)
+        np.subtract.at(change, gone[ends], sizes[born][ends])
+        live = np.cumsum(change)
+        helds, begin = [], 0
+        for mark in self._marks.tolist():
+            at = begin + int(np.argmax(live[begin : mark + 1]))
+            helds.append(self._held(born[(born <= at) & (gone > at)], device is not None))
+            begin = mark
+        return helds
+
+    def at_end(self, device: int) -> HeldThen:
+        """What was alive when the card's memory ran out, or at the end."""
+        born, gone = self.births(device)
+        out = np.flatnonzero((self.records["action"] == OUT_OF_MEMORY) & (self.records["device"] == device))
+        at = int(out[-1]) if len(out) else len(self.records)
+        return self._held(born[(born <= at) & (gone > at)], True)
+
+    def births(self, device: int | None) -> tuple[Array, Array]:
+        """Where each tensor was taken, and where given back; one behind the last record where it never was."""
+        records = self.records
+        taken, given = (CPU_ALLOC, CPU_FREE) if device is None else (ALLOC, FREED)
+        action = records["action"]
+        here = (action == taken) | (action == given)
+        if device is not None:
+            here &= records["device"] == device
+        places = np.flatnonzero(here)
+        order = places[np.argsort(records["address"][places], kind="stable")]
+        is_birth = action[order] == taken
+        same = np.zeros(len(order), bool)
+        same[:-1] = records["address"][order][:-1] == records["address"][order][1:]
+        following = np.full(len(order), len(records), np.int64)
+        following[:-1] = np.where(same[:-1], order[1:], len(records))
+        born = order[is_birth]
+        gone = following[is_birth]
+        by_time = np.argsort(born)
+        return born[by_time], gone[by_time]
+
+    def _held(self, places: Array, on_card: bool) -> HeldThen:
+        groups: dict[tuple[CodeFrame, ...], list[int]] = defaultdict(list)
+        numbers, sizes = self.records["number"][places].tolist(), self.records["bytes"][places].tolist()
+        for number, size in zip(numbers, sizes, strict=True):
+            groups[tuple(self._origins.get(self._origin_of.get(number, 0), ()))].append(size)
+        all_owned = [owned(frames, self._script, len(each), sum(each), on_card) for frames, each in groups.items()]
+        by_kind: dict[str, int] = defaultdict(int)
+        for each in all_owned:
+            by_kind[each.kind] += each.bytes
+        largest = sorted(all_owned, key=lambda each: -each.bytes)[:LARGEST]
+        return HeldThen(bytes=sum(sizes), largest=tuple(largest), by_kind=dict(by_kind))

@@ -1,0 +1,122 @@
+"""The parts of the child that need neither a CUDA build nor the library."""
+
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from planner.rehearse.child import marks, texts
+from planner.rehearse.child.imports import Hooks
+from planner.rehearse.child.models import preset_config
+from planner.rehearse.guess import guessed
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    name = "rehearsed_package"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("from rehearsed_package.inner import answer\n")
+    (tmp_path / name / "inner.py").write_text("def answer():\n    return 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield name
+    for each in [module for module in sys.modules if module.startswith(name)]:
+        del sys.modules[each]
+
+
+def hooked(hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> Hooks:
+    monkeypatch.setattr(sys, "meta_path", [hooks, *sys.meta_path])
+    return hooks
+
+
+def two(module: Any) -> None:
+    module.answer = lambda: 2
+
+
+def test_who_imports_a_name_gets_the_replacement(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hooked(Hooks(), monkeypatch).after(f"{package}.inner", two)
+    module = __import__(package)
+    assert module.answer() == 2
+
+
+def test_a_module_that_is_there_is_changed_at_once() -> None:
+    module = types.ModuleType("rehearsed_already")
+    sys.modules[module.__name__] = module
+    try:
+        Hooks().after(module.__name__, two)
+        assert module.answer() == 2
+    finally:
+        del sys.modules[module.__name__]
+
+
+def test_other_modules_are_none_of_the_hooks_business(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hooked(Hooks(), monkeypatch).after("rehearsed_nowhere", two)
+    assert __import__(package).answer() == 1
+
+
+def test_a_mark_does_nothing_outside_of_a_rehearsal() -> None:
+    import planner
+
+    planner.mark("anything")
+
+
+def test_a_mark_begins_a_step_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Steps:
+        marked = "script"
+        begun: list[str] = []
+
+        def begin(self, phase: str) -> None:
+            self.begun.append(phase)
+
+    steps = Steps()
+    monkeypatch.setattr(marks, "_listener", None)
+    marks.install(steps)
+    marks.mark("evaluation")
+    assert (steps.marked, steps.begun) == ("evaluation", ["script"])
+
+
+def test_one_word_is_one_token_and_special_ids_are_the_models(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+
+    config = {"model_type": "qwen2_vl", "vocab_size": 152064, "image_token_id": 151655, "vision_start_token_id": 151652}
+    texts.write_tokenizer(tmp_path, config)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    ids = tokenizer.encode("w1 w2 w999 <|vision_start|><|image_pad|> unheard-of").ids
+    assert ids == [texts.FIRST_ID + 1, texts.FIRST_ID + 2, texts.FIRST_ID + 999, 151652, 151655, 1]
+    about = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert "<|image_pad|>" in about["chat_template"]
+
+
+def test_made_up_samples_have_the_columns_of_the_data_set_and_the_words_asked_for() -> None:
+    made = texts.rows("HuggingFaceH4/ultrachat_200k", 3, 40)
+    assert set(made) == {"prompt", "messages"}
+    assert [len(row.split()) for row in made["prompt"]] == [40] * 3
+    assert len(set(made["prompt"])) == 3
+    assert made["messages"][0][0]["role"] == "user"
+    assert "text" in texts.rows("somebody/unknown", 1, 2)
+
+
+def test_a_preset_answers_to_its_hub_id_without_planner_s_libraries() -> None:
+    config = preset_config("meta-llama/Meta-Llama-3-8B-Instruct")
+    assert config is not None
+    assert config["hidden_size"] == 4096
+    assert preset_config("nobody/nothing") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("NUM_CALIBRATION_SAMPLES = 20\nMAX_SEQUENCE_LENGTH = 4096\n", (20, 4096)),
+        ("oneshot(num_calibration_samples=7, max_seq_length=99)\n", (7, 99)),
+        ("ds = tokenizer(text, max_length=256)\n", (512, 256)),
+        ("x = 3\n", (512, 2048)),
+        ("this is no Python", (512, 2048)),
+    ],
+)
+def test_samples_and_tokens_are_read_off_the_scripts_constants(
+    text: str, expected: tuple[int, int], tmp_path: Path
+) -> None:
+    (tmp_path / "script.py").write_text(text)
+    assert guessed(tmp_path / "script.py") == expected

@@ -1,0 +1,89 @@
+"""What cannot be rehearsed is one line, before anything is compiled or run."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from planner.cli import main
+from planner.errors import RehearseError
+from planner.rehearse import build
+from planner.rehearse.driver import stubs
+
+
+def interpreter(cuda: str = "13.0", includes: tuple[Path, ...] = ()) -> build.Interpreter:
+    return build.Interpreter(
+        path=sys.executable,
+        torch=Path("/nowhere/torch"),
+        version="9.9+cu130",
+        cuda=cuda,
+        includes=includes,
+        packages={},
+    )
+
+
+@pytest.fixture(autouse=True)
+def _is_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(build.sys, "platform", "linux")
+
+
+def test_a_torch_without_cuda_is_refused_with_the_way_out() -> None:
+    with pytest.raises(RehearseError, match=r"is no CUDA build.*name the Python that would run the script"):
+        build.interpreter(None)  # the tests' own torch is a CPU build
+
+
+def test_a_python_that_does_not_run_is_refused() -> None:
+    with pytest.raises(RehearseError, match=r"^--python /nowhere/python: does not run"):
+        build.interpreter("/nowhere/python")
+
+
+def test_another_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build.platform, "machine", lambda: "arm64")
+    with pytest.raises(RehearseError, match="needs Linux on x86-64, and this is linux on arm64"):
+        build.interpreter(None)
+
+
+def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(shutil, "which", lambda tool: None if tool == "g++" else f"/usr/bin/{tool}")
+    with pytest.raises(RehearseError, match=r"^g\+\+ is missing.*apt-get install g\+\+"):
+        build.pretended_driver(interpreter())
+    assert not list(tmp_path.iterdir())
+
+
+def test_headers_of_another_cuda_are_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "crt").mkdir()
+    (tmp_path / "cuda_runtime_api.h").touch()
+    (tmp_path / "cuda.h").write_text("#define CUDA_VERSION 12080\n")
+    assert build.headers(interpreter("12.8", (tmp_path,))) == tmp_path
+    with pytest.raises(RehearseError, match="no headers of CUDA 13"):
+        build.headers(interpreter("13.0", (tmp_path,)))
+
+
+def test_stubs_answer_for_what_torch_takes_and_the_driver_for_what_the_header_has(tmp_path: Path) -> None:
+    header = tmp_path / "cuda.h"
+    header.write_text(
+        "#define CUDA_VERSION 12040\nCUresult CUDAAPI cuInit(unsigned int);\n#define cuMemFree cuMemFree_v2\n"
+    )
+    stubs.main(str(tmp_path), str(header), str(tmp_path / "a.cpp"), str(tmp_path / "b.c"))
+    driver = (tmp_path / "b.c").read_text()
+    assert "#define CUDART 12040" in driver
+    assert "int cuInit() { return 0; }" in driver
+    assert "int cuMemFree_v2() { return 0; }" in driver
+
+
+def test_a_script_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rehearse", "nowhere.py", "--gpu", "24GiB"]) == 2
+    assert capsys.readouterr().err == "planner: error: nowhere.py: no such script\n"
+
+
+def test_the_refusal_reaches_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "job.py"
+    script.write_text("print('never')\n")
+    assert main(["rehearse", str(script), "--epochs", "3"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("planner: error: --python ")
+    assert captured.err.count("\n") == 1
+    assert not captured.out

@@ -1,0 +1,157 @@
+from pathlib import Path
+
+import numpy as np
+
+from planner.cuda.settings import DEFAULT
+from planner.rehearse.events import CodeFrame
+from planner.rehearse.tape import RecordedTape
+from planner.rehearse.trace import (
+    ALLOC,
+    BATCH,
+    CPU_ALLOC,
+    CPU_FREE,
+    FREED,
+    MARK,
+    ORIGIN,
+    OUT_OF_MEMORY,
+    RECORD,
+    Trace,
+)
+from planner.units import GIB, MIB
+
+SCRIPT = "/home/somebody/job.py"
+FORWARD = (CodeFrame("/lib/transformers/models/x/modeling_x.py", "forward", 7), CodeFrame(SCRIPT, "<module>", 3))
+HESSIAN = (CodeFrame("/lib/llmcompressor/modifiers/gptq/h.py", "make_empty_hessian", 9), CodeFrame(SCRIPT, "main", 4))
+Event = tuple[int, int, int, int, int, int]
+
+
+class Writer:
+    """Writes a trace as the books do."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.serial = 0
+        self.live: dict[int, tuple[int, int]] = {}
+
+    def alloc(self, name: int, nbytes: int, origin: int = 0, *, cpu: bool = False, device: int = 0) -> None:
+        self.serial += 1
+        address = 4096 * (1 + name)
+        self.live[name] = nbytes, address
+        self.events.append((CPU_ALLOC if cpu else ALLOC, device, 0, self.serial, nbytes, address))
+        if origin:
+            self.events.append((ORIGIN, 0, 0, self.serial, origin, 0))
+
+    def free(self, name: int, *, cpu: bool = False) -> None:
+        nbytes, address = self.live.pop(name)
+        self.events.append((CPU_FREE if cpu else FREED, 0, 0, 0, nbytes, address))
+
+    def mark(self, action: int = MARK, *, nbytes: int = 0, address: int = 0) -> None:
+        self.events.append((action, 0, 0, 0, nbytes, address))
+
+    def trace(self) -> Trace:
+        return Trace(np.array(self.events, dtype=RECORD), {1: FORWARD, 2: HESSIAN}, SCRIPT)
+
+
+def test_a_step_shows_what_was_alive_at_its_highest_moment() -> None:
+    writer = Writer()
+    writer.alloc(1, 100, origin=2)
+    writer.alloc(2, 500, origin=1)
+    writer.free(2)
+    writer.alloc(3, 50)
+    writer.mark()
+    writer.alloc(4, 10)
+    writer.mark()
+    first, second = writer.trace().at_peaks(0)
+    assert first.bytes == 600
+    assert first.by_kind == {"forward": 500, "hessian": 100}
+    assert first.largest[0].name == "modeling_x.py:7 forward"
+    assert first.largest[0].role == "from job.py:3"
+    assert (second.bytes, second.by_kind) == (160, {"hessian": 100, "other": 60})
+
+
+def test_an_address_that_is_used_again_is_another_tensor() -> None:
+    writer = Writer()
+    writer.alloc(1, 100)
+    writer.free(1)
+    writer.alloc(1, 300, origin=1)
+    writer.mark()
+    assert writer.trace().at_peaks(0)[0].by_kind == {"forward": 300}
+
+
+def test_cpu_tensors_are_no_card_s() -> None:
+    writer = Writer()
+    writer.alloc(1, 700, origin=1, cpu=True)
+    writer.alloc(2, 30)
+    writer.free(1, cpu=True)
+    writer.mark()
+    trace = writer.trace()
+    assert trace.at_peaks(None)[0].bytes == 700
+    assert trace.at_peaks(0)[0].bytes == 30
+    assert trace.at_peaks(1)[0].bytes == 0
+
+
+def test_what_held_the_card_is_told_where_memory_ran_out() -> None:
+    writer = Writer()
+    writer.alloc(1, 100, origin=2)
+    writer.mark(OUT_OF_MEMORY, nbytes=900, address=40)
+    writer.free(1)
+    writer.mark()
+    trace = writer.trace()
+    assert trace.ran_out(0) == (900, 40)
+    assert trace.ran_out(1) is None
+    assert trace.at_end(0).bytes == 100
+
+
+def test_a_file_that_was_cut_off_is_read_to_its_last_whole_record(tmp_path: Path) -> None:
+    writer = Writer()
+    writer.alloc(1, 100)
+    writer.mark()
+    path = tmp_path / "trace.bin"
+    path.write_bytes(writer.trace().records.tobytes()[:-5])
+    assert len(Trace.read(path, {}, SCRIPT).records) == 1
+    assert len(Trace.read(tmp_path / "nowhere.bin", {}, SCRIPT).records) == 0
+
+
+def passes(batches: int, *, grows: bool = False) -> Writer:
+    """A step of equal batches: each keeps a result until the next one has made its own."""
+    writer = Writer()
+    writer.alloc(0, 30 * MIB)
+    for batch in range(batches):
+        writer.mark(BATCH)
+        writer.alloc(10, 40 * MIB)
+        writer.alloc(11, 25 * MIB)
+        writer.free(10)
+        if batch and not grows:
+            writer.free(20 + (batch - 1) % 2)
+        name = 100 + batch if grows else 20 + batch % 2
+        writer.alloc(name, 12 * MIB)
+        writer.free(11)
+    writer.mark()
+    writer.free(0)
+    writer.alloc(5, 64 * MIB)
+    writer.mark()
+    return writer
+
+
+def test_equal_batches_are_on_the_tape_a_few_times() -> None:
+    few, many = (RecordedTape(passes(count).trace()) for count in (7, 200))
+    assert len(many.actions) == len(few.actions) < len(passes(200).events) / 10
+
+
+def test_leaving_batches_out_changes_nothing_on_any_card() -> None:
+    short, long = RecordedTape(passes(9).trace()), RecordedTape(passes(60).trace())
+    for total in (None, GIB, 150 * MIB, 120 * MIB, 90 * MIB):
+        assert short.play(total, 0, DEFAULT) == long.play(total, 0, DEFAULT)
+
+
+def test_batches_that_leave_something_behind_stay_on_the_tape() -> None:
+    tape = RecordedTape(passes(30, grows=True).trace())
+    assert tape.play(None, 0, DEFAULT).reserved[0] >= 30 * 12 * MIB
+
+
+def test_the_smallest_card_is_one_on_which_the_tape_gets_through() -> None:
+    tape = RecordedTape(passes(12).trace())
+    reserved = max(tape.play(None, 0, DEFAULT).reserved)
+    smallest = tape.smallest(reserved, 0, 0, DEFAULT)
+    assert tape.play(smallest, 0, DEFAULT).ran_out is None
+    assert tape.play(smallest * 9 // 10, 0, DEFAULT).ran_out is not None
