@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from planner.compress.disk import disk_share
 from planner.compress.forward import full_name
 from planner.compress.program import Program, Run
+from planner.compress.tuning import trainable, tuned_layers
 from planner.job import Job
 from planner.notes import Note
 from planner.recipe.qparams import qparam_sizes
@@ -24,6 +26,7 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
     """
     bound = [_bind(graph, spec, job) for spec in recipe.modifiers]
     runs = tuple(run for run, _ in bound)
+    tuned = tuned_layers(graph, runs, job)
     head = next((u for u in graph.units if u.name == graph.head), None)
     embedding = next((u for u in graph.units if u.name == graph.embedding), None)
     embedding_bytes = embedding.bytes if embedding else 0
@@ -41,6 +44,7 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
         head=f"{graph.head}.weight",
         embedding=f"{graph.embedding}.weight",
         fused_linears=graph.fused_linears,
+        tuned=tuned,
         on_disk=graph.on_disk,
         disk_bytes=disk.weights,
         disk_qparam_bytes=disk.qparams,
@@ -53,6 +57,8 @@ def _bind(graph: "ModelGraph", spec: ModifierSpec, job: Job) -> tuple[Run, tuple
     """One modifier with its modules, and its notes in the order in which the library would meet their causes."""
     modules = graph.module_refs()
     selection = spec.select(modules)
+    if spec.trains:
+        selection = replace(selection, watched=selection.watched.union(trainable(graph)))
     checked = tuple(spec.check(modules, selection))
     units = tuple(_unit_targets(graph, selection))
     run = Run(

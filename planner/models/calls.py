@@ -67,7 +67,7 @@ class ModuleCalls:
         if self._head is not None:
             yield patched_forward(self._head, self._meta_head(self._head))
         yield from inner
-        yield _around_calls(before, after)
+        yield around_calls(before, after)
         yield HalfSoftmax()
 
     def _meta_head(self, head: torch.nn.Linear) -> Callable[..., torch.Tensor]:
@@ -209,7 +209,7 @@ def patched_forward(module: torch.nn.Module, forward: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _around_calls(before: Before, after: After) -> Iterator[None]:
+def around_calls(before: Before, after: After) -> Iterator[None]:
     """Inside the block, these run around every module's forward; torch's own global hooks see no keyword arguments."""
     original = torch.nn.Module.__call__
 

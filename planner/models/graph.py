@@ -4,13 +4,18 @@ Plain records; `to_networkx` gives the same as a networkx DiGraph, whose edges c
 that cross from one unit to another.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from planner.job import Job
 from planner.models.traces import ModelTrace
+from planner.models.tuned import TunedBlock, TuningRequest
 from planner.notes import Note
 from planner.recipe.specs import ModuleRef
+
+Tuner = Callable[[TuningRequest], TunedBlock]
+"""Raises UnsupportedError where the layer does not run without data."""
 
 UnitKind = Literal["embedding", "vision", "projector", "decoder", "norm", "head", "other"]
 """What a unit is. `decoder`: a layer of the text decoder, or a part of one."""
@@ -133,6 +138,9 @@ class ModelGraph:
     """For each module of fused experts, the tensors that it becomes: (bytes, number of them in a row)."""
     on_disk: frozenset[str] = frozenset()
     """Modules whose weights stay on the disk, with all that is in them; the empty name is the whole model."""
+    tune: Tuner | None = field(default=None, compare=False, repr=False)
+    """Trains one of its layers, for a recipe that does (planner/models/tuning.py): asks torch. None where the graph
+    was not loaded from a model."""
 
     def module_refs(self) -> list[ModuleRef]:
         """Every module by its full name, in model order: what targets and ignores are matched against."""
