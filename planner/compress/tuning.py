@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from planner.compress.program import Run
 from planner.errors import JobError, UnsupportedError
 from planner.job import Job
+from planner.models.traces import Segment
 from planner.models.tuned import TunedBlock
 from planner.recipe.specs import ModuleRef
 
@@ -29,22 +30,33 @@ def tuned_layers(graph: "ModelGraph", runs: "Sequence[Run]", job: Job) -> dict[s
         if not run.spec.trains:
             continue
         if job.targets_per_subgraph > 1:
-            raise JobError(f"--targets-per-subgraph {job.targets_per_subgraph}: {run.spec.type} takes one layer at a time")
-        traces: dict[tuple[int, int], TunedBlock] = {}
+            raise JobError(
+                f"--targets-per-subgraph {job.targets_per_subgraph}: {run.spec.type} takes one layer at a time"
+            )
+        units = {unit.name: unit.structure for unit in graph.units}
+        traces: dict[object, TunedBlock] = {}
         names = set(trainable(graph))
         for segment in graph.trace.segments:
             if segment.target not in names:
                 continue
-            key = segment.structure, run.signature(segment.target)
+            key = units[segment.target], run.signature(segment.target), _passed(segment)
             if key not in traces:
                 traces[key] = _trace(graph, run, segment.target, job)
             trained[segment.target] = traces[key]
     return trained
 
 
+def _passed(segment: Segment) -> object:
+    """What calibration passes to the layer: equal for layers that run alike, if their code is the same."""
+    call = next((event.call for event in segment.events if event.call is not None), None)
+    return None if call is None else tuple((v.name, v.dims, v.bytes) for v in call.arguments)
+
+
 def _trace(graph: "ModelGraph", run: Run, layer: str, job: Job) -> TunedBlock:
     if graph.tune is None:
-        raise UnsupportedError(f"{run.spec.type} trains layers, whose code a graph does not have: name its model instead")
+        raise UnsupportedError(
+            f"{run.spec.type} trains layers, whose code a graph does not have: name its model instead"
+        )
     unit = next(unit for unit in graph.units if unit.name == layer)
     parts = graph.structures[unit.structure].modules
     modules = [ModuleRef(unit.name + m.name, m.classes, m.rows, m.columns, m.itemsize) for m in parts]

@@ -222,7 +222,9 @@ def fp8(tensor: torch.Tensor, group: int, v: Any, max_scale: Any, minimum: Any, 
 
 
 # ---------------------------------------------------------------------- which of them
-def quantized_weight(how: LinearTuning, weight: Any, v: Any, minimum: Any, maximum: Any, given: Any, whole: Any) -> Quantized:
+def quantized_weight(
+    how: LinearTuning, weight: Any, v: Any, minimum: Any, maximum: Any, given: Any, whole: Any
+) -> Quantized:
     """wrapper.py WrapperLinear `_qdq_weight`. `given`: extremes of the groups; `whole`: NVFP4's range of the weight."""
     if how.weights == "int_sym":
         return int_sym(weight, how.bits, how.group, v, minimum, maximum, given)

@@ -25,7 +25,7 @@ from planner.models.dataflow import DataflowTracer
 from planner.models.estimate import estimate_trace
 from planner.models.experts import find_fused_experts, linear_sizes, linearize
 from planner.models.failures import forward_of_model
-from planner.models.graph import Edge, ModelGraph, ModuleInfo, Onload, Parameter, Structure, Unit, UnitKind
+from planner.models.graph import Edge, ModelGraph, ModuleInfo, Parameter, Structure, Unit, UnitKind
 from planner.models.guesses import guess, guessed_onload
 from planner.models.inputs import calibration_batch
 from planner.models.offload import disk_modules

@@ -13,7 +13,7 @@ ALONE = 2
 """Uses of a storage that nobody holds but one tensor: the tensor's, and the one of the Python object that counts."""
 
 
-class TrainingRecorder(Recorder):
+class TrainingRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """A recorder of forward and backward.
 
     torch/csrc/autograd/input_buffer.cpp accumulate: a gradient with several sources is summed up in place, if nobody
@@ -47,7 +47,7 @@ def _is_sum(first: Any, second: Any) -> bool:
     """Whether a gradient's second part is added to the first in place."""
     if not isinstance(second, torch.Tensor) or first.shape != second.shape or first.dtype != second.dtype:
         return False
-    return torch._C._storage_Use_Count(first.untyped_storage()._cdata) <= ALONE  # type: ignore[no-any-return]
+    return torch._C._storage_Use_Count(first.untyped_storage()._cdata) <= ALONE
 
 
 class MeanSquare(torch.autograd.Function):

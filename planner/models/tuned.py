@@ -1,11 +1,11 @@
 """One decoder layer trained as AutoRound trains it, as plain data: what is asked for, and what a trace answers.
 
-A trace of calibration (`ModelTrace`) depends on model and batch alone. What runs while a layer is trained depends on the
-recipe too: its Linears quantize their weights anew in every forward. So it lies beside that trace: one `TunedBlock` for
-each kind of layer that is trained in one way.
+A trace of calibration (`ModelTrace`) depends on model and batch alone. What runs while a layer is trained depends on
+the recipe too: its Linears quantize their weights anew in every forward. So it lies beside that trace: one `TunedBlock`
+for each kind of layer that is trained in one way.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,10 +67,11 @@ class TunedBlock:
     """The same with hooks that take the range of the inputs; empty where no range is static."""
     wrap: tuple[Event, ...]
     """Ranges of the weights and what is trained, for each Linear; the optimizer."""
-    first: tuple[Event, ...]
-    """An iteration: forward, loss, backward, a step of the optimizer."""
-    again: tuple[Event, ...]
-    """Another one, and so are all that follow but for their ids: what one leaves, the next finds."""
+    iteration: tuple[Event, ...]
+    """Forward, loss, backward, a step of the optimizer. All iterations are equal but for their ids: each gives back
+    what the one before it left."""
+    found: tuple[int, ...]
+    """Ids of what the iteration before left; in the first there is nothing."""
     unwrap: tuple[Event, ...]
     """After the last iteration: the weights quantized with the best rounding, each of them once."""
     collect: tuple[tuple[Event, ...], ...]
@@ -88,4 +89,15 @@ class TunedBlock:
 
     def phases(self) -> Iterator[tuple[Event, ...]]:
         """All events, phase by phase."""
-        yield from (*self.reference, *self.observed, self.wrap, self.first, self.again, self.unwrap, *self.collect)
+        yield from (*self.reference, *self.observed, self.wrap, self.iteration, self.unwrap, *self.collect)
+
+
+def left(events: Iterable[Event]) -> tuple[int, ...]:
+    """Ids that a phase takes and does not give back, in the order of their birth."""
+    born: dict[int, None] = {}
+    for event in events:
+        if event.kind == "alloc":
+            born[event.id] = None
+        elif event.kind == "free":
+            born.pop(event.id, None)
+    return tuple(born)

@@ -61,7 +61,7 @@ class TunedLinear(torch.nn.Module):
     @property
     def trained(self) -> list[Any]:
         """What the optimizer changes, the rounding first."""
-        parameters = [self.value, self.min_scale, self.max_scale]
+        parameters: list[Any] = [self.value, self.min_scale, self.max_scale]
         if isinstance(getattr(self, "input_max", None), torch.nn.Parameter):
             parameters.append(self.input_max)
         return parameters
@@ -88,7 +88,7 @@ class TunedLinear(torch.nn.Module):
     def unwrap(self) -> None:
         """`unwrapper`: the weight is quantized with the best parameters, which come from the CPU."""
         v, min_scale, max_scale = (_like(parameter) for parameter in (self.value, self.min_scale, self.max_scale))
-        qdq_weight, scale, zp = self._quantized(v, min_scale, max_scale)
+        qdq_weight, *_scale_and_zp = self._quantized(v, min_scale, max_scale)
         self.linear.weight.data.copy_(qdq_weight)
 
 

@@ -21,12 +21,12 @@ from planner.models.build import num_experts, quiet
 from planner.models.built import BuiltModel, unchanged
 from planner.models.calls import HalfSoftmax, around_calls, patched_forward
 from planner.models.experts import linearize
-from planner.models.failures import forward_of_model, pass_on, run_for_model, run_forward
+from planner.models.failures import forward_of_model, run_for_model, run_forward
 from planner.models.inputs import calibration_batch
 from planner.models.recorder import NoListener, Recorder
 from planner.models.summing import MeanSquare, TrainingRecorder
 from planner.models.traces import Event
-from planner.models.tuned import TunedBlock, TuningRequest
+from planner.models.tuned import TunedBlock, TuningRequest, left
 from planner.models.tuned_linear import Observed, QuantizedInput, TunedLinear, whole_range
 from planner.models.wrapping import without_lost_masks
 
@@ -37,9 +37,10 @@ SHARED = ("position_ids", "cache_position", "position_embeddings", "cu_seqlens")
 def tune(built: BuiltModel, job: Job, targets: Sequence[str], request: TuningRequest) -> TunedBlock:
     """Train one sequential target. `targets`: the names of all, in order. Its inputs are those of calibration.
 
-    Raises UnsupportedError where it does not run without data.
+    Raises UnsupportedError where it does not run without data, or in a type that AutoRound casts it from.
     """
     model: Any = built.module
+    _check_type(job, request)
     with quiet(), unchanged(model), frozen(model), without_lost_masks(model, targets), forward_of_model():
         arguments = _captured(model, job, targets, request.layer)
         linearize(model.get_submodule(request.layer), model.config, job.calibrate_all_experts)
@@ -57,6 +58,14 @@ def frozen(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
+
+
+def _check_type(job: Job, request: TuningRequest) -> None:
+    """context/model.py `_set_amp_dtype`: fp32 is cast to bfloat16, and fp16 too where inputs are quantized."""
+    if job.dtype == "float32" or (job.dtype == "float16" and any(how.inputs for _, how in request.linears)):
+        raise UnsupportedError(
+            f"--dtype {job.dtype}: AutoRound casts each layer to bfloat16 here, which planner does not model"
+        )
 
 
 class _ReachedError(Exception):
@@ -133,7 +142,7 @@ class BlockTuner:
         self.listener = _Listener(request.layer, self.block)
         self.recorder = TrainingRecorder(num_experts(model.config), self.listener)
         self.recorder.name_parameters(model)
-        self.autocast = CudaAutocast(_amp_type(job, request))
+        self.autocast = CudaAutocast(getattr(torch, job.dtype))
         self.tuned: dict[str, TunedLinear] = {}
         self.observers: dict[str, Observed] = {}
         self.weights = tuple(_sizes(self.block))
@@ -153,7 +162,8 @@ class BlockTuner:
             reference = tuple(self._phase(self._pass, rows) for rows in sizes)
             observed = self._observed(sizes)
             wrap = self._phase(self._wrap)
-            first, again = self._phase(self._iteration), self._phase(self._iteration)
+            found = left(self._phase(self._earlier))
+            iteration = self._phase(self._iteration)
             unwrap = self._phase(self._unwrap)
             collect = tuple(self._phase(self._pass, rows) for rows in sizes)
             kept = frozenset(self.recorder.ids.values())
@@ -161,8 +171,8 @@ class BlockTuner:
             reference=reference,
             observed=observed,
             wrap=wrap,
-            first=first,
-            again=again,
+            iteration=iteration,
+            found=found,
             unwrap=unwrap,
             collect=collect,
             weights=self.weights,
@@ -181,27 +191,25 @@ class BlockTuner:
     # ------------------------------------------------------------------ forwards
     def _batch(self, rows: int) -> dict[str, Any]:
         """compressors/utils.py block_forward: to_device of a batch, hidden states first, and its arguments in order."""
-        names = list(self.arguments)
-        tensors = {names[-1]: self._on_device(self.arguments[names[-1]], rows)}
-        tensors |= {
-            name: pytree.tree_map_only(
-                torch.Tensor, lambda t, n=name: self._on_device(t, t.shape[0] if n in SHARED else rows), value
-            )
-            for name, value in self.arguments.items()
-            if name != names[-1]
-        }
-        return {name: tensors.pop(name) for name in names}
+        *names, hidden = self.arguments
+        first = self._on_device(hidden, rows)
+        return {name: self._on_device(name, rows) for name in names} | {hidden: first}
 
-    def _on_device(self, like: torch.Tensor, rows: int) -> torch.Tensor:
-        anchor = next(self.block.parameters())
-        return anchor.new_empty((rows, *like.shape[1:]), dtype=like.dtype)
+    def _on_device(self, name: str, rows: int) -> Any:
+        """The argument of this name, as a batch has it."""
+
+        def made(like: torch.Tensor) -> torch.Tensor:
+            anchor, size = next(self.block.parameters()), like.shape[0] if name in SHARED else rows
+            return anchor.new_empty((size, *like.shape[1:]), dtype=like.dtype)
+
+        return pytree.tree_map_only(torch.Tensor, made, self.arguments[name])
 
     def _forward(self, rows: int) -> torch.Tensor:
         """algorithms/block_runner.py `_forward_one_batch` and `_normalize_output`."""
         batch_others = self._batch(rows)
         with self.autocast:
             raw_output = self.block(**batch_others)
-        output = raw_output if isinstance(raw_output, torch.Tensor) else raw_output[0]
+        output: torch.Tensor = raw_output[0] if isinstance(raw_output, (tuple, list)) else raw_output
         self.output = output.numel() * output.element_size()
         del raw_output
         batch_others.clear()
@@ -252,10 +260,17 @@ class BlockTuner:
         setattr(self.block.get_submodule(parent), last, module)
 
     # ------------------------------------------------------------------ the training
+    def _earlier(self) -> None:
+        """What an iteration before this one would have left under its names."""
+        rows = self.request.rows
+        self.names["ref_output"] = self._on_device(list(self.arguments)[-1], rows)
+        self.names["pred_output"] = torch.empty_like(self.names["ref_output"])
+        self.names["loss"] = torch.empty_like(self.names["ref_output"], dtype=torch.float32)
+
     def _iteration(self) -> None:
         """sign_round/quantizer.py quantize_block, the loop's body: one batch forward and back, one step."""
         names, rows = self.names, self.request.rows
-        names["ref_output"] = self._on_device(self.arguments[list(self.arguments)[-1]], rows)
+        names["ref_output"] = self._on_device(list(self.arguments)[-1], rows)
         names["pred_output"] = torch.cat([self._forward(rows)], dim=0)
         names["loss"] = MeanSquare.apply(  # type: ignore[no-untyped-call]  # torch leaves it untyped
             names["pred_output"].to(torch.float32), names["ref_output"].to(torch.float32), self.recorder
@@ -290,8 +305,3 @@ def _sizes(block: torch.nn.Module) -> Iterator[int]:
     for part in block.modules():
         for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False)):
             yield tensor.numel() * tensor.element_size()
-
-
-def _amp_type(job: Job, request: TuningRequest) -> torch.dtype:
-    """context/model.py `_set_amp_dtype`: the model's type; bfloat16 where the model is fp32."""
-    return torch.bfloat16 if job.dtype == "float32" else getattr(torch, job.dtype)  # type: ignore[no-any-return]

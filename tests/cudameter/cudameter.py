@@ -26,23 +26,6 @@ def _mark_in_trace(recorder, phase) -> None:
 
 
 steps.Recorder.mark = _mark_in_trace
-
-
-def _valid_tokens(mask):
-    """autoround/utils.py _collapse_causal_attention_mask: a mask that came from the device is zeros here, and the real
-    function stops at one that masks all; every token is a sample's own."""
-    return fakecuda.torch.ones(mask.shape[0], mask.shape[-2], dtype=fakecuda.torch.long)
-
-
-def _watch_with_masks(recorder) -> None:
-    _watch(recorder)
-    import llmcompressor.modifiers.autoround.utils as autoround
-
-    autoround._collapse_causal_attention_mask = _valid_tokens
-
-
-_watch = steps.watch
-steps.watch = _watch_with_masks
 _report = meter.report
 
 

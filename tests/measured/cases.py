@@ -8,6 +8,7 @@ from typing import Any
 from planner.fields import JOB_FIELDS
 from planner.job import Job
 from planner.units import GIB
+from tests.measured import autoround
 
 HERE = Path(__file__).parent
 CONFIGS = HERE / "configs"
@@ -75,6 +76,7 @@ def cases() -> Iterator[Case]:
     yield from _families()
     yield from _corners()
     yield from _places()
+    yield from (Case(model=model, recipe=recipe, options=options) for model, recipe, options in autoround.JOBS)
 
 
 def _llama() -> Iterator[Case]:

@@ -20,19 +20,19 @@ from planner.compress.modifiers.mixin import QuantizationMixinSpec, shared_field
 from planner.compress.modifiers.training import TrainedLayer
 from planner.errors import RecipeError, UnsupportedError
 from planner.models.traces import Call
-from planner.models.tuned import TunedBlock, TuningRequest
+from planner.models.tuned import TunedBlock, TuningRequest, left
 from planner.notes import Note
 from planner.recipe.matching import Patterns
 from planner.recipe.qparams import activation_qparam_sizes, weight_qparam_bytes
 from planner.recipe.schemes import QuantizationFields
-from planner.recipe.specs import ModuleRef, Scheme, Selection
+from planner.recipe.specs import ModuleRef, Scheme
 from planner.recipe.targets import LinearModule
 from planner.recipe.validation import must_calibrate, validated
 from planner.timeline import Handle
 
 COMPILED = Note(
     kind="estimate",
-    text="AutoRound: enable_torch_compile is on, and planned as if it were off: what torch.compile saves of the layer's "
+    text="AutoRound: enable_torch_compile is on, and planned as if it were off: what torch.compile saves of a layer's "
     "forward and backward is not known.",
 )
 
@@ -76,7 +76,9 @@ class AutoRoundSpec(QuantizationMixinSpec):
         if entry.device_ids is not None:
             raise UnsupportedError(f"{where}.device_ids: planner does not model a layer that is spread over GPUs")
         if not entry.iters:
-            raise UnsupportedError(f"{where}.iters: planner models AutoRound with iterations, and not its rounding alone")
+            raise UnsupportedError(
+                f"{where}.iters: planner models AutoRound with iterations, and not its rounding alone"
+            )
         for group in spec.groups:
             linear_tuning(spec.preset, group)
         return spec
@@ -105,7 +107,9 @@ class AutoRoundSpec(QuantizationMixinSpec):
     def _ways(self) -> Iterable[Any]:
         return (linear_tuning(self.preset, group) for group in self.groups if group.weights)
 
-    def tuning(self, layer: str, modules: Sequence[ModuleRef], schemes: Mapping[str, Scheme | None], samples: int, rows: int) -> TuningRequest:
+    def tuning(
+        self, layer: str, modules: Sequence[ModuleRef], schemes: Mapping[str, Scheme | None], samples: int, rows: int
+    ) -> TuningRequest:
         """compressors/orchestrator.py quantize_block: every Linear of the layer is trained but those that the recipe
         targets and ignores; one that it does not target gets the first group's scheme."""
         targeted = Patterns(target for target, _ in self.targets())
@@ -185,8 +189,9 @@ class AutoRoundModel(ModifierModel):
             weights = self._suspend_offloading(layer, block)
             self._collect_garbage()
             ledger.empty_cache("gpu")
-            self._compress_block(layer, block, request)
+            earlier = self._compress_block(layer, block, request)
             self._move_to_cpu(layer, block, weights)
+            ledger.free_all(earlier)
             for module in linears:
                 self._postprocess(module)
 
@@ -211,12 +216,14 @@ class AutoRoundModel(ModifierModel):
         owner = Owner(layer.name, "weights while it is trained")
         return [self.context.copied_to_gpu(str(owner), nbytes) for nbytes in block.weights]
 
-    def _compress_block(self, layer: LinearModule, block: TunedBlock, request: TuningRequest) -> None:
-        """auto_round algorithms/composer.py compress_block."""
+    def _compress_block(self, layer: LinearModule, block: TunedBlock, request: TuningRequest) -> list[Handle]:
+        """auto_round algorithms/composer.py compress_block; returns outputs on the CPU that nobody needs any more."""
         context, ledger = self.context, self.context.ledger
         trained = TrainedLayer(context, layer.name, block)
         reference = ledger.open("cpu", "autoround", Owner(layer.name, "outputs of all samples"))
-        self._all_batches(request, lambda number, rows: self._forward(trained, block.reference[number], rows, reference))
+        self._all_batches(
+            request, lambda number, rows: self._forward(trained, block.reference[number], rows, reference)
+        )
         if block.observed:
             self._observe(trained, block, request)
         ledger.empty_cache("gpu")
@@ -228,12 +235,13 @@ class AutoRoundModel(ModifierModel):
         quantized = ledger.open("cpu", "autoround", Owner(layer.name, "outputs of all samples, quantized"))
         self._all_batches(request, lambda number, rows: self._forward(trained, block.collect[number], rows, quantized))
         self.garbage += trained.kept()
+        earlier = [reference]
         if self.outputs is not None:  # orchestrator.py quantize_block clears memory where it was given inputs
             self._collect_garbage()
             ledger.empty_cache("gpu")
-            ledger.free(self.outputs)
+            earlier.append(self.outputs)
         self.outputs = quantized
-        ledger.free(reference)
+        return earlier
 
     def _all_batches(self, request: TuningRequest, batch: Any) -> None:
         """block_runner.py forward over all samples: whole batches, and a smaller one at the end."""
@@ -269,7 +277,7 @@ class AutoRoundModel(ModifierModel):
             phase = number + 1 if seen else 0
             seen += 1
             with ledger.hold("cpu", self.hidden * rows, "autoround", Owner(trained.layer, "batch")):
-                trained.carry(block.observed[phase], "forward", block.observed[phase - 1] if phase else ())
+                trained.carry(block.observed[phase], "forward", left(block.observed[phase - 1]) if phase else ())
                 ledger.grow(outputs, trained.block.output * rows, rows)
 
         self._all_batches(request, batch)
@@ -321,7 +329,10 @@ def _qparams(module: LinearModule) -> Iterable[tuple[str, int]]:
     scheme = module.scheme
     if scheme is None:
         return
-    parts = (("input", activation_qparam_sizes(module, scheme.input_activations)), ("weight", weight_qparam_bytes(module)))
+    parts = (
+        ("input", activation_qparam_sizes(module, scheme.input_activations)),
+        ("weight", weight_qparam_bytes(module)),
+    )
     for part, sizes in parts:
         for name in ("global_scale", "scale", "zero_point"):
             if name in sizes:

@@ -36,7 +36,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 def linear_tuning(preset: str | None, scheme: Scheme) -> LinearTuning:
     """How a Linear of this scheme is trained. Raises RecipeError where AutoRound has no function for it."""
-    if preset in PRESETS:
+    if preset is not None and preset in PRESETS:
         return LinearTuning(**PRESETS[preset])
     weights, inputs = scheme.weights, scheme.input_activations
     if weights is None:

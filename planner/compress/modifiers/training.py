@@ -1,13 +1,13 @@
 """Plays the phases of a layer that is trained on the books (planner/models/tuned.py)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from planner.compress.context import Context
 from planner.compress.forward import full_name
 from planner.compress.holdings import Owner
 from planner.compress.ledger import Mark
 from planner.models.traces import Event
-from planner.models.tuned import TunedBlock
+from planner.models.tuned import TunedBlock, left
 from planner.timeline import Handle
 
 Events = tuple[Event, ...]
@@ -33,18 +33,22 @@ class TrainedLayer:
                 continue
             if event.kind == "alloc":
                 owner = Owner(full_name(self.layer, event.module), event.operator)
-                self._live[event.id] = self.context.take(event.bytes, kind if event.category == "forward" else event.category, owner)
+                self._live[event.id] = self.context.take(
+                    event.bytes, kind if event.category == "forward" else event.category, owner
+                )
             elif event.kind == "free":
-                ledger.free(self._live.pop(event.id))
+                if event.id in self._live:  # the first iteration finds nothing of one before it
+                    ledger.free(self._live.pop(event.id))
             elif event.kind == "product":
                 self.context.multiply()
 
-    def carry(self, events: Events, kind: str, before: Events = ()) -> None:
+    def carry(self, events: Events, kind: str, found: Sequence[int] = ()) -> None:
         """Play one of several equal phases, which finds what the one before it left and leaves the same itself.
 
-        `before`: the phase that was traced before this one.
+        `found`: how the phase calls what it finds, if there is any.
         """
-        self._live.update(zip(left(before), self._carried, strict=True))
+        if self._carried:
+            self._live.update(zip(found, self._carried, strict=True))
         self.play(events, kind)
         self._carried = [self._live.pop(number) for number in left(events)]
 
@@ -56,27 +60,14 @@ class TrainedLayer:
     def iterate(self, iterations: int) -> None:
         """All iterations; of equal ones the first few, if these show that the others change nothing."""
         block, ledger, marks = self.block, self.context.ledger, list[Mark]()
-        self.carry(block.first, "autoround")
-        for number in range(1, iterations):
+        for number in range(iterations):
             marks.append(ledger.mark())
-            self.carry(block.again, "autoround", block.first)
+            self.carry(block.iteration, "autoround", block.found)
             rest = iterations - 1 - number
-            if self.context.shortcuts.batches and len(marks) == WALKED and ledger.again(marks, rest):
+            if self.context.shortcuts.batches and len(marks) == WALKED + 1 and ledger.again(marks[1:], rest):
                 break
-        self.settle(block.again)
+        self.settle(block.iteration)
 
     def kept(self) -> list[Handle]:
         """What refers to itself, and all else that is still there."""
-        handles = [self._live.pop(number) for number in sorted(self._live)]
-        return handles
-
-
-def left(events: Iterable[Event]) -> Sequence[int]:
-    """Ids that a phase takes and does not give back, in the order of their birth."""
-    born: dict[int, None] = {}
-    for event in events:
-        if event.kind == "alloc":
-            born[event.id] = None
-        elif event.kind == "free":
-            born.pop(event.id, None)
-    return list(born)
+        return [self._live.pop(number) for number in sorted(self._live)]
