@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from planner.compress.disk import disk_share
 from planner.compress.forward import full_name
 from planner.compress.program import Program, Run
+from planner.compress.tuning import trainable, tuned_layers
 from planner.job import Job
 from planner.models.traces import KEY_STATES, QUERY_STATES, VALUE_STATES
 from planner.notes import Note
@@ -39,6 +40,7 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
     bound = [_bind(graph, spec, job, selection, schemes) for spec, selection in zip(specs, own, strict=True)]
     runs = tuple(run for run, _ in bound)
     quantized = tuple(_unit_targets(graph, schemes))
+    tuned = tuned_layers(graph, runs, job)
     head = next((u for u in graph.units if u.name == graph.head), None)
     embedding = next((u for u in graph.units if u.name == graph.embedding), None)
     embedding_bytes = embedding.bytes if embedding else 0
@@ -56,6 +58,7 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
         head=f"{graph.head}.weight",
         embedding=f"{graph.embedding}.weight",
         fused_linears=graph.fused_linears,
+        tuned=tuned,
         on_disk=graph.on_disk,
         disk_bytes=disk.weights,
         disk_qparam_bytes=disk.qparams,
@@ -85,6 +88,8 @@ def _bind(
     """
     modules = graph.module_refs()
     selection = spec.find(own, schemes)
+    if spec.trains:
+        selection = replace(selection, watched=selection.watched.union(trainable(graph)))
     checked = tuple(spec.check(modules, selection))
     units = tuple(_unit_targets(graph, selection))
     run = Run(

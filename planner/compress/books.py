@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from planner.compress.alike import Alike, Shape, folded, is_balanced, shape_of
-from planner.compress.devices import Action, CardUse, Device, OnStream, PassedOn
+from planner.compress.devices import Action, CardUse, Device, Emptied, OnStream, PassedOn
 from planner.compress.holdings import DeviceName
 from planner.compress.tape import Part
 from planner.timeline import Handle, Level, MemoryEvent
@@ -74,6 +74,11 @@ class Books:
         if self.is_placed and stream != before:
             self.ahead.append(OnStream(stream))
         return before
+
+    def empty(self) -> None:
+        """Give back what is cached and not held."""
+        if self.is_placed:
+            self.ahead.append(Emptied())
 
     # ------------------------------------------------------------------ equal blocks of events
     def last_block(self, marks: Sequence[int], since: Handle) -> Shape | None:

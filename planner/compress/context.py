@@ -25,6 +25,7 @@ from planner.cuda.build import CudaBuild
 from planner.cuda.requests import Requests
 from planner.job import Job
 from planner.models.traces import CallValue
+from planner.models.tuned import TunedBlock
 from planner.timeline import Handle
 
 T = TypeVar("T")
@@ -84,6 +85,13 @@ class TracedForward(Protocol):
 
     def replay(self, module: str, share: Share = (1, 1)) -> tuple[Handle, ...]:
         """Run one module's forward again, on arguments that the caller holds; what it returns is the caller's."""
+
+    def tuned(self, layer: str) -> TunedBlock | None:
+        """How a modifier of this job trains the layer; None where it does not."""
+
+    @property
+    def left_out(self) -> str:
+        """The category of traced events that are not this device's."""
 
 
 class Frame:

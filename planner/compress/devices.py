@@ -72,11 +72,16 @@ class Question:
         return -(-100 * parts * self.nbytes // self.percent)
 
 
+@dataclass(frozen=True, slots=True)
+class Emptied:
+    """torch.cuda.empty_cache: segments without a tensor go back to the driver."""
+
+
 class DiffersError(Exception):
     """A job that is done again would be told something else here, and act otherwise: it must be simulated anew."""
 
 
-Action = MemoryEvent | Alike | PassedOn | OnStream | Question | None
+Action = MemoryEvent | Alike | PassedOn | OnStream | Question | Emptied | None
 """What is done on a device, or asked of it; None: a step ends."""
 
 
@@ -201,6 +206,8 @@ class CachingDevice:
             self._blocks.setdefault(action.heir, []).append(block)
         elif isinstance(action, OnStream):
             self._stream = action.stream
+        elif isinstance(action, Emptied):
+            self.allocator.empty()
         elif isinstance(action, Question):
             self._asked += 1
             if action.answered(self.free_bytes(0)) != action.answer:

@@ -16,6 +16,7 @@ from planner.compress.modifiers.base import ModifierModel
 from planner.compress.program import Subgraph
 from planner.errors import UnsupportedError
 from planner.models.traces import COUNTED, CUDA, Call, CallValue, Event, ModelTrace, Segment
+from planner.models.tuned import TunedBlock
 from planner.recipe.targets import LinearModule
 from planner.timeline import Handle
 
@@ -34,8 +35,8 @@ class Hooked:
 class SubgraphForward:
     """`Subgraph.forward` of pipelines/sequential/helpers.py."""
 
-    def __init__(self, context: Context, trace: ModelTrace) -> None:
-        self.context, self.trace = context, trace
+    def __init__(self, context: Context, trace: ModelTrace, tuned: Mapping[str, TunedBlock] | None = None) -> None:
+        self.context, self.trace, self._tuned = context, trace, tuned or {}
         self._segment = Segment(0, "", 0, (), (), ())
         """The one that is running."""
         self._last = 0
@@ -52,11 +53,6 @@ class SubgraphForward:
         self._hooked: tuple[Hooked, ...] = ()
         self._alike: dict[int, list[Calls]] = {}
         """Those that these modifiers treat alike, by the index of the segment."""
-
-    @property
-    def _left_out(self) -> str:
-        """The category of events that are not this device's."""
-        return COUNTED if self.context.cuda and self.context.device == "gpu" else CUDA
 
     def run(
         self,
@@ -141,6 +137,15 @@ class SubgraphForward:
         self.context.ledger.free_all(live.values())
         return handles
 
+    def tuned(self, layer: str) -> TunedBlock | None:
+        """How a modifier of this job trains the layer; None where it does not."""
+        return self._tuned.get(layer)
+
+    @property
+    def left_out(self) -> str:
+        """The category of events that are not this device's."""
+        return COUNTED if self.context.cuda and self.context.device == "gpu" else CUDA
+
     # ------------------------------------------------------------------ one segment
     def _run_segment(
         self, segment: Segment, hooked: tuple[Hooked, ...], share: Share, again: bool
@@ -195,7 +200,7 @@ class SubgraphForward:
     def _play(self, segment: Segment, event: Event, live: dict[int, Handle], share: Share) -> None:
         """Do on the books what the event says, if it is about memory."""
         context = self.context
-        if event.category == self._left_out:
+        if event.category == self.left_out:
             return
         if event.kind == "alloc":
             owner = _owner(segment.target, event.module, event.operator)

@@ -250,6 +250,10 @@ class Ledger:
             books.ahead.append(question)
         return question.answer
 
+    def empty_cache(self, device: DeviceName) -> None:
+        """torch.cuda.empty_cache: what is cached and not held goes back to the driver."""
+        self._books[device].empty()
+
     def device(self, name: DeviceName) -> Device:
         """The device behind these books, which has done all that was done so far."""
         return self._books[name].caught_up()

@@ -37,6 +37,7 @@ _GPU: Mapping[str, str] = {
     "writeback": "workspace",
     "awq": "workspace",
     "smoothquant": "workspace",
+    "autoround": "workspace",
     "observer": "observers",
     "qparams": "observers",
     "activation_cache": "cache",

@@ -1,11 +1,12 @@
 """All that the simulation needs to know of model, recipe and job, as plain data."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from planner.compress.holdings import Peak
 from planner.compress.traffic import NOTHING, Moved
 from planner.models.traces import ModelTrace
+from planner.models.tuned import TunedBlock
 from planner.recipe.specs import ModifierSpec
 from planner.recipe.targets import LinearModule, UnitTargets
 
@@ -53,6 +54,8 @@ class Program:
     """of the embedding's."""
     fused_linears: tuple[tuple[tuple[int, int], ...], ...] = ()
     """For each module of fused experts, the tensors that it becomes: (bytes, number of them in a row)."""
+    tuned: Mapping[str, TunedBlock] = field(default_factory=dict)
+    """Layers that a modifier trains, by their full names; equal ones share a trace."""
     on_disk: frozenset[str] = frozenset()
     """Modules whose weights stay on the disk, with all that is in them; the empty name is the whole model."""
     disk_bytes: int = 0

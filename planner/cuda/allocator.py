@@ -186,6 +186,10 @@ class CachingAllocator:
         self.use.allocated -= size
         return self._join(self._pools[number], place, size)
 
+    def empty(self) -> None:
+        """emptyCache: every segment without a tensor goes back to the driver."""
+        self._release()
+
     @property
     def free_bytes(self) -> int:
         """What torch.cuda.mem_get_info calls free: cached blocks are not."""

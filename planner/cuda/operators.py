@@ -34,6 +34,11 @@ def convolution(call: OperatorCall, _build: CudaBuild) -> Requests | None:
     return NOTHING if groups == channels > 1 else None
 
 
+def softmax_backward(call: OperatorCall, _build: CudaBuild) -> Requests:
+    """native/cuda/SoftMax.cu softmax_backward_cuda_out: `grad * output`, beside the result."""
+    return then((RESULT,), temporaries(max(call.operand(0).nbytes, call.operand(1).nbytes)))
+
+
 def norm_of_groups(call: OperatorCall, _build: CudaBuild) -> Requests:
     """native/cuda/group_norm_kernel.cu GroupNormKernelImplInternal: a scale and a shift in fp32."""
     batch, channels, groups = call.argument(3, "N"), call.argument(4, "C"), call.argument(6, "group")
@@ -90,6 +95,7 @@ RULES: dict[str, Rule] = {
     "_linalg_check_errors": linalg_check_errors,
     "convolution": convolution,
     "native_group_norm": norm_of_groups,
+    "_softmax_backward_data": softmax_backward,
 }  # fmt: skip
 
 VIEWS = frozenset("""
@@ -103,8 +109,9 @@ ELEMENTWISE = frozenset("""
     abs abs_ acos add add_ addcdiv addcmul asin atan atan2 bitwise_and bitwise_not bitwise_or bitwise_xor ceil clamp
     clamp_ clamp_max clamp_min complex copysign cos cosh div div_ elu eq eq_ erf erfinv exp exp2 exp_ expm1 fill fill_
     floor floor_divide fmod ge gelu gt hardsigmoid hardswish hardtanh isfinite isinf isnan le leaky_relu lerp log log10
-    log1p log2 logical_and logical_not logical_or logical_xor logit lt masked_fill masked_fill_ maximum minimum mish mul
-    mul_ nan_to_num ne neg neg_ polar pow pow_ reciprocal relu relu_ remainder round rsqrt rsqrt_ rsub sigmoid sigmoid_
+    log1p log2 logical_and logical_and_ logical_not logical_or logical_xor logit lt masked_fill masked_fill_ maximum
+    minimum mish mul mul_ nan_to_num ne neg neg_ polar pow pow_ reciprocal relu relu_ remainder round rsqrt
+    rsqrt_ rsub sigmoid sigmoid_
     sign silu silu_ sin sinh softplus sqrt square sub sub_ tan tanh threshold true_divide trunc where xlogy zero_
 """.split())  # fmt: skip  # noqa: SIM905
 """TensorIterator loops: native/cuda/Loops.cuh gpu_kernel launches a kernel and allocates nothing; an operand of another
@@ -116,6 +123,7 @@ TAKES_NOTHING = frozenset("""
     tril_ tril_indices triu triu_ triu_indices zeros zeros_like bernoulli_ normal_ uniform_ exponential_
     cat stack repeat flip roll constant_pad_nd diagonal_copy embedding gather index_add index_add_ index_copy_
     index_select scatter scatter_ scatter_add scatter_add_ searchsorted
+    gelu_backward sigmoid_backward silu_backward slice_backward tanh_backward
     _softmax _log_softmax native_layer_norm _fused_rms_norm upsample_bilinear2d avg_pool2d cummax
 """.split())  # fmt: skip  # noqa: SIM905
 """Recorded with nothing beside their results: factories, copies between tensors of the GPU, gathers, softmax

@@ -71,7 +71,7 @@ class ModuleCalls:
         if self._head is not None:
             yield patched_forward(self._head, self._meta_head(self._head))
         yield from inner
-        yield _around_calls(before, after)
+        yield around_calls(before, after)
         yield from attention_patches(self._model, self._see_states)
         yield HalfSoftmax()
 
@@ -231,7 +231,7 @@ def patched_forward(module: torch.nn.Module, forward: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _around_calls(before: Before, after: After) -> Iterator[None]:
+def around_calls(before: Before, after: After) -> Iterator[None]:
     """Inside the block, these run around every module's forward; torch's own global hooks see no keyword arguments."""
     original = torch.nn.Module.__call__
 

@@ -4,13 +4,18 @@ Plain records; `to_networkx` gives the same as a networkx DiGraph, whose edges c
 that cross from one unit to another.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from planner.job import Job
 from planner.models.traces import ModelTrace
+from planner.models.tuned import TunedBlock, TuningRequest
 from planner.notes import Note
 from planner.recipe.specs import ModelTraits, ModuleRef
+
+Tuner = Callable[[TuningRequest], TunedBlock]
+"""Raises UnsupportedError where the layer does not run without data."""
 
 UnitKind = Literal["embedding", "vision", "projector", "decoder", "norm", "head", "other"]
 """What a unit is. `decoder`: a layer of the text decoder, or a part of one."""
@@ -138,6 +143,9 @@ class ModelGraph:
     names_experts: bool = False
     """A field of the config is named for experts (modifiers/utils/pytorch_helpers.py `is_moe_model`)."""
     facts: ModelTraits = field(default_factory=ModelTraits)
+    tune: Tuner | None = field(default=None, compare=False, repr=False)
+    """Trains one of its layers, for a recipe that does (planner/models/tuning.py): asks torch. None where the graph
+    was not loaded from a model."""
 
     def module_refs(self) -> list[ModuleRef]:
         """Every module by its full name, in model order: what targets and ignores are matched against."""

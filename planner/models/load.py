@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +27,8 @@ from planner.models.described import facts_of, ref_of, structure_of
 from planner.models.estimate import estimate_trace
 from planner.models.experts import find_fused_experts, linear_sizes, linearize
 from planner.models.failures import forward_of_model
-from planner.models.graph import Edge, ModelGraph, Onload, Structure, Unit, UnitKind
+from planner.models.graph import Edge, ModelGraph, Structure, Unit, UnitKind
+from planner.models.guesses import guess, guessed_onload
 from planner.models.inputs import calibration_batch
 from planner.models.offload import disk_modules
 from planner.models.source import Named, load_source
@@ -34,6 +36,7 @@ from planner.models.touched import untouched, untouched_note, with_onloads
 from planner.models.trace_notes import CUT_LAYERS, LOST_MASK
 from planner.models.traces import ModelTrace
 from planner.models.tracing import ModelTracer
+from planner.models.tuning import tune
 from planner.models.wrapping import without_lost_masks
 from planner.notes import Note
 from planner.recipe.specs import ModuleRef
@@ -62,7 +65,9 @@ def load_built(model: Named, build: Build) -> BuiltModel:
 def graph_of(built: BuiltModel, job: Job) -> ModelGraph:
     """The graph of a built model, traced for this job. Raises JobError for sequential targets that match nothing."""
     with unchanged(built.module):
-        return _Loader(built, job).load()
+        graph = _Loader(built, job).load()
+    targets = tuple(unit.name for unit in graph.units if unit.is_target)
+    return replace(graph, tune=partial(tune, built, job, targets))
 
 
 def list_parts(built: BuiltModel) -> ModelGraph:
@@ -199,7 +204,7 @@ class _Loader:
 
     def _runs_wrapped(self, name: str, inside: tuple[str, ...]) -> bool:
         """Whether it is in the vision tower or projector, which run under `if pixel_values is not None`."""
-        return name.startswith(inside) or _guess(name, self.model.get_submodule(name)) == "projector"
+        return name.startswith(inside) or guess(name, self.model.get_submodule(name)) == "projector"
 
     def _classes(self) -> str:
         return ", ".join(
@@ -221,7 +226,7 @@ class _Loader:
         if name in roots:
             self._add_unit(name, module, roots[name], targets)
         elif name and not any(root.startswith(f"{name}.") for root in roots):
-            self._add_unit(name, module, _guess(name, module), targets)
+            self._add_unit(name, module, guess(name, module), targets)
         else:
             self.layout.append(ref_of(name, module))
             if next(module.parameters(recurse=False), None) is not None:
@@ -249,7 +254,7 @@ class _Loader:
                 parameters=structure.count,
                 bytes=structure.bytes,
                 linears=structure.linears,
-                onload=_guessed_onload(kind, name in targets, bool(self.job.images)),
+                onload=guessed_onload(kind, name in targets, bool(self.job.images)),
                 is_target=name in targets,
             )
         )
@@ -337,23 +342,3 @@ def structure_key(module: torch.nn.Module, owned: set[int]) -> object:
         )
         for name, part in module.named_modules()
     )
-
-
-def _guess(name: str, module: torch.nn.Module) -> UnitKind:
-    text = f"{name.rpartition('.')[2]} {type(module).__name__}".lower()
-    if isinstance(module, torch.nn.Embedding):
-        return "embedding"
-    if any(word in text for word in ("projector", "merger", "connector")):
-        return "projector"
-    return "norm" if "norm" in text else "other"
-
-
-def _guessed_onload(kind: UnitKind, is_target: bool, images: bool) -> Onload:
-    """The onload of a unit that no trace tells of: the unit has no weights, or the forward does not run."""
-    if is_target:
-        return "own-subgraph"
-    if kind in ("vision", "projector"):
-        return "head" if images else "never"
-    if kind == "head":
-        return "setup"
-    return "last" if kind == "norm" else "head"

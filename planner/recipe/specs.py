@@ -167,6 +167,12 @@ class ModifierSpec:
         return False
 
     @property
+    def trains(self) -> bool:
+        """Whether it trains each sequential target by itself: it watches them all, and `tuning` says how. Errors of one
+        subgraph are then not propagated to the next (pipelines/sequential/pipeline.py SequentialPipeline)."""
+        return False
+
+    @property
     def prunes(self) -> bool:
         """Whether it sets some of the selected weights to zero."""
         return False
@@ -230,6 +236,13 @@ class ModifierSpec:
     def uncounted(self) -> Iterable[Note]:
         """What the memory model leaves out, as notes of the kind `estimate`."""
         return ()
+
+    def tuning(
+        self, layer: str, modules: Sequence[ModuleRef], schemes: Mapping[str, Scheme | None], samples: int, rows: int
+    ) -> Any:
+        """How it trains a sequential target that consists of these modules, by `rows` samples in each batch of
+        calibration: a `planner.models.tuned.TuningRequest`."""
+        raise UnsupportedError(f"{type(self).__name__} trains nothing")
 
     def model(self, context: Any) -> Any:
         """Its memory model on the books of `context`: a `planner.compress.modifiers.base.ModifierModel`."""

@@ -8,26 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from planner.errors import UnsupportedError
+from planner.models.autocasting import CudaAutocast
 from planner.models.failures import pass_on, stands_in
 
 FLASH, FLASH_AGAIN, EAGER_AGAIN = "planner_flash_training", "planner_flash_recomputed", "planner_eager_recomputed"
-
-# torch docs amp.rst "CUDA Op-Specific Behavior" (aten/src/ATen/autocast_mode.h AT_FORALL_LOWER_PRECISION_FP and
-# AT_FORALL_FP32*), by the name of the Python function.
-_LOWER = frozenset(
-    ("linear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "addmm", "addbmm", "baddbmm", "einsum",
-     "conv1d", "conv2d", "conv3d", "prelu", "scaled_dot_product_attention")
-)  # fmt: skip
-_FP32 = frozenset(
-    ("pow", "__pow__", "__rpow__", "rsqrt", "reciprocal", "exp", "expm1", "log", "log2", "log10", "log1p", "softplus",
-     "layer_norm", "group_norm", "norm", "cumsum", "cumprod", "sum", "prod", "cosine_similarity", "cross_entropy",
-     "nll_loss", "logsumexp", "softmin")
-)  # fmt: skip
-_SOFTMAX = frozenset(("softmax", "log_softmax"))
 
 
 def register() -> None:
@@ -140,62 +127,30 @@ def recomputed(function: Any, *args: Any, **kwargs: Any) -> Any:
     return checkpoint(function, *args, **options, **kwargs)
 
 
-class Autocast(TorchFunctionMode):
-    """torch.autocast for CUDA, CUDA's dropout, and torch's attention function as FlashAttention.
-
-    autocast itself does nothing on the meta device. `dtype` None: no autocast. Copies of trained fp32 weights are
-    cached until `clear` (autocast_mode.cpp cached_cast), as autocast does until its context is left.
-    """
+class Autocast(CudaAutocast):
+    """Autocast for CUDA, CUDA's dropout, and torch's attention function as FlashAttention."""
 
     type: torch.dtype | None = None
     """What attention computes in; None: 16 bit."""
 
     def __init__(self, dtype: torch.dtype | None, fused_attention: bool, wide: bool = False) -> None:
         """`wide`: all is fp32, attention too."""
-        super().__init__()
-        self.dtype = dtype
+        super().__init__(dtype)
         Autocast.type = torch.float32 if wide else dtype
         self.fused_attention = fused_attention
-        self.cache: dict[int, torch.Tensor] = {}
-        self.caching = True
-
-    def clear(self) -> None:
-        """The autocast context is left."""
-        self.cache.clear()
 
     @stands_in
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
         if name == "dropout":
             return _dropout(func, args, kwargs)
-        if self.dtype is not None:
-            args, kwargs = self._cast(name, args, kwargs)
+        args, kwargs = self.cast(name, args, kwargs)
         if name in ("grouped_mm", "_grouped_mm"):
             return _Grouped.apply(*args[:2])  # type: ignore[no-untyped-call]  # torch leaves it untyped
         if name == "scaled_dot_product_attention" and self.fused_attention:
             named = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
             return flash(named["query"], named["key"], named["value"], Autocast.type).transpose(1, 2)
         return pass_on(func, args, kwargs)
-
-    def _cast(self, name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        if name in _SOFTMAX:  # fp32_set_opt_dtype: a type that the caller asks for is kept
-            has_type = kwargs.get("dtype") is not None or any(isinstance(a, torch.dtype) for a in args)
-            return args, kwargs if has_type else {**kwargs, "dtype": torch.float32}
-        wanted = self.dtype if name in _LOWER else torch.float32 if name in _FP32 else None
-        if wanted is None:
-            return args, kwargs
-        return tuple(self._to(a, wanted) for a in args), {k: self._to(v, wanted) for k, v in kwargs.items()}
-
-    def _to(self, value: Any, wanted: torch.dtype) -> Any:
-        if isinstance(value, list | tuple):
-            return type(value)(self._to(each, wanted) for each in value)
-        if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.dtype == wanted:
-            return value
-        if not (self.caching and isinstance(value, torch.nn.Parameter) and value.requires_grad):
-            return value.to(wanted)
-        if id(value) not in self.cache:
-            self.cache[id(value)] = value.to(wanted)
-        return self.cache[id(value)]
 
 
 def _dropout(func: Any, args: Any, kwargs: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 from planner.fields import JOB_FIELDS
 from planner.job import Job
 from planner.units import GIB
+from tests.measured import autoround
 from tests.measured.awq import METER as AWQ_JOBS
 
 HERE = Path(__file__).parent
@@ -78,6 +79,7 @@ def cases() -> Iterator[Case]:
     yield from _places()
     for model, recipe, options in AWQ_JOBS:
         yield Case(model=named(model), recipe=recipe, options=options)
+    yield from (Case(model=model, recipe=recipe, options=options) for model, recipe, options in autoround.JOBS)
 
 
 def _llama() -> Iterator[Case]:

@@ -81,6 +81,17 @@ def replace_kernels(shape: bool) -> None:
     nvfp4._pack_fp4_kernel = Launch(_zero(1), shape)
 
 
+def replace_mask_readers() -> None:
+    """Shape mode: AutoRound reads from a causal mask which tokens are samples' own, and stops at a mask without values.
+
+    autoround/utils.py _collapse_causal_attention_mask, which works on the CPU: all tokens are their own.
+    """
+    import llmcompressor.modifiers.autoround.utils as autoround
+    import torch
+
+    autoround._collapse_causal_attention_mask = lambda mask: torch.ones(mask.shape[0], mask.shape[-2], dtype=torch.long)
+
+
 def shorten_column_loops() -> None:
     """Shape mode: run only the first columns of loops that pass over every weight column.
 

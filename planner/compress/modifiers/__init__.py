@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from planner.compress.context import Context
+from planner.compress.modifiers.autoround import AutoRoundSpec
 from planner.compress.modifiers.awq import AwqSpec
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.gptq import GPTQSpec
@@ -17,6 +18,7 @@ _SPECS: tuple[type[ModifierSpec], ...] = (
     SparseGPTSpec,
     AwqSpec,
     REAPSpec,
+    AutoRoundSpec,
 )
 
 MODIFIERS: Mapping[str, type[ModifierSpec]] = {spec.type: spec for spec in _SPECS}

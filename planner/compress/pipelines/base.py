@@ -30,7 +30,7 @@ class Pipeline:
         self.context, self.program, self.runs, self.outcome = context, program, tuple(runs), outcome
         self.home = home or ModelHome(context, program)
         self.modifier = "+".join(run.spec.type for run in runs)
-        self.forward = SubgraphForward(context, program.trace)
+        self.forward = SubgraphForward(context, program.trace, program.tuned)
         context.forward = self.forward
         context.head = (program.head, program.head_bytes)
         self.models: list[ModifierModel] = [make_model(run.spec, context) for run in runs]

@@ -66,12 +66,17 @@ class SequentialPipeline(Pipeline):
             else:
                 repeats.walk(key, subgraph, self._subgraph, steps)
 
+    @property
+    def _propagates(self) -> bool:
+        """SequentialPipeline turns it off for the whole recipe where one of its modifiers trains."""
+        return self.context.job.propagate_error and not any(run.spec.trains for run in self.program.runs)
+
     def _is_last(self, subgraph: Subgraph) -> bool:
         return subgraph is self.subgraphs[-1]
 
     # ------------------------------------------------------------------ one subgraph
     def _subgraph(self, subgraph: Subgraph) -> None:
-        last, propagate = self._is_last(subgraph), self.context.job.propagate_error
+        last, propagate = self._is_last(subgraph), self._propagates
         modules = [self._modules(run, subgraph) for run in self.runs]
         hooked = tuple(
             Hooked(model, {m.name: m for m in targeted}) for model, targeted in zip(self.models, modules, strict=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from planner.recipe.files import list_recipes
 from planner.units import GIB
+from tests.measured import autoround
 from tests.measured.awq import CUDA as AWQ_JOBS
 from tests.measured.cases import Case, named
 
@@ -54,6 +55,8 @@ def cuda_cases() -> Iterator[CudaCase]:
     yield from _strategies()
     for model, recipe, options in AWQ_JOBS:
         yield _case(named(model), recipe, base={"progress_bars": False}, **options)
+    for model, recipe, options in autoround.JOBS:
+        yield CudaCase(model=model, recipe=recipe, options={**options, "progress_bars": False})
 
 
 def _case(model: str, recipe: str, sm: int = 90, base: dict[str, Any] = SHORT, **options: Any) -> CudaCase:

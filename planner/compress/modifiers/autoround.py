@@ -1,0 +1,339 @@
+"""AutoRoundModifier: llmcompressor/modifiers/autoround/base.py 0.14.0.1 over the package auto_round 0.15.1.
+
+While a layer is calibrated, a hook keeps what it is passed, on the CPU. At the epoch's end its Linears are trained
+together: rounding and clipping of every weight get gradients in a few hundred forwards and backwards of the whole
+layer, batch by batch. What the GPU holds meanwhile is traced (planner/models/tuning.py); what surrounds it is here.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from pydantic import Field
+
+from planner.compress.batches import walk_batches
+from planner.compress.context import Context
+from planner.compress.holdings import Owner
+from planner.compress.modifiers.autoround_schemes import linear_tuning
+from planner.compress.modifiers.base import ModifierModel
+from planner.compress.modifiers.mixin import QuantizationMixinSpec, shared_fields
+from planner.compress.modifiers.training import TrainedLayer
+from planner.errors import RecipeError, UnsupportedError
+from planner.models.traces import Call
+from planner.models.tuned import TunedBlock, TuningRequest, left
+from planner.notes import Note
+from planner.recipe.matching import Patterns
+from planner.recipe.qparams import activation_qparam_sizes, weight_qparam_bytes
+from planner.recipe.schemes import QuantizationFields
+from planner.recipe.specs import ModuleRef, Scheme
+from planner.recipe.targets import LinearModule
+from planner.recipe.validation import must_calibrate, validated
+from planner.timeline import Handle
+
+COMPILED = Note(
+    kind="estimate",
+    text="AutoRound: enable_torch_compile is on, and planned as if it were off: what torch.compile saves of a layer's "
+    "forward and backward is not known.",
+)
+
+
+class AutoRoundFields(QuantizationFields):
+    """Fields of AutoRoundModifier (modifiers/autoround/base.py)."""
+
+    iters: int = Field(default=200, ge=0)
+    enable_torch_compile: bool = True
+    batch_size: int = Field(default=8, ge=1)
+    lr: float | None = None
+    device_ids: str | None = None
+    disable_opt_rtn: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutoRoundSpec(QuantizationMixinSpec):
+    """AutoRoundModifier, as a recipe asks for it."""
+
+    type: ClassVar[str] = "AutoRoundModifier"
+    preset: str | None = None
+    """Name of the scheme, where the recipe gives one name."""
+    iters: int = 200
+    batch_size: int = 8
+    enable_torch_compile: bool = True
+
+    @classmethod
+    def read(cls, fields: Any, where: str) -> Self:
+        """Refuses an entry that says nothing to quantize, and what is not modelled: no training, several GPUs."""
+        entry = validated(AutoRoundFields, fields, where)
+        must_calibrate(entry, where)
+        spec = cls(
+            **shared_fields(entry, where),
+            preset=entry.scheme.upper() if isinstance(entry.scheme, str) else None,
+            iters=entry.iters,
+            batch_size=entry.batch_size,
+            enable_torch_compile=entry.enable_torch_compile,
+        )
+        if not any(group.weights for group in spec.groups):
+            raise RecipeError("AutoRound needs a scheme for weights; give scheme (like W4A16) or config_groups", where)
+        if entry.device_ids is not None:
+            raise UnsupportedError(f"{where}.device_ids: planner does not model a layer that is spread over GPUs")
+        if not entry.iters:
+            raise UnsupportedError(
+                f"{where}.iters: planner models AutoRound with iterations, and not its rounding alone"
+            )
+        for group in spec.groups:
+            linear_tuning(spec.preset, group)
+        return spec
+
+    @property
+    def requires_calibration_data(self) -> bool:
+        """AutoRoundModifier.requires_calibration_data."""
+        return True
+
+    @property
+    def shares_work(self) -> bool:
+        """Each rank would train every layer with its own samples."""
+        return False
+
+    @property
+    def trains(self) -> bool:
+        """It does."""
+        return True
+
+    def uncounted(self) -> Iterable[Note]:
+        """What torch.compile does."""
+        yield from QuantizationMixinSpec.uncounted(self)
+        if self.enable_torch_compile and not any(how.static for how in self._ways()):
+            yield COMPILED
+
+    def _ways(self) -> Iterable[Any]:
+        return (linear_tuning(self.preset, group) for group in self.groups if group.weights)
+
+    def tuning(
+        self, layer: str, modules: Sequence[ModuleRef], schemes: Mapping[str, Scheme | None], samples: int, rows: int
+    ) -> TuningRequest:
+        """compressors/orchestrator.py quantize_block: every Linear of the layer is trained but those that the recipe
+        targets and ignores; one that it does not target gets the first group's scheme."""
+        targeted = Patterns(target for target, _ in self.targets())
+        linears = []
+        for ref in modules:
+            if ref.classes[:1] != ("Linear",):
+                continue
+            scheme = schemes.get(ref.name)
+            if scheme is None and targeted.first(ref) is not None:
+                continue
+            linears.append((ref.name[len(layer) :], linear_tuning(self.preset, scheme or self.groups[0])))
+        each = rows if self.batch_size == 1 else 1  # calibration/llm.py forward_capture: split into samples
+        count = -(-samples // rows) if self.batch_size == 1 else samples
+        batch = min(self.batch_size, count)
+        return TuningRequest(layer=layer, linears=tuple(linears), rows=batch * each, last_rows=count % batch * each)
+
+    def model(self, context: Context) -> "AutoRoundModel":
+        """Captured inputs, and the training."""
+        return AutoRoundModel(context, self)
+
+
+class AutoRoundModel(ModifierModel):
+    """Inputs of a layer on the CPU while it is calibrated; at the end the layer is trained on the GPU."""
+
+    def __init__(self, context: Context, spec: AutoRoundSpec) -> None:
+        super().__init__(context)
+        self.spec = spec
+        self.captured: Handle | None = None
+        self.outputs: Handle | None = None
+        """`_q_input`: what the last layer's quantized outputs are, sample by sample."""
+        self.garbage: list[Handle] = []
+        """What refers to itself and waits for Python's collector."""
+        self.calls = 0
+        self.hidden = self.others = 0
+        """Bytes of a row of hidden states, and of a row of all else that has rows."""
+
+    # ------------------------------------------------------------------ calibrate
+    def before_forward(self, module: LinearModule, call: Call) -> None:
+        """base.py input_capture_hook: a copy of all that the layer is passed."""
+        if self.context.forward.tuned(module.name) is None:
+            return
+        self.calls += 1
+        if self.calls > 1:
+            self._collect_garbage()
+        if self.captured is None:
+            self.captured = self.context.ledger.open("cpu", "autoround", Owner(module.name, "inputs of all samples"))
+        for value in call.arguments:
+            if self.context.device == "gpu":
+                self.context.ledger.grow(self.captured, value.bytes)
+                self.context.traffic.off_gpu(value.bytes)
+        self.hidden = call.arguments[0].bytes // max(1, call.dims[0])
+        self.others = sum(v.bytes for v in call.arguments[1:] if v.name == "attention_mask") // max(1, call.dims[0])
+
+    def _collect_garbage(self) -> None:
+        self.context.ledger.free_all(self.garbage)
+        self.garbage = []
+
+    # ------------------------------------------------------------------ compress
+    def on_sequential_epoch_end(self, modules: Sequence[LinearModule]) -> None:
+        """base.py apply_autoround and post_autoround_cleanup."""
+        for layer in modules:
+            block = self.context.forward.tuned(layer.name)
+            if block is not None and self.captured is not None:
+                self._apply(layer, block, [m for m in modules if m.name.startswith(f"{layer.name}.")])
+        if self.captured is not None:
+            self.context.ledger.free(self.captured)
+            self.captured = None
+        self.calls = 0
+        self.context.ledger.empty_cache("gpu")
+
+    def _apply(self, layer: LinearModule, block: TunedBlock, linears: Sequence[LinearModule]) -> None:
+        context, ledger = self.context, self.context.ledger
+        request = self._request(layer)
+        with context.frame("qparams", layer.name) as names:
+            for module in linears:
+                self._preprocess(module, names)
+            weights = self._suspend_offloading(layer, block)
+            self._collect_garbage()
+            ledger.empty_cache("gpu")
+            earlier = self._compress_block(layer, block, request)
+            self._move_to_cpu(layer, block, weights)
+            ledger.free_all(earlier)
+            for module in linears:
+                self._postprocess(module)
+
+    def _request(self, layer: LinearModule) -> TuningRequest:
+        job = self.context.job
+        return self.spec.tuning(layer.name, (), {}, job.rank_samples, job.batch_size)
+
+    def _preprocess(self, module: LinearModule, names: Any) -> None:
+        """base.py `_preprocess_qparams`: a copy of each, then the module forgets them."""
+        sizes = list(_qparams(module))
+        onloaded = []
+        for name, nbytes in sizes:
+            if not self.context.weights_on_gpu:
+                onloaded.append(self.context.copied_to_gpu(f"{module.name}.{name}", nbytes, "qparams"))
+            names.assign(f"{module.name}.{name}", nbytes)
+        self.context.ledger.free_all(onloaded)
+
+    def _suspend_offloading(self, layer: LinearModule, block: TunedBlock) -> list[Handle]:
+        """base.py suspend_offloading: the layer's weights once more, beside those that calibration onloaded."""
+        if self.context.weights_on_gpu or self.context.device == "cpu":
+            return []
+        owner = Owner(layer.name, "weights while it is trained")
+        return [self.context.copied_to_gpu(str(owner), nbytes) for nbytes in block.weights]
+
+    def _compress_block(self, layer: LinearModule, block: TunedBlock, request: TuningRequest) -> list[Handle]:
+        """auto_round algorithms/composer.py compress_block; returns outputs on the CPU that nobody needs any more."""
+        context, ledger = self.context, self.context.ledger
+        trained = TrainedLayer(context, layer.name, block)
+        reference = ledger.open("cpu", "autoround", Owner(layer.name, "outputs of all samples"))
+        self._all_batches(
+            request, lambda number, rows: self._forward(trained, block.reference[number], rows, reference)
+        )
+        if block.observed:
+            self._observe(trained, block, request)
+        ledger.empty_cache("gpu")
+        trained.play(block.wrap, "autoround")
+        best = self._train(trained, layer, block, request)
+        ledger.empty_cache("gpu")
+        trained.play(block.unwrap, "autoround")
+        ledger.free(best)
+        quantized = ledger.open("cpu", "autoround", Owner(layer.name, "outputs of all samples, quantized"))
+        self._all_batches(request, lambda number, rows: self._forward(trained, block.collect[number], rows, quantized))
+        self.garbage += trained.kept()
+        earlier = [reference]
+        if self.outputs is not None:  # orchestrator.py quantize_block clears memory where it was given inputs
+            self._collect_garbage()
+            ledger.empty_cache("gpu")
+            earlier.append(self.outputs)
+        self.outputs = quantized
+        return earlier
+
+    def _all_batches(self, request: TuningRequest, batch: Any) -> None:
+        """block_runner.py forward over all samples: whole batches, and a smaller one at the end."""
+        each = self.context.job.batch_size if self.spec.batch_size == 1 else 1
+        count = self.context.job.rank_samples if each == 1 else self.context.job.batches
+        size = request.rows // each
+        batches = -(-count // size)
+
+        def one(number: int) -> None:
+            is_short = number == batches - 1 and request.last_rows
+            batch(1 if is_short else 0, request.last_rows if is_short else request.rows)
+
+        walk_batches(self.context, batches, one)
+
+    def _forward(self, trained: TrainedLayer, events: Any, rows: int, outputs: Handle) -> None:
+        """A batch is joined on the CPU and copied; its outputs come back one by one."""
+        ledger = self.context.ledger
+        with ledger.hold("cpu", self.hidden * rows, "autoround", Owner(trained.layer, "batch")):
+            with ledger.hold("cpu", self.others * rows, "autoround", Owner(trained.layer, "batch")):
+                pass
+            trained.play(events, "forward")
+            if self.context.device == "gpu":
+                ledger.grow(outputs, trained.block.output * rows, rows)
+
+    def _observe(self, trained: TrainedLayer, block: TunedBlock, request: TuningRequest) -> None:
+        """composer.py `_get_q_act_hooks`: a pass whose outputs nobody keeps."""
+        ledger = self.context.ledger
+        outputs = ledger.open("cpu", "autoround", Owner(trained.layer, "outputs that nobody keeps"))
+        seen = 0
+
+        def batch(number: int, rows: int) -> None:
+            nonlocal seen
+            phase = number + 1 if seen else 0
+            seen += 1
+            with ledger.hold("cpu", self.hidden * rows, "autoround", Owner(trained.layer, "batch")):
+                trained.carry(block.observed[phase], "forward", left(block.observed[phase - 1]) if phase else ())
+                ledger.grow(outputs, trained.block.output * rows, rows)
+
+        self._all_batches(request, batch)
+        trained.settle(block.observed[-1])
+        ledger.free(outputs)
+
+    def _train(self, trained: TrainedLayer, layer: LinearModule, block: TunedBlock, request: TuningRequest) -> Handle:
+        """sign_round/quantizer.py quantize_block: the best parameters so far wait on the CPU, and so do better ones."""
+        ledger = self.context.ledger
+        with ledger.hold("cpu", self.hidden * request.rows, "autoround", Owner(layer.name, "batch")):
+            trained.iterate(self.spec.iters)
+        best = ledger.open("cpu", "autoround", Owner(layer.name, "best parameters"))
+        for _ in range(min(2, self.spec.iters)):
+            for size in block.trained:
+                ledger.grow(best, size)
+        for size in block.trained if self.spec.iters > 1 else ():
+            ledger.grow(best, -size)
+        return best
+
+    def _move_to_cpu(self, layer: LinearModule, block: TunedBlock, weights: list[Handle]) -> None:
+        """mv_module_from_gpu: the weights lie on the CPU anew; those that were onloaded keep the old ones there."""
+        ledger = self.context.ledger
+        if not weights:
+            return
+        holding = ledger.open("cpu", "model", Owner(layer.name, "weights before they were trained"))
+        for handle, nbytes in zip(weights, block.weights, strict=True):
+            ledger.grow(holding, nbytes)
+            ledger.free(handle)
+            self.context.traffic.off_gpu(nbytes)
+        self.context.onloaded[f"{layer.name} before it was trained"] = holding
+
+    def _postprocess(self, module: LinearModule) -> None:
+        """base.py `_postprocess_qparams`: scales go to the GPU and to the CPU, and hasattr onloads them again."""
+        scale = weight_qparam_bytes(module).get("scale", 0)
+        with self.context.frame("qparams", module.name) as names:
+            names.assign("ar_value", scale)
+            self.context.onload(f"{module.name}.weight_scale", scale, "qparams")
+
+    def on_calibration_end(self) -> None:
+        """base.py on_calibration_end."""
+        self._collect_garbage()
+        if self.outputs is not None:
+            self.context.ledger.free(self.outputs)
+            self.outputs = None
+
+
+def _qparams(module: LinearModule) -> Iterable[tuple[str, int]]:
+    """Names and bytes, in the order of quantization/quant_metadata.py all_qparam_names."""
+    scheme = module.scheme
+    if scheme is None:
+        return
+    parts = (
+        ("input", activation_qparam_sizes(module, scheme.input_activations)),
+        ("weight", weight_qparam_bytes(module)),
+    )
+    for part, sizes in parts:
+        for name in ("global_scale", "scale", "zero_point"):
+            if name in sizes:
+                yield f"{part}_{name}", sizes[name]

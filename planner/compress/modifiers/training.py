@@ -1,0 +1,73 @@
+"""Plays the phases of a layer that is trained on the books (planner/models/tuned.py)."""
+
+from collections.abc import Sequence
+
+from planner.compress.context import Context
+from planner.compress.forward import full_name
+from planner.compress.holdings import Owner
+from planner.compress.ledger import Mark
+from planner.models.traces import Event
+from planner.models.tuned import TunedBlock, left
+from planner.timeline import Handle
+
+Events = tuple[Event, ...]
+
+WALKED = 4
+"""Equal iterations that are walked before the others are passed over, if these show that they change nothing."""
+
+
+class TrainedLayer:
+    """One layer while it is trained: the tensors that its phases leave to one another."""
+
+    def __init__(self, context: Context, layer: str, block: TunedBlock) -> None:
+        self.context, self.layer, self.block = context, layer, block
+        self._live: dict[int, Handle] = {}
+        self._carried: list[Handle] = []
+        """What one of several equal phases leaves to the next."""
+
+    def play(self, events: Events, kind: str) -> None:
+        """Take and give back what the phase does, in its order."""
+        ledger, left_out = self.context.ledger, self.context.forward.left_out
+        for event in events:
+            if event.category == left_out:
+                continue
+            if event.kind == "alloc":
+                owner = Owner(full_name(self.layer, event.module), event.operator)
+                self._live[event.id] = self.context.take(
+                    event.bytes, kind if event.category == "forward" else event.category, owner
+                )
+            elif event.kind == "free":
+                if event.id in self._live:  # the first iteration finds nothing of one before it
+                    ledger.free(self._live.pop(event.id))
+            elif event.kind == "product":
+                self.context.multiply()
+
+    def carry(self, events: Events, kind: str, found: Sequence[int] = ()) -> None:
+        """Play one of several equal phases, which finds what the one before it left and leaves the same itself.
+
+        `found`: how the phase calls what it finds, if there is any.
+        """
+        if self._carried:
+            self._live.update(zip(found, self._carried, strict=True))
+        self.play(events, kind)
+        self._carried = [self._live.pop(number) for number in left(events)]
+
+    def settle(self, events: Events) -> None:
+        """The equal phases are over: what was carried lies where this one leaves it."""
+        self._live.update(zip(left(events), self._carried, strict=True))
+        self._carried = []
+
+    def iterate(self, iterations: int) -> None:
+        """All iterations; of equal ones the first few, if these show that the others change nothing."""
+        block, ledger, marks = self.block, self.context.ledger, list[Mark]()
+        for number in range(iterations):
+            marks.append(ledger.mark())
+            self.carry(block.iteration, "autoround", block.found)
+            rest = iterations - 1 - number
+            if self.context.shortcuts.batches and len(marks) == WALKED + 1 and ledger.again(marks[1:], rest):
+                break
+        self.settle(block.iteration)
+
+    def kept(self) -> list[Handle]:
+        """What refers to itself, and all else that is still there."""
+        return [self._live.pop(number) for number in sorted(self._live)]

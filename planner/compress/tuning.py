@@ -1,0 +1,65 @@
+"""Which layers a modifier trains, and the trace of each kind of them."""
+
+from typing import TYPE_CHECKING
+
+from planner.compress.program import Run
+from planner.errors import JobError, UnsupportedError
+from planner.job import Job
+from planner.models.traces import Segment
+from planner.models.tuned import TunedBlock
+from planner.recipe.specs import ModuleRef
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from planner.models.graph import ModelGraph
+
+
+def trainable(graph: "ModelGraph") -> "Iterator[str]":
+    """autoround/base.py `_is_decoding_layer`: sequential targets that are named by their class."""
+    return (u.name for u in graph.units if u.is_target and u.class_name in graph.sequential_targets)
+
+
+def tuned_layers(graph: "ModelGraph", runs: "Sequence[Run]", job: Job) -> dict[str, TunedBlock]:
+    """Every layer that a modifier trains, by name; layers that are equal, and trained alike, are traced once.
+
+    Raises JobError where the library stops, UnsupportedError where a layer does not run without data.
+    """
+    trained: dict[str, TunedBlock] = {}
+    for run in runs:
+        if not run.spec.trains:
+            continue
+        if job.targets_per_subgraph > 1:
+            raise JobError(
+                f"--targets-per-subgraph {job.targets_per_subgraph}: {run.spec.type} takes one layer at a time"
+            )
+        units = {unit.name: unit.structure for unit in graph.units}
+        traces: dict[object, TunedBlock] = {}
+        names = set(trainable(graph))
+        for segment in graph.trace.segments:
+            if segment.target not in names:
+                continue
+            key = units[segment.target], run.signature(segment.target), _passed(segment)
+            if key not in traces:
+                traces[key] = _trace(graph, run, segment.target, job)
+            trained[segment.target] = traces[key]
+    return trained
+
+
+def _passed(segment: Segment) -> object:
+    """What calibration passes to the layer: equal for layers that run alike, if their code is the same."""
+    call = next((event.call for event in segment.events if event.call is not None), None)
+    return None if call is None else tuple((v.name, v.dims, v.bytes) for v in call.arguments)
+
+
+def _trace(graph: "ModelGraph", run: Run, layer: str, job: Job) -> TunedBlock:
+    if graph.tune is None:
+        raise UnsupportedError(
+            f"{run.spec.type} trains layers, whose code a graph does not have: name its model instead"
+        )
+    unit = next(unit for unit in graph.units if unit.name == layer)
+    parts = graph.structures[unit.structure].modules
+    modules = [ModuleRef(unit.name + m.name, m.classes, m.rows, m.columns, m.itemsize) for m in parts]
+    targets = run.of(layer)
+    schemes = {m.name: m.scheme for m in targets.named()} if targets else {}
+    return graph.tune(run.spec.tuning(layer, modules, schemes, job.rank_samples, job.batch_size))

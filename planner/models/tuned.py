@@ -1,0 +1,103 @@
+"""One decoder layer trained as AutoRound trains it, as plain data: what is asked for, and what a trace answers.
+
+A trace of calibration (`ModelTrace`) depends on model and batch alone. What runs while a layer is trained depends on
+the recipe too: its Linears quantize their weights anew in every forward. So it lies beside that trace: one `TunedBlock`
+for each kind of layer that is trained in one way.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from planner.models.traces import Event
+
+WeightType = Literal["int_sym", "int_asym", "mx_fp", "nv_fp", "fp8"]
+InputType = Literal["int_sym", "mx_fp", "nv_fp", "fp8"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearTuning:
+    """How a Linear is quantized while it is trained: auto_round/schemes.py QuantizationScheme."""
+
+    weights: WeightType
+    bits: int
+    group: int
+    """Columns that share a scale; -1: a row, 0: the whole weight."""
+    inputs: InputType | None = None
+    """None: inputs stay as they are."""
+    input_bits: int = 16
+    input_group: int = -1
+    static: bool = False
+    """The inputs' range is taken from samples before, instead of from each input."""
+    global_range: bool = False
+    """The same, and it is one number: auto_round/algorithms/composer.py `_register_act_max_hooks` of NVFP4."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuningRequest:
+    """A layer to be trained, and the batches that it is trained with."""
+
+    layer: str
+    """Full name of a sequential target."""
+    linears: tuple[tuple[str, LinearTuning], ...]
+    """Names in the layer (`.self_attn.q_proj`), in model order."""
+    rows: int
+    """Rows of the first dimension in a whole batch."""
+    last_rows: int
+    """Rows of the last batch of a pass over all samples; 0 where all are whole."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The different sizes of batches, whole ones first."""
+        return (self.rows, self.last_rows) if self.last_rows else (self.rows,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunedBlock:
+    """What the GPU holds while one layer is trained, in phases that follow one another.
+
+    Ids count through all phases, in the order of the fields. Weights of the layer and what lies on the CPU are not
+    among the events. Of each pass there is one batch of each size that it has (`TuningRequest.sizes`): it leaves
+    nothing behind.
+    """
+
+    reference: tuple[tuple[Event, ...], ...]
+    """A batch forward without gradients."""
+    observed: tuple[tuple[Event, ...], ...]
+    """The same with hooks that take the range of the inputs; empty where no range is static."""
+    wrap: tuple[Event, ...]
+    """Ranges of the weights and what is trained, for each Linear; the optimizer."""
+    iteration: tuple[Event, ...]
+    """Forward, loss, backward, a step of the optimizer. All iterations are equal but for their ids: each gives back
+    what the one before it left."""
+    found: tuple[int, ...]
+    """Ids of what the iteration before left; in the first there is nothing."""
+    unwrap: tuple[Event, ...]
+    """After the last iteration: the weights quantized with the best rounding, each of them once."""
+    collect: tuple[tuple[Event, ...], ...]
+    """A batch forward through the quantized layer."""
+    weights: tuple[int, ...]
+    """Bytes of each parameter and buffer of the layer, in the order of its modules."""
+    output: int
+    """Bytes of the layer's output, for one row of a batch."""
+    trained: tuple[int, ...]
+    """Bytes of each tensor that the optimizer changes."""
+    kept: frozenset[int]
+    """What is still there at the end because it refers to itself: until Python's collector runs."""
+    unruled: frozenset[str] = frozenset()
+    """Operators of which planner/cuda does not know what they take from a CUDA build's allocator."""
+
+    def phases(self) -> Iterator[tuple[Event, ...]]:
+        """All events, phase by phase."""
+        yield from (*self.reference, *self.observed, self.wrap, self.iteration, self.unwrap, *self.collect)
+
+
+def left(events: Iterable[Event]) -> tuple[int, ...]:
+    """Ids that a phase takes and does not give back, in the order of their birth."""
+    born: dict[int, None] = {}
+    for event in events:
+        if event.kind == "alloc":
+            born[event.id] = None
+        elif event.kind == "free":
+            born.pop(event.id, None)
+    return tuple(born)

@@ -1,0 +1,308 @@
+"""A decoder layer forward and backward as AutoRound trains it, on tensors without data.
+
+llmcompressor/modifiers/autoround/base.py apply_autoround hands a layer and its captured inputs to the package
+auto_round: compressors/orchestrator.py quantize_block, algorithms/composer.py compress_block and
+algorithms/quantization/sign_round/quantizer.py quantize_block. Their steps are the phases of a `TunedBlock`; the
+functions here hold tensors under the names that hold them there.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from planner.errors import UnsupportedError
+from planner.job import Job
+from planner.models.autocasting import CudaAutocast
+from planner.models.build import num_experts, quiet
+from planner.models.built import BuiltModel, unchanged
+from planner.models.calls import HalfSoftmax, around_calls, patched_forward
+from planner.models.experts import linearize
+from planner.models.failures import forward_of_model, run_for_model, run_forward
+from planner.models.inputs import calibration_batch
+from planner.models.recorder import NoListener, Recorder
+from planner.models.summing import MeanSquare, TrainingRecorder
+from planner.models.traces import Event
+from planner.models.tuned import TunedBlock, TuningRequest, left
+from planner.models.tuned_linear import Observed, QuantizedInput, TunedLinear, whole_range
+from planner.models.wrapping import without_lost_masks
+
+SHARED = ("position_ids", "cache_position", "position_embeddings", "cu_seqlens")
+"""auto_round utils/common.py SHARED_CACHE_KEYS: every batch gets the first sample's."""
+
+
+def tune(built: BuiltModel, job: Job, targets: Sequence[str], request: TuningRequest) -> TunedBlock:
+    """Train one sequential target. `targets`: the names of all, in order. Its inputs are those of calibration.
+
+    Raises UnsupportedError where it does not run without data, or in a type that AutoRound casts it from.
+    """
+    model: Any = built.module
+    _check_type(job, request)
+    with quiet(), unchanged(model), frozen(model), without_lost_masks(model, targets), forward_of_model():
+        arguments = _captured(model, job, targets, request.layer)
+        linearize(model.get_submodule(request.layer), model.config, job.calibrate_all_experts)
+        return BlockTuner(model, request, arguments, job).run()
+
+
+@contextmanager
+def frozen(model: torch.nn.Module) -> Iterator[None]:
+    """autoround/base.py on_initialize: no weight of the model is trained."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+def _check_type(job: Job, request: TuningRequest) -> None:
+    """context/model.py `_set_amp_dtype`: fp32 is cast to bfloat16, and fp16 too where inputs are quantized."""
+    if job.dtype == "float32" or (job.dtype == "float16" and any(how.inputs for _, how in request.linears)):
+        raise UnsupportedError(
+            f"--dtype {job.dtype}: AutoRound casts each layer to bfloat16 here, which planner does not model"
+        )
+
+
+class _ReachedError(Exception):
+    """The forward came to the layer whose inputs are wanted."""
+
+    def __init__(self, args: Any, kwargs: Any) -> None:
+        super().__init__()
+        self.arguments = args, kwargs
+
+
+def _captured(model: Any, job: Job, targets: Sequence[str], layer: str) -> dict[str, Any]:
+    """What calibration passes to the layer, by name: base.py input_capture_hook.
+
+    Layers before it hand on tensors like their input.
+    """
+    batch = calibration_batch(model.config, job.batch_shape, getattr(torch, job.dtype))
+    with torch.no_grad(), ExitStack() as stack:
+        for name in targets:
+            module = model.get_submodule(name)
+            stack.enter_context(patched_forward(module, _stop if name == layer else _passed_through))
+        stack.enter_context(HalfSoftmax())
+        stack.enter_context(Recorder(num_experts(model.config)))
+        try:
+            run_forward(model, {**batch.fields, "use_cache": False})
+        except _ReachedError as reached:
+            return _by_name(model.get_submodule(layer), *reached.arguments)
+    raise UnsupportedError(f"{layer} is not called in a forward")
+
+
+def _stop(*args: Any, **kwargs: Any) -> Any:
+    raise _ReachedError(args, kwargs)
+
+
+def _passed_through(*args: Any, **kwargs: Any) -> Any:
+    """A layer's output has the shape of its hidden states."""
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def _by_name(module: torch.nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
+    """calibration/llm.py forward_capture: tensors, lists, tuples and plain values; hidden states come last."""
+    parameters = [name for name in inspect.signature(type(module).forward).parameters if name != "self"]
+    hidden = args[0] if args else kwargs["hidden_states"]
+    named = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+    named |= dict(zip(parameters[1:], args[1:], strict=False))
+    kept = {k: v for k, v in named.items() if v is None or isinstance(v, (torch.Tensor, list, tuple, str, bool))}
+    return {**kept, parameters[0]: hidden}
+
+
+class _Listener(NoListener):
+    """Names the module that is running, from the layer on."""
+
+    def __init__(self, layer: str, block: torch.nn.Module) -> None:
+        self.layer = layer
+        self.names = {id(module): f".{name}" if name else "." for name, module in block.named_modules()}
+        self.stack: list[str] = []
+
+    def where(self) -> str:
+        return self.stack[-1] if self.stack else "."
+
+    def enter(self, module: torch.nn.Module, _args: Any, _kwargs: Any) -> None:
+        self.stack.append(self.names.get(id(module), self.where()))
+
+    def leave(self, _module: torch.nn.Module, _args: Any, _kwargs: Any, _output: Any) -> None:
+        self.stack.pop()
+
+
+class BlockTuner:
+    """Trains `model`'s layer of this request, whose calibration passes it these `arguments`."""
+
+    def __init__(self, model: Any, request: TuningRequest, arguments: Mapping[str, Any], job: Job) -> None:
+        self.request, self.arguments = request, arguments
+        self.block = model.get_submodule(request.layer)
+        self.linears = {f"{request.layer}{name}": how for name, how in request.linears}
+        self.listener = _Listener(request.layer, self.block)
+        self.recorder = TrainingRecorder(num_experts(model.config), self.listener)
+        self.recorder.name_parameters(model)
+        self.autocast = CudaAutocast(getattr(torch, job.dtype))
+        self.tuned: dict[str, TunedLinear] = {}
+        self.observers: dict[str, Observed] = {}
+        self.weights = tuple(_sizes(self.block))
+        self.output = 0
+        """Bytes of what a whole batch returns."""
+        self.names: dict[str, Any] = {}
+        """Local names of quantize_block that outlive an iteration."""
+
+    def run(self) -> TunedBlock:
+        """All phases in order."""
+        with ExitStack() as stack:
+            stack.enter_context(around_calls(self.listener.enter, self.listener.leave))
+            stack.enter_context(HalfSoftmax())
+            stack.enter_context(self.recorder)
+            self.recorder.begin()
+            sizes = self.request.sizes
+            reference = tuple(self._phase(self._pass, rows) for rows in sizes)
+            observed = self._observed(sizes)
+            wrap = self._phase(self._wrap)
+            found = left(self._phase(self._earlier))
+            iteration = self._phase(self._iteration)
+            unwrap = self._phase(self._unwrap)
+            collect = tuple(self._phase(self._pass, rows) for rows in sizes)
+            kept = frozenset(self.recorder.ids.values())
+        return TunedBlock(
+            reference=reference,
+            observed=observed,
+            wrap=wrap,
+            iteration=iteration,
+            found=found,
+            unwrap=unwrap,
+            collect=collect,
+            weights=self.weights,
+            output=self.output // self.request.rows,
+            trained=tuple(p.numel() * p.element_size() for linear in self.tuned.values() for p in linear.trained),
+            kept=kept,
+            unruled=frozenset(self.recorder.unruled),
+        )
+
+    def _phase(self, function: Callable[..., None], *args: Any) -> tuple[Event, ...]:
+        events: list[Event] = []
+        self.recorder.write_to(events)
+        function(*args)
+        return tuple(event for event in events if event.kind != "onload")
+
+    # ------------------------------------------------------------------ forwards
+    def _batch(self, rows: int) -> dict[str, Any]:
+        """compressors/utils.py block_forward: to_device of a batch, hidden states first, and its arguments in order."""
+        *names, hidden = self.arguments
+        first = self._on_device(hidden, rows)
+        return {name: self._on_device(name, rows) for name in names} | {hidden: first}
+
+    def _on_device(self, name: str, rows: int) -> Any:
+        """The argument of this name, as a batch has it."""
+
+        def made(like: torch.Tensor) -> torch.Tensor:
+            anchor, size = next(self.block.parameters()), like.shape[0] if name in SHARED else rows
+            empty: torch.Tensor = anchor.new_empty((size, *like.shape[1:]), dtype=like.dtype)
+            return empty
+
+        return pytree.tree_map_only(torch.Tensor, made, self.arguments[name])
+
+    def _forward(self, rows: int) -> torch.Tensor:
+        """algorithms/block_runner.py `_forward_one_batch` and `_normalize_output`."""
+        batch_others = self._batch(rows)
+        with self.autocast:
+            raw_output = self.block(**batch_others)
+        output: torch.Tensor = raw_output[0] if isinstance(raw_output, (tuple, list)) else raw_output
+        self.output = output.numel() * output.element_size()
+        del raw_output
+        batch_others.clear()
+        return output
+
+    def _pass(self, rows: int) -> None:
+        """block_runner.py forward: outputs go to the CPU, sample by sample."""
+        with torch.no_grad():
+            batch_others = self._batch(rows)
+            with self.autocast:
+                raw_output = self.block(**batch_others)
+            del raw_output
+            batch_others.clear()
+
+    # ------------------------------------------------------------------ before the training
+    def _observed(self, sizes: Sequence[int]) -> tuple[tuple[Event, ...], ...]:
+        """composer.py compress_block, step 3: a pass with hooks, where some range is static."""
+        handles = []
+        for name, module in self.block.named_modules():
+            how = self.linears.get(f"{self.request.layer}.{name}")
+            if how is not None and how.static:
+                seen = self.observers[name] = Observed(how)
+                handles.append(module.register_forward_hook(lambda _m, args, _out, seen=seen: seen.see(args[0])))
+        if not handles:
+            return ()
+        phases = tuple(self._phase(self._pass, rows) for rows in (*sizes[:1], *sizes))
+        for handle in handles:
+            handle.remove()
+        return phases
+
+    def _wrap(self) -> None:
+        """wrapper.py wrapper_block, and before it NVFP4's ranges of all weights."""
+        parts = [(name, part, self.linears.get(f"{self.request.layer}.{name}")) for name, part in self._parts()]
+        tuned = [(name, part, how) for name, part, how in parts if how is not None]
+        with torch.no_grad():
+            ranges = {name: whole_range(part, how) for name, part, how in tuned}
+        for name, part, how in tuned:
+            wrapped = TunedLinear(part, how, self.observers.get(name), ranges[name])
+            self.listener.names[id(wrapped)] = self.listener.names[id(part)]
+            self.tuned[name] = wrapped
+            self._put(name, wrapped)
+
+    def _parts(self) -> list[tuple[str, Any]]:
+        return list(self.block.named_modules())
+
+    def _put(self, name: str, module: torch.nn.Module) -> None:
+        parent, _, last = name.rpartition(".")
+        setattr(self.block.get_submodule(parent), last, module)
+
+    # ------------------------------------------------------------------ the training
+    def _earlier(self) -> None:
+        """What an iteration before this one would have left under its names."""
+        rows = self.request.rows
+        self.names["ref_output"] = self._on_device(list(self.arguments)[-1], rows)
+        self.names["pred_output"] = torch.empty_like(self.names["ref_output"])
+        self.names["loss"] = torch.empty_like(self.names["ref_output"], dtype=torch.float32)
+
+    def _iteration(self) -> None:
+        """sign_round/quantizer.py quantize_block, the loop's body: one batch forward and back, one step."""
+        names, rows = self.names, self.request.rows
+        names["ref_output"] = self._on_device(list(self.arguments)[-1], rows)
+        names["pred_output"] = torch.cat([self._forward(rows)], dim=0)
+        names["loss"] = MeanSquare.apply(  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            names["pred_output"].to(torch.float32), names["ref_output"].to(torch.float32), self.recorder
+        )
+        scale_loss = names["loss"] * 1000
+        with self.recorder.backward():
+            run_for_model(torch.autograd.backward, scale_loss)
+        del scale_loss
+        with torch.no_grad():
+            self._step()
+
+    def _step(self) -> None:
+        """sign_sgd.py SignSGD.step, one group after the other: rounding, then scales; then zero_grad."""
+        trained = [linear.trained for linear in self.tuned.values()]
+        groups = [[parameters[0] for parameters in trained], [p for parameters in trained for p in parameters[1:]]]
+        for parameter in (parameter for group in groups for parameter in group):
+            if parameter.grad is not None:
+                parameter.add_(torch.sign(parameter.grad), alpha=-0.005)
+        for parameter in (parameter for group in groups for parameter in group):
+            parameter.grad = None
+
+    def _unwrap(self) -> None:
+        """wrapper.py unwrapper_block; then quantize_block returns."""
+        with torch.no_grad():
+            for name, tuned in self.tuned.items():
+                tuned.unwrap()
+                self._put(name, QuantizedInput(tuned) if tuned.how.inputs else tuned.linear)
+        self.names.clear()
+
+
+def _sizes(block: torch.nn.Module) -> Iterator[int]:
+    for part in block.modules():
+        for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False)):
+            yield tensor.numel() * tensor.element_size()

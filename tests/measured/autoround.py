@@ -1,0 +1,25 @@
+"""The jobs that train layers, measured on the meter and on PyTorch's CUDA build."""
+
+from pathlib import Path
+from typing import Any
+
+CONFIGS = Path(__file__).parent / "configs"
+_SHORT: dict[str, Any] = {"layers": 2, "samples": 8, "seq_len": 512}
+
+JOBS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("llama-3-8b", "autoround_w4a16_3iters", _SHORT),
+    ("llama-3-8b", "autoround_w4a16_3iters", {**_SHORT, "samples": 64, "layers": 3}),
+    ("llama-3-8b", "autoround_w4a16_3iters", {**_SHORT, "seq_len": 2048}),
+    ("llama-3-8b", "autoround_w4a16_3iters", {**_SHORT, "samples": 20, "batch_size": 4}),
+    ("llama-3-8b", "autoround_w4a16_batch4", {**_SHORT, "samples": 10}),
+    ("llama-3-8b", "autoround_w4a16_batch1", {**_SHORT, "seq_len": 1024}),
+    ("llama-3-8b", "autoround_fp8", _SHORT),
+    ("qwen3-8b", "autoround_nvfp4", _SHORT),
+    ("qwen3-8b", "autoround_mxfp4", _SHORT),
+    ("mistral-7b", "autoround_w4a16_asym", _SHORT),
+    (str(CONFIGS / "gemma2.json"), "autoround_w4a16_3iters", {**_SHORT, "samples": 12}),
+    (str(CONFIGS / "cohere2.json"), "autoround_fp8_dynamic", _SHORT),
+    ("qwen3-30b-a3b", "autoround_w4a16_3iters", {**_SHORT, "linearized": True}),
+    ("qwen3-0.6b", "autoround_w4a16_3iters", {"layers": 3, "samples": 16, "seq_len": 1024, "dtype": "float16"}),
+)
+"""(model, recipe, options)."""
