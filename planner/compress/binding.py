@@ -52,6 +52,7 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
 def _bind(graph: "ModelGraph", spec: ModifierSpec, job: Job) -> tuple[Run, tuple[Note, ...]]:
     """One modifier with its modules, and its notes in the order in which the library would meet their causes."""
     modules = graph.module_refs()
+    spec = spec.bound(modules)
     selection = spec.select(modules)
     checked = tuple(spec.check(modules, selection))
     units = tuple(_unit_targets(graph, selection))

@@ -188,7 +188,7 @@ def _whole_setup(plan: Plan, setup: Step, measurement: Measurement) -> tuple[Ste
     returns after that, so the setup of a second modifier begins with all that the first one still holds.
     """
     before, after = plan.steps[setup.index - 1], plan.steps[setup.index + 1]
-    leaves = (before,) if measurement.source == "meter" and before.phase == "finalize" else ()
+    leaves = (_without_onloaded(before),) if measurement.source == "meter" and before.phase == "finalize" else ()
     return (*leaves, setup, *((after,) if after.phase == "prepare" else ()))
 
 
@@ -328,3 +328,9 @@ def _notes(plan: Plan, measurement: Measurement, missing: Sequence[MeasuredStep]
         yield f"measured with llmcompressor {library}, planned for {plan.llmcompressor}"
     if retries := sum(step.gpu.retries for step in measurement.steps):
         yield f"the allocator had to give memory back {retries} times: the card was nearly full"
+
+
+def _without_onloaded(finalize: Step) -> Step:
+    """What is left of its peak when calibration_end returns: the last subgraph's weights go just before."""
+    gpu, onloaded = finalize.gpu, sum(finalize.gpu.by_kind.get(kind, 0) for kind in ("weights", "qparams"))
+    return finalize.model_copy(update={"gpu": gpu.model_copy(update={"peak_bytes": gpu.peak_bytes - onloaded})})

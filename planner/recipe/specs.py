@@ -140,6 +140,14 @@ class ModifierSpec:
     def follow(self, earlier: Sequence["ModifierSpec"]) -> None:
         """Raises RecipeError or UnsupportedError where it cannot run after these modifiers."""
 
+    def bound(self, modules: Sequence[ModuleRef]) -> Self:
+        """The record with what the modifier looks up in this model before it starts (Modifier.on_initialize), for
+        `select`, the questions after it and `model`.
+
+        Raises RecipeError where the library fails on what it finds.
+        """
+        return self
+
     def select(self, modules: Sequence[ModuleRef]) -> Selection:
         """What it works on; `modules` are all of the model's in the order of named_modules()."""
         raise NotImplementedError(type(self).__name__)

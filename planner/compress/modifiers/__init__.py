@@ -6,6 +6,7 @@ from planner.compress.context import Context
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.gptq import GPTQSpec
 from planner.compress.modifiers.rtn import QuantizationSpec
+from planner.compress.modifiers.smoothquant import LogarithmicEqualizationSpec, SmoothQuantSpec
 from planner.compress.modifiers.sparsegpt import SparseGPTSpec
 from planner.recipe.specs import ModifierSpec
 
@@ -13,6 +14,8 @@ _SPECS: tuple[type[ModifierSpec], ...] = (
     QuantizationSpec,
     GPTQSpec,
     SparseGPTSpec,
+    SmoothQuantSpec,
+    LogarithmicEqualizationSpec,
 )
 
 MODIFIERS: Mapping[str, type[ModifierSpec]] = {spec.type: spec for spec in _SPECS}
