@@ -115,11 +115,19 @@ class TestPlaces:
         theirs = {key: value for file in reversed(files) for key, value in class_defaults(library, file).items()}
         ours = {f.name: f.default for f in fields(MODIFIERS[name]) if f.name in theirs and f.default is not MISSING}
         assert ours or name == "QuantizationModifier"
-        assert as_lists(list(ours.items())) == as_lists([(key, theirs[key]) for key in ours])
+        assert as_lists(list(ours.items())) == as_lists([(key, or_empty(theirs[key], ours[key])) for key in ours])
 
 
-BASES = {"SparseGPTModifier": (PLACES["PRUNABLE_LAYER_TYPES"].file,)}
+BASES = {
+    "SparseGPTModifier": (PLACES["PRUNABLE_LAYER_TYPES"].file,),
+    "LogarithmicEqualizationModifier": (upstream.MODIFIERS["SmoothQuantModifier"],),
+}
 """Files of the classes that a modifier's own class extends."""
+
+
+def or_empty(theirs: Any, ours: Any) -> Any:
+    """No list is an empty one here."""
+    return () if theirs is None and ours == () else theirs
 
 
 def class_defaults(library: Library, file: str) -> dict[str, Any]:

@@ -86,6 +86,14 @@ def buffer_sizes(operand: Operand, reduced: tuple[int, ...], accumulator: int, b
     return size, SEMAPHORE * grid
 
 
+def dense_buffers(
+    shape: tuple[int, ...], reduced: tuple[int, ...], accumulator: int, build: CudaBuild
+) -> tuple[int, ...]:
+    """Bytes beside the results of a reduction of a dense tensor; the type of its elements does not matter."""
+    strides = tuple(prod(shape[place + 1 :]) for place in range(len(shape)))
+    return buffer_sizes(Operand(shape, strides, "float32"), reduced, accumulator, build)
+
+
 def extreme_buffers(shape: tuple[int, int, int], itemsize: int, build: CudaBuild) -> tuple[int, ...]:
     """Bytes beside the results of amin or amax of a dense tensor over its first and last dimensions."""
     strides = (shape[1] * shape[2], shape[2], 1)

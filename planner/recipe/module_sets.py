@@ -1,47 +1,56 @@
-"""Modules that belong together, found by patterns: compressed_tensors/utils/match.py match_modules_set."""
+"""Modules that belong together, found by one pattern each: a norm and the Linears behind it, layer by layer. No torch.
+
+Mirrors compressed_tensors/utils/match.py `match_modules_set`. A set is complete when each pattern has a match, and ends
+where the next match lies outside of what its modules have in common: so all experts of a layer are in that layer's set.
+"""
 
 import os
 from collections.abc import Iterator, Sequence
 
-from planner.errors import RecipeError
-from planner.hints import few
-from planner.recipe.matching import Patterns
+from planner.hints import few, shorten
+from planner.recipe.matching import Patterns, module_classes
 from planner.recipe.specs import ModuleRef
 
-ModuleSet = list[list[ModuleRef]]
-"""The modules of one set, pattern by pattern."""
+ModuleSet = tuple[tuple[ModuleRef, ...], ...]
+"""What each pattern matches, in the order of the patterns."""
 
 
-def module_sets(patterns: Sequence[str], modules: Sequence[ModuleRef], where: str) -> Iterator[ModuleSet]:
-    """Sets of modules that match all the patterns and have one parent, in model order; none where nothing matches.
+class ModuleSetError(LookupError):
+    """The library cannot group the modules; the text says why."""
 
-    A set is complete when the next match would need a wider parent. Raises RecipeError, as match_modules_set does,
-    where a module matches two patterns, or where modules are left over that make no whole set.
+
+def module_sets(targets: Sequence[str], modules: Sequence[ModuleRef]) -> Iterator[ModuleSet]:
+    """The sets in model order; none where nothing matches at all.
+
+    Raises ModuleSetError for a module that two patterns match, and where the last set is not complete.
     """
-    compiled = [(pattern, Patterns((pattern,))) for pattern in dict.fromkeys(patterns)]
-    matches: dict[str, list[ModuleRef]] = {}
-    parent: str | None = None
+    patterns = [(target, Patterns((target,))) for target in targets]
+    found: dict[str, list[ModuleRef]] = {}
+    context: str | None = None
+    unmatched = set(targets)
     for ref in modules:
-        found = [pattern for pattern, compiled_pattern in compiled if compiled_pattern.first(ref) is not None]
-        for pattern in found:
-            context = common_ancestor([ref.name] if parent is None else [ref.name, parent])
-            if len(matches) == len(compiled) and context != parent:
-                yield [matches[each] for each in patterns]
-                matches, context = {}, ref.name
-            matches.setdefault(pattern, []).append(ref)
-            parent = context
-        if len(found) > 1:
-            raise RecipeError(f"{ref.name} matches {few(found)}; LLM Compressor takes a module once", where)
-    if len(matches) == len(compiled):
-        yield [matches[each] for each in patterns]
-    elif matches:
-        missing = [pattern for pattern in patterns if pattern not in matches]
-        example = matches[next(iter(matches))][-1].name
-        raise RecipeError(
-            f"{example} has no partner that matches {few(missing)}; LLM Compressor refuses such a set, "
-            "write mappings that fit this model",
-            where,
-        )
+        if ref.classes and not module_classes(ref.classes):
+            continue  # an InternalModule is never matched, by name neither
+        matched = []
+        for target, pattern in patterns:
+            if pattern.first(ref) is None:
+                continue
+            around = common_ancestor([ref.name] if context is None else [ref.name, context])
+            if not unmatched and around != context:
+                yield tuple(tuple(found[each]) for each in targets)
+                found, around, unmatched = {}, ref.name, set(targets)
+            found.setdefault(target, []).append(ref)
+            context = around
+            unmatched.discard(target)
+            matched.append(target)
+        if len(set(matched)) > 1:
+            raise ModuleSetError(f"{ref.name} is matched by {few(sorted(set(matched)), 3)}")
+    if not unmatched and targets:
+        yield tuple(tuple(found[each]) for each in targets)
+    elif unmatched != set(targets):
+        missing = few(sorted(shorten(target) for target in unmatched), 3)
+        where = f" below {context}" if context else ""
+        raise ModuleSetError(f"the last set{where} has no match for {missing}")
 
 
 def common_ancestor(names: Sequence[str]) -> str:

@@ -80,6 +80,7 @@ def cases() -> Iterator[Case]:
     for model, recipe, options in AWQ_JOBS:
         yield Case(model=named(model), recipe=recipe, options=options)
     yield from (Case(model=model, recipe=recipe, options=options) for model, recipe, options in autoround.JOBS)
+    yield from _smoothed()
 
 
 def _llama() -> Iterator[Case]:
@@ -230,6 +231,22 @@ def _places() -> Iterator[Case]:
     yield Case(model="llama-3-8b", recipe="head_w8a8", options=on_disk)
     for recipe in ("gptq_w4a16", "rtn_w8a8_static"):
         yield Case(model="llama-3-8b", recipe=recipe, options={**SHORT, "ranks": 2, "samples": 8})
+
+
+def _smoothed() -> Iterator[Case]:
+    """SmoothQuant, alone and before what quantizes."""
+    two = {"layers": 2}
+    batches = {**two, "samples": 7, "batch_size": 2, "seq_len": 1024}
+    yield Case(model="llama-3-8b", recipe="smoothquant_w8a8", options=batches)
+    yield Case(model="llama-3-8b", recipe="smoothquant", options={**two, "samples": 64, "weights": "gpu"})
+    together = {**two, "samples": 8, "pipeline": "sequential"}
+    yield Case(model="qwen3-8b", recipe="log_equalization_rtn", options=together)
+    yield Case(model=_config("gemma2"), recipe="smoothquant", options={**two, "samples": 512, "seq_len": 512})
+    yield Case(model=_config("cohere2"), recipe="smoothquant_w8a8", options={**two, "samples": 4})
+    yield Case(model="qwen3-30b-a3b", recipe="smoothquant_w8a8", options={**two, "samples": 3, "seq_len": 1024})
+    yield Case(model="llama-2-7b", recipe="smoothquant_custom", options={**two, "samples": 4, "dtype": "float16"})
+    seen = {**two, "samples": 4, "images": 1, "image_size": (448, 448)}
+    yield Case(model=_config("qwen3-vl"), recipe="smoothquant", options=seen)
 
 
 def _config(name: str) -> str:

@@ -9,6 +9,7 @@ from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.gptq import GPTQSpec
 from planner.compress.modifiers.reap import REAPSpec
 from planner.compress.modifiers.rtn import QuantizationSpec
+from planner.compress.modifiers.smoothquant import LogarithmicEqualizationSpec, SmoothQuantSpec
 from planner.compress.modifiers.sparsegpt import SparseGPTSpec
 from planner.recipe.specs import ModifierSpec
 
@@ -19,6 +20,8 @@ _SPECS: tuple[type[ModifierSpec], ...] = (
     AwqSpec,
     REAPSpec,
     AutoRoundSpec,
+    SmoothQuantSpec,
+    LogarithmicEqualizationSpec,
 )
 
 MODIFIERS: Mapping[str, type[ModifierSpec]] = {spec.type: spec for spec in _SPECS}

@@ -6,7 +6,7 @@ calibrating and the search take is in awq_model.py and awq_search.py.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -20,7 +20,7 @@ from planner.errors import RecipeError, UnsupportedError
 from planner.hints import few
 from planner.notes import Note
 from planner.recipe.awq_mappings import AwqMapping, inferred_mappings
-from planner.recipe.module_sets import common_ancestor, module_sets
+from planner.recipe.module_sets import ModuleSet, ModuleSetError, common_ancestor, module_sets
 from planner.recipe.specs import ModelTraits, ModifierSpec, ModuleRef, Scheme, Selection
 from planner.recipe.targets import LinearModule
 from planner.recipe.validation import ModifierFields, check_patterns, must_calibrate, validated
@@ -171,7 +171,7 @@ class _Resolved:
     def add(self, mapping: AwqMapping) -> None:
         """All modules of the model that one mapping names, set by set."""
         where = f"{self._where}.mappings"
-        for first, *others in module_sets((mapping.smooth_layer, *mapping.balance_layers), self._modules, where):
+        for first, *others in self._sets(mapping, where):
             balance = [ref for group in others for ref in group]
             if len(first) > 1:
                 names = few([ref.name for ref in first])
@@ -183,6 +183,13 @@ class _Resolved:
                 self.idle.append(first[0].name)
                 continue
             self.smoothings.append(self._smoothing(first[0], balance, mapping.activation_hook_target))
+
+    def _sets(self, mapping: AwqMapping, where: str) -> Iterator[ModuleSet]:
+        try:
+            yield from module_sets((mapping.smooth_layer, *mapping.balance_layers), self._modules)
+        except ModuleSetError as error:
+            message = f"{error}; LLM Compressor refuses such a set, write mappings that fit this model"
+            raise RecipeError(message, where) from error
 
     def _smoothing(self, smooth: ModuleRef, balance: Sequence[ModuleRef], target: str | None) -> Smoothing:
         parent = self._parent([ref.name for ref in balance])

@@ -18,6 +18,11 @@ from llmcompressor.modifiers.quantization.calibration import initialize_observer
 from llmcompressor.observers import Observer
 from llmcompressor.recipe import Recipe
 
+KEPT = {
+    "SmoothQuantModifier": ("smoothing_strength", "mappings", "algorithm"),
+    "LogarithmicEqualizationModifier": ("smoothing_strength", "mappings", "algorithm"),
+}
+"""Fields of modifiers that neither quantize nor are SparseGPT's own."""
 PARTS = {"weights": "weight", "input_activations": "input", "output_activations": "output"}
 
 
@@ -52,7 +57,15 @@ def kv_cache(args):
     return arguments(args, observer_name(holder, "input"))
 
 
+def other(one):
+    """Fields as they are."""
+    data = {"type": type(one).__name__, "requires_calibration_data": one.requires_calibration_data}
+    return data | {name: getattr(one, name) for name in (*KEPT[data["type"]], "ignore") if hasattr(one, name)}
+
+
 def modifier(one):
+    if type(one).__name__ in KEPT:
+        return other(one)
     data = {
         "type": type(one).__name__,
         "requires_calibration_data": one.requires_calibration_data,

@@ -9,7 +9,7 @@ from planner.recipe.files import list_recipes
 from planner.units import GIB
 from tests.measured import autoround
 from tests.measured.awq import CUDA as AWQ_JOBS
-from tests.measured.cases import Case, named
+from tests.measured.cases import CONFIGS, Case, named
 
 RUNS = Path(__file__).parent / "runs"
 SHORT: dict[str, Any] = {"layers": 3, "samples": 4, "progress_bars": False}
@@ -57,6 +57,7 @@ def cuda_cases() -> Iterator[CudaCase]:
         yield _case(named(model), recipe, base={"progress_bars": False}, **options)
     for model, recipe, options in autoround.JOBS:
         yield CudaCase(model=model, recipe=recipe, options={**options, "progress_bars": False})
+    yield from _smoothed()
 
 
 def _case(model: str, recipe: str, sm: int = 90, base: dict[str, Any] = SHORT, **options: Any) -> CudaCase:
@@ -192,3 +193,14 @@ def _recipes() -> Iterator[CudaCase]:
         "head_w8a8",
     ):
         yield _case("llama-3-8b", recipe)
+
+
+def _smoothed() -> Iterator[CudaCase]:
+    """SmoothQuant, alone and before what quantizes."""
+    yield _case("llama-3-8b", "smoothquant_w8a8", base=TWO, samples=7, batch_size=2, seq_len=1024)
+    yield _case("qwen3-8b", "log_equalization_rtn", base=TWO, pipeline="sequential", samples=8)
+    yield _case(str(CONFIGS / "gemma2.json"), "smoothquant", base=TWO, seq_len=512, samples=64)
+    yield _case(str(CONFIGS / "cohere2.json"), "smoothquant_w8a8", base=TWO)
+    yield _case("qwen3-30b-a3b", "smoothquant_w8a8", base=TWO, seq_len=1024, samples=3)
+    yield _case("llama-2-7b", "smoothquant_custom", base=TWO, dtype="float16")
+    yield _case("llama-3-8b", "smoothquant", base=TWO, sm=80, weights="gpu")
