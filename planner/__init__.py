@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from planner.compress.schema import Plan
     from planner.errors import PlannerError
     from planner.job import Job
+    from planner.modelfree.plan import model_free
     from planner.models.load import load_model
     from planner.planning import compare, plan
 
-__all__ = ["Job", "Plan", "PlannerError", "compare", "load_model", "load_recipe", "plan"]
+__all__ = ["Job", "Plan", "PlannerError", "compare", "load_model", "load_recipe", "model_free", "plan"]
 
 _HOMES = {
     "Job": "planner.job",
@@ -26,6 +27,7 @@ _HOMES = {
     "compare": "planner.planning",
     "load_model": "planner.models.load",
     "load_recipe": "planner.compress.recipes",
+    "model_free": "planner.modelfree.plan",
     "plan": "planner.planning",
 }
 

@@ -18,6 +18,7 @@ from planner.commands import (
     graph,
     machines,
     measure,
+    model_free,
     models,
     plan,
     recipes,
@@ -49,6 +50,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(epilog=plan.EPILOG)(plan.plan)
+app.command("model-free", epilog=model_free.EPILOG)(model_free.model_free)
 app.command(epilog=fit.EPILOG)(fit.fit)
 app.command(epilog=strategies.EPILOG)(strategies.strategies)
 app.command(epilog=rent.EPILOG)(rent.rent)

@@ -41,7 +41,6 @@ def split_name(tensor: str) -> tuple[str, str]:
     return module, parameter
 
 
-
 def in_files(tensors: Iterable[SavedTensor], most: int) -> dict[str, tuple[SavedTensor, ...]]:
     """The files that `save_pretrained` makes of the tensors: one is full when the next would pass `most` bytes.
 

@@ -146,7 +146,9 @@ class Fp8BlockDequantizer(ConverterSpec):
                 continue
             scales = f"{module}.weight_scale_inv"
             if scales not in tensors:
-                raise JobError(f"{name} has no weight_scale_inv: {self.type} stops there; name targets or ignores for it")
+                raise JobError(
+                    f"{name} has no weight_scale_inv: {self.type} stops there; name targets or ignores for it"
+                )
             rows, columns = tensor.shape
             high, wide = self.block
             padded = -(-rows // high) * high * -(-columns // wide) * wide
@@ -228,7 +230,12 @@ class CtDequantizer(ConverterSpec):
                 yield self._conversion(tensor, group, module, tuple(parts), tensors)
 
     def _conversion(
-        self, tensor: SavedTensor, group: Scheme, module: str, parts: tuple[str, ...], tensors: Mapping[str, SavedTensor]
+        self,
+        tensor: SavedTensor,
+        group: Scheme,
+        module: str,
+        parts: tuple[str, ...],
+        tensors: Mapping[str, SavedTensor],
     ) -> Conversion:
         storage, (rows, wide) = storage_of(group), tensor.shape
         columns = wide
@@ -293,7 +300,9 @@ def converter_of(
     modelled = ", ".join(f"{short} ({long})" for short, long in NAMES.items())
     if kind in NOT_MODELLED or not isinstance(given, str):
         raise UnsupportedError(f"the converter {shorten(kind)} is not modelled; modelled: {modelled}")
-    raise JobError(f"unknown converter {shorten(name)}{did_you_mean(name, (*NAMES, *NAMES.values())) or ';'} {modelled}")
+    raise JobError(
+        f"unknown converter {shorten(name)}{did_you_mean(name, (*NAMES, *NAMES.values())) or ';'} {modelled}"
+    )
 
 
 def _ct_dequantizer(given: Any, plain: dict[str, Any], config: Mapping[str, Any] | None) -> ConverterSpec:

@@ -127,7 +127,9 @@ def split_experts(tensors: Iterable[SavedTensor]) -> Iterator[SavedTensor]:
         (key,), (experts, rows, columns) = keys, tensor.shape
         parts = SPLIT[key]
         if rows % len(parts):
-            raise ModelError(f"{tensor.name}: {rows} rows do not split into {' and '.join(parts)}, so the library stops")
+            raise ModelError(
+                f"{tensor.name}: {rows} rows do not split into {' and '.join(parts)}, so the library stops"
+            )
         for expert in range(experts):
             for part in parts:
                 name = tensor.name.replace(key, f"{expert}.{part}").removesuffix(".weight") + ".weight"
@@ -140,7 +142,9 @@ def _chosen(tensors: Mapping[str, SavedTensor], rules: Rules) -> tuple[dict[str,
     stops: list[Stop] = []
     for name, scheme in rules.matched(tuple(tensors)):
         tensor = tensors[name]
-        why = _cannot_be_quantized(tensor) or (rules.renamed_observer and f"no observer is called {rules.renamed_observer}")
+        why = _cannot_be_quantized(tensor) or (
+            rules.renamed_observer and f"no observer is called {rules.renamed_observer}"
+        )
         if why is None:
             matrix = matrix_of(tensor, scheme)
             if (why := matrix.refusal()) is None:
@@ -165,8 +169,10 @@ def matrix_of(tensor: SavedTensor, scheme: Scheme) -> Matrix:
     return Matrix(rows=rows, columns=columns, itemsize=tensor.bytes // (rows * columns), scheme=plain)
 
 
-def _in_order(chosen: Mapping[str, Matrix], names: Sequence[str]) -> tuple[tuple[Weights, ...], tuple[tuple[int, int], ...]]:
-    """converter.py _process_microscale: fused weights are initialized in their turn, and quantized set by set at last."""
+def _in_order(
+    chosen: Mapping[str, Matrix], names: Sequence[str]
+) -> tuple[tuple[Weights, ...], tuple[tuple[int, int], ...]]:
+    """converter.py _process_microscale: fused weights are initialized in turn, and quantized set by set at last."""
     sets = {name: number for number, found in enumerate(fused_sets(names)) for name in found}
     together: dict[int, list[str]] = {}
     for name, matrix in chosen.items():
@@ -214,4 +220,3 @@ def _converting(work: Dequantizing, place: Place) -> Passage:
     work.play(Context(Job(), ledger, cuda=place.build, device=place.device))
     ledger.close_step()
     return sections_of(ledger, place.device, list(ledger.timeline(place.device).ends))
-

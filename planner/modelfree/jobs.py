@@ -48,7 +48,9 @@ def file_jobs(checkpoint: Checkpoint, rules: Rules, converters: Sequence[Convert
             source, tensor = home[each]
             loads.setdefault(source, []).append(tensor)
     if idle := [file for file in checkpoint.files if file not in jobs]:
-        raise ModelError(f"{checkpoint.name}: {idle[0]} holds partners of other files alone, at which LLM Compressor stops")
+        raise ModelError(
+            f"{checkpoint.name}: {idle[0]} holds partners of other files alone, at which LLM Compressor stops"
+        )
     return tuple(
         FileJob(file=file, loads=tuple((source, tuple(found)) for source, found in jobs[file].items()))
         for file in checkpoint.files

@@ -1,6 +1,7 @@
 """Reads the files of a checkpoint: the headers of its safetensors and the index, never a weight."""
 
 import json
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +31,11 @@ def folder_of(model: str) -> Path | None:
 
     try:
         found = next(
-            (hit for name in (INDEX, WEIGHTS) if isinstance(hit := huggingface_hub.try_to_load_from_cache(model, name), str)),
+            (
+                hit
+                for name in (INDEX, WEIGHTS)
+                if isinstance(hit := huggingface_hub.try_to_load_from_cache(model, name), str)
+            ),
             None,
         )
     except HFValidationError:
@@ -44,7 +49,7 @@ def read_checkpoint(folder: Path, name: str) -> Checkpoint:
     Raises ModelError where the library would stop before its first shard: no index and no model.safetensors, an index
     that names files or tensors that are not there, files that no tensor of the index lies in.
     """
-    paths = {path.relative_to(folder).as_posix(): path for path in sorted(_files(folder))}
+    paths = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
     weights = {file: path for file, path in paths.items() if file.endswith(".safetensors")}
     headers = {file: dict(_header(path, f"{name}: {file}")) for file, path in weights.items()}
     index = next((path for file, path in paths.items() if file.endswith(".safetensors.index.json")), None)
@@ -55,8 +60,11 @@ def read_checkpoint(folder: Path, name: str) -> Checkpoint:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        if path.is_file() and not path.relative_to(folder).as_posix().startswith(LEFT_OUT):
+    """In the order in which the library finds them: safetensors_load.py _walk_directory_files; a Hub id's sorted."""
+    is_cached = folder.parent.name == "snapshots"
+    found = [Path(place, name) for place, _, names in os.walk(folder) for name in names]
+    for path in sorted(found) if is_cached else found:
+        if not path.relative_to(folder).as_posix().startswith(LEFT_OUT):
             yield path
 
 
@@ -69,9 +77,7 @@ def _single(headers: dict[str, dict[str, SavedTensor]], name: str) -> dict[str, 
     return {file: tuple(tensors.values()) for file, tensors in headers.items()}
 
 
-def _indexed(
-    index: Path, headers: dict[str, dict[str, SavedTensor]], name: str
-) -> dict[str, tuple[SavedTensor, ...]]:
+def _indexed(index: Path, headers: dict[str, dict[str, SavedTensor]], name: str) -> dict[str, tuple[SavedTensor, ...]]:
     where = f"{name}: {index.name}"
     files: dict[str, list[SavedTensor]] = {file: [] for file in headers}
     for tensor, file in _weight_map(index, where).items():
@@ -106,7 +112,18 @@ def _header(path: Path, where: str) -> Iterator[tuple[str, SavedTensor]]:
         for name, entry in sorted(header.items()):
             if name != "__metadata__":
                 if entry["dtype"] not in WIDTHS:
-                    raise ModelError(f"{where}: {shorten(name)} has the type {entry['dtype']}, which planner does not know")
+                    raise ModelError(
+                        f"{where}: {shorten(name)} has the type {entry['dtype']}, which planner does not know"
+                    )
                 yield name, SavedTensor(name=name, type=entry["dtype"], shape=tuple(entry["shape"]))
     except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{where}: not a safetensors file") from error
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """config.json of a folder; None where there is none that can be read."""
+    try:
+        found: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -12,7 +12,7 @@ from planner.hints import shorten
 from planner.modelfree.checkpoint import split_name
 from planner.recipe.matching import Patterns
 from planner.recipe.schemes import QuantizationFields, resolve_groups
-from planner.recipe.specs import ModuleRef, QuantArgs, Scheme
+from planner.recipe.specs import ModuleRef, Scheme
 from planner.recipe.validation import check_patterns
 
 AnyScheme = str | Mapping[str, Any] | BaseModel
@@ -76,13 +76,12 @@ def rules_of(
     patterns = tuple(ignore)
     check_patterns(patterns, "ignore", may_be_empty=True)
     name, fields = _fields(scheme, config_groups)
-    groups, renamed = [], None
+    groups = []
     for group in resolve_groups(fields, "scheme" if scheme is not None else "config_groups"):
         _check(group)
         check_patterns(group.targets, f"{group.where}.targets", may_be_empty=True)
         groups.append(group if group.targets else replace(group, targets=("Linear",)))
-        renamed = renamed or _renamed(fields, group.weights)
-    return Rules(name=name, groups=tuple(groups), ignore=patterns, renamed_observer=renamed)
+    return Rules(name=name, groups=tuple(groups), ignore=patterns, renamed_observer=_renamed(fields))
 
 
 def _fields(scheme: AnyScheme | None, groups: Mapping[str, Any] | None) -> tuple[str, QuantizationFields]:
@@ -113,7 +112,7 @@ def _check(group: Scheme) -> None:
             raise RecipeError(STATIC, group.where)
 
 
-def _renamed(fields: QuantizationFields, weights: QuantArgs | None) -> str | None:
+def _renamed(fields: QuantizationFields) -> str | None:
     """`static_mse`, where the scheme itself says `mse`."""
     for group in (fields.config_groups or {}).values():
         args = group.get("weights") if isinstance(group, Mapping) else None

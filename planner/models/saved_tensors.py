@@ -1,6 +1,7 @@
 """The tensors of a model's checkpoint, under the names that the Hub has them by: what `save_pretrained` would write."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -25,14 +26,17 @@ def saved_shapes(model: Named, build: Build) -> tuple[str, tuple[SavedShape, ...
 
     try:
         with quiet():
-            reverted = core_model_loading.revert_weight_conversion(built.module, dict(_own(built.module)))
+            module: Any = built.module
+            reverted = core_model_loading.revert_weight_conversion(module, dict(_own(module)))
     except (RuntimeError, ValueError, KeyError, NotImplementedError) as error:
         raise ModelError(f"{built.source.name}: transformers cannot spell its checkpoint's names: {error}") from error
-    shapes = ((name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for name, tensor in reverted.items())
+    shapes = (
+        (name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for name, tensor in reverted.items()
+    )
     return built.source.name, tuple(shapes), built.source.not_loaded
 
 
-def _own(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def _own(module: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """Parameters and buffers that are saved, each storage under its first name."""
     first = {name for name, _ in module.named_parameters()} | {name for name, _ in module.named_buffers()}
     yield from ((name, tensor) for name, tensor in module.state_dict().items() if name in first)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """One real model_free_ptq on the CPU, from a checkpoint's files to the saved ones, its resident memory cut into phases.
 
-    model_free.py FOLDER SCHEME --out job.json [--ignore PATTERN ...] [--converter NAME] [--workers N]
+    model_free_job.py FOLDER SCHEME --out job.json [--ignore PATTERN ...] [--converter NAME] [--workers N]
 
 SCHEME is a preset's name or a QuantizationScheme as JSON. Each shard has the phases load, process and save.
 """
@@ -112,7 +112,11 @@ def main() -> None:
     base = result["baseline"]
     print(f"before the job {base['VmRSS'] / MIB:,.0f} MiB, {base['RssAnon'] / MIB:,.0f} anonymous; MiB above that:")
     for each in result["segments"]:
-        figures = (each["hwm"] - base["VmRSS"], each["peak_anon"] - base["RssAnon"], each["peak_file"] - base["RssFile"])
+        figures = (
+            each["hwm"] - base["VmRSS"],
+            each["peak_anon"] - base["RssAnon"],
+            each["peak_file"] - base["RssFile"],
+        )
         print(f"{each['phase']:<9} {each.get('subgraph', ''):>3}", *(f"{figure / MIB:>9,.1f}" for figure in figures))
 
 
