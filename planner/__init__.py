@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from planner.compress.schema import Plan
     from planner.errors import PlannerError
     from planner.job import Job
+    from planner.modelfree.plan import model_free
     from planner.models.load import load_model
     from planner.planning import compare, plan
     from planner.rehearse.child.marks import mark
 
-__all__ = ["Job", "Plan", "PlannerError", "compare", "load_model", "load_recipe", "mark", "plan"]
+__all__ = ["Job", "Plan", "PlannerError", "compare", "load_model", "load_recipe", "mark", "model_free", "plan"]
 
 _HOMES = {
     "Job": "planner.job",
@@ -28,6 +29,7 @@ _HOMES = {
     "load_model": "planner.models.load",
     "load_recipe": "planner.compress.recipes",
     "mark": "planner.rehearse.child.marks",
+    "model_free": "planner.modelfree.plan",
     "plan": "planner.planning",
 }
 

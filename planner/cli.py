@@ -19,6 +19,7 @@ from planner.commands import (
     graph,
     machines,
     measure,
+    model_free,
     models,
     plan,
     recipes,
@@ -66,6 +67,7 @@ app = typer.Typer(
 )
 app.command(epilog=plan.EPILOG)(plan.plan)
 app.command(epilog=rehearse.EPILOG, context_settings={"ignore_unknown_options": True})(rehearse.rehearse)
+app.command("model-free", epilog=model_free.EPILOG)(model_free.model_free)
 app.command(epilog=fit.EPILOG)(fit.fit)
 app.command(epilog=strategies.EPILOG)(strategies.strategies)
 app.command(epilog=rent.EPILOG)(rent.rent)

@@ -20,7 +20,7 @@ FLOORS = (
     ("models",),
     ("compress",),
     ("formats",),
-    ("serving", "training", "sizing"),
+    ("serving", "training", "sizing", "modelfree"),
     ("measure", "rehearse", "accepted", "planning", "choose", "reports"),
     ("commands",),
     ("cli",),

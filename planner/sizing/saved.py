@@ -6,7 +6,7 @@ name (safetensors/src/tensor.rs `prepare`, 0.8). huggingface_hub serialization/_
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from planner.models.graph import ModelGraph
 
 # In the order of safetensors' Dtype: of two types, the later one is written first.
-WIDTHS = {"U8": 1, "I8": 1, "F8_E4M3": 1, "F16": 2, "BF16": 2, "I32": 4, "F32": 4, "I64": 8}
+WIDTHS = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
+    "I32": 4, "U32": 4, "F32": 4, "C64": 8, "F64": 8, "I64": 8, "U64": 8,
+}  # fmt: skip
 RANK = {name: number for number, name in enumerate(WIDTHS)}
-FLOATS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+FLOATS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
 SCALES = {"float8_e4m3fn": "F8_E4M3", "uint8": "U8", "int8": "I8", **FLOATS}
 METADATA = {"__metadata__": {"format": "pt"}}
 
@@ -151,9 +154,9 @@ def shards(tensors: Iterable[SavedTensor], most: int) -> list[list[SavedTensor]]
     return files
 
 
-def header_bytes(tensors: Sequence[SavedTensor]) -> int:
+def header_bytes(tensors: Sequence[SavedTensor], metadata: Mapping[str, object] = METADATA) -> int:
     """The length and the names at the beginning of a safetensors file, filled up to whole 8 bytes."""
-    table: dict[str, object] = dict(METADATA)
+    table: dict[str, object] = dict(metadata)
     offset = 0
     for tensor in sorted(tensors, key=lambda each: (-RANK[each.type], each.name)):
         end = offset + tensor.bytes

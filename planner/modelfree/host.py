@@ -1,0 +1,44 @@
+"""RAM of a model-free job's process.
+
+A file's tensors are views of it (safetensors `safe_open`, a mapping): pages that the kernel can drop. On the CPU the
+library works on them where they lie; on a GPU each is copied, and what is saved comes back all at once (safetensors
+torch.py `_to_ndarray`).
+"""
+
+from collections.abc import Sequence
+
+from planner.modelfree.card import CountedFile
+from planner.modelfree.schema import ModelFreeHost, Where
+from planner.sizing.host_constants import HostConstants
+
+
+def host_of_files(
+    files: Sequence[CountedFile], device: Where, workers: int, constants: HostConstants | None = None
+) -> ModelFreeHost:
+    """The process at its largest; `workers` files are worked on at a time on a GPU, one on the CPU."""
+    known = constants or HostConstants()
+    at_once = workers if device == "gpu" else 1
+    mapped = sum(sorted((each.tally.loaded for each in files), reverse=True)[:at_once])
+    parts = {
+        "imports": known.imports_anonymous + known.imports_file,
+        "code and objects": known.code_setup + known.objects_setup,
+        "mapped files": mapped,
+    }
+    reclaimable = known.imports_file + known.code_setup + mapped
+    if device == "gpu":
+        saved = sorted((sum(tensor.bytes for tensor in each.plan.saved) for each in files), reverse=True)
+        parts["results, copied to be saved"] = sum(saved[:at_once])
+        parts["CUDA"] = known.cuda_anonymous + known.cuda_file + known.staging
+        reclaimable += known.cuda_file
+    else:
+        largest = max(files, key=lambda each: each.tally.peak)
+        parts["results and work"] = largest.tally.peak
+        parts["allocator"] = _kept(files, known)
+    resident = sum(parts.values())
+    return ModelFreeHost(resident_bytes=resident, must_have_bytes=resident - reclaimable, parts=parts)
+
+
+def _kept(files: Sequence[CountedFile], known: HostConstants) -> int:
+    """Free memory that malloc keeps between live blocks: sizing/host_parts.py kept_by_malloc."""
+    took = min(max(each.tally.work_peak for each in files), 4 * known.heap_block)
+    return min(took, known.heap_kept) + took * known.heap_share_percent // 100
