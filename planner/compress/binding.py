@@ -6,11 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from planner.compress.disk import disk_share
-from planner.compress.forward import full_name
 from planner.compress.program import Program, Run
 from planner.compress.tuning import trainable, tuned_layers
 from planner.job import Job
-from planner.models.traces import KEY_STATES, QUERY_STATES, VALUE_STATES
+from planner.models.traces import KEY_STATES, QUERY_STATES, VALUE_STATES, full_name
 from planner.notes import Note
 from planner.recipe.qparams import qparam_sizes
 from planner.recipe.specs import (

@@ -19,6 +19,7 @@ from typing import Protocol, Self, TypeVar
 from planner.compress.devices import CountingDevice
 from planner.compress.holdings import DeviceName, Owner
 from planner.compress.ledger import Keep, Ledger
+from planner.compress.losses import Losses
 from planner.compress.ranks import Rank
 from planner.compress.traffic import Traffic
 from planner.cuda.build import CudaBuild
@@ -286,16 +287,7 @@ class Context:
         """The module's weights lie on the disk while no subgraph uses them."""
         self.head: tuple[str, int] = ("", 0)
         """Name and bytes of the output head's weight; the pipeline sets it."""
-        self.model_on_cpu: Handle | None = None
-        """The weights that wait on the CPU."""
-        self.keeps_modules = False
-        """A modifier refers to modules that another one drops."""
-        self.draining: set[Handle] = set()
-        """Holdings that each subgraph takes its own part of: all others are the same for equal subgraphs."""
-        self._resized: dict[str, int] = {}
-        """Bytes of parameters that took the place of larger ones."""
-        self._outgoing = 0
-        """Bytes of weights that the model has lost, and that go with what is onloaded."""
+        self.losses = Losses()
         self.onloaded: dict[str, Handle] = {}
         """Names of parameters on the GPU until the subgraph ends (`disable_offloading`)."""
         self.keep_onloaded = True
@@ -336,7 +328,7 @@ class Context:
         """compressed_tensors offload/cache/base.py OffloadCache.__getitem__: copied on first access."""
         if self.device == "cpu" or self.weights_on_gpu or name in self.onloaded:
             return
-        handle = self.copied_to_gpu(name, self._resized.get(name, nbytes), kind)
+        handle = self.copied_to_gpu(name, self.losses.resized.get(name, nbytes), kind)
         if self.keep_onloaded:
             self.onloaded[name] = handle
         else:
@@ -362,14 +354,13 @@ class Context:
 
         What lies on the CPU stays until what is onloaded goes: offload/cache/base.py `onload_values` refers to both.
         """
-        if self.weights_on_gpu or self.device == "cpu" or self.model_on_cpu is None:
+        if self.weights_on_gpu or self.device == "cpu" or self.losses.model is None:
             return
         if name in self.onloaded:
             self.onloaded[f"{name}, the old one"] = self.onloaded.pop(name)
-        self._resized[name] = new
+        self.losses.replace(name, new, old, dropped)
         self.written(new)
-        self.ledger.grow(self.model_on_cpu, new)
-        self._outgoing += old + (0 if self.keeps_modules else dropped)
+        self.ledger.grow(self.losses.model, new)
 
     @contextmanager
     def accessed(self, name: str, nbytes: int, kind: str = "weights", copies: int = 1) -> Iterator[None]:
@@ -404,6 +395,5 @@ class Context:
         """Leave `disable_offloading`: every onloaded parameter is released."""
         self.ledger.free_all(self.onloaded.values())
         self.onloaded.clear()
-        if self._outgoing and self.model_on_cpu is not None:
-            self.ledger.grow(self.model_on_cpu, -self._outgoing)
-            self._outgoing = 0
+        if self.losses.outgoing and self.losses.model is not None:
+            self.ledger.grow(self.losses.model, -self.losses.leave())

@@ -15,7 +15,7 @@ from planner.compress.ledger import Mark
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.program import Subgraph
 from planner.errors import UnsupportedError
-from planner.models.traces import COUNTED, CUDA, Call, CallValue, Event, ModelTrace, Segment
+from planner.models.traces import COUNTED, CUDA, Call, CallValue, Event, ModelTrace, Segment, full_name
 from planner.models.tuned import TunedBlock
 from planner.recipe.targets import LinearModule
 from planner.timeline import Handle
@@ -287,13 +287,6 @@ def _scaled(amount: int, share: Share) -> int:
 def _owner(target: str, module: str, operator: str) -> Owner:
     """The module whose forward makes the tensor, in the role of the operator that makes it."""
     return Owner(full_name(target, module), operator) if module else Owner(operator)
-
-
-def full_name(target: str, name: str) -> str:
-    """`.self_attn.q_proj` below the target model.layers.0; a name without the leading dot is full already."""
-    if not name.startswith("."):
-        return name or "model"
-    return (target + name).rstrip(".")
 
 
 def _name_in(segment: Segment, module: str) -> str:

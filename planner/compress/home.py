@@ -38,8 +38,8 @@ class ModelHome:
         program, ledger = self._program, self._context.ledger
         if self._device == "cpu":
             self._keep_on_cpu(program.weight_bytes - program.disk_bytes, "model", "model weights")
-            self._context.model_on_cpu = self._on_cpu[-1]
-            self._context.draining.add(self._on_cpu[-1])
+            self._context.losses.model = self._on_cpu[-1]
+            self._context.losses.draining.add(self._on_cpu[-1])
             return
         with ledger.hold("gpu", program.weight_bytes, "model", "room for the weights"):
             pass  # transformers modeling_utils.py caching_allocator_warmup: all weights are cut from one segment

@@ -48,7 +48,7 @@ class Importances:
                 onload = context.copied_to_gpu(f"{module.name}.weight", module.weight_bytes)
             if self._held is None:
                 self._held = context.ledger.open(context.device, "observer", Owner("iMatrix", "sums of squared inputs"))
-                context.draining.add(self._held)
+                context.losses.draining.add(self._held)
             self._sums[module.name, base] = nbytes = module.columns * FP32
             context.ledger.grow(self._held, nbytes)
             context.ledger.grow(self._held, COUNT)
@@ -87,7 +87,7 @@ class Importances:
         """The observers are removed."""
         if self._held is not None:
             self._context.ledger.free(self._held)
-            self._context.draining.discard(self._held)
+            self._context.losses.draining.discard(self._held)
             self._held = None
         self._sums.clear()
 

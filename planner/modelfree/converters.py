@@ -153,7 +153,7 @@ class Fp8BlockDequantizer(ConverterSpec):
             high, wide = self.block
             padded = -(-rows // high) * high * -(-columns // wide) * wide
             work = Dequantizing("fp8-block", rows * columns, padded, WIDTHS[self.dtype], 4)
-            yield Conversion(gone=(name, scales), made=(replace(tensor, type=self.dtype),), work=work)
+            yield Conversion(gone=(name, scales), made=(tensor._replace(type=self.dtype),), work=work)
 
     def quantized(self, tensors: Iterable[SavedTensor]) -> Iterator[SavedTensor]:
         """A plain checkpoint as it would have to be for this converter."""
@@ -161,7 +161,7 @@ class Fp8BlockDequantizer(ConverterSpec):
             module, parameter = split_name(tensor.name)
             if parameter == "weight" and len(tensor.shape) == 2 and self._takes(module):
                 blocks = tuple(-(-side // block) for side, block in zip(tensor.shape, self.block, strict=True))
-                yield replace(tensor, type="F8_E4M3")
+                yield tensor._replace(type="F8_E4M3")
                 yield SavedTensor(name=f"{module}.weight_scale_inv", type="F32", shape=blocks)
             else:
                 yield tensor
@@ -194,7 +194,7 @@ class ModelOptNvfp4(ConverterSpec):
         for name, tensor in tensors.items():
             module, parameter = split_name(name)
             if parameter in names and self._takes(module):
-                yield Conversion(gone=(name,), made=(replace(tensor, name=f"{module}.{names[parameter]}"),))
+                yield Conversion(gone=(name,), made=(tensor._replace(name=f"{module}.{names[parameter]}"),))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

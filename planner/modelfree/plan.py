@@ -18,7 +18,7 @@ from planner.modelfree.converters import ConverterSpec, Fp8BlockDequantizer, con
 from planner.modelfree.files import FilePlan, Stop, plan_file
 from planner.modelfree.host import host_of_files
 from planner.modelfree.jobs import file_jobs
-from planner.modelfree.passage import Place
+from planner.modelfree.passage import WorkPlace
 from planner.modelfree.read import folder_of, read_checkpoint, read_config
 from planner.modelfree.rules import AnyScheme, Rules, rules_of
 from planner.modelfree.schema import FileUse, ModelFreeDisk, ModelFreeGpu, ModelFreePlan, Where
@@ -30,7 +30,7 @@ from planner.sizing.saved import header_bytes
 from planner.upstream import LLMCOMPRESSOR_VERSION
 
 MAX_WORKERS = 10_000
-REHEARSAL = Place(device="gpu", is_meta=True)
+REHEARSAL = WorkPlace(device="gpu", is_meta=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +125,9 @@ class _Planned:
         has_none = machine is not None and machine.gpus == 0
         self.device: Where = chosen.device or ("cpu" if has_none else "gpu")
         sm = DEFAULT_SM if machine is None or machine.sm is None else machine.sm
-        self.place = Place(device="gpu", build=CudaBuild(sm=sm)) if self.device == "gpu" else Place(device="cpu")
+        self.place = (
+            WorkPlace(device="gpu", build=CudaBuild(sm=sm)) if self.device == "gpu" else WorkPlace(device="cpu")
+        )
         self.cards = max(1, machine.gpus) if machine is not None and chosen.max_workers > 1 else 1
 
     def plan(self, beside: Sequence[str]) -> ModelFreePlan:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from planner.compress.context import Context, Frame
+from planner.compress.grid_search import Observed
 from planner.compress.holdings import Owner
 from planner.compress.observers import observed_range
 from planner.compress.qparams import calculate_qparams
@@ -116,7 +117,8 @@ class WeightWork:
         with self.context.frame(TEMPORARY, Owner("observer")) as frame:
             with self._flattened(frame):
                 group = matrix.padded // count
-                observed_range(frame, matrix.args, observations=1, count=count, group=group, itemsize=matrix.itemsize)
+                observed = Observed(observations=1, count=count, group=group, itemsize=matrix.itemsize)
+                observed_range(frame, matrix.args, observed)
             self._statistics = [frame.hand_over("min_vals"), frame.hand_over("max_vals")]
 
     def update(self, finished: Sequence["WeightWork"]) -> None:

@@ -170,3 +170,10 @@ def memory_events(events: Iterable[Event]) -> Iterator[MemoryEvent]:
             yield event.id, event.bytes, 1
         elif event.kind == "free" and event.id in sizes:
             yield event.id, sizes.pop(event.id), -1
+
+
+def full_name(target: str, name: str) -> str:
+    """`.self_attn.q_proj` below the target model.layers.0; a name without the leading dot is full already."""
+    if not name.startswith("."):
+        return name or "model"
+    return (target + name).rstrip(".")

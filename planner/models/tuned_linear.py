@@ -8,7 +8,7 @@ from planner.models.fake_quant import grouped, quantized_inputs, quantized_weigh
 from planner.models.tuned import LinearTuning
 
 
-class Observed:
+class InputRange:
     """The range of a Linear's inputs over all samples: algorithms/composer.py `_register_act_max_hooks`."""
 
     def __init__(self, how: LinearTuning) -> None:
@@ -31,7 +31,7 @@ class Observed:
 class TunedLinear(torch.nn.Module):
     """wrapper.py WrapperLinear: a Linear that quantizes its weight, and its input, in every forward."""
 
-    def __init__(self, linear: torch.nn.Linear, how: LinearTuning, observed: Observed | None, whole: Any) -> None:
+    def __init__(self, linear: torch.nn.Linear, how: LinearTuning, observed: InputRange | None, whole: Any) -> None:
         super().__init__()
         self.linear, self.how, self.observed = linear, how, observed
         self.whole = whole

@@ -27,7 +27,7 @@ from planner.models.recorder import NoListener, Recorder
 from planner.models.summing import MeanSquare, TrainingRecorder
 from planner.models.traces import Event
 from planner.models.tuned import TunedBlock, TuningRequest, left
-from planner.models.tuned_linear import Observed, QuantizedInput, TunedLinear, whole_range
+from planner.models.tuned_linear import InputRange, QuantizedInput, TunedLinear, whole_range
 from planner.models.wrapping import without_lost_masks
 
 SHARED = ("position_ids", "cache_position", "position_embeddings", "cu_seqlens")
@@ -144,7 +144,7 @@ class BlockTuner:
         self.recorder.name_parameters(model)
         self.autocast = CudaAutocast(getattr(torch, job.dtype))
         self.tuned: dict[str, TunedLinear] = {}
-        self.observers: dict[str, Observed] = {}
+        self.observers: dict[str, InputRange] = {}
         self.weights = tuple(_sizes(self.block))
         self.output = 0
         """Bytes of what a whole batch returns."""
@@ -232,7 +232,7 @@ class BlockTuner:
         for name, module in self.block.named_modules():
             how = self.linears.get(f"{self.request.layer}.{name}")
             if how is not None and how.static:
-                seen = self.observers[name] = Observed(how)
+                seen = self.observers[name] = InputRange(how)
                 handles.append(module.register_forward_hook(lambda _m, args, _out, seen=seen: seen.see(args[0])))
         if not handles:
             return ()

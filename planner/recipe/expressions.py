@@ -28,10 +28,12 @@ _FEW = 4
 
 @lru_cache(maxsize=4096)
 def matcher(pattern: str) -> Callable[[str], object]:
-    """compressed_tensors/utils/match.py `match_name`: `re:` patterns match from the start of the name.
+    """compressed_tensors/utils/match.py `match_name`: `re:` patterns from the start of a name, other text as a whole.
 
     The function raises RecipeError for a name over which the pattern takes too long.
     """
+    if not pattern.startswith("re:"):
+        return pattern.__eq__
     text = pattern.removeprefix("re:")
     if may_hang(pattern):
         return partial(_timed, regex.compile(text), pattern)

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from planner.compress.context import Context
-from planner.compress.forward import Hooked, SubgraphForward, full_name
+from planner.compress.forward import Hooked, SubgraphForward
 from planner.compress.holdings import Owner
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.oneshot import simulate
 from planner.compress.program import Subgraph, cut
 from planner.cuda.build import CudaBuild
-from planner.models.traces import Call, Crossing, Event, ModelTrace, Segment
+from planner.models.traces import Call, Crossing, Event, ModelTrace, Segment, full_name
 from planner.recipe.targets import LinearModule
 from planner.timeline import Handle
 from tests import toys

@@ -239,9 +239,12 @@ def test_a_shorter_last_batch_keeps_less() -> None:
     assert step(steps, "calibrate").cpu.by_kind["arguments"] == 2 * whole + half + 3 * (CROSSINGS - MASK)
 
 
-def test_a_tensor_that_the_activation_cache_keeps_on_the_gpu_cannot_be_kept_twice() -> None:
-    with pytest.raises(UnsupportedError, match=r"attention_mask is kept by the activation cache too"):
-        simulated(KeepingSpec(), offload_device="gpu")
+def test_what_the_activation_cache_keeps_on_the_gpu_is_counted_there_alone() -> None:
+    parents = ".self_attn", ".no such block"
+    jobs = (simulated(KeepingSpec(parent=parent), offload_device="gpu", samples=2 * BATCH)[0] for parent in parents)
+    kept, alone = (step(steps, "calibrate", 0).gpu.by_kind for steps in jobs)
+    assert kept["activation_cache"] == alone["activation_cache"]
+    assert kept["arguments"] <= 2 * HIDDEN
 
 
 # ---------------------------------------------------------------------- a part of the forward once more

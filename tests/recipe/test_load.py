@@ -24,6 +24,8 @@ from planner.recipe.specs import ModifierSpec, QuantArgs, Scheme
 DATA = Path(__file__).parent.parent / "data" / "recipes"
 RECORDED = json.loads((DATA / "resolved.json").read_text())
 SHIPPED = (
+    "awq_w4a16",
+    "awq_w4a16_asym",
     "gptq_w4a16",
     "gptq_w8a8",
     "rtn_fp8_dynamic",

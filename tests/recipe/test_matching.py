@@ -201,7 +201,7 @@ class TestSparseTargets:
     def test_the_shipped_recipes_leave_head_gates_and_towers_alone(self) -> None:
         modules = [*llama(1), ref("model.visual.blocks.0.attn.qkv"), ref("model.multi_modal_projector.linear_1")]
         for info in list_recipes():
-            (modifier,) = load_recipe(info.name).modifiers
+            *_, modifier = load_recipe(info.name).modifiers
             found = taken(modifier, modules)
             assert [name.rpartition(".")[2] for name in found] == ["q_proj", "k_proj", "v_proj", "o_proj", "down_proj"]
 
@@ -249,7 +249,7 @@ class TestChecks:
 
     def test_common_precautions_are_not_worth_a_note(self) -> None:
         for info in list_recipes():
-            (modifier,) = load_recipe(info.name).modifiers
+            *_, modifier = load_recipe(info.name).modifiers
             assert set(modifier.ignore) <= PRECAUTIONS
             assert checked(modifier, llama(1)) == ()
 

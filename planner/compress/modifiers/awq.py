@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, field_validator
 
 from planner.compress.context import Context
 from planner.compress.modifiers.awq_model import AwqModel
-from planner.compress.modifiers.awq_search import Smoothing
+from planner.compress.modifiers.awq_search import AwqSmoothing
 from planner.compress.modifiers.mixin import QuantizationMixinSpec
 from planner.errors import RecipeError, UnsupportedError
 from planner.hints import few
@@ -66,7 +66,7 @@ class AwqSpec(ModifierSpec):
     """Where the parents' arguments wait; not_provided: on the CPU for a mixture of experts, else where they are."""
     duo_scaling: Duo = True
     n_grid: int = 20
-    smoothings: tuple[Smoothing, ...] = ()
+    smoothings: tuple[AwqSmoothing, ...] = ()
     """base.py `_set_resolved_mappings`, in its order."""
     idle: tuple[str, ...] = ()
     """Layers that a mapping names and nothing quantizes."""
@@ -165,7 +165,7 @@ class _Resolved:
     def __init__(self, modules: Sequence[ModuleRef], schemes: Mapping[str, Scheme], where: str) -> None:
         self._modules, self._schemes, self._where = modules, schemes, where
         self._classes = {ref.name: ref.classes for ref in modules}
-        self.smoothings: list[Smoothing] = []
+        self.smoothings: list[AwqSmoothing] = []
         self.idle: list[str] = []
 
     def add(self, mapping: AwqMapping) -> None:
@@ -191,13 +191,13 @@ class _Resolved:
             message = f"{error}; LLM Compressor refuses such a set, write mappings that fit this model"
             raise RecipeError(message, where) from error
 
-    def _smoothing(self, smooth: ModuleRef, balance: Sequence[ModuleRef], target: str | None) -> Smoothing:
+    def _smoothing(self, smooth: ModuleRef, balance: Sequence[ModuleRef], target: str | None) -> AwqSmoothing:
         parent = self._parent([ref.name for ref in balance])
         hook = balance[0].name if target is None else f"{parent}.{target}".removeprefix(".")
         if hook not in self._classes:
             raise RecipeError(f"{target} is no part of {parent or 'the model'}", f"{self._where}.mappings")
         layers = tuple(self._layer(ref) for ref in balance)
-        return Smoothing(smooth=self._layer(smooth), balance=layers, parent=parent, hook=hook)
+        return AwqSmoothing(smooth=self._layer(smooth), balance=layers, parent=parent, hook=hook)
 
     def _parent(self, names: Sequence[str]) -> str:
         """base.py `get_lowest_common_ancestor_with_avoid`: nobody calls a ModuleList."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from planner.compress.context import Context
 from planner.compress.holdings import Owner
 from planner.compress.modifiers.awq_samples import KeptArguments
-from planner.compress.modifiers.awq_search import AwqSearch, Smoothing, Statistics
+from planner.compress.modifiers.awq_search import AwqSearch, AwqSmoothing, Statistics
 from planner.compress.modifiers.base import ModifierModel
 from planner.cuda.operands import Operand
 from planner.cuda.reductions import buffer_sizes
@@ -33,7 +33,7 @@ class _Hook:
 class AwqModel(ModifierModel):
     """Hooks on parents and on the first of balanced layers."""
 
-    def __init__(self, context: Context, smoothings: Sequence[Smoothing], points: Sequence[bool], *, offload: bool):
+    def __init__(self, context: Context, smoothings: Sequence[AwqSmoothing], points: Sequence[bool], *, offload: bool):
         super().__init__(context)
         self.smoothings = tuple(smoothings)
         self.search = AwqSearch(context, points, copies=offload and context.device == "gpu")

@@ -28,7 +28,7 @@ FP32, FP64, INT64 = 4, 8, 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Smoothing:
+class AwqSmoothing:
     """mappings.py ResolvedMapping."""
 
     smooth: LinearModule
@@ -64,7 +64,7 @@ class AwqSearch:
         """base.py `_parent_args_cache`."""
         self.statistics: dict[str, Statistics] = {}
 
-    def run(self, smoothings: Sequence[Smoothing]) -> None:
+    def run(self, smoothings: Sequence[AwqSmoothing]) -> None:
         """base.py `_apply_smoothing` of these mappings."""
         with self.context.frame("awq", "AWQ") as names:
             for one in smoothings:
@@ -81,7 +81,7 @@ class AwqSearch:
         self.arguments.clear()
         self.statistics.clear()
 
-    def _smoothed(self, one: Smoothing, names: Frame) -> None:
+    def _smoothed(self, one: AwqSmoothing, names: Frame) -> None:
         """One turn of the loop. A parent that was never called as a module has no arguments, and is passed over."""
         kept, context = self.arguments.pop(one.parent, None), self.context
         samples = Samples(context, one.parent, kept, copies=self.copies) if kept else None
@@ -102,7 +102,7 @@ class AwqSearch:
         names.delete("orig_layer_weights")
 
     # ------------------------------------------------------------------ the grid
-    def _search(self, one: Smoothing, samples: Samples) -> None:
+    def _search(self, one: AwqSmoothing, samples: Samples) -> None:
         """base.py `_compute_best_scale`."""
         columns = self.statistics[one.smooth.name].columns
         with self.context.frame("awq", Owner(one.smooth.name, "scales")) as names:
@@ -121,7 +121,7 @@ class AwqSearch:
                 if names.build:
                     names.temporary(columns * INT64, "isnan in int64")
 
-    def _point(self, one: Smoothing, samples: Samples, names: Frame, number: int) -> None:
+    def _point(self, one: AwqSmoothing, samples: Samples, names: Frame, number: int) -> None:
         """One ratio: scale, observe, quantize, run, compare."""
         width = FP64 if self.points[number] else FP32
         columns = self.statistics[one.smooth.name].columns
@@ -162,7 +162,7 @@ class AwqSearch:
             self.context.rebind(f"{layer.name}.weight", weight)
 
     # ------------------------------------------------------------------ what it writes
-    def _write(self, one: Smoothing) -> None:
+    def _write(self, one: AwqSmoothing) -> None:
         """_smooth: each balanced weight times the scales, in their type; the smoothed layer's is divided in place.
 
         best_scales come from the CPU each time. A weight in another type is cast on the CPU (native/cuda/Copy.cu).

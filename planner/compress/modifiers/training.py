@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 from planner.compress.context import Context
-from planner.compress.forward import full_name
 from planner.compress.holdings import Owner
 from planner.compress.ledger import Mark
-from planner.models.traces import Event
+from planner.models.traces import Event, full_name
 from planner.models.tuned import TunedBlock, left
 from planner.timeline import Handle
 

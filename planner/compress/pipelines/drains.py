@@ -41,7 +41,7 @@ class Drains:
     @classmethod
     def now(cls, context: Context) -> Self:
         """Before a subgraph."""
-        return cls(found={handle: _tensors(context, handle) for handle in context.draining}, taken={})
+        return cls(found={handle: _tensors(context, handle) for handle in context.losses.draining}, taken={})
 
     def until_now(self, context: Context) -> Self:
         """After it."""

@@ -67,7 +67,7 @@ class Repeats:
         """What is held, by kind, beside holdings that drain from subgraph to subgraph."""
         ledger = self.context.ledger
         held = ledger.live_by_kind(device)
-        for handle in self.context.draining:
+        for handle in self.context.losses.draining:
             about = ledger.about(handle)
             if about.device == device:
                 held[about.kind] = held.get(about.kind, 0) - ledger.size(handle)
@@ -76,7 +76,7 @@ class Repeats:
     def surroundings(self) -> Hashable:
         """All that is held beside the pipeline's names and the activation cache."""
         names = (handle for name in NAMES for handle in self.names.held(name))
-        return self.context.ledger.others(self.cache.held.union(names, self.context.draining))
+        return self.context.ledger.others(self.cache.held.union(names, self.context.losses.draining))
 
     def walk(self, key: object, subgraph: Subgraph, do: Callable[[Subgraph], None], steps: list[StepMemory]) -> None:
         """Let `do` walk the subgraph, which adds to `steps`; a template, if it leaves all surroundings alone."""
