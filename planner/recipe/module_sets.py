@@ -1,7 +1,7 @@
 """Modules that belong together, found by patterns: compressed_tensors/utils/match.py match_modules_set."""
 
-import os
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 
 from planner.errors import RecipeError
 from planner.hints import few
@@ -46,6 +46,5 @@ def module_sets(patterns: Sequence[str], modules: Sequence[ModuleRef], where: st
 
 def common_ancestor(names: Sequence[str]) -> str:
     """match.py get_lowest_common_ancestor_name: the module that all of these are, or are in; empty for the model."""
-    first, last = f".{min(names)}.", f".{max(names)}."
-    prefix = os.path.commonprefix([first, last])  # noqa: RUF071 (letter by letter, as upstream does)
-    return prefix[1 : prefix.rfind(".")]
+    parts = zip(min(names).split("."), max(names).split("."), strict=False)
+    return ".".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], parts))
