@@ -4,8 +4,8 @@ Mirrors compressed_tensors/utils/match.py `match_modules_set`. A set is complete
 where the next match lies outside of what its modules have in common: so all experts of a layer are in that layer's set.
 """
 
-import os
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 
 from planner.hints import few, shorten
 from planner.recipe.matching import Patterns, module_classes
@@ -55,6 +55,5 @@ def module_sets(targets: Sequence[str], modules: Sequence[ModuleRef]) -> Iterato
 
 def common_ancestor(names: Sequence[str]) -> str:
     """match.py get_lowest_common_ancestor_name: the module that all of these are, or are in; empty for the model."""
-    first, last = f".{min(names)}.", f".{max(names)}."
-    prefix = os.path.commonprefix([first, last])  # noqa: RUF071 (letter by letter, as upstream does)
-    return prefix[1 : prefix.rfind(".")]
+    parts = zip(min(names).split("."), max(names).split("."), strict=False)
+    return ".".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], parts))

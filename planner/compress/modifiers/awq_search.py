@@ -11,6 +11,8 @@ with.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import groupby
 
 from planner.compress.batches import walk_batches
 from planner.compress.context import Context, Frame
@@ -20,11 +22,14 @@ from planner.compress.modifiers.awq_means import layer_means
 from planner.compress.modifiers.awq_samples import KeptArguments, Samples
 from planner.compress.observers import WeightObservers, siblings_of
 from planner.recipe.qparams import weight_qparam_bytes
-from planner.recipe.specs import QuantArgs
+from planner.recipe.specs import Scheme
 from planner.recipe.targets import LinearModule
 from planner.timeline import Handle
 
 FP32, FP64, INT64 = 4, 8, 8
+
+ALIKE = 3
+"""Equal mappings that are walked before others are passed over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +46,14 @@ class AwqSmoothing:
 
     @property
     def quantized(self) -> tuple[LinearModule, ...]:
-        """base.py `_compute_best_scale` balance_layers_to_patch, with the observers that they get for the search."""
-        return tuple(_patched(layer) for layer in self.balance if layer.scheme and layer.scheme.weights)
+        """base.py `_compute_best_scale` balance_layers_to_patch."""
+        return tuple(layer for layer in self.balance if layer.scheme and layer.scheme.weights)
+
+    @property
+    def shape(self) -> object:
+        """Equal for mappings that cost the same, as those of a mixture's experts do."""
+        layers = (self.smooth, *self.balance)
+        return tuple((each.rows, each.columns, each.itemsize, id(each.scheme)) for each in layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +74,48 @@ class AwqSearch:
         self.arguments: dict[str, KeptArguments] = {}
         """base.py `_parent_args_cache`."""
         self.statistics: dict[str, Statistics] = {}
+        self._stored: dict[str, int] = {}
+        """Bytes of the qparams that were computed last, by name."""
 
     def run(self, smoothings: Sequence[AwqSmoothing]) -> None:
         """base.py `_apply_smoothing` of these mappings."""
         with self.context.frame("awq", "AWQ") as names:
-            for one in smoothings:
-                names.owner = Owner(one.smooth.name)
+            for _, alike in groupby(smoothings, key=self._cost):
+                self._equal(list(alike), names)
+
+    def _cost(self, one: Smoothing) -> object:
+        """Equal for mappings that cost the same with what was kept for them."""
+        kept = self.arguments.get(one.parent)
+        return one.shape, kept and (kept.first, kept.last)
+
+    def _equal(self, smoothings: Sequence[Smoothing], names: Frame) -> None:
+        """Equal mappings one after the other: the first few and the last, and of the others what they leave behind.
+
+        Where tensors have places, the others are passed over once one needed nothing from the driver.
+        """
+        ledger, quiet = self.context.ledger, True
+        for number, one in enumerate(smoothings):
+            names.owner = Owner(one.smooth.name)
+            is_first, is_last = number < ALIKE, number == len(smoothings) - 1
+            if is_first or is_last or not quiet or not self.context.shortcuts.calls:
+                claims = ledger.claims("gpu")
                 self._smoothed(one, names)
+                quiet = ledger.claims("gpu") == claims
+            else:
+                self._leave(one, names)
+
+    def _leave(self, one: Smoothing, names: Frame) -> None:
+        """What one mapping leaves behind: new weights and scales, and nothing of what was kept for it."""
+        kept, context = self.arguments.pop(one.parent, None), self.context
+        names.bind("cache", *([kept.handle] if kept else []))
+        for layer in one.quantized if kept else ():
+            owner = Owner(layer.name, "scaled weight")
+            for name, stored in weight_qparam_bytes(layer).items():
+                parameter = f"{layer.name}.weight_{name}"
+                context.onload(parameter, stored, "qparams")
+                context.rebind(parameter, context.take(self._stored[name], "observer", Owner(layer.name, name)))
+            context.rebind(f"{layer.name}.weight", context.take(layer.weight_bytes, "awq", owner))
+        context.ledger.free(self.statistics.pop(one.smooth.name).handle)
 
     def clear(self) -> None:
         """base.py `on_finalize`."""
@@ -136,8 +182,9 @@ class AwqSearch:
         names.delete("int_w_outputs")
         names.assign("best_scales", columns * width)
 
-    def _observe(self, layers: Sequence[LinearModule]) -> None:
+    def _observe(self, quantized: Sequence[LinearModule]) -> None:
         """calibration.py observe, update_qparams(only_update_onload=True): the GPU's scales are new tensors."""
+        layers = [replace(layer, scheme=_patched(layer.scheme)) for layer in quantized if layer.scheme]
         observers, names = WeightObservers(self.context), frozenset(layer.name for layer in layers)
         by_name = {layer.name: layer for layer in layers}
         for layer in layers:
@@ -147,8 +194,9 @@ class AwqSearch:
             computed = {"scale": qparams.scale, "zero_point": qparams.zero_point, "global_scale": qparams.global_scale}
             for name, stored in weight_qparam_bytes(layer).items():
                 parameter, handle = f"{layer.name}.weight_{name}", computed[name]
-                self.context.onload(parameter, stored, "qparams")
                 assert handle is not None, f"{parameter}: nothing computed"
+                self._stored[name] = self.context.ledger.size(handle)
+                self.context.onload(parameter, stored, "qparams")
                 self.context.rebind(parameter, handle)
 
     def _quantize(self, layer: LinearModule, names: Frame, width: int) -> None:
@@ -196,11 +244,11 @@ class AwqSearch:
                 pass
 
 
-def _patched(layer: LinearModule) -> LinearModule:
+@lru_cache
+def _patched(scheme: Scheme) -> Scheme:
     """`patch_attrs` of the weight observers: memoryless_minmax, whatever the recipe says."""
-    assert layer.scheme and layer.scheme.weights, f"{layer.name} has no scheme"
-    weights: QuantArgs = replace(layer.scheme.weights, observer="memoryless_minmax", observer_kwargs=())
-    return replace(layer, scheme=replace(layer.scheme, weights=weights))
+    assert scheme.weights, "no weights are quantized"
+    return replace(scheme, weights=replace(scheme.weights, observer="memoryless_minmax", observer_kwargs=()))
 
 
 def _scales(names: Frame, columns: int, width: int) -> None:
