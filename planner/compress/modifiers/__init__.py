@@ -8,6 +8,7 @@ from planner.compress.modifiers.gptq import GPTQSpec
 from planner.compress.modifiers.rtn import QuantizationSpec
 from planner.compress.modifiers.smoothquant import LogarithmicEqualizationSpec, SmoothQuantSpec
 from planner.compress.modifiers.sparsegpt import SparseGPTSpec
+from planner.compress.modifiers.wanda import WandaSpec
 from planner.recipe.specs import ModifierSpec
 
 _SPECS: tuple[type[ModifierSpec], ...] = (
@@ -16,6 +17,7 @@ _SPECS: tuple[type[ModifierSpec], ...] = (
     SparseGPTSpec,
     SmoothQuantSpec,
     LogarithmicEqualizationSpec,
+    WandaSpec,
 )
 
 MODIFIERS: Mapping[str, type[ModifierSpec]] = {spec.type: spec for spec in _SPECS}
