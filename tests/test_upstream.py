@@ -120,6 +120,7 @@ class TestPlaces:
 
 BASES = {
     "SparseGPTModifier": (PLACES["PRUNABLE_LAYER_TYPES"].file,),
+    "WandaPruningModifier": (PLACES["PRUNABLE_LAYER_TYPES"].file,),
     "LogarithmicEqualizationModifier": (upstream.MODIFIERS["SmoothQuantModifier"],),
 }
 """Files of the classes that a modifier's own class extends."""

@@ -81,6 +81,7 @@ def cases() -> Iterator[Case]:
         yield Case(model=named(model), recipe=recipe, options=options)
     yield from (Case(model=model, recipe=recipe, options=options) for model, recipe, options in autoround.JOBS)
     yield from _smoothed()
+    yield from _pruned()
 
 
 def _llama() -> Iterator[Case]:
@@ -247,6 +248,17 @@ def _smoothed() -> Iterator[Case]:
     yield Case(model="llama-2-7b", recipe="smoothquant_custom", options={**two, "samples": 4, "dtype": "float16"})
     seen = {**two, "samples": 4, "images": 1, "image_size": (448, 448)}
     yield Case(model=_config("qwen3-vl"), recipe="smoothquant", options=seen)
+
+
+def _pruned() -> Iterator[Case]:
+    """Wanda, with a pattern and without."""
+    two = {"layers": 2}
+    batches = {**two, "samples": 16, "batch_size": 4, "seq_len": 512}
+    yield Case(model="llama-3-8b", recipe="wanda_50", options=batches)
+    yield Case(model="qwen3-30b-a3b", recipe="wanda_2of4", options={**two, "samples": 3, "seq_len": 1024})
+    yield Case(model=_config("gemma2"), recipe="wanda_50", options={**two, "samples": 64, "seq_len": 512})
+    seen = {**two, "samples": 4, "images": 1, "image_size": (448, 448)}
+    yield Case(model=_config("qwen3-vl"), recipe="wanda_2of4", options=seen)
 
 
 def _config(name: str) -> str:

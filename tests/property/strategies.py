@@ -5,6 +5,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from planner.compress.modifiers.gptq import GPTQSpec
+from planner.compress.modifiers.wanda import WandaSpec
 from planner.job import Job
 from planner.recipe.specs import ModifierSpec, QuantArgs, Recipe
 from tests import toys
@@ -99,8 +100,14 @@ def sparsegpts(draw: st.DrawFn) -> ModifierSpec:
     )
 
 
+@st.composite
+def wandas(draw: st.DrawFn) -> ModifierSpec:
+    n, m = draw(st.sampled_from(((0, 0), (2, 4), (1, 2))))
+    return WandaSpec(where="toy.yaml: wanda", sparsity=0.5, prune_n=n, prune_m=m, ignore=("re:.*lm_head",))
+
+
 def modifiers() -> st.SearchStrategy[ModifierSpec]:
-    return st.one_of(weights().map(toys.rtn), weights().map(toys.static_rtn), gptqs(), sparsegpts())
+    return st.one_of(weights().map(toys.rtn), weights().map(toys.static_rtn), gptqs(), sparsegpts(), wandas())
 
 
 def recipes() -> st.SearchStrategy[Recipe]:

@@ -14,6 +14,7 @@ from planner.compress.modifiers import MODIFIERS
 from planner.compress.modifiers.gptq import GPTQSpec
 from planner.compress.modifiers.smoothquant import SmoothQuantSpec
 from planner.compress.modifiers.sparsegpt import SparseGPTSpec
+from planner.compress.modifiers.wanda import WandaSpec
 from planner.compress.recipes import load_recipe, recipe_from_dict
 from planner.errors import PlannerError, RecipeError, UnsupportedError
 from planner.notes import Note
@@ -35,6 +36,8 @@ SHIPPED = (
     "smoothquant_w8a8",
     "sparsegpt_2of4",
     "sparsegpt_50",
+    "wanda_2of4",
+    "wanda_50",
 )
 
 
@@ -260,13 +263,6 @@ class TestBeyondPlanner:
         told = refusal(one(name), UnsupportedError)
         assert told == f"{PATH}.{name}: planner does not model {name} yet; it models {', '.join(MODIFIERS)}"
 
-    @pytest.mark.parametrize(
-        "fields",
-        [{"sparsity": [0.5, 0.5]}, {"sparsity": 0.5, "sparsity_profile": "OWL", "owl_m": 5, "owl_lmbda": 0.08}],
-    )
-    def test_sparsity_that_differs_by_layer_says_so(self, fields: dict[str, Any]) -> None:
-        assert "one sparsity for all layers" in refusal(one("SparseGPTModifier", **fields), UnsupportedError)
-
     def test_observers_from_files_say_so(self) -> None:
         data = one("QuantizationModifier", scheme="FP8", weight_observer="my.py:Mine")
         assert "observers from files" in refusal(data, UnsupportedError)
@@ -281,6 +277,9 @@ def as_recorded(spec: ModifierSpec) -> dict[str, Any]:
         "requires_calibration_data": spec.requires_calibration_data,
         "ignore": list(spec.ignore),
     }
+    if isinstance(spec, WandaSpec):
+        kept = ("sparsity", "targets", "ignore", "prune_n", "prune_m")
+        return {**{name: getattr(spec, name) for name in kept}, **data} | {"targets": list(spec.targets)}
     if isinstance(spec, SparseGPTSpec):
         kept = ("sparsity", "block_size", "dampening_frac", "preserve_sparsity_mask", "offload_hessians")
         data |= {name: getattr(spec, name) for name in (*kept, "prune_n", "prune_m")}

@@ -11,6 +11,7 @@ from planner.compress.modifiers.reap import REAPSpec
 from planner.compress.modifiers.rtn import QuantizationSpec
 from planner.compress.modifiers.smoothquant import LogarithmicEqualizationSpec, SmoothQuantSpec
 from planner.compress.modifiers.sparsegpt import SparseGPTSpec
+from planner.compress.modifiers.wanda import WandaSpec
 from planner.recipe.specs import ModifierSpec
 
 _SPECS: tuple[type[ModifierSpec], ...] = (
@@ -22,6 +23,7 @@ _SPECS: tuple[type[ModifierSpec], ...] = (
     AutoRoundSpec,
     SmoothQuantSpec,
     LogarithmicEqualizationSpec,
+    WandaSpec,
 )
 
 MODIFIERS: Mapping[str, type[ModifierSpec]] = {spec.type: spec for spec in _SPECS}

@@ -10,7 +10,7 @@ from planner.compress.context import Context, Frame
 from planner.compress.holdings import Owner
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.hessian import FP32, Hessians, hessian_bytes
-from planner.compress.modifiers.sparsity import SparsityFields, SparsitySpec, shared_fields
+from planner.compress.modifiers.sparsity import SparsityFields, SparsitySpec, deep_inputs, failure, shared_fields
 from planner.cuda import linalg
 from planner.models.traces import Call
 from planner.notes import Note
@@ -58,25 +58,15 @@ class SparseGPTSpec(SparsitySpec):
         """Two cases that the library's functions fail on: offloaded Hessians, and inputs of many dimensions."""
         if self.offload_hessians:
             # sgpt_sparsify.py sparsify_weight divides a GPU tensor by the CPU Hessian's diagonal
-            yield _failure(
+            yield failure(
                 "with offload_hessians, SparseGPT compresses with the Hessian on the "
                 "CPU and the weight on the GPU ('Expected all tensors to be on the same device'). Leave it out."
             )
-        deep = next((name for name, dimensions in inputs if dimensions > 3), None)
-        if deep is not None:
-            # sgpt_sparsify.py accumulate_hessian, unlike GPTQ's, flattens inputs of 3 dimensions at most
-            yield _failure(
-                f"SparseGPT cannot take the input of {deep}, which has more than "
-                "3 dimensions ('t() expects a tensor with <= 2 dimensions'). Add it to ignore."
-            )
+        yield from deep_inputs("SparseGPT", inputs)
 
     def model(self, context: Context) -> "SparseGPTModel":
         """Hessians, taken one by one at the epoch's end."""
         return SparseGPTModel(context, self)
-
-
-def _failure(text: str) -> Note:
-    return Note(kind="fails", text=f"This job fails in LLM Compressor: {text}")
 
 
 class SparseGPTModel(ModifierModel):

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from planner.errors import RecipeError, UnsupportedError
+from planner.errors import RecipeError
 from planner.notes import Note
 from planner.recipe.matching import (
     Patterns,
@@ -39,14 +39,8 @@ class SparsityFields(ModifierFields):
     @classmethod
     def _a_share(cls, value: Any) -> Any:
         if isinstance(value, list):
-            return value
-        try:
-            share = float(value)
-        except (TypeError, ValueError):
-            share = -1.0
-        if not 0 <= share <= 1:
-            raise ValueError("must be a share of the weights, from 0 to 1")
-        return share
+            return tuple(_share(each) for each in value)
+        return _share(value)
 
     @field_validator("mask_structure")
     @classmethod
@@ -63,7 +57,7 @@ class SparsityFields(ModifierFields):
     def _a_list(cls, value: Any) -> Any:
         # sgpt_base.py iterates over it without wrapping a single text, so it would try each letter
         if not isinstance(value, list) or not all(isinstance(target, str) for target in value):
-            raise ValueError("must be a list here, like [Linear]: SparseGPTModifier takes a text for its letters")
+            raise ValueError("must be a list here, like [Linear]: LLM Compressor takes a text for its letters")
         return value
 
     @model_validator(mode="after")
@@ -79,7 +73,8 @@ class SparsityFields(ModifierFields):
 class SparsitySpec(ModifierSpec):
     """The fields of SparsityModifierBase, and what it does with a model."""
 
-    sparsity: float
+    sparsity: float | tuple[float, ...]
+    """One share for all, or one for each module that the targets match."""
     prune_n: int = 0
     """N of the N:M mask; 0 means an unstructured mask."""
     prune_m: int = 0
@@ -102,10 +97,17 @@ class SparsitySpec(ModifierSpec):
         for target, matches in target_matches([(each, f"{self.where}.targets") for each in self.targets], modules):
             if not matches:
                 yield no_match_note(target, modules)
+        self._check_count(len(Patterns(self.targets).of(modules)))
         traps = [pattern for pattern in self.ignore if pattern.endswith("$")]
         yield from ignore_notes(self.ignore, f"{self.where}.ignore", lambda: self._compared(modules), traps)
         if not selection.weights:
             yield nothing_left(self.where)
+
+    def _check_count(self, targeted: int) -> None:
+        """sgpt_base.py `on_initialize`: a list has a share for each targeted module, whatever lies in it."""
+        if isinstance(self.sparsity, tuple) and len(self.sparsity) != targeted:
+            text = f"has {len(self.sparsity)} shares, but the targets match {targeted} modules"
+            raise RecipeError(text, f"{self.where}.sparsity")
 
     def _compared(self, modules: Sequence[ModuleRef]) -> list[ModuleRef]:
         """Prunable modules under the names with which ignores are compared."""
@@ -128,13 +130,42 @@ class SparsitySpec(ModifierSpec):
                     yield ref, ModuleRef(f"{layer.name}.{below}", ref.classes)
 
 
+def _share(value: Any) -> float:
+    try:
+        share = float(value)
+    except (TypeError, ValueError):
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise ValueError("must be a share of the weights, from 0 to 1")
+    return share
+
+
+def deep_inputs(modifier: str, inputs: Iterable[tuple[str, int]]) -> Iterator[Note]:
+    """A note on the first input of more than 3 dimensions, which neither sgpt_sparsify.py accumulate_hessian nor
+    wanda_sparsify.py accumulate_row_scalars flattens, unlike GPTQ's."""
+    deep = next((name for name, dimensions in inputs if dimensions > 3), None)
+    if deep is not None:
+        yield failure(
+            f"{modifier} cannot take the input of {deep}, which has more than "
+            "3 dimensions ('t() expects a tensor with <= 2 dimensions'). Add it to ignore."
+        )
+
+
+def failure(text: str) -> Note:
+    """The note on a job that starts and does not finish."""
+    return Note(kind="fails", text=f"This job fails in LLM Compressor: {text}")
+
+
 def shared_fields(fields: SparsityFields, where: str) -> dict[str, Any]:
     """The fields of `SparsitySpec` as a recipe's entry has them."""
     must_calibrate(fields, where)
-    if fields.sparsity_profile is not None or isinstance(fields.sparsity, list):
-        raise UnsupportedError(f"{where}: planner models one sparsity for all layers, no list and no owl profile")
+    if fields.sparsity_profile is not None:
+        # sgpt_base.py `_get_activations` runs the basic pipeline, whose events the lifecycle refuses so early
+        text = "LLM Compressor fails on it (Cannot invoke event before initializing); give a list of shares instead"
+        raise RecipeError(text, f"{where}.sparsity_profile")
     prune_n, prune_m = fields.mask_structure
-    if prune_n == 0 and fields.sparsity == 1:
+    shares = fields.sparsity if isinstance(fields.sparsity, tuple) else (fields.sparsity,)
+    if prune_n == 0 and 1 in shares:
         raise RecipeError("1 would prune every weight; LLM Compressor fails on it", f"{where}.sparsity")
     check_patterns(fields.targets, f"{where}.targets")
     check_patterns(fields.ignore, f"{where}.ignore", may_be_empty=True)

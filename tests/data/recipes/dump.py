@@ -21,6 +21,7 @@ from llmcompressor.recipe import Recipe
 KEPT = {
     "SmoothQuantModifier": ("smoothing_strength", "mappings", "algorithm"),
     "LogarithmicEqualizationModifier": ("smoothing_strength", "mappings", "algorithm"),
+    "WandaPruningModifier": ("sparsity", "targets"),
 }
 """Fields of modifiers that neither quantize nor are SparseGPT's own."""
 PARTS = {"weights": "weight", "input_activations": "input", "output_activations": "output"}
@@ -60,7 +61,8 @@ def kv_cache(args):
 def other(one):
     """Fields as they are."""
     data = {"type": type(one).__name__, "requires_calibration_data": one.requires_calibration_data}
-    return data | {name: getattr(one, name) for name in (*KEPT[data["type"]], "ignore") if hasattr(one, name)}
+    data |= {name: getattr(one, name) for name in (*KEPT[data["type"]], "ignore") if hasattr(one, name)}
+    return data | ({"prune_n": one._prune_n, "prune_m": one._prune_m} if hasattr(one, "_prune_n") else {})
 
 
 def modifier(one):

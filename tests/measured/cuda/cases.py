@@ -58,6 +58,7 @@ def cuda_cases() -> Iterator[CudaCase]:
     for model, recipe, options in autoround.JOBS:
         yield CudaCase(model=model, recipe=recipe, options={**options, "progress_bars": False})
     yield from _smoothed()
+    yield from _pruned()
 
 
 def _case(model: str, recipe: str, sm: int = 90, base: dict[str, Any] = SHORT, **options: Any) -> CudaCase:
@@ -204,3 +205,10 @@ def _smoothed() -> Iterator[CudaCase]:
     yield _case("qwen3-30b-a3b", "smoothquant_w8a8", base=TWO, seq_len=1024, samples=3)
     yield _case("llama-2-7b", "smoothquant_custom", base=TWO, dtype="float16")
     yield _case("llama-3-8b", "smoothquant", base=TWO, sm=80, weights="gpu")
+
+
+def _pruned() -> Iterator[CudaCase]:
+    """Wanda on other widths, and on a card before Hopper."""
+    yield _case("qwen3-30b-a3b", "wanda_2of4", base=TWO, seq_len=1024)
+    yield _case(str(CONFIGS / "gemma2.json"), "wanda_50", base=TWO, seq_len=512, samples=64)
+    yield _case("llama-3-8b", "wanda_50", base=TWO, sm=80, seq_len=4096)
