@@ -181,6 +181,11 @@ class ModifierSpec:
         """The same for a model of these facts. Raises RecipeError where the library refuses it for them."""
         return self
 
+    @property
+    def experts_left(self) -> int | None:
+        """Experts that each layer keeps; None where it removes none."""
+        return None
+
     def removes(self, name: str) -> bool:
         """Whether no module of this name is left when it is done."""
         return False

@@ -51,16 +51,25 @@ def saved_tensors(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[SavedT
         raise UnsupportedError(f"{recipe.name}: the scales of kv_cache_scheme are not among the tensors that are sized")
     program, _ = make_program(graph, recipe, job)
     targeted = {m.name: m for run in program.runs for u in run.units for m in u.named() if m.scheme is not None}
+    left = next((run.spec.experts_left for run in program.runs if run.spec.experts_left is not None), None)
     found: list[SavedTensor] = []
     for unit in graph.units:
         for parameter in graph.structures[unit.structure].parameters:
             name = unit.name + parameter.name
+            if any(run.spec.removes(name) for run in program.runs):
+                continue
             module = targeted.get(name.removesuffix(".weight"))
             if module is not None and name.endswith(".weight") and not parameter.tied:
                 found += compressed_tensors(module, job.dtype)
             elif not parameter.tied:
-                found.append(SavedTensor(name=name, type=FLOATS[parameter.dtype], shape=parameter.shape))
+                shape = _shape_left(parameter.shape, graph.facts.experts, left)
+                found.append(SavedTensor(name=name, type=FLOATS[parameter.dtype], shape=shape))
     return (*found, *_untied_head(graph, targeted, job))
+
+
+def _shape_left(shape: tuple[int, ...], experts: int, left: int | None) -> tuple[int, ...]:
+    """A router's tensors lose the rows of experts that are removed (reap/utils.py `_prune_router`)."""
+    return (left, *shape[1:]) if left is not None and shape[0] == experts else shape
 
 
 def _untied_head(graph: "ModelGraph", targeted: dict[str, LinearModule], job: Job) -> Iterator[SavedTensor]:
