@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from planner.compress.disk import disk_share
 from planner.compress.program import Program, Run
 from planner.compress.tuning import trainable, tuned_layers
+from planner.errors import UnsupportedError
 from planner.job import Job
 from planner.models.traces import KEY_STATES, QUERY_STATES, VALUE_STATES, full_name
 from planner.notes import Note
@@ -36,6 +37,7 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
     specs = [spec.within(traits, modules, recipe.modifiers) for spec in recipe.modifiers]
     own = [spec.select(modules) for spec in specs]
     schemes = _schemes(specs, own)
+    own = list(_of_what_is_left(specs, own, job))
     bound = [_bind(graph, spec, job, selection, schemes) for spec, selection in zip(specs, own, strict=True)]
     runs = tuple(run for run, _ in bound)
     quantized = tuple(_unit_targets(graph, schemes))
@@ -64,6 +66,25 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
         disk_written_bytes=disk.qparams + disk.rewritten,
     )
     return program, tuple(note for _, notes in bound for note in notes)
+
+
+def _of_what_is_left(specs: Sequence[ModifierSpec], selections: Sequence[Selection], job: Job) -> Iterator[Selection]:
+    """The selections without modules that an earlier modifier, with a pipeline of its own, has removed.
+
+    Raises UnsupportedError where a later one runs the smaller model: its forward is not traced.
+    """
+    for number, (spec, selection) in enumerate(zip(specs, selections, strict=True)):
+        earlier = specs[:number] if job.pipeline == "independent" else ()
+        pruning = [one for one in earlier if any(one.removes(name) for other in selections for name in other.watched)]
+        if pruning and spec.requires_calibration_data:
+            raise UnsupportedError(
+                f"{spec.where}: planner does not follow {spec.type} over a model that {pruning[0].type} has pruned; "
+                "plan both in one pass (--pipeline sequential), or the saved model by its smaller config.json"
+            )
+        weights = {
+            name: scheme for name, scheme in selection.weights.items() if not any(one.removes(name) for one in pruning)
+        }
+        yield replace(selection, weights=weights)
 
 
 def _schemes(specs: Sequence[ModifierSpec], selections: Sequence[Selection]) -> Selection:

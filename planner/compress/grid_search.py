@@ -19,8 +19,8 @@ from planner.cuda.requests import Requests, temporaries
 from planner.recipe.specs import QuantArgs
 
 FP32 = 4
-CANDIDATES = 3
-"""Candidates walked: the first one, one that finds its leftovers, and one that finds that one's."""
+CANDIDATES = 2
+"""Candidates walked: the first one, and one that finds its leftovers. All after it find the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

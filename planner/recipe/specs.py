@@ -187,6 +187,11 @@ class ModifierSpec:
         """Whether it refers to the modules that it targets from the start, so that none of them can go."""
         return False
 
+    @property
+    def experts_left(self) -> int | None:
+        """Experts that each layer keeps; None where it removes none."""
+        return None
+
     def removes(self, name: str) -> bool:
         """Whether no module of this name is left when it is done."""
         return False

@@ -29,14 +29,19 @@ def with_results(plans: Sequence[Plan], recipes: Sequence[Recipe], built: "Built
     from planner.serving.model import served_of
 
     try:
-        served, activations = served_of(built)
+        whole = served_of(built)
     except PlannerError as error:
         return tuple(_without(plan, error) for plan in plans)
-    return tuple(_with(plan, served, activations, recipe) for plan, recipe in zip(plans, recipes, strict=True))
+    return tuple(_with(plan, whole, recipe, built) for plan, recipe in zip(plans, recipes, strict=True))
 
 
-def _with(plan: Plan, served: ServedModel, activations: Activations, recipe: Recipe) -> Plan:
+def _with(plan: Plan, whole: tuple[ServedModel, Activations], recipe: Recipe, built: "BuiltModel") -> Plan:
+    from planner.models.pruned import pruned
+    from planner.serving.model import served_of
+
     try:
+        left = pruned(built, recipe)
+        served, activations = whole if left is built else served_of(left)
         return plan.model_copy(update={"result": _result(served, activations, recipe)})
     except PlannerError as error:
         return _without(plan, error)

@@ -54,17 +54,26 @@ def saved_tensors(graph: "ModelGraph", program: Program, job: Job) -> tuple[Save
             f"{cached.where}: the scales of kv_cache_scheme are not among the tensors that are sized"
         )
     targeted = {name: module for name, (_, module) in program.with_schemes().items()}
+    left = next((run.spec.experts_left for run in program.runs if run.spec.experts_left is not None), None)
     written = _Written(job.dtype)
     found: list[SavedTensor] = []
     for unit in graph.units:
         for parameter in graph.structures[unit.structure].parameters:
             name = unit.name + parameter.name
+            if any(run.spec.removes(name) for run in program.runs):
+                continue
             module = targeted.get(name.removesuffix(".weight"))
             if module is not None and name.endswith(".weight") and not parameter.tied:
                 found += written.of(name.removesuffix(".weight"), module)
             elif not parameter.tied:
-                found.append(SavedTensor(name, FLOATS[parameter.dtype], parameter.shape))
+                shape = _shape_left(parameter.shape, graph.facts.experts, left)
+                found.append(SavedTensor(name, FLOATS[parameter.dtype], shape))
     return (*found, *_untied_head(graph, targeted, written))
+
+
+def _shape_left(shape: tuple[int, ...], experts: int, left: int | None) -> tuple[int, ...]:
+    """A router's tensors lose the rows of experts that are removed (reap/utils.py `_prune_router`)."""
+    return (left, *shape[1:]) if left is not None and shape[0] == experts else shape
 
 
 def _untied_head(graph: "ModelGraph", targeted: dict[str, LinearModule], written: "_Written") -> Iterator[SavedTensor]:

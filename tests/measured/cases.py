@@ -19,6 +19,7 @@ SHIPPED = HERE.parent.parent / "recipes"
 
 LLAMA_RECIPES = ("rtn_w8a8_static", "rtn_nvfp4", "gptq_w4a16", "gptq_w8a8", "sparsegpt_2of4")
 SHORT: dict[str, Any] = {"layers": 3, "samples": 4}
+TINY: dict[str, Any] = {"layers": 2, "samples": 4, "seq_len": 512}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +83,8 @@ def cases() -> Iterator[Case]:
     yield from (Case(model=model, recipe=recipe, options=options) for model, recipe, options in autoround.JOBS)
     yield from _smoothed()
     yield from _pruned()
+    yield from _observers()
+    yield from _modifiers()
 
 
 def _llama() -> Iterator[Case]:
@@ -259,6 +262,37 @@ def _pruned() -> Iterator[Case]:
     yield Case(model=_config("gemma2"), recipe="wanda_50", options={**two, "samples": 64, "seq_len": 512})
     seen = {**two, "samples": 4, "images": 1, "image_size": (448, 448)}
     yield Case(model=_config("qwen3-vl"), recipe="wanda_2of4", options=seen)
+
+
+def _observers() -> Iterator[Case]:
+    """Every observer; what it sees of weights, inputs, outputs, keys and values."""
+    for recipe in ("imatrix_w4a16", "imatrix_channel", "gptq_imatrix", "nvfp4_imatrix", "nvfp4_expanded"):
+        yield Case(model="llama-3-8b", recipe=recipe, options=TINY)
+    for recipe in ("rtn_static_observers", "rtn_kv_fp8", "rtn_kv_heads", "attention_fp8"):
+        yield Case(model="llama-3-8b", recipe=recipe, options=TINY)
+    for samples, batch_size in ((64, 1), (512, 8)):
+        options = {**TINY, "samples": samples, "batch_size": batch_size}
+        yield Case(model="llama-3-8b", recipe="rtn_w4a16_imatrix", options=options)
+    yield Case(model="gemma-3-27b", recipe="rtn_w4a16_imatrix", options={**TINY, "layers": 6})
+    yield Case(model="gemma-3-27b", recipe="rtn_kv_fp8", options={**TINY, "layers": 6})
+    yield Case(model=_config("cohere2"), recipe="gptq_imatrix", options=TINY)
+    yield Case(model=_config("cohere2"), recipe="rtn_kv_heads", options=TINY)
+    for recipe in ("imatrix_w4a16", "rtn_kv_heads"):
+        yield Case(model="qwen3-30b-a3b", recipe=recipe, options=TINY)
+    yield Case(model="mixtral-8x7b", recipe="imatrix_w4a16", options=TINY)
+    yield Case(model="deepseek-r1", recipe="rtn_kv_fp8", options={**TINY, "layers": 4, "linearized": True})
+    yield Case(model="qwen2.5-vl-7b", recipe="attention_fp8", options={**TINY, "images": 1})
+
+
+def _modifiers() -> Iterator[Case]:
+    """What one modifier leaves, the next one finds; mixed schemes; experts that go."""
+    for recipe in ("embeddings_static", "gptq_over_static", "two_same", "mixed_groups", "gptq_mixed"):
+        yield Case(model="llama-3-8b", recipe=recipe, options=TINY)
+    for model in ("qwen3-30b-a3b", "mixtral-8x7b", "gpt-oss-20b"):
+        yield Case(model=model, recipe="reap_25", options=TINY)
+    yield Case(model="qwen3-30b-a3b", recipe="reap_nvfp4", options={**TINY, "pipeline": "sequential"})
+    experts = {**TINY, "layers": 4, "samples": 64, "batch_size": 4, "linearized": True}
+    yield Case(model="qwen3-30b-a3b", recipe="reap_25", options=experts)
 
 
 def _config(name: str) -> str:

@@ -161,13 +161,13 @@ def measure(args) -> dict:
         fakecuda.ext.set_selected_share(1 / experts)
     dtype = getattr(torch, args.dtype)
     model = models.build(config, dtype, shape, args.device_map, int((args.cpu_gib or 0) * GIB))
+    gc.collect()
+    gc.freeze()  # the collections during the run need not look at the libraries and the model
     if args.linearized:
-        models.linearize(model)
+        models.linearize(model)  # not frozen: REAP drops experts, and a collection finds them
     size = tuple(int(side) for side in args.image_size.lower().split("x"))
     loader = batches.loader(config, dtype, own_samples(args), args.seq_len, args.batch_size, args.images, size)
     about_model = models.describe(model)
-    gc.collect()
-    gc.freeze()  # the collections during the run need not look at the libraries and the model
 
     if args.ranks:
         import ranks

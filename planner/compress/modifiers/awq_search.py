@@ -83,12 +83,12 @@ class AwqSearch:
             for _, alike in groupby(smoothings, key=self._cost):
                 self._equal(list(alike), names)
 
-    def _cost(self, one: Smoothing) -> object:
+    def _cost(self, one: AwqSmoothing) -> object:
         """Equal for mappings that cost the same with what was kept for them."""
         kept = self.arguments.get(one.parent)
         return one.shape, kept and (kept.first, kept.last)
 
-    def _equal(self, smoothings: Sequence[Smoothing], names: Frame) -> None:
+    def _equal(self, smoothings: Sequence[AwqSmoothing], names: Frame) -> None:
         """Equal mappings one after the other: the first few and the last, and of the others what they leave behind.
 
         Where tensors have places, the others are passed over once one needed nothing from the driver.
@@ -104,7 +104,7 @@ class AwqSearch:
             else:
                 self._leave(one, names)
 
-    def _leave(self, one: Smoothing, names: Frame) -> None:
+    def _leave(self, one: AwqSmoothing, names: Frame) -> None:
         """What one mapping leaves behind: new weights and scales, and nothing of what was kept for it."""
         kept, context = self.arguments.pop(one.parent, None), self.context
         names.bind("cache", *([kept.handle] if kept else []))

@@ -73,6 +73,11 @@ class REAPSpec(ModifierSpec):
         dropped, groups = int(self.facts.experts * self.sparsity), self.facts.expert_groups
         return dropped if groups is None else round(dropped / groups) * groups
 
+    @property
+    def experts_left(self) -> int | None:
+        """base.py `on_finalize` writes it into the config."""
+        return self.facts.experts - self.dropped
+
     def within(self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
         """Refuses what base.py `on_initialize` and utils.py `get_moe_attrs` refuse."""
         spec = replace(self, facts=facts)
@@ -95,7 +100,7 @@ class REAPSpec(ModifierSpec):
     def removes(self, name: str) -> bool:
         """Whether no module of this name is left: experts are numbered anew (utils.py `prune_moe_layer`)."""
         match = _EXPERT.search(name)
-        return match is not None and int(match[1]) >= self.facts.experts - self.dropped
+        return match is not None and int(match[1]) >= (self.experts_left or 0)
 
     def select(self, modules: Sequence[ModuleRef]) -> Selection:
         """All in a layer's experts, and its router: it changes no weight of theirs."""

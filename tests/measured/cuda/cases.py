@@ -45,7 +45,8 @@ class CudaCase(Case):
 def cuda_cases() -> Iterator[CudaCase]:
     """Every recorded job."""
     for shipped in list_recipes():
-        yield _case("llama-3-8b", shipped.name)
+        if not shipped.name.startswith("reap"):  # for mixtures of experts
+            yield _case("llama-3-8b", shipped.name)
     yield from _lengths()
     yield from _options()
     yield from _cards()
@@ -59,6 +60,7 @@ def cuda_cases() -> Iterator[CudaCase]:
         yield CudaCase(model=model, recipe=recipe, options={**options, "progress_bars": False})
     yield from _smoothed()
     yield from _pruned()
+    yield from _observers()
 
 
 def _case(model: str, recipe: str, sm: int = 90, base: dict[str, Any] = SHORT, **options: Any) -> CudaCase:
@@ -173,6 +175,19 @@ def _strategies() -> Iterator[CudaCase]:
     single = {"sequential_targets": ("Qwen3MoeAttention", "ExpertMLPWithGate")}
     yield _case("qwen3-30b-a3b", "gptq_w4a16", base={**TWO, "layers": 1}, **single)
     yield _case("qwen3-30b-a3b", "gptq_w4a16", base=TWO, **single, targets_per_subgraph=32)
+
+
+def _observers() -> Iterator[CudaCase]:
+    """Observers, caches, several modifiers, and experts that go."""
+    short = {**TWO, "seq_len": 512}
+    for recipe in ("imatrix_w4a16", "gptq_imatrix", "nvfp4_imatrix", "rtn_static_observers", "attention_fp8"):
+        yield _case("llama-3-8b", recipe, base=short)
+    for recipe in ("embeddings_static", "gptq_over_static", "two_same", "mixed_groups"):
+        yield _case("llama-3-8b", recipe, base=short)
+    for recipe in ("imatrix_w4a16", "reap_25", "rtn_kv_heads"):
+        yield _case("qwen3-30b-a3b", recipe, base=short)
+    yield _case("mixtral-8x7b", "reap50", base=short)
+    yield _case("gemma-3-27b", "rtn_w4a16_imatrix", base=short, layers=6)
 
 
 def _recipes() -> Iterator[CudaCase]:

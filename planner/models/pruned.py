@@ -1,0 +1,26 @@
+"""The model that is left where a recipe removes experts: built again, from a config that counts fewer."""
+
+import copy
+from dataclasses import replace
+
+from planner.models.built import BuiltModel, built_model
+from planner.models.described import facts_of
+from planner.recipe.specs import Recipe
+from planner.upstream import EXPERT_COUNT_KEYS
+
+
+def pruned(built: BuiltModel, recipe: Recipe) -> BuiltModel:
+    """What the recipe leaves of the model; the very same where it removes nothing.
+
+    reap/utils.py `update_model_config` sets the number in the config that is saved.
+    """
+    facts = facts_of(built.module.config)
+    left = [one.adapt(facts).experts_left for one in recipe.modifiers]
+    counts = [count for count in left if count is not None]
+    if not counts:
+        return built
+    values = copy.deepcopy(built.source.config)
+    part = values["text_config"] if isinstance(values.get("text_config"), dict) else values
+    key = next((key for key in EXPERT_COUNT_KEYS if part.get(key)), EXPERT_COUNT_KEYS[0])
+    part[key] = min(counts)
+    return built_model(replace(built.source, config=values, checkpoint_parameters=None), built.build)
