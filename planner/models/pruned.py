@@ -15,7 +15,7 @@ def pruned(built: BuiltModel, recipe: Recipe) -> BuiltModel:
     reap/utils.py `update_model_config` sets the number in the config that is saved.
     """
     facts = facts_of(built.module.config)
-    left = [one.adapt(facts).experts_left for one in recipe.modifiers]
+    left = [one.experts_left(facts) for one in recipe.modifiers]
     counts = [count for count in left if count is not None]
     if not counts:
         return built

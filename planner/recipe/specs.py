@@ -187,9 +187,8 @@ class ModifierSpec:
         """Whether it refers to the modules that it targets from the start, so that none of them can go."""
         return False
 
-    @property
-    def experts_left(self) -> int | None:
-        """Experts that each layer keeps; None where it removes none."""
+    def experts_left(self, facts: ModelTraits) -> int | None:
+        """Experts that each layer of a model of these facts keeps; None where it removes none."""
         return None
 
     def removes(self, name: str) -> bool:

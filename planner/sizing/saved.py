@@ -54,7 +54,8 @@ def saved_tensors(graph: "ModelGraph", program: Program, job: Job) -> tuple[Save
             f"{cached.where}: the scales of kv_cache_scheme are not among the tensors that are sized"
         )
     targeted = {name: module for name, (_, module) in program.with_schemes().items()}
-    left = next((run.spec.experts_left for run in program.runs if run.spec.experts_left is not None), None)
+    counts = (run.spec.experts_left(graph.facts) for run in program.runs)
+    left = next((count for count in counts if count is not None), None)
     written = _Written(job.dtype)
     found: list[SavedTensor] = []
     for unit in graph.units:

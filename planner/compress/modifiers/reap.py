@@ -73,10 +73,9 @@ class REAPSpec(ModifierSpec):
         dropped, groups = int(self.facts.experts * self.sparsity), self.facts.expert_groups
         return dropped if groups is None else round(dropped / groups) * groups
 
-    @property
-    def experts_left(self) -> int | None:
+    def experts_left(self, facts: ModelTraits) -> int | None:
         """base.py `on_finalize` writes it into the config."""
-        return self.facts.experts - self.dropped
+        return facts.experts - replace(self, facts=facts).dropped
 
     def within(self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
         """Refuses what base.py `on_initialize` and utils.py `get_moe_attrs` refuse."""
