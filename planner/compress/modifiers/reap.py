@@ -99,7 +99,7 @@ class REAPSpec(ModifierSpec):
     def removes(self, name: str) -> bool:
         """Whether no module of this name is left: experts are numbered anew (utils.py `prune_moe_layer`)."""
         match = _EXPERT.search(name)
-        return match is not None and int(match[1]) >= (self.experts_left or 0)
+        return match is not None and int(match[1]) >= (self.experts_left(self.facts) or 0)
 
     def select(self, modules: Sequence[ModuleRef]) -> Selection:
         """All in a layer's experts, and its router: it changes no weight of theirs."""
