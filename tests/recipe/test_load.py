@@ -12,6 +12,7 @@ import yaml
 from planner import upstream
 from planner.compress.modifiers import MODIFIERS
 from planner.compress.modifiers.gptq import GPTQSpec
+from planner.compress.modifiers.reap import REAPSpec
 from planner.compress.modifiers.sparsegpt import SparseGPTSpec
 from planner.compress.recipes import load_recipe, recipe_from_dict
 from planner.errors import PlannerError, RecipeError, UnsupportedError
@@ -25,9 +26,12 @@ RECORDED = json.loads((DATA / "resolved.json").read_text())
 SHIPPED = (
     "gptq_w4a16",
     "gptq_w8a8",
+    "reap_25",
     "rtn_fp8_dynamic",
+    "rtn_fp8_kv_cache",
     "rtn_nvfp4",
     "rtn_w4a16",
+    "rtn_w4a16_imatrix",
     "rtn_w8a8_static",
     "sparsegpt_2of4",
     "sparsegpt_50",
@@ -59,7 +63,7 @@ class TestAgreesWithLLMCompressor:
 
     def test_its_modifiers_and_observers_are_known_by_name(self) -> None:
         assert set(upstream.MODIFIERS) == set(RECORDED["registries"]["modifiers"])
-        assert MODIFIERS.keys() == {"QuantizationModifier", "GPTQModifier", "SparseGPTModifier"}
+        assert MODIFIERS.keys() == {"QuantizationModifier", "GPTQModifier", "SparseGPTModifier", "REAPPruningModifier"}
         assert sorted(OBSERVERS) == RECORDED["registries"]["observers"]
 
 
@@ -282,6 +286,8 @@ def as_recorded(spec: ModifierSpec) -> dict[str, Any]:
         kept = ("sparsity", "block_size", "dampening_frac", "preserve_sparsity_mask", "offload_hessians")
         data |= {name: getattr(spec, name) for name in (*kept, "prune_n", "prune_m")}
         return data | {"targets": list(spec.targets)}
+    if isinstance(spec, REAPSpec):
+        return data | {"sparsity": spec.sparsity}
     data |= {"groups": [recorded_scheme(group) for group in spec.groups]}
     data |= {"kv_cache": recorded_args(spec.kv_cache), "bypass": spec.bypass_divisibility_checks}
     if isinstance(spec, GPTQSpec):
