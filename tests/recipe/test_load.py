@@ -12,6 +12,7 @@ import yaml
 from planner import upstream
 from planner.compress.modifiers import MODIFIERS
 from planner.compress.modifiers.gptq import GPTQSpec
+from planner.compress.modifiers.reap import REAPSpec
 from planner.compress.modifiers.smoothquant import SmoothQuantSpec
 from planner.compress.modifiers.sparsegpt import SparseGPTSpec
 from planner.compress.modifiers.wanda import WandaSpec
@@ -29,9 +30,12 @@ SHIPPED = (
     "awq_w4a16_asym",
     "gptq_w4a16",
     "gptq_w8a8",
+    "reap_25",
     "rtn_fp8_dynamic",
+    "rtn_fp8_kv_cache",
     "rtn_nvfp4",
     "rtn_w4a16",
+    "rtn_w4a16_imatrix",
     "rtn_w8a8_static",
     "smoothquant_w8a8",
     "sparsegpt_2of4",
@@ -284,6 +288,8 @@ def as_recorded(spec: ModifierSpec) -> dict[str, Any]:
         kept = ("sparsity", "block_size", "dampening_frac", "preserve_sparsity_mask", "offload_hessians")
         data |= {name: getattr(spec, name) for name in (*kept, "prune_n", "prune_m")}
         return data | {"targets": list(spec.targets)}
+    if isinstance(spec, REAPSpec):
+        return data | {"sparsity": spec.sparsity}
     data |= {"groups": [recorded_scheme(group) for group in spec.groups]}
     data |= {"kv_cache": recorded_args(spec.kv_cache), "bypass": spec.bypass_divisibility_checks}
     if isinstance(spec, GPTQSpec):

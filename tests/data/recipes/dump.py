@@ -77,6 +77,8 @@ def modifier(one):
         kept = ("sparsity", "block_size", "dampening_frac", "preserve_sparsity_mask", "offload_hessians", "targets")
         data |= {name: getattr(one, name) for name in kept}
         return data | {"prune_n": one._prune_n, "prune_m": one._prune_m}
+    if type(one).__name__ == "REAPPruningModifier":
+        return data | {"sparsity": one.sparsity}
     config = one.resolved_config
     data |= {"groups": [scheme(group) for group in config.config_groups.values()]}
     data |= {"kv_cache": kv_cache(config.kv_cache_scheme), "bypass": one.bypass_divisibility_checks}
