@@ -174,7 +174,7 @@ class BlockTuner:
             unwrap=unwrap,
             collect=collect,
             weights=self.weights,
-            output=self.output // self.request.rows,
+            output=self.output // self.request.trained[-1],
             trained=tuple(p.numel() * p.element_size() for linear in self.tuned.values() for p in linear.trained),
             kept=kept,
             unruled=frozenset(self.recorder.unruled),
@@ -263,16 +263,17 @@ class BlockTuner:
     # ------------------------------------------------------------------ the training
     def _earlier(self) -> None:
         """What an iteration before this one would have left under its names."""
-        rows = self.request.rows
+        rows = sum(self.request.trained)
         self.names["ref_output"] = self._on_device(list(self.arguments)[-1], rows)
         self.names["pred_output"] = torch.empty_like(self.names["ref_output"])
         self.names["loss"] = torch.empty_like(self.names["ref_output"], dtype=torch.float32)
 
     def _iteration(self) -> None:
         """sign_round/quantizer.py quantize_block, the loop's body: one batch forward and back, one step."""
-        names, rows = self.names, self.request.rows
+        names, parts = self.names, self.request.trained
+        rows = sum(parts)
         names["ref_output"] = self._on_device(list(self.arguments)[-1], rows)
-        names["pred_output"] = torch.cat([self._forward(rows)], dim=0)
+        names["pred_output"] = torch.cat([self._forward(part) for part in parts], dim=0)
         names["loss"] = MeanSquare.apply(  # type: ignore[no-untyped-call]  # torch leaves it untyped
             names["pred_output"].to(torch.float32), names["ref_output"].to(torch.float32), self.recorder
         )

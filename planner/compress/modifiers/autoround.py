@@ -31,6 +31,10 @@ from planner.recipe.targets import LinearModule
 from planner.recipe.validation import must_calibrate, validated
 from planner.timeline import Handle
 
+PASS = 8
+"""auto_round algorithms/block_runner.py from_orchestrator: samples that go through a layer together, whatever the
+modifier's batch size is, because the orchestrator has no attribute of that name."""
+
 COMPILED = Note(
     kind="estimate",
     text="AutoRound: enable_torch_compile is on, and planned as if it were off: what torch.compile saves of a layer's "
@@ -124,8 +128,14 @@ class AutoRoundSpec(QuantizationMixinSpec):
             linears.append((ref.name[len(layer) :], linear_tuning(self.preset, scheme or self.groups[0])))
         each = rows if self.batch_size == 1 else 1  # calibration/llm.py forward_capture: split into samples
         count = -(-samples // rows) if self.batch_size == 1 else samples
-        batch = min(self.batch_size, count)
-        return TuningRequest(layer=layer, linears=tuple(linears), rows=batch * each, last_rows=count % batch * each)
+        batch, trained = min(PASS, count), min(self.batch_size, count)
+        return TuningRequest(
+            layer=layer,
+            linears=tuple(linears),
+            rows=batch * each,
+            last_rows=count % batch * each,
+            trained=tuple(min(PASS, trained - done) * each for done in range(0, trained, PASS)),
+        )
 
     def model(self, context: Context) -> "AutoRoundModel":
         """Captured inputs, and the training."""
@@ -305,7 +315,7 @@ class AutoRoundModel(ModifierModel):
     def _train(self, trained: TrainedLayer, layer: LinearModule, block: TunedBlock, request: TuningRequest) -> Handle:
         """sign_round/quantizer.py quantize_block: the best parameters so far wait on the CPU, and so do better ones."""
         ledger = self.context.ledger
-        with ledger.hold("cpu", self.hidden * request.rows, "autoround", Owner(layer.name, "batch")):
+        with ledger.hold("cpu", self.hidden * max(request.trained), "autoround", Owner(layer.name, "batch")):
             trained.iterate(self.spec.iters)
         best = ledger.open("cpu", "autoround", Owner(layer.name, "best parameters"))
         for _ in range(min(2, self.spec.iters)):
