@@ -42,9 +42,11 @@ class TuningRequest:
     linears: tuple[tuple[str, LinearTuning], ...]
     """Names in the layer (`.self_attn.q_proj`), in model order."""
     rows: int
-    """Rows of the first dimension in a whole batch."""
+    """Rows of the first dimension in a whole batch of a pass over all samples."""
     last_rows: int
-    """Rows of the last batch of a pass over all samples; 0 where all are whole."""
+    """Rows of the last batch of a pass; 0 where all are whole."""
+    trained: tuple[int, ...]
+    """Rows of a batch that is trained, in the parts in which it goes through the layer."""
 
     @property
     def sizes(self) -> tuple[int, ...]:

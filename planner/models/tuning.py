@@ -18,7 +18,7 @@ from planner.errors import UnsupportedError
 from planner.job import Job
 from planner.models.autocasting import CudaAutocast
 from planner.models.build import num_experts, quiet
-from planner.models.built import BuiltModel, unchanged
+from planner.models.built import BuiltModel, built_model, unchanged
 from planner.models.calls import HalfSoftmax, around_calls, patched_forward
 from planner.models.experts import linearize
 from planner.models.failures import forward_of_model, run_for_model, run_forward
@@ -37,14 +37,20 @@ SHARED = ("position_ids", "cache_position", "position_embeddings", "cu_seqlens")
 def tune(built: BuiltModel, job: Job, targets: Sequence[str], request: TuningRequest) -> TunedBlock:
     """Train one sequential target. `targets`: the names of all, in order. Its inputs are those of calibration.
 
-    Raises UnsupportedError where it does not run without data, or in a type that AutoRound casts it from.
+    context/model.py `_set_amp_dtype`: a model in fp16 is trained in bfloat16. Raises UnsupportedError for one in fp32,
+    which AutoRound casts too, and where the layer does not run without data.
     """
+    if job.dtype == "float32":
+        raise UnsupportedError("--dtype float32: AutoRound casts each layer to bfloat16, which planner does not model")
+    if job.dtype == "float16":
+        job = job.model_copy(update={"dtype": "bfloat16"})
+        built = built_model(built.source, job.build)
     model: Any = built.module
-    _check_type(job, request)
-    with quiet(), unchanged(model), frozen(model), without_lost_masks(model, targets), forward_of_model():
+    with quiet(), unchanged(model), without_lost_masks(model, targets), forward_of_model():
         arguments = _captured(model, job, targets, request.layer)
         linearize(model.get_submodule(request.layer), model.config, job.calibrate_all_experts)
-        return BlockTuner(model, request, arguments, job).run()
+        with frozen(model):
+            return BlockTuner(model, request, arguments, job).run()
 
 
 @contextmanager
@@ -58,14 +64,6 @@ def frozen(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
-
-
-def _check_type(job: Job, request: TuningRequest) -> None:
-    """context/model.py `_set_amp_dtype`: fp32 is cast to bfloat16, and fp16 too where inputs are quantized."""
-    if job.dtype == "float32" or (job.dtype == "float16" and any(how.inputs for _, how in request.linears)):
-        raise UnsupportedError(
-            f"--dtype {job.dtype}: AutoRound casts each layer to bfloat16 here, which planner does not model"
-        )
 
 
 class _ReachedError(Exception):
@@ -176,7 +174,7 @@ class BlockTuner:
             unwrap=unwrap,
             collect=collect,
             weights=self.weights,
-            output=self.output // self.request.rows,
+            output=self.output // self.request.trained[-1],
             trained=tuple(p.numel() * p.element_size() for linear in self.tuned.values() for p in linear.trained),
             kept=kept,
             unruled=frozenset(self.recorder.unruled),
@@ -199,18 +197,20 @@ class BlockTuner:
         """The argument of this name, as a batch has it."""
 
         def made(like: torch.Tensor) -> torch.Tensor:
-            anchor, size = next(self.block.parameters()), like.shape[0] if name in SHARED else rows
-            empty: torch.Tensor = anchor.new_empty((size, *like.shape[1:]), dtype=like.dtype)
-            return empty
+            anchor: torch.Tensor = next(self.block.parameters())
+            size = like.shape[0] if name in SHARED else rows
+            return anchor.new_empty((size, *like.shape[1:]), dtype=like.dtype)
 
-        return pytree.tree_map_only(torch.Tensor, made, self.arguments[name])
+        batch: Any = pytree.tree_map_only(torch.Tensor, made, self.arguments[name])
+        return batch
 
     def _forward(self, rows: int) -> torch.Tensor:
         """algorithms/block_runner.py `_forward_one_batch` and `_normalize_output`."""
         batch_others = self._batch(rows)
         with self.autocast:
-            raw_output = self.block(**batch_others)
+            raw_output: Any = self.block(**batch_others)
         output: torch.Tensor = raw_output[0] if isinstance(raw_output, (tuple, list)) else raw_output
+
         self.output = output.numel() * output.element_size()
         del raw_output
         batch_others.clear()
@@ -263,16 +263,17 @@ class BlockTuner:
     # ------------------------------------------------------------------ the training
     def _earlier(self) -> None:
         """What an iteration before this one would have left under its names."""
-        rows = self.request.rows
+        rows = sum(self.request.trained)
         self.names["ref_output"] = self._on_device(list(self.arguments)[-1], rows)
         self.names["pred_output"] = torch.empty_like(self.names["ref_output"])
         self.names["loss"] = torch.empty_like(self.names["ref_output"], dtype=torch.float32)
 
     def _iteration(self) -> None:
         """sign_round/quantizer.py quantize_block, the loop's body: one batch forward and back, one step."""
-        names, rows = self.names, self.request.rows
+        names, parts = self.names, self.request.trained
+        rows = sum(parts)
         names["ref_output"] = self._on_device(list(self.arguments)[-1], rows)
-        names["pred_output"] = torch.cat([self._forward(rows)], dim=0)
+        names["pred_output"] = torch.cat([self._forward(part) for part in parts], dim=0)
         names["loss"] = MeanSquare.apply(  # type: ignore[no-untyped-call]  # torch leaves it untyped
             names["pred_output"].to(torch.float32), names["ref_output"].to(torch.float32), self.recorder
         )

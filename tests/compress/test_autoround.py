@@ -157,14 +157,20 @@ def test_equal_layers_are_traced_once() -> None:
 
 @pytest.mark.parametrize(
     ("samples", "batch", "tuned", "expected"),
-    [(10, 1, 8, (8, 2)), (16, 1, 8, (8, 0)), (3, 1, 8, (3, 0)), (10, 4, 8, (8, 2)), (10, 4, 1, (4, 0))],
+    [
+        (10, 1, 8, (8, 2, (8,))),
+        (16, 1, 4, (8, 0, (4,))),
+        (3, 1, 8, (3, 0, (3,))),
+        (40, 4, 20, (8, 0, (8, 8, 4))),
+        (40, 4, 1, (32, 8, (4,))),
+    ],
 )
 def test_batches_are_made_of_samples_but_for_a_batch_size_of_one(
-    samples: int, batch: int, tuned: int, expected: tuple[int, int]
+    samples: int, batch: int, tuned: int, expected: tuple[int, int, tuple[int, ...]]
 ) -> None:
     spec = recipe(batch_size=tuned).modifiers[0]
     request = spec.tuning("model.layers.0", (), {}, samples, batch)
-    assert (request.rows, request.last_rows) == expected
+    assert (request.rows, request.last_rows, request.trained) == expected
 
 
 def test_every_linear_of_a_layer_is_trained_but_those_that_are_targeted_and_ignored() -> None:

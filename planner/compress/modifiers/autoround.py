@@ -7,6 +7,7 @@ layer, batch by batch. What the GPU holds meanwhile is traced (planner/models/tu
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, ClassVar, Self
 
 from pydantic import Field
@@ -29,6 +30,10 @@ from planner.recipe.specs import ModuleRef, Scheme
 from planner.recipe.targets import LinearModule
 from planner.recipe.validation import must_calibrate, validated
 from planner.timeline import Handle
+
+PASS = 8
+"""auto_round algorithms/block_runner.py from_orchestrator: samples that go through a layer together, whatever the
+modifier's batch size is, because the orchestrator has no attribute of that name."""
 
 COMPILED = Note(
     kind="estimate",
@@ -123,8 +128,14 @@ class AutoRoundSpec(QuantizationMixinSpec):
             linears.append((ref.name[len(layer) :], linear_tuning(self.preset, scheme or self.groups[0])))
         each = rows if self.batch_size == 1 else 1  # calibration/llm.py forward_capture: split into samples
         count = -(-samples // rows) if self.batch_size == 1 else samples
-        batch = min(self.batch_size, count)
-        return TuningRequest(layer=layer, linears=tuple(linears), rows=batch * each, last_rows=count % batch * each)
+        batch, trained = min(PASS, count), min(self.batch_size, count)
+        return TuningRequest(
+            layer=layer,
+            linears=tuple(linears),
+            rows=batch * each,
+            last_rows=count % batch * each,
+            trained=tuple(min(PASS, trained - done) * each for done in range(0, trained, PASS)),
+        )
 
     def model(self, context: Context) -> "AutoRoundModel":
         """Captured inputs, and the training."""
@@ -145,6 +156,8 @@ class AutoRoundModel(ModifierModel):
         self.calls = 0
         self.hidden = self.others = 0
         """Bytes of a row of hidden states, and of a row of all else that has rows."""
+        self.halves = 0
+        """Bytes of all else that is passed in one batch in 16-bit floats."""
 
     # ------------------------------------------------------------------ calibrate
     def before_forward(self, module: LinearModule, call: Call) -> None:
@@ -161,6 +174,7 @@ class AutoRoundModel(ModifierModel):
                 self.context.ledger.grow(self.captured, value.bytes)
                 self.context.traffic.off_gpu(value.bytes)
         self.hidden = call.arguments[0].bytes // max(1, call.dims[0])
+        self.halves = sum(v.bytes for v in call.arguments[1:] if v.bytes == 2 * prod(v.dims))
         self.others = sum(v.bytes for v in call.arguments[1:] if v.name == "attention_mask") // max(1, call.dims[0])
 
     def _collect_garbage(self) -> None:
@@ -189,7 +203,8 @@ class AutoRoundModel(ModifierModel):
             weights = self._suspend_offloading(layer, block)
             self._collect_garbage()
             ledger.empty_cache("gpu")
-            earlier = self._compress_block(layer, block, request)
+            cast = self._cast()
+            earlier = [*self._compress_block(layer, block, request, cast), cast]
             self._move_to_cpu(layer, block, weights)
             ledger.free_all(earlier)
             for module in linears:
@@ -198,6 +213,15 @@ class AutoRoundModel(ModifierModel):
     def _request(self, layer: LinearModule) -> TuningRequest:
         job = self.context.job
         return self.spec.tuning(layer.name, (), {}, job.rank_samples, job.batch_size)
+
+    def _cast(self) -> Handle:
+        """calibration/inputs.py preprocess_block_inputs: of inputs in fp16 there are copies in bfloat16."""
+        ledger, job = self.context.ledger, self.context.job
+        copies = ledger.open("cpu", "autoround", Owner("inputs of all samples", "in bfloat16"))
+        if job.dtype == "float16":
+            ledger.grow(copies, self.hidden * job.rank_samples, job.rank_samples)
+            ledger.grow(copies, self.halves * job.batches, job.batches)
+        return copies
 
     def _preprocess(self, module: LinearModule, names: Any) -> None:
         """base.py `_preprocess_qparams`: a copy of each, then the module forgets them."""
@@ -216,7 +240,9 @@ class AutoRoundModel(ModifierModel):
         owner = Owner(layer.name, "weights while it is trained")
         return [self.context.copied_to_gpu(str(owner), nbytes) for nbytes in block.weights]
 
-    def _compress_block(self, layer: LinearModule, block: TunedBlock, request: TuningRequest) -> list[Handle]:
+    def _compress_block(
+        self, layer: LinearModule, block: TunedBlock, request: TuningRequest, cast: Handle
+    ) -> list[Handle]:
         """auto_round algorithms/composer.py compress_block; returns outputs on the CPU that nobody needs any more."""
         context, ledger = self.context, self.context.ledger
         trained = TrainedLayer(context, layer.name, block)
@@ -227,6 +253,8 @@ class AutoRoundModel(ModifierModel):
         if block.observed:
             self._observe(trained, block, request)
         ledger.empty_cache("gpu")
+        if self.outputs is not None and context.job.dtype == "float16":  # clear_memory(fp_inputs)
+            ledger.grow(cast, -self.hidden * context.job.rank_samples, context.job.rank_samples)
         trained.play(block.wrap, "autoround")
         best = self._train(trained, layer, block, request)
         ledger.empty_cache("gpu")
@@ -287,7 +315,7 @@ class AutoRoundModel(ModifierModel):
     def _train(self, trained: TrainedLayer, layer: LinearModule, block: TunedBlock, request: TuningRequest) -> Handle:
         """sign_round/quantizer.py quantize_block: the best parameters so far wait on the CPU, and so do better ones."""
         ledger = self.context.ledger
-        with ledger.hold("cpu", self.hidden * request.rows, "autoround", Owner(layer.name, "batch")):
+        with ledger.hold("cpu", self.hidden * max(request.trained), "autoround", Owner(layer.name, "batch")):
             trained.iterate(self.spec.iters)
         best = ledger.open("cpu", "autoround", Owner(layer.name, "best parameters"))
         for _ in range(min(2, self.spec.iters)):

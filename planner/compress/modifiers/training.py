@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from planner.compress.context import Context
 from planner.compress.holdings import Owner
 from planner.compress.ledger import Mark
-from planner.models.traces import Event, full_name
+from planner.models.traces import Event
 from planner.models.tuned import TunedBlock, left
 from planner.timeline import Handle
 
@@ -31,7 +31,7 @@ class TrainedLayer:
             if event.category == left_out:
                 continue
             if event.kind == "alloc":
-                owner = Owner(full_name(self.layer, event.module), event.operator)
+                owner = Owner((self.layer + event.module).rstrip("."), event.operator)
                 self._live[event.id] = self.context.take(
                     event.bytes, kind if event.category == "forward" else event.category, owner
                 )
