@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from math import log
 
 from planner.choose.estimator import Estimator, Trial
-from planner.choose.paste import command_line
 from planner.choose.schema import Choice, Fit, Largest, Strategies
 from planner.choose.strategies import ASKED, Strategy, left_out, strategies
 from planner.compress.card import card_notes
@@ -111,7 +110,7 @@ class Search:
         if not value:
             return Largest(field=field, value=None, limit=limit)
         job = Job.model_validate({**self.asked.model_dump(exclude_unset=True), **_with(self.asked, field, value)})
-        command = command_line("plan", self.estimator.model_name, self.estimator.recipe_text, job, self.machine)
+        command = self.estimator.command(job, self.machine)
         return Largest(field=field, value=value, limit=limit, command=command)
 
     # ------------------------------------------------------------------ inside

@@ -61,6 +61,15 @@ RecipeOption = Annotated[
         help="A shipped recipe (see `planner recipes`) or a recipe file that LLM Compressor accepts.",
     ),
 ]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="MODIFIER.FIELD=VALUE",
+        show_default=False,
+        help="A field of the recipe's modifiers instead of its own, like GPTQModifier.block_size=64. May be repeated.",
+    ),
+]
 CatalogueOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -16,6 +16,7 @@ from planner.commands.options import (
     ModelArgument,
     OutputOption,
     RecipeOption,
+    SetOption,
     takes_job_options,
 )
 from planner.commands.output import check_output, exit_for_no, write_result
@@ -54,6 +55,7 @@ def rent(
     model: ModelArgument,
     recipe: RecipeOption,
     options: JobOptions,
+    set: SetOption = None,
     gpu: GpuOption = None,
     cloud: CloudOption = None,
     catalogue: CatalogueOption = None,
@@ -81,10 +83,11 @@ def rent(
         from planner.choose.estimator import Estimator
         from planner.choose.rent import Wish
         from planner.choose.rent import rent as find
+        from planner.recipe.changes import parse_changes
         from planner.reports.rent import RENT
 
         wish = Wish(max_price=max_price, min_headroom=min_headroom)
-        answer = find(Estimator(model, recipe, progress.say), job, machines, wish)
+        answer = find(Estimator(model, recipe, progress.say, parse_changes(set or ())), job, machines, wish)
         text = rendered(RENT, answer, format, output)
     write_result(text, output)
     exit_for_no(check, *(() if answer.offers else ("no",)))
