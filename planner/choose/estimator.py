@@ -27,6 +27,7 @@ from planner.hardware.machine import MAX_RAM, Machine
 from planner.job import Build, Job
 from planner.models.graph import ModelGraph
 from planner.models.source import Named
+from planner.notes import Note
 from planner.planning import checked_program
 from planner.recipe.changes import Changes
 from planner.recipe.specs import Recipe
@@ -190,6 +191,7 @@ class Estimator:
             moved_to_gpu_bytes=moved_to_gpu(trial.plan),
             moved_from_gpu_bytes=moved_from_gpu(trial.plan),
             passes=passes(trial.plan),
+            notes=self._own_notes(job, trial),
             fails=trial.fails,
             command=self.command(self._job(job, strategy), machine, strategy),
             python=library_call(trial.plan, self.recipe_text, trial.job, self._changes(strategy)),
@@ -198,6 +200,18 @@ class Estimator:
     def command(self, job: Job, machine: Machine, strategy: Strategy = ASKED) -> str:
         """The command line that plans this job with the strategy's recipe."""
         return command_line("plan", self.model_name, self.recipe_text, job, machine, self._changes(strategy))
+
+    def _own_notes(self, job: Job, trial: Trial) -> tuple[Note, ...]:
+        """Notes of this way to run the job that the job as asked does not have."""
+        asked = set(self.trial(job).plan.notes)
+        return tuple(note for note in trial.plan.notes if note not in asked and note.kind != "fails")
+
+    def positions(self, job: Job) -> int | None:
+        """Tokens that the model takes at most, by its config; None where that does not say it."""
+        from planner.models.build import max_positions
+
+        self.graph(without_card(job))
+        return max_positions(self._built[job.build].module.config)
 
     def _changes(self, strategy: Strategy) -> dict[str, Any]:
         """Fields of the recipe's modifiers that are not the recipe's."""

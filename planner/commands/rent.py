@@ -33,7 +33,17 @@ MaxPriceOption = Annotated[
         metavar="PRICE",
         min=0,
         show_default=False,
-        help="Only machines that cost at most this much for one hour, in the currency of their row.",
+        help="Only machines that cost at most this much for one hour, in the one currency that there is or --currency.",
+        rich_help_panel=RESULT,
+    ),
+]
+CurrencyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--currency",
+        metavar="CODE",
+        show_default=False,
+        help="Only machines with a price in this currency, like USD. Amounts of two currencies are never compared.",
         rich_help_panel=RESULT,
     ),
 ]
@@ -60,6 +70,7 @@ def rent(
     cloud: CloudOption = None,
     catalogue: CatalogueOption = None,
     max_price: MaxPriceOption = None,
+    currency: CurrencyOption = None,
     min_headroom: HeadroomOption = 0.0,
     check: CheckOption = False,
     format: FormatOption = "table",
@@ -86,7 +97,8 @@ def rent(
         from planner.recipe.changes import parse_changes
         from planner.reports.rent import RENT
 
-        wish = Wish(max_price=max_price, min_headroom=min_headroom)
+        code = currency.strip().upper() if currency else None
+        wish = Wish(max_price=max_price, currency=code, min_headroom=min_headroom)
         answer = find(Estimator(model, recipe, progress.say, parse_changes(set or ())), job, machines, wish)
         text = rendered(RENT, answer, format, output)
     write_result(text, output)

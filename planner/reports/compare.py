@@ -147,8 +147,11 @@ def _where(plan: Plan) -> list[str]:
 def _notes(plans: Sequence[Plan]) -> list[str]:
     """The notes of all plans, each once; a note that not all plans have names its recipes."""
     notes = dict.fromkeys(note for plan in plans for note in texts(plan.notes))
-    owners = {note: [plan.recipe for plan in plans if note in texts(plan.notes)] for note in notes}
-    return [note if len(owners[note]) == len(plans) else f"{', '.join(owners[note])}: {note}" for note in notes]
+    owners = {
+        note: [", ".join((plan.recipe, *_how(plan, plans))) for plan in plans if note in texts(plan.notes)]
+        for note in notes
+    }
+    return [note if len(owners[note]) == len(plans) else f"{'; '.join(owners[note])}: {note}" for note in notes]
 
 
 def _conclusions(plans: Sequence[Plan]) -> list[str]:

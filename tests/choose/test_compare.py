@@ -59,7 +59,7 @@ def test_a_row_says_its_strategy_and_its_machine_where_there_are_several() -> No
     text = compare.render(plans("as asked", ON_GPU, on=(LARGE, machine(GIB // 2))), width=140)
     assert ON_GPU in text
     assert "on GPU of 80 GiB" in text
-    assert "DOES NOT FIT: gptq_w4a16, as asked, on GPU of 0.5 GiB" in " ".join(text.split())
+    assert "DOES NOT FIT: gptq_w4a16, as asked, on GPU of 0.500 GiB" in " ".join(text.split())
 
 
 def test_the_command_takes_machines_and_cards_beside_the_first(capsys: pytest.CaptureFixture[str]) -> None:
