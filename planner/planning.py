@@ -21,6 +21,7 @@ from planner.job import Job
 from planner.models.graph import ModelGraph
 from planner.notes import Note
 from planner.recipe.specs import Recipe
+from planner.serving.kernels import card_support
 from planner.sizing.demands import judged
 from planner.sizing.sized import sized
 
@@ -80,7 +81,7 @@ def _plans(
     if machine is not None:
         job = job.on(machine)
     if isinstance(model, ModelGraph):
-        sizes = (_sized(model, each, job, method, on_card) for each in recipes)
+        sizes = (sized_plan(model, each, job, method, on_card) for each in recipes)
         return tuple(judged(_without_result(each), machine) for each in sizes)
     show_progress(f"building {called(model)} without weights")
     from planner.models.load import graph_of, load_built
@@ -90,17 +91,21 @@ def _plans(
     plans = []
     for recipe in recipes:
         show_progress(f"planning {recipe.name}")
-        plans.append(_sized(graph, recipe, job, method, on_card))
+        plans.append(sized_plan(graph, recipe, job, method, on_card))
     show_progress("sizing the results")
     from planner.serving.results import with_results
 
     return tuple(judged(each, machine) for each in with_results(plans, recipes, built))
 
 
-def _sized(graph: ModelGraph, recipe: Recipe, job: Job, method: PlanMethod, on_card: bool) -> Plan:
-    """One plan with RAM and disk. The recipe is bound to the modules once for all of it."""
+def sized_plan(
+    graph: ModelGraph, recipe: Recipe, job: Job, method: PlanMethod = "simulate", on_card: bool = True
+) -> Plan:
+    """One plan with RAM and disk, which is not yet held against a machine. The recipe is bound to the modules once."""
     ready = checked_program(graph, recipe, job)
-    return sized(_planned(graph, recipe, job, ready, method=method, on_card=on_card), graph, ready[0])
+    plan = sized(_planned(graph, recipe, job, ready, method=method, on_card=on_card), graph, ready[0])
+    schemes = (module.scheme for _, module in ready[0].with_schemes().values() if module.scheme)
+    return plan.model_copy(update={"card_support": card_support(schemes, job.sm)})
 
 
 def plan_graph(

@@ -140,7 +140,7 @@ def test_every_mistake_is_one_line_that_names_it(capsys: Any, arguments: list[st
 
 def test_the_flags_are_the_options_and_have_their_defaults() -> None:
     flags = {item.name for item in fields(ServeFlags)}
-    assert flags == set(ServeOptions.model_fields) - {"dtype"} | {"gpu_memory"}
+    assert flags == set(ServeOptions.model_fields) - {"dtype"} | {"gpu_memory", "machine", "here", "catalogue"}
     assert ServeFlags().options() == ServeOptions()
     assert set(get_type_hints(ServeFlags)) == flags
 

@@ -20,6 +20,9 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 def test_flags_and_options_have_the_same_names_and_defaults() -> None:
     flags = {item.name: item.default for item in fields(TrainFlags)}
     assert flags.pop("gpu_memory") is None  # a second name of gpu
+    assert [flags.pop(name) for name in ("machine", "here", "catalogue")] == [None, False, None]
+    assert flags.pop("gpus") is None  # 1, or those of the machine
+    flags["gpus"] = TrainFlags().options().gpus
     assert flags == {name: field.default for name, field in TrainOptions.model_fields.items()}
 
 

@@ -14,9 +14,11 @@ from planner.choose.schema import Choice, moved_from_gpu, moved_to_gpu, passes
 from planner.choose.strategies import ASKED, Strategy
 from planner.compress.card import card_notes
 from planner.compress.fit import Attempt, Rehearsal
+from planner.compress.modifiers.gptq import GPTQSpec
 from planner.compress.oneshot import heaviest_rank
 from planner.compress.plans import placement_facts, simulated_plan
 from planner.compress.program import Outcome
+from planner.compress.recipes import load_recipe
 from planner.compress.schema import Plan
 from planner.errors import JobError
 from planner.fields import JOB_FIELDS
@@ -25,7 +27,9 @@ from planner.hardware.machine import MAX_RAM, Machine
 from planner.job import Build, Job
 from planner.models.graph import ModelGraph
 from planner.models.source import Named
+from planner.notes import Note
 from planner.planning import checked_program
+from planner.recipe.changes import Changes
 from planner.recipe.specs import Recipe
 from planner.sizing.demands import CardNeed, demands_on, disk_need, ram_need
 from planner.sizing.sized import sized
@@ -118,11 +122,21 @@ def _with_context(rehearsal: Rehearsal, attempt: Attempt) -> int:
 
 
 class Estimator:
-    """Trials of one model, each made once. `say` is told what takes time."""
+    """Trials of one model, each made once. `say` is told what takes time.
 
-    def __init__(self, model: Named, recipe: AnyRecipe, say: Callable[[str], None] | None = None) -> None:
+    `changes`: fields of the recipe's modifiers instead of its own, for a recipe that is named by a text.
+    """
+
+    def __init__(
+        self,
+        model: Named,
+        recipe: AnyRecipe,
+        say: Callable[[str], None] | None = None,
+        changes: Changes | None = None,
+    ) -> None:
         check_model(model)
-        self.model, self.recipe = model, recipe_of(recipe)
+        self.model, self.changes = model, dict(changes or {})
+        self.recipe = load_recipe(str(recipe), self.changes) if self.changes else recipe_of(recipe)
         self.recipe_text = str(recipe)
         self.model_name = called(model)
         self._say = say or (lambda _text: None)
@@ -177,10 +191,32 @@ class Estimator:
             moved_to_gpu_bytes=moved_to_gpu(trial.plan),
             moved_from_gpu_bytes=moved_from_gpu(trial.plan),
             passes=passes(trial.plan),
+            notes=self._own_notes(job, trial),
             fails=trial.fails,
-            command=command_line("plan", self.model_name, self.recipe_text, self._job(job, strategy), machine),
-            python=library_call(trial.plan, self.recipe_text, trial.job, strategy.recipe_changes),
+            command=self.command(self._job(job, strategy), machine, strategy),
+            python=library_call(trial.plan, self.recipe_text, trial.job, self._changes(strategy)),
         )
+
+    def command(self, job: Job, machine: Machine, strategy: Strategy = ASKED) -> str:
+        """The command line that plans this job with the strategy's recipe."""
+        return command_line("plan", self.model_name, self.recipe_text, job, machine, self._changes(strategy))
+
+    def _own_notes(self, job: Job, trial: Trial) -> tuple[Note, ...]:
+        """Notes of this way to run the job that the job as asked does not have."""
+        asked = set(self.trial(job).plan.notes)
+        return tuple(note for note in trial.plan.notes if note not in asked and note.kind != "fails")
+
+    def positions(self, job: Job) -> int | None:
+        """Tokens that the model takes at most, by its config; None where that does not say it."""
+        from planner.models.build import max_positions
+
+        self.graph(without_card(job))
+        return max_positions(self._built[job.build].module.config)
+
+    def _changes(self, strategy: Strategy) -> dict[str, Any]:
+        """Fields of the recipe's modifiers that are not the recipe's."""
+        of_gptq = {f"{GPTQSpec.type}.{field}": value for field, value in strategy.recipe_changes.items()}
+        return {**self.changes, **of_gptq}
 
     def _job(self, asked: Job, strategy: Strategy) -> Job:
         try:

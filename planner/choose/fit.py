@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from math import log
 
 from planner.choose.estimator import Estimator, Trial
-from planner.choose.paste import command_line
 from planner.choose.schema import Choice, Fit, Largest, Strategies
 from planner.choose.strategies import ASKED, Strategy, left_out, strategies
 from planner.compress.card import card_notes
@@ -99,6 +98,11 @@ class Search:
             choices=ranked(found),
         )
 
+    def quick_combinations(self) -> tuple[Choice, ...]:
+        """What fits together where no strategy fits alone, the result the same; without smallest cards."""
+        found, _ = self._extend([self._start()], [each for each in self.candidates if each.is_same_result])
+        return tuple(self.estimator.choice(self.asked, state.strategy, self.machine, quick=True) for state in found)
+
     def quick_choices(self) -> tuple[Choice, ...]:
         """The strategies that can be planned, without their smallest cards."""
         found = [each for each in (ASKED, *self.candidates) if self._state(each) is not None]
@@ -106,15 +110,22 @@ class Search:
 
     def largest(self, field: str) -> Largest:
         """The largest value of this field of the job that fits."""
-        limit = LIMITS[field]
-        value = self._most(ASKED, {}, field, limit, STEPS[field])
+        limit, step = self._limit(field), STEPS[field]
+        value = self._most(ASKED, {}, field, limit, step) if limit >= step else 0
+        if not value and step > 1:
+            value = self._most(ASKED, {}, field, min(limit, step - 1), 1)
         if not value:
             return Largest(field=field, value=None, limit=limit)
         job = Job.model_validate({**self.asked.model_dump(exclude_unset=True), **_with(self.asked, field, value)})
-        command = command_line("plan", self.estimator.model_name, self.estimator.recipe_text, job, self.machine)
+        command = self.estimator.command(job, self.machine)
         return Largest(field=field, value=value, limit=limit, command=command)
 
     # ------------------------------------------------------------------ inside
+    def _limit(self, field: str) -> int:
+        """The largest value that is tried: of tokens no more than the model takes."""
+        positions = self.estimator.positions(self.asked) if field == "seq_len" else None
+        return LIMITS[field] if positions is None else min(LIMITS[field], positions)
+
     def _ram_for_weights(self) -> int | None:
         """RAM that the job leaves for weights; None where nobody said how much RAM there is, or none is left."""
         ram, host = ram_of(self.machine), self.estimator.trial(self.asked).plan.host

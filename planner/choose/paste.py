@@ -10,6 +10,7 @@ from planner.fields import JOB_FIELDS
 from planner.hardware import named_gpu
 from planner.hardware.machine import Machine
 from planner.job import Job
+from planner.recipe.changes import Changes, written
 from planner.recipe.files import list_recipes
 from planner.sizing.demands import ram_of
 from planner.spelling import BYTES
@@ -32,9 +33,12 @@ _ALWAYS = ("samples", "seq_len", "batch_size")
 _DEVICES = {"gpu": "cuda:0", "gpu:1": "cuda:1", "cpu": "cpu"}
 
 
-def command_line(command: str, model: str, recipe: str, job: Job, machine: Machine | None = None) -> str:
+def command_line(
+    command: str, model: str, recipe: str, job: Job, machine: Machine | None = None, changes: Changes | None = None
+) -> str:
     """`planner COMMAND MODEL -r RECIPE` with every option that is not the default."""
-    words = ["planner", command, model, "-r", recipe, *_options(job), *(_machine(machine) if machine else ())]
+    sets = (word for text in written(changes or {}) for word in ("--set", text))
+    words = ["planner", command, model, "-r", recipe, *sets, *_options(job), *(_machine(machine) if machine else ())]
     return shlex.join(words)
 
 
@@ -67,18 +71,34 @@ def _options(job: Job) -> Iterator[str]:
         yield from (field.option,) if field.is_flag else (field.option, str(typed))
 
 
-def library_call(plan: Plan, recipe: str, job: Job, recipe_changes: Mapping[str, Any]) -> str:
-    """The load call and `oneshot(...)` of LLM Compressor that run this job."""
+def library_call(plan: Plan, recipe: str, job: Job, changes: Changes) -> str:
+    """The load call and `oneshot(...)` of LLM Compressor that run this job, with what to change in the recipe."""
     auto, path = _auto_class(plan.model.architecture), _recipe_path(recipe)
     lines = [*_started(job), f"from transformers import {auto}", "from llmcompressor import oneshot"]
-    lines += [f"# MODEL_ID: {plan.model.name}; dataset: your calibration data", *_loading(job, auto)]
+    lines += [f"# MODEL_ID: {plan.model.name}; dataset: your calibration data", *_parts(job), *_loading(job, auto)]
     if path != recipe:
         lines.append(f"# {path}: planner's recipes/{path}, copied beside this script")
-    lines += [f"# in the recipe, for GPTQModifier: {name}: {value}" for name, value in recipe_changes.items()]
+    lines += [f"# in the recipe, for {_of_modifier(name)}: {value}" for name, value in changes.items()]
     lines += ["oneshot(", "    model=model,", "    dataset=dataset,", f"    recipe={path!r},"]
     lines += [f"    {name}={value!r}," for name, value in _arguments(job)]
     folder = f"{Path(plan.model.name).name}-{Path(plan.recipe).stem}"
     return "\n".join([*lines, ")", f"model.save_pretrained({folder!r}, save_compressed=True)"])
+
+
+def _parts(job: Job) -> Iterator[str]:
+    """What is planned of model and samples that no argument of these calls says."""
+    if job.images:
+        height, width = job.image_size
+        yield f"# each sample of the dataset has {job.images} images of {height} x {width} pixels"
+    for layers, part in ((job.layers, "decoder"), (job.vision_layers, "vision tower")):
+        if layers is not None:
+            yield f"# planned for {layers} layers of the {part} alone: cut the config of from_pretrained to these"
+
+
+def _of_modifier(name: str) -> str:
+    """`GPTQModifier.block_size` as words."""
+    modifier, _, field = name.partition(".")
+    return f"{modifier}: {field}"
 
 
 def _recipe_path(recipe: str) -> str:

@@ -13,6 +13,8 @@ from planner.job import Job
 
 NEAR = 2.0
 """A machine misses narrowly where what it lacks is less than so many times what it has."""
+IN_REACH = 4.0
+"""And may do it by several strategies together where it is less than so many times."""
 SHOWN = 10
 
 
@@ -21,23 +23,26 @@ class Wish:
     """What a machine must meet besides being able to do the job."""
 
     max_price: float | None = None
-    """For one hour, in the catalogue's currency."""
+    """For one hour, in `currency`."""
+    currency: str | None = None
+    """Only machines with a price in it; None: as they are."""
     min_headroom: float = 0.0
     """The part of GPU memory and of RAM that must stay free: 0.1 for a tenth."""
 
 
 def rent(estimator: Estimator, job: Job, machines: Sequence[Machine], wish: Wish) -> Rent:
     """The job on each of the machines. Raises JobError where no machine is left to try; what `plan` raises."""
+    _check_currency(machines, wish)
     affordable = [machine for machine in machines if _is_affordable(machine, wish)]
     if not affordable:
-        raise JobError("no machine of the catalogue has a price up to --max-price; leave it out, or name a catalogue")
+        what = "a price up to --max-price" if wish.max_price is not None else f"a price in {wish.currency}"
+        raise JobError(f"no machine of the catalogue has {what}; leave that out, or name a catalogue")
     plan = estimator.trial(job).plan
     fitting: list[Offer] = []
     missing: list[Offer] = []
     for machine in affordable:
         choice = _best(Search(estimator, job, machine, with_budget=False), wish)
-        does_fit = choice.fits in FITTING and _is_known(choice)
-        (fitting if does_fit else missing).append(Offer(machine=machine, choice=choice))
+        (fitting if _does_fit(choice) else missing).append(Offer(machine=machine, choice=choice))
     near = sorted((offer for offer in missing if _is_near(offer.choice)), key=_lacks)[:SHOWN]
     return Rent(
         model=plan.model,
@@ -52,12 +57,17 @@ def rent(estimator: Estimator, job: Job, machines: Sequence[Machine], wish: Wish
 
 
 def _best(search: Search, wish: Wish) -> Choice:
-    """The strategy that fits and moves the least; where none fits, the job as asked."""
+    """The strategy that fits and moves the least, or several together; where none fits, what comes closest."""
     choices = [_with_headroom(choice, wish) for choice in search.quick_choices()]
-    fitting = [choice for choice in choices if choice.fits in FITTING and _is_known(choice)]
-    if fitting:
+    if not any(map(_does_fit, choices)) and any(_is_near(choice, IN_REACH) for choice in choices):
+        choices += [_with_headroom(choice, wish) for choice in search.quick_combinations()]
+    if fitting := list(filter(_does_fit, choices)):
         return min(fitting, key=lambda choice: (not choice.is_same_result, rank(choice.fits), choice.moved_bytes))
     return min(choices, key=lambda choice: (choice.fails is not None, max(_over(choice), default=1.0)))
+
+
+def _does_fit(choice: Choice) -> bool:
+    return choice.fits in FITTING and _is_known(choice)
 
 
 def _is_known(choice: Choice) -> bool:
@@ -84,16 +94,29 @@ def _roomier(demand: Demand, headroom: float) -> Demand:
 
 def _is_affordable(machine: Machine, wish: Wish) -> bool:
     """Without a wish, a machine without a price counts too."""
-    if wish.max_price is None:
+    if wish.max_price is None and wish.currency is None:
         return True
-    return machine.price is not None and machine.price.amount <= wish.max_price
+    if machine.price is None or wish.currency not in (None, machine.price.currency):
+        return False
+    return wish.max_price is None or machine.price.amount <= wish.max_price
 
 
-def _cost(offer: Offer) -> tuple[float, int, int]:
-    """By price; machines without one come after, by GPU memory and RAM."""
-    machine = offer.machine
-    price = machine.price.amount if machine.price else float("inf")
-    return price, (machine.gpu_memory_bytes or 0) * machine.gpus, machine.ram_bytes or 0
+def _check_currency(machines: Sequence[Machine], wish: Wish) -> None:
+    """Amounts of two currencies are no numbers to compare."""
+    currencies = sorted({machine.price.currency for machine in machines if machine.price})
+    if wish.max_price is not None and wish.currency is None and len(currencies) > 1:
+        raise JobError(
+            f"--max-price {wish.max_price:g}: prices are in {', '.join(currencies)}; say which by --currency"
+        )
+    if wish.currency is not None and wish.currency not in currencies:
+        raise JobError(f"--currency {wish.currency}: prices are in {', '.join(currencies) or 'no currency'}")
+
+
+def _cost(offer: Offer) -> tuple[bool, str, float, int, int]:
+    """By price, one currency after the other; machines without one come after, by GPU memory and RAM."""
+    machine, price = offer.machine, offer.machine.price
+    currency, amount = (price.currency, price.amount) if price else ("", 0.0)
+    return price is None, currency, amount, (machine.gpu_memory_bytes or 0) * machine.gpus, machine.ram_bytes or 0
 
 
 def _over(choice: Choice) -> Iterator[float]:
@@ -103,9 +126,9 @@ def _over(choice: Choice) -> Iterator[float]:
             yield demand.at_least_bytes / demand.has_bytes if demand.has_bytes else float("inf")
 
 
-def _is_near(choice: Choice) -> bool:
+def _is_near(choice: Choice, near: float = NEAR) -> bool:
     over = list(_over(choice))
-    return not choice.fails and bool(over) and all(times < NEAR for times in over)
+    return not choice.fails and bool(over) and all(times < near for times in over)
 
 
 def _lacks(offer: Offer) -> float:

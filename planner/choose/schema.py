@@ -30,6 +30,7 @@ class Choice(Record):
     moved_to_gpu_bytes: int = Field(description="weights onloaded and batches fetched, in the whole job")
     moved_from_gpu_bytes: int = Field(description="outputs stored and compressed weights written back")
     passes: int = Field(description="how often the calibration data go through the model")
+    notes: tuple[Note, ...] = Field(default=(), description="what a reader must know that the job as asked does not")
     fails: str | None = Field(default=None, description="why LLM Compressor itself would not finish this job")
     command: str = Field(description="the command that plans it")
     python: str = Field(description="the call of LLM Compressor that does it")

@@ -16,6 +16,7 @@ from planner.commands.options import (
     ModelArgument,
     OutputOption,
     RecipeOption,
+    SetOption,
     make_machine,
     takes_job_options,
     takes_machine_options,
@@ -51,6 +52,7 @@ def fit(
     recipe: RecipeOption,
     options: JobOptions,
     on: MachineFlags,
+    set: SetOption = None,
     max: MaxOption = None,
     check: CheckOption = False,
     format: FormatOption = "table",
@@ -68,9 +70,10 @@ def fit(
     with Progress() as progress:
         from planner.choose.estimator import Estimator
         from planner.choose.fit import Search
+        from planner.recipe.changes import parse_changes
         from planner.reports.choose import FIT
 
-        search = Search(Estimator(model, recipe, progress.say), job, machine)
+        search = Search(Estimator(model, recipe, progress.say, parse_changes(set or ())), job, machine)
         largest = tuple(search.largest(field) for field in fields)
         answer = search.fit().model_copy(update={"largest": largest})
         text = rendered(FIT, answer, format, output)

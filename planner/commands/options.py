@@ -61,6 +61,15 @@ RecipeOption = Annotated[
         help="A shipped recipe (see `planner recipes`) or a recipe file that LLM Compressor accepts.",
     ),
 ]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="MODIFIER.FIELD=VALUE",
+        show_default=False,
+        help="A field of the recipe's modifiers instead of its own, like GPTQModifier.block_size=64. May be repeated.",
+    ),
+]
 CatalogueOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -172,6 +181,42 @@ def make_machine(options: MachineFlags) -> "Machine":
         here=options.here,
         catalogues=options.catalogue or (),
     )
+
+
+MachineNameOption = Annotated[
+    str | None,
+    typer.Option(
+        "--machine",
+        metavar="NAME",
+        show_default=False,
+        help="A machine that can be rented (`planner machines`): its cards. The options above override it.",
+        rich_help_panel=MACHINE,
+    ),
+]
+HereOption = Annotated[
+    bool,
+    typer.Option(
+        "--here",
+        metavar=FLAG,
+        help="The cards of the machine that this runs on. The options above override what is found.",
+        rich_help_panel=MACHINE,
+    ),
+]
+
+
+def cards_of(options: MachineFlags) -> "tuple[str | None, int]":
+    """The card as `--gpu` would name it, and how many, of the machine that the options name together.
+
+    Raises JobError of one line where they make no sense, and for a machine without a card.
+    """
+    from planner.hardware import agreed_gpu, named_gpu
+
+    if options.machine is None and not options.here:
+        return agreed_gpu(options.gpu, options.gpu_memory), 1 if options.gpus is None else options.gpus
+    found = make_machine(options)
+    size, known = found.card_bytes(), named_gpu(found.gpu) if found.gpu else None
+    is_known = known is not None and known.memory_bytes == size
+    return found.gpu if is_known else f"{size} B", found.gpus
 
 
 def takes_machine_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -11,6 +11,7 @@ from planner.commands.options import (
     ModelArgument,
     OutputOption,
     RecipeOption,
+    SetOption,
     StepsOption,
     make_machine,
     takes_job_options,
@@ -34,6 +35,7 @@ def plan(
     recipe: RecipeOption,
     options: JobOptions,
     on: MachineFlags,
+    set: SetOption = None,
     method: MethodOption = "simulate",
     steps: StepsOption = "folded",
     check: CheckOption = False,
@@ -51,10 +53,19 @@ def plan(
     job = make_job(options).on(machine)
     check_output(output)
     with Progress() as progress:
+        from planner.compress.recipes import load_recipe
         from planner.planning import plan as make_plan
+        from planner.recipe.changes import parse_changes
         from planner.reports.plan import formats
 
-        result = make_plan(model, recipe, job, method=method, progress=progress.say, machine=machine)
+        result = make_plan(
+            model,
+            load_recipe(recipe, parse_changes(set or ())),
+            job,
+            method=method,
+            progress=progress.say,
+            machine=machine,
+        )
         text = rendered(formats(steps), result, format, output)
     write_result(text, output)
     exit_for_no(check, result.fits)

@@ -16,6 +16,7 @@ from planner.commands.options import (
     ModelArgument,
     OutputOption,
     RecipeOption,
+    SetOption,
     takes_job_options,
 )
 from planner.commands.output import check_output, exit_for_no, write_result
@@ -32,7 +33,17 @@ MaxPriceOption = Annotated[
         metavar="PRICE",
         min=0,
         show_default=False,
-        help="Only machines that cost at most this much for one hour, in the currency of their row.",
+        help="Only machines that cost at most this much for one hour, in the one currency that there is or --currency.",
+        rich_help_panel=RESULT,
+    ),
+]
+CurrencyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--currency",
+        metavar="CODE",
+        show_default=False,
+        help="Only machines with a price in this currency, like USD. Amounts of two currencies are never compared.",
         rich_help_panel=RESULT,
     ),
 ]
@@ -54,10 +65,12 @@ def rent(
     model: ModelArgument,
     recipe: RecipeOption,
     options: JobOptions,
+    set: SetOption = None,
     gpu: GpuOption = None,
     cloud: CloudOption = None,
     catalogue: CatalogueOption = None,
     max_price: MaxPriceOption = None,
+    currency: CurrencyOption = None,
     min_headroom: HeadroomOption = 0.0,
     check: CheckOption = False,
     format: FormatOption = "table",
@@ -81,10 +94,12 @@ def rent(
         from planner.choose.estimator import Estimator
         from planner.choose.rent import Wish
         from planner.choose.rent import rent as find
+        from planner.recipe.changes import parse_changes
         from planner.reports.rent import RENT
 
-        wish = Wish(max_price=max_price, min_headroom=min_headroom)
-        answer = find(Estimator(model, recipe, progress.say), job, machines, wish)
+        code = currency.strip().upper() if currency else None
+        wish = Wish(max_price=max_price, currency=code, min_headroom=min_headroom)
+        answer = find(Estimator(model, recipe, progress.say, parse_changes(set or ())), job, machines, wish)
         text = rendered(RENT, answer, format, output)
     write_result(text, output)
     exit_for_no(check, *(() if answer.offers else ("no",)))

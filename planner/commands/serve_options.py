@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from planner.commands.options import FLAG, gpu_memory_option
+from planner.commands.options import (
+    FLAG,
+    CatalogueOption,
+    HereOption,
+    MachineFlags,
+    MachineNameOption,
+    cards_of,
+    gpu_memory_option,
+)
 from planner.errors import JobError
 from planner.fields import Engine, SplitMode
-from planner.hardware import agreed_gpu
 from planner.units import parse_bytes
 
 if TYPE_CHECKING:
@@ -85,7 +92,19 @@ class ServeFlags:
         ),
     ] = None
     gpu_memory: Annotated[str | None, gpu_memory_option(HARDWARE)] = None
-    gpus: Annotated[int, typer.Option("--gpus", metavar="N", help="Number of such GPUs.", rich_help_panel=HARDWARE)] = 1
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            "--gpus",
+            metavar="N",
+            show_default=False,
+            help="Number of such GPUs. Default: 1, or those of the machine.",
+            rich_help_panel=HARDWARE,
+        ),
+    ] = None
+    machine: MachineNameOption = None
+    here: HereOption = False
+    catalogue: CatalogueOption = None
     split: Annotated[
         SplitMode | None,
         typer.Option(
@@ -196,13 +215,23 @@ class ServeFlags:
         from planner.commands.jobs import checked
         from planner.serving.schema import ServeOptions
 
+        gpu, gpus = cards_of(
+            MachineFlags(
+                gpu=self.gpu,
+                gpu_memory=self.gpu_memory,
+                gpus=self.gpus,
+                machine=self.machine,
+                here=self.here,
+                catalogue=self.catalogue,
+            )
+        )
         values = {
             "context": self.context,
             "batch": self.batch,
             "kv_dtype": self.kv_dtype,
             "beyond_positions": self.beyond_positions,
-            "gpu": agreed_gpu(self.gpu, self.gpu_memory),
-            "gpus": self.gpus,
+            "gpu": gpu,
+            "gpus": gpus,
             "split": self.split,
             "gpu_layers": self.gpu_layers,
             "bandwidth": _rate("--bandwidth", self.bandwidth),

@@ -10,6 +10,7 @@ from planner.commands.options import (
     ModelArgument,
     OutputOption,
     RecipeOption,
+    SetOption,
     make_machine,
     takes_job_options,
     takes_machine_options,
@@ -29,6 +30,7 @@ def strategies(
     recipe: RecipeOption,
     options: JobOptions,
     on: MachineFlags,
+    set: SetOption = None,
     check: CheckOption = False,
     format: FormatOption = "table",
     output: OutputOption = None,
@@ -45,9 +47,10 @@ def strategies(
     with Progress() as progress:
         from planner.choose.estimator import Estimator
         from planner.choose.fit import Search
+        from planner.recipe.changes import parse_changes
         from planner.reports.choose import STRATEGIES
 
-        answer = Search(Estimator(model, recipe, progress.say), job, machine).strategies()
+        answer = Search(Estimator(model, recipe, progress.say, parse_changes(set or ())), job, machine).strategies()
         text = rendered(STRATEGIES, answer, format, output)
     write_result(text, output)
     exit_for_no(check, answer.best.fits)

@@ -6,10 +6,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from planner.commands.common import rendered
-from planner.commands.options import FormatOption, ModelArgument, OutputOption, gpu_memory_option, takes_options
+from planner.commands.options import (
+    CatalogueOption,
+    FormatOption,
+    HereOption,
+    MachineFlags,
+    MachineNameOption,
+    ModelArgument,
+    OutputOption,
+    cards_of,
+    gpu_memory_option,
+    takes_options,
+)
 from planner.commands.output import check_output, write_result
 from planner.commands.progress import Progress
-from planner.hardware import agreed_gpu
 
 if TYPE_CHECKING:
     from planner.training.schema import TrainOptions
@@ -103,7 +113,16 @@ class TrainFlags:
         float,
         typer.Option("--dropout", metavar="P", help="Of the adapters' inputs; keeps masks.", rich_help_panel=ADAPTERS),
     ] = 0.0
-    gpus: Annotated[int, typer.Option("--gpus", metavar="N", help="GPUs in all.", rich_help_panel=HARDWARE)] = 1
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            "--gpus",
+            metavar="N",
+            show_default=False,
+            help="GPUs in all. Default: 1, or those of the machine.",
+            rich_help_panel=HARDWARE,
+        ),
+    ] = None
     gpus_per_node: Annotated[
         int, typer.Option("--gpus-per-node", metavar="N", help="Of one machine.", rich_help_panel=HARDWARE)
     ] = 8
@@ -118,6 +137,9 @@ class TrainFlags:
         ),
     ] = None
     gpu_memory: Annotated[str | None, gpu_memory_option(HARDWARE)] = None
+    machine: MachineNameOption = None
+    here: HereOption = False
+    catalogue: CatalogueOption = None
     sharding: Annotated[
         Literal["none", "zero1", "zero2", "zero3", "fsdp", "fsdp-grad-op"],
         typer.Option(
@@ -142,7 +164,8 @@ class TrainFlags:
         from planner.training.schema import TrainOptions
 
         typed = asdict(self)
-        typed["gpu"] = agreed_gpu(self.gpu, typed.pop("gpu_memory"))
+        said = {name: typed.pop(name) for name in ("gpu", "gpu_memory", "gpus", "machine", "here", "catalogue")}
+        typed["gpu"], typed["gpus"] = cards_of(MachineFlags(**said))
         return checked(TrainOptions, typed)
 
 

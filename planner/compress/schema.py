@@ -188,6 +188,18 @@ class RehearsedScript(Record):
     resident_bytes: int | None = Field(default=None, description="RAM that the rehearsal itself took, at most")
 
 
+Support = Literal["yes", "weights alone", "not known", "no"]
+"""weights alone: it runs, with activations as wide as they are."""
+
+
+class CardSupport(Record):
+    """Whether vLLM has kernels for the result's format on the job's card, as vLLM documents it."""
+
+    support: Support
+    format: str = Field(description="the format that decides")
+    source: str
+
+
 class Plan(Record):
     """One planned LLM Compressor job."""
 
@@ -220,6 +232,10 @@ class Plan(Record):
     result: Result | None = Field(
         default=None, description="null where a part of the model is planned, or a note says why"
     )
+    card_support: CardSupport | None = Field(
+        default=None, description="null where nobody said which card, or nothing is quantized"
+    )
+    strategy: str | None = Field(default=None, description="the strategy of a comparison; null for the job as asked")
     host: Host | None = Field(default=None, description="RAM as the process has it; null where it was not sized")
     disk: Disk | None = Field(default=None, description="null where it was not sized")
     notes: tuple[Note, ...]

@@ -7,7 +7,8 @@ from pydantic import Field
 
 from planner.records import Record
 
-Resource = Literal["GPU", "second GPU", "RAM", "shared memory", "disk"]
+Resource = Literal["GPU", "second GPU", "RAM", "shared memory", "disk", "Hub cache"]
+"""Hub cache: the disk that it lies on, where that is not the one of the results."""
 Outcome = Literal["fits", "slow", "over", "not said"]
 """slow: it works, with memory given back or files read again. not said: nobody said how much there is."""
 Fits = Literal["yes", "slow", "not said", "no"]

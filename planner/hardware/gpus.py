@@ -39,12 +39,8 @@ class Gpu:
     """Compute capability as two or three digits, 90 for 9.0; None for other makers' cards and for a given size."""
     bf16_tflops: float | None = None
     """10^12 operations per second of dense bf16 products, without sparsity, as `bf16_source` has it. None: the card has
-    no bf16 units, or no data sheet of its own says it."""
+    no bf16 units, or nobody could look its figure up in a second place."""
     bf16_source: str | None = None
-    pcie: int | None = None
-    """Generation of its PCIe link."""
-    nvlink: int | None = None
-    """Generation of its NVLink; 0 where it has none, None where its form factors differ or nobody said."""
     driver_bytes: int | None = None
     """What nvidia-smi shows as the card's total: more than CUDA has of it."""
 
@@ -173,8 +169,6 @@ def _gpu(record: dict[str, object]) -> Gpu:
         sm=record.get("sm"),  # type: ignore[arg-type]  # a number or nothing, a test says so
         bf16_tflops=record.get("bf16_tflops"),  # type: ignore[arg-type]  # likewise
         bf16_source=record.get("bf16_source"),  # type: ignore[arg-type]  # likewise
-        pcie=record.get("pcie"),  # type: ignore[arg-type]  # likewise
-        nvlink=record.get("nvlink"),  # type: ignore[arg-type]  # likewise
         driver_bytes=int(str(record["driver_mib"])) * MIB if "driver_mib" in record else None,
     )
 

@@ -12,30 +12,41 @@ from planner.measure.record import MeasuredStep, Measurement
 from planner.records import Record
 from planner.units import MIB
 
-FigureName = Literal["gpu_requested", "gpu_allocated", "cpu_tensors", "cpu_process"]
+FigureName = Literal["gpu_requested", "gpu_allocated", "gpu_reserved", "gpu_device", "cpu_tensors", "cpu_process"]
 
 # The plan's figure, the measured one, and its title. A new figure of the plan is a new line here.
-Planned = Callable[[Step], int]
+Planned = Callable[[Step, Plan], int | None]
 Measured = Callable[[MeasuredStep, int], int | None]
 FIGURES: dict[FigureName, tuple[str, Planned, Measured]] = {
     "gpu_requested": (
         "GPU requested",
-        lambda step: step.gpu.peak_bytes,
+        lambda step, _plan: step.gpu.peak_bytes,
         lambda step, _base: None if step.running else step.gpu.requested_bytes,
     ),
     "gpu_allocated": (
         "GPU allocated",
-        lambda step: step.gpu.peak_allocated_bytes,
+        lambda step, _plan: step.gpu.peak_allocated_bytes,
         lambda step, _base: step.gpu.allocated_bytes,
     ),
-    "cpu_tensors": ("CPU tensors", lambda step: step.cpu.peak_bytes, lambda step, _base: step.cpu.tensor_bytes),
+    "gpu_reserved": (
+        "GPU reserved",
+        lambda step, _plan: step.gpu.peak_reserved_bytes,
+        lambda step, _base: step.gpu.reserved_bytes,
+    ),
+    "gpu_device": (
+        "GPU in use, whole card",
+        lambda step, plan: _device_total(step, plan),
+        lambda step, _base: step.gpu.device_bytes,
+    ),
+    "cpu_tensors": ("CPU tensors", lambda step, _plan: step.cpu.peak_bytes, lambda step, _base: step.cpu.tensor_bytes),
     "cpu_process": (
         "CPU process less its start",
-        lambda step: step.cpu.peak_bytes,
+        lambda step, _plan: step.cpu.peak_bytes,
         lambda step, base: None if step.cpu.rss_bytes is None else step.cpu.rss_bytes - base,
     ),
 }
-# Measured figures that plans do not have; reports show them, so that nobody takes the plan for the whole card.
+# Measured figures that a plan without the allocator does not have; reports show them, so that nobody takes such a plan
+# for the whole card.
 UNPLANNED: dict[str, tuple[str, Callable[[MeasuredStep], int | None]]] = {
     "gpu_reserved": ("GPU reserved", lambda step: step.gpu.reserved_bytes),
     "gpu_device": ("GPU in use, whole card", lambda step: step.gpu.device_bytes),
@@ -135,7 +146,8 @@ def compare(plan: Plan, measurement: Measurement, file: str = "") -> JobAccuracy
     matches, missing = match_steps(plan, measurement)
     base = measurement.host.baseline_rss_bytes or 0
     names = [name for name in FIGURES if name != "cpu_process" or base]
-    figures = [figure for name in names if (figure := _figure(name, matches, base)) is not None]
+    figures = [figure for name in names if (figure := _figure(name, plan, matches, base)) is not None]
+    have = {figure.name for figure in figures}
     return JobAccuracy(
         file=file,
         model=plan.model.name,
@@ -145,7 +157,7 @@ def compare(plan: Plan, measurement: Measurement, file: str = "") -> JobAccuracy
         complete=measurement.complete,
         stopped=measurement.stopped,
         figures=tuple(figures),
-        unplanned=tuple(_unplanned(measurement)),
+        unplanned=tuple(each for each in _unplanned(measurement) if each.name not in have),
         suspects=tuple(_suspects(plan, matches)),
         notes=(*_notes(plan, measurement, missing), *measurement.notes),
     )
@@ -211,18 +223,22 @@ def _numbered(
 # ---------------------------------------------------------------------- figures
 
 
-def _figure(name: FigureName, matches: Sequence[Match], base: int) -> Figure | None:
+def _device_total(step: Step, plan: Plan) -> int | None:
+    """Reserved and context; None where the allocator was not simulated."""
+    reserved, context = step.gpu.peak_reserved_bytes, plan.gpu.context_bytes
+    return None if reserved is None or context is None else reserved + context
+
+
+def _figure(name: FigureName, plan: Plan, matches: Sequence[Match], base: int) -> Figure | None:
     title, planned, measured = FIGURES[name]
-    values = [(planned_steps, step, measured(step, base)) for planned_steps, step in matches]
+    values = [
+        (max((figure for each in steps if (figure := planned(each, plan)) is not None), default=None), step)
+        for steps, step in matches
+    ]
     pairs = [
-        Pair(
-            where=_where(step),
-            phase=step.phase,
-            planned=max(planned(each) for each in planned_steps),
-            measured=max(value, 0),
-        )
-        for planned_steps, step, value in values
-        if value is not None
+        Pair(where=_where(step), phase=step.phase, planned=ours, measured=max(value, 0))
+        for ours, step in values
+        if ours is not None and (value := measured(step, base)) is not None
     ]
     if not pairs:
         return None

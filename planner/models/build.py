@@ -91,6 +91,22 @@ def text_config(config: Any) -> Any:
     return config.get_text_config(decoder=True)
 
 
+_POSITION_KEYS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_sequence_length",
+    "seq_length",
+    "max_seq_len",
+    "n_ctx",
+)
+
+
+def max_positions(config: Any) -> int | None:
+    """Tokens that the text decoder takes at most; None where its config does not say it."""
+    text = text_config(config)
+    return next((int(value) for key in _POSITION_KEYS if isinstance(value := getattr(text, key, None), int)), None)
+
+
 def vision_config(config: Any) -> Any:
     """The vision tower's config, or None."""
     return getattr(config, "vision_config", None)

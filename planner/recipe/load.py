@@ -9,13 +9,14 @@ This module knows no modifier by name: its caller brings the readers (`planner.c
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from planner.errors import RecipeError, UnsupportedError
 from planner.hints import did_you_mean, shorten
 from planner.notes import Note
+from planner.recipe.changes import Changes, changed, check_changes
 from planner.recipe.expressions import hanging_notes
 from planner.recipe.files import recipe_mapping
 from planner.recipe.specs import ModifierSpec, Recipe
@@ -42,30 +43,39 @@ _Item = _Entry | str
 """One item of the file: a modifier, or the text of a note on a key that nobody reads."""
 
 
-def read_recipe(text: str | Path, readers: Readers) -> Recipe:
+def read_recipe(text: str | Path, readers: Readers, changes: Changes | None = None) -> Recipe:
     """The recipe that a shipped name (`gptq_w4a16`), a path, or recipe text of several lines stands for.
+
+    With these fields of its modifiers instead of its own.
 
     Raises RecipeError where LLM Compressor would refuse it, UnsupportedError where planner cannot follow.
     """
     name, data = recipe_mapping(str(text))
-    return read_mapping(data, name, readers)
+    return read_mapping(data, name, readers, changes)
 
 
-def read_mapping(data: dict[str, Any], name: str, readers: Readers) -> Recipe:
+def read_mapping(data: dict[str, Any], name: str, readers: Readers, changes: Changes | None = None) -> Recipe:
     """The records for a recipe that is already a mapping; `name` is its name in errors and plans."""
+    changes = changes or {}
     if not isinstance(data.get("args", {}), dict):
         raise RecipeError("must be a mapping", f"{name}: args")
     notes: list[Note] = []
     specs: list[ModifierSpec] = []
+    types: list[str] = []
     for item in _items_of(data, name):
         if isinstance(item, str):
             notes.append(Note(kind="recipe", text=f"{name}: {item}"))
         else:
+            item = replace(item, fields=changed(item.fields, item.type, changes))
+            types.append(item.type)
             specs.append(_spec(item, specs, readers))
             notes += [*specs[-1].notes, *hanging_notes(item.fields, item.where)]
     if not specs:
         ignored = [note.text.removeprefix(f"{name}: ") for note in notes[:2]]
         raise RecipeError(f"holds no modifier; {'; '.join([*ignored, _SHAPE])}", name)
+    check_changes(changes, types, name)
+    texts = (f"{name}: {field} is {value} here, whatever the file says" for field, value in changes.items())
+    notes += [Note(kind="recipe", text=text) for text in texts]
     return Recipe(name=name, modifiers=tuple(specs), notes=tuple(notes))
 
 

@@ -33,7 +33,7 @@ def render_strategies(answer: Strategies, *, width: int | None = None, color: bo
     head = [*_header(answer), ("verdict", _answer(best))]
     parts: list[RenderableType] = [pairs(head), Text(), _table(answer.choices), Text(LEGEND, style="dim"), Text()]
     parts += [Text(f"{best.strategy}, to paste:", style="bold"), Text(best.python), Text()]
-    return draw(Group(*parts, pairs(list(_notes(answer)))), width=width, color=color)
+    return draw(Group(*parts, pairs(list(_notes(answer, answer.choices)))), width=width, color=color)
 
 
 def render_fit(answer: Fit, *, width: int | None = None, color: bool = False) -> str:
@@ -53,7 +53,8 @@ def render_fit(answer: Fit, *, width: int | None = None, color: bool = False) ->
         parts += [Text(), Text("Nothing that was tried makes it fit. Closest:", style="bold"), _table(answer.closest)]
     if answer.largest:
         parts += [Text(), pairs([("largest", largest_line(each)) for each in answer.largest])]
-    return draw(Group(*parts, Text(), pairs(list(_notes(answer)))), width=width, color=color)
+    notes = pairs(list(_notes(answer, answer.fixes or answer.closest)))
+    return draw(Group(*parts, Text(), notes), width=width, color=color)
 
 
 def _answer(choice: Choice) -> str:
@@ -78,9 +79,17 @@ def _header(answer: Strategies | Fit) -> list[tuple[str, str]]:
     ]
 
 
-def _notes(answer: Strategies | Fit) -> Iterator[tuple[str, str]]:
-    for place, text in enumerate(dict.fromkeys((*answer.machine.notes, *texts(answer.notes)))):
+def _notes(answer: Strategies | Fit, choices: Sequence[Choice]) -> Iterator[tuple[str, str]]:
+    of_all = dict.fromkeys((*answer.machine.notes, *texts(answer.notes)))
+    for place, text in enumerate((*of_all, *choice_notes(choices))):
         yield ("" if place else "notes", text)
+
+
+def choice_notes(choices: Sequence[Choice]) -> Iterator[str]:
+    """What is to be known of single choices: each text once, with the strategies that it holds for."""
+    for text in dict.fromkeys(text for choice in choices for text in texts(choice.notes)):
+        names = dict.fromkeys(choice.strategy for choice in choices if text in texts(choice.notes))
+        yield f"{', '.join(names)}: {text}"
 
 
 def _table(choices: Sequence[Choice]) -> RenderableType:
@@ -118,15 +127,17 @@ def _size(choice: Choice, resource: Resource) -> str:
 def markdown_strategies(answer: Strategies) -> str:
     """The same table as markdown."""
     head = "\n".join(f"- {name}: {text}" for name, text in _header(answer))
-    return f"{head}\n- verdict: {_answer(answer.best)}\n\n{_markdown(answer.choices)}\n"
+    notes = "".join(f"\n- {escape(text)}" for text in choice_notes(answer.choices))
+    return f"{head}\n- verdict: {_answer(answer.best)}\n\n{_markdown(answer.choices)}\n{notes}\n"
 
 
 def markdown_fit(answer: Fit) -> str:
     """Yes or no, and the fixes as markdown."""
     head = "\n".join(f"- {name}: {text}" for name, text in _header(answer))
     lines = [f"- {demand.resource}: {demand_line(demand)}" for demand in answer.answer.demands]
-    table = _markdown(answer.fixes or answer.closest)
-    return f"**{_answer(answer.answer)}**\n\n{head}\n" + "\n".join(lines) + f"\n\n{table}\n"
+    choices = answer.fixes or answer.closest
+    notes = "".join(f"\n- {escape(text)}" for text in choice_notes(choices))
+    return f"**{_answer(answer.answer)}**\n\n{head}\n" + "\n".join(lines) + f"\n\n{_markdown(choices)}\n{notes}\n"
 
 
 def _markdown(choices: Sequence[Choice]) -> str:

@@ -1,4 +1,4 @@
-"""Several recipes for one model, side by side."""
+"""Several recipes for one model, side by side; with several strategies and machines, where these were asked for."""
 
 from collections.abc import Sequence
 
@@ -13,17 +13,31 @@ from planner.reports.forms import Formats, everywhere
 from planner.reports.json_ import render_all
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import decimals_for, number
-from planner.reports.summary import header, room, set_by
+from planner.reports.summary import card, header, job_line, room, set_by
 from planner.reports.table import draw, pairs, ruled_table
 
 LEGEND = (
     "GPU: requested   device: reserved and CUDA context   card: the smallest that gets through   rule: the documented "
-    "rule of thumb\nRAM: resident   result: on disk   serving: it with vLLM, one sequence   1 GiB is 2^30 bytes"
+    "rule of thumb\nRAM: resident   least: without it the job is killed   result: on disk   serving: it with vLLM, one "
+    "sequence\nruns: vLLM has kernels for the format on this card, by its documentation   1 GiB is 2^30 bytes"
 )
-TITLES = ("recipe, in GiB", "fits", "GPU", "device", "card", "rule", "RAM", "result", "serving", "GPU peak")
-_LEAST_WIDTH = {"rule": 110, "device": 105, "serving": 80, "result": 70}
+TITLES = (
+    "recipe, in GiB",
+    "fits",
+    "GPU",
+    "device",
+    "card",
+    "rule",
+    "RAM",
+    "least",
+    "result",
+    "serving",
+    "runs",
+    "GPU peak",
+)
+_LEAST_WIDTH = {"rule": 130, "device": 120, "least": 110, "runs": 102, "serving": 80, "result": 70}
 """Columns that a narrower terminal has no room for."""
-_LEFT = ("recipe, in GiB", "fits", "GPU peak")
+_LEFT = ("recipe, in GiB", "fits", "runs", "GPU peak")
 
 _FITS: dict[Fit, str] = {"fits": "yes", "tight": "only just", "over": "NO"}
 _STYLE: dict[Fit, str] = {"fits": "green", "tight": "bold yellow", "over": "bold red"}
@@ -43,6 +57,7 @@ def render(plans: Sequence[Plan], *, width: int | None = None, color: bool = Fal
         )
     for plan, cells in zip(plans, _cells(plans), strict=True):
         row = dict(zip(TITLES, map(Text, (*cells[:-2], "\nset by ".join(cells[-2:]))), strict=True))
+        row["recipe, in GiB"] = Text("\n".join((plan.recipe, *_how(plan, plans))))
         row["fits"].stylize(_STYLE[verdict(plan)])
         row["GPU"].stylize("bold")
         table.add_row(*(row[title] for title in titles))
@@ -64,38 +79,57 @@ def render_markdown(plans: Sequence[Plan]) -> str:
         "smallest card GiB",
         "rule of thumb",
         "RAM GiB",
+        "RAM at least",
         "result GiB",
         "serving GiB",
+        "runs",
         "GPU peak in",
         "set by",
     ]
-    right = [False, False, *[True] * 7, False, False]
+    right = [False, False, *[True] * 8, False, False, False]
     body = [[escape(cell) for cell in cells] for cells in _cells(plans)]
     last = "\n".join(f"- {text}" for text in (*_conclusions(plans), *_notes(plans)))
     return f"### {escape(plans[0].model.name)}\n\n{head}\n\n{markdown_table(titles, right, body)}\n\n{last}\n"
 
 
 def _header(plans: Sequence[Plan]) -> list[tuple[str, str]]:
-    return [(name, text) for name, text in header(plans[0]) if name != "recipe"]
+    """As of the job as asked; its card only where all have the same."""
+    asked = next((plan for plan in plans if not plan.strategy), plans[0])
+    job = job_line(asked.job, with_card=len({_place(plan) for plan in plans}) == 1)
+    return [(name, job if name == "job" else text) for name, text in header(asked) if name != "recipe"]
 
 
 def _cells(plans: Sequence[Plan]) -> list[list[str]]:
     on_gpu = decimals_for(max(plan.gpu.peak_bytes for plan in plans))
     return [
         [
-            plan.recipe,
+            ", ".join((plan.recipe, *_how(plan, plans))),
             _FITS[verdict(plan)],
             number(plan.gpu.peak_bytes, on_gpu),
             _or_dash(plan.gpu.device_total_bytes if plan.gpu.peak_reserved_bytes else None, on_gpu),
             _or_dash(plan.gpu.smallest_card_bytes, on_gpu),
             _or_dash(plan.rule_of_thumb.gpu_bytes if plan.rule_of_thumb else None, on_gpu),
             number(plan.host.peak_resident_bytes if plan.host else plan.cpu.peak_bytes, 2),
+            _or_dash(plan.host.peak_must_have_bytes if plan.host else None, 2),
             _or_dash(plan.result.file_bytes if plan.result else None, 2),
             _or_dash(plan.result.serving_bytes if plan.result else None, 2),
+            plan.card_support.support if plan.card_support else "-",
             *_where(plan),
         ]
         for plan in plans
     ]
+
+
+def _how(plan: Plan, plans: Sequence[Plan]) -> tuple[str, ...]:
+    """Strategy and machine of a row, where there are several of them."""
+    with_strategies = any(each.strategy for each in plans)
+    with_machines = len({_place(each) for each in plans}) > 1
+    strategy = (plan.strategy or "as asked",) if with_strategies else ()
+    return (*strategy, f"on {_place(plan)}") if with_machines else strategy
+
+
+def _place(plan: Plan) -> str:
+    return (plan.machine.name if plan.machine else None) or card(plan.job)
 
 
 def _or_dash(count: int | None, decimals: int) -> str:
@@ -113,20 +147,24 @@ def _where(plan: Plan) -> list[str]:
 def _notes(plans: Sequence[Plan]) -> list[str]:
     """The notes of all plans, each once; a note that not all plans have names its recipes."""
     notes = dict.fromkeys(note for plan in plans for note in texts(plan.notes))
-    owners = {note: [plan.recipe for plan in plans if note in texts(plan.notes)] for note in notes}
-    return [note if len(owners[note]) == len(plans) else f"{', '.join(owners[note])}: {note}" for note in notes]
+    owners = {
+        note: [", ".join((plan.recipe, *_how(plan, plans))) for plan in plans if note in texts(plan.notes)]
+        for note in notes
+    }
+    return [note if len(owners[note]) == len(plans) else f"{'; '.join(owners[note])}: {note}" for note in notes]
 
 
 def _conclusions(plans: Sequence[Plan]) -> list[str]:
     """Which recipes fit, and how far apart they are."""
-    total = room(plans[0].job)
     misfits = [plan for plan in plans if verdict(plan) == "over"]
-    lines = [f"DOES NOT FIT: {plan.recipe}: {_why(plan, total)}." for plan in misfits]
-    lines = lines or [f"Every recipe gets through on {total}."]
+    named = {id(plan): ", ".join((plan.recipe, *_how(plan, plans))) for plan in plans}
+    lines = [f"DOES NOT FIT: {named[id(plan)]}: {_why(plan, room(plan.job))}." for plan in misfits]
+    places = " and on ".join(dict.fromkeys(room(plan.job) for plan in plans))
+    lines = lines or [f"Every recipe gets through on {places}."]
     least, most = (choose(plans, key=lambda plan: plan.gpu.peak_bytes) for choose in (min, max))
     if least.gpu.peak_bytes and least.gpu.peak_bytes < most.gpu.peak_bytes:
         ratio = most.gpu.peak_bytes / least.gpu.peak_bytes
-        lines.append(f"{most.recipe} needs {ratio:,.1f} times the GPU memory of {least.recipe}.")
+        lines.append(f"{named[id(most)]} needs {ratio:,.1f} times the GPU memory of {named[id(least)]}.")
     return lines
 
 

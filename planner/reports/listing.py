@@ -27,7 +27,7 @@ _PRESET_FIELDS = (
 )
 _GPU_FIELDS = (
     *("name", "aliases", "memory_bytes", "driver_bytes", "label_gb", "unified", "sm", "bandwidth", "source"),
-    *("bf16_tflops", "bf16_source", "pcie", "nvlink"),
+    *("bf16_tflops", "bf16_source"),
 )
 
 
@@ -82,8 +82,6 @@ def _gpu_cells(gpu: "Gpu") -> list[str]:
         or_unknown(gpu.sm, "{}"),
         or_unknown(gpu.bandwidth and gpu.bandwidth / GB, "{:,.0f}"),
         or_unknown(gpu.bf16_tflops, "{:,.0f}"),
-        or_unknown(gpu.pcie, "{}"),
-        "none" if gpu.nvlink == 0 else or_unknown(gpu.nvlink, "{}"),
     ]
 
 
@@ -114,9 +112,9 @@ RECIPES: "Formats[Sequence[RecipeInfo]]" = _Listing(
 GPUS: "Formats[Sequence[Gpu]]" = _Listing(
     name="gpus",
     fields=_GPU_FIELDS,
-    titles=("GPU", "CUDA GiB", "label GB", "sm", "bandwidth GB/s", "bf16 TFLOP/s", "PCIe", "NVLink"),
-    right=(False, True, True, True, True, True, True, True),
+    titles=("GPU", "CUDA GiB", "label GB", "sm", "bandwidth GB/s", "bf16 TFLOP/s"),
+    right=(False, True, True, True, True, True),
     cells=_gpu_cells,
     footer="CUDA GiB: what programs have of the card, 2^30 bytes each; label GB: the number on the box. Rates without\n"
-    "sparsity, PCIe and NVLink as generations. ?: nobody said. --format json has names, bytes and sources.",
+    "sparsity. ?: nobody said. --format json has names, bytes and sources.",
 ).formats()

@@ -8,6 +8,7 @@ from rich.text import Text
 from planner.choose.schema import Choice, Offer, Rent
 from planner.hardware.machine import Machine
 from planner.notes import texts
+from planner.reports.choose import choice_notes
 from planner.reports.demands import missing_line
 from planner.reports.forms import Formats, as_json, everywhere
 from planner.reports.markdown import escape, markdown_table
@@ -36,7 +37,8 @@ def render(answer: Rent, *, width: int | None = None, color: bool = False) -> st
         parts.append(Text(f"and {len(answer.offers) - SHOWN} more: --format json has all"))
     if answer.near_misses:
         parts += [Text(), Text("Near misses:", style="bold"), _table(answer.near_misses, _NEAR)]
-    notes = [("" if place else "notes", text) for place, text in enumerate(texts(answer.notes))]
+    of_choices = choice_notes([offer.choice for offer in answer.offers[:SHOWN]])
+    notes = [("" if place else "notes", text) for place, text in enumerate((*texts(answer.notes), *of_choices))]
     return draw(Group(*parts, Text(), pairs(notes)), width=width, color=color)
 
 
@@ -44,9 +46,13 @@ def conclusion(answer: Rent) -> str:
     """The cheapest machine in one line, or that there is none."""
     if not answer.offers:
         return "NO machine of the catalogue can do it"
-    first = answer.offers[0]
     ranked = "" if answer.is_ranked_by_price else "; nobody said prices, so the smallest memory is first"
-    return f"{_name(first.machine)}, {price(first.machine)}: {first.choice.strategy}{ranked}"
+    firsts: dict[str, Offer] = {}
+    for offer in answer.offers:  # sorted: the first of each currency is the cheapest in it
+        if offer.machine.price or not answer.is_ranked_by_price:
+            firsts.setdefault(offer.machine.price.currency if offer.machine.price else "", offer)
+    texts = (f"{_name(each.machine)}, {price(each.machine)}: {each.choice.strategy}" for each in firsts.values())
+    return "; or ".join(texts) + ranked
 
 
 def price(machine: Machine) -> str:

@@ -6,7 +6,7 @@ from planner.errors import UnsupportedError
 from planner.formats.served_model import CacheLayer, ServedModel
 from planner.formats.tensors import Weight, weights_of
 from planner.job import Build, dtype_named
-from planner.models.build import model_config, num_experts, reading_notes, text_config
+from planner.models.build import max_positions, model_config, num_experts, reading_notes, text_config
 from planner.models.built import BuiltModel, built_model
 from planner.models.load import list_parts
 from planner.models.source import Named, load_source
@@ -15,7 +15,6 @@ from planner.serving.cache_layers import read_cache
 from planner.serving.prefill import PrefillTracer
 
 PER_TOKEN_KEYS = ("num_experts_per_tok", "top_k_experts", "num_experts_per_token", "moe_topk", "moe_k", "moe_top_k")
-POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "max_seq_len", "n_ctx")
 
 
 def load_served(model: Named, dtype: str = "bfloat16") -> tuple[ServedModel, Activations]:
@@ -62,7 +61,7 @@ def _served(built: BuiltModel) -> tuple[ServedModel, Activations]:
         vocabulary=_size(text, "vocab_size", name),
         experts=experts,
         experts_per_token=chosen if experts else 0,
-        max_positions=_first(text, POSITION_KEYS),
+        max_positions=max_positions(config),
         tied=graph.tied_embeddings,
         graph=graph,
         notes=(

@@ -15,6 +15,7 @@ IN_RAM = "resident in RAM; without what the kernel can drop and read again"
 ESTIMATED = "an estimate: tensors, imports and CUDA's host side"
 IN_SHM = "weights and qparams in /dev/shm, once for all ranks"
 ON_DISK = "files that the job writes"
+IN_CACHE = "the checkpoint, downloaded into the Hub's cache on a disk of its own"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,16 @@ class CardNeed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DiskNeed:
+    """Bytes that a job writes."""
+
+    results: int
+    """Changed weights and the result."""
+    cache: int
+    """What it downloads into the Hub's cache."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RamNeed:
     """What a job asks of RAM, all of its processes together."""
 
@@ -46,7 +57,7 @@ class RamNeed:
 
 
 def demands_on(
-    machine: Machine, card: CardNeed, ram: RamNeed, disk: int | None = None, second: CardNeed | None = None
+    machine: Machine, card: CardNeed, ram: RamNeed, disk: DiskNeed | None = None, second: CardNeed | None = None
 ) -> tuple[Demand, ...]:
     """What is asked of each resource; `second` is the card on which activations wait, where there is one."""
     found = [_of_card("GPU", machine.gpu_memory_bytes if machine.gpus >= card.cards else 0, card)]
@@ -57,7 +68,11 @@ def demands_on(
     if ram.shared:
         found.append(demand("shared memory", ram.shared, ram.shared, machine.shm_size_bytes, IN_SHM))
     if disk is not None:
-        found.append(demand("disk", disk, disk, machine.disk_bytes, ON_DISK))
+        is_apart = machine.cache_disk_bytes is not None
+        here = disk.results + (0 if is_apart else disk.cache)
+        found.append(demand("disk", here, here, machine.disk_bytes, ON_DISK))
+        if is_apart and disk.cache:
+            found.append(demand("Hub cache", disk.cache, disk.cache, machine.cache_disk_bytes, IN_CACHE))
     return tuple(found)
 
 
@@ -96,12 +111,12 @@ def ram_need(plan: Plan) -> RamNeed:
     return RamNeed(resident=resident, must_have=must_have, is_process=True, shared=shared)
 
 
-def disk_need(disk: Disk | None) -> int | None:
-    """Bytes that the job writes: the Hub's cache where it downloads, changed weights, the result. None: not known."""
+def disk_need(disk: Disk | None) -> DiskNeed | None:
+    """Bytes that the job writes; None: not known."""
     if disk is None or disk.saved_checkpoint_bytes is None:
         return None
     saved = disk.saved_checkpoint_bytes + (disk.saved_header_bytes or 0)
-    return disk.download_cache_bytes + disk.offload_folder_bytes + saved
+    return DiskNeed(results=disk.offload_folder_bytes + saved, cache=disk.download_cache_bytes)
 
 
 def judged(plan: Plan, machine: Machine | None = None) -> Plan:

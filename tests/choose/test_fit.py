@@ -13,6 +13,7 @@ from planner.hardware.demand import Resource
 from planner.hardware.machine import Machine
 from planner.job import Job
 from planner.planning import plan
+from planner.reports.choose import render_strategies
 from planner.units import GIB, MIB
 from tests.choose.small import CONFIG, JOB, LARGE, MIXTURE, estimator, machine, search
 
@@ -149,3 +150,20 @@ def test_the_largest_value_fits_and_one_more_does_not(field: str) -> None:
 
 def test_where_not_even_the_smallest_fits_there_is_no_largest() -> None:
     assert search(machine(600 * MIB)).largest("samples").value is None
+
+
+def test_samples_may_be_shorter_than_a_step_but_not_longer_than_the_model_takes() -> None:
+    few = {**CONFIG, "max_position_embeddings": 300}
+    assert search(LARGE, config=few).largest("seq_len").value == 256
+    short = {**CONFIG, "max_position_embeddings": 100}
+    assert search(LARGE, Job(samples=4, seq_len=64), config=short).largest("seq_len").value == 100
+
+
+def test_a_choice_says_what_is_to_be_known_of_it_alone() -> None:
+    on = machine().model_copy(update={"gpus": 2})
+    answer = search(on).strategies()
+    asked = next(choice for choice in answer.choices if not choice.changes and not choice.recipe_changes)
+    assert asked.notes == ()
+    ranks = next(choice for choice in answer.choices if choice.changes.get("ranks"))
+    assert ranks.notes
+    assert f"{ranks.strategy}: {ranks.notes[0].text}" in " ".join(render_strategies(answer).split())

@@ -4,11 +4,13 @@ from typing import Any
 
 import pytest
 
+from planner.choose.fit import Search
 from planner.choose.rent import Wish, rent
 from planner.choose.schema import Rent
 from planner.choose.strategies import ASKED
 from planner.errors import JobError
 from planner.hardware.machine import HourlyPrice, Machine
+from planner.reports.rent import conclusion
 from planner.units import GIB, MIB
 from tests.choose.small import JOB, LARGE, estimator
 
@@ -16,7 +18,7 @@ NEEDS = {demand.resource: demand.at_least_bytes for demand in estimator().choice
 
 
 def machine(name: str, price: float | None, gpu: int | None = 24 * GIB, ram: int = 64 * GIB, **more: Any) -> Machine:
-    cost = None if price is None else HourlyPrice(amount=price, currency="USD")
+    cost = None if price is None else HourlyPrice(amount=price, currency=more.pop("currency", "USD"))
     return Machine(name=name, gpu_memory_bytes=gpu, ram_bytes=ram, price=cost, source="a test", **more)
 
 
@@ -61,3 +63,31 @@ def test_wishes_leave_machines_out() -> None:
     assert all(demand.share <= 0.5 for demand in roomy.offers[0].choice.demands if demand.resource in ("GPU", "RAM"))
     with pytest.raises(JobError, match="--max-price"):
         found(*machines, max_price=0.01)
+
+
+# ---------------------------------------------------------------------- two currencies
+def in_euro(name: str, price: float) -> Machine:
+    return machine(name, price, currency="EUR")
+
+
+def test_amounts_of_two_currencies_are_never_compared() -> None:
+    machines = [machine("dollars", 0.5), in_euro("dear", 3.0), in_euro("cheap", 0.4)]
+    answer = found(*machines)
+    assert names(answer) == ["cheap", "dear", "dollars"]
+    assert "cheap, 0.40 EUR" in conclusion(answer)
+    assert "; or dollars, 0.50 USD" in conclusion(answer)
+    with pytest.raises(JobError, match="prices are in EUR, USD; say which by --currency"):
+        found(*machines, max_price=1.0)
+    assert names(found(*machines, max_price=1.0, currency="EUR")) == ["cheap"]
+    with pytest.raises(JobError, match="prices are in EUR, USD"):
+        found(*machines, currency="CHF")
+
+
+# ---------------------------------------------------------------------- several strategies together
+def test_a_machine_on_which_only_strategies_together_fit_is_an_offer() -> None:
+    job = JOB.model_copy(update={"batch_size": 16})
+    small = machine("small", 1.0, gpu=NEEDS["GPU"] + 64 * MIB, ram=NEEDS["RAM"] - 120 * MIB)
+    assert not any(choice.fits == "yes" for choice in Search(estimator(), job, small).quick_choices())
+    (offer,) = rent(estimator(), job, [small], Wish()).offers
+    assert len(offer.choice.changes) > 1
+    assert "batch of 1" in offer.choice.strategy

@@ -10,7 +10,7 @@ from planner.compress.schema import Plan
 from planner.measure.accuracy import compare
 from planner.measure.files import read_measurement, render
 from planner.measure.record import CpuFigures, GpuFigures, HostFacts, MeasuredStep, Measurement
-from planner.units import MIB
+from planner.units import GIB, MIB
 from tests.measured.cases import RUNS
 
 LOGS = Path(__file__).parent.parent / "data" / "logs"
@@ -86,6 +86,24 @@ def test_equal_is_equal(plan: Plan) -> None:
     assert [figure.name for figure in found.figures] == ["gpu_requested", "gpu_allocated", "cpu_process"]
     assert all(figure.median_ratio == 1.0 and figure.worst is None for figure in found.figures)
     assert [unplanned.name for unplanned in found.unplanned] == ["gpu_reserved"]
+
+
+def test_a_plan_with_the_allocator_is_held_against_reserved_and_the_whole_card(plan: Plan) -> None:
+    reserved = 3 * GIB
+    steps = tuple(
+        s.model_copy(update={"gpu": s.gpu.model_copy(update={"peak_reserved_bytes": reserved})}) for s in plan.steps
+    )
+    gpu = plan.gpu.model_copy(update={"context_bytes": GIB})
+    placed = plan.model_copy(update={"steps": steps, "gpu": gpu})
+    measured = as_planned(plan)
+    figures = {"reserved_bytes": reserved, "device_bytes": 5 * GIB}
+    measured = measured.model_copy(
+        update={"steps": tuple(s.model_copy(update={"gpu": s.gpu.model_copy(update=figures)}) for s in measured.steps)}
+    )
+    found = {figure.name: figure for figure in compare(placed, measured).figures}
+    assert found["gpu_reserved"].peak.ratio == 1.0
+    assert (found["gpu_device"].peak.planned, found["gpu_device"].peak.measured) == (4 * GIB, 5 * GIB)
+    assert compare(placed, measured).unplanned == ()
 
 
 def test_a_buffer_that_the_plan_lacks_is_named_by_an_owner_of_its_size(plan: Plan) -> None:

@@ -7,10 +7,7 @@ tests/meter/setup.sh makes its environment, which METER_VENV or --python name if
 the meter's JSON beside the command that made it.
 """
 
-import argparse
 import json
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,28 +15,9 @@ from pathlib import Path
 
 from planner.models.source import load_source
 from tests.measured.cases import RUNS, Case, cases, meter_arguments
+from tests.measured.recording import ROOT, record_all
 
-ROOT = Path(__file__).parent.parent.parent
 METER = ROOT / "tests" / "meter" / "meter.py"
-ENVIRONMENT = Path(os.environ.get("METER_VENV") or ROOT / ".instruments" / "meter-venv")
-
-
-def main() -> int:
-    """Record the asked-for cases; returns the number of those that failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--python", default=ENVIRONMENT / "bin" / "python", help="of the meter's environment (%(default)s)"
-    )
-    parser.add_argument("--only", default="", help="only cases whose name contains this")
-    parser.add_argument("--missing", action="store_true", help="only cases that are not recorded yet")
-    arguments = parser.parse_args()
-    if shutil.which(arguments.python) is None:
-        parser.error(f"no python at {arguments.python}: run tests/meter/setup.sh first, or name it with --python")
-    failed = 0
-    for case in cases():
-        if arguments.only in case.name and not (arguments.missing and case.recorded.exists()):
-            failed += not record(case, str(arguments.python))
-    return failed
 
 
 def record(case: Case, python: str) -> bool:
@@ -69,4 +47,4 @@ def write(case: Case, command: str, measured: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(record_all(cases(), record, __doc__))

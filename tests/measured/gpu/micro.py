@@ -18,6 +18,8 @@ from typing import Any
 import torch
 
 SIZES = (1024, 2048, 4096, 8192, 14336, 18432)
+POTRF = (4096, 8192, 14336, 28672)
+"""Columns of Hessians that jobs have, from Llama-3-8B's to a 70B model's: cuSOLVER's workspace grows with them."""
 TINY = (16, 32)
 CALLS = ("first", "second", "third")
 HEADS = 8
@@ -96,6 +98,12 @@ def matmul_fp32(n: int, device: str) -> Call:
     return lambda: a @ a
 
 
+def linear_with_bias_bf16(n: int, device: str) -> Call:
+    """A product that goes through cuBLASLt, which has a workspace of its own."""
+    a, bias = _square(n, device, torch.bfloat16), torch.zeros(n, device=device, dtype=torch.bfloat16)
+    return lambda: torch.nn.functional.linear(a, a, bias)
+
+
 def softmax_bf16_to_fp32(n: int, device: str) -> Call:
     a = torch.randn(HEADS, n, n, device=device, dtype=torch.bfloat16)
     return lambda: torch.softmax(a, -1, dtype=torch.float32)
@@ -160,11 +168,16 @@ BENCHMARKS: dict[str, Make] = {
     for make in (
         *(cholesky_ex, cholesky_ex_batched, cholesky_upper),
         *(cholesky_inverse, cholesky_inverse_out, cholesky_inverse_out_batched),
-        *(matmul_bf16, matmul_fp32, softmax_bf16_to_fp32, softmax_fp16_to_fp32),
+        *(matmul_bf16, matmul_fp32, linear_with_bias_bf16, softmax_bf16_to_fp32, softmax_fp16_to_fp32),
         *(argsort, sort_rows, sort_flat, topk_of_four, scatter, stack, index_put, index_select_columns),
         patch_embedding,
     )
 }
+
+
+def sizes_of(name: str) -> tuple[int, ...]:
+    """Of linear algebra on one matrix the sizes that jobs have; of everything else a range."""
+    return POTRF if name in ("cholesky_ex", "cholesky_upper", "cholesky_inverse_out") else SIZES
 
 
 def run(name: str, sizes: tuple[int, ...], device: str) -> Iterator[dict[str, object]]:
@@ -278,7 +291,7 @@ def main(arguments: list[str]) -> int:
         lines: Iterator[dict[str, object]] = iter(() if options.dry_run else (context(),))
     else:
         device = "cpu" if options.dry_run else "cuda"
-        lines = run(options.name, TINY if options.dry_run else SIZES, device)
+        lines = run(options.name, TINY if options.dry_run else sizes_of(options.name), device)
     for line in lines:
         print(json.dumps(line), flush=True)
     return 0

@@ -1,11 +1,13 @@
 """Everything that wants measuring on a CUDA GPU, in one go: microbenchmarks, then whole jobs.
 
-    python -m tests.measured.gpu.run --out FOLDER [--minutes 9] [--only WORD] [--dry-run]
+    python -m tests.measured.gpu.run --out FOLDER [--short] [--minutes 9] [--only WORD] [--dry-run]
 
 Run it in an environment with `planner[measure]`; it needs no network. Nothing that is done already
 in FOLDER is done again, so it can be called until it says that nothing is left. FOLDER gets
 results.json (machine, microbenchmarks, one line per job) and a run file per job for
-`planner accuracy`. `--dry-run` runs the benchmarks with tiny sizes on the CPU and checks that every
+`planner accuracy`, which holds requested, allocated, reserved and the whole card beside the plan. `--short` is what
+the plan's open assumptions need, and no more: the context's size, the workspaces of cuBLAS and cuSOLVER, ten jobs.
+`--dry-run` runs the benchmarks with tiny sizes on the CPU and checks that every
 job's model and recipe can be read, on a machine without a GPU.
 """
 
@@ -76,11 +78,22 @@ def jobs() -> Iterator[GpuJob]:
     yield GpuJob(model="deepseek-r1", recipe="gptq_w4a16", options="--layers 4 --samples 2 --seq-len 512")
 
 
+SHORT = ("matmul_bf16", "matmul_fp32", "linear_with_bias_bf16", "cholesky_ex", "cholesky_upper", "cholesky_inverse_out")
+"""Micro benchmarks of `--short`."""
+SHORT_JOBS = 10
+
+
+def plan_of_work(short: bool) -> tuple[list[str], list[GpuJob]]:
+    """Micro benchmarks and jobs, in their order."""
+    names, wanted = ["cuda_context", *(SHORT if short else BENCHMARKS)], list(jobs())
+    return names, wanted[:SHORT_JOBS] if short else wanted
+
+
 class Session:
     """One call of this script: what is done already, and how long there is for the rest."""
 
-    def __init__(self, folder: Path, minutes: float, only: str, dry_run: bool) -> None:
-        self.folder, self.only, self.dry_run = folder, only, dry_run
+    def __init__(self, folder: Path, minutes: float, only: str, dry_run: bool, short: bool = False) -> None:
+        self.folder, self.only, self.dry_run, self.short = folder, only, dry_run, short
         self.deadline = time.monotonic() + 60 * minutes
         self.path = folder / "results.json"
         self.results: dict[str, Any] = {"schema_version": 1, "dry_run": dry_run, "machine": {}, "micro": {}, "jobs": {}}
@@ -93,9 +106,10 @@ class Session:
     def run(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.results["machine"] = machine()
-        for name in ("cuda_context", *BENCHMARKS):
+        names, wanted = plan_of_work(self.short)
+        for name in names:
             self._once("micro", name, lambda name=name: self._micro(name))
-        for job in jobs():
+        for job in wanted:
             self._once("jobs", job.name, lambda job=job: self._dry(job) if self.dry_run else self._job(job))
 
     def _once(self, part: str, name: str, work: Any) -> None:
@@ -161,9 +175,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
     parser.add_argument("--minutes", type=float, default=60.0, help="start nothing after this, end what runs")
     parser.add_argument("--only", default="", help="only what has this in its name")
+    parser.add_argument("--short", action="store_true", help="context, workspaces of cuBLAS and cuSOLVER, ten jobs")
     parser.add_argument("--dry-run", action="store_true", help="for a machine without a GPU")
     options = parser.parse_args(arguments)
-    session = Session(options.out, options.minutes, options.only, options.dry_run)
+    session = Session(options.out, options.minutes, options.only, options.dry_run, options.short)
     session.run()
     print(f"left: {', '.join(session.left) or 'nothing'}")
     return 0

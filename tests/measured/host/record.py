@@ -6,12 +6,10 @@ tests/hostmeter runs `llmcompressor.oneshot` on the CPU, in the environment that
 or --python name it elsewhere), and reads its process's resident memory. HOSTMETER names where checkpoints lie.
 """
 
-import argparse
 import json
 import os
 import platform
 import shlex
-import shutil
 import struct
 import subprocess
 import sys
@@ -20,31 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.measured.host.cases import Run, runs
+from tests.measured.recording import ROOT, record_all
 
-ROOT = Path(__file__).parent.parent.parent.parent
 HOSTMETER = ROOT / "tests" / "hostmeter"
 FOLDER = Path(os.environ.get("HOSTMETER") or ROOT / ".instruments" / "hostmeter")
-ENVIRONMENT = Path(os.environ.get("METER_VENV") or ROOT / ".instruments" / "meter-venv")
 KEPT = ("args", "versions", "model", "baseline", "saved", "offload")
 ALWAYS = ("--tensors", "--evict")
 """The checkpoint is read from disk, as after a reboot: what one read brings in does not depend on how it was cached."""
 FIGURES = {"resident": "hwm", "anonymous": "peak_anon", "file": "peak_file"}
-
-
-def main() -> int:
-    """Record the asked-for runs; returns the number of those that failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--python", default=ENVIRONMENT / "bin" / "python", help="(%(default)s)")
-    parser.add_argument("--only", default="", help="only runs whose name contains this")
-    parser.add_argument("--missing", action="store_true", help="only runs that are not recorded yet")
-    arguments = parser.parse_args()
-    if shutil.which(arguments.python) is None:
-        parser.error(f"no python at {arguments.python}: run tests/meter/setup.sh first, or name it with --python")
-    failed = 0
-    for run in runs():
-        if arguments.only in run.name and not (arguments.missing and run.recorded.exists()):
-            failed += not record(run, str(arguments.python))
-    return failed
 
 
 def record(run: Run, python: str) -> bool:
@@ -101,4 +82,4 @@ def header(path: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(record_all(runs(), record, __doc__))

@@ -1,0 +1,114 @@
+"""Recipes, strategies and machines side by side: each combination planned, with its own verdict."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from planner.accepted import called, check_model
+from planner.choose.strategies import ASKED, Strategy, left_out, strategies
+from planner.compress.schema import Plan
+from planner.errors import JobError
+from planner.fields import JOB_FIELDS
+from planner.hardware.machine import Machine
+from planner.hints import did_you_mean, shorten
+from planner.job import Build, Job
+from planner.models.graph import ModelGraph
+from planner.models.source import Named
+from planner.planning import sized_plan
+from planner.recipe.specs import Recipe
+from planner.sizing.demands import judged
+
+EVERY = "all"
+"""The word for every strategy of the model."""
+
+
+class Comparison:
+    """Plans of one model, which is built once for each size, and traced once for each cut of it."""
+
+    def __init__(self, model: Named, say: Callable[[str], None]) -> None:
+        check_model(model)
+        self.model, self._say = model, say
+        self._built: dict[Build, Any] = {}
+        self._graphs: dict[tuple[object, ...], ModelGraph] = {}
+
+    def plans(
+        self, recipes: Sequence[Recipe], job: Job, machines: Sequence[Machine], names: Sequence[str]
+    ) -> tuple[Plan, ...]:
+        """Every recipe with every strategy on every machine, in this order; `as asked` where no strategy is named.
+
+        A strategy that a recipe has no use for is left out for it. Raises JobError for a strategy that the model does
+        not have; what `plan` raises.
+        """
+        chosen = self._chosen(recipes, job, machines, names)
+        plans = [
+            self._plan(recipe, job.on(machine), machine, strategy)
+            for machine, recipe, strategies_of_it in chosen
+            for strategy in strategies_of_it
+        ]
+        return tuple(judged(plan, plan.machine) for plan in self._with_results(plans, recipes))
+
+    def _chosen(
+        self, recipes: Sequence[Recipe], job: Job, machines: Sequence[Machine], names: Sequence[str]
+    ) -> list[tuple[Machine, Recipe, tuple[Strategy, ...]]]:
+        """Of each machine and recipe the strategies with these names, in their order."""
+        if not names:
+            return [(machine, recipe, (ASKED,)) for machine in machines for recipe in recipes]
+        graph = self._graph(Job.model_validate({**job.model_dump(exclude_unset=True), "sequential_targets": None}))
+        known = [
+            (on, recipe, {each.name: each for each in strategies(graph, recipe, job.on(on), gpus=on.gpus)})
+            for on in machines
+            for recipe in recipes
+        ]
+        some = dict.fromkeys(name for _, _, found in known for name in found)
+        left = dict(left_out(graph))
+        for name in names:
+            if name in left:
+                raise JobError(f"--strategy {name}: {left[name]}")
+            if name not in (*some, EVERY):
+                hint = did_you_mean(name, some) or ";"
+                raise JobError(
+                    f"--strategy {shorten(name)}: nothing that this job can do{hint} there are {', '.join(some)}"
+                )
+        wanted = tuple(some) if EVERY in names else names
+        return [(on, recipe, tuple(found[name] for name in wanted if name in found)) for on, recipe, found in known]
+
+    def _plan(self, recipe: Recipe, job: Job, machine: Machine, strategy: Strategy) -> Plan:
+        try:
+            changed = strategy.job(job)
+        except ValueError as error:
+            raise JobError(f"--strategy {strategy.name}: {error}") from None
+        graph = self._graph(changed)
+        self._say(f"planning {recipe.name}: {strategy.name}")
+        plan = sized_plan(graph, strategy.recipe(recipe), changed)
+        return plan.model_copy(update={"machine": machine, "strategy": None if strategy is ASKED else strategy.name})
+
+    def _with_results(self, plans: Sequence[Plan], recipes: Sequence[Recipe]) -> Sequence[Plan]:
+        """The result depends on the recipe alone: it is sized once for each."""
+        from planner.serving.results import with_results
+
+        self._say("sizing the results")
+        first = {plan.recipe: plan for plan in reversed(plans)}
+        by_name = {recipe.name: recipe for recipe in recipes}
+        built = self._built[plans[0].job.build]
+        sized = with_results([first[name] for name in first], [by_name[name] for name in first], built)
+        results = {plan.recipe: plan for plan in sized}
+        notes = {name: [note for note in plan.notes if note.kind == "result"] for name, plan in results.items()}
+        return [
+            plan.model_copy(
+                update={
+                    "result": results[plan.recipe].result,
+                    "notes": tuple(dict.fromkeys((*plan.notes, *notes[plan.recipe]))),
+                }
+            )
+            for plan in plans
+        ]
+
+    def _graph(self, job: Job) -> ModelGraph:
+        from planner.models.load import graph_of, load_built
+
+        key = tuple(getattr(job, field.name) for field in JOB_FIELDS if field.decides_graph)
+        if key not in self._graphs:
+            if job.build not in self._built:
+                self._say(f"building {called(self.model)} without weights")
+                self._built[job.build] = load_built(self.model, job.build)
+            self._graphs[key] = graph_of(self._built[job.build], job)
+        return self._graphs[key]
