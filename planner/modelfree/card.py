@@ -14,9 +14,12 @@ from planner.modelfree.passage import WorkPlace
 from planner.modelfree.sinks import Tally, place_together
 from planner.units import MIB
 
-SETTLED = 3
+MANY = 500
+"""Weights of a file from which on fewer groups and sizes are tried."""
+SETTLED, SOON = 3, 1
 """After so many groups of files in a row that took no new segment, the rest is taken to need none either."""
-FINE = 200
+FINE, COARSE = 200, 50
+"""The smallest card is looked for to so small a part of its size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,7 @@ class CardOfFiles:
     def __init__(self, files: Sequence[CountedFile], place: WorkPlace, workers: int, context: int) -> None:
         self.files, self.place, self.workers, self.context = files, place, workers, context
         self._largest = sorted(files, key=lambda each: -each.tally.peak)
+        self._is_large = max(len(each.plan.order) for each in files) > MANY
 
     def on(self, total: int) -> CardOutcome:
         """A card of so many bytes: the largest files that the library lets run together there."""
@@ -71,7 +75,7 @@ class CardOfFiles:
             before = allocator.use.reserved
             place_together([each.plan for each in group], self.place, allocator)
             quiet = quiet + 1 if allocator.use.reserved == before else 0
-            if quiet == SETTLED:
+            if quiet == (SOON if self._is_large else SETTLED):
                 place_together([each.plan for each in self.at_once()], self.place, allocator)
                 break
         return allocator.use.reserved_peak
@@ -81,7 +85,8 @@ class CardOfFiles:
         alone = CardOfFiles(self.files, self.place, 1, self.context)
         largest = alone.at_once()[0]
         least = max(max(each.estimate for each in self.files), largest.tally.peak) + self.context
-        found = smallest_card(lambda total: not alone.on(total).runs_out, least + MIB, FINE, least=least - 1)
+        resolution = COARSE if self._is_large else FINE
+        found = smallest_card(lambda total: not alone.on(total).runs_out, least + MIB, resolution, least=least - 1)
         return -(-found // MIB) * MIB
 
     def _admitted(self, free: int) -> Iterator[CountedFile]:

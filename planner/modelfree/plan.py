@@ -258,8 +258,8 @@ def _index_bytes(plans: Sequence[FilePlan], total: int) -> int:
 
 def _stops(stops: Sequence[Stop]) -> str:
     first = stops[0]
-    more = f", and {len(stops) - 1:,} more," if len(stops) > 1 else ""
-    return f"model_free_ptq stops at {first.tensor}{more}: {first.why}. Add what it should leave alone to ignore."
+    more = f" ({len(stops) - 1:,} more would stop it, too)" if len(stops) > 1 else ""
+    return f"model_free_ptq stops at {first.tensor}: {first.why}{more}. Add what it should leave alone to ignore."
 
 
 def _card_notes(card: CardOfFiles, workers: int) -> Iterable[Note]:

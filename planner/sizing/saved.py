@@ -143,7 +143,7 @@ def _shape(name: str, count: int, module: LinearModule, weights: QuantArgs | Non
         high = (weights.block_structure or (128, 128))[0]
         blocks = -(-module.rows // high)
         return blocks, count // blocks
-    if name == "weight_zero_point" and count % module.rows:  # packed along the rows
+    if name == "weight_zero_point":  # packed along the rows, if at all
         groups = -(-module.columns // (weights.group_size or module.columns))
         return count // groups, groups
     return module.rows, count // module.rows
