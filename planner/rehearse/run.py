@@ -18,6 +18,7 @@ from planner.compress.schema import Plan
 from planner.errors import RehearseError, StoppedError
 from planner.job import Job
 from planner.rehearse.build import Interpreter, PretendedDriver, interpreter, pretended_driver
+from planner.rehearse.events import read_events
 from planner.rehearse.guess import guessed
 from planner.rehearse.report import Rehearsed, report
 
@@ -77,6 +78,8 @@ def _checked(done: Rehearsed) -> Plan:
         raise RehearseError(
             f"{done.name}: the rehearsal did not start (exit code {done.exit_code}); see the lines above"
         )
+    if not read_events(done.folder / "events.jsonl").steps:
+        raise StoppedError(f"{done.name}: the process ended with code {done.exit_code}, without saying why")
     plan = report(done)
     script = plan.script
     assert script is not None
@@ -122,6 +125,7 @@ def _write_settings(wish: ScriptWish, driver: PretendedDriver, folder: Path) -> 
         "samples": samples,
         "tokens": tokens,
         "ram_bytes": wish.ram_bytes,
+        "most_samples": wish.job.samples if "samples" in wish.job.model_fields_set else None,
     }
     (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
 

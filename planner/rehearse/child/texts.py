@@ -42,7 +42,8 @@ def write_tokenizer(folder: Path, config: dict[str, Any]) -> None:
     added = [_added(text, vocabulary[text]) for text in (*tokens.values(), "<|turn|>", *images)]
     (folder / "tokenizer.json").write_text(json.dumps(_tokenizer(vocabulary, added)), encoding="utf-8")
     settings = {f"{name}_token": text for name, text in tokens.items()}
-    image = "<|vision_start|><|image_pad|><|vision_end|>" if "<|vision_start|>" in images else next(iter(images), "")
+    image = "<start_of_image>" if "<start_of_image>" in images else next(iter(images), "")
+    image = "<|vision_start|><|image_pad|><|vision_end|>" if "<|vision_start|>" in images else image
     about = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": 10**9,
@@ -51,6 +52,7 @@ def write_tokenizer(folder: Path, config: dict[str, Any]) -> None:
         **_extra(images),
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(about), encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(str(about["chat_template"]), encoding="utf-8")  # where processors look
 
 
 def _size(config: dict[str, Any]) -> int:
@@ -112,6 +114,17 @@ def write_processor(folder: Path, config: dict[str, Any]) -> None:
     elif isinstance(side := vision.get("image_size"), int):
         about = {"size": {"height": side, "width": side}}
     (folder / "preprocessor_config.json").write_text(json.dumps(about), encoding="utf-8")
+    processor: dict[str, Any] = {}
+    if kind in ("llava", "mistral3", "llava_next"):
+        processor["patch_size"] = vision.get("patch_size")
+    if kind.startswith("llava"):
+        processor["num_additional_image_tokens"] = 1  # the class token of CLIP
+        processor["vision_feature_select_strategy"] = config.get("vision_feature_select_strategy", "default")
+    if kind == "mistral3":
+        processor["spatial_merge_size"] = config.get("spatial_merge_size", 2)
+    if kind.startswith("gemma3"):
+        processor["image_seq_length"] = config.get("mm_tokens_per_image", 256)
+    (folder / "processor_config.json").write_text(json.dumps(processor), encoding="utf-8")
 
 
 def rows(name: str, count: int, words: int) -> dict[str, list[Any]]:
