@@ -61,17 +61,19 @@ def _size(config: dict[str, Any]) -> int:
 
 def _image_ids(config: dict[str, Any]) -> dict[str, int]:
     """The model's tokens for images, by the spelling that its processor looks for."""
+    kind = config.get("model_type", "")
+    image = "<|image_pad|>" if "qwen" in kind else "[IMG]" if kind in ("mistral3", "pixtral") else "<image>"
     spelling = {
-        "image_token_id": "<|image_pad|>",
-        "image_token_index": "<image>",
+        "image_token_id": image,
+        "image_token_index": image,
         "video_token_id": "<|video_pad|>",
         "vision_start_token_id": "<|vision_start|>",
         "vision_end_token_id": "<|vision_end|>",
         "boi_token_index": "<start_of_image>",
         "eoi_token_index": "<end_of_image>",
     }
-    if config.get("model_type", "").startswith("gemma3"):
-        spelling["image_token_index"] = "<image_soft_token>"  # noqa: S105  (not a password)
+    if kind.startswith("gemma3"):
+        spelling |= dict.fromkeys(("image_token_id", "image_token_index"), "<image_soft_token>")
     return {text: config[key] for key, text in spelling.items() if isinstance(config.get(key), int)}
 
 
@@ -137,6 +139,8 @@ def rows(name: str, count: int, words: int) -> dict[str, list[Any]]:
 def _column(column: str, texts: list[str]) -> list[Any]:
     if column == "messages":
         return [[{"role": "user", "content": text}, {"role": "assistant", "content": "w1"}] for text in texts]
+    if column == "caption":
+        return [[text] for text in texts]
     if column == "image":
         from PIL import Image  # type: ignore[import-not-found,unused-ignore]  # the script's environment has it
 
