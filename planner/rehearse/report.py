@@ -48,21 +48,23 @@ class Rehearsed:
     seconds: float
     name: str
     """Of the script, as the user typed it."""
+    card: int = 0
+    """Number of the process's card."""
 
 
 def report(done: Rehearsed) -> Plan:
     """The rehearsal as a Plan; of one that stopped early, as far as it came."""
     told = read_events(done.folder / "events.jsonl")
     trace = Trace.read(done.folder / "trace.bin", read_origins(done.folder / "origins.jsonl"), done.script)
-    steps = _steps(told, trace)
+    steps = _steps(told, trace, done.card)
     script = _script(done, told, trace)
     job = _job(done.job, told)
     gpu = _gpu_peak(steps, job)
-    verdict = _verdict(told, steps, trace.ran_out(0))
+    verdict = _verdict(told, steps, trace.ran_out(done.card))
     notes = [*(Note(kind="rehearsal", text=text) for _, text in dict.fromkeys(told.notes))]
     notes.append(Note(kind="rehearsal", text=CUDNN))
     if gpu.peak_reserved_bytes and verdict.outcome != "out of memory":
-        gpu = gpu.model_copy(update={"smallest_card_bytes": _smallest(trace, gpu, job)})
+        gpu = gpu.model_copy(update={"smallest_card_bytes": _smallest(trace, gpu, job, done.card)})
         notes += [Note(kind="rehearsal", text=ASKS)] if trace.questions else []
     highest = max(steps, key=lambda step: (step.cpu.peak_bytes, -step.index))
     return Plan(
@@ -81,14 +83,14 @@ def report(done: Rehearsed) -> Plan:
     )
 
 
-def _steps(told: Told, trace: Trace) -> list[Step]:
+def _steps(told: Told, trace: Trace, number: int) -> list[Step]:
     """The steps worth a line: one between two others, or of the script, where it is higher than the one before."""
-    on_card, on_cpu = trace.at_peaks(0), trace.at_peaks(None)
+    on_card, on_cpu = trace.at_peaks(number), trace.at_peaks(None)
     steps: list[Step] = []
     empty = ("between", "script")
     for place, event in enumerate(told.steps):
         card, cpu = (helds[place] if place < len(helds) else NOTHING for helds in (on_card, on_cpu))
-        step = _step(len(steps), event, card, cpu)
+        step = _step(len(steps), event, card, cpu, number)
         if step.phase in empty and steps and not event["partial"] and _is_covered(step, steps[-1]):
             steps[-1] = _extended(steps[-1], step)
         elif step.phase == "script" and step.unit == "script" and not steps and len(told.steps) > 1:
@@ -120,8 +122,8 @@ def _extended(last: Step, step: Step) -> Step:
     return last.model_copy(update=changes)
 
 
-def _step(index: int, event: dict[str, Any], card: HeldThen, cpu: HeldThen) -> Step:
-    gpus = [_gpu_step(figures, card if number == 0 else NOTHING) for number, figures in enumerate(event["gpus"])]
+def _step(index: int, event: dict[str, Any], card: HeldThen, cpu: HeldThen, number: int) -> Step:
+    second = event["gpus"][1] if len(event["gpus"]) == 2 and number == 0 else None
     return Step(
         index=index,
         modifier=event["modifier"],
@@ -130,8 +132,8 @@ def _step(index: int, event: dict[str, Any], card: HeldThen, cpu: HeldThen) -> S
         phase=event["phase"],
         unit=event["unit"],
         exact=True,
-        gpu=gpus[0],
-        second_gpu=gpus[1] if len(gpus) > 1 else None,
+        gpu=_gpu_step(event["gpus"][number], card),
+        second_gpu=_gpu_step(second, NOTHING) if second and second["requested"] else None,
         cpu=CpuStep(
             peak_bytes=event["cpu"]["peak"],
             end_bytes=event["cpu"]["end"],
@@ -174,10 +176,10 @@ def _gpu_peak(steps: Sequence[Step], job: Job) -> GpuPeak:
     )
 
 
-def _smallest(trace: Trace, gpu: GpuPeak, job: Job) -> int:
+def _smallest(trace: Trace, gpu: GpuPeak, job: Job, card: int) -> int:
     context = job.cuda_context_bytes
     start, least = (gpu.peak_reserved_bytes or 0) + context, gpu.peak_bytes + context
-    return RecordedTape(trace).smallest(start, min(least, start - 1), context, job.allocator_settings)
+    return RecordedTape(trace, card).smallest(start, min(least, start - 1), context, job.allocator_settings)
 
 
 def _verdict(told: Told, steps: Sequence[Step], ran_out: tuple[int, int] | None) -> Verdict:
@@ -195,7 +197,7 @@ def _verdict(told: Told, steps: Sequence[Step], ran_out: tuple[int, int] | None)
 
 def _script(done: Rehearsed, told: Told, trace: Trace) -> RehearsedScript:
     end = told.end
-    held: tuple[Owned, ...] = trace.at_end(0).largest if end.get("how") == "out of memory" else ()
+    held: tuple[Owned, ...] = trace.at_end(done.card).largest if end.get("how") == "out of memory" else ()
     return RehearsedScript(
         path=done.name,
         arguments=done.arguments,

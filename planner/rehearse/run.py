@@ -11,14 +11,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from planner.compress.schema import Plan
 from planner.errors import RehearseError, StoppedError
 from planner.job import Job
 from planner.rehearse.build import Interpreter, PretendedDriver, interpreter, pretended_driver
+from planner.rehearse.events import read_events
 from planner.rehearse.guess import guessed
+from planner.rehearse.ranks import heaviest
 from planner.rehearse.report import Rehearsed, report
 
 INTERRUPTED = 130
@@ -41,6 +43,8 @@ class ScriptWish:
     real_data: bool = False
     trust_remote_code: bool = False
     quiet: bool = False
+    rank: int = 0
+    """Which process of a torchrun job this is."""
 
 
 def rehearse(wish: ScriptWish, say: Callable[[str], None]) -> Plan:
@@ -53,9 +57,15 @@ def rehearse(wish: ScriptWish, say: Callable[[str], None]) -> Plan:
     python = interpreter(wish.python)
     say(f"compiling the pretended driver for torch {python.version}, once")
     driver = pretended_driver(python)
+    if wish.job.ranks == 1:
+        return _rehearsed(wish, python, driver, say)
+    return heaviest([_rehearsed(replace(wish, rank=rank), python, driver, say) for rank in range(wish.job.ranks)])
+
+
+def _rehearsed(wish: ScriptWish, python: Interpreter, driver: PretendedDriver, say: Callable[[str], None]) -> Plan:
     with _folder() as folder:
         _write_settings(wish, driver, folder)
-        say(f"rehearsing {wish.script.name}")
+        say(f"rehearsing {wish.script.name}" + (f", rank {wish.rank}" if wish.job.ranks > 1 else ""))
         began = time.monotonic()
         code = _run(wish, python, driver, folder)
         done = Rehearsed(
@@ -67,6 +77,7 @@ def rehearse(wish: ScriptWish, say: Callable[[str], None]) -> Plan:
             exit_code=code,
             seconds=time.monotonic() - began,
             name=str(wish.script),
+            card=wish.rank,
         )
         say("folding the trace")
         return _checked(done)
@@ -77,6 +88,8 @@ def _checked(done: Rehearsed) -> Plan:
         raise RehearseError(
             f"{done.name}: the rehearsal did not start (exit code {done.exit_code}); see the lines above"
         )
+    if not read_events(done.folder / "events.jsonl").steps:
+        raise StoppedError(f"{done.name}: the process ended with code {done.exit_code}, without saying why")
     plan = report(done)
     script = plan.script
     assert script is not None
@@ -122,6 +135,9 @@ def _write_settings(wish: ScriptWish, driver: PretendedDriver, folder: Path) -> 
         "samples": samples,
         "tokens": tokens,
         "ram_bytes": wish.ram_bytes,
+        "ranks": wish.job.ranks,
+        "rank": wish.rank,
+        "most_samples": wish.job.samples if "samples" in wish.job.model_fields_set else None,
     }
     (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
 
@@ -146,13 +162,21 @@ def environment(wish: ScriptWish, driver: PretendedDriver, folder: Path) -> dict
         "PRETENDED_TOTAL": str(job.gpu_memory_bytes),
         "PRETENDED_CONTEXT": str(job.cuda_context_bytes),
         "PRETENDED_SM": str(job.capability),
-        "PRETENDED_DEVICES": str(wish.cards),
+        "PRETENDED_DEVICES": str(max(wish.cards, job.ranks)),
         "PRETENDED_COPY": "65536",
         "PYTORCH_ALLOC_CONF": job.alloc_conf or own.get("PYTORCH_ALLOC_CONF", ""),
         "TORCHDYNAMO_DISABLE": "1",  # what it would compile runs on no card
+        **(torchrun(wish) if job.ranks > 1 else {}),
         **({} if job.progress_bars else {"TQDM_DISABLE": "1"}),
         "TOKENIZERS_PARALLELISM": own.get("TOKENIZERS_PARALLELISM", "false"),
     }
+
+
+def torchrun(wish: ScriptWish) -> dict[str, str]:
+    """What torchrun tells each of its processes."""
+    rank, ranks = str(wish.rank), str(wish.job.ranks)
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+    return {**numbers, "TORCHELASTIC_RUN_ID": "rehearsal", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 
 def _run(wish: ScriptWish, python: Interpreter, driver: PretendedDriver, folder: Path) -> int:

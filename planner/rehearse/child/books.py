@@ -12,7 +12,6 @@ GPU_FIGURES = {
     "requested": "requested_bytes.all.peak",
     "allocated": "allocated_bytes.all.peak",
     "reserved": "reserved_bytes.all.peak",
-    "end": "requested_bytes.all.current",
 }
 
 
@@ -28,6 +27,12 @@ class TensorBooks:
         names = (folder / "trace.bin", folder / "origins.jsonl", script, own)
         self._c.books_open(*(os.fsencode(name) for name in names))
         self._retries: dict[int, int] = {}
+        self._reset = torch._C._cuda_resetPeakMemoryStats
+        self._before: dict[int, dict[str, int]] = {}
+        """Peaks of the open step, from before the script reset them."""
+        for name in ("_cuda_resetPeakMemoryStats", "_accelerator_resetPeakStats"):
+            if hasattr(torch._C, name):
+                setattr(torch._C, name, self._keeping_peaks(getattr(torch._C, name)))
         os.register_at_fork(after_in_child=self._c.books_forget)
 
     def watch(self) -> None:
@@ -71,11 +76,26 @@ class TensorBooks:
         cpu = {"peak": self._c.books_cpu_peak(1), "end": self._c.books_cpu_live()}
         return {"cpu": cpu, "gpus": [self._card(number) for number in range(torch.cuda.device_count())]}
 
+    def _keeping_peaks(self, own: Any) -> Any:
+        """The script measures for itself, too: what it resets is not lost."""
+
+        def reset(*values: Any) -> Any:
+            for number in range(torch.cuda.device_count()):
+                self._before[number] = self._peaks(number)
+            return own(*values)
+
+        return reset
+
+    def _peaks(self, number: int) -> dict[str, int]:
+        stats, before = torch.cuda.memory_stats(number), self._before.get(number, {})
+        return {name: max(int(stats.get(key, 0)), before.get(name, 0)) for name, key in GPU_FIGURES.items()}
+
     def _card(self, number: int) -> dict[str, int]:
-        stats = torch.cuda.memory_stats(number)
-        figures = {name: int(stats.get(key, 0)) for name, key in GPU_FIGURES.items()}
+        stats, figures = torch.cuda.memory_stats(number), self._peaks(number)
+        figures["end"] = int(stats.get("requested_bytes.all.current", 0))
         retries = int(stats.get("num_alloc_retries", 0))
         figures["retries"] = retries - self._retries.get(number, 0)
         self._retries[number] = retries
-        torch.cuda.reset_peak_memory_stats(number)
+        self._before.pop(number, None)
+        self._reset(number)
         return figures

@@ -1,5 +1,6 @@
 """Data sets that are not here become made-up ones of the size that the script asks for."""
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ def install(settings: Settings, events: Events, hooks: Hooks) -> None:
 
     def hook(module: Any) -> None:
         module.load_dataset = _load(module, module.load_dataset, settings, events)
+        if settings.most_samples:
+            module.Dataset.select = _select(module.Dataset.select)
 
     hooks.after("datasets", hook)
 
@@ -33,6 +36,7 @@ def _load(module: Any, own: Any, settings: Settings, events: Events) -> Any:
         if str(path) in FILES or Path(str(path)).exists():
             return own(path, name, *values, split=split, **named)
         count, words = _count(split, settings.samples), settings.tokens + MARGIN
+        count = min(count, settings.most_samples or count)
         if str(path) not in told:
             told.add(str(path))
             text = f"{path}: made-up data, {count:,} samples of {words:,} words (--real-data takes what is there)."
@@ -43,6 +47,16 @@ def _load(module: Any, own: Any, settings: Settings, events: Events) -> Any:
         return made.to_iterable_dataset() if named.get("streaming") else made
 
     return load_dataset
+
+
+def _select(own: Any) -> Any:
+    """Of the rows that are asked for, those that there are: with fewer samples than the script wants."""
+
+    @functools.wraps(own)
+    def select(dataset: Any, indices: Any, *values: Any, **named: Any) -> Any:
+        return own(dataset, [index for index in indices if index < len(dataset)], *values, **named)
+
+    return select
 
 
 def _count(split: Any, otherwise: int) -> int:

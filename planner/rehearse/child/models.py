@@ -28,7 +28,10 @@ DTYPES = {
     torch.int32: "I32",
     torch.uint8: "U8",
     torch.int8: "I8",
+    torch.int16: "I16",
     torch.bool: "BOOL",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
 }
 
 
@@ -153,13 +156,14 @@ def write_hole(folder: Path) -> None:
             model = getattr(transformers, name)._from_config(config)
     finally:
         torch.set_default_dtype(before)
-    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-    _write(folder / "model.safetensors", {k: t for k, t in _as_saved(model).items() if k not in tied})
+    model.tie_weights()
+    write_tensors(folder / "model.safetensors", _as_saved(model))
 
 
 def _as_saved(model: Any) -> dict[str, Any]:
     """The tensors under the names and in the shapes that the model's checkpoints have."""
-    tensors: dict[str, Any] = model.state_dict()
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    tensors: dict[str, Any] = {name: each for name, each in model.state_dict().items() if name not in tied}
     try:
         from transformers.core_model_loading import revert_weight_conversion
     except ImportError:  # transformers 4 has none
@@ -168,7 +172,8 @@ def _as_saved(model: Any) -> dict[str, Any]:
     return reverted
 
 
-def _write(path: Path, tensors: dict[str, Any]) -> None:
+def write_tensors(path: Path, tensors: dict[str, Any]) -> None:
+    """A safetensors file of these names, shapes and dtypes, that takes no room on the disk."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, tensor in tensors.items():

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.rehearse.child.imports import Hooks
-from planner.rehearse.child.models import Shelf, script_line
+from planner.rehearse.child.models import Shelf, script_line, write_tensors
 from planner.rehearse.child.settings import Refused
 from planner.rehearse.child.steps import Steps
 
@@ -47,11 +47,11 @@ def install(shelf: Shelf, steps: Steps, hooks: Hooks) -> None:
 
 
 def _write_nothing(module: Any) -> None:
-    """What is saved is gathered, and not written."""
+    """What is saved is gathered; its file has a header, and a hole for the rest."""
 
     def save_file(tensors: Any, filename: Any, *_rest: Any, **_named: Any) -> None:
         _copies = [each.to("cpu") for each in tensors.values() if each.is_cuda]  # safetensors/torch.py _tobytes
-        Path(filename).touch()
+        write_tensors(Path(filename), tensors)
 
     module.save_file = save_file
 

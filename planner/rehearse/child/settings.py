@@ -25,6 +25,10 @@ class Settings:
     tokens: int = 2048
     """What the script's constants say, or the parent's guess: rows and words of made-up data."""
     ram_bytes: int | None = None
+    ranks: int = 1
+    rank: int = 0
+    most_samples: int | None = None
+    """Samples that an oneshot calibrates with, at most."""
 
     @classmethod
     def read(cls, path: Path) -> "Settings":

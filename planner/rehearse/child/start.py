@@ -28,7 +28,7 @@ def main(file: str) -> int:
     events = Events(settings.folder / "events.jsonl")
     import torch
 
-    from planner.rehearse.child import data, generation, marks, pretrained, steps, values
+    from planner.rehearse.child import data, generation, marks, pretrained, ranks, steps, values, web
     from planner.rehearse.child.books import TensorBooks
     from planner.rehearse.child.models import Shelf
 
@@ -36,12 +36,14 @@ def main(file: str) -> int:
     books = TensorBooks(settings.books, settings.folder, settings.script, OWN)
     hooks = Hooks()
     hooks.install()
-    step = steps.Steps(books, events)
+    step = steps.Steps(books, events, settings.most_samples)
     steps.watch(step, hooks)
     marks.install(step)
     values.install(settings, books, hooks)
     data.install(settings, events, hooks)
     generation.install(step, hooks)
+    ranks.install(settings, hooks)
+    web.install(settings, events, hooks)
     pretrained.install(Shelf(settings, books, events), step, hooks)
     for card in range(torch.cuda.device_count()):
         torch.cuda.reset_peak_memory_stats(card)

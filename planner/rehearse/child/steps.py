@@ -21,8 +21,8 @@ _AFTER_START = {"SequentialPipeline": "prepare", "BasicPipeline": "calibrate"}
 class Steps:
     """Ends the open step and begins the next one, so that no moment is lost."""
 
-    def __init__(self, books: TensorBooks, events: Events) -> None:
-        self._books, self._events = books, events
+    def __init__(self, books: TensorBooks, events: Events, most_samples: int | None = None) -> None:
+        self._books, self._events, self._most_samples = books, events, most_samples
         self._count = 0
         self.modifier: str | None = None
         self.names: list[str] = []
@@ -67,7 +67,11 @@ class Steps:
 
     def tell_job(self, oneshot: Any) -> None:
         """Write down what an oneshot was asked for."""
-        data = oneshot.dataset_args
+        data, most = oneshot.dataset_args, self._most_samples
+        if most and (data.num_calibration_samples or most + 1) > most:
+            text = f"The job calibrates with {most} samples instead of {data.num_calibration_samples} (--samples)."
+            self._events.note("data", text)
+            data.num_calibration_samples = most
         fields = {
             "samples": "num_calibration_samples",
             "seq_len": "max_seq_length",

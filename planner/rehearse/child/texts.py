@@ -42,7 +42,8 @@ def write_tokenizer(folder: Path, config: dict[str, Any]) -> None:
     added = [_added(text, vocabulary[text]) for text in (*tokens.values(), "<|turn|>", *images)]
     (folder / "tokenizer.json").write_text(json.dumps(_tokenizer(vocabulary, added)), encoding="utf-8")
     settings = {f"{name}_token": text for name, text in tokens.items()}
-    image = "<|vision_start|><|image_pad|><|vision_end|>" if "<|vision_start|>" in images else next(iter(images), "")
+    image = "<start_of_image>" if "<start_of_image>" in images else next(iter(images), "")
+    image = "<|vision_start|><|image_pad|><|vision_end|>" if "<|vision_start|>" in images else image
     about = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": 10**9,
@@ -51,6 +52,7 @@ def write_tokenizer(folder: Path, config: dict[str, Any]) -> None:
         **_extra(images),
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(about), encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(str(about["chat_template"]), encoding="utf-8")  # where processors look
 
 
 def _size(config: dict[str, Any]) -> int:
@@ -59,17 +61,19 @@ def _size(config: dict[str, Any]) -> int:
 
 def _image_ids(config: dict[str, Any]) -> dict[str, int]:
     """The model's tokens for images, by the spelling that its processor looks for."""
+    kind = config.get("model_type", "")
+    image = "<|image_pad|>" if "qwen" in kind else "[IMG]" if kind in ("mistral3", "pixtral") else "<image>"
     spelling = {
-        "image_token_id": "<|image_pad|>",
-        "image_token_index": "<image>",
+        "image_token_id": image,
+        "image_token_index": image,
         "video_token_id": "<|video_pad|>",
         "vision_start_token_id": "<|vision_start|>",
         "vision_end_token_id": "<|vision_end|>",
         "boi_token_index": "<start_of_image>",
         "eoi_token_index": "<end_of_image>",
     }
-    if config.get("model_type", "").startswith("gemma3"):
-        spelling["image_token_index"] = "<image_soft_token>"  # noqa: S105  (not a password)
+    if kind.startswith("gemma3"):
+        spelling |= dict.fromkeys(("image_token_id", "image_token_index"), "<image_soft_token>")
     return {text: config[key] for key, text in spelling.items() if isinstance(config.get(key), int)}
 
 
@@ -112,6 +116,17 @@ def write_processor(folder: Path, config: dict[str, Any]) -> None:
     elif isinstance(side := vision.get("image_size"), int):
         about = {"size": {"height": side, "width": side}}
     (folder / "preprocessor_config.json").write_text(json.dumps(about), encoding="utf-8")
+    processor: dict[str, Any] = {}
+    if kind in ("llava", "mistral3", "llava_next"):
+        processor["patch_size"] = vision.get("patch_size")
+    if kind.startswith("llava"):
+        processor["num_additional_image_tokens"] = 1  # the class token of CLIP
+        processor["vision_feature_select_strategy"] = config.get("vision_feature_select_strategy", "default")
+    if kind == "mistral3":
+        processor["spatial_merge_size"] = config.get("spatial_merge_size", 2)
+    if kind.startswith("gemma3"):
+        processor["image_seq_length"] = config.get("mm_tokens_per_image", 256)
+    (folder / "processor_config.json").write_text(json.dumps(processor), encoding="utf-8")
 
 
 def rows(name: str, count: int, words: int) -> dict[str, list[Any]]:
@@ -124,6 +139,8 @@ def rows(name: str, count: int, words: int) -> dict[str, list[Any]]:
 def _column(column: str, texts: list[str]) -> list[Any]:
     if column == "messages":
         return [[{"role": "user", "content": text}, {"role": "assistant", "content": "w1"}] for text in texts]
+    if column == "caption":
+        return [[text] for text in texts]
     if column == "image":
         from PIL import Image  # type: ignore[import-not-found,unused-ignore]  # the script's environment has it
 

@@ -1,5 +1,6 @@
 """No kernel runs: Triton's launches do nothing, convolutions take PyTorch's own kernels; RAM is the machine's."""
 
+import functools
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ def install(settings: Settings, books: TensorBooks, hooks: Hooks) -> None:
     torch.backends.cudnn.enabled = False
     hooks.after("triton.runtime.jit", _launch_nothing)
     _watch_questions(books)
+    for owner, name in ((torch, "tensor"), (torch, "as_tensor"), (torch.Tensor, "new_tensor")):
+        setattr(owner, name, _made_on_cpu(getattr(owner, name)))
     if settings.ram_bytes:
         hooks.after("psutil", lambda module: _machine_of(module, settings.ram_bytes or 0))
 
@@ -23,6 +26,22 @@ def _launch_nothing(module: Any) -> None:
         """No card, no kernel."""
 
     module.JITFunction.run = run
+
+
+def _made_on_cpu(own: Any) -> Any:
+    """Numbers on the card are made into a tensor on the CPU and moved: PyTorch does the same, and shows nobody."""
+
+    @functools.wraps(own)
+    def made(*values: Any, device: Any = None, **named: Any) -> Any:
+        asked = values[0].device if device is None and own.__name__ == "new_tensor" else device
+        if asked is None or torch.device(asked).type != "cuda":
+            return own(*values, **named) if device is None else own(*values, device=device, **named)
+        named.pop("pin_memory", None)  # what comes from the card is not pinned
+        needs_grad = named.pop("requires_grad", False)
+        moved = own(*values, device="cpu", **named).to(asked)
+        return moved.requires_grad_() if needs_grad else moved
+
+    return made
 
 
 def _watch_questions(books: TensorBooks) -> None:

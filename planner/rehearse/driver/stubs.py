@@ -21,7 +21,42 @@ HANDLES = (
     "cudnnCreate",
     "cusparseCreate",
 )
-POTRF_SIZE = "int cusolverDn{type}potrf_bufferSize(void*, int, int, void*, int, int* n) {{ *n = 0; return 0; }}"
+_SIZE = "int cusolverDn{name}_bufferSize({words}) {{ *n = 0; return 0; }}"
+_N = "int* n"
+# Arguments before and behind the size, as cusolverDn.h has them: H a handle, I an int, P a pointer, L a long.
+_SHAPES = {
+    "potrf": ("HIIPI", ""),
+    "geqrf": ("HIIPI", ""),
+    "getrf": ("HIIPI", ""),
+    "sytrf": ("HIPI", ""),
+    "orgqr": ("HIIIPIP", ""),
+    "ungqr": ("HIIIPIP", ""),
+    "ormqr": ("HIIIIIPIPPI", ""),
+    "unmqr": ("HIIIIIPIPPI", ""),
+    "syevd": ("HIIIPIP", ""),
+    "heevd": ("HIIIPIP", ""),
+    "syevjBatched": ("HIIIPIP", "PI"),
+    "heevjBatched": ("HIIIPIP", "PI"),
+    "gesvd": ("HII", ""),
+    "gesvdj": ("HIIIIPIPPIPI", "P"),
+    "gesvdjBatched": ("HIIIPIPPIPI", "PI"),
+    "gesvdaStridedBatched": ("HIIIIPILPLPILPIL", "I"),
+}
+_C = {"H": "void*", "I": "int", "P": "void*", "L": "long long"}
+_QUERIES = {
+    name: ", ".join([*(_C[word] for word in before), _N, *(_C[word] for word in behind)])
+    for name, (before, behind) in _SHAPES.items()
+}
+# The newer interface: sizes on the device and on the host come last, all that is before fits a register or the stack.
+_SIZES = "int cusolverDn{name}_bufferSize({words}, size_t* d, size_t* h{behind}) {{ *d = *h = 0; return 0; }}"
+_NEWER = {
+    "Xpotrf": ("HPILIPLI", ""),
+    "Xgeqrf": ("HPLLIPLIPI", ""),
+    "Xsyevd": ("HPIILIPLIPI", ""),
+    "XsyevBatched": ("HPIILIPLIPI", "L"),
+    "Xgeev": ("HPIILIPLIPIPLIPLI", ""),
+    "Xsytrs": ("HILLIPLPIPL", ""),
+}
 LIBRARY_ANSWERS = {
     "cudnnGetVersion": "unsigned long cudnnGetVersion() { return 91300; }",
     "cudnnGetCudartVersion": "unsigned long cudnnGetCudartVersion() { return CUDART; }",
@@ -33,11 +68,17 @@ LIBRARY_ANSWERS = {
         "int cublasLtMatmulAlgoGetHeuristic(void*, void*, void*, void*, void*, void*, void*, int, void*, int* n)"
         " { *n = 1; return 0; }"
     ),
-    "cusolverDnXpotrf_bufferSize": (
-        "int cusolverDnXpotrf_bufferSize(void*, void*, int, long, int, const void*, long, int,"
-        " unsigned long* d, unsigned long* h) { *d = *h = 0; return 0; }"
-    ),
-    **{f"cusolverDn{letter}potrf_bufferSize": POTRF_SIZE.format(type=letter) for letter in "SDCZ"},
+    **{
+        f"cusolverDn{name}_bufferSize": _SIZES.format(
+            name=name, words=", ".join(_C[word] for word in before), behind=", long long" if behind else ""
+        )
+        for name, (before, behind) in _NEWER.items()
+    },
+    **{
+        f"cusolverDn{letter}{name}_bufferSize": _SIZE.format(name=f"{letter}{name}", words=words)
+        for name, words in _QUERIES.items()
+        for letter in "SDCZ"
+    },
     **{name: f"int {name}(void** h) {{ *h = (void*)0x50; return 0; }}" for name in HANDLES},
 }
 DRIVER_ANSWERS = {
@@ -85,7 +126,13 @@ def main(torch_lib: str, cuda_h: str, libraries_out: str, driver_out: str) -> No
     symbols, header = taken(pathlib.Path(torch_lib)), pathlib.Path(cuda_h).read_text()
     names = sorted({s.split("@")[0] for s in symbols if s.split("@")[1].startswith(LIBRARIES)})
     version = f"#define CUDART {cuda_version(pathlib.Path(cuda_h))}"
-    lines = [version, 'extern "C" {', *(LIBRARY_ANSWERS.get(n, f"int {n}(...) {{ return 0; }}") for n in names), "}"]
+    lines = [
+        version,
+        "#include <cstddef>",
+        'extern "C" {',
+        *(LIBRARY_ANSWERS.get(n, f"int {n}(...) {{ return 0; }}") for n in names),
+        "}",
+    ]
     pathlib.Path(libraries_out).write_text("\n".join(lines) + "\n")
 
     driver = set(re.findall(r"CUresult CUDAAPI (cu\w+)\s*\(", header))
