@@ -25,7 +25,7 @@ from planner.modelfree.schema import FileUse, ModelFreeDisk, ModelFreeGpu, Model
 from planner.modelfree.sinks import Tally, tally
 from planner.models.source import Named
 from planner.notes import Note
-from planner.sizing.demands import CardNeed, RamNeed, demands_on
+from planner.sizing.demands import CardNeed, DiskNeed, RamNeed, demands_on
 from planner.sizing.saved import header_bytes
 from planner.upstream import LLMCOMPRESSOR_VERSION
 
@@ -217,7 +217,7 @@ class _Planned:
                 runs_out=bool(outcome and outcome.runs_out),
             )
         ram = RamNeed(resident=found.host.resident_bytes, must_have=found.host.must_have_bytes, is_process=True)
-        demands = demands_on(machine, need, ram, found.disk.written_bytes)
+        demands = demands_on(machine, need, ram, DiskNeed(results=found.disk.written_bytes, cache=0))
         fails = any(note.kind == "fails" for note in found.notes)
         update = {"machine": machine, "demands": demands, "fits": "no" if fails else fits(demands)}
         return found.model_copy(update=update)
