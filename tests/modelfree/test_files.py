@@ -10,14 +10,14 @@ from planner.modelfree.converters import Fp8BlockDequantizer, converter_of
 from planner.modelfree.files import FilePlan, plan_file
 from planner.modelfree.fused import fused_sets, partners
 from planner.modelfree.jobs import file_jobs
-from planner.modelfree.passage import Place
+from planner.modelfree.passage import WorkPlace
 from planner.modelfree.rules import Rules, rules_of
 from planner.modelfree.sinks import place_together, tally
 from planner.sizing.saved import SavedTensor
 from planner.units import MIB
 from tests.modelfree.toy import attention, bf16, checkpoint
 
-CARD = Place(device="gpu", build=CudaBuild())
+CARD = WorkPlace(device="gpu", build=CudaBuild())
 
 
 def plans(found: Checkpoint, rules: Rules) -> list[FilePlan]:
