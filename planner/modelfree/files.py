@@ -210,7 +210,8 @@ def _saved(tensors: Mapping[str, SavedTensor], chosen: Mapping[str, Matrix]) -> 
             itemsize=matrix.itemsize,
             scheme=matrix.scheme,
         )
-        yield from compressed_tensors(module, TORCH_NAMES[tensor.type])
+        for part in compressed_tensors(module, TORCH_NAMES[tensor.type]):
+            yield part._replace(name=f"{module.name}.{part.name}")
 
 
 @lru_cache(maxsize=1024)
