@@ -4,6 +4,7 @@ Everything that the script needs of a rehearsal is put in place first, without i
 does. How it ended is the last event.
 """
 
+import faulthandler
 import gc
 import os
 import resource
@@ -107,6 +108,7 @@ def _line(error: BaseException, script: str) -> str:
 
 def run() -> None:
     """Run what the command line names, and end the process: unloading torch would take another second."""
+    faulthandler.enable()
     gc.set_threshold(50_000, 50, 50)
     result = main(sys.argv[1])
     sys.stdout.flush()
