@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -57,9 +58,30 @@ def rehearse(wish: ScriptWish, say: Callable[[str], None]) -> Plan:
     python = interpreter(wish.python)
     say(f"compiling the pretended driver for torch {python.version}, once")
     driver = pretended_driver(python)
-    if wish.job.ranks == 1:
-        return _rehearsed(wish, python, driver, say)
-    return heaviest([_rehearsed(replace(wish, rank=rank), python, driver, say) for rank in range(wish.job.ranks)])
+    with _ending_when_told():
+        if wish.job.ranks == 1:
+            return _rehearsed(wish, python, driver, say)
+        return heaviest([_rehearsed(replace(wish, rank=rank), python, driver, say) for rank in range(wish.job.ranks)])
+
+
+@contextmanager
+def _ending_when_told() -> Iterator[None]:
+    """SIGTERM and SIGHUP end planner as Ctrl-C does: the child is ended, and nothing is left behind."""
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {each: signal.signal(each, end) for each in (signal.SIGTERM, signal.SIGHUP)} if _is_main() else {}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _is_main() -> bool:
+    """Only the main thread may say what a signal does."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def _rehearsed(wish: ScriptWish, python: Interpreter, driver: PretendedDriver, say: Callable[[str], None]) -> Plan:
@@ -179,13 +201,17 @@ def torchrun(wish: ScriptWish) -> dict[str, str]:
     return {**numbers, "TORCHELASTIC_RUN_ID": "rehearsal", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 
+def command(python: Interpreter, folder: Path) -> list[str]:
+    """The child's command line: its own copy of planner comes first, whatever lies in the current folder."""
+    start = f"import sys; sys.path[0] = {str(folder / 'site')!r}; from planner.rehearse.child.start import run; run()"
+    return [python.path, "-c", start, str(folder / "settings.json")]
+
+
 def _run(wish: ScriptWish, python: Interpreter, driver: PretendedDriver, folder: Path) -> int:
     """The child's exit code. Its own output is the user's, on stderr: stdout is the report's."""
-    start = f"import sys; sys.path[0] = {str(folder / 'site')!r}; from planner.rehearse.child.start import run; run()"
-    command = [python.path, "-c", start, str(folder / "settings.json")]
     out = subprocess.DEVNULL if wish.quiet else sys.stderr
     child = subprocess.Popen(  # noqa: S603  (the user's own script, as the user would run it)
-        command, env=environment(wish, driver, folder), stdout=out, stderr=out, start_new_session=True
+        command(python, folder), env=environment(wish, driver, folder), stdout=out, stderr=out, start_new_session=True
     )
     try:
         return child.wait()

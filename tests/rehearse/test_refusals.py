@@ -1,6 +1,9 @@
 """What cannot be rehearsed is one line, before anything is compiled or run."""
 
+import os
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -87,3 +90,32 @@ def test_the_refusal_reaches_the_command_line(tmp_path: Path, capsys: pytest.Cap
     assert captured.err.startswith("planner: error: --python ")
     assert captured.err.count("\n") == 1
     assert not captured.out
+
+
+def test_a_planner_that_is_told_to_end_ends_its_child_and_leaves_nothing(tmp_path: Path) -> None:
+    code = f"""
+import subprocess, sys
+from pathlib import Path
+from planner.job import Job
+from planner.rehearse import run
+from planner.rehearse.build import Interpreter, PretendedDriver
+run.interpreter = lambda path: Interpreter(
+    path={sys.executable!r}, torch=Path("/x"), version="1", cuda="13", includes=(), packages={{}})
+run.pretended_driver = lambda python: PretendedDriver(folder=Path({str(tmp_path)!r}))
+wait = "import time; print('here', flush=True); time.sleep(60)"
+run.command = lambda python, folder: [python.path, "-c", wait]
+run.environment = lambda *_: {{}}
+run.rehearse(run.ScriptWish(script=Path(sys.argv[1]), arguments=(), job=Job()), lambda text: None)
+"""
+    script = tmp_path / "script.py"
+    script.write_text("pass")
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    planner = subprocess.Popen(
+        [sys.executable, "-c", code, str(script)], stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert planner.stderr is not None
+    assert planner.stderr.readline() == "here\n"
+    assert list(tmp_path.glob("planner_rehearse_*"))
+    planner.send_signal(signal.SIGTERM)
+    assert planner.wait(30) == 128 + signal.SIGTERM
+    assert not list(tmp_path.glob("planner_rehearse_*"))

@@ -27,12 +27,17 @@ class TensorBooks:
         names = (folder / "trace.bin", folder / "origins.jsonl", script, own)
         self._c.books_open(*(os.fsencode(name) for name in names))
         self._retries: dict[int, int] = {}
-        self._reset = torch._C._cuda_resetPeakMemoryStats
+        self._reset, self._stats = torch._C._cuda_resetPeakMemoryStats, torch._C._cuda_memoryStats
+        self._shown: dict[int, dict[str, int]] = {}
+        """Peaks since the script itself reset them, as far as steps have ended since."""
         self._before: dict[int, dict[str, int]] = {}
         """Peaks of the open step, from before the script reset them."""
         for name in ("_cuda_resetPeakMemoryStats", "_accelerator_resetPeakStats"):
             if hasattr(torch._C, name):
                 setattr(torch._C, name, self._keeping_peaks(getattr(torch._C, name)))
+        for name in ("_cuda_memoryStats", "_accelerator_getDeviceStats"):
+            if hasattr(torch._C, name):
+                setattr(torch._C, name, self._showing_peaks(getattr(torch._C, name)))
         os.register_at_fork(after_in_child=self._c.books_forget)
 
     def watch(self) -> None:
@@ -82,20 +87,41 @@ class TensorBooks:
         def reset(*values: Any) -> Any:
             for number in range(torch.cuda.device_count()):
                 self._before[number] = self._peaks(number)
+            self._shown.clear()
             return own(*values)
 
         return reset
 
+    def _showing_peaks(self, own: Any) -> Any:
+        """The script sees its peaks, whichever steps ended meanwhile."""
+
+        def stats(number: int) -> Any:
+            found = own(number)
+            for name, peak in self._shown.get(number, {}).items():
+                all_pools = found[GPU_FIGURES[name].partition(".")[0]]["all"]
+                all_pools["peak"] = max(all_pools["peak"], peak)
+            return found
+
+        return stats
+
     def _peaks(self, number: int) -> dict[str, int]:
-        stats, before = torch.cuda.memory_stats(number), self._before.get(number, {})
-        return {name: max(int(stats.get(key, 0)), before.get(name, 0)) for name, key in GPU_FIGURES.items()}
+        stats, before = self._stats(number), self._before.get(number, {})
+        return {name: max(_all(stats, key), before.get(name, 0)) for name, key in GPU_FIGURES.items()}
 
     def _card(self, number: int) -> dict[str, int]:
-        stats, figures = torch.cuda.memory_stats(number), self._peaks(number)
-        figures["end"] = int(stats.get("requested_bytes.all.current", 0))
-        retries = int(stats.get("num_alloc_retries", 0))
+        stats, figures = self._stats(number), self._peaks(number)
+        shown = self._shown.setdefault(number, {})
+        shown.update({name: max(shown.get(name, 0), _all(stats, key)) for name, key in GPU_FIGURES.items()})
+        figures["end"] = _all(stats, "requested_bytes.all.current")
+        retries = int(stats["num_alloc_retries"])
         figures["retries"] = retries - self._retries.get(number, 0)
         self._retries[number] = retries
         self._before.pop(number, None)
         self._reset(number)
         return figures
+
+
+def _all(stats: Any, key: str) -> int:
+    """One figure of PyTorch's nested statistics: `requested_bytes.all.peak`."""
+    group, pool, figure = key.split(".")
+    return int(stats[group][pool][figure])

@@ -31,6 +31,7 @@ def install(settings: Settings, hooks: Hooks) -> None:
     hooks.after("torch.distributed", lambda module: _alone(module, settings))
     hooks.after("compressed_tensors.distributed.utils", _loads_for_itself)
     hooks.after("compressed_tensors.offload.cache.dist_cpu", _own_memory)
+    hooks.after("compressed_tensors.offload.cache.dist_device", _own_device)
 
 
 def _alone(module: Any, settings: Settings) -> None:
@@ -51,20 +52,42 @@ def _alone(module: Any, settings: Settings) -> None:
     def all_gather_object(gathered: list[Any], mine: Any, *_values: Any, **_named: Any) -> None:
         gathered[:] = [mine] * len(gathered)
 
-    module.init_process_group = init_process_group
+    own_group = module.new_group
+
+    def new_group(*values: Any, **named: Any) -> Any:
+        return own_group(*values, **{**named, "backend": "fake"})
+
+    module.init_process_group, module.new_group = init_process_group, new_group
     module.reduce = module.broadcast = module.all_reduce = collective
     module.barrier = module.broadcast_object_list = nothing
     module.all_gather_object = all_gather_object
 
 
 def _loads_for_itself(module: Any) -> None:
-    """Rank 0 loads for all; alone, each is the source of what it has."""
+    """Rank 0 loads for all; alone, each is the source of what it has, unless another rank's turn was announced."""
 
     def is_source_process() -> bool:
-        return True
+        source = module.get_source_rank()
+        return bool(source == 0 or source == module.dist.get_rank())
 
     module.is_source_process = is_source_process
 
 
 def _own_memory(module: Any) -> None:
-    module.DistributedCPUCache.offload = module.CPUCache.offload
+    module.DistributedCPUCache.offload = _received(module.CPUCache.offload)
+
+
+def _own_device(module: Any) -> None:
+    module.DistributedDeviceCache.offload = _received(module.DeviceCache.offload)
+
+
+def _received(own: Any) -> Any:
+    """What another rank made and would send is an empty tensor."""
+
+    def offload(cache: Any, tensor: Any) -> Any:
+        if tensor is None or not tensor.is_meta:
+            return own(cache, tensor)
+        empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=cache.offload_device)
+        return torch.nn.Parameter(empty, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else empty
+
+    return offload

@@ -4,10 +4,13 @@ Everything that the script needs of a rehearsal is put in place first, without i
 does. How it ended is the last event.
 """
 
+import ctypes
+import faulthandler
 import gc
 import os
 import resource
 import runpy
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -18,6 +21,8 @@ from planner.rehearse.child.events import Events
 from planner.rehearse.child.imports import Hooks
 from planner.rehearse.child.settings import Refused, Settings
 
+PR_SET_PDEATHSIG = 1
+"""linux/prctl.h"""
 OWN = str(Path(__file__).parents[2])
 """Planner's folder, as its code names it: frames in it are not the script's."""
 
@@ -107,6 +112,8 @@ def _line(error: BaseException, script: str) -> str:
 
 def run() -> None:
     """Run what the command line names, and end the process: unloading torch would take another second."""
+    faulthandler.enable()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a planner that was killed leaves nobody behind
     gc.set_threshold(50_000, 50, 50)
     result = main(sys.argv[1])
     sys.stdout.flush()
