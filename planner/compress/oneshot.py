@@ -20,6 +20,7 @@ from planner.compress.context import Context
 from planner.compress.disk import below
 from planner.compress.home import ModelHome
 from planner.compress.inferred import PipelineName, pipeline_runs
+from planner.compress.modifiers import make_model
 from planner.compress.pipelines.base import Pipeline
 from planner.compress.pipelines.basic import BasicPipeline
 from planner.compress.pipelines.datafree import DataFreePipeline
@@ -48,8 +49,14 @@ def simulate(program: Program, context: Context, outcome: Outcome | None = None)
     ledger.alloc("cpu", samples, "calibration_data", "calibration samples")
     home.linearize()
     home.add_qparams()
-    for each in pipeline_runs(program, context.job):
-        _PIPELINES[each.pipeline](context, program, each.runs, outcome, home).run()
+    models = {id(run): make_model(run.spec, context) for run in program.runs}
+    for run in program.runs:
+        models[id(run)].on_initialize(module for unit in run.units for module in unit.named())
+    pipelines = pipeline_runs(program, context.job)
+    for each in pipelines:
+        pipeline = _PIPELINES[each.pipeline](context, program, each.runs, outcome, home, models)
+        pipeline.ending = tuple(models.values()) if each is pipelines[-1] else ()
+        pipeline.run()
     _close(context, home, outcome, "save")
     return outcome
 

@@ -77,6 +77,7 @@ def cases() -> Iterator[Case]:
     yield from _places()
     yield from _smoothed()
     yield from _pruned()
+    yield from _masked()
 
 
 def _llama() -> Iterator[Case]:
@@ -254,6 +255,17 @@ def _pruned() -> Iterator[Case]:
     yield Case(model=_config("gemma2"), recipe="wanda_50", options={**two, "samples": 64, "seq_len": 512})
     seen = {**two, "samples": 4, "images": 1, "image_size": (448, 448)}
     yield Case(model=_config("qwen3-vl"), recipe="wanda_2of4", options=seen)
+
+
+def _masked() -> Iterator[Case]:
+    """Masks on the CPU, alone, beside a quantizing modifier, and in a pipeline that runs the model."""
+    two = {"layers": 2, "samples": 4}
+    yield Case(model="llama-3-8b", recipe="magnitude_50", options=two)
+    passes = {**two, "seq_len": 512, "samples": 2, "pipeline": "sequential"}
+    yield Case(model="llama-3-8b", recipe="magnitude_50", options=passes)
+    yield Case(model="qwen3-8b", recipe="magnitude_idle", options={"layers": 2})
+    yield Case(model="qwen3-30b-a3b", recipe="magnitude_50", options={"layers": 1})
+    yield Case(model=_config("gemma2"), recipe="constant_then_rtn", options={"layers": 2, "seq_len": 512})
 
 
 def _config(name: str) -> str:

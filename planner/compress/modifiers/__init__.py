@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from planner.compress.context import Context
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.gptq import GPTQSpec
+from planner.compress.modifiers.masks import ConstantPruningSpec, MagnitudePruningSpec
 from planner.compress.modifiers.rtn import QuantizationSpec
 from planner.compress.modifiers.smoothquant import LogarithmicEqualizationSpec, SmoothQuantSpec
 from planner.compress.modifiers.sparsegpt import SparseGPTSpec
@@ -18,6 +19,8 @@ _SPECS: tuple[type[ModifierSpec], ...] = (
     SmoothQuantSpec,
     LogarithmicEqualizationSpec,
     WandaSpec,
+    MagnitudePruningSpec,
+    ConstantPruningSpec,
 )
 
 MODIFIERS: Mapping[str, type[ModifierSpec]] = {spec.type: spec for spec in _SPECS}
