@@ -20,6 +20,7 @@ from planner.compress.context import Context
 from planner.compress.disk import below
 from planner.compress.home import ModelHome
 from planner.compress.inferred import PipelineName, pipeline_runs
+from planner.compress.modifiers import make_model
 from planner.compress.pipelines.base import Pipeline
 from planner.compress.pipelines.basic import BasicPipeline
 from planner.compress.pipelines.datafree import DataFreePipeline
@@ -49,10 +50,15 @@ def simulate(program: Program, context: Context, outcome: Outcome | None = None)
     ledger.alloc("cpu", samples, "calibration_data", "calibration samples")
     home.linearize()
     home.add_qparams()
+    models = {id(run): make_model(run.spec, context) for run in program.runs}
+    for run in program.runs:
+        models[id(run)].on_initialize(module for unit in run.units for module in unit.named())
     pipelines = pipeline_runs(program, context.job)
     for each in pipelines:
-        is_followed = each is not pipelines[-1]
-        _PIPELINES[each.pipeline](context, program, each.runs, outcome, home, followed=is_followed).run()
+        is_last = each is pipelines[-1]
+        pipeline = _PIPELINES[each.pipeline](context, program, each.runs, outcome, home, models, followed=not is_last)
+        pipeline.ending = tuple(models.values()) if is_last else ()
+        pipeline.run()
     _close(context, home, outcome, "save")
     return outcome
 

@@ -85,6 +85,7 @@ def cases() -> Iterator[Case]:
     yield from _pruned()
     yield from _observers()
     yield from _modifiers()
+    yield from _masked()
 
 
 def _llama() -> Iterator[Case]:
@@ -293,6 +294,17 @@ def _modifiers() -> Iterator[Case]:
     yield Case(model="qwen3-30b-a3b", recipe="reap_nvfp4", options={**TINY, "pipeline": "sequential"})
     experts = {**TINY, "layers": 4, "samples": 64, "batch_size": 4, "linearized": True}
     yield Case(model="qwen3-30b-a3b", recipe="reap_25", options=experts)
+
+
+def _masked() -> Iterator[Case]:
+    """Masks on the CPU, alone, beside a quantizing modifier, and in a pipeline that runs the model."""
+    two = {"layers": 2, "samples": 4}
+    yield Case(model="llama-3-8b", recipe="magnitude_50", options=two)
+    passes = {**two, "seq_len": 512, "samples": 2, "pipeline": "sequential"}
+    yield Case(model="llama-3-8b", recipe="magnitude_50", options=passes)
+    yield Case(model="qwen3-8b", recipe="magnitude_idle", options={"layers": 2})
+    yield Case(model="qwen3-30b-a3b", recipe="magnitude_50", options={"layers": 1})
+    yield Case(model=_config("gemma2"), recipe="constant_then_rtn", options={"layers": 2, "seq_len": 512})
 
 
 def _config(name: str) -> str:

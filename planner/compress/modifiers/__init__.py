@@ -7,6 +7,7 @@ from planner.compress.modifiers.autoround import AutoRoundSpec
 from planner.compress.modifiers.awq import AwqSpec
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.gptq import GPTQSpec
+from planner.compress.modifiers.masks import ConstantPruningSpec, MagnitudePruningSpec
 from planner.compress.modifiers.reap import REAPSpec
 from planner.compress.modifiers.rtn import QuantizationSpec
 from planner.compress.modifiers.smoothquant import LogarithmicEqualizationSpec, SmoothQuantSpec
@@ -24,6 +25,8 @@ _SPECS: tuple[type[ModifierSpec], ...] = (
     SmoothQuantSpec,
     LogarithmicEqualizationSpec,
     WandaSpec,
+    MagnitudePruningSpec,
+    ConstantPruningSpec,
 )
 
 MODIFIERS: Mapping[str, type[ModifierSpec]] = {spec.type: spec for spec in _SPECS}

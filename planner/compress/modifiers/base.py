@@ -9,6 +9,7 @@ hooks do not run, upstream neither.
 
 | hook | serves |
 | --- | --- |
+| `on_initialize` | what lies in the model for the whole job: pruning/magnitude/base.py `on_initialize` |
 | `on_calibration_start` | what is changed before any batch: transform/spinquant/base.py `_fuse_norms` |
 | `before_forward` of a Linear | quantization/calibration.py `calibrate_input_hook` |
 | `before_forward` of a parent | transform/awq/base.py `_setup_activation_cache_hooks`: arguments kept for each batch |
@@ -46,6 +47,9 @@ class ModifierModel:
     def __init__(self, context: Context) -> None:
         self.context = context
 
+    def on_initialize(self, modules: Iterable[LinearModule]) -> None:
+        """Before the first pipeline, modifier by modifier. `modules`: all that are selected, once."""
+
     def on_calibration_start(self, modules: Iterable[LinearModule]) -> None:
         """Observers are attached and hooks registered; no batch has run. `modules`: all that are selected, once."""
 
@@ -60,3 +64,6 @@ class ModifierModel:
 
     def on_calibration_end(self) -> None:
         """Hooks and observers are removed; what the model still holds must go here."""
+
+    def on_finalize(self) -> None:
+        """When the last pipeline has ended, before the model is saved: what `on_initialize` took may go here."""

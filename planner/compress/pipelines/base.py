@@ -1,6 +1,6 @@
 """Common ground of the pipelines: the modifiers that share a pass over the data, and how steps are closed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from planner.compress.context import Context
@@ -13,7 +13,10 @@ from planner.recipe.targets import LinearModule
 
 
 class Pipeline:
-    """One pipeline run: `runs` are the modifiers that it serves, `outcome` takes its steps, `home` has the model."""
+    """One pipeline run: `runs` are the modifiers that it serves, `outcome` takes its steps, `home` has the model.
+
+    `models` are those that were initialized already, by the identity of their run.
+    """
 
     def __init__(
         self,
@@ -22,6 +25,7 @@ class Pipeline:
         runs: Sequence[Run],
         outcome: Outcome,
         home: ModelHome | None = None,
+        models: Mapping[int, ModifierModel] | None = None,
         *,
         followed: bool = False,
     ) -> None:
@@ -33,7 +37,10 @@ class Pipeline:
         self.forward = SubgraphForward(context, program.trace, program.tuned)
         context.forward = self.forward
         context.head = (program.head, program.head_bytes)
-        self.models: list[ModifierModel] = [make_model(run.spec, context) for run in runs]
+        made = models or {}
+        self.models: list[ModifierModel] = [made.get(id(run)) or make_model(run.spec, context) for run in runs]
+        self.ending: Sequence[ModifierModel] = ()
+        """Those that are finalized when this pipeline ends: all of the job's, if it is the last one."""
 
     def run(self) -> None:
         """Simulate the pipeline from calibration_start to calibration_end."""
@@ -82,9 +89,11 @@ class Pipeline:
         return [*(replace(module, observed=True) for unit in run.units for module in unit.named()), *states]
 
     def finish(self) -> None:
-        """calibration_end of every modifier; what is onloaded goes before it."""
+        """calibration_end of every modifier, and finalize of those that end here."""
         for model in self.models:
             model.on_calibration_end()
+        for model in self.ending:
+            model.on_finalize()
         self.context.offload_all()
         if self.followed:  # the pipeline's own names go when it returns: the next one's setup begins with them
             self.close("finalize", "finalize")
