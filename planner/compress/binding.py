@@ -10,7 +10,7 @@ from planner.compress.program import Program, Run
 from planner.job import Job
 from planner.notes import Note
 from planner.recipe.qparams import qparam_sizes
-from planner.recipe.specs import HiddenModule, ModelFacts, ModifierSpec, Recipe, Scheme, Selection
+from planner.recipe.specs import HiddenModule, ModelTraits, ModifierSpec, Recipe, Scheme, Selection
 from planner.recipe.targets import LinearModule, UnitTargets
 
 if TYPE_CHECKING:
@@ -72,12 +72,12 @@ def _bind(graph: "ModelGraph", spec: ModifierSpec, job: Job) -> tuple[Run, tuple
     return run, notes
 
 
-def _facts(graph: "ModelGraph") -> ModelFacts:
+def _facts(graph: "ModelGraph") -> ModelTraits:
     """modifiers/utils/pytorch_helpers.py is_moe_model: by the classes of the modules, or by the config's fields."""
     is_moe = graph.names_experts or any(
         "MoE" in ref.classes[0] or "Expert" in ref.classes[0] for ref in graph.module_refs() if ref.classes
     )
-    return ModelFacts(graph.architecture, is_moe)
+    return ModelTraits(graph.architecture, is_moe)
 
 
 def _ends(graph: "ModelGraph") -> set[str]:

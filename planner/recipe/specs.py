@@ -78,7 +78,7 @@ class HiddenModule:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFacts:
+class ModelTraits:
     """What the library looks up in a model besides its modules' names and classes."""
 
     architecture: str
@@ -150,7 +150,7 @@ class ModifierSpec:
     def follow(self, earlier: Sequence["ModifierSpec"]) -> None:
         """Raises RecipeError or UnsupportedError where it cannot run after these modifiers."""
 
-    def within(self, model: ModelFacts, modules: Sequence[ModuleRef], recipe: Sequence["ModifierSpec"]) -> Self:
+    def within(self, model: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence["ModifierSpec"]) -> Self:
         """The record with what it looks up in the model and in the recipe's other modifiers before it starts.
 
         Itself where that is nothing. Raises RecipeError where the library would.

@@ -10,8 +10,8 @@ from planner.job import Job
 from planner.models import wrapping
 from planner.models.build import build_model
 from planner.models.load import load_model
-from planner.models.trace_notes import LOST_MASK
 from planner.models.source import load_source
+from planner.models.trace_notes import LOST_MASK
 from planner.models.wrapping import ancestors, loses_mask, without_lost_masks
 
 LOSING = ("qwen3-30b-a3b", "mistral-7b", "mixtral-8x7b")

@@ -21,7 +21,7 @@ from planner.hints import few
 from planner.notes import Note
 from planner.recipe.awq_mappings import AwqMapping, inferred_mappings
 from planner.recipe.module_sets import common_ancestor, module_sets
-from planner.recipe.specs import ModelFacts, ModifierSpec, ModuleRef, Scheme, Selection
+from planner.recipe.specs import ModelTraits, ModifierSpec, ModuleRef, Scheme, Selection
 from planner.recipe.targets import LinearModule
 from planner.recipe.validation import ModifierFields, check_patterns, must_calibrate, validated
 
@@ -94,7 +94,7 @@ class AwqSpec(ModifierSpec):
             n_grid=entry.n_grid,
         )
 
-    def within(self, model: ModelFacts, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
+    def within(self, model: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
         """base.py `on_initialize` and `_set_resolved_mappings`; recipe.py `validate_model_after`."""
         here = next((place for place, spec in enumerate(recipe) if spec is self), 0)
         if not any(isinstance(spec, QuantizationMixinSpec) for spec in recipe[here + 1 :]):
