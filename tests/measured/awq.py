@@ -51,7 +51,6 @@ CUDA: Jobs = (
     ("llama-3-8b", "awq_fp8_block", SHORT),
     ("llama-3-8b", "awq_int8", SHORT),
     ("llama-3-8b", "awq_grid4", {**SHORT, "offload_device": "gpu"}),
-    ("llama-3-8b", "awq_offload_cpu", {**SHORT, "prefetch": True}),
     ("llama-3-8b", "awq_grid4", {**SHORT, "weights": "gpu"}),
     ("llama-2-7b", "awq_grid4", SHORT),
     ("qwen3-8b", "awq_w4a16", {**SHORT, "seq_len": 2048}),

@@ -12,7 +12,7 @@ from planner.cuda.requests import temporaries
 from planner.models.traces import Call
 from planner.timeline import Handle
 
-SETTLED = 3
+SETTLED = 8
 """Batches in a row that needed nothing from the driver: a run of all of them is one of many equal ones."""
 _DTYPE = {2: "bfloat16", 4: "float32"}
 FP32, INT64 = 4, 8
