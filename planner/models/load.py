@@ -67,7 +67,7 @@ def graph_of(built: BuiltModel, job: Job) -> ModelGraph:
     with unchanged(built.module):
         graph = _Loader(built, job).load()
     targets = tuple(unit.name for unit in graph.units if unit.is_target)
-    return replace(graph, tune=partial(tune, built, job, targets))
+    return replace(graph, tune=partial(tune, built, job, targets, num_experts(built.module.config)))
 
 
 def list_parts(built: BuiltModel) -> ModelGraph:

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from planner.errors import UnsupportedError
 from planner.job import Job
 from planner.models.autocasting import CudaAutocast
+from planner.models.autograd import MeanSquare, TrainingRecorder
 from planner.models.build import num_experts, quiet
 from planner.models.built import BuiltModel, built_model, unchanged
 from planner.models.calls import HalfSoftmax, around_calls, patched_forward
@@ -24,7 +25,6 @@ from planner.models.experts import linearize
 from planner.models.failures import forward_of_model, run_for_model, run_forward
 from planner.models.inputs import calibration_batch
 from planner.models.recorder import NoListener, Recorder
-from planner.models.summing import MeanSquare, TrainingRecorder
 from planner.models.traces import Event
 from planner.models.tuned import TunedBlock, TuningRequest, left
 from planner.models.tuned_linear import InputRange, QuantizedInput, TunedLinear, whole_range
@@ -34,8 +34,10 @@ SHARED = ("position_ids", "cache_position", "position_embeddings", "cu_seqlens")
 """auto_round utils/common.py SHARED_CACHE_KEYS: every batch gets the first sample's."""
 
 
-def tune(built: BuiltModel, job: Job, targets: Sequence[str], request: TuningRequest) -> TunedBlock:
+def tune(built: BuiltModel, job: Job, targets: Sequence[str], experts: int, request: TuningRequest) -> TunedBlock:
     """Train one sequential target. `targets`: the names of all, in order. Its inputs are those of calibration.
+
+    `experts`: as the recorder has it.
 
     context/model.py `_set_amp_dtype`: a model in fp16 is trained in bfloat16. Raises UnsupportedError for one in fp32,
     which AutoRound casts too, and where the layer does not run without data.
@@ -50,7 +52,7 @@ def tune(built: BuiltModel, job: Job, targets: Sequence[str], request: TuningReq
         arguments = _captured(model, job, targets, request.layer)
         linearize(model.get_submodule(request.layer), model.config, job.calibrate_all_experts)
         with frozen(model):
-            return BlockTuner(model, request, arguments, job).run()
+            return BlockTuner(model, request, arguments, experts).run()
 
 
 @contextmanager
@@ -133,14 +135,14 @@ class _Listener(NoListener):
 class BlockTuner:
     """Trains `model`'s layer of this request, whose calibration passes it these `arguments`."""
 
-    def __init__(self, model: Any, request: TuningRequest, arguments: Mapping[str, Any], job: Job) -> None:
+    def __init__(self, model: Any, request: TuningRequest, arguments: Mapping[str, Any], experts: int) -> None:
         self.request, self.arguments = request, arguments
         self.block = model.get_submodule(request.layer)
         self.linears = {f"{request.layer}{name}": how for name, how in request.linears}
         self.listener = _Listener(request.layer, self.block)
-        self.recorder = TrainingRecorder(num_experts(model.config), self.listener)
+        self.recorder = TrainingRecorder(experts, self.listener)
         self.recorder.name_parameters(model)
-        self.autocast = CudaAutocast(getattr(torch, job.dtype))
+        self.autocast = CudaAutocast(next(self.block.parameters()).dtype)
         self.tuned: dict[str, TunedLinear] = {}
         self.observers: dict[str, InputRange] = {}
         self.weights = tuple(_sizes(self.block))
