@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from planner.compress.fit import smallest_card
 from planner.cuda.allocator import CachingAllocator, OutOfMemory
 from planner.modelfree.files import FilePlan
-from planner.modelfree.passage import Place
+from planner.modelfree.passage import WorkPlace
 from planner.modelfree.sinks import Tally, place_together
 from planner.units import MIB
 
@@ -32,7 +32,7 @@ class CountedFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class FilesOutcome:
     """The job on one card."""
 
     files: tuple[CountedFile, ...]
@@ -46,23 +46,23 @@ class Outcome:
 class CardOfFiles:
     """One card, on which up to `workers` files are worked on at a time."""
 
-    def __init__(self, files: Sequence[CountedFile], place: Place, workers: int, context: int) -> None:
+    def __init__(self, files: Sequence[CountedFile], place: WorkPlace, workers: int, context: int) -> None:
         self.files, self.place, self.workers, self.context = files, place, workers, context
         self._largest = sorted(files, key=lambda each: -each.tally.peak)
         self._is_large = max(len(each.plan.order) for each in files) > MANY
 
-    def on(self, total: int) -> Outcome:
+    def on(self, total: int) -> FilesOutcome:
         """A card of so many bytes: the largest files that the library lets run together there."""
         free = total - self.context
         if max(each.estimate for each in self.files) > free:
-            return Outcome(files=(), refused=True, runs_out=True)
+            return FilesOutcome(files=(), refused=True, runs_out=True)
         chosen = tuple(self._admitted(free))
         allocator = CachingAllocator(total, self.context)
         try:
             place_together([each.plan for each in chosen], self.place, allocator)
         except OutOfMemory:
-            return Outcome(files=chosen, runs_out=True)
-        return Outcome(files=chosen, retries=allocator.use.retries)
+            return FilesOutcome(files=chosen, runs_out=True)
+        return FilesOutcome(files=chosen, retries=allocator.use.retries)
 
     def at_once(self) -> tuple[CountedFile, ...]:
         """The largest files, on a card with room for as many as there are workers."""

@@ -18,7 +18,7 @@ from planner.modelfree.checkpoint import TORCH_NAMES, split_name
 from planner.modelfree.converters import ConverterSpec, Dequantizing
 from planner.modelfree.fused import fused_sets
 from planner.modelfree.jobs import FileJob
-from planner.modelfree.passage import Passage, Place, passage, sections_of
+from planner.modelfree.passage import Passage, WorkPlace, passage, sections_of
 from planner.modelfree.rules import Rules
 from planner.modelfree.weights import Matrix
 from planner.recipe.specs import Scheme
@@ -80,7 +80,7 @@ class FilePlan:
         works = tuple(work for _, _, work in self.converted)
         return sizes, works, self.order, tuple(each.matrices for each in self.weights)
 
-    def play(self, sink: Sink, place: Place) -> None:
+    def play(self, sink: Sink, place: WorkPlace) -> None:
         """Tell the sink all of it, up to the save, after which the file's tensors are gone."""
         for tensor in self.job.tensors:
             sink.take(tensor.name, tensor.bytes)
@@ -214,7 +214,7 @@ def _saved(tensors: Mapping[str, SavedTensor], chosen: Mapping[str, Matrix]) -> 
 
 
 @lru_cache(maxsize=1024)
-def _converting(work: Dequantizing, place: Place) -> Passage:
+def _converting(work: Dequantizing, place: WorkPlace) -> Passage:
     """A conversion on a device."""
     ledger = Ledger(keep="timeline")
     work.play(Context(Job(), ledger, cuda=place.build, device=place.device))

@@ -39,7 +39,7 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class WorkPlace:
     """Where weights are quantized."""
 
     device: DeviceName
@@ -56,7 +56,7 @@ class Place:
 
 
 @lru_cache(maxsize=4096)
-def passage(matrices: tuple[Matrix, ...], place: Place) -> Passage:
+def passage(matrices: tuple[Matrix, ...], place: WorkPlace) -> Passage:
     """The weights of a fused set, or a single weight, on a device."""
     ledger = Ledger(keep="timeline")
     context = Context(Job(), ledger, cuda=place.build, device=place.device)

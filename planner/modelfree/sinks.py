@@ -5,7 +5,7 @@ from itertools import zip_longest
 
 from planner.cuda.allocator import Block, CachingAllocator
 from planner.modelfree.files import FilePlan
-from planner.modelfree.passage import Passage, Place
+from planner.modelfree.passage import Passage, WorkPlace
 
 ORIGINALS, RESULTS = "originals", "results"
 
@@ -55,7 +55,7 @@ class Tally:
             self.parts = {ORIGINALS: self.originals, RESULTS: beside, **at_peak}
 
 
-def tally(plan: FilePlan, place: Place, *, with_originals: bool = True) -> Tally:
+def tally(plan: FilePlan, place: WorkPlace, *, with_originals: bool = True) -> Tally:
     """The file's job counted."""
     found = Tally(with_originals=with_originals)
     plan.play(found, place)
@@ -106,7 +106,7 @@ class _Steps:
         self.steps.append(("work", (owner, found, number)))
 
 
-def place_together(plans: Sequence[FilePlan], place: Place, allocator: CachingAllocator) -> None:
+def place_together(plans: Sequence[FilePlan], place: WorkPlace, allocator: CachingAllocator) -> None:
     """The jobs of several files at a time, step by step in turns. Raises OutOfMemory."""
     placings = [Placing(allocator) for _ in plans]
     lists = [_steps(plan, place) for plan in plans]
@@ -118,7 +118,7 @@ def place_together(plans: Sequence[FilePlan], place: Place, allocator: CachingAl
         placing.end()
 
 
-def _steps(plan: FilePlan, place: Place) -> Iterable[tuple[str, tuple[object, ...]]]:
+def _steps(plan: FilePlan, place: WorkPlace) -> Iterable[tuple[str, tuple[object, ...]]]:
     found = _Steps()
     plan.play(found, place)
     return found.steps

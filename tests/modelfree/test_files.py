@@ -10,14 +10,14 @@ from planner.modelfree.converters import Fp8BlockDequantizer, converter_of
 from planner.modelfree.files import FilePlan, plan_file
 from planner.modelfree.fused import fused_sets, partners
 from planner.modelfree.jobs import file_jobs
-from planner.modelfree.passage import Place
+from planner.modelfree.passage import WorkPlace
 from planner.modelfree.rules import Rules, rules_of
 from planner.modelfree.sinks import place_together, tally
 from planner.sizing.saved import SavedTensor
 from planner.units import MIB
 from tests.modelfree.toy import attention, bf16, checkpoint
 
-CARD = Place(device="gpu", build=CudaBuild())
+CARD = WorkPlace(device="gpu", build=CudaBuild())
 
 
 def plans(found: Checkpoint, rules: Rules) -> list[FilePlan]:
@@ -78,7 +78,10 @@ def test_the_first_group_that_matches_a_weight_has_it() -> None:
 
 
 def test_fused_experts_are_split_into_views_before_they_are_quantized() -> None:
-    experts = (bf16("layers.0.mlp.experts.gate_up_proj", 4, 256, 128), bf16("layers.0.mlp.experts.down_proj", 4, 128, 128))
+    experts = (
+        bf16("layers.0.mlp.experts.gate_up_proj", 4, 256, 128),
+        bf16("layers.0.mlp.experts.down_proj", 4, 128, 128),
+    )
     (plan,) = plans(checkpoint(experts), rules_of("FP8_DYNAMIC"))
     assert len(plan.weights) == 4 * 3
     assert plan.weights[0].names == ("layers.0.mlp.experts.0.gate_proj.weight",)

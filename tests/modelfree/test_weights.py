@@ -3,20 +3,20 @@
 import pytest
 
 from planner.cuda.build import CudaBuild
-from planner.modelfree.passage import Passage, Place, passage
+from planner.modelfree.passage import Passage, WorkPlace, passage
 from planner.modelfree.rules import rules_of
 from planner.modelfree.weights import Matrix
 from planner.units import MIB
 
-CARD, OLD_CARD = Place(device="gpu", build=CudaBuild()), Place(device="gpu", build=CudaBuild(sm=80))
-CPU, REHEARSAL = Place(device="cpu"), Place(device="gpu", is_meta=True)
+CARD, OLD_CARD = WorkPlace(device="gpu", build=CudaBuild()), WorkPlace(device="gpu", build=CudaBuild(sm=80))
+CPU, REHEARSAL = WorkPlace(device="cpu"), WorkPlace(device="gpu", is_meta=True)
 
 
 def matrix(scheme: str, rows: int = 1024, columns: int = 1024) -> Matrix:
     return Matrix(rows=rows, columns=columns, itemsize=2, scheme=rules_of(scheme).groups[0])
 
 
-def single(scheme: str, place: Place) -> tuple[int, int]:
+def single(scheme: str, place: WorkPlace) -> tuple[int, int]:
     """Most and what is left, without what is smaller than a hundredth of the weight."""
     (section,) = passage((matrix(scheme),), place).sections
     return round(section.peak / MIB), section.net
