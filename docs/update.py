@@ -29,6 +29,7 @@ COMMANDS = (
     "",
     "plan",
     "rehearse",
+    "model-free",
     "fit",
     "strategies",
     "rent",
@@ -53,6 +54,7 @@ PAGES_WITH_OUTPUT = (
     DOCS / "training.md",
     DOCS / "machines.md",
     DOCS / "choosing.md",
+    DOCS / "model-free.md",
 )
 
 OUTPUT = re.compile(
@@ -120,12 +122,14 @@ def schemas() -> dict[Path, Callable[[], str]]:
     """The JSON schema of every record that `--format json` writes whole."""
     from planner.choose.schema import Fit, Rent, Strategies
     from planner.compress.schema import Plan
+    from planner.modelfree.schema import ModelFreePlan
     from planner.serving.fit_schema import BitsPlan, FormatTable
     from planner.serving.schema import Serving
     from planner.training.schema import TrainingPlan
 
     records = {
         "plan": Plan,
+        "model-free": ModelFreePlan,
         "fit": Fit,
         "strategies": Strategies,
         "rent": Rent,

@@ -17,7 +17,9 @@ from tests.built import share_presets
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 # measure needs the real library and a GPU.
-SHOWN = "plan|fit|strategies|rent|compare|graph|accuracy|serve|formats|bpw|train|models|recipes|gpus|machines"
+SHOWN = (
+    "plan|model-free|fit|strategies|rent|compare|graph|accuracy|serve|formats|bpw|train|models|recipes|gpus|machines"
+)
 FILES = Path(__file__).parent / "data" / "docs"
 
 

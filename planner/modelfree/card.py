@@ -32,7 +32,7 @@ class CountedFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CardOutcome:
+class FilesOutcome:
     """The job on one card."""
 
     files: tuple[CountedFile, ...]
@@ -51,18 +51,18 @@ class CardOfFiles:
         self._largest = sorted(files, key=lambda each: -each.tally.peak)
         self._is_large = max(len(each.plan.order) for each in files) > MANY
 
-    def on(self, total: int) -> CardOutcome:
+    def on(self, total: int) -> FilesOutcome:
         """A card of so many bytes: the largest files that the library lets run together there."""
         free = total - self.context
         if max(each.estimate for each in self.files) > free:
-            return CardOutcome(files=(), refused=True, runs_out=True)
+            return FilesOutcome(files=(), refused=True, runs_out=True)
         chosen = tuple(self._admitted(free))
         allocator = CachingAllocator(total, self.context)
         try:
             place_together([each.plan for each in chosen], self.place, allocator)
         except OutOfMemory:
-            return CardOutcome(files=chosen, runs_out=True)
-        return CardOutcome(files=chosen, retries=allocator.use.retries)
+            return FilesOutcome(files=chosen, runs_out=True)
+        return FilesOutcome(files=chosen, retries=allocator.use.retries)
 
     def at_once(self) -> tuple[CountedFile, ...]:
         """The largest files, on a card with room for as many as there are workers."""

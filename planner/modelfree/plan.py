@@ -10,10 +10,11 @@ from planner.errors import JobError, ModelError
 from planner.hardware.demand import fits
 from planner.hardware.gpus import CUDA_CONTEXT
 from planner.hardware.machine import Machine
+from planner.hints import few
 from planner.job import DEFAULT_SM, Build, dtype_named
 from planner.modelfree.assume import SHARD, assumed_checkpoint
 from planner.modelfree.card import CardOfFiles, CountedFile
-from planner.modelfree.checkpoint import Checkpoint, in_files
+from planner.modelfree.checkpoint import Checkpoint, in_files, split_name
 from planner.modelfree.converters import ConverterSpec, Fp8BlockDequantizer, converter_of
 from planner.modelfree.files import FilePlan, Stop, plan_file
 from planner.modelfree.host import host_of_files
@@ -30,6 +31,8 @@ from planner.sizing.saved import header_bytes
 from planner.upstream import LLMCOMPRESSOR_VERSION
 
 MAX_WORKERS = 10_000
+TABLES = ("embed_tokens", "embeddings", "word_embeddings", "wte", "lm_head", "embed_out")
+"""What embeddings and heads are called."""
 REHEARSAL = WorkPlace(device="gpu", is_meta=True)
 
 
@@ -197,6 +200,9 @@ class _Planned:
             yield Note(
                 kind="job", text="On the CPU the library takes one file after the other, whatever max_workers says."
             )
+        if tables := [name for plan in plans for each in plan.weights for name in each.names if _is_table(name)]:
+            text = f"Names alone decide, so {few(tables)} is quantized like any Linear; --ignore leaves it as it is."
+            yield Note(kind="recipe", text=text)
         foreign = sum(plan.job.foreign for plan in plans)
         if foreign:
             text = f"{foreign:,} tensors are loaded with a file that they do not lie in, because they belong together."
@@ -221,6 +227,11 @@ class _Planned:
         fails = any(note.kind == "fails" for note in found.notes)
         update = {"machine": machine, "demands": demands, "fits": "no" if fails else fits(demands)}
         return found.model_copy(update=update)
+
+
+def _is_table(name: str) -> bool:
+    """The weight of an embedding or of a head, by the names that these have."""
+    return split_name(name)[0].rpartition(".")[2] in TABLES
 
 
 def _use(each: CountedFile) -> FileUse:

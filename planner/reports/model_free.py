@@ -91,7 +91,8 @@ def _lines(plan: ModelFreePlan) -> Iterator[list[str]]:
         parts = dict.fromkeys(_COLUMNS, 0)
         for kind, size in first.parts.items():
             parts[_PARTS.get(kind, "work")] += size
-        name = first.file if many == 1 else f"{first.file} and {many - 1} more"
+        stem = first.file.removesuffix(".safetensors")
+        name = stem if many == 1 else f"{stem} and {many - 1} more"
         sizes = (first.loaded_bytes, first.peak_bytes, *parts.values(), first.estimate_bytes, first.saved_bytes)
         yield [name, f"{first.quantized:,}", *(number(size, decimals) for size in sizes)]
 

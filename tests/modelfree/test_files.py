@@ -78,8 +78,10 @@ def test_the_first_group_that_matches_a_weight_has_it() -> None:
 
 
 def test_fused_experts_are_split_into_views_before_they_are_quantized() -> None:
-    first = bf16("layers.0.mlp.experts.gate_up_proj", 4, 256, 128)
-    experts = (first, bf16("layers.0.mlp.experts.down_proj", 4, 128, 128))
+    experts = (
+        bf16("layers.0.mlp.experts.gate_up_proj", 4, 256, 128),
+        bf16("layers.0.mlp.experts.down_proj", 4, 128, 128),
+    )
     (plan,) = plans(checkpoint(experts), rules_of("FP8_DYNAMIC"))
     assert len(plan.weights) == 4 * 3
     assert plan.weights[0].names == ("layers.0.mlp.experts.0.gate_proj.weight",)
