@@ -12,7 +12,7 @@ for several; a law (tests/property) says that this changes no figure.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
@@ -84,6 +84,20 @@ class TracedForward(Protocol):
 
     def replay(self, module: str, share: Share = (1, 1)) -> tuple[Handle, ...]:
         """Run one module's forward again, on arguments that the caller holds; what it returns is the caller's."""
+
+
+@dataclass(slots=True)
+class LostWeights:
+    """What a modifier took out of the model, and did not give back yet."""
+
+    model: Handle | None = None
+    """The weights that wait on the CPU."""
+    are_referred_to: bool = False
+    """Another modifier refers to the modules that go."""
+    resized: dict[str, int] = field(default_factory=dict)
+    """Bytes of parameters that took the place of larger ones."""
+    outgoing: int = 0
+    """Bytes that the model has lost, and that go with what is onloaded."""
 
 
 class Frame:
@@ -276,16 +290,9 @@ class Context:
         get_main_device), and in the basic pipeline, which computes where the model lies."""
         self.is_on_disk: Callable[[str], bool] = lambda _module: False
         """The module's weights lie on the disk while no subgraph uses them."""
-        self.model_on_cpu: Handle | None = None
-        """The weights that wait on the CPU."""
-        self.keeps_modules = False
-        """A modifier refers to modules that another one drops."""
+        self.lost = LostWeights()
         self.draining: set[Handle] = set()
         """Holdings that each subgraph takes its own part of: all others are the same for equal subgraphs."""
-        self._resized: dict[str, int] = {}
-        """Bytes of parameters that took the place of larger ones."""
-        self._outgoing = 0
-        """Bytes of weights that the model has lost, and that go with what is onloaded."""
         self.onloaded: dict[str, Handle] = {}
         """Names of parameters on the GPU until the subgraph ends (`disable_offloading`)."""
         self.keep_onloaded = True
@@ -326,7 +333,7 @@ class Context:
         """compressed_tensors offload/cache/base.py OffloadCache.__getitem__: copied on first access."""
         if self.device == "cpu" or self.weights_on_gpu or name in self.onloaded:
             return
-        handle = self.copied_to_gpu(name, self._resized.get(name, nbytes), kind)
+        handle = self.copied_to_gpu(name, self.lost.resized.get(name, nbytes), kind)
         if self.keep_onloaded:
             self.onloaded[name] = handle
         else:
@@ -342,14 +349,15 @@ class Context:
 
         What lies on the CPU stays until what is onloaded goes: offload/cache/base.py `onload_values` refers to both.
         """
-        if self.weights_on_gpu or self.device == "cpu" or self.model_on_cpu is None:
+        lost = self.lost
+        if self.weights_on_gpu or self.device == "cpu" or lost.model is None:
             return
         if name in self.onloaded:
             self.onloaded[f"{name}, the old one"] = self.onloaded.pop(name)
-        self._resized[name] = new
+        lost.resized[name] = new
         self.written(new)
-        self.ledger.grow(self.model_on_cpu, new)
-        self._outgoing += old + (0 if self.keeps_modules else dropped)
+        self.ledger.grow(lost.model, new)
+        lost.outgoing += old + (0 if lost.are_referred_to else dropped)
 
     @contextmanager
     def accessed(self, name: str, nbytes: int, kind: str = "weights", copies: int = 1) -> Iterator[None]:
@@ -384,6 +392,6 @@ class Context:
         """Leave `disable_offloading`: every onloaded parameter is released."""
         self.ledger.free_all(self.onloaded.values())
         self.onloaded.clear()
-        if self._outgoing and self.model_on_cpu is not None:
-            self.ledger.grow(self.model_on_cpu, -self._outgoing)
-            self._outgoing = 0
+        if self.lost.outgoing and self.lost.model is not None:
+            self.ledger.grow(self.lost.model, -self.lost.outgoing)
+            self.lost.outgoing = 0

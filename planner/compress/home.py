@@ -38,7 +38,7 @@ class ModelHome:
         program, ledger = self._program, self._context.ledger
         if self._device == "cpu":
             self._keep_on_cpu(program.weight_bytes - program.disk_bytes, "model", "model weights")
-            self._context.model_on_cpu = self._on_cpu[-1]
+            self._context.lost.model = self._on_cpu[-1]
             self._context.draining.add(self._on_cpu[-1])
             return
         with ledger.hold("gpu", program.weight_bytes, "model", "room for the weights"):

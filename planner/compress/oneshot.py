@@ -42,7 +42,7 @@ def simulate(program: Program, context: Context, outcome: Outcome | None = None)
     ledger, home = context.ledger, ModelHome(context, program)
     if program.on_disk:
         context.is_on_disk = below(program.on_disk)
-    context.keeps_modules = any(run.spec.keeps_modules for run in program.runs)
+    context.lost.are_referred_to = any(run.spec.keeps_modules for run in program.runs)
     home.load()
     _close(context, home, outcome, "load")
     samples = program.trace.sample_bytes * context.job.rank_samples

@@ -8,7 +8,7 @@ import torch
 
 from planner.models.build import config_entry, text_config
 from planner.models.graph import ModuleInfo, Parameter, Structure
-from planner.recipe.specs import ModelFacts, ModuleRef
+from planner.recipe.specs import ConfigFacts, ModuleRef
 from planner.upstream import REAP_CONFIG_KEYS
 
 
@@ -55,7 +55,7 @@ def ref_of(name: str, module: torch.nn.Module) -> ModuleRef:
     return ModuleRef(name, classes, takes_cache="attention" in classes[0].lower() and _takes_cache(module))
 
 
-def facts_of(config: Any) -> ModelFacts:
+def facts_of(config: Any) -> ConfigFacts:
     """What modifiers go by in a model's config.
 
     compressed_tensors utils/helpers.py `get_num_attn_heads`, `get_num_kv_heads`; reap/utils.py `get_moe_attrs`.
@@ -64,7 +64,7 @@ def facts_of(config: Any) -> ModelFacts:
     heads = {"heads": ("num_attention_heads",), "kv_heads": ("num_key_value_heads",)}
     entries = {name: _first(text, keys) for name, keys in {**heads, **REAP_CONFIG_KEYS}.items()}
     numbers = {name: int(value) for name, value in entries.items() if isinstance(value, int)}
-    return ModelFacts(**numbers)
+    return ConfigFacts(**numbers)
 
 
 def _first(config: Any, keys: Iterable[str]) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from planner.job import Job
 from planner.models.traces import ModelTrace
 from planner.notes import Note
-from planner.recipe.specs import ModelFacts, ModuleRef
+from planner.recipe.specs import ConfigFacts, ModuleRef
 
 UnitKind = Literal["embedding", "vision", "projector", "decoder", "norm", "head", "other"]
 """What a unit is. `decoder`: a layer of the text decoder, or a part of one."""
@@ -135,7 +135,7 @@ class ModelGraph:
     """For each module of fused experts, the tensors that it becomes: (bytes, number of them in a row)."""
     on_disk: frozenset[str] = frozenset()
     """Modules whose weights stay on the disk, with all that is in them; the empty name is the whole model."""
-    facts: ModelFacts = field(default_factory=ModelFacts)
+    facts: ConfigFacts = field(default_factory=ConfigFacts)
 
     def module_refs(self) -> list[ModuleRef]:
         """Every module by its full name, in model order: what targets and ignores are matched against."""

@@ -73,7 +73,7 @@ class ModuleRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelFacts:
+class ConfigFacts:
     """What a model's config says beside its modules; 0, and None, where it does not say."""
 
     heads: int = 0
@@ -177,7 +177,7 @@ class ModifierSpec:
         """Whether it refers to the modules that it targets from the start, so that none of them can go."""
         return False
 
-    def adapt(self, facts: ModelFacts) -> Self:
+    def adapt(self, facts: ConfigFacts) -> Self:
         """The same for a model of these facts. Raises RecipeError where the library refuses it for them."""
         return self
 

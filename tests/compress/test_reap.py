@@ -9,16 +9,16 @@ from planner.compress.modifiers.reap import REAPModel, REAPSpec
 from planner.compress.recipes import recipe_from_dict
 from planner.errors import RecipeError
 from planner.models.traces import Call, CallValue
-from planner.recipe.specs import ModelFacts, ModuleRef
+from planner.recipe.specs import ConfigFacts, ModuleRef
 from planner.recipe.targets import LinearModule
 from tests import toys
 
-FACTS = ModelFacts(experts=4, experts_per_token=2)
+FACTS = ConfigFacts(experts=4, experts_per_token=2)
 LAYER = "model.layers.0.mlp"
 TOKENS, HIDDEN, WIDE, CHOSEN = 10, 16, 32, 2
 
 
-def spec(sparsity: float = 0.25, facts: ModelFacts = FACTS, **fields: object) -> REAPSpec:
+def spec(sparsity: float = 0.25, facts: ConfigFacts = FACTS, **fields: object) -> REAPSpec:
     data = {"s_stage": {"s_modifiers": {"REAPPruningModifier": {"sparsity": sparsity, **fields}}}}
     (read,) = recipe_from_dict(data, "my.yaml").modifiers
     assert isinstance(read, REAPSpec)
@@ -59,7 +59,7 @@ def block_call() -> Call:
 def calibrated(**job: object) -> tuple[Context, REAPModel, int]:
     """After one batch; the peak of its hooks."""
     context = Context(toys.job(**job))
-    context.model_on_cpu = context.ledger.alloc("cpu", 100_000, "model", "model weights")
+    context.lost.model = context.ledger.alloc("cpu", 100_000, "model", "model weights")
     model = REAPModel(context, spec())
     model.on_calibration_start(modules())
     for number in range(4):
@@ -114,7 +114,7 @@ def test_a_layer_gets_a_smaller_router_and_experts_leave_with_what_is_onloaded()
 
 def test_experts_stay_where_another_modifier_refers_to_them() -> None:
     context, model, _ = calibrated()
-    context.keeps_modules = True
+    context.lost.are_referred_to = True
     model.on_sequential_epoch_end(modules())
     context.offload_all()
     assert context.ledger.live("cpu") == 100_000 - HIDDEN * 2  # the router's row
@@ -141,19 +141,19 @@ def test_a_model_without_a_layer_that_it_can_prune_is_refused(modules: list[Modu
 @pytest.mark.parametrize(
     ("sparsity", "facts", "message"),
     [
-        (0.25, ModelFacts(), "finds no mixture of experts"),
+        (0.25, ConfigFacts(), "finds no mixture of experts"),
         (0.2, FACTS, "0.2 of 4 experts is less than one"),
         (0.75, FACTS, "leaves 1 experts within reach of a token, and the router selects 2"),
         (0.5, replace(FACTS, experts=16, expert_groups=4, groups_per_token=1, experts_per_token=3), "leaves 2 experts"),
     ],
 )
-def test_what_the_router_cannot_do_without_is_refused(sparsity: float, facts: ModelFacts, message: str) -> None:
+def test_what_the_router_cannot_do_without_is_refused(sparsity: float, facts: ConfigFacts, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         spec(sparsity, facts)
 
 
 def test_every_group_of_experts_loses_as_many() -> None:
-    facts = ModelFacts(experts=16, experts_per_token=2, expert_groups=4, groups_per_token=2)
+    facts = ConfigFacts(experts=16, experts_per_token=2, expert_groups=4, groups_per_token=2)
     assert spec(0.4, facts).dropped == 8  # 6 of 16 are 1.5 a group, and 2 go
     assert spec(0.4, replace(facts, expert_groups=None)).dropped == 6
 

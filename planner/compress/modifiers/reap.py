@@ -19,7 +19,7 @@ from planner.errors import RecipeError
 from planner.hints import few
 from planner.models.traces import Call
 from planner.notes import Note
-from planner.recipe.specs import ModelFacts, ModifierSpec, ModuleRef, Selection
+from planner.recipe.specs import ConfigFacts, ModifierSpec, ModuleRef, Selection
 from planner.recipe.targets import LinearModule
 from planner.recipe.validation import ModifierFields, must_calibrate, validated
 from planner.timeline import Handle
@@ -44,7 +44,7 @@ class REAPSpec(ModifierSpec):
     type: ClassVar[str] = "REAPPruningModifier"
     sparsity: float
     ignore: tuple[str, ...] = ()
-    facts: ModelFacts = field(default_factory=ModelFacts)
+    facts: ConfigFacts = field(default_factory=ConfigFacts)
     """Of the model that it prunes."""
 
     @classmethod
@@ -78,7 +78,7 @@ class REAPSpec(ModifierSpec):
         """base.py `on_finalize` writes it into the config."""
         return self.facts.experts - self.dropped
 
-    def adapt(self, facts: ModelFacts) -> Self:
+    def adapt(self, facts: ConfigFacts) -> Self:
         """Refuses what base.py `on_initialize` and utils.py `get_moe_attrs` refuse."""
         spec = replace(self, facts=facts)
         if not facts.experts or not facts.experts_per_token:
