@@ -11,7 +11,7 @@ from planner.compress.grid_search import Observed, search_imatrix, search_mse, t
 from planner.compress.holdings import Owner
 from planner.compress.importance import Importances
 from planner.compress.qparams import QParams, calculate_qparams
-from planner.recipe.observers import observer_named
+from planner.recipe.observers import WEIGHED_STRATEGIES, observer_named
 from planner.recipe.qparams import scale_count
 from planner.recipe.specs import QuantArgs
 from planner.recipe.targets import LinearModule
@@ -53,7 +53,7 @@ class WeightObservers:
 
     def _weighing(self, module: LinearModule, args: QuantArgs) -> int:
         """Number of importances that weigh the errors: imatrix.py _get_validated_importance falls back to none."""
-        weighs = args.strategy in ("channel", "group", "tensor_group") and self.importances.is_known(module.name)
+        weighs = args.strategy in WEIGHED_STRATEGIES and self.importances.is_known(module.name)
         return module.columns if weighs else 0
 
     def forget_all(self) -> None:

@@ -20,6 +20,7 @@ from planner.recipe.changes import Changes, changed, check_changes
 from planner.recipe.expressions import hanging_notes
 from planner.recipe.files import recipe_mapping
 from planner.recipe.specs import ModifierSpec, Recipe
+from planner.upstream import LLMCOMPRESSOR_VERSION, REMOVED_MODIFIERS
 from planner.upstream import MODIFIERS as KNOWN_MODIFIERS
 
 Reader = Callable[[Any, str], ModifierSpec]
@@ -126,5 +127,8 @@ def _no_reader_error(entry: _Entry, readers: Readers) -> RecipeError | Unsupport
     modelled, where = ", ".join(readers), entry.where
     if entry.type in KNOWN_MODIFIERS:
         return UnsupportedError(f"{where}: planner does not model {entry.type} yet; it models {modelled}")
+    if instead := REMOVED_MODIFIERS.get(entry.type):
+        return RecipeError(f"LLM Compressor {LLMCOMPRESSOR_VERSION} has it no more; {instead}", where)
     hint = did_you_mean(entry.type, dict.fromkeys((*readers, *KNOWN_MODIFIERS))) or ";"
-    return RecipeError(f"LLM Compressor has no such modifier{hint} planner models {modelled}", where)
+    there = f"LLM Compressor {LLMCOMPRESSOR_VERSION} has no such modifier{hint} it has {', '.join(KNOWN_MODIFIERS)}"
+    return RecipeError(there, where)

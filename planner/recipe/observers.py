@@ -82,6 +82,9 @@ OBSERVERS: Mapping[str, Observer] = {
 }
 """By the names under which they are registered, hyphens as underscores."""
 
+WEIGHED_STRATEGIES = ("channel", "group", "tensor_group")
+"""imatrix.py `_get_validated_importance`: strategies of a weight whose errors iMatrix weighs; others it does not."""
+
 DEFAULT = {"weights": "memoryless_minmax", "input": "minmax", "output": "minmax"}
 """mixin.py `_apply_observer_overrides`: the observer where none is named, by its key in the `observer` mapping."""
 

@@ -5,7 +5,9 @@ Mirrors llmcompressor/modifiers/quantization/quantization/mixin.py (`resolve_qua
 side that imports compressed-tensors (and with it torch); it does so only inside functions.
 """
 
+import math
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -13,7 +15,7 @@ from pydantic import Field, field_validator
 
 from planner.errors import RecipeError, UnsupportedError
 from planner.hints import did_you_mean, shorten
-from planner.recipe.observers import DEFAULT, OBSERVERS
+from planner.recipe.observers import DEFAULT, OBSERVERS, WEIGHED_STRATEGIES, observer_named
 from planner.recipe.specs import QuantArgs, Scheme
 from planner.recipe.validation import ModifierFields, validated
 
@@ -211,17 +213,44 @@ def _record(args: Any, observer: str | None, where: str) -> QuantArgs:
         dynamic=args.dynamic if isinstance(args.dynamic, bool) else "local",
         actorder=args.actorder and _text(args.actorder),
         observer=observer,
-        observer_kwargs=_observer_kwargs(args.observer_kwargs, where),
+        observer_kwargs=_observer_kwargs(args, observer, where),
         scale_dtype=args.scale_dtype and _text(args.scale_dtype).removeprefix("torch."),
         zp_dtype=args.zp_dtype and _text(args.zp_dtype).removeprefix("torch."),
     )
 
 
-def _observer_kwargs(kwargs: dict[str, Any], where: str) -> tuple[tuple[str, float], ...]:
-    for name, value in kwargs.items():
+# mse.py and imatrix.py `__init__`: (lowest, highest) of an option, by what the observer computes.
+_RANGES: dict[str, dict[str, tuple[float, float]]] = {
+    "minmax": {},
+    "mse": {"expand": (1, math.inf)},
+    "imatrix": {
+        "grid": (sys.float_info.min, math.inf),
+        "patience": (0, math.inf),
+        "maxshrink": (0, 1),
+        "norm": (sys.float_info.min, sys.float_info.max),
+    },
+}
+
+
+def _observer_kwargs(args: Any, observer: str | None, where: str) -> tuple[tuple[str, float], ...]:
+    statistics = observer_named(observer).statistics
+    for name, value in args.observer_kwargs.items():
+        path = f"{where}.observer_kwargs.{shorten(name)}"
         if not isinstance(value, int | float):
-            raise RecipeError("must be a number", f"{where}.observer_kwargs.{shorten(name)}")
+            raise RecipeError("must be a number", path)
+        low, high = _RANGES[statistics].get(name, (-math.inf, math.inf))
+        if not low <= value <= high:
+            raise RecipeError(f"{value} is not what {observer} takes: it must be {_between(low, high)}", path)
+    kwargs, strategy = args.observer_kwargs, _text(args.strategy)
+    if statistics == "imatrix" and kwargs.get("strict") and strategy not in WEIGHED_STRATEGIES:
+        message = f"{observer} weighs the errors of {', '.join(WEIGHED_STRATEGIES)} alone, and fails on {strategy}"
+        raise RecipeError(message, f"{where}.observer_kwargs.strict")
     return tuple((name, float(value)) for name, value in kwargs.items())
+
+
+def _between(low: float, high: float) -> str:
+    lowest = "more than 0" if low == sys.float_info.min else f"{low:g} or more"
+    return lowest if high >= sys.float_info.max else f"from {low:g} to {high:g}"
 
 
 def _text(value: Any) -> Any:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from planner.errors import RecipeError, UnsupportedError
 from planner.hints import did_you_mean, shorten
 from planner.recipe.expressions import MAX_EXPRESSIONS
+from planner.upstream import REMOVED_ACTORDER
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -82,7 +83,10 @@ def _explained(error: ValidationError, model: type[BaseModel], data: dict[str, A
     path, value = _follow(data, clearest["loc"])
     name = str(clearest["loc"][0]) if clearest["loc"] else ""
     if clearest["type"] == "extra_forbidden":
-        message = f"unknown field{did_you_mean(name, model.model_fields)}"
+        hint = did_you_mean(name, model.model_fields) or f"; it has {', '.join(model.model_fields)}"
+        message = f"unknown field{hint}"
+    elif clearest["loc"][-1:] == ("actorder",) and value in ("group", "dynamic", True):
+        message = f"{shorten(str(value))} {REMOVED_ACTORDER}"
     elif isinstance(value, str) and name in _CHOICES and value.lower() not in (*_CHOICES[name], "group"):
         message = f"{shorten(value)} is not one of {', '.join(_CHOICES[name])}{did_you_mean(value, _CHOICES[name])}"
     else:

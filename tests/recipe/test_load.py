@@ -200,8 +200,8 @@ def grouped(**weights: Any) -> dict[str, Any]:
     ("data", "message"),
     [
         (one("GPTQModifier", blok_size=1), "GPTQModifier.blok_size: unknown field; did you mean block_size?"),
-        (one("GPTQModifier", group="x"), "GPTQModifier.group: unknown field"),
-        (one("GPTQModifer", scheme="W4A16"), "GPTQModifer: LLM Compressor has no such modifier; did you mean GPTQMod"),
+        (one("GPTQModifier", group="x"), "GPTQModifier.group: unknown field; it has index"),
+        (one("GPTQModifer", scheme="W4A16"), "no such modifier; did you mean GPTQModifier? it has Quan"),
         (one("GPTQModifier", scheme="W4A61"), "GPTQModifier.scheme: unknown scheme W4A61; did you mean W4A16?"),
         (one("GPTQModifier", scheme={"X": "Linear"}), "GPTQModifier.scheme: unknown scheme X; presets: "),
         (one("GPTQModifier", scheme=4), "GPTQModifier.scheme: must be a preset name or a mapping"),
@@ -211,7 +211,28 @@ def grouped(**weights: Any) -> dict[str, Any]:
         (one("GPTQModifier", scheme="FP8", ignore="lm_head"), "GPTQModifier.ignore: Input should be a valid list"),
         (one("GPTQModifier", scheme="FP8", ignore=["re:*x"]), "GPTQModifier.ignore: re:*x is not a regular expression"),
         (one("GPTQModifier", scheme="FP8", ignore=[1]), "GPTQModifier.ignore[0]: Input should be a valid string"),
-        (one("GPTQModifier", scheme="FP8", actorder="group"), "GPTQModifier.actorder: must be static, weight or null"),
+        (
+            one("GPTQModifier", scheme="FP8", actorder="group"),
+            "actorder: group was removed in compressed-tensors 0.19; take st",
+        ),
+        (
+            grouped(**WEIGHTS, actorder="group"),
+            "weights.actorder: group was removed in compressed-tensors 0.19; take static",
+        ),
+        (
+            grouped(**WEIGHTS, observer="imatrix_mse", observer_kwargs={"grid": 0}),
+            "grid: 0 is not what imatrix_mse takes",
+        ),
+        (
+            grouped(**WEIGHTS, observer="mse", observer_kwargs={"expand": 0.5}),
+            "expand: 0.5 is not what memoryless_mse takes",
+        ),
+        (
+            grouped(num_bits=8, strategy="tensor", observer="imatrix_mse", observer_kwargs={"strict": True}),
+            "observer_kwargs.strict: imatrix_mse weighs the errors of channel, group, tensor_group alone",
+        ),
+        (one("IMatrixGatherer"), "0.14.0.1 has it no more; the observer imatrix_mse gathers what it needs itself"),
+        (one("GPTQModifier", scheme="FP8", actorder="any"), "GPTQModifier.actorder: any is not one of static, weight"),
         (one("GPTQModifier", scheme="FP8", block_size=0), "GPTQModifier.block_size: Input should be greater"),
         (one("GPTQModifier", scheme="FP8", batched_quantization=0), "GPTQModifier.batched_quantization: must be auto"),
         (one("GPTQModifier", scheme="FP8", batched_quantization=True), "GPTQModifier.batched_quantization: must be"),
@@ -235,7 +256,7 @@ def grouped(**weights: Any) -> dict[str, Any]:
         (grouped(group_size="128"), "weights.group_size: must be a number, without quotes"),
         (grouped(group_size=-2), "weights.group_size: Invalid group size -2"),
         (grouped(scale_dtype="fp9"), "weights.scale_dtype: No such torch dtype `torch.fp9`"),
-        (grouped(actorder="group"), "weights.actorder: actorder='group' has been removed"),
+        (grouped(actorder="group"), "weights.actorder: group was removed in compressed-tensors 0.19"),
         (grouped(observer_kwargs={"grid": "x"}), "weights.observer_kwargs.grid: must be a number"),
         (grouped(dynamic=True), "weights.dynamic: GPTQ needs fixed weight scales"),
         (one("QuantizationModifier"), "QuantizationModifier: does not say what to quantize; give scheme"),
@@ -265,7 +286,14 @@ class TestBeyondPlanner:
     @pytest.mark.parametrize("name", sorted(set(upstream.MODIFIERS) - set(MODIFIERS)))
     def test_modifiers_that_planner_does_not_model_yet_say_so(self, name: str) -> None:
         told = refusal(one(name), UnsupportedError)
-        assert told == f"{PATH}.{name}: planner does not model {name} yet; it models {', '.join(MODIFIERS)}"
+        assert told == (f"{PATH}.{name}: planner does not model {name} yet; it models {', '.join(MODIFIERS)}")
+
+    @pytest.mark.parametrize(
+        "fields",
+        [{"sparsity": [0.5, 0.5]}, {"sparsity": 0.5, "sparsity_profile": "OWL", "owl_m": 5, "owl_lmbda": 0.08}],
+    )
+    def test_sparsity_that_differs_by_layer_says_so(self, fields: dict[str, Any]) -> None:
+        assert "one sparsity for all layers" in refusal(one("SparseGPTModifier", **fields), UnsupportedError)
 
     def test_observers_from_files_say_so(self) -> None:
         data = one("QuantizationModifier", scheme="FP8", weight_observer="my.py:Mine")
