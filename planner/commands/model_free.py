@@ -18,12 +18,9 @@ from planner.commands.options import (
 from planner.commands.output import check_output, exit_for_no, write_result
 from planner.commands.progress import Progress
 
-EPILOG = """[bold]Examples[/bold]
+EPILOG = """[bold]Example[/bold]
 
-planner model-free qwen3-8b --scheme FP8_BLOCK --ignore lm_head --ignore 're:.*embed_tokens$'
-planner model-free path/to/checkpoint --scheme W4A16 --max-workers 8 --gpu h100 --ram 256GiB
-planner model-free deepseek-r1 --scheme NVFP4A16 --converter fp8-block --max-workers 4 --gpu 80GiB
-planner model-free llama-3-8b --scheme FP8_DYNAMIC --device cpu --ram 32GiB --check"""
+planner model-free qwen3-0.6b -s FP8_BLOCK --ignore lm_head --max-workers 4"""
 
 CheckpointArgument = Annotated[
     str,

@@ -1,7 +1,8 @@
 """What is planned for model_free_ptq agrees with the real one, on the pretended card and on the CPU (recorded).
 
 On the card one worker's files begin with what Python's collector left of the one before, which is nothing: the
-instrument runs the collector. Several workers are threads, which meet as they meet: their peaks together are planned.
+instrument runs the collector. Several workers are threads, whose peaks together are planned. The instrument lets none
+go on before all have quantized their file; that the work on their last weights coincides, it cannot make sure of.
 """
 
 import pytest
