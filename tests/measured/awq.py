@@ -20,7 +20,6 @@ METER: Jobs = (
     ("llama-3-8b", "awq_fp8_block", SHORT),
     ("llama-3-8b", "awq_int8", {**SHORT, "progress_bars": True}),
     ("llama-3-8b", "awq_grid4", {**SHORT, "pipeline": "sequential"}),
-    ("llama-3-8b", "awq_grid4", {**SHORT, "pipeline": "basic", "seq_len": 128}),
     ("llama-3-8b", "awq_grid4", {**SHORT, "propagate_error": False}),
     ("llama-3-8b", "awq_grid4", {**SHORT, "offload_device": "gpu"}),
     ("llama-3-8b", "awq_grid4", {**SHORT, "targets_per_subgraph": 2, "layers": 3}),
