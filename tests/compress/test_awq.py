@@ -16,7 +16,7 @@ from planner.errors import RecipeError, UnsupportedError
 from planner.models.graph import ModelGraph
 from planner.notes import Note
 from planner.recipe.awq_mappings import DYNAMIC_REGISTRY, REGISTRY, AwqMapping, inferred_mappings
-from planner.recipe.module_sets import common_ancestor, module_sets
+from planner.recipe.module_sets import common_ancestor
 from planner.recipe.specs import ModelTraits, ModuleRef, Recipe
 from tests import toys
 from tests.built import graph_of
@@ -121,24 +121,6 @@ def names(sets: Any) -> list[list[list[str]]]:
     return [[[ref.name for ref in group] for group in one] for one in sets]
 
 
-def test_a_set_ends_where_the_next_match_has_another_parent() -> None:
-    modules = refs("l.0.norm", "l.0.e.0.up", "l.0.e.1.up", "l.1.norm", "l.1.e.0.up", "l.1.e.1.up")
-    assert names(module_sets(("re:.*norm$", "re:.*up$"), modules, "here")) == [
-        [["l.0.norm"], ["l.0.e.0.up", "l.0.e.1.up"]],
-        [["l.1.norm"], ["l.1.e.0.up", "l.1.e.1.up"]],
-    ]
-
-
-def test_modules_left_without_a_partner_are_refused() -> None:
-    with pytest.raises(RecipeError, match=r"l\.1\.norm has no partner that matches re:\.\*up\$"):
-        list(module_sets(("re:.*norm$", "re:.*up$"), refs("l.0.norm", "l.0.up", "l.1.norm"), "here"))
-
-
-def test_a_module_that_matches_two_patterns_is_refused() -> None:
-    with pytest.raises(RecipeError, match="takes a module once"):
-        list(module_sets(("re:.*up$", "re:.*p$"), refs("l.0.up"), "here"))
-
-
 @pytest.mark.parametrize(
     ("given", "ancestor"),
     [(["a.b.c", "a.b.d"], "a.b"), (["a.b"], "a.b"), (["a.bc", "a.b"], "a"), (["ab", "ab.a"], "ab"), (["a", "b"], "")],
@@ -152,7 +134,7 @@ def resolved(model: str, layers: int, **changes: Any) -> AwqSpec:
     recipe = load_recipe("awq_w4a16").modifiers
     first = recipe[0]
     assert isinstance(first, AwqSpec)
-    facts = ModelTraits(graph.architecture, graph.names_experts)
+    facts = ModelTraits(architecture=graph.architecture, is_moe=graph.names_experts)
     return replace(first.within(facts, graph.module_refs(), recipe), **changes)
 
 

@@ -288,13 +288,6 @@ class TestBeyondPlanner:
         told = refusal(one(name), UnsupportedError)
         assert told == (f"{PATH}.{name}: planner does not model {name} yet; it models {', '.join(MODIFIERS)}")
 
-    @pytest.mark.parametrize(
-        "fields",
-        [{"sparsity": [0.5, 0.5]}, {"sparsity": 0.5, "sparsity_profile": "OWL", "owl_m": 5, "owl_lmbda": 0.08}],
-    )
-    def test_sparsity_that_differs_by_layer_says_so(self, fields: dict[str, Any]) -> None:
-        assert "one sparsity for all layers" in refusal(one("SparseGPTModifier", **fields), UnsupportedError)
-
     def test_observers_from_files_say_so(self) -> None:
         data = one("QuantizationModifier", scheme="FP8", weight_observer="my.py:Mine")
         assert "observers from files" in refusal(data, UnsupportedError)
