@@ -54,7 +54,7 @@ def rehearse(wish: ScriptWish, say: Callable[[str], None]) -> Plan:
     A job that ran out of the card's memory ended well: that is what was asked.
     """
     if not wish.script.is_file():
-        raise RehearseError(f"{wish.script}: no such script")
+        raise RehearseError(f"{wish.script}: no such script (a model needs a --recipe beside it)")
     python = interpreter(wish.python)
     say(f"compiling the pretended driver for torch {python.version}, once")
     driver = pretended_driver(python)
@@ -106,6 +106,8 @@ def _rehearsed(wish: ScriptWish, python: Interpreter, driver: PretendedDriver, s
 
 
 def _checked(done: Rehearsed) -> Plan:
+    if done.exit_code == INTERRUPTED:
+        raise StoppedError(f"{done.name}: interrupted", interrupted=True)
     if not (done.folder / "events.jsonl").exists():
         raise RehearseError(
             f"{done.name}: the rehearsal did not start (exit code {done.exit_code}); see the lines above"
@@ -118,8 +120,6 @@ def _checked(done: Rehearsed) -> Plan:
     where = f" at {script.line}" if script.line else ""
     if script.ended == "refused":
         raise RehearseError(script.stopped or "refused")
-    if script.ended == "interrupted" or done.exit_code == INTERRUPTED:
-        raise StoppedError(f"{done.name}: interrupted", interrupted=True)
     if script.ended == "failed":
         raise StoppedError(f"{done.name}: failed for reasons of its own{where}: {script.stopped}")
     if script.ended == "died":

@@ -88,12 +88,12 @@ def _actions(trace: Trace, device: int) -> list[Action]:
     is_birth = np.zeros(len(records), bool)
     is_birth[born] = True
     order = np.sort(places)
-    whole = _listed(trace, order, number_at, is_birth, {})
     left_out, aliases = _repeated(trace, order, number_at, is_birth, born)
-    if not len(left_out):
-        return whole
-    short = _listed(trace, np.setdiff1d(order, left_out), number_at, is_birth, aliases)
-    return short if _is_sound(short) else whole
+    if len(left_out):
+        short = _listed(trace, np.setdiff1d(order, left_out), number_at, is_birth, aliases)
+        if _is_sound(short):
+            return short
+    return _listed(trace, order, number_at, is_birth, {})
 
 
 def _listed(trace: Trace, order: Array, number_at: Array, is_birth: Array, aliases: dict[int, int]) -> list[Action]:

@@ -79,7 +79,9 @@ def test_stubs_answer_for_what_torch_takes_and_the_driver_for_what_the_header_ha
 
 def test_a_script_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rehearse", "nowhere.py", "--gpu", "24GiB"]) == 2
-    assert capsys.readouterr().err == "planner: error: nowhere.py: no such script\n"
+    assert (
+        capsys.readouterr().err == "planner: error: nowhere.py: no such script (a model needs a --recipe beside it)\n"
+    )
 
 
 def test_the_refusal_reaches_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

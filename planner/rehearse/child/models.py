@@ -42,10 +42,12 @@ class Shelf:
         self.settings, self._books, self._events = settings, books, events
         self._folders: dict[str, Path] = {}
 
-    def folder(self, name: Any, with_weights: bool = False) -> Path | None:
-        """The folder for a model's name or path; None for what is none of ours to prepare.
+    def folder(self, name: Any) -> Path:
+        """The folder for a model's name or path.
 
-        Raises Refused where there is no config of this name.
+        Its checkpoint is written with the folder, whatever is asked for first: later the library may have put other
+        classes in the place of the model's (llmcompressor's load_context). Raises Refused where there is no config of
+        this name.
         """
         text = str(name)
         if any(text == str(folder) for folder in self._folders.values()):
@@ -53,7 +55,6 @@ class Shelf:
         folder = self._folders.get(text)
         if folder is None:
             folder = self._folders[text] = self._prepare(text)
-        if with_weights and not (folder / "model.safetensors").exists():
             write_hole(folder)
         return folder
 
@@ -147,17 +148,28 @@ def write_hole(folder: Path) -> None:
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(folder)
-    name = (getattr(config, "architectures", None) or ["AutoModelForCausalLM"])[0]
+    name = (getattr(config, "architectures", None) or ["none"])[0]
+    if not hasattr(transformers, name):
+        return  # a tokenizer's folder, or a class of the repository's own
     before = torch.get_default_dtype()
     dtype = getattr(config, "dtype", None) or getattr(config.get_text_config(decoder=True), "dtype", None)
     torch.set_default_dtype(dtype if isinstance(dtype, torch.dtype) else torch.bfloat16)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _no_init():
             model = getattr(transformers, name)._from_config(config)
     finally:
         torch.set_default_dtype(before)
     model.tie_weights()
     write_tensors(folder / "model.safetensors", _as_saved(model))
+
+
+def _no_init() -> Any:
+    """Weights are not initialised: there are none."""
+    try:
+        from transformers.initialization import no_init_weights
+    except ImportError:  # transformers 4
+        from transformers.modeling_utils import no_init_weights  # type: ignore[attr-defined,no-redef,unused-ignore]
+    return no_init_weights()
 
 
 def _as_saved(model: Any) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class _Patches:
             if given is None:
                 return own(cls, *values, **named)
             self._check(given, named)
-            folder = self.shelf.folder(given, with_weights=is_model)
+            folder = self.shelf.folder(given)
             rest = values[1:]
             if not is_model or self.depth:
                 return own(cls, str(folder), *rest, **named)

@@ -114,7 +114,9 @@ def write_processor(folder: Path, config: dict[str, Any]) -> None:
         about = {name: vision[name] for name in fields if name in vision}
         about["merge_size"] = vision.get("spatial_merge_size", 2)
     elif isinstance(side := vision.get("image_size"), int):
-        about = {"size": {"height": side, "width": side}}
+        square = {"height": side, "width": side}
+        crops = vision.get("model_type") == "clip_vision_model"  # CLIP's processor cuts a square out
+        about = {"size": {"shortest_edge": side}, "crop_size": square} if crops else {"size": square}
     (folder / "preprocessor_config.json").write_text(json.dumps(about), encoding="utf-8")
     processor: dict[str, Any] = {}
     if kind in ("llava", "mistral3", "llava_next"):

@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import torch
+from torch.utils._device import _device_constructors
 
 from planner.rehearse.child.books import TensorBooks
 from planner.rehearse.child.imports import Hooks
@@ -15,6 +16,7 @@ def install(settings: Settings, books: TensorBooks, hooks: Hooks) -> None:
     torch.backends.cudnn.enabled = False
     hooks.after("triton.runtime.jit", _launch_nothing)
     _watch_questions(books)
+    _device_constructors()  # `with torch.device(...)` knows these functions by identity: it must know the real ones
     for owner, name in ((torch, "tensor"), (torch, "as_tensor"), (torch.Tensor, "new_tensor")):
         setattr(owner, name, _made_on_cpu(getattr(owner, name)))
     if settings.ram_bytes:
