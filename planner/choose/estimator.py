@@ -53,7 +53,7 @@ class Trial:
         plan = simulated_plan(graph, recipe, job, Outcome(steps=steps), notes)
         plan = plan.model_copy(update=placement_facts(program, rank, steps))
         self.plan: Plan = sized(plan, graph, program)
-        self._attempts: dict[int, Attempt] = {}
+        self._attempts: dict[tuple[int, bool], Attempt] = {}
 
     @property
     def fails(self) -> str | None:
@@ -65,31 +65,32 @@ class Trial:
         """The smallest card on which it gets through; 0 where it needs none."""
         return self.rehearsal.smallest() if self.plan.gpu.peak_bytes else 0
 
-    def on(self, card: int) -> Attempt:
-        """The job on a card of so many bytes."""
-        if card not in self._attempts:
-            self._attempts[card] = self.rehearsal.on(card)
-        return self._attempts[card]
+    def on(self, card: int, *, exactly: bool = True) -> Attempt:
+        """The job on a card of so many bytes; less than exactly, with shorter walks than a plan has."""
+        key = card, exactly
+        if key not in self._attempts:
+            self._attempts[key] = self.rehearsal.exactly_on(card) if exactly else self.rehearsal.on(card)
+        return self._attempts[key]
 
     def demands(self, machine: Machine) -> tuple[Demand, ...]:
         """What it asks of each resource of the machine, and what the machine has of it."""
-        return self._demands(machine, self.smallest_card)
+        return self._demands(machine, self.smallest_card, exactly=True)
 
     def quick_demands(self, machine: Machine) -> tuple[Demand, ...]:
-        """`demands`, but that nothing is said of cards smaller than one with room."""
-        return self._demands(machine, _with_context(self.rehearsal, self.rehearsal.roomy))
+        """`demands`, but by shorter walks, and nothing is said of cards smaller than one with room."""
+        return self._demands(machine, _with_context(self.rehearsal, self.rehearsal.roomy), exactly=False)
 
-    def _demands(self, machine: Machine, smallest: int) -> tuple[Demand, ...]:
+    def _demands(self, machine: Machine, smallest: int, *, exactly: bool) -> tuple[Demand, ...]:
         disk, second = disk_need(self.plan.disk), self._second(machine)
-        return demands_on(machine, self._card(machine, smallest), ram_need(self.plan), disk, second)
+        return demands_on(machine, self._card(machine, smallest, exactly=exactly), ram_need(self.plan), disk, second)
 
-    def _card(self, machine: Machine, smallest: int) -> CardNeed:
+    def _card(self, machine: Machine, smallest: int, *, exactly: bool) -> CardNeed:
         roomy, has = self.rehearsal.roomy, machine.gpu_memory_bytes
         is_known = bool(self.plan.gpu.peak_bytes and has)
         if not is_known or has is None or has < self.rehearsal.least:
             tried, runs_out = roomy, is_known
         else:
-            tried = self.on(has)
+            tried = self.on(has, exactly=exactly)
             runs_out = tried.ran_out is not None
         return CardNeed(
             device_total=_with_context(self.rehearsal, roomy if runs_out else tried),

@@ -151,6 +151,14 @@ class Rehearsal:
             self._adapted = ledger, attempt
         return attempt
 
+    def exactly_on(self, total: int) -> Attempt:
+        """`on`, with no shorter walk than on the job's own card: what a plan of the job on this card says."""
+        roomy = self._seen[0] if self._seen and self._seen[0].attempt is self._roomy else None
+        if not self._reserved() or (roomy is not None and roomy.band.covers(total - self.context_bytes)):
+            return self._roomy
+        tried = self._again(total, self._ledger, self._roomy)
+        return tried or self._simulated(total, self._shortcuts, is_strict=True)[1]
+
     def _may_serve(self, attempt: Attempt, total: int) -> bool:
         """False where a card of so many bytes is too large for what was answered on the attempt's."""
         seen = next((each for each in self._seen if each.attempt is attempt), None)

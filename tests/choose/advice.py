@@ -82,10 +82,14 @@ def broken_promises(choice: Choice) -> Iterator[str]:
 
 
 def agree(advised: Demand, found: Demand) -> bool:
-    """The same figures; the smallest card is looked for by halves, from another start."""
+    """The same figures, but for two of a card. The smallest one is looked for by halves, from another start: where a
+    job adapts to the card it is not the only one (compress/fit.py), and the two may be a sixteenth apart. What a card
+    that is too small would reserve with room depends on what the job was told is free.
+    """
     if advised.resource in ("GPU", "second GPU"):
-        is_near = abs(advised.at_least_bytes - found.at_least_bytes) <= found.at_least_bytes // 50 + 4 * MIB
-        return advised.outcome == found.outcome and is_near
+        is_near = abs(advised.at_least_bytes - found.at_least_bytes) <= found.at_least_bytes // 16 + 4 * MIB
+        is_same = advised.needs_bytes == found.needs_bytes or found.outcome == "over"
+        return advised.outcome == found.outcome and is_same and is_near
     return advised == found
 
 
