@@ -52,14 +52,6 @@ MODIFIERS: Mapping[str, str] = {
 }
 """ModifierFactory.load_from_package: every class that a recipe can ask for, and the file that defines it."""
 
-REMOVED_MODIFIERS: Mapping[str, str] = {
-    "IMatrixGatherer": "the observer imatrix_mse gathers what it needs itself: leave it out",
-}
-"""Modifiers of earlier releases, and what to do instead."""
-
-REMOVED_ACTORDER = "was removed in compressed-tensors 0.19; take static or weight"
-"""Of `actorder: group`: compressed_tensors quantization/quant_args.py `validate_actorder`."""
-
 ONESHOT_DEFAULTS: Mapping[str, int | str | bool | None] = {
     "num_calibration_samples": 512,
     "batch_size": 1,

@@ -352,7 +352,7 @@ class Context:
     def replace_weight(self, name: str, new: int, *, old: int, dropped: int) -> None:
         """A parameter of `old` bytes gives way to one of `new`, and weights of `dropped` bytes leave the model.
 
-        What lies on the CPU stays until what is onloaded goes: offload/cache/base.py `onload_values` refers to both.
+        What lies on the CPU stays until what is onloaded goes: offload/cache/base.py OffloadCache keeps the pairs.
         """
         if self.weights_on_gpu or self.device == "cpu" or self.losses.model is None:
             return

@@ -20,13 +20,18 @@ from planner.recipe.changes import Changes, changed, check_changes
 from planner.recipe.expressions import hanging_notes
 from planner.recipe.files import recipe_mapping
 from planner.recipe.specs import ModifierSpec, Recipe
-from planner.upstream import LLMCOMPRESSOR_VERSION, REMOVED_MODIFIERS
+from planner.upstream import LLMCOMPRESSOR_VERSION
 from planner.upstream import MODIFIERS as KNOWN_MODIFIERS
 
 Reader = Callable[[Any, str], ModifierSpec]
 """Fields of an entry and its path -> its record (`ModifierSpec.read`)."""
 Readers = Mapping[str, Reader]
 """By the class names of LLM Compressor under which a recipe asks for them."""
+
+REMOVED_MODIFIERS: Mapping[str, str] = {
+    "IMatrixGatherer": "the observer imatrix_mse gathers what it needs itself: leave it out",
+}
+"""Modifiers of earlier releases, and what to do instead."""
 
 _SHAPE = "a recipe looks like {quant_stage: {quant_modifiers: {GPTQModifier: {targets: [Linear], scheme: W4A16}}}}"
 

@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from planner.errors import RecipeError, UnsupportedError
 from planner.hints import did_you_mean, shorten
 from planner.recipe.expressions import MAX_EXPRESSIONS
-from planner.upstream import REMOVED_ACTORDER
+
+REMOVED_ACTORDER = "was removed in compressed-tensors 0.19; take static or weight"
+"""Of `actorder: group`: compressed_tensors quantization/quant_args.py `validate_actorder`."""
 
 M = TypeVar("M", bound=BaseModel)
 

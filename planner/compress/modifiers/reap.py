@@ -44,6 +44,7 @@ class REAPSpec(ModifierSpec):
     type: ClassVar[str] = "REAPPruningModifier"
     sparsity: float
     ignore: tuple[str, ...] = ()
+    report_path: str | None = None
     facts: ModelTraits = field(default_factory=ModelTraits)
     """Of the model that it prunes."""
 
@@ -60,7 +61,7 @@ class REAPSpec(ModifierSpec):
             except re.error as error:
                 message = f"{pattern} is not a regular expression ({error}); they are searched for, without re:"
                 raise RecipeError(message, f"{where}.ignore") from error
-        return cls(where=where, sparsity=entry.sparsity, ignore=tuple(entry.ignore))
+        return cls(where=where, sparsity=entry.sparsity, ignore=tuple(entry.ignore), report_path=entry.report_path)
 
     @property
     def rewrites_weights(self) -> bool:
