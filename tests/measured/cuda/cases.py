@@ -52,7 +52,7 @@ def cuda_cases() -> Iterator[CudaCase]:
     yield from _recipes()
     yield from _places()
     yield from _strategies()
-    for model, recipe, options in autoround.JOBS:
+    for model, recipe, options in autoround.CUDA_JOBS:
         yield CudaCase(model=model, recipe=recipe, options={**options, "progress_bars": False})
 
 
