@@ -11,6 +11,9 @@ from planner.cuda.operators import VIEWS
 from planner.models.recorder import Recorder, TraceListener
 from planner.models.traces import CUDA, Event
 
+IN_PLACE = frozenset(("scatter", "index_put"))
+"""What backward writes into zeros of its own."""
+
 ALONE = 2
 """Uses of a storage that nobody holds but one tensor: the tensor's, and the one of the Python object that counts."""
 
@@ -18,8 +21,10 @@ ALONE = 2
 class TrainingRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """A recorder of forward and backward.
 
-    torch/csrc/autograd/input_buffer.cpp accumulate: a gradient with several sources is summed up in place, if nobody
-    else holds the first part. Under a recorder it is not, because `isTensorSubclassLike` is true for every tensor.
+    Under a recorder `isTensorSubclassLike` is true for every tensor, and then autograd changes none in place. Without
+    it does: torch/csrc/autograd/input_buffer.cpp accumulate sums up a gradient with several sources, if nobody else
+    holds the first part; FunctionsManual.cpp index_backward and value_selecting_reduction_backward_symint write into
+    the zeros that they make.
     """
 
     is_backward = False
@@ -57,7 +62,7 @@ class TrainingRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch leav
         return torch.empty_strided(size, stride, dtype=dtype, device="meta")
 
     def _on_meta(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
-        if self.is_backward and name == "add" and _is_sum(*args[:2]):
+        if self.is_backward and (name in IN_PLACE or (name == "add" and _is_sum(*args[:2]))) and _is_alone(args[0]):
             return args[0]
         return super()._on_meta(func, name, args, kwargs)
 
@@ -81,10 +86,13 @@ def _described(value: Any) -> object:
 
 
 def _is_sum(first: Any, second: Any) -> bool:
-    """Whether a gradient's second part is added to the first in place."""
-    if not isinstance(second, torch.Tensor) or first.shape != second.shape or first.dtype != second.dtype:
-        return False
-    return torch._C._storage_Use_Count(first.untyped_storage()._cdata) <= ALONE
+    """Whether the second tensor can be a gradient's second part."""
+    return isinstance(second, torch.Tensor) and first.shape == second.shape and first.dtype == second.dtype
+
+
+def _is_alone(tensor: torch.Tensor) -> bool:
+    """Whether nobody else holds its storage."""
+    return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata) <= ALONE
 
 
 class MeanSquare(torch.autograd.Function):

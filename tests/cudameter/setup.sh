@@ -20,7 +20,7 @@ pip "torch==$torch_version" numpy
 "$folder/venv/bin/python" -c 'import sys, torch; sys.exit(torch.version.cuda is None)' || { echo "setup.sh: this torch is a CPU build; the pretended driver needs the CUDA one" >&2; exit 1; }
 # llmcompressor asks for torch<=2.14.0; its own dependencies come with their versions, torch as it is.
 pip --no-deps llmcompressor==0.14.0.1 compressed-tensors==0.19.0 transformers==5.17.0 accelerate==1.15.0
-pip -c <(echo "torch==$torch_version") 'datasets' 'pydantic' loguru 'pyyaml' tokenizers safetensors huggingface_hub regex tqdm requests psutil packaging nvidia-ml-py pillow auto-round typer
+pip -c <(echo "torch==$torch_version") 'datasets' 'pydantic' loguru 'pyyaml' tokenizers safetensors huggingface_hub regex tqdm requests psutil packaging nvidia-ml-py pillow auto-round==0.15.1 typer
 
 include=$("$folder/venv/bin/python" -c 'import triton, pathlib; print(pathlib.Path(triton.__file__).parent / "backends/nvidia/include")')
 torch_lib=$("$folder/venv/bin/python" -c 'import importlib.util, pathlib; print(pathlib.Path(importlib.util.find_spec("torch").origin).parent / "lib")')

@@ -31,7 +31,8 @@ let growing holdings grow on for the others. They learn from the books that batc
 count of batches inside the model itself: what happens at every tenth batch only is missed, unless something that is
 held shows the count.
 
-No hook trains: AutoRound's backward has no trace yet (docs/adding-a-modifier.md says what it would take).
+A modifier that trains sequential targets (autoround/base.py) gets a trace of their training from
+`context.forward.tuned` (docs/adding-a-modifier.md).
 """
 
 from collections.abc import Iterable, Sequence

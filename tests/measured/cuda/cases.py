@@ -56,7 +56,7 @@ def cuda_cases() -> Iterator[CudaCase]:
     yield from _strategies()
     for model, recipe, options in AWQ_JOBS:
         yield _case(named(model), recipe, base={"progress_bars": False}, **options)
-    for model, recipe, options in autoround.JOBS:
+    for model, recipe, options in autoround.CUDA_JOBS:
         yield CudaCase(model=model, recipe=recipe, options={**options, "progress_bars": False})
     yield from _smoothed()
     yield from _pruned()
