@@ -20,7 +20,7 @@ from planner.commands.progress import Progress
 
 EPILOG = """[bold]Example[/bold]
 
-planner model-free qwen3-0.6b -s FP8_BLOCK --ignore lm_head --max-workers 4"""
+planner model-free qwen3-8b -s FP8_BLOCK --ignore lm_head --gpu l40s"""
 
 CheckpointArgument = Annotated[
     str,

@@ -83,10 +83,13 @@ class CardOfFiles:
     def smallest(self) -> int:
         """The smallest card, in whole MiB, on which one file after the other gets through, and the library begins."""
         alone = CardOfFiles(self.files, self.place, 1, self.context)
-        largest = alone.at_once()[0]
-        least = max(max(each.estimate for each in self.files), largest.tally.peak) + self.context
+        largest, estimate = alone.at_once()[0], max(each.estimate for each in self.files)
+        roomy = CachingAllocator()
+        place_together([largest.plan], self.place, roomy)
+        least = max(estimate, largest.tally.peak) + self.context
+        enough = max(estimate, roomy.use.reserved_peak) + self.context
         resolution = COARSE if self._is_large else FINE
-        found = smallest_card(lambda total: not alone.on(total).runs_out, least + MIB, resolution, least=least - 1)
+        found = smallest_card(lambda total: not alone.on(total).runs_out, enough, resolution, least=least - 1)
         return -(-found // MIB) * MIB
 
     def _admitted(self, free: int) -> Iterator[CountedFile]:

@@ -49,8 +49,8 @@ def figures() -> dict[str, int]:
 
 
 def hold_together(converter: Any, workers: int) -> None:
-    """No worker goes on to save before all have quantized their file: threads meet as they meet, and without it a busy
-    machine shows a third less than an idle one. The number of files must be a multiple of the workers'."""
+    """No worker goes on to save before all have quantized their file: threads meet as they meet, and without this a
+    busy machine shows a third less than an idle one. The number of files must be a multiple of the workers'."""
     process, barrier = converter.process, threading.Barrier(workers)
 
     def watched(self: Any, tensors: Any) -> Any:

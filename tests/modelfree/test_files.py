@@ -182,3 +182,14 @@ def test_files_are_filled_one_after_the_other_and_named_as_save_pretrained_names
         "model-00003-of-00003.safetensors": 1,
     }
     assert list(in_files(tensors[:1], 2 * MIB)) == ["model.safetensors"]
+
+
+def test_the_smallest_card_is_between_what_is_requested_and_what_is_reserved_with_room() -> None:
+    from planner.modelfree.card import CardOfFiles, CountedFile
+
+    (plan,) = plans(checkpoint(attention(0) * 1), rules_of("W8A8"))
+    counted = CountedFile(plan=plan, tally=tally(plan, CARD), estimate=tally(plan, CARD).peak)
+    card = CardOfFiles([counted], CARD, 1, context=100 * MIB)
+    assert counted.tally.peak + 100 * MIB <= card.smallest() <= card.reserved() + 101 * MIB
+    assert not card.on(card.smallest()).runs_out
+    assert card.on(counted.tally.peak + 100 * MIB - 1).refused
