@@ -12,7 +12,7 @@ PICTURE = re.compile(r"\.(jpe?g|png|webp|gif|bmp)(\?.*)?$", re.IGNORECASE)
 SIZE = 640, 480
 
 
-class _EmptyAnswer:
+class _MadeUpResponse:
     """What the script reads of a response."""
 
     status_code, ok, headers = 200, True, {"content-type": "image/png"}
@@ -25,7 +25,7 @@ class _EmptyAnswer:
         self.content = file.getvalue()
         self.raw = io.BytesIO(self.content)
 
-    def __enter__(self) -> "_EmptyAnswer":
+    def __enter__(self) -> "_MadeUpResponse":
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -51,7 +51,7 @@ def install(settings: Settings, events: Events, hooks: Hooks) -> None:
             if not PICTURE.search(str(url)):
                 return own(url, *values, **named)
             events.note("data", f"{url}: made up, {SIZE[0]} x {SIZE[1]} pixels.")
-            return _EmptyAnswer()
+            return _MadeUpResponse()
 
         module.get = get
 
