@@ -110,8 +110,15 @@ def parse(text: str) -> Format | None:
 def store_recipe(served: ServedModel, recipe: Recipe) -> StoredModel:
     """The checkpoint that `oneshot` with this recipe saves, as it is stored and as it is served.
 
-    Raises RecipeError where LLM Compressor would refuse the recipe for this model.
+    Raises RecipeError where LLM Compressor would refuse the recipe for this model, UnsupportedError where it leaves
+    another model.
     """
+    for spec in recipe.modifiers:
+        if (left := spec.adapt(served.graph.facts).experts_left) is not None:
+            raise UnsupportedError(
+                f"{recipe.name}: {spec.type} leaves a model with {left} experts in each layer; name that model, by a "
+                "config.json with this number"
+            )
     program, notes = make_program(served.graph, recipe, Job())
     # what is estimated is the job's memory: nothing that a served model's reader needs
     return _stored_model(served, recipe, program, [note for note in notes if note.kind != "estimate"])

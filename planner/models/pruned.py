@@ -9,8 +9,8 @@ from planner.recipe.specs import Recipe
 from planner.upstream import EXPERT_COUNT_KEYS
 
 
-def pruned(built: BuiltModel, recipe: Recipe) -> BuiltModel:
-    """What the recipe leaves of the model; the very same where it removes nothing.
+def pruned(built: BuiltModel, recipe: Recipe) -> tuple[BuiltModel, Recipe]:
+    """What the recipe leaves of the model, and what it does to that; the very same where it removes nothing.
 
     reap/utils.py `update_model_config` sets the number in the config that is saved.
     """
@@ -18,9 +18,11 @@ def pruned(built: BuiltModel, recipe: Recipe) -> BuiltModel:
     left = [one.experts_left(facts) for one in recipe.modifiers]
     counts = [count for count in left if count is not None]
     if not counts:
-        return built
+        return built, recipe
     values = copy.deepcopy(built.source.config)
     part = values["text_config"] if isinstance(values.get("text_config"), dict) else values
     key = next((key for key in EXPERT_COUNT_KEYS if part.get(key)), EXPERT_COUNT_KEYS[0])
     part[key] = min(counts)
-    return built_model(replace(built.source, config=values, checkpoint_parameters=None), built.build)
+    rest = tuple(one for one, count in zip(recipe.modifiers, left, strict=True) if count is None)
+    smaller = replace(built.source, config=values, checkpoint_parameters=None)
+    return built_model(smaller, built.build), replace(recipe, modifiers=rest)

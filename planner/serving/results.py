@@ -40,9 +40,9 @@ def _with(plan: Plan, whole: tuple[ServedModel, Activations], recipe: Recipe, bu
     from planner.serving.model import served_of
 
     try:
-        left = pruned(built, recipe)
+        left, rest = pruned(built, recipe)
         served, activations = whole if left is built else served_of(left)
-        return plan.model_copy(update={"result": _result(served, activations, recipe)})
+        return plan.model_copy(update={"result": _result(served, activations, rest)})
     except PlannerError as error:
         return _without(plan, error)
 

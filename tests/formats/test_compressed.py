@@ -143,7 +143,16 @@ def test_w4a16_is_what_the_issue_on_its_size_reports() -> None:
     assert stored("llama-3-8b", find_weights("w4a8")).file_bytes == 9_190_252_544
 
 
-@pytest.mark.parametrize("name", [info.name for info in list_recipes()])
+def test_a_recipe_that_removes_experts_is_the_format_of_another_model() -> None:
+    form = parse("reap_25")
+    assert form is not None
+    with pytest.raises(UnsupportedError, match="leaves a model with 6 experts in each layer"):
+        stored("mixtral-8x7b", form)
+    with pytest.raises(RecipeError, match="finds no mixture of experts"):
+        stored("llama-3-8b", form)
+
+
+@pytest.mark.parametrize("name", [info.name for info in list_recipes() if not info.name.startswith("reap")])
 def test_a_shipped_recipe_is_a_format(name: str) -> None:
     form = parse(name)
     assert form is not None and form.name == name

@@ -76,7 +76,7 @@ def jobs(draw: st.DrawFn, **fixed: Any) -> Job:
 @st.composite
 def weights(draw: st.DrawFn, *, ordered: bool = False) -> QuantArgs:
     changes = dict(draw(st.sampled_from(STRATEGIES)))
-    observer = draw(st.sampled_from(("memoryless_minmax", "memoryless_mse")))
+    observer = draw(st.sampled_from(("memoryless_minmax", "memoryless_mse", "imatrix_mse")))
     actorder = draw(st.sampled_from((None, "static", "weight"))) if ordered else None
     return toys.weights(symmetric=draw(st.booleans()), observer=observer, actorder=actorder, **changes)
 
