@@ -14,6 +14,7 @@ from planner.compress.modifiers import MODIFIERS
 from planner.compress.modifiers.gptq import GPTQSpec
 from planner.compress.modifiers.smoothquant import SmoothQuantSpec
 from planner.compress.modifiers.sparsegpt import SparseGPTSpec
+from planner.compress.modifiers.spinquant import SpinQuantSpec
 from planner.compress.modifiers.wanda import WandaSpec
 from planner.compress.recipes import load_recipe, recipe_from_dict
 from planner.errors import PlannerError, RecipeError, UnsupportedError
@@ -34,6 +35,7 @@ SHIPPED = (
     "smoothquant_w8a8",
     "sparsegpt_2of4",
     "sparsegpt_50",
+    "spinquant_w4a16",
     "wanda_2of4",
     "wanda_50",
 )
@@ -83,7 +85,7 @@ class TestShippedRecipes:
 
     def test_only_the_data_free_ones_need_no_data(self) -> None:
         free = [n for n in SHIPPED if not load_recipe(n).modifiers[0].requires_calibration_data]
-        assert free == ["rtn_fp8_dynamic", "rtn_w4a16"]
+        assert free == ["rtn_fp8_dynamic", "rtn_w4a16", "spinquant_w4a16"]
 
     def test_listing_them_needs_neither_torch_nor_a_second(self) -> None:
         imports = "import sys, planner.recipe.files as r, planner.compress.recipes"
@@ -268,8 +270,11 @@ def as_recorded(spec: ModifierSpec) -> dict[str, Any]:
     data: dict[str, Any] = {
         "type": spec.type,
         "requires_calibration_data": spec.requires_calibration_data,
-        "ignore": list(spec.ignore),
+        "ignore": list(getattr(spec, "ignore", ())),
     }
+    if isinstance(spec, SpinQuantSpec):
+        kept = ("type", "requires_calibration_data", "transform_type", "transform_block_size")
+        return {**{name: getattr(spec, name) for name in kept}, "rotations": list(spec.rotations)}
     if isinstance(spec, WandaSpec):
         kept = ("sparsity", "targets", "ignore", "prune_n", "prune_m")
         return {**{name: getattr(spec, name) for name in kept}, **data} | {"targets": list(spec.targets)}
