@@ -86,6 +86,7 @@ def cases() -> Iterator[Case]:
     yield from _observers()
     yield from _modifiers()
     yield from _masked()
+    yield from _rotated()
 
 
 def _llama() -> Iterator[Case]:
@@ -305,6 +306,13 @@ def _masked() -> Iterator[Case]:
     yield Case(model="qwen3-8b", recipe="magnitude_idle", options={"layers": 2})
     yield Case(model="qwen3-30b-a3b", recipe="magnitude_50", options={"layers": 1})
     yield Case(model=_config("gemma2"), recipe="constant_then_rtn", options={"layers": 2, "seq_len": 512})
+
+
+def _rotated() -> Iterator[Case]:
+    """SpinQuant before weights are rounded: untied and tied embeddings, and experts."""
+    yield Case(model="llama-3-8b", recipe="spinquant_w4a16", options={"layers": 2, "samples": 4})
+    yield Case(model="qwen3-0.6b", recipe="spinquant_w4a16", options={"layers": 2, "samples": 4})
+    yield Case(model="qwen3-30b-a3b", recipe="spinquant", options={"layers": 1, "samples": 4})
 
 
 def _config(name: str) -> str:

@@ -15,6 +15,7 @@ from planner.compress.modifiers.gptq import GPTQSpec
 from planner.compress.modifiers.reap import REAPSpec
 from planner.compress.modifiers.smoothquant import SmoothQuantSpec
 from planner.compress.modifiers.sparsegpt import SparseGPTSpec
+from planner.compress.modifiers.spinquant import SpinQuantSpec
 from planner.compress.modifiers.wanda import WandaSpec
 from planner.compress.recipes import load_recipe, recipe_from_dict
 from planner.errors import PlannerError, RecipeError, UnsupportedError
@@ -40,6 +41,7 @@ SHIPPED = (
     "smoothquant_w8a8",
     "sparsegpt_2of4",
     "sparsegpt_50",
+    "spinquant_w4a16",
     "wanda_2of4",
     "wanda_50",
 )
@@ -89,7 +91,7 @@ class TestShippedRecipes:
 
     def test_only_the_data_free_ones_need_no_data(self) -> None:
         free = [n for n in SHIPPED if not load_recipe(n).modifiers[0].requires_calibration_data]
-        assert free == ["rtn_fp8_dynamic", "rtn_w4a16"]
+        assert free == ["rtn_fp8_dynamic", "rtn_w4a16", "spinquant_w4a16"]
 
     def test_listing_them_needs_neither_torch_nor_a_second(self) -> None:
         imports = "import sys, planner.recipe.files as r, planner.compress.recipes"
@@ -300,8 +302,11 @@ def as_recorded(spec: ModifierSpec) -> dict[str, Any]:
     data: dict[str, Any] = {
         "type": spec.type,
         "requires_calibration_data": spec.requires_calibration_data,
-        "ignore": list(spec.ignore),
+        "ignore": list(getattr(spec, "ignore", ())),
     }
+    if isinstance(spec, SpinQuantSpec):
+        kept = ("type", "requires_calibration_data", "transform_type", "transform_block_size")
+        return {**{name: getattr(spec, name) for name in kept}, "rotations": list(spec.rotations)}
     if isinstance(spec, WandaSpec):
         kept = ("sparsity", "targets", "ignore", "prune_n", "prune_m")
         return {**{name: getattr(spec, name) for name in kept}, **data} | {"targets": list(spec.targets)}

@@ -12,6 +12,7 @@ from planner.compress.modifiers.reap import REAPSpec
 from planner.compress.modifiers.rtn import QuantizationSpec
 from planner.compress.modifiers.smoothquant import LogarithmicEqualizationSpec, SmoothQuantSpec
 from planner.compress.modifiers.sparsegpt import SparseGPTSpec
+from planner.compress.modifiers.spinquant import SpinQuantSpec
 from planner.compress.modifiers.wanda import WandaSpec
 from planner.recipe.specs import ModifierSpec
 
@@ -27,6 +28,7 @@ _SPECS: tuple[type[ModifierSpec], ...] = (
     WandaSpec,
     MagnitudePruningSpec,
     ConstantPruningSpec,
+    SpinQuantSpec,
 )
 
 MODIFIERS: Mapping[str, type[ModifierSpec]] = {spec.type: spec for spec in _SPECS}

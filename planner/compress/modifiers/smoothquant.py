@@ -286,9 +286,10 @@ class SmoothQuantModel(ModifierModel):
         with self.context.frame("smoothquant", caller.owner) as frame:
             for number, name in enumerate(smoothing.balance):
                 module = self.modules[name]
+                frame.owner = Owner(name)
                 with (
                     self.context.accessed(f"{name}.weight", module.weight_bytes),
-                    frame.during(module.weight_bytes, f"absolute weight of {name}"),
+                    frame.during(module.weight_bytes, "absolute weight"),
                 ):
                     self._extreme(frame, f"weight_scales {number}", module.rows, module.columns, module.itemsize)
             with (
@@ -306,8 +307,9 @@ class SmoothQuantModel(ModifierModel):
     def _rescale(self, frame: Frame, name: str, nbytes: int, itemsize: int) -> None:
         """update_offload_parameter(module, "weight", module.weight * scales), in fp32."""
         wide = nbytes // itemsize * FP32
+        frame.owner = Owner(name)
         with (
             self.context.accessed(f"{name}.weight", nbytes),
-            frame.during(wide, f"rescaled weight of {name}"),
+            frame.during(wide, "rescaled weight"),
         ):
             write_back(self.context, name, "weight", nbytes, wide)

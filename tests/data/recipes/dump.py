@@ -21,6 +21,7 @@ from llmcompressor.recipe import Recipe
 KEPT = {
     "SmoothQuantModifier": ("smoothing_strength", "mappings", "algorithm"),
     "LogarithmicEqualizationModifier": ("smoothing_strength", "mappings", "algorithm"),
+    "SpinQuantModifier": ("rotations", "transform_type", "transform_block_size"),
     "WandaPruningModifier": ("sparsity", "targets"),
 }
 """Fields of modifiers that neither quantize nor are SparseGPT's own."""

@@ -61,6 +61,7 @@ def cuda_cases() -> Iterator[CudaCase]:
     yield from _smoothed()
     yield from _pruned()
     yield from _observers()
+    yield from _rotated()
 
 
 def _case(model: str, recipe: str, sm: int = 90, base: dict[str, Any] = SHORT, **options: Any) -> CudaCase:
@@ -227,3 +228,9 @@ def _pruned() -> Iterator[CudaCase]:
     yield _case("qwen3-30b-a3b", "wanda_2of4", base=TWO, seq_len=1024)
     yield _case(str(CONFIGS / "gemma2.json"), "wanda_50", base=TWO, seq_len=512, samples=64)
     yield _case("llama-3-8b", "wanda_50", base=TWO, sm=80, seq_len=4096)
+
+
+def _rotated() -> Iterator[CudaCase]:
+    """SpinQuant, with tied embeddings and with experts."""
+    yield _case("qwen3-0.6b", "spinquant_w4a16", base=TWO)
+    yield _case("qwen3-30b-a3b", "spinquant", base=TWO, layers=1)

@@ -1,0 +1,300 @@
+"""SpinQuantModifier with offline rotations (R1, R2): transform/spinquant/{base,mappings,norm_mappings}.py.
+
+Everything happens once, before the first batch, weight by weight in fp64: embeddings are centered, norms fused into the
+Linears behind them (llmcompressor/modeling/fuse.py), and every weight multiplied with a Hadamard matrix
+(compressed_tensors/transform/factory/{base,hadamard}.py).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field
+
+from planner.compress.context import Context
+from planner.compress.holdings import DeviceName, Owner
+from planner.compress.modifiers.base import ModifierModel
+from planner.compress.modifiers.writing import write_back
+from planner.cuda.reductions import dense_buffers
+from planner.cuda.requests import temporaries
+from planner.errors import RecipeError, UnsupportedError
+from planner.notes import Note
+from planner.recipe.matching import Patterns
+from planner.recipe.module_sets import ModuleSetError, module_sets
+from planner.recipe.specs import ModifierSpec, ModuleRef, Selection
+from planner.recipe.targets import LinearModule
+from planner.recipe.validation import ModifierFields, validated
+from planner.timeline import Handle
+
+FP64 = 8
+OFFLINE = ("R1", "R2")
+
+EMBEDDING, HEAD, ATTENTION_OUT = "re:.*embed_tokens$", "lm_head", "re:.*o_proj$"
+QUERY, KEY, VALUE = "re:.*q_proj$", "re:.*k_proj$", "re:.*v_proj$"
+MLP_IN, MLP_OUT = ("re:.*up_proj$", "re:.*gate_proj$"), ("re:.*down_proj$",)
+NORMS: tuple[tuple[str, ...], ...] = (
+    ("re:.*input_layernorm$", QUERY, KEY, VALUE),
+    ("re:.*post_attention_layernorm$", *MLP_IN),
+    ("model.norm", HEAD),
+)
+"""norm_mappings.py `_default_mappings`: a norm and the Linears behind it."""
+ROUTED = "Cohere2MoeForCausalLM"
+"""The one family with mappings of its own, which wants its model prepared by a script."""
+
+
+class SpinQuantFields(ModifierFields):
+    """Fields of SpinQuantModifier."""
+
+    rotations: list[str] = Field(default_factory=lambda: ["R1", "R2"])
+    transform_type: Literal["hadamard", "random-hadamard", "random-matrix"] = "hadamard"
+    randomize: bool = False
+    learnable: bool = False
+    precision: Any = None
+    transform_block_size: int | None = Field(default=None, ge=1)
+    mappings: Any = None
+    norm_mappings: Any = None
+    transform_config: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """One scheme: the weights that are multiplied on the side of their outputs, then those on the side of their inputs.
+
+    R2's matrix is as wide as a head of attention, at most a few MB: it is not counted.
+    """
+
+    name: str
+    outputs: tuple[str, ...]
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpinQuantSpec(ModifierSpec):
+    """SpinQuantModifier."""
+
+    type: ClassVar[str] = "SpinQuantModifier"
+    rotations: tuple[str, ...] = OFFLINE
+    transform_type: str = "hadamard"
+    transform_block_size: int | None = None
+    embeddings: tuple[str, ...] = ()
+    fused: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Norms with the Linears behind them, found in a model (`bound`)."""
+    rotated: tuple[Rotation, ...] = ()
+
+    @classmethod
+    def read(cls, fields: Any, where: str) -> Self:
+        """Refuses what the library refuses, and rotations that stay in the forward, which are not modelled."""
+        entry = validated(SpinQuantFields, fields, where)
+        for name in ("randomize", "learnable"):
+            if getattr(entry, name):
+                raise RecipeError("is not supported by LLM Compressor as of now", f"{where}.{name}")
+        if entry.transform_config is not None:
+            text = (
+                "LLM Compressor infers no mappings beside it and fails ('NoneType' object has no attribute 'embedding')"
+            )
+            raise RecipeError(text, f"{where}.transform_config")
+        rotations = tuple(rotation.upper() for rotation in entry.rotations)
+        for rotation in rotations:
+            if rotation not in ("R1", "R2", "R3", "R4"):
+                raise RecipeError(f"{rotation} is not one of R1, R2, R3, R4", f"{where}.rotations")
+            if rotation not in OFFLINE:
+                raise UnsupportedError(
+                    f"{where}.rotations: planner models R1 and R2, which leave nothing in the forward"
+                )
+        if entry.transform_type != "hadamard":
+            raise UnsupportedError(f"{where}.transform_type: planner models hadamard alone")
+        return cls(
+            where=where,
+            notes=tuple(_unread(entry, where)),
+            rotations=tuple(dict.fromkeys(rotations)),
+            transform_type=entry.transform_type,
+            transform_block_size=entry.transform_block_size,
+        )
+
+    @property
+    def requires_calibration_data(self) -> bool:
+        """It looks at weights alone."""
+        return False
+
+    @property
+    def unties_embeddings(self) -> bool:
+        """base.py `on_calibration_start`, whatever is rotated."""
+        return True
+
+    def bound(self, modules: Sequence[ModuleRef]) -> Self:
+        """Raises RecipeError where the library cannot group norms, or make a matrix of a weight's size."""
+        if modules[0].classes[0] == ROUTED:
+            raise UnsupportedError(f"{self.where}: {ROUTED} needs a preparation by script, which is not modelled")
+        where = f"{self.where} ({modules[0].classes[0]})"
+        try:
+            fused = tuple(_fused(modules))
+        except ModuleSetError as error:
+            raise RecipeError(f"{error}; LLM Compressor cannot fuse the norms of this model", where) from error
+        rotated = tuple(self._rotations(modules))
+        self._check_sizes(modules, rotated, where)
+        embeddings = tuple(ref.name for ref in Patterns((EMBEDDING,)).of(modules))
+        return replace(self, embeddings=embeddings, fused=fused, rotated=rotated)
+
+    def select(self, modules: Sequence[ModuleRef]) -> Selection:
+        """All that is centered, fused or multiplied; norms are watched."""
+        rotated = (name for each in self.rotated for name in (*each.outputs, *each.inputs))
+        taken = {*self.embeddings, *(name for _, names in self.fused for name in names), *rotated}
+        weights = {ref.name: None for ref in modules if ref.name in taken and ref.itemsize}
+        return Selection(weights=weights, watched=frozenset(norm for norm, _ in self.fused))
+
+    def model(self, context: Context) -> "SpinQuantModel":
+        """Weights in fp64, one at a time."""
+        return SpinQuantModel(context, self)
+
+    def _rotations(self, modules: Sequence[ModuleRef]) -> Iterator[Rotation]:
+        def names(*patterns: str) -> tuple[str, ...]:
+            return tuple(ref.name for ref in Patterns(patterns).of(modules))
+
+        if "R1" in self.rotations:
+            inputs = names(QUERY, KEY, VALUE, *MLP_IN, HEAD)
+            yield Rotation("R1", names(EMBEDDING, ATTENTION_OUT, *MLP_OUT), inputs)
+        if "R2" in self.rotations:
+            yield Rotation("R2", names(VALUE), names(ATTENTION_OUT))
+
+    def _check_sizes(self, modules: Sequence[ModuleRef], rotated: Sequence[Rotation], where: str) -> None:
+        """utils/matrix.py `get_transform_size`, utils/hadamard.py `deterministic_hadamard_matrix`."""
+        refs, block = {ref.name: ref for ref in modules}, self.transform_block_size
+        for each in rotated:
+            if each.name != "R1":
+                continue
+            for name, outputs in (*((n, True) for n in each.outputs), *((n, False) for n in each.inputs)):
+                side = _side(refs[name].rows, refs[name].columns, "Embedding" in refs[name].classes, outputs)
+                if block and side % block:
+                    raise RecipeError(f"{block} must divide {side} of {name}", f"{self.where}.transform_block_size")
+                if (block or side) & ((block or side) - 1):
+                    text = f"a hadamard matrix of {block or side} ({name}) does not exist; its size is a power of 2"
+                    raise RecipeError(text, where)
+
+
+def _side(rows: int, columns: int, is_embedding: bool, outputs: bool) -> int:
+    return columns if outputs == is_embedding else rows
+
+
+def _unread(entry: SpinQuantFields, where: str) -> Iterator[Note]:
+    for name in ("mappings", "norm_mappings"):
+        if getattr(entry, name) is not None:
+            yield Note(kind="recipe", text=f"{where}.{name} is not heeded: LLM Compressor infers them anew")
+
+
+def _fused(modules: Sequence[ModuleRef]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for patterns in NORMS:
+        for norms, *linears in module_sets(patterns, modules):
+            if len(norms) != 1:
+                raise ModuleSetError(f"{norms[0].name} and {len(norms) - 1} more norms share their Linears")
+            yield norms[0].name, tuple(ref.name for group in linears for ref in group)
+
+
+# ---------------------------------------------------------------------- memory
+class SpinQuantModel(ModifierModel):
+    """Weights in fp64, one at a time; its matrices wait on the CPU."""
+
+    def __init__(self, context: Context, spec: SpinQuantSpec) -> None:
+        super().__init__(context)
+        self.spec = spec
+        self.modules: dict[str, LinearModule] = {}
+        self.matrices: list[Handle] = []
+
+    def on_calibration_start(self, modules: Iterable[LinearModule]) -> None:
+        """base.py `on_calibration_start`: nothing that is onloaded stays so."""
+        self.modules = {module.name: module for module in modules}
+        kept, self.context.keep_onloaded = self.context.keep_onloaded, False
+        for name in self.spec.embeddings:
+            self._center(self.modules[name])
+        for norm, linears in self.spec.fused:
+            self._fuse(norm, [self.modules[name] for name in linears])
+        for rotation in self.spec.rotated:
+            self._rotate(rotation)
+        self.context.keep_onloaded = kept
+
+    def on_finalize(self) -> None:
+        """hadamard.py HadamardFactory refers to itself, so that Python's collector must come for its matrices."""
+        self.context.ledger.free_all(self.matrices)
+        self.matrices.clear()
+
+    def _center(self, module: LinearModule) -> None:
+        """fuse.py center_embeddings"""
+        elements = module.rows * module.columns
+        with self.context.frame("compress", module.name) as frame:
+            with self._aligned(module):
+                frame.assign("weight", elements * FP64)
+                with frame.during(module.rows * FP64, "mean"):
+                    if frame.build is not None:
+                        buffers = dense_buffers((module.rows, module.columns), (1,), FP64, frame.build)
+                        frame.operator(temporaries(*buffers), "mean")
+                    frame.assign("new_weight", elements * FP64)
+                frame.assign("new_weight", module.weight_bytes)
+            self._write(module)
+
+    def _fuse(self, norm: str, linears: Sequence[LinearModule]) -> None:
+        """fuse.py fuse_norm_linears: the weight before is bound until the next product is there."""
+        with self.context.frame("compress", norm) as frame:
+            for module in linears:
+                frame.owner = Owner(module.name)
+                elements = module.rows * module.columns
+                vector = module.columns * module.itemsize
+                with self._aligned(module), self.context.accessed(f"{norm}.weight", vector):
+                    with (
+                        frame.during(elements * FP64, "weight in fp64"),
+                        frame.during(module.columns * FP64, "norm in fp64"),
+                    ):
+                        frame.assign("new_weight", elements * FP64)
+                    frame.assign("new_weight", module.weight_bytes)
+                self._write(module)
+
+    def _rotate(self, rotation: Rotation) -> None:
+        """factory/base.py `_apply_to_module`, with one matrix for each size."""
+        sizes: set[int] = set()
+        for names, outputs in ((rotation.outputs, True), (rotation.inputs, False)):
+            for name in names:
+                module = self.modules[name]
+                side = _side(module.rows, module.columns, module.embedding, outputs)
+                size = self.spec.transform_block_size or side if rotation.name == "R1" else 0
+                if size and size not in sizes:
+                    self._make_matrix(rotation, size)
+                    sizes.add(size)
+                self._multiply(module, size)
+
+    def _make_matrix(self, rotation: Rotation, size: int) -> None:
+        """hadamard.py `deterministic_hadamard_matrix`: four copies of the one before, until it is large enough."""
+        nbytes, context, owner = size * size * FP64, self.context, f"{rotation.name} matrix of {size}"
+        with context.frame("compress", owner) as frame:
+            number = FP64
+            frame.assign("H", number)
+            while number < nbytes:
+                frame.assign("upper half", 2 * number)
+                with frame.during(number, "-H"):
+                    frame.assign("lower half", 2 * number)
+                number *= 4
+                frame.assign("whole", number)
+                frame.delete("upper half", "lower half")
+                frame.move("whole", "H")
+            place: DeviceName = "gpu" if context.weights_on_gpu else "cpu"
+            self.matrices.append(context.ledger.alloc(place, nbytes, "transform", owner))
+
+    def _multiply(self, module: LinearModule, size: int) -> None:
+        """hadamard.py HadamardTransform.forward, and the weight written back."""
+        elements, matrix = module.rows * module.columns, size * size * FP64
+        with self.context.frame("compress", module.name) as frame, self._aligned(module):
+            if matrix and self.context.device == "gpu" and not self.context.weights_on_gpu:
+                frame.bind("matrix", self.context.copied_to_gpu(f"{module.name} matrix", matrix, "transform"))
+            with frame.during(elements * FP64, "value"):
+                frame.assign("product", elements * FP64)
+                self.context.multiply()
+            frame.assign("quotient", elements * FP64)
+            frame.delete("product")
+            frame.assign("rotated", module.weight_bytes)
+            frame.delete("quotient")
+            self._write(module)
+
+    def _aligned(self, module: LinearModule) -> AbstractContextManager[None]:
+        """align_module_device: onloaded inside."""
+        return self.context.accessed(f"{module.name}.weight", module.weight_bytes)
+
+    def _write(self, module: LinearModule) -> None:
+        write_back(self.context, module.name, "weight", module.weight_bytes, module.weight_bytes)

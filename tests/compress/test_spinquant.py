@@ -1,0 +1,158 @@
+"""SpinQuant: weights in fp64, one at a time, before anything runs; every figure worked out by hand."""
+
+from typing import Any
+
+import pytest
+
+from planner.compress.context import Context
+from planner.compress.modifiers.spinquant import SpinQuantModel, SpinQuantSpec
+from planner.cuda.build import CudaBuild
+from planner.errors import PlannerError, RecipeError
+from planner.recipe.specs import ModuleRef
+from planner.recipe.targets import LinearModule
+from tests import toys
+
+HIDDEN, VOCABULARY, MLP = 64, 1_000, 192
+SHAPES = {
+    "model.embed_tokens": (VOCABULARY, HIDDEN),
+    "model.layers.0.self_attn.q_proj": (HIDDEN, HIDDEN),
+    "model.layers.0.self_attn.k_proj": (16, HIDDEN),
+    "model.layers.0.self_attn.v_proj": (16, HIDDEN),
+    "model.layers.0.self_attn.o_proj": (HIDDEN, HIDDEN),
+    "model.layers.0.mlp.gate_proj": (MLP, HIDDEN),
+    "model.layers.0.mlp.up_proj": (MLP, HIDDEN),
+    "model.layers.0.mlp.down_proj": (HIDDEN, MLP),
+    "lm_head": (VOCABULARY, HIDDEN),
+}
+NORMS = ("model.layers.0.input_layernorm", "model.layers.0.post_attention_layernorm", "model.norm")
+ELEMENTS = VOCABULARY * HIDDEN
+MATRIX = HIDDEN * HIDDEN * 8
+
+
+def refs(**shapes: tuple[int, int]) -> list[ModuleRef]:
+    linears = [
+        ModuleRef(name, ("Embedding" if "embed" in name else "Linear",), *shapes.get(name.rpartition(".")[2], shape), 2)
+        for name, shape in SHAPES.items()
+    ]
+    *layer, head = linears
+    return [ModuleRef("", ("LlamaForCausalLM",)), *layer, *(ModuleRef(n, ("Norm",)) for n in NORMS), head]
+
+
+def spec(**fields: Any) -> SpinQuantSpec:
+    return SpinQuantSpec.read(fields, "spin").bound(refs())
+
+
+def modules() -> list[LinearModule]:
+    return [toys.linear(name, *shape, embedding="embed" in name) for name, shape in SHAPES.items()]
+
+
+def run(cuda: CudaBuild | None = None, **fields: Any) -> tuple[SpinQuantModel, Context]:
+    context = Context(toys.job(), cuda=cuda)
+    model = SpinQuantModel(context, spec(**fields))
+    model.on_calibration_start(modules())
+    return model, context
+
+
+def apart() -> tuple[SpinQuantModel, Context]:
+    """A model whose functions are called one by one; what is onloaded does not stay."""
+    context = Context(toys.job())
+    context.keep_onloaded = False
+    return SpinQuantModel(context, spec()), context
+
+
+# ---------------------------------------------------------------------- memory
+def test_centering_the_embedding_sets_the_peak() -> None:
+    _, context = run()
+    # the weight, itself in fp64, the centered one in fp64 and in bf16
+    assert context.ledger.close_step()["gpu"].bytes == ELEMENTS * (2 + 8 + 8 + 2)
+
+
+def test_nothing_stays_on_the_gpu_and_one_matrix_on_the_cpu_until_the_end() -> None:
+    model, context = run()
+    assert context.ledger.live("gpu") == 0
+    assert context.ledger.live_by_kind("cpu") == {"transform": MATRIX}
+    model.on_finalize()
+    assert context.ledger.live("cpu") == 0
+
+
+def test_a_rotation_holds_the_weight_twice_in_fp64_and_the_matrix() -> None:
+    model, context = apart()
+    model._multiply(toys.linear("m", MLP, HIDDEN), HIDDEN)
+    assert context.ledger.close_step()["gpu"].bytes == MLP * HIDDEN * (2 + 8 + 8) + MATRIX
+
+
+def test_fusing_a_norm_keeps_the_weight_before_until_the_next_product_is_there() -> None:
+    model, context = apart()
+    up, gate = (toys.linear(name, MLP, HIDDEN) for name in ("up", "gate"))
+    model._fuse("norm", [up])
+    one = context.ledger.close_step()["gpu"].bytes
+    # the weight, its norm, both in fp64, and the product
+    assert one == MLP * HIDDEN * (2 + 8 + 8) + HIDDEN * (2 + 8)
+    model._fuse("norm", [up, gate])
+    assert context.ledger.close_step()["gpu"].bytes == one + MLP * HIDDEN * 2
+
+
+def test_a_matrix_doubles_from_one_element_on() -> None:
+    model, context = apart()
+    model._make_matrix(model.spec.rotated[0], HIDDEN)
+    # the quarter before, two halves, and the whole
+    assert context.ledger.close_step()["gpu"].bytes == MATRIX // 4 + 2 * (MATRIX // 2) + MATRIX
+
+
+def test_blocks_have_smaller_matrices() -> None:
+    _, context = run(transform_block_size=16)
+    assert context.ledger.live("cpu") == 16 * 16 * 8
+
+
+def test_the_first_product_takes_the_workspace_of_cublas() -> None:
+    _, context = run(cuda=CudaBuild())
+    assert context.ledger.live_by_kind("gpu") == {"cuda_workspace": CudaBuild().cublas_workspace}
+
+
+# ---------------------------------------------------------------------- what is rotated
+def test_rotations_reach_both_sides_of_each_weight() -> None:
+    first, second = spec().rotated
+    assert [name.rpartition(".")[2] for name in first.outputs] == ["embed_tokens", "o_proj", "down_proj"]
+    assert [n.rpartition(".")[2] for n in first.inputs] == [
+        "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "lm_head",
+    ]  # fmt: skip
+    assert ([n[-6:] for n in second.outputs], [n[-6:] for n in second.inputs]) == (["v_proj"], ["o_proj"])
+    assert [rotation.name for rotation in spec(rotations=["r2"]).rotated] == ["R2"]
+    selection = spec().select(refs())
+    assert selection.weights.keys() == SHAPES.keys()
+    assert selection.watched == set(NORMS)
+
+
+def test_a_size_without_a_hadamard_matrix_is_refused() -> None:
+    odd = refs(embed_tokens=(VOCABULARY, 96))
+    with pytest.raises(RecipeError, match=r"a hadamard matrix of 96 \(model\.embed_tokens\) does not exist"):
+        SpinQuantSpec.read({}, "spin").bound(odd)
+    with pytest.raises(RecipeError, match=r"transform_block_size: 48 must divide 64"):
+        spec(transform_block_size=48)
+
+
+def test_norms_that_cannot_be_grouped_are_refused() -> None:
+    without = [ref for ref in refs() if ref.name != "model.norm"]
+    with pytest.raises(RecipeError, match=r"spin \(LlamaForCausalLM\): the last set .* has no match for model\.norm"):
+        SpinQuantSpec.read({}, "spin").bound(without)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"randomize": True}, r"spin\.randomize: is not supported"),
+        ({"rotations": ["R5"]}, r"spin\.rotations: R5 is not one of"),
+        ({"rotations": ["R1", "R4"]}, "planner models R1 and R2"),
+        ({"transform_type": "random-hadamard"}, "planner models hadamard alone"),
+        ({"transform_config": {}}, r"spin\.transform_config: LLM Compressor infers no mappings"),
+        ({"transform_type": "dct"}, r"spin\.transform_type"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_by_its_path(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(PlannerError, match=message):
+        SpinQuantSpec.read(fields, "spin")
+
+
+def test_mappings_of_ones_own_are_not_heeded_and_that_is_said() -> None:
+    (note,) = SpinQuantSpec.read({"mappings": {"embedding": "wte"}}, "spin").notes
+    assert note.text == "spin.mappings is not heeded: LLM Compressor infers them anew"
