@@ -17,25 +17,32 @@ def host_of_files(
 ) -> ModelFreeHost:
     """The process at its largest; `workers` files are worked on at a time on a GPU, one on the CPU."""
     known = constants or HostConstants()
-    at_once = workers if device == "gpu" else 1
-    mapped = sum(sorted((each.tally.loaded for each in files), reverse=True)[:at_once])
-    parts = {
+    around = {
         "imports": known.imports_anonymous + known.imports_file,
         "code and objects": known.code_setup + known.objects_setup,
-        "mapped files": mapped,
     }
-    reclaimable = known.imports_file + known.code_setup + mapped
+    files_around = known.imports_file + known.code_setup
     if device == "gpu":
+        mapped = sum(sorted((each.tally.loaded for each in files), reverse=True)[:workers])
         saved = sorted((sum(tensor.bytes for tensor in each.plan.saved) for each in files), reverse=True)
-        parts["results, copied to be saved"] = sum(saved[:at_once])
-        parts["CUDA"] = known.cuda_anonymous + known.cuda_file + known.staging
-        reclaimable += known.cuda_file
+        parts = {
+            **around,
+            "mapped files": mapped,
+            "results, copied to be saved": sum(saved[:workers]),
+            "CUDA": known.cuda_anonymous + known.cuda_file + known.staging,
+        }
+        must_have = sum(parts.values()) - files_around - mapped - known.cuda_file
     else:
-        largest = max(files, key=lambda each: each.tally.peak)
-        parts["results and work"] = largest.tally.peak
-        parts["allocator"] = _kept(files, known)
-    resident = sum(parts.values())
-    return ModelFreeHost(resident_bytes=resident, must_have_bytes=resident - reclaimable, parts=parts)
+        shown = max(files, key=lambda each: each.tally.loaded + each.tally.peak)
+        kept = _kept(files, known)
+        parts = {
+            **around,
+            "mapped files": shown.tally.loaded,
+            "results and work": shown.tally.peak,
+            "allocator": kept,
+        }
+        must_have = sum(around.values()) - files_around + max(each.tally.peak for each in files) + kept
+    return ModelFreeHost(resident_bytes=sum(parts.values()), must_have_bytes=must_have, parts=parts)
 
 
 def _kept(files: Sequence[CountedFile], known: HostConstants) -> int:
