@@ -5,7 +5,7 @@ library works on them where they lie; on a GPU each is copied, and what is saved
 torch.py `_to_ndarray`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from planner.modelfree.card import CountedFile
 from planner.modelfree.schema import ModelFreeHost, Where
@@ -33,19 +33,22 @@ def host_of_files(
         }
         must_have = sum(parts.values()) - files_around - mapped - known.cuda_file
     else:
-        shown = max(files, key=lambda each: each.tally.loaded + each.tally.peak)
-        kept = _kept(files, known)
-        parts = {
-            **around,
-            "mapped files": shown.tally.loaded,
-            "results and work": shown.tally.peak,
-            "allocator": kept,
-        }
-        must_have = sum(around.values()) - files_around + max(each.tally.peak for each in files) + kept
+        moments = list(_moments(files, known))
+        mapped, held, kept = max(moments, key=sum)
+        parts = {**around, "mapped files": mapped, "results and work": held, "allocator": kept}
+        must_have = sum(around.values()) - files_around + max(held + kept for _, held, kept in moments)
     return ModelFreeHost(resident_bytes=sum(parts.values()), must_have_bytes=must_have, parts=parts)
 
 
-def _kept(files: Sequence[CountedFile], known: HostConstants) -> int:
+def _moments(files: Sequence[CountedFile], known: HostConstants) -> Iterator[tuple[int, int, int]]:
+    """Of each file in its turn: mapped, results and work, and what malloc keeps of all work so far."""
+    most = 0
+    for each in files:
+        most = max(most, each.tally.work_peak)
+        yield each.tally.loaded, each.tally.peak, _kept(most, known)
+
+
+def _kept(most: int, known: HostConstants) -> int:
     """Free memory that malloc keeps between live blocks: sizing/host_parts.py kept_by_malloc."""
-    took = min(max(each.tally.work_peak for each in files), 4 * known.heap_block)
+    took = min(most, 4 * known.heap_block)
     return min(took, known.heap_kept) + took * known.heap_share_percent // 100
