@@ -5,7 +5,7 @@ library works on them where they lie; on a GPU each is copied, and what is saved
 torch.py `_to_ndarray`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from planner.modelfree.card import CountedFile
 from planner.modelfree.schema import ModelFreeHost, Where
@@ -17,28 +17,38 @@ def host_of_files(
 ) -> ModelFreeHost:
     """The process at its largest; `workers` files are worked on at a time on a GPU, one on the CPU."""
     known = constants or HostConstants()
-    at_once = workers if device == "gpu" else 1
-    mapped = sum(sorted((each.tally.loaded for each in files), reverse=True)[:at_once])
-    parts = {
+    around = {
         "imports": known.imports_anonymous + known.imports_file,
         "code and objects": known.code_setup + known.objects_setup,
-        "mapped files": mapped,
     }
-    reclaimable = known.imports_file + known.code_setup + mapped
+    files_around = known.imports_file + known.code_setup
     if device == "gpu":
+        mapped = sum(sorted((each.tally.loaded for each in files), reverse=True)[:workers])
         saved = sorted((sum(tensor.bytes for tensor in each.plan.saved) for each in files), reverse=True)
-        parts["results, copied to be saved"] = sum(saved[:at_once])
-        parts["CUDA"] = known.cuda_anonymous + known.cuda_file + known.staging
-        reclaimable += known.cuda_file
+        parts = {
+            **around,
+            "mapped files": mapped,
+            "results, copied to be saved": sum(saved[:workers]),
+            "CUDA": known.cuda_anonymous + known.cuda_file + known.staging,
+        }
+        must_have = sum(parts.values()) - files_around - mapped - known.cuda_file
     else:
-        largest = max(files, key=lambda each: each.tally.peak)
-        parts["results and work"] = largest.tally.peak
-        parts["allocator"] = _kept(files, known)
-    resident = sum(parts.values())
-    return ModelFreeHost(resident_bytes=resident, must_have_bytes=resident - reclaimable, parts=parts)
+        moments = list(_moments(files, known))
+        mapped, held, kept = max(moments, key=sum)
+        parts = {**around, "mapped files": mapped, "results and work": held, "allocator": kept}
+        must_have = sum(around.values()) - files_around + max(held + kept for _, held, kept in moments)
+    return ModelFreeHost(resident_bytes=sum(parts.values()), must_have_bytes=must_have, parts=parts)
 
 
-def _kept(files: Sequence[CountedFile], known: HostConstants) -> int:
+def _moments(files: Sequence[CountedFile], known: HostConstants) -> Iterator[tuple[int, int, int]]:
+    """Of each file in its turn: mapped, results and work, and what malloc keeps of all work so far."""
+    most = 0
+    for each in files:
+        most = max(most, each.tally.work_peak)
+        yield each.tally.loaded, each.tally.peak, _kept(most, known)
+
+
+def _kept(most: int, known: HostConstants) -> int:
     """Free memory that malloc keeps between live blocks: sizing/host_parts.py kept_by_malloc."""
-    took = min(max(each.tally.work_peak for each in files), 4 * known.heap_block)
+    took = min(most, 4 * known.heap_block)
     return min(took, known.heap_kept) + took * known.heap_share_percent // 100

@@ -5,6 +5,7 @@ import pytest
 from planner.cuda.allocator import CachingAllocator
 from planner.cuda.build import CudaBuild
 from planner.errors import ModelError, RecipeError
+from planner.modelfree.card import CardOfFiles, CountedFile
 from planner.modelfree.checkpoint import Checkpoint, in_files
 from planner.modelfree.converters import Fp8BlockDequantizer, converter_of
 from planner.modelfree.files import FilePlan, plan_file
@@ -185,9 +186,7 @@ def test_files_are_filled_one_after_the_other_and_named_as_save_pretrained_names
 
 
 def test_the_smallest_card_is_between_what_is_requested_and_what_is_reserved_with_room() -> None:
-    from planner.modelfree.card import CardOfFiles, CountedFile
-
-    (plan,) = plans(checkpoint(attention(0) * 1), rules_of("W8A8"))
+    (plan,) = plans(checkpoint(attention(0)), rules_of("W8A8"))
     counted = CountedFile(plan=plan, tally=tally(plan, CARD), estimate=tally(plan, CARD).peak)
     card = CardOfFiles([counted], CARD, 1, context=100 * MIB)
     assert counted.tally.peak + 100 * MIB <= card.smallest() <= card.reserved() + 101 * MIB
