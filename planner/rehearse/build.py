@@ -59,9 +59,9 @@ class PretendedDriver:
     """Holds libcuda.so.1, which is looked up by name."""
 
     @property
-    def preload(self) -> Path:
-        """CUDA's runtime and libraries."""
-        return self.folder / "libpretended.so"
+    def preload(self) -> str:
+        """CUDA's runtime and libraries, by name: a path with a blank in it would be two for the loader."""
+        return "libpretended.so"
 
     @property
     def books(self) -> Path:
