@@ -16,7 +16,7 @@ from planner.errors import RehearseError
 from planner.rehearse.driver import stubs
 
 SOURCES = Path(stubs.__file__).parent
-CPP = "-O1 -shared -fPIC -std=c++20 -w"
+CPP = ("-O1", "-shared", "-fPIC", "-std=c++20", "-w")
 
 _LOOK = """
 import glob, importlib.metadata, importlib.util, json, os, runpy, sys
@@ -59,9 +59,9 @@ class PretendedDriver:
     """Holds libcuda.so.1, which is looked up by name."""
 
     @property
-    def preload(self) -> Path:
-        """CUDA's runtime and libraries."""
-        return self.folder / "libpretended.so"
+    def preload(self) -> str:
+        """CUDA's runtime and libraries, by name: a path with a blank in it would be two for the loader."""
+        return "libpretended.so"
 
     @property
     def books(self) -> Path:
@@ -139,12 +139,13 @@ def _compile(python: Interpreter, folder: Path) -> None:
         out = Path(name) / "made"
         out.mkdir()
         stubs.main(str(torch / "lib"), str(include / "cuda.h"), str(out / "libraries.cpp"), str(out / "driver.c"))
-        runtime = f"g++ {CPP} -I{include} {SOURCES}/runtime.cpp {out}/libraries.cpp -o {out}/libpretended.so"
-        _run(runtime.split())
-        _run(f"gcc -shared -fPIC -w {out}/driver.c -Wl,-soname,libcuda.so.1 -o {out}/libcuda.so.1".split())
-        libraries = f"-L{torch}/lib -lc10 -lc10_cuda -ltorch_cpu"
-        books = f"g++ {CPP} -I{include} -I{torch}/include {SOURCES}/books.cpp -o {out}/libbooks.so {libraries}"
-        _run(books.split())
+        made = f"{out}/libpretended.so"
+        _run(["g++", *CPP, f"-I{include}", f"{SOURCES}/runtime.cpp", f"{out}/libraries.cpp", "-o", made])
+        made = f"{out}/libcuda.so.1"
+        _run(["gcc", "-shared", "-fPIC", "-w", f"{out}/driver.c", "-Wl,-soname,libcuda.so.1", "-o", made])
+        made, libraries = f"{out}/libbooks.so", (f"-L{torch}/lib", "-lc10", "-lc10_cuda", "-ltorch_cpu")
+        include_torch = f"-I{torch}/include"
+        _run(["g++", *CPP, f"-I{include}", include_torch, f"{SOURCES}/books.cpp", "-o", made, *libraries])
         if not folder.exists():  # another rehearsal may have been faster
             out.rename(folder)
 

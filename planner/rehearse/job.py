@@ -39,7 +39,12 @@ def rehearse_job(wish: ScriptWish, model: str, recipe: str, say: Callable[[str],
         plan = rehearse(replace(wish, script=SCRIPT, arguments=(str(folder / "job.json"),)), say)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    named = {"model": plan.model.model_copy(update={"name": source.name}), "recipe": recipe, "job": wish.job}
+    named: dict[str, object] = {
+        "model": plan.model.model_copy(update={"name": source.name}),
+        "recipe": recipe,
+        "job": wish.job,
+        "notes": tuple(note for note in plan.notes if str(folder) not in note.text),  # the tokenizer is never used
+    }
     if plan.script is not None:
         named["script"] = plan.script.model_copy(update={"path": "the job as planner plan takes it", "arguments": ()})
     return plan.model_copy(update=named)

@@ -176,7 +176,7 @@ def environment(wish: ScriptWish, driver: PretendedDriver, folder: Path) -> dict
     return {
         **own,
         **offline,
-        "LD_PRELOAD": before("LD_PRELOAD", str(driver.preload), " "),
+        "LD_PRELOAD": before("LD_PRELOAD", driver.preload, " "),
         "LD_LIBRARY_PATH": before("LD_LIBRARY_PATH", str(driver.folder), ":"),
         "PYTHONPATH": before("PYTHONPATH", str(folder / "site"), ":"),
         "CUDA_VISIBLE_DEVICES": CARDS,

@@ -120,3 +120,11 @@ def test_samples_and_tokens_are_read_off_the_scripts_constants(
 ) -> None:
     (tmp_path / "script.py").write_text(text)
     assert guessed(tmp_path / "script.py") == expected
+
+
+def test_a_card_runs_the_nearest_code_of_its_own_generation() -> None:
+    from planner.rehearse.child.start import _binary
+
+    flags = "sm_75 sm_80 sm_86 sm_90 sm_100 compute_120"
+    assert [_binary(flags, sm) for sm in ("89", "86", "80", "90", "103")] == [86, 86, 80, 90, 100]
+    assert _binary(None, "70") == 70

@@ -37,6 +37,7 @@ def main(file: str) -> int:
     from planner.rehearse.child.books import TensorBooks
     from planner.rehearse.child.models import Shelf
 
+    os.environ["PRETENDED_BINARY"] = str(_binary(torch._C._cuda_getArchFlags(), os.environ.get("PRETENDED_SM", "90")))
     torch.cuda.init()  # type: ignore[no-untyped-call]
     books = TensorBooks(settings.books, settings.folder, settings.script, OWN)
     hooks = Hooks()
@@ -56,6 +57,14 @@ def main(file: str) -> int:
     code = _run(settings, events, step)
     books.close()
     return code
+
+
+def _binary(flags: str | None, capability: str) -> int:
+    """The architecture whose code a card of this capability runs: of those that were compiled (`sm_80 sm_86`), the
+    nearest of its own generation."""
+    compiled = [int(digits) for word in (flags or "").split() if (digits := word.partition("_")[2]).isdigit()]
+    own = int(capability)
+    return max((each for each in compiled if each <= own and each // 10 == own // 10), default=own)
 
 
 def _run(settings: Settings, events: Events, step: Any) -> int:
