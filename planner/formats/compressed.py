@@ -114,7 +114,7 @@ def store_recipe(served: ServedModel, recipe: Recipe) -> StoredModel:
     another model.
     """
     for spec in recipe.modifiers:
-        if (left := spec.adapt(served.graph.facts).experts_left) is not None:
+        if (left := spec.experts_left(served.graph.facts)) is not None:
             raise UnsupportedError(
                 f"{recipe.name}: {spec.type} leaves a model with {left} experts in each layer; name that model, by a "
                 "config.json with this number"

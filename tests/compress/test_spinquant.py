@@ -8,7 +8,7 @@ from planner.compress.context import Context
 from planner.compress.modifiers.spinquant import SpinQuantModel, SpinQuantSpec
 from planner.cuda.build import CudaBuild
 from planner.errors import PlannerError, RecipeError
-from planner.recipe.specs import ModuleRef
+from planner.recipe.specs import ModelTraits, ModuleRef
 from planner.recipe.targets import LinearModule
 from tests import toys
 
@@ -39,7 +39,7 @@ def refs(**shapes: tuple[int, int]) -> list[ModuleRef]:
 
 
 def spec(**fields: Any) -> SpinQuantSpec:
-    return SpinQuantSpec.read(fields, "spin").bound(refs())
+    return SpinQuantSpec.read(fields, "spin").within(ModelTraits(), refs(), ())
 
 
 def modules() -> list[LinearModule]:
@@ -126,7 +126,7 @@ def test_rotations_reach_both_sides_of_each_weight() -> None:
 def test_a_size_without_a_hadamard_matrix_is_refused() -> None:
     odd = refs(embed_tokens=(VOCABULARY, 96))
     with pytest.raises(RecipeError, match=r"a hadamard matrix of 96 \(model\.embed_tokens\) does not exist"):
-        SpinQuantSpec.read({}, "spin").bound(odd)
+        SpinQuantSpec.read({}, "spin").within(ModelTraits(), odd, ())
     with pytest.raises(RecipeError, match=r"transform_block_size: 48 must divide 64"):
         spec(transform_block_size=48)
 
@@ -134,7 +134,7 @@ def test_a_size_without_a_hadamard_matrix_is_refused() -> None:
 def test_norms_that_cannot_be_grouped_are_refused() -> None:
     without = [ref for ref in refs() if ref.name != "model.norm"]
     with pytest.raises(RecipeError, match=r"spin \(LlamaForCausalLM\): the last set .* has no match for model\.norm"):
-        SpinQuantSpec.read({}, "spin").bound(without)
+        SpinQuantSpec.read({}, "spin").within(ModelTraits(), without, ())
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from planner.errors import RecipeError, UnsupportedError
 from planner.notes import Note
 from planner.recipe.matching import Patterns
 from planner.recipe.module_sets import ModuleSetError, module_sets
-from planner.recipe.specs import ModifierSpec, ModuleRef, Selection
+from planner.recipe.specs import ModelTraits, ModifierSpec, ModuleRef, Selection
 from planner.recipe.targets import LinearModule
 from planner.recipe.validation import ModifierFields, validated
 from planner.timeline import Handle
@@ -122,7 +122,7 @@ class SpinQuantSpec(ModifierSpec):
         """base.py `on_calibration_start`, whatever is rotated."""
         return True
 
-    def bound(self, modules: Sequence[ModuleRef]) -> Self:
+    def within(self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
         """Raises RecipeError where the library cannot group norms, or make a matrix of a weight's size."""
         if modules[0].classes[0] == ROUTED:
             raise UnsupportedError(f"{self.where}: {ROUTED} needs a preparation by script, which is not modelled")
