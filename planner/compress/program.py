@@ -65,6 +65,11 @@ class Program:
     disk_written_bytes: int = 0
     """Files that the job writes beside the checkpoint before it saves: qparams, and weights that change."""
 
+    @property
+    def unruled(self) -> frozenset[str]:
+        """Operators of which planner/cuda does not know what they take from a CUDA build's allocator."""
+        return self.trace.unruled.union(*(block.unruled for block in self.tuned.values()))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subgraph:

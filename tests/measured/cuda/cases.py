@@ -44,7 +44,8 @@ class CudaCase(Case):
 def cuda_cases() -> Iterator[CudaCase]:
     """Every recorded job."""
     for shipped in list_recipes():
-        yield _case("llama-3-8b", shipped.name)
+        if shipped.name != "autoround_w4a16":  # tests/measured/autoround.py says why
+            yield _case("llama-3-8b", shipped.name)
     yield from _lengths()
     yield from _options()
     yield from _cards()
