@@ -123,7 +123,7 @@ class Rehearsal:
     @property
     def notes(self) -> tuple[Note, ...]:
         """What a reader must know of the allocator's figures."""
-        notes = (*notes_on_settings(self.settings), *note_on_unruled(self.program.trace.unruled))
+        notes = (*notes_on_settings(self.settings), *note_on_unruled(self.program.unruled))
         return (*notes, Note(kind="estimate", text=SETTLED)) if self._is_large else notes
 
     @property

@@ -65,6 +65,11 @@ class Program:
     disk_written_bytes: int = 0
     """Files that the job writes beside the checkpoint before it saves: qparams, and weights that change."""
 
+    @property
+    def unruled(self) -> frozenset[str]:
+        """Operators of which planner/cuda does not know what they take from a CUDA build's allocator."""
+        return self.trace.unruled.union(*(block.unruled for block in self.tuned.values()))
+
     def with_schemes(self) -> dict[str, tuple[str, LinearModule]]:
         """Every module that ends with a scheme, by its full name: its unit, and the module as named in there.
 

@@ -31,6 +31,8 @@ from planner.recipe.targets import LinearModule
 from planner.recipe.validation import must_calibrate, validated
 from planner.timeline import Handle
 
+FP32 = 4
+
 PASS = 8
 """auto_round algorithms/block_runner.py from_orchestrator: samples that go through a layer together, whatever the
 modifier's batch size is, because the orchestrator has no attribute of that name."""
@@ -151,6 +153,7 @@ class AutoRoundModel(ModifierModel):
         self.captured: Handle | None = None
         self.outputs: Handle | None = None
         """`_q_input`: what the last layer's quantized outputs are, sample by sample."""
+        self.zero_points = context.ledger.open("cpu", "autoround", Owner("zero points", "that stay on their modules"))
         self.garbage: list[Handle] = []
         """What refers to itself and waits for Python's collector."""
         self.calls = 0
@@ -343,6 +346,9 @@ class AutoRoundModel(ModifierModel):
         with self.context.frame("qparams", module.name) as names:
             names.assign("ar_value", scale)
             self.context.onload(f"{module.name}.weight_scale", scale, "qparams")
+        if module.scheme and module.scheme.weights and not module.scheme.weights.symmetric:
+            # wrapper.py unwrapper leaves `zp` on the module, in fp32, and nobody takes it away
+            self.context.ledger.grow(self.zero_points, scale // module.itemsize * FP32)
 
     def on_calibration_end(self) -> None:
         """base.py on_calibration_end."""
