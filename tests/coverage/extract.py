@@ -65,7 +65,7 @@ def main(checkout: str, commit: str, python: str, library_path: str = "") -> Non
     root = Path(checkout).resolve()
     rows = [*examples(root, python, library_path), *test_recipes(root)]
     origin = {"repository": "vllm-project/llm-compressor", "commit": commit}
-    text = ",\n".join(json.dumps(row, sort_keys=True) for row in rows)
+    text = ",\n".join(json.dumps(row) for row in rows)
     RECIPES.write_text(f'{{"origin": {json.dumps(origin)},\n"recipes": [\n{text}\n]}}\n', encoding="utf-8")
 
 

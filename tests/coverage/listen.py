@@ -75,6 +75,13 @@ def written(recipe: Any) -> Any:
     return [{type(modifier).__name__: plain(modifier)} for modifier in modifiers]
 
 
+class CompressedTensorsDequantizer:
+    """In place of the library's, which reads the checkpoint's config from the Hub."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        """Whatever it is told."""
+
+
 class Ears:
     """Stands where a script calls the library, and notes what it asks for."""
 
@@ -169,9 +176,10 @@ def _classes_with_models(transformers: Any) -> Iterator[Any]:
 
 def _deafen_library(ears: Ears) -> None:
     stand_ins: dict[str, Callable[..., Any]] = dict.fromkeys(
-        ("init_dist", "load_context", "convert_checkpoint", "CompressedTensorsDequantizer", "dispatch_model"), mock
+        ("init_dist", "load_context", "convert_checkpoint", "dispatch_model"), mock
     )
     stand_ins |= {"oneshot": ears.oneshot, "model_free_ptq": ears.model_free_ptq, "load_context": MagicMock()}
+    stand_ins["CompressedTensorsDequantizer"] = CompressedTensorsDequantizer
     for module in [m for name, m in sys.modules.items() if name.startswith(("llmcompressor", "compressed_tensors"))]:
         for name, stand_in in stand_ins.items():
             if callable(getattr(module, name, None)):
