@@ -41,6 +41,9 @@ def pipeline_notes(program: Program, job: Job) -> Iterator[Note]:
             "The basic pipeline computes where the model lies: without --weights gpu that is the CPU, "
             "so its figures say nothing about a GPU."
         )
+    if job.pipeline == "basic":
+        for run in program.runs:
+            yield from run.spec.uncounted_in_basic()
     if job.pipeline == "datafree" and any(_needed_by(run) != "datafree" for run in program.runs):
         yield _note("The datafree pipeline runs no forward, although a modifier of this recipe needs calibration data.")
     if job.pipeline == "independent" and len(program.runs) > 1:

@@ -23,7 +23,7 @@ def trainable(graph: "ModelGraph") -> "Iterator[str]":
 def tuned_layers(graph: "ModelGraph", runs: "Sequence[Run]", job: Job) -> dict[str, TunedBlock]:
     """Every layer that a modifier trains, by name; layers that are equal, and trained alike, are traced once.
 
-    Raises JobError where the library stops, UnsupportedError where a layer does not run without data.
+    Raises JobError where the library stops, UnsupportedError for ranks, and where a layer does not run without data.
     """
     trained: dict[str, TunedBlock] = {}
     for run in runs:
@@ -33,6 +33,8 @@ def tuned_layers(graph: "ModelGraph", runs: "Sequence[Run]", job: Job) -> dict[s
             raise JobError(
                 f"--targets-per-subgraph {job.targets_per_subgraph}: {run.spec.type} takes one layer at a time"
             )
+        if job.ranks > 1:
+            raise UnsupportedError(f"--ranks {job.ranks}: {run.spec.type} in a torchrun job is not modelled")
         units = {unit.name: unit.structure for unit in graph.units}
         traces: dict[object, TunedBlock] = {}
         names = set(trainable(graph))

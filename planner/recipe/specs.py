@@ -241,6 +241,10 @@ class ModifierSpec:
         """What the memory model leaves out, as notes of the kind `estimate`."""
         return ()
 
+    def uncounted_in_basic(self) -> Iterable[Note]:
+        """The same of jobs in the basic pipeline alone."""
+        return ()
+
     def tuning(
         self, layer: str, modules: Sequence[ModuleRef], schemes: Mapping[str, Scheme | None], samples: int, rows: int
     ) -> Any:

@@ -231,6 +231,11 @@ def test_two_layers_at_once_are_refused_as_the_library_refuses_them() -> None:
         planned(Job(samples=2, targets_per_subgraph=2))
 
 
+def test_several_ranks_are_refused_and_not_passed_over() -> None:
+    with pytest.raises(UnsupportedError, match=r"--ranks 2: AutoRoundModifier in a torchrun job is not modelled"):
+        planned(Job(samples=4, ranks=2))
+
+
 def test_a_graph_without_its_model_cannot_be_trained() -> None:
     with pytest.raises(UnsupportedError, match="name its model"):
         plan_graph(replace(graph(), tune=None), recipe(), Job(samples=2))
