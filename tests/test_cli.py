@@ -23,6 +23,7 @@ from planner.compress.schema import Plan
 from planner.errors import JobError, ModelError, OutputError
 from planner.fields import JOB_FIELDS
 from planner.job import Job
+from planner.recipe.specs import Recipe
 from planner.units import GIB
 
 PLANS = Path(__file__).parent / "data" / "plans"
@@ -41,14 +42,14 @@ class Planner:
         self.asked: list[dict[str, Any]] = []
         self.error: BaseException | None = None
 
-    def plan(self, model: str, recipe: str, job: Job, **options: Any) -> Plan:
-        self.asked.append({"model": model, "recipe": recipe, "job": job, **options})
+    def plan(self, model: str, recipe: Recipe, job: Job, **options: Any) -> Plan:
+        self.asked.append({"model": model, "recipe": recipe.name, "job": job, **options})
         if self.error:
             raise self.error
         options["progress"]("tracing")
-        return load(recipe)
+        return load(recipe.name)
 
-    def compare(self, model: str, recipes: list[str], job: Job, **options: Any) -> tuple[Plan, ...]:
+    def compare(self, model: str, recipes: list[Recipe], job: Job, **options: Any) -> tuple[Plan, ...]:
         return tuple(self.plan(model, recipe, job, **options) for recipe in recipes)
 
 

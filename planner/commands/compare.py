@@ -90,7 +90,6 @@ def compare(
     if method != "simulate" and (strategy or beside):
         raise JobError(f"--method {method} knows neither strategies nor machines; leave --strategy and --beside out")
     with Progress() as progress:
-        from planner.choose.compare import Comparison
         from planner.compress.recipes import load_recipe
         from planner.planning import compare as make_plans
         from planner.recipe.changes import parse_changes
@@ -98,6 +97,8 @@ def compare(
 
         recipes = [load_recipe(each, parse_changes(set or ())) for each in recipe]
         if strategy or beside:
+            from planner.choose.compare import Comparison
+
             results = Comparison(model, progress.say).plans(recipes, asked, machines, strategy or ())
         else:
             (machine,) = machines

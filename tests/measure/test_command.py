@@ -120,13 +120,14 @@ def test_what_cannot_be_planned_is_measured_by_force_alone(
     refused: Refused, device: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = device()
-    awq = str(ROOT / "tests" / "measured" / "gpu" / "recipes" / "awq_w4a16.yaml")
-    words = ("measure", "llama-3-8b", "--recipe", awq, "--layers", "2")
+    recipe = tmp_path / "quip.yaml"
+    recipe.write_text("quip_stage:\n  quip_modifiers:\n    QuIPModifier: {}\n", encoding="utf-8")
+    words = ("measure", "llama-3-8b", "--recipe", str(recipe), "--layers", "2")
     assert "--force measures without a plan" in refused(*words)
     run = tmp_path / "run.json"
     assert main([*words, "--force", "-o", str(run)]) == 0
     assert len(asked) == 1
-    assert "AWQModifier" in (asked[0].recipe.text or "")
+    assert "QuIPModifier" in (asked[0].recipe.text or "")
     assert run.exists()
     assert capsys.readouterr().out == ""  # nothing to lay beside it
 

@@ -69,12 +69,11 @@ def test_a_card_without_front_matter_is_told(tmp_path: Path) -> None:
 
 
 def test_files_that_cannot_be_read_are_told_apart(tmp_path: Path) -> None:
-    assert (
-        "no such file or shipped recipe; did you mean gptq_w4a16? shipped: awq_w4a16, awq_w4a16_asym, gptq"
-        in refusal("gptq_w4a61")
+    assert "no such file or shipped recipe; did you mean gptq_w4a16? shipped: autoround_w4a16, awq_w4a16" in refusal(
+        "gptq_w4a61"
     )
     assert "did you mean gptq_w8a8?" in refusal("gptq_w8a8.yaml")
-    assert "no recipe is named; shipped: awq_w4a16" in refusal("")
+    assert "no recipe is named; shipped: autoround_w4a16" in refusal("")
     assert "is a folder" in refusal(str(tmp_path))
     assert "is not a regular file" in refusal("/dev/zero")
     assert "cannot be read" in refusal("x" * 5000)

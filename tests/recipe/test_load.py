@@ -27,6 +27,7 @@ from planner.recipe.specs import ModifierSpec, QuantArgs, Scheme
 DATA = Path(__file__).parent.parent / "data" / "recipes"
 RECORDED = json.loads((DATA / "resolved.json").read_text())
 SHIPPED = (
+    "autoround_w4a16",
     "awq_w4a16",
     "awq_w4a16_asym",
     "gptq_w4a16",

@@ -76,7 +76,7 @@ class REAPSpec(ModifierSpec):
 
     def experts_left(self, facts: ModelTraits) -> int | None:
         """base.py `on_finalize` writes it into the config."""
-        return facts.experts - replace(self, facts=facts).dropped
+        return facts.experts - replace(self, facts=facts).dropped if facts.experts else None
 
     def within(self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
         """Refuses what base.py `on_initialize` and utils.py `get_moe_attrs` refuse."""
