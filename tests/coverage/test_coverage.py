@@ -9,6 +9,7 @@ from planner.errors import PlannerError
 from tests.coverage.cover import OUTCOMES, PAGE, Row, as_mapping, outcome, page, rows
 
 ROWS = rows()
+README = PAGE.parents[1] / "README.md"
 TOLD: list[Row] = json.loads(OUTCOMES.read_text(encoding="utf-8"))
 ONESHOT = [number for number, row in enumerate(ROWS) if row.get("call") == "oneshot"]
 
@@ -27,6 +28,11 @@ def test_what_is_planned_is_read_and_what_cannot_be_read_is_refused_with_these_w
             assert (told["outcome"], told["why"]) == ("refused", str(error)), told["source"]
         else:
             assert [spec.type for spec in recipe.modifiers] == told["modifiers"]
+
+
+def test_the_readme_says_how_many() -> None:
+    done = sum(told["outcome"] != "refused" for told in TOLD)
+    assert f"Of the {len(TOLD)} in LLM Compressor's own repository {done} are planned" in README.read_text("utf-8")
 
 
 @pytest.mark.parametrize("number", [n for n in ONESHOT if ROWS[n].get("model") is None][::12])

@@ -29,7 +29,6 @@ METER: Jobs = (
     ("llama-3-8b", "awq_grid4", {**SHORT, "weights": "disk"}),
     ("llama-2-7b", "awq_grid4", SHORT),
     ("qwen3-8b", "awq_w4a16", {**SHORT, "seq_len": 2048}),
-    ("gemma-3-27b", "awq_w4a16_asym", {**SHORT, "layers": 7}),
     ("gemma-2-9b", "awq_grid4", {**SHORT, "layers": 3}),
     ("cohere2", "awq_grid4", SHORT),
     ("qwen3-30b-a3b", "awq_grid4", {**SHORT, "samples": 8}),

@@ -23,7 +23,7 @@ def both(model: str, recipe: str, job: Job) -> tuple[Plan, Plan]:
 
 
 def needs_data(recipe: str) -> bool:
-    return any(spec.requires_calibration_data for spec in load_recipe(recipe).modifiers)
+    return all(spec.requires_calibration_data for spec in load_recipe(recipe).modifiers)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
