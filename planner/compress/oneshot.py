@@ -27,6 +27,7 @@ from planner.compress.pipelines.datafree import DataFreePipeline
 from planner.compress.pipelines.sequential import SequentialPipeline
 from planner.compress.program import Outcome, Program, StepMemory
 from planner.compress.ranks import Rank
+from planner.compress.saving import retie_embeddings
 from planner.cuda.build import CudaBuild
 from planner.job import Job
 
@@ -59,6 +60,7 @@ def simulate(program: Program, context: Context, outcome: Outcome | None = None)
         pipeline = _PIPELINES[each.pipeline](context, program, each.runs, outcome, home, models, followed=not is_last)
         pipeline.ending = tuple(models.values()) if is_last else ()
         pipeline.run()
+    retie_embeddings(context, program)
     _close(context, home, outcome, "save")
     return outcome
 

@@ -77,10 +77,10 @@ def pairs(case: Case, device: Device) -> Iterator[Pair]:
 
 
 def peak(case: Case, device: Device) -> Pair:
-    """The highest bytes of the whole job."""
-    plan = predicted(case)
+    """The highest bytes of the whole job but for save, which the meter does not run."""
+    planned = (step.gpu if device == "gpu" else step.cpu for step in predicted(case).steps if step.phase != "save")
     return Pair(
         what=f"{device} peak",
-        predicted=(plan.gpu if device == "gpu" else plan.cpu).peak_bytes,
+        predicted=max(peak.peak_bytes for peak in planned),
         measured=measured(case)[device]["peak_bytes"],  # type: ignore[index]
     )
