@@ -60,7 +60,8 @@ def simulate(program: Program, context: Context, outcome: Outcome | None = None)
         pipeline = _PIPELINES[each.pipeline](context, program, each.runs, outcome, home, models, followed=not is_last)
         pipeline.ending = tuple(models.values()) if is_last else ()
         pipeline.run()
-    retie_embeddings(context, program)
+    if program.saves and (context.weights_on_gpu or any(each.pipeline != "basic" for each in pipelines)):
+        retie_embeddings(context, program)  # what the basic pipeline alone has seen was never offloaded
     _close(context, home, outcome, "save")
     return outcome
 

@@ -62,6 +62,8 @@ class Program:
     """Weights that stay on the disk."""
     disk_qparam_bytes: int = 0
     """Qparams of these."""
+    saves: bool = True
+    """False for a job that ends when `oneshot` returns, as tests/cudameter runs it."""
     disk_written_bytes: int = 0
     """Files that the job writes beside the checkpoint before it saves: qparams, and weights that change."""
 

@@ -6,7 +6,7 @@ Every case of cases.py that is recorded (record.py), or those whose name contain
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Any
 
@@ -145,7 +145,7 @@ def planned_smallest(case_name: str) -> int:
     case = next(case for case in cuda_cases() if case.name == case_name)
     job = case.job.model_copy(update={"sm": case.sm})
     program, _ = make_program(graph_of(case.model, job), load_recipe(str(case.recipe_path)), job)
-    return Rehearsal(program, job).smallest()
+    return Rehearsal(replace(program, saves=False), job).smallest()
 
 
 def _key(modifier: str | None, subgraph: int | None, phase: str) -> tuple[object, ...]:
