@@ -56,6 +56,7 @@ class Shelf:
     def __init__(self, settings: Settings, books: TensorBooks, events: Events) -> None:
         self.settings, self._books, self._events = settings, books, events
         self._folders: dict[str, Path] = {}
+        self._saved: dict[Path, Path] = {}
 
     def folder(self, name: Any) -> Path:
         """The folder for a model's name or path.
@@ -76,6 +77,14 @@ class Shelf:
     def name_of(self, folder: Path) -> str:
         """What the script calls the model of this folder."""
         return next((name for name, each in self._folders.items() if each == folder), str(folder))
+
+    def aside(self, target: Any) -> Path:
+        """The folder that takes what the script writes into this one; deleted with the rehearsal."""
+        path = Path(target).absolute()
+        if path not in self._saved:
+            self._saved[path] = self.settings.folder / "saved" / str(len(self._saved))
+            self._saved[path].mkdir(parents=True)
+        return self._saved[path]
 
     def _prepare(self, name: str) -> Path:
         folder = self.settings.folder / "models" / str(len(self._folders))
@@ -104,6 +113,9 @@ class Shelf:
     def _source(self, name: str) -> Path | None:
         """The user's own files of this model."""
         path = Path(name).expanduser()
+        saved = self._saved.get(path.absolute())
+        if saved is not None and (saved / "config.json").is_file() and not any(saved.glob("*.safetensors")):
+            return saved  # a config that the script made itself
         if (path / "config.json").is_file():
             return path
         try:
