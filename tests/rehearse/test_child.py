@@ -10,7 +10,8 @@ import pytest
 
 from planner.rehearse.child import marks, texts
 from planner.rehearse.child.imports import Hooks
-from planner.rehearse.child.models import preset_config
+from planner.rehearse.child.models import Shelf, preset_config
+from planner.rehearse.child.settings import Settings
 from planner.rehearse.guess import guessed
 
 
@@ -128,3 +129,45 @@ def test_a_card_runs_the_nearest_code_of_its_own_generation() -> None:
     flags = "sm_75 sm_80 sm_86 sm_90 sm_100 compute_120"
     assert [_binary(flags, sm) for sm in ("89", "86", "80", "90", "103")] == [86, 86, 80, 90, 100]
     assert _binary(None, "70") == 70
+
+
+class Told:
+    """Events that are kept."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, _kind: str, text: str) -> None:
+        self.notes.append(text)
+
+
+def prepared(files: dict[str, str], tmp_path: Path, events: Any) -> tuple[Path, Path]:
+    """The user's folder with these files, and the rehearsal's of it."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for name, text in files.items():
+        (mine / name).write_text(text)
+    settings = Settings(folder=tmp_path / "rehearsal", books=Path(), script="job.py", arguments=[])
+    return mine, Shelf(settings, None, events)._prepare(str(mine))
+
+
+SEEING = json.dumps({"model_type": "mistral3", "vocab_size": 131072, "vision_config": {"image_size": 1540}})
+
+
+def test_what_is_made_up_does_not_overwrite_the_users_files(tmp_path: Path) -> None:
+    files = {"config.json": SEEING, "tokenizer_config.json": "{}", "chat_template.jinja": "mine"}
+    mine, folder = prepared(files, tmp_path, Told())
+    (folder / "config.json").write_text("the script's")
+    assert {path.name: path.read_text() for path in mine.iterdir()} == files
+    assert (folder / "tokenizer.json").exists()
+    assert (folder / "chat_template.jinja").read_text() != "mine"
+    assert json.loads((folder / "preprocessor_config.json").read_text())["size"]["height"] == 1540
+
+
+@pytest.mark.parametrize("name", ["tekken.json", "tokenizer.model.v3", "spiece.model", "tiktoken.model", "vocab.txt"])
+def test_a_tokenizer_or_processor_of_the_user_is_taken_as_it_is(name: str, tmp_path: Path) -> None:
+    events = Told()
+    files = {"config.json": SEEING, name: "", "processor_config.json": "{}", "pytorch_model.bin.index.json": "{}"}
+    _, folder = prepared(files, tmp_path, events)
+    assert not events.notes
+    assert sorted(path.name for path in folder.iterdir()) == sorted(["config.json", name, "processor_config.json"])

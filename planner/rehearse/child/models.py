@@ -5,6 +5,7 @@ is planner's own. Everything else of `from_pretrained` is the library's own code
 """
 
 import json
+import shutil
 import struct
 import sys
 from pathlib import Path
@@ -18,7 +19,21 @@ from planner.rehearse.child.settings import Refused, Settings
 from planner.rehearse.child.texts import write_processor, write_tokenizer
 
 PRESETS = Path(__file__).resolve().parents[2] / "models" / "presets"
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".safetensors.index.json")
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".index.json")
+TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer.model*",
+    "vocab.*",
+    "tekken.json",
+    "*spiece.model",
+    "tiktoken.model",
+    "spm.model",
+    "sentencepiece*",
+)
+"""Files that hold a vocabulary: `vocab_files_names` of the tokenizers of transformers, and Mistral's own."""
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+COPIED = 2**26
+"""Bytes of the largest file that is copied."""
 DTYPES = {
     torch.bfloat16: "BF16",
     torch.float16: "F16",
@@ -41,6 +56,7 @@ class Shelf:
     def __init__(self, settings: Settings, books: TensorBooks, events: Events) -> None:
         self.settings, self._books, self._events = settings, books, events
         self._folders: dict[str, Path] = {}
+        self._saved: dict[Path, Path] = {}
 
     def folder(self, name: Any) -> Path:
         """The folder for a model's name or path.
@@ -62,6 +78,14 @@ class Shelf:
         """What the script calls the model of this folder."""
         return next((name for name, each in self._folders.items() if each == folder), str(folder))
 
+    def aside(self, target: Any) -> Path:
+        """The folder that takes what the script writes into this one; deleted with the rehearsal."""
+        path = Path(target).absolute()
+        if path not in self._saved:
+            self._saved[path] = self.settings.folder / "saved" / str(len(self._saved))
+            self._saved[path].mkdir(parents=True)
+        return self._saved[path]
+
     def _prepare(self, name: str) -> Path:
         folder = self.settings.folder / "models" / str(len(self._folders))
         folder.mkdir(parents=True)
@@ -69,7 +93,7 @@ class Shelf:
         if source is not None:
             for path in source.iterdir():
                 if path.is_file() and not path.name.endswith(WEIGHTS):
-                    (folder / path.name).symlink_to(path.resolve())
+                    _take(path, folder / path.name)
         else:
             config = preset_config(name)
             if config is None:
@@ -79,16 +103,19 @@ class Shelf:
                 )
             (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if not any((folder / each).exists() for each in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        if not _has(folder, TOKENIZERS):
             write_tokenizer(folder, config)
             self._events.note("data", f"{name}: its tokenizer is not here; a made-up one takes one word for a token.")
-        if "vision_config" in config and not (folder / "preprocessor_config.json").exists():
+        if "vision_config" in config and not _has(folder, PROCESSORS):
             write_processor(folder, config)
         return folder
 
     def _source(self, name: str) -> Path | None:
         """The user's own files of this model."""
         path = Path(name).expanduser()
+        saved = self._saved.get(path.absolute())
+        if saved is not None and (saved / "config.json").is_file() and not any(saved.glob("*.safetensors")):
+            return saved  # a config that the script made itself
         if (path / "config.json").is_file():
             return path
         try:
@@ -130,6 +157,18 @@ class Shelf:
             bytes=sum(each.nbytes for each in weights),
             dtype=str(next(iter(weights)).dtype).removeprefix("torch."),
         )
+
+
+def _take(path: Path, to: Path) -> None:
+    """A copy of the user's file, so that nobody writes through to it; of what no tokenizer is as large as, a link."""
+    if path.stat().st_size <= COPIED:
+        shutil.copyfile(path, to)
+    else:
+        to.symlink_to(path.resolve())
+
+
+def _has(folder: Path, patterns: tuple[str, ...]) -> bool:
+    return any(any(folder.glob(each)) for each in patterns)
 
 
 def preset_config(name: str) -> dict[str, Any] | None:

@@ -50,7 +50,7 @@ def main(file: str) -> int:
     generation.install(step, hooks)
     ranks.install(settings, hooks)
     web.install(settings, events, hooks)
-    pretrained.install(Shelf(settings, books, events), step, hooks)
+    pretrained.install(Shelf(settings, books, events), step, events, hooks)
     for card in range(torch.cuda.device_count()):
         torch.cuda.reset_peak_memory_stats(card)
     books.watch()

@@ -40,7 +40,7 @@ def write_tokenizer(folder: Path, config: dict[str, Any]) -> None:
     images = {name: value for name, value in _image_ids(config).items() if value < size}
     vocabulary.update(images)
     added = [_added(text, vocabulary[text]) for text in (*tokens.values(), "<|turn|>", *images)]
-    (folder / "tokenizer.json").write_text(json.dumps(_tokenizer(vocabulary, added)), encoding="utf-8")
+    _write(folder / "tokenizer.json", json.dumps(_tokenizer(vocabulary, added)))
     settings = {f"{name}_token": text for name, text in tokens.items()}
     image = "<start_of_image>" if "<start_of_image>" in images else next(iter(images), "")
     image = "<|vision_start|><|image_pad|><|vision_end|>" if "<|vision_start|>" in images else image
@@ -51,8 +51,14 @@ def write_tokenizer(folder: Path, config: dict[str, Any]) -> None:
         **settings,
         **_extra(images),
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(about), encoding="utf-8")
-    (folder / "chat_template.jinja").write_text(str(about["chat_template"]), encoding="utf-8")  # where processors look
+    _write(folder / "tokenizer_config.json", json.dumps(about))
+    _write(folder / "chat_template.jinja", str(about["chat_template"]))  # where processors look
+
+
+def _write(path: Path, text: str) -> None:
+    """The file anew: what is there may be a link to the user's own."""
+    path.unlink(missing_ok=True)
+    path.write_text(text, encoding="utf-8")
 
 
 def _size(config: dict[str, Any]) -> int:
@@ -117,7 +123,7 @@ def write_processor(folder: Path, config: dict[str, Any]) -> None:
         square = {"height": side, "width": side}
         crops = vision.get("model_type") == "clip_vision_model"  # CLIP's processor cuts a square out
         about = {"size": {"shortest_edge": side}, "crop_size": square} if crops else {"size": square}
-    (folder / "preprocessor_config.json").write_text(json.dumps(about), encoding="utf-8")
+    _write(folder / "preprocessor_config.json", json.dumps(about))
     processor: dict[str, Any] = {}
     if kind in ("llava", "mistral3", "llava_next"):
         processor["patch_size"] = vision.get("patch_size")
@@ -128,7 +134,7 @@ def write_processor(folder: Path, config: dict[str, Any]) -> None:
         processor["spatial_merge_size"] = config.get("spatial_merge_size", 2)
     if kind.startswith("gemma3"):
         processor["image_seq_length"] = config.get("mm_tokens_per_image", 256)
-    (folder / "processor_config.json").write_text(json.dumps(processor), encoding="utf-8")
+    _write(folder / "processor_config.json", json.dumps(processor))
 
 
 def rows(name: str, count: int, words: int) -> dict[str, list[Any]]:
