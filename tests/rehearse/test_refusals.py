@@ -11,7 +11,7 @@ import pytest
 
 from planner.cli import main
 from planner.errors import RehearseError
-from planner.rehearse import build
+from planner.rehearse import build, run
 from planner.rehearse.driver import stubs
 
 
@@ -82,6 +82,44 @@ def test_a_script_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[st
     assert (
         capsys.readouterr().err == "planner: error: nowhere.py: no such script (a model needs a --recipe beside it)\n"
     )
+
+
+def test_beside_a_recipe_no_word_is_thrown_away(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rehearse", "llama-3-8b", "-r", "rtn_fp8_dynamic", "--smaples", "4"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("planner: error: --smaples 4: ")
+    assert error.endswith("; did you mean --samples?\n")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "typed", [("--layers", "2"), ("--seq-len", "2048"), ("--batch-size", "1"), ("--weights", "gpu"), ("--prefetch",)]
+)
+def test_an_option_that_a_script_does_not_heed_is_refused_though_it_is_the_default(
+    typed: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "job.py"
+    script.write_text("pass")
+    assert main(["rehearse", str(script), *typed]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"planner: error: {typed[0]}: a script says that itself")
+    assert error.count("\n") == 1
+
+
+def test_samples_limit_a_script_only_where_they_were_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "job.py"
+    script.write_text("pass")
+    wishes: list[run.ScriptWish] = []
+
+    def seen(wish: run.ScriptWish, say: object) -> None:
+        wishes.append(wish)
+        raise RehearseError("seen")
+
+    monkeypatch.setattr(run, "rehearse", seen)
+    for typed in ((), ("--samples", "512", "--alloc-conf", "max_split_size_mb:128", "--layer-of-its-own")):
+        assert main(["rehearse", str(script), *typed]) == 2
+    assert ["samples" in wish.job.model_fields_set for wish in wishes] == [False, True]
+    assert wishes[1].arguments == ("--layer-of-its-own",)
 
 
 def test_the_refusal_reaches_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
