@@ -58,9 +58,8 @@ def rehearse(wish: ScriptWish, say: Callable[[str], None]) -> Plan:
         raise RehearseError(f"{wish.script}: no such script (a model needs a --recipe beside it)")
     wish = replace(wish, job=told_by_environment(wish.job))
     python = interpreter(wish.python)
-    say(f"compiling the pretended driver for torch {python.version}, once")
-    driver = pretended_driver(python)
     with _ending_when_told():
+        driver = pretended_driver(python, say)
         if wish.job.ranks == 1:
             return _rehearsed(wish, python, driver, say)
         return heaviest([_rehearsed(replace(wish, rank=rank), python, driver, say) for rank in range(wish.job.ranks)])
