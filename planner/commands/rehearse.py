@@ -1,5 +1,6 @@
 """planner rehearse: the user's own script, on a card that is not there."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,12 +22,18 @@ from planner.commands.options import (
 )
 from planner.commands.output import check_output, exit_for_no, write_result
 from planner.commands.progress import Progress
+from planner.errors import JobError
+from planner.fields import JOB_FIELDS
+from planner.hints import did_you_mean, shorten
 
 if TYPE_CHECKING:
     from planner.compress.schema import Plan
     from planner.rehearse.run import ScriptWish
 
 REHEARSING = "Rehearsing"
+
+FOR_SCRIPTS = ("samples", "ranks", "progress_bars", "sm", "alloc_conf", "cuda_context_bytes")
+"""Fields of the job that a script does not say for itself."""
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -103,6 +110,7 @@ def rehearse(
     target: TargetArgument,
     options: JobOptions,
     on: MachineFlags,
+    context: typer.Context,
     arguments: ArgumentsArgument = None,
     recipe: RecipeOfJobOption = None,
     python: PythonOption = None,
@@ -123,8 +131,9 @@ def rehearse(
     from planner.commands.jobs import make_job
     from planner.rehearse.run import ScriptWish
 
+    typed = _checked(context, options, arguments or (), recipe)
     machine = make_machine(on)
-    job = make_job(options).on(machine)
+    job = make_job(typed).on(machine)
     check_output(output)
     wish = ScriptWish(
         script=Path(target),
@@ -147,6 +156,43 @@ def rehearse(
     if plan.verdict is not None and plan.verdict.outcome == "out of memory":
         raise typer.Exit(1)
     exit_for_no(check, plan.fits)
+
+
+def _checked(context: typer.Context, options: JobOptions, arguments: Sequence[str], recipe: str | None) -> JobOptions:
+    """The job's options that were typed. Raises JobError for words that nobody would heed."""
+    typed = {name: value for name, value in options.items() if _is_typed(context, name)}
+    if recipe is None:
+        _refuse_unused(typed)
+    else:
+        _refuse_arguments(arguments, [name for each in context.command.params for name in each.opts])
+    return typed
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    """The option is on the command line, though it may be the default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _refuse_unused(typed: JobOptions) -> None:
+    """Raise JobError for an option of the job that says nothing about a script."""
+    unused = [field.option for field in JOB_FIELDS if field.name in typed and field.name not in FOR_SCRIPTS]
+    if unused:
+        raise JobError(
+            f"{', '.join(unused)}: a script says that itself; it is for a model with --recipe, and an option of the "
+            "script's own stands behind a --"
+        )
+
+
+def _refuse_arguments(arguments: Sequence[str], options: Sequence[str]) -> None:
+    """Raise JobError for what is neither an option nor, beside a recipe, anybody's argument."""
+    if not arguments:
+        return
+    unknown = next((each for each in arguments if each.startswith("-")), None)
+    meant = (
+        did_you_mean(unknown.partition("=")[0], [each for each in options if each.startswith("-")]) if unknown else ""
+    )
+    raise JobError(f"{shorten(' '.join(arguments))}: with --recipe there is no script that would take this{meant}")
 
 
 def _rehearsed(wish: "ScriptWish", target: str, recipe: str | None) -> "Plan":

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ from planner.errors import RehearseError
 from planner.rehearse.driver import stubs
 
 SOURCES = Path(stubs.__file__).parent
+LIBRARIES = ("libpretended.so", "libcuda.so.1", "libbooks.so")
 CPP = ("-O1", "-shared", "-fPIC", "-std=c++20", "-w")
 
 _LOOK = """
-import glob, importlib.metadata, importlib.util, json, os, runpy, sys
+import sys
+if sys.path[0] == "": sys.path.pop(0)  # the current folder: what lies there is not what is installed
+import glob, importlib.metadata, importlib.util, json, os, runpy
 def folder(name):
     spec = importlib.util.find_spec(name)
     return os.path.dirname(spec.origin) if spec and spec.origin else None
@@ -81,8 +85,7 @@ def interpreter(path: str | None) -> Interpreter:
         out = subprocess.run([python, "-c", _LOOK], capture_output=True, text=True, check=True, timeout=60).stdout  # noqa: S603  (the user's own Python)
         facts: dict[str, Any] = json.loads(out)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1:]
-        raise RehearseError(f"--python {python}: does not run: {' '.join(reason)}") from None
+        raise RehearseError(f"--python {python}: does not run: {_reason(error)}") from None
     if facts["torch"] is None:
         raise RehearseError(f"--python {python}: has no torch; name the Python that would run the script")
     if not facts["cuda"]:
@@ -100,16 +103,35 @@ def interpreter(path: str | None) -> Interpreter:
     )
 
 
-def pretended_driver(python: Interpreter) -> PretendedDriver:
-    """The libraries for this PyTorch, compiled where the cache does not have them. Raises RehearseError."""
-    folder = _cache() / f"torch-{python.version}-{_fingerprint()}"
-    if not (folder / "libbooks.so").exists():
-        _compile(python, folder)
+def _reason(error: Exception) -> str:
+    """The last line of what the process said, else the error's own; that of a process out of time is bytes."""
+    said = getattr(error, "stderr", None)
+    text = said.decode(errors="replace") if isinstance(said, bytes) else said
+    return " ".join((text or str(error)).strip().splitlines()[-1:])
+
+
+def pretended_driver(python: Interpreter, say: Callable[[str], None]) -> PretendedDriver:
+    """The libraries for this PyTorch, compiled where the cache does not have them, which is said. Raises
+    RehearseError."""
+    try:
+        folder = _cache() / f"torch-{python.version}-cuda-{python.cuda}-{_fingerprint()}"
+        if not _is_whole(folder):
+            say(f"compiling the pretended driver for torch {python.version}, once")
+            _compile(python, folder)
+    except (OSError, RuntimeError) as error:  # RuntimeError: nobody's home is known
+        raise RehearseError(
+            f"the pretended driver cannot be kept: {error}; set XDG_CACHE_HOME to a folder that can be written"
+        ) from None
     return PretendedDriver(folder=folder)
 
 
 def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "planner" / "rehearse"
+
+
+def _is_whole(folder: Path) -> bool:
+    """All libraries are there."""
+    return all((folder / name).is_file() for name in LIBRARIES)
 
 
 def _fingerprint() -> str:
@@ -140,18 +162,35 @@ def _compile(python: Interpreter, folder: Path) -> None:
         out.mkdir()
         stubs.main(str(torch / "lib"), str(include / "cuda.h"), str(out / "libraries.cpp"), str(out / "driver.c"))
         made = f"{out}/libpretended.so"
-        _run(["g++", *CPP, f"-I{include}", f"{SOURCES}/runtime.cpp", f"{out}/libraries.cpp", "-o", made])
+        _run(["g++", *CPP, f"-I{include}", f"{SOURCES}/runtime.cpp", f"{out}/libraries.cpp", "-o", made], name)
         made = f"{out}/libcuda.so.1"
-        _run(["gcc", "-shared", "-fPIC", "-w", f"{out}/driver.c", "-Wl,-soname,libcuda.so.1", "-o", made])
+        _run(["gcc", "-shared", "-fPIC", "-w", f"{out}/driver.c", "-Wl,-soname,libcuda.so.1", "-o", made], name)
         made, libraries = f"{out}/libbooks.so", (f"-L{torch}/lib", "-lc10", "-lc10_cuda", "-ltorch_cpu")
         include_torch = f"-I{torch}/include"
-        _run(["g++", *CPP, f"-I{include}", include_torch, f"{SOURCES}/books.cpp", "-o", made, *libraries])
-        if not folder.exists():  # another rehearsal may have been faster
-            out.rename(folder)
+        _run(["g++", *CPP, f"-I{include}", include_torch, f"{SOURCES}/books.cpp", "-o", made, *libraries], name)
+        _put(out, folder)
 
 
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  (a compiler, our own sources)
+def _put(made: Path, folder: Path) -> None:
+    """Move what was made to its place. What another rehearsal has put there meanwhile is as good, if it is whole.
+
+    Raises OSError where neither is possible.
+    """
+    try:
+        made.rename(folder)
+    except OSError:
+        if _is_whole(folder):
+            return
+        if not folder.exists():
+            raise
+        folder.rename(made.parent / "replaced")  # deleted with the temporary folder
+        made.rename(folder)
+
+
+def _run(command: list[str], folder: str) -> None:
+    """Compile; the compiler's own temporary files lie in this folder, and go with it."""
+    own = {**os.environ, "TMPDIR": folder}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=own)  # noqa: S603  (a compiler, our own sources)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()[-1:]
         raise RehearseError(f"{command[0]} cannot compile the pretended driver: {' '.join(errors[:1])}")

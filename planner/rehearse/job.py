@@ -42,7 +42,7 @@ def rehearse_job(wish: ScriptWish, model: str, recipe: str, say: Callable[[str],
     named: dict[str, object] = {
         "model": plan.model.model_copy(update={"name": source.name}),
         "recipe": recipe,
-        "job": wish.job,
+        "job": wish.job.model_copy(update={"alloc_conf": plan.job.alloc_conf}),  # the environment's, it may be
         "notes": tuple(note for note in plan.notes if str(folder) not in note.text),  # the tokenizer is never used
     }
     if plan.script is not None:

@@ -32,6 +32,8 @@ ASKS = (
     "The job asks how much of the card is free and acts on it: on a smaller card it may ask for less than was recorded "
     "here, so the smallest card is at most this large."
 )
+ADVICE = " If reserved but"
+"""Here PyTorch's out-of-memory message begins to advise growing segments, which no rehearsal has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +208,7 @@ def _script(done: Rehearsed, told: Told, trace: Trace) -> RehearsedScript:
         exit_code=end.get("code", done.exit_code),
         ended=end.get("how", "died"),
         line=end.get("line") or None,
-        stopped=end.get("text") or None,
+        stopped=end.get("text", "").partition(ADVICE)[0] or None,
         held=held,
         seconds=round(done.seconds, 1),
         resident_bytes=end.get("resident"),

@@ -18,6 +18,7 @@ from pathlib import Path
 from planner.compress.schema import Plan
 from planner.errors import RehearseError, StoppedError
 from planner.job import Job
+from planner.rehearse.allocation import ALLOCATOR_VARIABLES, told_by_environment
 from planner.rehearse.build import Interpreter, PretendedDriver, interpreter, pretended_driver
 from planner.rehearse.events import read_events
 from planner.rehearse.guess import guessed
@@ -55,10 +56,10 @@ def rehearse(wish: ScriptWish, say: Callable[[str], None]) -> Plan:
     """
     if not wish.script.is_file():
         raise RehearseError(f"{wish.script}: no such script (a model needs a --recipe beside it)")
+    wish = replace(wish, job=told_by_environment(wish.job))
     python = interpreter(wish.python)
-    say(f"compiling the pretended driver for torch {python.version}, once")
-    driver = pretended_driver(python)
     with _ending_when_told():
+        driver = pretended_driver(python, say)
         if wish.job.ranks == 1:
             return _rehearsed(wish, python, driver, say)
         return heaviest([_rehearsed(replace(wish, rank=rank), python, driver, say) for rank in range(wish.job.ranks)])
@@ -166,7 +167,7 @@ def _write_settings(wish: ScriptWish, driver: PretendedDriver, folder: Path) -> 
 
 def environment(wish: ScriptWish, driver: PretendedDriver, folder: Path) -> dict[str, str]:
     """The child's: the user's, with the pretended driver in the place of CUDA's."""
-    own = dict(os.environ)
+    own = {name: value for name, value in os.environ.items() if name not in ALLOCATOR_VARIABLES}
     job = wish.job
 
     def before(name: str, value: str, separator: str) -> str:
@@ -186,7 +187,7 @@ def environment(wish: ScriptWish, driver: PretendedDriver, folder: Path) -> dict
         "PRETENDED_SM": str(job.capability),
         "PRETENDED_DEVICES": str(max(wish.cards, job.ranks)),
         "PRETENDED_COPY": "65536",
-        "PYTORCH_ALLOC_CONF": job.alloc_conf or own.get("PYTORCH_ALLOC_CONF", ""),
+        "PYTORCH_ALLOC_CONF": job.alloc_conf,
         "TORCHDYNAMO_DISABLE": "1",  # what it would compile runs on no card
         **(torchrun(wish) if job.ranks > 1 else {}),
         **({} if job.progress_bars else {"TQDM_DISABLE": "1"}),
