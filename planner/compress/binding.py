@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from planner.compress.disk import disk_share
 from planner.compress.program import Program, Run
+from planner.compress.pruning import check_pruning
 from planner.compress.tuning import trainable, tuned_layers
 from planner.errors import UnsupportedError
 from planner.job import Job
@@ -42,6 +43,7 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
     runs = tuple(run for run, _ in bound)
     quantized = tuple(_unit_targets(graph, schemes))
     tuned = tuned_layers(graph, runs, job)
+    check_pruning(graph, runs, job)
     head = next((u for u in graph.units if u.name == graph.head), None)
     embedding = next((u for u in graph.units if u.name == graph.embedding), None)
     embedding_bytes = embedding.bytes if embedding else 0

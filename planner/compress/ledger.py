@@ -87,10 +87,12 @@ class Ledger:
     def grow(self, handle: Handle, nbytes: int, tensors: int = 1) -> None:
         """Change a holding by `nbytes` (negative: shrink), spread over `tensors` equal tensors.
 
-        Raises ValueError where these bytes are not so many equal tensors.
+        Raises ValueError where these bytes are not so many equal tensors, and where it holds less than it is to lose.
         """
         if not nbytes or not tensors:
             return
+        if self.size(handle) + nbytes < 0:
+            raise ValueError(f"{self._owners[handle]}: {nbytes} bytes, and it holds {self.size(handle)}")
         if nbytes % tensors:
             raise ValueError(f"{self._owners[handle]}: {nbytes} bytes are not {tensors} equal tensors")
         each, change = abs(nbytes) // tensors, tensors if nbytes > 0 else -tensors

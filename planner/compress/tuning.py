@@ -23,15 +23,26 @@ def trainable(graph: "ModelGraph") -> "Iterator[str]":
 def tuned_layers(graph: "ModelGraph", runs: "Sequence[Run]", job: Job) -> dict[str, TunedBlock]:
     """Every layer that a modifier trains, by name; layers that are equal, and trained alike, are traced once.
 
-    Raises JobError where the library stops, UnsupportedError for ranks, and where a layer does not run without data.
+    Raises JobError where the library stops; UnsupportedError for ranks, for a second modifier that trains, and where a
+    layer does not run without data.
     """
     trained: dict[str, TunedBlock] = {}
+    if len(training := [run.spec for run in runs if run.spec.trains]) > 1:
+        raise UnsupportedError(
+            f"{training[1].where}: a second {training[1].type} in one recipe is not modelled; give one several "
+            "config_groups, or plan each by itself"
+        )
     for run in runs:
         if not run.spec.trains:
             continue
         if job.targets_per_subgraph > 1:
             raise JobError(
                 f"--targets-per-subgraph {job.targets_per_subgraph}: {run.spec.type} takes one layer at a time"
+            )
+        if job.pipeline in ("basic", "datafree"):
+            raise JobError(
+                f"--pipeline {job.pipeline}: {run.spec.type} takes one layer at a time, and this pipeline gives it the "
+                "whole model; leave out --pipeline"
             )
         if job.ranks > 1:
             raise UnsupportedError(f"--ranks {job.ranks}: {run.spec.type} in a torchrun job is not modelled")

@@ -191,6 +191,9 @@ class ModifierSpec:
         """Experts that each layer of a model of these facts keeps; None where it removes none."""
         return None
 
+    def check_result(self, modules: Sequence[ModuleRef]) -> None:
+        """Raises UnsupportedError where the saved config does not describe what it leaves of the model."""
+
     def removes(self, name: str) -> bool:
         """Whether no module of this name is left when it is done."""
         return False

@@ -16,6 +16,7 @@ from planner.formats.compressed_schemes import Storage, module_tensors, storage_
 from planner.job import Job
 from planner.recipe.specs import QuantArgs, Scheme
 from planner.recipe.targets import LinearModule
+from planner.upstream import REAP_ROUTER_ATTRS
 
 if TYPE_CHECKING:
     from planner.models.graph import ModelGraph
@@ -53,6 +54,8 @@ def saved_tensors(graph: "ModelGraph", program: Program, job: Job) -> tuple[Save
         raise UnsupportedError(
             f"{cached.where}: the scales of kv_cache_scheme are not among the tensors that are sized"
         )
+    for run in program.runs:
+        run.spec.check_result(graph.module_refs())
     targeted = {name: module for name, (_, module) in program.with_schemes().items()}
     counts = (run.spec.experts_left(graph.facts) for run in program.runs)
     left = next((count for count in counts if count is not None), None)
@@ -67,14 +70,16 @@ def saved_tensors(graph: "ModelGraph", program: Program, job: Job) -> tuple[Save
             if module is not None and name.endswith(".weight") and not parameter.tied:
                 found += written.of(name.removesuffix(".weight"), module)
             elif not parameter.tied:
-                shape = _shape_left(parameter.shape, graph.facts.experts, left)
+                loses_rows = left is not None and parameter.shape[0] == graph.facts.experts and is_of_router(name)
+                shape = (left, *parameter.shape[1:]) if left is not None and loses_rows else parameter.shape
                 found.append(SavedTensor(name, FLOATS[parameter.dtype], shape))
     return (*found, *_untied_head(graph, targeted, written))
 
 
-def _shape_left(shape: tuple[int, ...], experts: int, left: int | None) -> tuple[int, ...]:
-    """A router's tensors lose the rows of experts that are removed (reap/utils.py `_prune_router`)."""
-    return (left, *shape[1:]) if left is not None and shape[0] == experts else shape
+def is_of_router(name: str) -> bool:
+    """A tensor with a row for each expert: reap/utils.py `_prune_router`, and `prune_moe_layer` of a bias beside it."""
+    module, _, parameter = name.rpartition(".")
+    return module.rpartition(".")[2] in REAP_ROUTER_ATTRS or parameter == "e_score_correction_bias"
 
 
 def _untied_head(graph: "ModelGraph", targeted: dict[str, LinearModule], written: "_Written") -> Iterator[SavedTensor]:

@@ -231,6 +231,19 @@ def test_two_layers_at_once_are_refused_as_the_library_refuses_them() -> None:
         planned(Job(samples=2, targets_per_subgraph=2))
 
 
+@pytest.mark.parametrize("pipeline", ["basic", "datafree"])
+def test_a_pipeline_without_layers_is_refused_as_the_library_refuses_it(pipeline: Any) -> None:
+    with pytest.raises(JobError, match=f"--pipeline {pipeline}: AutoRoundModifier takes one layer .*; leave out"):
+        planned(Job(samples=2, pipeline=pipeline))
+
+
+def test_a_second_one_in_the_recipe_is_refused_and_does_not_replace_the_first() -> None:
+    (spec,) = recipe().modifiers
+    both = replace(recipe(), modifiers=(spec, replace(spec, where="my.yaml: second")))
+    with pytest.raises(UnsupportedError, match=r"my\.yaml: second: a second AutoRoundModifier in one recipe"):
+        plan_graph(graph(), both, Job(samples=2))
+
+
 def test_several_ranks_are_refused_and_not_passed_over() -> None:
     with pytest.raises(UnsupportedError, match=r"--ranks 2: AutoRoundModifier in a torchrun job is not modelled"):
         planned(Job(samples=4, ranks=2))

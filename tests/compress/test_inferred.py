@@ -12,7 +12,10 @@ from planner.job import Job
 def program(*needs_data: bool) -> Any:
     """A job whose modifiers need calibration data, or not."""
     return SimpleNamespace(
-        runs=tuple(SimpleNamespace(spec=SimpleNamespace(requires_calibration_data=needs)) for needs in needs_data)
+        runs=tuple(
+            SimpleNamespace(spec=SimpleNamespace(requires_calibration_data=needs, uncounted_in_basic=tuple))
+            for needs in needs_data
+        )
     )
 
 

@@ -197,9 +197,19 @@ def test_bytes_that_are_not_so_many_equal_tensors_are_refused() -> None:
     handle = ledger.open("cpu", "kept", "arguments")
     with pytest.raises(ValueError, match="arguments: 100 bytes are not 3 equal tensors"):
         ledger.grow(handle, 100, 3)
-    ledger.grow(handle, -100, 1)
+    ledger.grow(handle, 100, 1)
     with pytest.raises(ValueError, match="-100 bytes are not 3 equal tensors"):
         ledger.grow(handle, -100, 3)
+
+
+def test_a_holding_never_loses_more_than_it_has() -> None:
+    ledger = Ledger()
+    handle = ledger.open("cpu", "model", "model weights")
+    ledger.grow(handle, 100)
+    with pytest.raises(ValueError, match="model weights: -101 bytes, and it holds 100"):
+        ledger.grow(handle, -101)
+    ledger.grow(handle, -100)
+    assert ledger.size(handle) == 0
 
 
 def test_a_tensor_that_is_given_moves_no_memory() -> None:

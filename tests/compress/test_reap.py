@@ -6,13 +6,16 @@ import pytest
 
 from planner.compress.context import Context
 from planner.compress.modifiers.reap import REAPModel, REAPSpec
+from planner.compress.program import Run
+from planner.compress.pruning import check_pruning
 from planner.compress.recipes import recipe_from_dict
-from planner.errors import RecipeError
+from planner.errors import JobError, PlannerError, RecipeError, UnsupportedError
 from planner.models.traces import Call, CallValue
 from planner.recipe.specs import ModelTraits, ModuleRef
 from planner.recipe.targets import LinearModule
 from tests import toys
 
+TOY = toys.Toy()
 FACTS = ModelTraits(experts=4, experts_per_token=2)
 LAYER = "model.layers.0.mlp"
 TOKENS, HIDDEN, WIDE, CHOSEN = 10, 16, 32, 2
@@ -163,3 +166,31 @@ def test_the_last_experts_are_those_that_are_gone() -> None:
     assert one.experts_left(one.facts) == 3
     assert [one.removes(f"{LAYER}.experts.{n}.up_proj") for n in range(4)] == [False, False, False, True]
     assert not one.removes(f"{LAYER}.gate")
+
+
+def test_an_ignored_layer_keeps_its_experts_and_the_result_is_not_sized() -> None:
+    later = [replace(ref, name=ref.name.replace("layers.0", "layers.1")) for ref in refs()[1:]]
+    both, one = [*refs(), *later], spec(ignore=[r"layers\.1\."])
+    bound = one.within(FACTS, both, ())
+    assert bound.removes(f"{LAYER}.experts.3.up_proj")
+    assert not bound.removes("model.layers.1.mlp.experts.3.up_proj")
+    with pytest.raises(UnsupportedError, match=r"model\.layers\.1\.mlp keeps all experts"):
+        bound.check_result(both)
+    spec().check_result(both)
+
+
+@pytest.mark.parametrize(
+    ("job", "error", "message"),
+    [
+        ({"weights": "disk"}, UnsupportedError, "--weights disk: REAPPruningModifier is modelled with weights in CPU"),
+        ({"weights": "gpu"}, UnsupportedError, "--weights gpu: .*; leave out --weights"),
+        ({"pipeline": "datafree"}, JobError, "--pipeline datafree: REAPPruningModifier would see no data"),
+    ],
+)
+def test_jobs_that_are_not_modelled_or_remove_nothing_are_refused(
+    job: dict[str, str], error: type[PlannerError], message: str
+) -> None:
+    graph = replace(TOY.graph, facts=FACTS)
+    with pytest.raises(error, match=message):
+        check_pruning(graph, [Run(spec=spec(), units=())], toys.job(**job))
+    check_pruning(graph, [Run(spec=toys.gptq(), units=())], toys.job(**job))

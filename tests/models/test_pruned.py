@@ -3,6 +3,7 @@
 import pytest
 
 from planner.compress.recipes import load_recipe, recipe_from_dict
+from planner.errors import UnsupportedError
 from planner.job import Build
 from planner.models.built import BuiltModel
 from planner.models.load import load_built
@@ -28,6 +29,12 @@ def test_fewer_experts_and_all_else_as_it_was(built: BuiltModel) -> None:
     count = [sum(p.numel() for p in one.module.parameters()) for one in (built, left)]
     assert count[0] - count[1] == experts + router
     assert built.source.config["num_experts"] == 8
+
+
+def test_a_layer_that_keeps_all_experts_leaves_a_model_that_no_config_describes(built: BuiltModel) -> None:
+    ignoring = {"REAPPruningModifier": {"sparsity": 0.25, "ignore": [r"layers\.1\."]}}
+    with pytest.raises(UnsupportedError, match=r"model\.layers\.1\.mlp keeps all experts, and the saved config"):
+        pruned(built, recipe_from_dict({"a_stage": {"a_modifiers": ignoring}}, "my.yaml"))
 
 
 def test_a_recipe_that_removes_nothing_leaves_the_very_same(built: BuiltModel) -> None:

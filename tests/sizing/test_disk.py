@@ -12,7 +12,7 @@ from planner.compress.host_schema import Disk, Loading
 from planner.compress.program import Program
 from planner.sizing.disk import disk_of
 from planner.sizing.host_facts import host_model
-from planner.sizing.saved import SavedTensor, header_bytes, saved_tensors, shards
+from planner.sizing.saved import SavedTensor, header_bytes, is_of_router, saved_tensors, shards
 from tests import toys
 
 TOY = toys.Toy()
@@ -66,6 +66,20 @@ def test_saved_tensors_are_the_compressed_ones_and_the_rest_as_it_was() -> None:
     assert by_name["model.layers.0.up.weight"] == tensor("model.layers.0.up.weight", "I8", 400, 200)
     assert by_name["model.layers.0.up.weight_scale"] == tensor("model.layers.0.up.weight_scale", "BF16", 400, 1)
     assert by_name["model.embed_tokens.weight"].bytes == TOY.embedding
+
+
+@pytest.mark.parametrize(
+    ("name", "cut"),
+    [
+        ("model.layers.0.mlp.gate.weight", True),
+        ("model.layers.0.feed_forward.router.bias", True),
+        ("model.layers.0.mlp.e_score_correction_bias", True),
+        ("model.layers.0.self_attn.q_norm.weight", False),
+        ("model.layers.0.mlp.shared_expert_gate.weight", False),
+    ],
+)
+def test_routers_alone_lose_rows_with_the_experts(name: str, cut: bool) -> None:
+    assert is_of_router(name) is cut
 
 
 def test_a_file_is_full_when_the_next_tensor_would_pass_the_limit() -> None:

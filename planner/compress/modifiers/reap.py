@@ -15,7 +15,7 @@ from pydantic import Field
 from planner.compress.context import Context
 from planner.compress.holdings import Owner
 from planner.compress.modifiers.base import ModifierModel
-from planner.errors import RecipeError
+from planner.errors import RecipeError, UnsupportedError
 from planner.hints import few
 from planner.models.traces import Call
 from planner.notes import Note
@@ -47,6 +47,8 @@ class REAPSpec(ModifierSpec):
     report_path: str | None = None
     facts: ModelTraits = field(default_factory=ModelTraits)
     """Of the model that it prunes."""
+    whole: frozenset[str] = frozenset()
+    """That model's layers that keep all experts."""
 
     @classmethod
     def read(cls, fields: Any, where: str) -> Self:
@@ -80,7 +82,7 @@ class REAPSpec(ModifierSpec):
 
     def within(self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
         """Refuses what base.py `on_initialize` and utils.py `get_moe_attrs` refuse."""
-        spec = replace(self, facts=facts)
+        spec = replace(self, facts=facts, whole=frozenset(self.whole_layers(modules)))
         if not facts.experts or not facts.experts_per_token:
             raise RecipeError(
                 "finds no mixture of experts in this model: its config names no number of them", self.where
@@ -100,7 +102,23 @@ class REAPSpec(ModifierSpec):
     def removes(self, name: str) -> bool:
         """Whether no module of this name is left: experts are numbered anew (utils.py `prune_moe_layer`)."""
         match = _EXPERT.search(name)
-        return match is not None and int(match[1]) >= (self.experts_left(self.facts) or 0)
+        if match is None or name[: match.start()] in self.whole:
+            return False
+        return int(match[1]) >= (self.experts_left(self.facts) or 0)
+
+    def whole_layers(self, modules: Sequence[ModuleRef]) -> tuple[str, ...]:
+        """Ignored ones, and those of another build than those that it prunes."""
+        layers = dict(self._layers(modules, linear=False))
+        mixed = any(layers.values())
+        return tuple(name for name, linear in layers.items() if self._is_ignored(name) or (mixed and not linear))
+
+    def check_result(self, modules: Sequence[ModuleRef]) -> None:
+        """utils.py `update_model_config` counts as many experts for every layer."""
+        if whole := self.whole_layers(modules):
+            raise UnsupportedError(
+                f"{self.where}: {few(whole)} keeps all experts, and the saved config.json counts fewer for every "
+                "layer, so the result is not sized; without ignore, all layers are alike"
+            )
 
     def select(self, modules: Sequence[ModuleRef]) -> Selection:
         """All in a layer's experts, and its router: it changes no weight of theirs."""
