@@ -10,7 +10,7 @@ import pytest
 
 from planner.rehearse.child import marks, texts
 from planner.rehearse.child.imports import Hooks
-from planner.rehearse.child.models import Shelf, preset_config
+from planner.rehearse.child.models import Shelf, _is_known, preset_config, write_hole
 from planner.rehearse.child.settings import Settings
 from planner.rehearse.guess import guessed
 
@@ -141,14 +141,19 @@ class Told:
         self.notes.append(text)
 
 
+def shelf_in(tmp_path: Path, events: Any = None) -> Shelf:
+    nothing: Any = None
+    settings = Settings(folder=tmp_path / "rehearsal", books=Path(), script="job.py", arguments=[])
+    return Shelf(settings, nothing, events)
+
+
 def prepared(files: dict[str, str], tmp_path: Path, events: Any) -> tuple[Path, Path]:
     """The user's folder with these files, and the rehearsal's of it."""
     mine = tmp_path / "mine"
     mine.mkdir()
     for name, text in files.items():
         (mine / name).write_text(text)
-    settings = Settings(folder=tmp_path / "rehearsal", books=Path(), script="job.py", arguments=[])
-    return mine, Shelf(settings, None, events)._prepare(str(mine))
+    return mine, shelf_in(tmp_path, events)._prepare(str(mine))
 
 
 SEEING = json.dumps({"model_type": "mistral3", "vocab_size": 131072, "vision_config": {"image_size": 1540}})
@@ -171,3 +176,62 @@ def test_a_tokenizer_or_processor_of_the_user_is_taken_as_it_is(name: str, tmp_p
     _, folder = prepared(files, tmp_path, events)
     assert not events.notes
     assert sorted(path.name for path in folder.iterdir()) == sorted(["config.json", name, "processor_config.json"])
+
+
+OWN_CODE = """
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+class OwnConfig(PreTrainedConfig):
+    model_type = "rehearsed_own"
+
+class OwnModel(PreTrainedModel):
+    config_class = OwnConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.inner = nn.Linear(config.width, 3)
+        self.post_init()
+"""
+OWN = {
+    "model_type": "rehearsed_own",
+    "architectures": ["OwnModel"],
+    "auto_map": {"AutoConfig": "code.OwnConfig", "AutoModel": "code.OwnModel"},
+    "width": 5,
+    "dtype": "bfloat16",
+}
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_a_models_own_code_runs_where_it_is_trusted_and_only_there(
+    trusted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import dynamic_module_utils
+
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "config.json").write_text(json.dumps(OWN))
+    (tmp_path / "code.py").write_text(OWN_CODE)
+    write_hole(tmp_path, "my/own", trusted)
+    checkpoint = tmp_path / "model.safetensors"
+    assert checkpoint.exists() is trusted
+    if trusted:
+        from safetensors import safe_open
+
+        with safe_open(checkpoint, "pt") as file:
+            assert {name: file.get_slice(name).get_shape() for name in file.keys()} == {  # noqa: SIM118
+                "inner.weight": [3, 5],
+                "inner.bias": [3],
+            }
+
+
+def test_code_beside_a_config_that_transformers_knows_is_not_needed() -> None:
+    assert _is_known({"model_type": "llama", "auto_map": {"AutoConfig": "code.OwnConfig"}})
+    assert not _is_known(OWN)
+
+
+def test_errors_name_the_model_and_not_its_folder_here(tmp_path: Path) -> None:
+    shelf = shelf_in(tmp_path)
+    shelf._folders = {f"me/model{number}": tmp_path / "models" / str(number) for number in range(11)}
+    said = shelf.in_words_of_the_script(f"{tmp_path}/models/10 and {tmp_path}/models/1/config.json")
+    assert said == "me/model10 and me/model1/config.json"

@@ -50,11 +50,12 @@ def main(file: str) -> int:
     generation.install(step, hooks)
     ranks.install(settings, hooks)
     web.install(settings, events, hooks)
-    pretrained.install(Shelf(settings, books, events), step, events, hooks)
+    shelf = Shelf(settings, books, events)
+    pretrained.install(shelf, step, events, hooks)
     for card in range(torch.cuda.device_count()):
         torch.cuda.reset_peak_memory_stats(card)
     books.watch()
-    code = _run(settings, events, step)
+    code = _run(settings, events, step, shelf)
     books.close()
     return code
 
@@ -67,10 +68,11 @@ def _binary(flags: str | None, capability: str) -> int:
     return max((each for each in compiled if each <= own and each // 10 == own // 10), default=own)
 
 
-def _run(settings: Settings, events: Events, step: Any) -> int:
+def _run(settings: Settings, events: Events, step: Any, shelf: Any) -> int:
     sys.argv = [settings.script, *settings.arguments]
     sys.path[0] = str(Path(settings.script).parent)
-    code, ending = 0, {"how": "end"}
+    code: int = 0
+    ending: dict[str, Any] = {"how": "end"}
     try:
         runpy.run_path(settings.script, run_name="__main__")
     except SystemExit as stop:
@@ -84,6 +86,8 @@ def _run(settings: Settings, events: Events, step: Any) -> int:
         code, ending = 1, _failure(error, settings)
     if not events.is_ours:
         os._exit(code)
+    if "text" in ending:
+        ending["text"] = shelf.in_words_of_the_script(ending["text"])
     step.end(partial=code != 0)
     events.write("end", code=code, resident=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, **ending)
     return code
