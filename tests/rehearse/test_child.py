@@ -12,6 +12,7 @@ from planner.rehearse.child import marks, texts
 from planner.rehearse.child.imports import Hooks
 from planner.rehearse.child.models import Shelf, _is_known, preset_config, write_hole
 from planner.rehearse.child.settings import Settings
+from planner.rehearse.child.start import _exit, _failure
 from planner.rehearse.guess import guessed
 
 
@@ -235,3 +236,48 @@ def test_errors_name_the_model_and_not_its_folder_here(tmp_path: Path) -> None:
     shelf._folders = {f"me/model{number}": tmp_path / "models" / str(number) for number in range(11)}
     said = shelf.in_words_of_the_script(f"{tmp_path}/models/10 and {tmp_path}/models/1/config.json")
     assert said == "me/model10 and me/model1/config.json"
+
+
+def ending(text: str, tmp_path: Path) -> tuple[int, dict[str, Any]]:
+    """The exit code and the last event of a script of these lines."""
+    script = tmp_path / "job.py"
+    lines = ("import sys, torch", "from planner.rehearse.child.settings import Refused", "OOM = torch.OutOfMemoryError")
+    script.write_text("\n".join((*lines, text)))
+    settings = Settings(folder=tmp_path, books=Path(), script=str(script), arguments=[])
+    try:
+        exec(compile(script.read_text(), str(script), "exec"), {})  # noqa: S102
+    except SystemExit as stop:
+        return _exit(stop, settings)
+    except Exception as error:
+        return 1, _failure(error, settings)
+    raise AssertionError(text)
+
+
+RAN_OUT = "try:\n    raise OOM('CUDA out of memory. Tried to allocate 2 GiB')\nexcept OOM:\n    "
+
+
+@pytest.mark.parametrize(
+    ("text", "how", "says"),
+    [
+        (RAN_OUT + "raise", "out of memory", "2 GiB"),
+        (RAN_OUT + "sys.exit(3)", "out of memory", "2 GiB; then the script ended itself with exit code 3"),
+        (RAN_OUT + "sys.exit('no room')", "out of memory", "then the script ended itself with exit code 1 no room"),
+        (RAN_OUT + "sys.exit(0)", "exit", ""),
+        (RAN_OUT + "raise ValueError('no luck')", "out of memory", "2 GiB; then ValueError: no luck"),
+        (RAN_OUT + "raise ValueError('no luck') from None", "failed", "ValueError: no luck"),
+        (RAN_OUT + "pass\nraise ValueError('no luck')", "failed", "ValueError: no luck"),
+        (RAN_OUT + "pass\nsys.exit(3)", "exit", ""),
+        ("try:\n    raise Refused('no')\nexcept Exception:\n    sys.exit(1)", "refused", "no"),
+        ("try:\n    raise Refused('no')\nexcept Exception:\n    raise OSError from None", "refused", "no"),
+    ],
+)
+def test_a_script_that_ends_after_running_out_of_memory_says_so_and_no_other_does(
+    text: str, how: str, says: str, tmp_path: Path
+) -> None:
+    code, event = ending(text, tmp_path)
+    assert event["how"] == how
+    assert event["text"].endswith(says)
+    assert "then" in says or "; then" not in event["text"]
+    if how == "out of memory":
+        assert code
+        assert event["line"] == "job.py:5"
