@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from planner.rehearse.child import marks, texts
+from planner.rehearse.child import data, marks, texts
 from planner.rehearse.child.imports import Hooks
 from planner.rehearse.child.models import Shelf, _is_known, preset_config, write_hole
 from planner.rehearse.child.settings import Settings
@@ -112,16 +112,50 @@ def test_a_preset_answers_to_its_hub_id_without_planner_s_libraries() -> None:
     [
         ("NUM_CALIBRATION_SAMPLES = 20\nMAX_SEQUENCE_LENGTH = 4096\n", (20, 4096)),
         ("oneshot(num_calibration_samples=7, max_seq_length=99)\n", (7, 99)),
-        ("ds = tokenizer(text, max_length=256)\n", (512, 256)),
-        ("x = 3\n", (512, 2048)),
-        ("this is no Python", (512, 2048)),
+        ("ds = tokenizer(text, max_length=256)\n", (None, 256)),
+        ("MAX_SEQUENCE_LENGTH: int = 64\nNUM_CALIBRATION_SAMPLES: int\n", (None, 64)),
+        ("parser.add_argument('-n', '--num-samples', type=int, default=5)\n", (5, None)),
+        ("parser.add_argument('--max-seq-length', default=96, type=int)\nx(default=7)\n", (None, 96)),
+        ("def main(model, samples: int = 3, *, max_length=128, seed=9): ...\n", (3, 128)),
+        ("x = 3\n", (None, None)),
+        ("this is no Python", (None, None)),
     ],
 )
 def test_samples_and_tokens_are_read_off_the_scripts_constants(
-    text: str, expected: tuple[int, int], tmp_path: Path
+    text: str, expected: tuple[int | None, int | None], tmp_path: Path
 ) -> None:
     (tmp_path / "script.py").write_text(text)
     assert guessed(tmp_path / "script.py") == expected
+
+
+@pytest.mark.parametrize(
+    ("split", "samples", "tokens", "unfound"),
+    [
+        ("train[:3]", None, 64, []),
+        ("train", 3, 64, []),
+        ("train[:3]", None, None, ["No length was found in the script: 2,048 tokens is planner's default."]),
+        ("train", None, 64, ["No number of samples was found in the script: 512 is planner's default."]),
+    ],
+)
+def test_a_size_that_is_not_the_scripts_is_said_to_be_planners(
+    split: str, samples: int | None, tokens: int | None, unfound: list[str], tmp_path: Path
+) -> None:
+    class Dataset:
+        made: dict[str, list[Any]]
+
+        @classmethod
+        def from_dict(cls, columns: dict[str, list[Any]]) -> "Dataset":
+            cls.made = columns
+            return cls()
+
+    module, events = types.SimpleNamespace(Dataset=Dataset), Told()
+    settings = Settings(folder=tmp_path, books=Path(), script="job.py", arguments=[], samples=samples, tokens=tokens)
+    data._load(module, None, settings, events)("some/pile", split=split)
+    count, words = (samples or 3) if samples or "[" in split else 512, (tokens or 2048) + data.MARGIN
+    assert len(Dataset.made["text"]) == count
+    assert len(Dataset.made["text"][0].split()) == words
+    made = f"some/pile: made-up data, {count} samples of {words:,} words (--real-data takes what is there)."
+    assert events.notes == [" ".join((made, *unfound))]
 
 
 def test_a_card_runs_the_nearest_code_of_its_own_generation() -> None:
