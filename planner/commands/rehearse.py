@@ -94,7 +94,7 @@ TrustOption = Annotated[
     typer.Option(
         "--trust-remote-code",
         metavar=FLAG,
-        help="Let the script run code from the Hub where it asks for that.",
+        help="Let models run the code that lies beside their config, where the script asks for that.",
         rich_help_panel=REHEARSING,
     ),
 ]

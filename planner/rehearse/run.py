@@ -181,6 +181,7 @@ def environment(wish: ScriptWish, driver: PretendedDriver, folder: Path) -> dict
         "LD_LIBRARY_PATH": before("LD_LIBRARY_PATH", str(driver.folder), ":"),
         "PYTHONPATH": before("PYTHONPATH", str(folder / "site"), ":"),
         "CUDA_VISIBLE_DEVICES": CARDS,
+        "HF_MODULES_CACHE": str(folder / "modules"),  # copies of code from the Hub
         "HF_DEACTIVATE_ASYNC_LOAD": "1",  # weights are loaded in their order, and by the thread that counts
         "PRETENDED_TOTAL": str(job.gpu_memory_bytes),
         "PRETENDED_CONTEXT": str(job.cuda_context_bytes),

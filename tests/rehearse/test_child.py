@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from planner.rehearse.child import marks, texts
+from planner.rehearse.child import data, marks, texts
 from planner.rehearse.child.imports import Hooks
-from planner.rehearse.child.models import Shelf, preset_config
+from planner.rehearse.child.models import Shelf, _is_known, preset_config, write_hole
 from planner.rehearse.child.settings import Settings
+from planner.rehearse.child.start import _exit, _failure
 from planner.rehearse.guess import guessed
 
 
@@ -111,16 +112,50 @@ def test_a_preset_answers_to_its_hub_id_without_planner_s_libraries() -> None:
     [
         ("NUM_CALIBRATION_SAMPLES = 20\nMAX_SEQUENCE_LENGTH = 4096\n", (20, 4096)),
         ("oneshot(num_calibration_samples=7, max_seq_length=99)\n", (7, 99)),
-        ("ds = tokenizer(text, max_length=256)\n", (512, 256)),
-        ("x = 3\n", (512, 2048)),
-        ("this is no Python", (512, 2048)),
+        ("ds = tokenizer(text, max_length=256)\n", (None, 256)),
+        ("MAX_SEQUENCE_LENGTH: int = 64\nNUM_CALIBRATION_SAMPLES: int\n", (None, 64)),
+        ("parser.add_argument('-n', '--num-samples', type=int, default=5)\n", (5, None)),
+        ("parser.add_argument('--max-seq-length', default=96, type=int)\nx(default=7)\n", (None, 96)),
+        ("def main(model, samples: int = 3, *, max_length=128, seed=9): ...\n", (3, 128)),
+        ("x = 3\n", (None, None)),
+        ("this is no Python", (None, None)),
     ],
 )
 def test_samples_and_tokens_are_read_off_the_scripts_constants(
-    text: str, expected: tuple[int, int], tmp_path: Path
+    text: str, expected: tuple[int | None, int | None], tmp_path: Path
 ) -> None:
     (tmp_path / "script.py").write_text(text)
     assert guessed(tmp_path / "script.py") == expected
+
+
+@pytest.mark.parametrize(
+    ("split", "samples", "tokens", "unfound"),
+    [
+        ("train[:3]", None, 64, []),
+        ("train", 3, 64, []),
+        ("train[:3]", None, None, ["No length was found in the script: 2,048 tokens is planner's default."]),
+        ("train", None, 64, ["No number of samples was found in the script: 512 is planner's default."]),
+    ],
+)
+def test_a_size_that_is_not_the_scripts_is_said_to_be_planners(
+    split: str, samples: int | None, tokens: int | None, unfound: list[str], tmp_path: Path
+) -> None:
+    class Dataset:
+        made: dict[str, list[Any]]
+
+        @classmethod
+        def from_dict(cls, columns: dict[str, list[Any]]) -> "Dataset":
+            cls.made = columns
+            return cls()
+
+    module, events = types.SimpleNamespace(Dataset=Dataset), Told()
+    settings = Settings(folder=tmp_path, books=Path(), script="job.py", arguments=[], samples=samples, tokens=tokens)
+    data._load(module, None, settings, events)("some/pile", split=split)
+    count, words = (samples or 3) if samples or "[" in split else 512, (tokens or 2048) + data.MARGIN
+    assert len(Dataset.made["text"]) == count
+    assert len(Dataset.made["text"][0].split()) == words
+    made = f"some/pile: made-up data, {count} samples of {words:,} words (--real-data takes what is there)."
+    assert events.notes == [" ".join((made, *unfound))]
 
 
 def test_a_card_runs_the_nearest_code_of_its_own_generation() -> None:
@@ -141,14 +176,19 @@ class Told:
         self.notes.append(text)
 
 
+def shelf_in(tmp_path: Path, events: Any = None) -> Shelf:
+    nothing: Any = None
+    settings = Settings(folder=tmp_path / "rehearsal", books=Path(), script="job.py", arguments=[])
+    return Shelf(settings, nothing, events)
+
+
 def prepared(files: dict[str, str], tmp_path: Path, events: Any) -> tuple[Path, Path]:
     """The user's folder with these files, and the rehearsal's of it."""
     mine = tmp_path / "mine"
     mine.mkdir()
     for name, text in files.items():
         (mine / name).write_text(text)
-    settings = Settings(folder=tmp_path / "rehearsal", books=Path(), script="job.py", arguments=[])
-    return mine, Shelf(settings, None, events)._prepare(str(mine))
+    return mine, shelf_in(tmp_path, events)._prepare(str(mine))
 
 
 SEEING = json.dumps({"model_type": "mistral3", "vocab_size": 131072, "vision_config": {"image_size": 1540}})
@@ -171,3 +211,107 @@ def test_a_tokenizer_or_processor_of_the_user_is_taken_as_it_is(name: str, tmp_p
     _, folder = prepared(files, tmp_path, events)
     assert not events.notes
     assert sorted(path.name for path in folder.iterdir()) == sorted(["config.json", name, "processor_config.json"])
+
+
+OWN_CODE = """
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+class OwnConfig(PreTrainedConfig):
+    model_type = "rehearsed_own"
+
+class OwnModel(PreTrainedModel):
+    config_class = OwnConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.inner = nn.Linear(config.width, 3)
+        self.post_init()
+"""
+OWN = {
+    "model_type": "rehearsed_own",
+    "architectures": ["OwnModel"],
+    "auto_map": {"AutoConfig": "code.OwnConfig", "AutoModel": "code.OwnModel"},
+    "width": 5,
+    "dtype": "bfloat16",
+}
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_a_models_own_code_runs_where_it_is_trusted_and_only_there(
+    trusted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import dynamic_module_utils
+
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "config.json").write_text(json.dumps(OWN))
+    (tmp_path / "code.py").write_text(OWN_CODE)
+    write_hole(tmp_path, "my/own", trusted)
+    checkpoint = tmp_path / "model.safetensors"
+    assert checkpoint.exists() is trusted
+    if trusted:
+        from safetensors import safe_open
+
+        with safe_open(checkpoint, "pt") as file:
+            assert {name: file.get_slice(name).get_shape() for name in file.keys()} == {  # noqa: SIM118
+                "inner.weight": [3, 5],
+                "inner.bias": [3],
+            }
+
+
+def test_code_beside_a_config_that_transformers_knows_is_not_needed() -> None:
+    assert _is_known({"model_type": "llama", "auto_map": {"AutoConfig": "code.OwnConfig"}})
+    assert not _is_known(OWN)
+
+
+def test_errors_name_the_model_and_not_its_folder_here(tmp_path: Path) -> None:
+    shelf = shelf_in(tmp_path)
+    shelf._folders = {f"me/model{number}": tmp_path / "models" / str(number) for number in range(11)}
+    said = shelf.in_words_of_the_script(f"{tmp_path}/models/10 and {tmp_path}/models/1/config.json")
+    assert said == "me/model10 and me/model1/config.json"
+
+
+def ending(text: str, tmp_path: Path) -> tuple[int, dict[str, Any]]:
+    """The exit code and the last event of a script of these lines."""
+    script = tmp_path / "job.py"
+    lines = ("import sys, torch", "from planner.rehearse.child.settings import Refused", "OOM = torch.OutOfMemoryError")
+    script.write_text("\n".join((*lines, text)))
+    settings = Settings(folder=tmp_path, books=Path(), script=str(script), arguments=[])
+    try:
+        exec(compile(script.read_text(), str(script), "exec"), {})  # noqa: S102
+    except SystemExit as stop:
+        return _exit(stop, settings)
+    except Exception as error:
+        return 1, _failure(error, settings)
+    raise AssertionError(text)
+
+
+RAN_OUT = "try:\n    raise OOM('CUDA out of memory. Tried to allocate 2 GiB')\nexcept OOM:\n    "
+
+
+@pytest.mark.parametrize(
+    ("text", "how", "says"),
+    [
+        (RAN_OUT + "raise", "out of memory", "2 GiB"),
+        (RAN_OUT + "sys.exit(3)", "out of memory", "2 GiB; then the script ended itself with exit code 3"),
+        (RAN_OUT + "sys.exit('no room')", "out of memory", "then the script ended itself with exit code 1 no room"),
+        (RAN_OUT + "sys.exit(0)", "exit", ""),
+        (RAN_OUT + "raise ValueError('no luck')", "out of memory", "2 GiB; then ValueError: no luck"),
+        (RAN_OUT + "raise ValueError('no luck') from None", "failed", "ValueError: no luck"),
+        (RAN_OUT + "pass\nraise ValueError('no luck')", "failed", "ValueError: no luck"),
+        (RAN_OUT + "pass\nsys.exit(3)", "exit", ""),
+        ("try:\n    raise Refused('no')\nexcept Exception:\n    sys.exit(1)", "refused", "no"),
+        ("try:\n    raise Refused('no')\nexcept Exception:\n    raise OSError from None", "refused", "no"),
+    ],
+)
+def test_a_script_that_ends_after_running_out_of_memory_says_so_and_no_other_does(
+    text: str, how: str, says: str, tmp_path: Path
+) -> None:
+    code, event = ending(text, tmp_path)
+    assert event["how"] == how
+    assert event["text"].endswith(says)
+    assert "then" in says or "; then" not in event["text"]
+    if how == "out of memory":
+        assert code
+        assert event["line"] == "job.py:5"

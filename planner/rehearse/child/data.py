@@ -11,6 +11,8 @@ from planner.rehearse.child.settings import Settings
 from planner.rehearse.child.texts import rows
 
 FILES = ("json", "csv", "parquet", "text", "arrow", "imagefolder", "audiofolder", "pandas", "xml", "generator")
+SAMPLES, TOKENS = 512, 2_048
+"""Where the script does not say: what LLM Compressor's examples have."""
 MARGIN = 16
 """Words beyond the script's length, so that it truncates to exactly that."""
 _SLICE = re.compile(r"\[\s*(\d*)\s*:\s*(\d+)\s*\]")
@@ -35,12 +37,13 @@ def _load(module: Any, own: Any, settings: Settings, events: Events) -> Any:
     def load_dataset(path: Any, name: Any = None, *values: Any, split: Any = None, **named: Any) -> Any:
         if str(path) in FILES or Path(str(path)).exists():
             return own(path, name, *values, split=split, **named)
-        count, words = _count(split, settings.samples), settings.tokens + MARGIN
+        asked, words = _count(split, settings.samples), (settings.tokens or TOKENS) + MARGIN
+        count = asked or SAMPLES
         count = min(count, settings.most_samples or count)
         if str(path) not in told:
             told.add(str(path))
             text = f"{path}: made-up data, {count:,} samples of {words:,} words (--real-data takes what is there)."
-            events.note("data", text)
+            events.note("data", text + _unfound(asked or settings.most_samples, settings.tokens))
         made = module.Dataset.from_dict(rows(str(path), count, words))
         if split is None:
             made = module.DatasetDict(dict.fromkeys(("train", "validation", "test", "train_sft"), made))
@@ -59,7 +62,13 @@ def _select(own: Any) -> Any:
     return select
 
 
-def _count(split: Any, otherwise: int) -> int:
+def _unfound(samples: int | None, tokens: int | None) -> str:
+    """Which of the sizes are not the script's own."""
+    said = "" if samples else f" No number of samples was found in the script: {SAMPLES:,} is planner's default."
+    return said + ("" if tokens else f" No length was found in the script: {TOKENS:,} tokens is planner's default.")
+
+
+def _count(split: Any, otherwise: int | None) -> int | None:
     """Rows of `train[:512]` or `train[512:1024]`; of a whole split as many as the script uses."""
     found = _SLICE.search(str(split or ""))
     return int(found[2]) - int(found[1] or 0) if found else otherwise

@@ -71,12 +71,18 @@ class Shelf:
         folder = self._folders.get(text)
         if folder is None:
             folder = self._folders[text] = self._prepare(text)
-            write_hole(folder)
+            write_hole(folder, text, self.settings.trust_remote_code)
         return folder
 
     def name_of(self, folder: Path) -> str:
         """What the script calls the model of this folder."""
         return next((name for name, each in self._folders.items() if each == folder), str(folder))
+
+    def in_words_of_the_script(self, text: str) -> str:
+        """The text with the script's names for models in the place of their folders here."""
+        for name, folder in reversed(self._folders.items()):  # models/10 before models/1
+            text = text.replace(str(folder), name)
+        return text
 
     def aside(self, target: Any) -> Path:
         """The folder that takes what the script writes into this one; deleted with the rehearsal."""
@@ -182,24 +188,55 @@ def preset_config(name: str) -> dict[str, Any] | None:
     return None
 
 
-def write_hole(folder: Path) -> None:
-    """The checkpoint: a header that names every tensor, and a hole in the place of their bytes."""
+def write_hole(folder: Path, model: str, trusted: bool) -> None:
+    """The checkpoint: a header that names every tensor, and a hole in the place of their bytes.
+
+    None where the config names no class, or one whose code may not run. Raises Refused where the class does not build.
+    """
     import transformers
 
-    config = transformers.AutoConfig.from_pretrained(folder)
+    record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    own_code: dict[str, Any] = (record.get("auto_map") or {}) if trusted else {}
+    if not own_code and not _is_known(record):
+        return
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=bool(own_code))
     name = (getattr(config, "architectures", None) or ["none"])[0]
-    if not hasattr(transformers, name):
-        return  # a tokenizer's folder, or a class of the repository's own
+    owner = _own_class(folder, name, own_code) or getattr(transformers, name, None)
+    if owner is None:
+        return  # a tokenizer's folder, or a class that no installed library has
     before = torch.get_default_dtype()
     dtype = getattr(config, "dtype", None) or getattr(config.get_text_config(decoder=True), "dtype", None)
     torch.set_default_dtype(dtype if isinstance(dtype, torch.dtype) else torch.bfloat16)
     try:
         with torch.device("meta"), _no_init():
-            model = getattr(transformers, name)._from_config(config)
+            built = owner._from_config(config)
+    except Exception as error:
+        if not own_code:
+            raise
+        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise Refused(f"{model}: its own code does not build {name} on the meta device ({text})") from error
     finally:
         torch.set_default_dtype(before)
-    model.tie_weights()
-    write_tensors(folder / "model.safetensors", _as_saved(model))
+    built.tie_weights()
+    write_tensors(folder / "model.safetensors", _as_saved(built))
+
+
+def _is_known(record: dict[str, Any]) -> bool:
+    """Transformers has a config class of this kind; a config without a kind is left to the library."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return not record.get("auto_map") or record.get("model_type") in CONFIG_MAPPING
+
+
+def _own_class(folder: Path, name: str, own_code: dict[str, Any]) -> Any:
+    """The class of the repository's own code (transformers' dynamic_module_utils.py), where it has one of this name."""
+    texts = (each for value in own_code.values() for each in (value if isinstance(value, list) else [value]))
+    reference = next((each for each in texts if each and each.endswith(f".{name}")), None)
+    if reference is None:
+        return None
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    return get_class_from_dynamic_module(reference, str(folder))
 
 
 def _no_init() -> Any:

@@ -1,6 +1,8 @@
 """`from_pretrained` of transformers: models without weights."""
 
 import functools
+import json
+from pathlib import Path
 from typing import Any
 
 from planner.rehearse.child import saving
@@ -62,6 +64,8 @@ class _Patches:
         owner.from_pretrained = classmethod(from_pretrained)
 
     def _loaded(self, own: Any, cls: Any, folder: Any, given: Any, values: Any, named: Any) -> Any:
+        if not (folder / "model.safetensors").exists():
+            raise Refused(self._without_checkpoint(given, folder))
         self.depth += 1
         self.steps.begin("load")
         try:
@@ -71,6 +75,14 @@ class _Patches:
             self.depth -= 1
             self.steps.begin("script")
         return loaded
+
+    def _without_checkpoint(self, given: Any, folder: Path) -> str:
+        where = f"{script_line(self.shelf.settings.script)}: {given}"
+        record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if record.get("auto_map") and not self.shelf.settings.trust_remote_code:
+            return f"{where} is code of its own: trust_remote_code=True in the script and --trust-remote-code run it"
+        kinds = ", ".join(record.get("architectures") or ["none"])
+        return f"{where}: config.json names no class that this transformers has (architectures: {kinds})"
 
     def _check(self, given: Any, named: dict[str, Any]) -> None:
         if not named.get("trust_remote_code") or self.shelf.settings.trust_remote_code:

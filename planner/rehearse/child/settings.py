@@ -21,9 +21,9 @@ class Settings:
     save: bool = False
     real_data: bool = False
     trust_remote_code: bool = False
-    samples: int = 512
-    tokens: int = 2048
-    """What the script's constants say, or the parent's guess: rows and words of made-up data."""
+    samples: int | None = None
+    tokens: int | None = None
+    """Rows and words of made-up data, as the script's constants say; None where they do not."""
     ram_bytes: int | None = None
     ranks: int = 1
     rank: int = 0

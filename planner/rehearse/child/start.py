@@ -50,11 +50,12 @@ def main(file: str) -> int:
     generation.install(step, hooks)
     ranks.install(settings, hooks)
     web.install(settings, events, hooks)
-    pretrained.install(Shelf(settings, books, events), step, events, hooks)
+    shelf = Shelf(settings, books, events)
+    pretrained.install(shelf, step, events, hooks)
     for card in range(torch.cuda.device_count()):
         torch.cuda.reset_peak_memory_stats(card)
     books.watch()
-    code = _run(settings, events, step)
+    code = _run(settings, events, step, shelf)
     books.close()
     return code
 
@@ -67,15 +68,15 @@ def _binary(flags: str | None, capability: str) -> int:
     return max((each for each in compiled if each <= own and each // 10 == own // 10), default=own)
 
 
-def _run(settings: Settings, events: Events, step: Any) -> int:
+def _run(settings: Settings, events: Events, step: Any, shelf: Any) -> int:
     sys.argv = [settings.script, *settings.arguments]
     sys.path[0] = str(Path(settings.script).parent)
-    code, ending = 0, {"how": "end"}
+    code: int = 0
+    ending: dict[str, Any] = {"how": "end"}
     try:
         runpy.run_path(settings.script, run_name="__main__")
     except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        ending = {"how": "exit", "text": "" if isinstance(stop.code, int) else str(stop.code or "")}
+        code, ending = _exit(stop, settings)
     except Refused as refused:
         code, ending = 2, {"how": "refused", "text": str(refused)}
     except KeyboardInterrupt:
@@ -84,27 +85,65 @@ def _run(settings: Settings, events: Events, step: Any) -> int:
         code, ending = 1, _failure(error, settings)
     if not events.is_ours:
         os._exit(code)
+    if "text" in ending:
+        ending["text"] = shelf.in_words_of_the_script(ending["text"])
     step.end(partial=code != 0)
     events.write("end", code=code, resident=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, **ending)
     return code
 
 
-def _failure(error: BaseException, settings: Settings) -> dict[str, Any]:
-    import torch
-
-    chain = [error]
-    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
-        chain.append(inner)
-    refused = next((each for each in chain if isinstance(each, Refused)), None)
-    if refused is not None:
-        return {"how": "refused", "text": str(refused)}
-    memory = next((each for each in chain if isinstance(each, torch.OutOfMemoryError)), None)
-    where = _line(memory or error, settings.script)
+def _exit(stop: SystemExit, settings: Settings) -> tuple[int, dict[str, Any]]:
+    """The exit code, and how it came to it: a script may catch running out of memory and end itself."""
+    code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    said = "" if isinstance(stop.code, int) else str(stop.code or "")
+    memory = _out_of_memory(stop) if code else None
     if memory is not None:
-        return {"how": "out of memory", "line": where, "text": str(memory).splitlines()[0]}
+        return code, _ran_out(memory, settings, f"the script ended itself with exit code {code} {said}".strip())
+    return code, (_refusal(stop) if code else None) or {"how": "exit", "text": said}
+
+
+def _failure(error: BaseException, settings: Settings) -> dict[str, Any]:
+    refusal = _refusal(error)
+    if refusal is not None:
+        return refusal
+    memory = _out_of_memory(error)
+    if memory is error:
+        return _ran_out(memory, settings)
     traceback.print_exception(error)
     lines = str(error).strip().splitlines()
-    return {"how": "failed", "line": where, "text": f"{type(error).__name__}: {lines[0] if lines else ''}"}
+    text = f"{type(error).__name__}: {lines[0] if lines else ''}"
+    if memory is not None:
+        return _ran_out(memory, settings, text)
+    return {"how": "failed", "line": _line(error, settings.script), "text": text}
+
+
+def _ran_out(memory: BaseException, settings: Settings, then: str = "") -> dict[str, Any]:
+    """Out of memory, with what came of it."""
+    text = str(memory).splitlines()[0] + (f"; then {then}" if then else "")
+    return {"how": "out of memory", "line": _line(memory, settings.script), "text": text}
+
+
+def _refusal(error: BaseException) -> dict[str, Any] | None:
+    """Whatever a library made of it: the rehearsal declined."""
+    refused = next((each for each in _chain(error, all_of_it=True) if isinstance(each, Refused)), None)
+    return None if refused is None else {"how": "refused", "text": str(refused)}
+
+
+def _out_of_memory(error: BaseException) -> BaseException | None:
+    import torch
+
+    return next((each for each in _chain(error) if isinstance(each, torch.OutOfMemoryError)), None)
+
+
+def _chain(error: BaseException, all_of_it: bool = False) -> list[BaseException]:
+    """The error and those that a traceback shows above it; or what `from None` hides too."""
+    chain = [error]
+    while True:
+        last = chain[-1]
+        inner = last.__cause__ or (last.__context__ if all_of_it or not last.__suppress_context__ else None)
+        if inner is None or inner in chain:
+            return chain
+        chain.append(inner)
 
 
 def _line(error: BaseException, script: str) -> str:
