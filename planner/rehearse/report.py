@@ -17,7 +17,7 @@ from planner.compress.schema import (
     Step,
     Verdict,
 )
-from planner.errors import JobError
+from planner.errors import JobError, StoppedError
 from planner.job import Job
 from planner.notes import Note
 from planner.rehearse.events import Told, read_events, read_origins
@@ -55,8 +55,13 @@ class Rehearsed:
 
 
 def report(done: Rehearsed) -> Plan:
-    """The rehearsal as a Plan; of one that stopped early, as far as it came."""
+    """The rehearsal as a Plan; of one that stopped early, as far as it came.
+
+    Raises StoppedError where it did not come to the end of any step.
+    """
     told = read_events(done.folder / "events.jsonl")
+    if not told.steps:
+        raise StoppedError(f"{done.name}: the process ended with code {done.exit_code}, without saying why")
     trace = Trace.read(done.folder / "trace.bin", read_origins(done.folder / "origins.jsonl"), done.script)
     steps = _steps(told, trace, done.card)
     script = _script(done, told, trace)
@@ -95,11 +100,17 @@ def _steps(told: Told, trace: Trace, number: int) -> list[Step]:
         step = _step(len(steps), event, card, cpu, number)
         if step.phase in empty and steps and not event["partial"] and _is_covered(step, steps[-1]):
             steps[-1] = _extended(steps[-1], step)
-        elif step.phase == "script" and step.unit == "script" and not steps and len(told.steps) > 1:
+        elif not steps and place + 1 < len(told.steps) and _is_empty(event):
             continue  # what comes before the model is loaded
         else:
             steps.append(step)
     return steps
+
+
+def _is_empty(event: dict[str, Any]) -> bool:
+    """A step of the script, without a name, in which nothing was held: neither on the CPU nor on any card."""
+    taken = event["cpu"]["peak"] or any(card["requested"] for card in event["gpus"])
+    return event["phase"] == "script" and event["unit"] == "script" and not taken
 
 
 def _is_covered(step: Step, last: Step) -> bool:
