@@ -20,6 +20,7 @@ from planner.compress.schema import (
 from planner.errors import JobError, StoppedError
 from planner.job import Job
 from planner.notes import Note
+from planner.rehearse.cards import notes_on_cards, reported_card
 from planner.rehearse.events import Told, read_events, read_origins
 from planner.rehearse.tape import RecordedTape
 from planner.rehearse.trace import NOTHING, HeldThen, Trace
@@ -63,15 +64,16 @@ def report(done: Rehearsed) -> Plan:
     if not told.steps:
         raise StoppedError(f"{done.name}: the process ended with code {done.exit_code}, without saying why")
     trace = Trace.read(done.folder / "trace.bin", read_origins(done.folder / "origins.jsonl"), done.script)
-    steps = _steps(told, trace, done.card)
-    script = _script(done, told, trace)
+    card = reported_card(told, done.card, trace.card_that_ran_out)
+    steps = _steps(told, trace, card)
+    script = _script(done, told, trace.at_end(card))
     job = _job(done.job, told)
     gpu = _gpu_peak(steps, job)
-    verdict = _verdict(told, steps, trace.ran_out(done.card))
+    verdict = _verdict(told, steps, trace.ran_out(card))
     notes = [*(Note(kind="rehearsal", text=text) for _, text in dict.fromkeys(told.notes))]
-    notes.append(Note(kind="rehearsal", text=CUDNN))
+    notes += [*notes_on_cards(told, card, done.card), Note(kind="rehearsal", text=CUDNN)]
     if gpu.peak_reserved_bytes and verdict.outcome != "out of memory":
-        gpu = gpu.model_copy(update={"smallest_card_bytes": _smallest(trace, gpu, job, done.card)})
+        gpu = gpu.model_copy(update={"smallest_card_bytes": _smallest(trace, gpu, job, card)})
         notes += [Note(kind="rehearsal", text=ASKS)] if trace.questions else []
     highest = max(steps, key=lambda step: (step.cpu.peak_bytes, -step.index))
     return Plan(
@@ -208,9 +210,9 @@ def _verdict(told: Told, steps: Sequence[Step], ran_out: tuple[int, int] | None)
     )
 
 
-def _script(done: Rehearsed, told: Told, trace: Trace) -> RehearsedScript:
+def _script(done: Rehearsed, told: Told, at_end: HeldThen) -> RehearsedScript:
     end = told.end
-    held: tuple[Owned, ...] = trace.at_end(done.card).largest if end.get("how") == "out of memory" else ()
+    held: tuple[Owned, ...] = at_end.largest if end.get("how") == "out of memory" else ()
     return RehearsedScript(
         path=done.name,
         arguments=done.arguments,
