@@ -32,7 +32,9 @@ def hub_config(hub_id: str, hint: Hint) -> Path:
         _require_hub(hub_id, hint)
         with _quiet():
             return Path(_within_patience(lambda: huggingface_hub.hf_hub_download(hub_id, "config.json"), hub_id))
-    except (OSError, ValueError) as error:  # all of huggingface_hub's errors are one or the other
+    except (ModelError, MemoryError):
+        raise
+    except Exception as error:  # huggingface_hub's own, or whatever the HTTP library raises
         raise ModelError(f"{hub_id}: {_explained(error, hub_id, hint)}") from error
 
 

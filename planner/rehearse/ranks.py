@@ -13,8 +13,11 @@ ALONE = (
 
 
 def heaviest(plans: Sequence[Plan]) -> Plan:
-    """The plan of the rank whose card takes most, with what all of them take; the plans in the order of their ranks."""
-    number = max(range(len(plans)), key=lambda rank: (plans[rank].gpu.peak_allocated_bytes, -rank))
+    """The plan of the rank whose card takes most, one that ran out of memory before all others, with what all of them
+    take; the plans in the order of their ranks."""
+    number = max(
+        range(len(plans)), key=lambda rank: (_ran_out(plans[rank]), plans[rank].gpu.peak_allocated_bytes, -rank)
+    )
     plan = plans[number]
     shared = min(plan.model.bytes, *(each.cpu.peak_bytes for each in plans))
     facts = RankFacts(
@@ -23,3 +26,7 @@ def heaviest(plans: Sequence[Plan]) -> Plan:
     peaks = ", ".join(f"rank {rank} {human_bytes(each.gpu.peak_allocated_bytes)}" for rank, each in enumerate(plans))
     notes = [*plan.notes, *(Note(kind="rehearsal", text=text) for text in (ALONE, f"Allocated at most: {peaks}."))]
     return plan.model_copy(update={"ranks": facts, "notes": tuple(notes)})
+
+
+def _ran_out(plan: Plan) -> bool:
+    return plan.verdict is not None and plan.verdict.outcome == "out of memory"

@@ -17,9 +17,10 @@ from planner.compress.schema import (
     Step,
     Verdict,
 )
-from planner.errors import JobError
+from planner.errors import JobError, StoppedError
 from planner.job import Job
 from planner.notes import Note
+from planner.rehearse.cards import notes_on_cards, reported_card
 from planner.rehearse.events import Told, read_events, read_origins
 from planner.rehearse.tape import RecordedTape
 from planner.rehearse.trace import NOTHING, HeldThen, Trace
@@ -55,18 +56,24 @@ class Rehearsed:
 
 
 def report(done: Rehearsed) -> Plan:
-    """The rehearsal as a Plan; of one that stopped early, as far as it came."""
+    """The rehearsal as a Plan; of one that stopped early, as far as it came.
+
+    Raises StoppedError where it did not come to the end of any step.
+    """
     told = read_events(done.folder / "events.jsonl")
+    if not told.steps:
+        raise StoppedError(f"{done.name}: the process ended with code {done.exit_code}, without saying why")
     trace = Trace.read(done.folder / "trace.bin", read_origins(done.folder / "origins.jsonl"), done.script)
-    steps = _steps(told, trace, done.card)
-    script = _script(done, told, trace)
+    card = reported_card(told, done.card, trace.card_that_ran_out)
+    steps = _steps(told, trace, card)
+    script = _script(done, told, trace.at_end(card))
     job = _job(done.job, told)
     gpu = _gpu_peak(steps, job)
-    verdict = _verdict(told, steps, trace.ran_out(done.card))
+    verdict = _verdict(told, steps, trace.ran_out(card))
     notes = [*(Note(kind="rehearsal", text=text) for _, text in dict.fromkeys(told.notes))]
-    notes.append(Note(kind="rehearsal", text=CUDNN))
+    notes += [*notes_on_cards(told, card, done.card), Note(kind="rehearsal", text=CUDNN)]
     if gpu.peak_reserved_bytes and verdict.outcome != "out of memory":
-        gpu = gpu.model_copy(update={"smallest_card_bytes": _smallest(trace, gpu, job, done.card)})
+        gpu = gpu.model_copy(update={"smallest_card_bytes": _smallest(trace, gpu, job, card)})
         notes += [Note(kind="rehearsal", text=ASKS)] if trace.questions else []
     highest = max(steps, key=lambda step: (step.cpu.peak_bytes, -step.index))
     return Plan(
@@ -95,11 +102,17 @@ def _steps(told: Told, trace: Trace, number: int) -> list[Step]:
         step = _step(len(steps), event, card, cpu, number)
         if step.phase in empty and steps and not event["partial"] and _is_covered(step, steps[-1]):
             steps[-1] = _extended(steps[-1], step)
-        elif step.phase == "script" and step.unit == "script" and not steps and len(told.steps) > 1:
+        elif not steps and place + 1 < len(told.steps) and _is_empty(event):
             continue  # what comes before the model is loaded
         else:
             steps.append(step)
     return steps
+
+
+def _is_empty(event: dict[str, Any]) -> bool:
+    """A step of the script, without a name, in which nothing was held: neither on the CPU nor on any card."""
+    taken = event["cpu"]["peak"] or any(card["requested"] for card in event["gpus"])
+    return event["phase"] == "script" and event["unit"] == "script" and not taken
 
 
 def _is_covered(step: Step, last: Step) -> bool:
@@ -197,9 +210,9 @@ def _verdict(told: Told, steps: Sequence[Step], ran_out: tuple[int, int] | None)
     )
 
 
-def _script(done: Rehearsed, told: Told, trace: Trace) -> RehearsedScript:
+def _script(done: Rehearsed, told: Told, at_end: HeldThen) -> RehearsedScript:
     end = told.end
-    held: tuple[Owned, ...] = trace.at_end(done.card).largest if end.get("how") == "out of memory" else ()
+    held: tuple[Owned, ...] = at_end.largest if end.get("how") == "out of memory" else ()
     return RehearsedScript(
         path=done.name,
         arguments=done.arguments,

@@ -20,7 +20,6 @@ from planner.errors import RehearseError, StoppedError
 from planner.job import Job
 from planner.rehearse.allocation import ALLOCATOR_VARIABLES, told_by_environment
 from planner.rehearse.build import Interpreter, PretendedDriver, interpreter, pretended_driver
-from planner.rehearse.events import read_events
 from planner.rehearse.guess import guessed
 from planner.rehearse.ranks import heaviest
 from planner.rehearse.report import Rehearsed, report
@@ -113,8 +112,6 @@ def _checked(done: Rehearsed) -> Plan:
         raise RehearseError(
             f"{done.name}: the rehearsal did not start (exit code {done.exit_code}); see the lines above"
         )
-    if not read_events(done.folder / "events.jsonl").steps:
-        raise StoppedError(f"{done.name}: the process ended with code {done.exit_code}, without saying why")
     plan = report(done)
     script = plan.script
     assert script is not None

@@ -63,6 +63,12 @@ class Trace:
         """How often the job was told how much of the card is free."""
         return int(np.count_nonzero(self.records["action"] == ASKED))
 
+    @property
+    def card_that_ran_out(self) -> int | None:
+        """Number of the card whose memory ran out last; None where none's did."""
+        found = self.records["device"][self.records["action"] == OUT_OF_MEMORY]
+        return int(found[-1]) if len(found) else None
+
     def ran_out(self, device: int) -> tuple[int, int] | None:
         """What was asked for and what was free when this card's memory ran out last; None where it never did."""
         found = self.records[(self.records["action"] == OUT_OF_MEMORY) & (self.records["device"] == device)]

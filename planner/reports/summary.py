@@ -3,7 +3,7 @@
 from typing import Literal
 
 from planner.compress.parts import PART_NAMES, cpu_parts, gpu_parts
-from planner.compress.schema import Plan, Step
+from planner.compress.schema import Plan, Step, Verdict
 from planner.compress.verdicts import first_over, peak_cpu_step, peak_gpu_step, verdict
 from planner.fields import JOB_FIELDS
 from planner.job import Job
@@ -56,7 +56,8 @@ def room(job: Job) -> str:
 def gpu_lines(plan: Plan) -> list[str]:
     """The GPU peak: in which step, set by what, its exact bytes, and the rule of thumb's figure."""
     if not plan.gpu.peak_bytes:
-        return ["because nothing is computed on a GPU"]
+        is_out = plan.verdict is not None and plan.verdict.outcome == "out of memory"
+        return ["before anything lay on it" if is_out else "because nothing is computed on a GPU"]
     exact = f"{plan.gpu.peak_bytes:,} bytes requested, {plan.gpu.peak_allocated_bytes:,} allocated in 512-byte blocks"
     rule = _beside_rule(plan, plan.gpu.peak_bytes, plan.rule_of_thumb.gpu_bytes if plan.rule_of_thumb else 0)
     return [*_where(plan, peak_gpu_step(plan), "gpu"), exact, *_on_card(plan), *_on_second(plan), *rule]
@@ -125,7 +126,8 @@ def answer(plan: Plan) -> list[str]:
 
 def fit_line(plan: Plan) -> str:
     """Whether it gets through, and the first step that does not."""
-    if not plan.gpu.peak_bytes:
+    ran_out = plan.verdict is not None and plan.verdict.outcome == "out of memory"
+    if not (plan.gpu.peak_bytes or ran_out):
         return "needs no GPU"
     if plan.verdict is None:
         return _fit_by_tensors(plan)
@@ -137,11 +139,18 @@ def fit_line(plan: Plan) -> str:
         return f"GETS THROUGH on {room(plan.job)} after giving back cached memory {times}, which is slow{smallest}"
     step = first_over(plan)
     where = place(step) if step else "the last step"
-    asked, free = (human_bytes(count or 0) for count in (plan.verdict.asked_bytes, plan.verdict.free_bytes))
     which = "the second GPU, " if plan.verdict.gpu else ""
-    return f"OUT OF MEMORY on {which}{room(plan.job)} in {where}, asking for {asked} with {free} free" + _smallest(
+    return f"OUT OF MEMORY on {which}{room(plan.job)} in {where}{_asking(plan.verdict)}" + _smallest(
         plan, "gets through"
     )
+
+
+def _asking(verdict: Verdict) -> str:
+    """What was asked for and what was free, as far as known."""
+    asked, free = verdict.asked_bytes, verdict.free_bytes
+    if asked is None:
+        return ""
+    return f", asking for {human_bytes(asked)}" + ("" if free is None else f" with {human_bytes(free)} free")
 
 
 def _smallest(plan: Plan, verb: str) -> str:

@@ -241,6 +241,24 @@ def test_a_hub_id_offline_says_so_and_lists_presets_like_it() -> None:
         load_source("Qwen/Qwen3-4B")
 
 
+@pytest.mark.parametrize(
+    ("error", "becomes"),
+    [(type("ReadTimeout", (Exception,), {})("timed out"), ModelError), (KeyboardInterrupt(), KeyboardInterrupt)],
+)
+def test_whatever_the_http_library_raises_is_one_line_and_an_interrupt_stays_one(
+    error: BaseException, becomes: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(*names: str) -> str:
+        raise error
+
+    monkeypatch.setattr(models_hub, "_require_hub", lambda *_: None)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    with pytest.raises(becomes) as caught:
+        load_source("some/model")
+    if becomes is ModelError:
+        assert str(caught.value) == "some/model: its config.json could not be downloaded: timed out"
+
+
 def test_an_unreachable_hub_is_given_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from planner.compress.schema import Plan
+from planner.errors import StoppedError
 from planner.job import Job
 from planner.rehearse.report import Rehearsed, report
 from planner.rehearse.trace import ALLOC, ASKED, FREED, MARK, OUT_OF_MEMORY, RECORD
@@ -111,6 +112,24 @@ def test_a_step_that_the_script_named_is_shown_however_low(tmp_path: Path) -> No
     named = step("script", 8, unit="evaluation")
     plan = rehearsed(tmp_path, [*WHOLE, named], [*PEAKS, 8], ENDED)
     assert plan.steps[-1].unit == "evaluation"
+
+
+def test_what_comes_before_the_first_load_is_shown_where_it_took_anything(tmp_path: Path) -> None:
+    for cpu, card, shown in ((0, 0, False), (0, 950 * MIB, True), (9900, 0, True)):
+        plan = rehearsed(tmp_path, [step("script", card, cpu=cpu), *WHOLE], [max(card, 4), *PEAKS], ENDED)
+        assert (plan.steps[0].phase == "script") is shown
+        assert plan.gpu.peak_bytes == max(card, 900 * MIB)
+        assert plan.cpu.peak_bytes == max(cpu, 9000)
+
+
+def test_a_script_that_takes_nothing_has_one_step(tmp_path: Path) -> None:
+    plan = rehearsed(tmp_path, [step("script", 0, cpu=0)] * 2, [], ENDED)
+    assert [each.phase for each in plan.steps] == ["script"]
+
+
+def test_a_child_that_ended_no_step_is_an_error_of_one_line(tmp_path: Path) -> None:
+    with pytest.raises(StoppedError, match=r"^job.py: the process ended with code 0, without saying why$"):
+        rehearsed(tmp_path, [], [], ENDED)
 
 
 def test_the_smallest_card_is_found_without_another_run(tmp_path: Path) -> None:

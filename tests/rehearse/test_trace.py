@@ -45,8 +45,8 @@ class Writer:
         nbytes, address = self.live.pop(name)
         self.events.append((CPU_FREE if cpu else FREED, 0, 0, 0, nbytes, address))
 
-    def mark(self, action: int = MARK, *, nbytes: int = 0, address: int = 0) -> None:
-        self.events.append((action, 0, 0, 0, nbytes, address))
+    def mark(self, action: int = MARK, *, nbytes: int = 0, address: int = 0, device: int = 0) -> None:
+        self.events.append((action, device, 0, 0, nbytes, address))
 
     def trace(self) -> Trace:
         return Trace(np.array(self.events, dtype=RECORD), {1: FORWARD, 2: HESSIAN}, SCRIPT)
