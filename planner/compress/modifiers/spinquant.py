@@ -124,9 +124,9 @@ class SpinQuantSpec(ModifierSpec):
 
     def within(self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
         """Raises RecipeError where the library cannot group norms, or make a matrix of a weight's size."""
-        if modules[0].classes[0] == ROUTED:
+        if facts.architecture == ROUTED:
             raise UnsupportedError(f"{self.where}: {ROUTED} needs a preparation by script, which is not modelled")
-        where = f"{self.where} ({modules[0].classes[0]})"
+        where = f"{self.where} ({facts.architecture})"
         try:
             fused = tuple(_fused(modules))
         except ModuleSetError as error:
