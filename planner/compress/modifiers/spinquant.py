@@ -136,6 +136,11 @@ class SpinQuantSpec(ModifierSpec):
         embeddings = tuple(ref.name for ref in Patterns((EMBEDDING,)).of(modules))
         return replace(self, embeddings=embeddings, fused=fused, rotated=rotated)
 
+    def in_ranks(self) -> Iterable[Note]:
+        """Weights lie in shared memory, and every rank writes all of them."""
+        text = f"{self.where}: {self.type} in several ranks is not modelled: its figures are those of one process"
+        yield Note(kind="estimate", text=text)
+
     def select(self, modules: Sequence[ModuleRef]) -> Selection:
         """All that is centered, fused or multiplied; norms are watched."""
         rotated = (name for each in self.rotated for name in (*each.outputs, *each.inputs))
