@@ -144,6 +144,12 @@ class Job(BaseModel):
         return self.model_validate({**self.model_dump(exclude_unset=True), **card})
 
     @model_validator(mode="after")
+    def _ranks_have_a_card_each(self) -> Self:
+        if self.ranks > 1 and self.offload_device == "gpu:1":
+            raise ValueError("offload_device is the card of rank 1 in a job with ranks; leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _ram_is_for_what_may_be_on_disk(self) -> Self:
         if self.ram_for_weights_bytes is not None and self.weights != "disk":
             raise ValueError('ram_for_weights_bytes says what does not go to the disk, so it needs weights "disk"')

@@ -48,6 +48,7 @@ def test_batches_hold_every_sample_and_only_the_last_is_smaller(samples: int, ba
         {"image_size": (448, 10**6)},
         {"pipeline": "parallel"},
         {"offload_device": "disk"},
+        {"offload_device": "gpu:1", "ranks": 2},
         {"dtype": "int8"},
         {"no_such_option": 1},
     ],

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
+from pydantic import ValidationError
+
 from planner.accepted import AnyRecipe, called, check_model, recipe_of
 from planner.choose.paste import command_line, library_call
 from planner.choose.schema import Choice, moved_from_gpu, moved_to_gpu, passes
@@ -222,8 +224,8 @@ class Estimator:
     def _job(self, asked: Job, strategy: Strategy) -> Job:
         try:
             return strategy.job(asked)
-        except ValueError as error:
-            raise JobError(f"{strategy.name}: {error}") from None
+        except ValidationError as error:
+            raise JobError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
 
 
 def without_card(job: Job) -> Job:

@@ -104,13 +104,17 @@ class ModelFreeFlags:
     ] = None
     dtype: Annotated[
         Literal["bfloat16", "float16", "float32"],
-        typer.Option("--dtype", help="And its type.", rich_help_panel=CHECKPOINT),
+        typer.Option(
+            "--dtype", help="Type of the weights of a checkpoint that is not here.", rich_help_panel=CHECKPOINT
+        ),
     ] = "bfloat16"
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of `model_free`. Raises JobError, RecipeError for what cannot be read."""
         from planner.modelfree.plan import ModelFreeOptions
 
+        if (self.scheme is None) == (self.config_groups is None):
+            raise JobError("say what to make of the weights: either --scheme, like FP8_BLOCK, or --config-groups")
         return {
             "scheme": self.scheme,
             "config_groups": None if self.config_groups is None else _groups(self.config_groups),

@@ -56,9 +56,5 @@ def rank_notes(program: Program, ranks: int) -> Iterator[Note]:
         text="Weights lie in shared memory (/dev/shm, usually half of the RAM). NCCL's buffers on each card are not "
         "counted.",
     )
-    if any(not run.spec.shares_work and run.spec.requires_calibration_data for run in program.runs):
-        yield Note(
-            kind="job",
-            text="SparseGPT does not know of ranks: each prunes all weights by its own samples, and the last one to "
-            "write a weight decides it.",
-        )
+    for run in program.runs:
+        yield from run.spec.in_ranks()

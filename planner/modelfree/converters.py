@@ -279,8 +279,12 @@ def converter_of(
 ) -> ConverterSpec | None:
     """The record of a converter: by name, or the library's own object. `config`: config.json of the checkpoint.
 
-    Raises UnsupportedError for one that planner does not model, JobError for a name that nobody knows.
+    Raises UnsupportedError for one that planner does not model, JobError for a name that nobody knows, and
+    for targets or ignores of none.
     """
+    targets, ignore = tuple(targets), tuple(ignore)
+    if given is None and (targets or ignore):
+        raise JobError("--converter-target and --converter-ignore say what a converter takes: name it by --converter")
     if given is None or isinstance(given, ConverterSpec):
         return given
     name = given if isinstance(given, str) else type(given).__name__

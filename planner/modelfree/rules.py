@@ -8,10 +8,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from planner.errors import RecipeError
-from planner.hints import shorten
+from planner.hints import did_you_mean, shorten
 from planner.modelfree.checkpoint import split_name
 from planner.recipe.matching import Patterns
-from planner.recipe.schemes import QuantizationFields, resolve_groups
+from planner.recipe.schemes import QuantizationFields, preset_names, resolve_groups
 from planner.recipe.specs import ModuleRef, Scheme
 from planner.recipe.validation import check_patterns
 
@@ -75,13 +75,30 @@ def rules_of(
         raise RecipeError("give either a scheme or config_groups" + (", not both" if scheme is not None else ""))
     patterns = tuple(ignore)
     check_patterns(patterns, "ignore", may_be_empty=True)
+    if isinstance(scheme, str) and scheme.upper() not in preset_names():
+        presets = _presets()
+        hint = did_you_mean(scheme, presets) or ";"
+        raise RecipeError(f"unknown scheme {shorten(scheme)}{hint} model_free_ptq takes {', '.join(presets)}", "scheme")
     name, fields = _fields(scheme, config_groups)
     groups = []
-    for group in resolve_groups(fields, "scheme" if scheme is not None else "config_groups"):
+    for group in resolve_groups(fields, "model_free_ptq"):
         _check(group)
         check_patterns(group.targets, f"{group.where}.targets", may_be_empty=True)
         groups.append(group if group.targets else replace(group, targets=("Linear",)))
     return Rules(name=name, groups=tuple(groups), ignore=patterns, renamed_observer=_renamed(fields))
+
+
+def _presets() -> tuple[str, ...]:
+    """Names of the presets that model_free_ptq takes."""
+
+    def is_taken(name: str) -> bool:
+        try:
+            rules_of(name)
+        except RecipeError:
+            return False
+        return True
+
+    return tuple(filter(is_taken, preset_names()))
 
 
 def _fields(scheme: AnyScheme | None, groups: Mapping[str, Any] | None) -> tuple[str, QuantizationFields]:

@@ -115,6 +115,13 @@ def _groups(fields: QuantizationFields, where: str) -> Iterator[tuple[str, Any]]
         yield f"{where}.config_groups.{name}", _group(group, f"{where}.config_groups.{name}")
 
 
+def preset_names() -> tuple[str, ...]:
+    """Names of compressed-tensors' schemes, in upper case."""
+    from compressed_tensors.quantization.quant_scheme import PRESET_SCHEMES
+
+    return tuple(PRESET_SCHEMES)
+
+
 def _preset(name: Any, targets: Any, where: str) -> Any:
     from compressed_tensors.quantization.quant_scheme import PRESET_SCHEMES, QuantizationScheme, preset_name_to_scheme
 

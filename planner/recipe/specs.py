@@ -166,6 +166,10 @@ class ModifierSpec:
         """Whether ranks of a torchrun job deal the modules out among them, instead of doing the same each."""
         return False
 
+    def in_ranks(self) -> Iterable[Note]:
+        """What several ranks mean for it, beyond the figures, or that they are not modelled."""
+        return ()
+
     @property
     def trains(self) -> bool:
         """Whether it trains each sequential target by itself: it watches them all, and `tuning` says how. Errors of one

@@ -61,10 +61,10 @@ def card_support(schemes: Iterable[Scheme], sm: int | None) -> CardSupport | Non
     found = [(_kernels(scheme), scheme) for scheme in dict.fromkeys(schemes) if storage_of(scheme) != "dense"]
     if sm is None or not found:
         return None
-    answers = [(kernels.on(sm) if kernels else "not known", kernels) for kernels, _ in found]
-    worst, kernels = max(answers, key=lambda answer: _ORDER.index(answer[0]))
+    answers = [(kernels.on(sm) if kernels else "not known", kernels, scheme) for kernels, scheme in found]
+    worst, kernels, scheme = max(answers, key=lambda answer: _ORDER.index(answer[0]))
     if kernels is None:
-        return CardSupport(support=worst, format=storage_of(found[0][1]), source="neither documentation speaks of it")
+        return CardSupport(support=worst, format=storage_of(scheme), source="neither documentation speaks of it")
     return CardSupport(support=worst, format=kernels.format, source=kernels.source)
 
 

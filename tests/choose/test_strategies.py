@@ -9,6 +9,7 @@ from planner.choose.paste import command_line
 from planner.choose.schema import Choice
 from planner.choose.strategies import ASKED, Strategy
 from planner.choose.targets import finer_targets
+from planner.errors import JobError
 from planner.hardware import find_gpu
 from planner.hardware.demand import rank
 from planner.hardware.machine import Machine
@@ -63,6 +64,12 @@ def test_a_second_gpu_takes_the_activations_and_nothing_else(choices: dict[str, 
     assert needs(second, "GPU") == needs(asked, "GPU")
     assert needs(second, "RAM") < needs(asked, "RAM")
     assert needs(second, "second GPU") > 0
+
+
+def test_a_strategy_that_is_no_job_is_left_out_in_one_line() -> None:
+    impossible = Strategy(name="1 samples", changes={"samples": 1})
+    with pytest.raises(JobError, match=r"^ranks 2 are more than samples 1; each needs one$"):
+        estimator().trial(JOB.model_copy(update={"ranks": 2}), impossible)
 
 
 def test_one_card_is_no_second_one() -> None:

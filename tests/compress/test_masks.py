@@ -134,6 +134,20 @@ def test_the_first_sparsity_is_the_schedules(scheduler: str, arguments: dict[str
         ({"apply_globally": True}, r"apply_globally: LLM Compressor has not implemented it"),
         ({"targets": ["__ALL__"]}, r"targets: __ALL__ is no longer supported"),
         ({"params": []}, r"params: unknown field"),
+        (
+            {"update_scheduler": "multi_step", "scheduler_args": {"steps": [1, 2]}},
+            r"magnitude\.scheduler_args\.steps: must be pairs",
+        ),
+        ({"update_scheduler": "multi_step", "scheduler_args": {"steps": [[0, "x"]]}}, r"steps: must be pairs"),
+        (
+            {"update_scheduler": "polynomial", "scheduler_args": {"exponent": "two"}},
+            r"magnitude\.scheduler_args\.exponent: must be a number",
+        ),
+        (
+            {"update_scheduler": "polynomial", "scheduler_args": {"exponent": -1}, "start": 0},
+            r"exponent: -1 is no power for 0",
+        ),
+        ({"init_sparsity": 3.0}, r"magnitude\.init_sparsity: the first mask's sparsity would be 3;"),
     ],
 )
 def test_what_the_library_fails_on_is_refused_by_its_path(changes: dict[str, Any], message: str) -> None:

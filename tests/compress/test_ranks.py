@@ -12,6 +12,7 @@ from planner.compress.modifiers.hessian import hessian_bytes
 from planner.compress.oneshot import heaviest_rank, simulate
 from planner.compress.program import StepMemory
 from planner.compress.ranks import Rank, check_ranks, dealt
+from planner.compress.recipes import recipe_from_dict
 from planner.errors import UnsupportedError
 from planner.planning import plan_graph
 from planner.recipe.specs import ModifierSpec
@@ -134,11 +135,31 @@ def test_all_ranks_have_the_weights_once_and_their_activations_each() -> None:
     assert plan.ranks.all_bytes == plan.ranks.shared_bytes + 4 * own
 
 
+@pytest.mark.parametrize(
+    ("kind", "fields", "says"),
+    [
+        ("SparseGPTModifier", {"sparsity": 0.5}, "SparseGPTModifier does not know of ranks"),
+        ("WandaPruningModifier", {"sparsity": 0.5}, "WandaPruningModifier does not know of ranks"),
+        ("SpinQuantModifier", {}, "SpinQuantModifier in several ranks is not modelled"),
+        ("ConstantPruningModifier", {"targets": "Linear"}, "ConstantPruningModifier in several ranks is not modelled"),
+        ("SmoothQuantModifier", {}, None),
+        ("REAPPruningModifier", {"sparsity": 0.5}, None),
+        ("AWQModifier", {}, None),
+        ("GPTQModifier", {"scheme": "W4A16"}, None),
+    ],
+)
+def test_each_modifier_says_for_itself_what_ranks_mean(kind: str, fields: dict[str, Any], says: str | None) -> None:
+    spec = recipe_from_dict({"a_stage": {"a_modifiers": {kind: fields}}}, "my.yaml").modifiers[0]
+    texts = [note.text for note in spec.in_ranks()]
+    assert len(texts) == (says is not None)
+    assert says is None or says in texts[0]
+
+
 def test_a_plan_says_what_it_leaves_out_and_what_sparsegpt_does() -> None:
     plan = plan_graph(TOY.graph, toys.recipe(toys.sparsegpt()), toys.job(samples=4, ranks=2))
     texts = [note.text for note in plan.notes]
     assert any("NCCL" in text for text in texts)
-    assert any("SparseGPT does not know of ranks" in text for text in texts)
+    assert any("SparseGPTModifier does not know of ranks" in text for text in texts)
 
 
 def test_ranks_that_would_convert_fused_experts_are_refused() -> None:

@@ -23,6 +23,7 @@ VECTOR, POSITIONS, WIDE_VECTOR = CHANNELS * 2, CHANNELS * 8, CHANNELS * 4
 NORM = LinearModule(name="norm", rows=0, columns=0, itemsize=0)
 A, B = toys.linear("a", 400, CHANNELS), toys.linear("b", 100, CHANNELS)
 SMOOTHINGS = (Smoothing("norm", ("a", "b")),)
+LLAMA = ModelTraits(architecture="LlamaForCausalLM")
 
 
 def calibrated(
@@ -148,7 +149,7 @@ def layers(count: int = 2) -> list[ModuleRef]:
 
 
 def test_mappings_of_the_family_are_found_layer_by_layer() -> None:
-    spec = SmoothQuantSpec(where="smooth").within(ModelTraits(), layers(), ())
+    spec = SmoothQuantSpec(where="smooth").within(LLAMA, layers(), ())
     assert [(each.smooth[13:], len(each.balance)) for each in spec.smoothings] == [
         ("0.input_layernorm", 3),
         ("1.input_layernorm", 3),
@@ -161,12 +162,10 @@ def test_mappings_of_the_family_are_found_layer_by_layer() -> None:
 
 
 def test_a_mapping_is_left_out_only_if_all_of_it_is_ignored() -> None:
-    some = SmoothQuantSpec(where="smooth", ignore=("re:.*input_layernorm", "re:.*q_proj")).within(
-        ModelTraits(), layers(), ()
-    )
+    some = SmoothQuantSpec(where="smooth", ignore=("re:.*input_layernorm", "re:.*q_proj")).within(LLAMA, layers(), ())
     assert len(some.smoothings) == 4
     attention = ("re:.*input_layernorm", "re:.*[qkv]_proj")
-    assert len(SmoothQuantSpec(where="smooth", ignore=attention).within(ModelTraits(), layers(), ()).smoothings) == 2
+    assert len(SmoothQuantSpec(where="smooth", ignore=attention).within(LLAMA, layers(), ()).smoothings) == 2
 
 
 def test_a_model_without_these_norms_is_refused_as_the_library_refuses_it() -> None:
@@ -174,27 +173,27 @@ def test_a_model_without_these_norms_is_refused_as_the_library_refuses_it() -> N
     with pytest.raises(
         RecipeError, match=r"smooth \(LlamaForCausalLM\): the last set .* has no match for re:.\*k_proj"
     ):
-        SmoothQuantSpec(where="smooth").within(ModelTraits(), modules, ())
+        SmoothQuantSpec(where="smooth").within(LLAMA, modules, ())
 
 
 def test_two_norms_in_one_set_are_refused() -> None:
     modules = refs("tower.q_proj", "tower.k_proj", "tower.v_proj", "a.0.input_layernorm", "b.0.input_layernorm")
     with pytest.raises(RecipeError, match=r"must match one module to smooth, not a\.0\.input_layernorm, b\.0"):
-        SmoothQuantSpec(where="smooth").within(ModelTraits(), modules, ())
+        SmoothQuantSpec(where="smooth").within(LLAMA, modules, ())
 
 
 def test_channels_that_do_not_fit_the_columns_fail_late_and_are_said() -> None:
     recipe = {"mappings": [[["re:.*o_proj"], "re:.*v_proj"]]}
     grouped = refs("model.layers.0.v_proj", "model.layers.0.o_proj", v_proj=(50, CHANNELS))
-    spec = SmoothQuantSpec.read(recipe, "smooth").within(ModelTraits(), grouped, ())
+    spec = SmoothQuantSpec.read(recipe, "smooth").within(LLAMA, grouped, ())
     (note,) = spec.failures([])
     assert note.kind == "fails"
     assert "model.layers.0.v_proj has not as many outputs" in note.text
-    assert not list(spec.within(ModelTraits(), refs("model.layers.0.v_proj", "model.layers.0.o_proj"), ()).failures([]))
+    assert not list(spec.within(LLAMA, refs("model.layers.0.v_proj", "model.layers.0.o_proj"), ()).failures([]))
 
 
 def test_nothing_to_smooth_is_a_note_and_no_error() -> None:
-    spec = SmoothQuantSpec(where="smooth").within(ModelTraits(), refs("a", "b"), ())
+    spec = SmoothQuantSpec(where="smooth").within(LLAMA, refs("a", "b"), ())
     assert [note.text for note in spec.check([], spec.select([]))] == [
         "smooth leaves this model as it is: all that it targets is ignored"
     ]

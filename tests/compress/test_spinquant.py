@@ -27,6 +27,7 @@ SHAPES = {
 NORMS = ("model.layers.0.input_layernorm", "model.layers.0.post_attention_layernorm", "model.norm")
 ELEMENTS = VOCABULARY * HIDDEN
 MATRIX = HIDDEN * HIDDEN * 8
+LLAMA = ModelTraits(architecture="LlamaForCausalLM")
 
 
 def refs(**shapes: tuple[int, int]) -> list[ModuleRef]:
@@ -39,7 +40,7 @@ def refs(**shapes: tuple[int, int]) -> list[ModuleRef]:
 
 
 def spec(**fields: Any) -> SpinQuantSpec:
-    return SpinQuantSpec.read(fields, "spin").within(ModelTraits(), refs(), ())
+    return SpinQuantSpec.read(fields, "spin").within(LLAMA, refs(), ())
 
 
 def modules() -> list[LinearModule]:
@@ -126,7 +127,7 @@ def test_rotations_reach_both_sides_of_each_weight() -> None:
 def test_a_size_without_a_hadamard_matrix_is_refused() -> None:
     odd = refs(embed_tokens=(VOCABULARY, 96))
     with pytest.raises(RecipeError, match=r"a hadamard matrix of 96 \(model\.embed_tokens\) does not exist"):
-        SpinQuantSpec.read({}, "spin").within(ModelTraits(), odd, ())
+        SpinQuantSpec.read({}, "spin").within(LLAMA, odd, ())
     with pytest.raises(RecipeError, match=r"transform_block_size: 48 must divide 64"):
         spec(transform_block_size=48)
 
@@ -134,7 +135,7 @@ def test_a_size_without_a_hadamard_matrix_is_refused() -> None:
 def test_norms_that_cannot_be_grouped_are_refused() -> None:
     without = [ref for ref in refs() if ref.name != "model.norm"]
     with pytest.raises(RecipeError, match=r"spin \(LlamaForCausalLM\): the last set .* has no match for model\.norm"):
-        SpinQuantSpec.read({}, "spin").within(ModelTraits(), without, ())
+        SpinQuantSpec.read({}, "spin").within(LLAMA, without, ())
 
 
 @pytest.mark.parametrize(

@@ -165,8 +165,11 @@ def test_a_scheme_or_groups_must_be_given_and_not_both(scheme: str | None, group
 
 
 def test_unknown_names_say_what_there_is() -> None:
-    with pytest.raises(RecipeError, match="FP8_BLOCK"):
+    with pytest.raises(RecipeError, match=r"^scheme: unknown scheme FP8_BLOK; did you mean FP8_BLOCK\?") as refused:
         rules_of("FP8_BLOK")
+    taken = str(refused.value).rpartition(" takes ")[2].split(", ")
+    assert "FP8_DYNAMIC" in taken
+    assert not {"FP8", "NVFP4", "UNQUANTIZED"} & set(taken)
     with pytest.raises(Exception, match=r"unknown converter fp8blok.*fp8-block"):
         converter_of("fp8blok")
     with pytest.raises(Exception, match="AutoAWQConverter is not modelled"):

@@ -46,10 +46,11 @@ def modules_of(answer: Any) -> list[ModuleRef]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_smoothquant_smooths_the_same_norms_before_the_same_linears(family: str, answers: Any) -> None:
-    theirs = answers[family]["smooth"]
+    theirs, modules = answers[family]["smooth"], modules_of(answers[family])
+    facts = ModelTraits(architecture=modules[0].classes[0])
     if "error" in theirs:
         with pytest.raises(RecipeError):
-            SmoothQuantSpec(where="r").within(ModelTraits(), modules_of(answers[family]), ())
+            SmoothQuantSpec(where="r").within(facts, modules, ())
     else:
-        found = SmoothQuantSpec(where="r").within(ModelTraits(), modules_of(answers[family]), ()).smoothings
+        found = SmoothQuantSpec(where="r").within(facts, modules, ()).smoothings
         assert [[each.smooth, list(each.balance)] for each in found] == theirs["groups"]

@@ -55,4 +55,6 @@ def test_a_format_that_no_documentation_speaks_of_is_not_known() -> None:
     (spec,) = preset_recipe("MXFP4", TOY.graph).modifiers
     found = card_support(spec.groups, BLACKWELL)  # type: ignore[attr-defined]  # every QuantizationModifier has them
     assert found is not None
-    assert found.support == "not known"
+    assert (found.support, found.format) == ("not known", "mxfp4-pack-quantized")
+    both = card_support([*schemes("gptq_w4a16"), *spec.groups], AMPERE)  # type: ignore[attr-defined]
+    assert both == found

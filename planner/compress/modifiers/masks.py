@@ -14,7 +14,7 @@ from planner.compress.context import Context, Frame
 from planner.compress.holdings import DeviceName, Owner
 from planner.compress.modifiers.base import ModifierModel
 from planner.errors import RecipeError, UnsupportedError
-from planner.hints import did_you_mean
+from planner.hints import did_you_mean, shorten
 from planner.notes import Note
 from planner.recipe.matching import Patterns, nothing_left
 from planner.recipe.specs import ModifierSpec, ModuleRef, Selection
@@ -73,6 +73,11 @@ class ConstantPruningSpec(ModifierSpec):
     def rewrites_weights(self) -> bool:
         """Only an optimizer's step would."""
         return False
+
+    def in_ranks(self) -> Iterable[Note]:
+        """Weights lie in shared memory, and every rank makes masks of its own."""
+        text = f"{self.where}: {self.type} in several ranks is not modelled: its figures are those of one process"
+        yield Note(kind="estimate", text=text)
 
     def select(self, modules: Sequence[ModuleRef]) -> Selection:
         """All that the targets match, with or without a norm's vector, which is passed over here."""
@@ -160,14 +165,42 @@ def _first_sparsity(entry: MagnitudeFields, starts: bool, where: str) -> float:
     if not starts or start is None:
         return 0.0
     if kind == "multi_step":
-        steps = sorted(entry.scheduler_args.get("steps", []), key=lambda step: step[0])
-        return float(next((share for index, share in reversed(steps) if index <= 0), entry.init_sparsity))
-    if end is None:
+        steps = _steps(entry.scheduler_args.get("steps", []), f"{where}.scheduler_args.steps")
+        share = next((share for index, share in reversed(steps) if index <= 0), entry.init_sparsity)
+    elif end is None:
         raise RecipeError(f"is needed by the scheduler {kind}; LLM Compressor fails without it", f"{where}.end")
-    done, exponent = -start / (end - start), entry.scheduler_args.get("exponent", 2)
-    progress = {"linear": done, "cubic": 1 - (1 - done) ** 3, "polynomial": done**exponent}
-    share = progress.get(kind, 1 - (1 - done) ** exponent)
-    return float(entry.init_sparsity + (entry.final_sparsity - entry.init_sparsity) * share)
+    else:
+        done = _progress(kind, -start / (end - start), entry.scheduler_args, f"{where}.scheduler_args.exponent")
+        share = entry.init_sparsity + (entry.final_sparsity - entry.init_sparsity) * done
+    if not 0 <= share <= 1:
+        at = "scheduler_args.steps" if kind == "multi_step" and share != entry.init_sparsity else "init_sparsity"
+        raise RecipeError(f"the first mask's sparsity would be {share:g}; it must be 0 to 1", f"{where}.{at}")
+    return float(share)
+
+
+def _steps(steps: Any, where: str) -> list[tuple[float, float]]:
+    """Pairs of an index and a sparsity, by the index."""
+    is_list = isinstance(steps, list)
+    if not is_list or not all(isinstance(s, list) and len(s) == 2 and all(map(_is_number, s)) for s in steps):
+        raise RecipeError("must be pairs of a step and a sparsity, like [[0, 0.3], [10, 0.5]]", where)
+    return sorted(((index, share) for index, share in steps), key=lambda step: step[0])
+
+
+def _progress(kind: str, done: float, arguments: Mapping[str, Any], where: str) -> float:
+    """How far the sparsity is on its way from the first to the last, when this share of the time is over."""
+    if kind in ("linear", "cubic"):
+        return done if kind == "linear" else 1 - (1 - done) ** 3
+    exponent = arguments.get("exponent", 2)
+    if not _is_number(exponent):
+        raise RecipeError("must be a number", where)
+    try:
+        return float(done**exponent if kind == "polynomial" else 1 - (1 - done) ** exponent)
+    except (ArithmeticError, TypeError) as error:
+        raise RecipeError(f"{shorten(str(exponent))} is no power for {abs(done):g}", where) from error
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 # ---------------------------------------------------------------------- memory

@@ -100,7 +100,7 @@ class SmoothQuantSpec(ModifierSpec):
 
     def within(self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
         """base.py `_resolve_mappings`. Raises RecipeError where that raises."""
-        smoothings = tuple(self._smoothings(modules))
+        smoothings = tuple(self._smoothings(facts.architecture, modules))
         refs = {ref.name: ref for ref in modules}
         mismatches = (s.smooth for s in smoothings if _mismatch(refs[s.smooth], [refs[name] for name in s.balance]))
         return replace(self, smoothings=smoothings, mismatches=tuple(mismatches))
@@ -135,10 +135,9 @@ class SmoothQuantSpec(ModifierSpec):
         return SmoothQuantModel(context, self)
 
     # ------------------------------------------------------------------ mappings
-    def _smoothings(self, modules: Sequence[ModuleRef]) -> Iterator[Smoothing]:
+    def _smoothings(self, architecture: str, modules: Sequence[ModuleRef]) -> Iterator[Smoothing]:
         ignored, where = Patterns(self.ignore), f"{self.where}.mappings"
         try:
-            architecture = modules[0].classes[0]
             mappings = mappings_of(architecture, modules) if self.mappings is None else self.mappings
             for number, mapping in enumerate(mappings):
                 where = f"{self.where}.mappings[{number}]" if self.mappings else f"{self.where} ({architecture})"

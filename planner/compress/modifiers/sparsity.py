@@ -86,6 +86,11 @@ class SparsitySpec(ModifierSpec):
         """It sets weights to zero."""
         return True
 
+    def in_ranks(self) -> Iterable[Note]:
+        """Neither sparsegpt/base.py nor wanda/base.py asks whether it is distributed."""
+        text = "does not know of ranks: each prunes all weights by its own samples, and the last one to write a weight"
+        yield Note(kind="job", text=f"{self.type} {text} decides it.")
+
     def select(self, modules: Sequence[ModuleRef]) -> Selection:
         """Prunable modules in every targeted subtree, in model order."""
         ignored = Patterns(self.ignore)

@@ -124,9 +124,9 @@ class SpinQuantSpec(ModifierSpec):
 
     def within(self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
         """Raises RecipeError where the library cannot group norms, or make a matrix of a weight's size."""
-        if modules[0].classes[0] == ROUTED:
+        if facts.architecture == ROUTED:
             raise UnsupportedError(f"{self.where}: {ROUTED} needs a preparation by script, which is not modelled")
-        where = f"{self.where} ({modules[0].classes[0]})"
+        where = f"{self.where} ({facts.architecture})"
         try:
             fused = tuple(_fused(modules))
         except ModuleSetError as error:
@@ -135,6 +135,11 @@ class SpinQuantSpec(ModifierSpec):
         self._check_sizes(modules, rotated, where)
         embeddings = tuple(ref.name for ref in Patterns((EMBEDDING,)).of(modules))
         return replace(self, embeddings=embeddings, fused=fused, rotated=rotated)
+
+    def in_ranks(self) -> Iterable[Note]:
+        """Weights lie in shared memory, and every rank writes all of them."""
+        text = f"{self.where}: {self.type} in several ranks is not modelled: its figures are those of one process"
+        yield Note(kind="estimate", text=text)
 
     def select(self, modules: Sequence[ModuleRef]) -> Selection:
         """All that is centered, fused or multiplied; norms are watched."""
