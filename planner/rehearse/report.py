@@ -102,17 +102,25 @@ def _steps(told: Told, trace: Trace, number: int) -> list[Step]:
         step = _step(len(steps), event, card, cpu, number)
         if step.phase in empty and steps and not event["partial"] and _is_covered(step, steps[-1]):
             steps[-1] = _extended(steps[-1], step)
-        elif not steps and place + 1 < len(told.steps) and _is_empty(event):
+        elif not steps and place + 1 < len(told.steps) and _is_no_news(event, told.steps[place + 1]):
             continue  # what comes before the model is loaded
         else:
             steps.append(step)
     return steps
 
 
-def _is_empty(event: dict[str, Any]) -> bool:
-    """A step of the script, without a name, in which nothing was held: neither on the CPU nor on any card."""
-    taken = event["cpu"]["peak"] or any(card["requested"] for card in event["gpus"])
-    return event["phase"] == "script" and event["unit"] == "script" and not taken
+def _is_no_news(event: dict[str, Any], following: dict[str, Any]) -> bool:
+    """A step of the script, without a name, that took nothing, or before the library's first step no more than that."""
+    if (event["phase"], event["unit"]) != ("script", "script"):
+        return False
+    peaks, others = _peaks(event), _peaks(following)
+    in_library = following["phase"] != "script"
+    return not any(peaks) or (in_library and all(one <= two for one, two in zip(peaks, others, strict=True)))
+
+
+def _peaks(event: dict[str, Any]) -> list[int]:
+    """On the CPU, and on each card."""
+    return [event["cpu"]["peak"], *(card["requested"] for card in event["gpus"])]
 
 
 def _is_covered(step: Step, last: Step) -> bool:

@@ -114,12 +114,17 @@ def test_a_step_that_the_script_named_is_shown_however_low(tmp_path: Path) -> No
     assert plan.steps[-1].unit == "evaluation"
 
 
-def test_what_comes_before_the_first_load_is_shown_where_it_took_anything(tmp_path: Path) -> None:
-    for cpu, card, shown in ((0, 0, False), (0, 950 * MIB, True), (9900, 0, True)):
+def test_what_comes_before_the_first_load_is_shown_where_it_took_more(tmp_path: Path) -> None:
+    for cpu, card, shown in ((0, 0, False), (48, 0, False), (0, 950 * MIB, True), (9900, 0, True)):
         plan = rehearsed(tmp_path, [step("script", card, cpu=cpu), *WHOLE], [max(card, 4), *PEAKS], ENDED)
         assert (plan.steps[0].phase == "script") is shown
         assert plan.gpu.peak_bytes == max(card, 900 * MIB)
         assert plan.cpu.peak_bytes == max(cpu, 9000)
+
+
+def test_what_comes_before_the_first_mark_is_shown_however_low(tmp_path: Path) -> None:
+    steps = [step("script", 0, cpu=48), step("script", 8, unit="evaluation")]
+    assert [each.unit for each in rehearsed(tmp_path, steps, [4, 8], ENDED).steps] == ["script", "evaluation"]
 
 
 def test_a_script_that_takes_nothing_has_one_step(tmp_path: Path) -> None:
