@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import groupby
 
+from planner.compress.importance import bases
 from planner.compress.pipelines.base import Pipeline
 from planner.compress.program import Run
 from planner.recipe.targets import LinearModule
@@ -15,8 +16,9 @@ class DataFreePipeline(Pipeline):
         self.start()
         self.close("setup", "setup")
         self.context.keep_onloaded = False
-        # ranks deal out all modules by name, so none stands for others
-        is_folded = self.context.shortcuts.modules and self.context.rank is None
+        # ranks deal out all modules by name, and iMatrix's sums go by name, so none stands for others
+        summed = any(bases(m.scheme) for run in self.runs for unit in run.units for m in unit.modules)
+        is_folded = self.context.shortcuts.modules and self.context.rank is None and not summed
         modules = self.folded if is_folded else self.all_modules
         self.compress([modules(run) for run in self.runs])
         self.context.keep_onloaded = True
