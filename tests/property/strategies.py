@@ -67,7 +67,8 @@ def jobs(draw: st.DrawFn, **fixed: Any) -> Job:
         "pipeline": draw(st.sampled_from(("independent", "independent", "sequential", "basic", "datafree"))),
         "gpu_memory_bytes": draw(st.integers(1, 60_000_000)),
     } | fixed
-    options.setdefault("ranks", draw(st.integers(1, min(3, options["samples"]))))
+    most = 1 if options["offload_device"] == "gpu:1" else 3  # that card is rank 1's own
+    options.setdefault("ranks", draw(st.integers(1, min(most, options["samples"]))))
     each = -(-options["samples"] // options["ranks"])
     options.setdefault("batch_size", draw(st.integers(1, min(4, each))))
     return toys.job(**options)

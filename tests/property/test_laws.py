@@ -228,7 +228,7 @@ def test_weights_on_the_disk_change_nothing_on_the_gpu(case: Case) -> None:
 
 
 @EXAMPLES
-@given(strategies.cases(offload_device="cpu"))
+@given(strategies.cases(offload_device="cpu", ranks=1))
 def test_a_second_gpu_takes_the_activations_that_wait_and_nothing_else(case: Case) -> None:
     toy, recipe, job = case
     on_cpu, on_gpu = planned(case), planned((toy, recipe, job.model_copy(update={"offload_device": "gpu:1"})))
