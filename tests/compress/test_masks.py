@@ -71,14 +71,14 @@ def test_a_schedule_that_does_not_start_leaves_masks_alone() -> None:
         assert initialized(magnitude(**idle)).ledger.close_step()["cpu"].bytes == ELEMENTS
 
 
-def test_masks_stay_until_the_last_pipeline_ends_and_the_gpu_sees_nothing() -> None:
+def test_masks_stay_until_the_last_pipeline_ends_and_the_gpu_sees_nothing_before_save() -> None:
     plan = planned(magnitude())
     layer = sum(linear.rows * linear.columns for linear in Toy().layer(0).linears)
     masks = layer * Toy().layers + Toy().head // 2  # lm_head is a Linear too
     held = {step.phase: step.cpu.by_kind.get("mask", 0) for step in plan.steps}
     assert held["compress"] == held["finalize"] == masks
     assert held["save"] == 0
-    assert plan.gpu.peak_bytes == 0
+    assert {step.phase for step in plan.steps if step.gpu.peak_bytes} == {"save"}  # which compares the embeddings
 
 
 def test_they_stay_beside_another_modifiers_pipeline() -> None:
