@@ -231,7 +231,7 @@ class AutoRoundModel(ModifierModel):
         sizes = list(_qparams(module))
         onloaded = []
         for name, nbytes in sizes:
-            if not self.context.weights_on_gpu:
+            if self.context.device == "gpu" and not self.context.weights_on_gpu:
                 onloaded.append(self.context.copied_to_gpu(f"{module.name}.{name}", nbytes, "qparams"))
             names.assign(f"{module.name}.{name}", nbytes)
         self.context.ledger.free_all(onloaded)
