@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from planner.planning import compare, plan
     from planner.rehearse.child.marks import mark
 
+__version__ = "0.1.0"
+"""The one place: the package's metadata and `planner --version` are read from here."""
+
 __all__ = ["Job", "Plan", "PlannerError", "compare", "load_model", "load_recipe", "mark", "model_free", "plan"]
 
 _HOMES = {

@@ -88,11 +88,10 @@ app.command(epilog=machines.EPILOG)(machines.machines)
 def _show_version(wanted: bool) -> None:
     if not wanted:
         return
-    from importlib.metadata import version
-
+    from planner import __version__
     from planner.upstream import LLMCOMPRESSOR_VERSION
 
-    typer.echo(f"planner {version('compression-planner')}, models llmcompressor {LLMCOMPRESSOR_VERSION}")
+    typer.echo(f"planner {__version__}, models llmcompressor {LLMCOMPRESSOR_VERSION}")
     raise typer.Exit
 
 
