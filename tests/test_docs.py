@@ -16,7 +16,7 @@ from planner.cli import main
 from tests.built import share_presets
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 # measure needs the real library and a GPU.
 SHOWN = (
     "plan|model-free|fit|strategies|rent|compare|graph|accuracy|serve|formats|bpw|train|models|recipes|gpus|machines"
