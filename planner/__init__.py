@@ -9,6 +9,8 @@ Names are imported when they are used: `import planner` is cheap and brings no t
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from planner.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from planner.compress.recipes import load_recipe
     from planner.compress.schema import Plan
@@ -18,9 +20,6 @@ if TYPE_CHECKING:
     from planner.models.load import load_model
     from planner.planning import compare, plan
     from planner.rehearse.child.marks import mark
-
-__version__ = "0.1.0"
-"""The one place: the package's metadata and `planner --version` are read from here."""
 
 __all__ = ["Job", "Plan", "PlannerError", "compare", "load_model", "load_recipe", "mark", "model_free", "plan"]
 

@@ -88,8 +88,8 @@ app.command(epilog=machines.EPILOG)(machines.machines)
 def _show_version(wanted: bool) -> None:
     if not wanted:
         return
-    from planner import __version__
     from planner.upstream import LLMCOMPRESSOR_VERSION
+    from planner.version import __version__
 
     typer.echo(f"planner {__version__}, models llmcompressor {LLMCOMPRESSOR_VERSION}")
     raise typer.Exit

@@ -11,8 +11,8 @@ from types import ModuleType
 import jsonschema
 import pytest
 
-from planner import __version__
 from planner.cli import main
+from planner.version import __version__
 from tests.built import share_presets
 
 ROOT = Path(__file__).parent.parent
