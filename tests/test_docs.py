@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -65,6 +66,20 @@ def _presets_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     share_presets(monkeypatch)
 
 
+def written(command: str) -> list[Path]:
+    """The files that the command writes."""
+    words = shlex.split(command)
+    return [Path(after) for word, after in pairwise(words) if word in ("--output", "-o")]
+
+
+def check_finishes(command: str, told: str) -> None:
+    """Nobody is shown a job that LLM Compressor would not finish, or `planner plan` of one that runs out of memory."""
+    for no in ("would not finish", "This job fails in LLM Compressor"):
+        assert no not in told, f"{command} shows a job that fails in the library"
+    if command.startswith("planner plan "):
+        assert "OUT OF MEMORY" not in told, f"{command} shows a job that runs out of memory"
+
+
 @pytest.mark.parametrize("command", shown_commands())
 def test_every_command_shown_runs_and_prints_what_is_shown(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -75,6 +90,7 @@ def test_every_command_shown_runs_and_prints_what_is_shown(
         code = main(shlex.split(command)[1:])
     assert (code, capsys.readouterr().err) == (0, "")
     printed = update.plain(stream.getvalue())
+    check_finishes(command, printed + "".join(path.read_text(encoding="utf-8") for path in written(command)))
     assert printed.strip() or {"--output", "-o"} & set(shlex.split(command))
     assert PRINTED.get(command, {printed}) == {printed}, "run `make docs`"
 
