@@ -1,6 +1,7 @@
 # make demo    plan DeepSeek-R1 with GPTQ beside RTN (installs on first use)
 # make test    the whole test suite
 # make check   lint, format, types, generated docs
+# make fuzz    inputs that nobody would type, for ten minutes (MINUTES=60 for longer)
 # make docs    regenerate what is generated in docs/ and README.md
 #
 # PYTHON=python3.12 chooses the interpreter, VENV=folder the environment.
@@ -11,7 +12,7 @@ VENV ?= .venv
 JOBS ?= 2
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test check docs clean
+.PHONY: help demo test check fuzz docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -29,6 +30,9 @@ check: $(STAMP)
 	$(VENV)/bin/mypy --strict planner
 	$(VENV)/bin/python docs/update.py --check
 	$(VENV)/bin/python docs/formulas.py --check
+
+fuzz: $(STAMP)
+	$(VENV)/bin/python -m tests.fuzz --minutes $(or $(MINUTES),10)
 
 docs: $(STAMP)
 	$(VENV)/bin/python docs/update.py

@@ -239,7 +239,7 @@ def _explained(source: ModelSource, done: str) -> Iterator[None]:
         if isinstance(word, str) and (unknown := field_of(source.config, word)):
             raise ModelError(f"{source.name}: {unknown}") from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = " ".join(lines)[:300] or "no reason given"
+        reason = " ".join(lines)[:300].rstrip() or "no reason given"
         message = f"{source.name}: the config cannot be {done} by transformers: {type(error).__name__}: {reason}"
         raise ModelError(message) from error
 
