@@ -21,7 +21,7 @@ FLOORS = (
     ("compress",),
     ("formats",),
     ("serving", "training", "sizing", "modelfree"),
-    ("measure", "rehearse", "accepted", "planning", "choose", "reports"),
+    ("measure", "rehearse", "accepted", "planning", "drift", "choose", "reports"),
     ("commands",),
     ("cli",),
     ("__main__",),
