@@ -19,6 +19,8 @@ SHOWN = 3
 RESERVED_CITED = ("c10/cuda/CUDACachingAllocator.cpp, by way of planner/cuda/allocator.py",)
 
 Key = tuple[str | None, int | None, str, int]
+Pair = tuple[Step, Step]
+"""The step of the rehearsal, and that of the plan."""
 Parts = Callable[[Mapping[str, int]], dict[str, int]]
 
 
@@ -58,6 +60,7 @@ def compare_steps(rehearsed: Plan, planned: Plan) -> Compared:
     """The steps that both have, figure by figure, and the names of those that one side has alone."""
     ones, others = dict(_numbered(rehearsed.steps)), dict(_numbered(planned.steps))
     both = [(one, others[key]) for key, one in ones.items() if key in others]
+    before = [None, *both[:-1]]
     return Compared(
         steps=len(both),
         worst=tuple(
@@ -65,7 +68,12 @@ def compare_steps(rehearsed: Plan, planned: Plan) -> Compared:
                        allowed=measure.allowed)
             for figure, measure in MEASURES.items()
         ),
-        off=tuple(_step_off(figure, *pair) for pair in both for figure in _figures_off(*pair)),
+        off=tuple(
+            _step_off(figure, *pair)
+            for pair, last in zip(both, before, strict=False)
+            for figure in _figures_off(*pair)
+            if figure != "reserved" or last is None or _grew(pair, last)
+        ),
         only_rehearsed=tuple(where(step) for key, step in ones.items() if key not in others),
         only_planned=tuple(where(step) for key, step in others.items() if key not in ones),
     )  # fmt: skip
@@ -98,11 +106,15 @@ def _figures_off(rehearsed: Step, planned: Step) -> Iterator[DriftFigure]:
             yield figure
 
 
+def _grew(pair: Pair, last: Pair) -> bool:
+    """A side reserves other than in the step before; segments stay, so otherwise the step only shows what was."""
+    return any(one.gpu.peak_reserved_bytes != two.gpu.peak_reserved_bytes for one, two in zip(pair, last, strict=True))
+
+
 def _step_off(figure: DriftFigure, rehearsed: Step, planned: Step) -> DriftStep:
     measure = MEASURES[figure]
     one, two = measure.side(rehearsed), measure.side(planned)
     part, ours, theirs = _blamed(measure, figure, rehearsed, planned)
-    kinds = [kind for kind in {**two.by_kind, **one.by_kind} if measure.parts({kind: 1}).get(part)]
     reserved_alone = figure == "reserved" and "requested" not in _figures_off(rehearsed, planned)
     return DriftStep(
         modifier=rehearsed.modifier,
@@ -118,7 +130,7 @@ def _step_off(figure: DriftFigure, rehearsed: Step, planned: Step) -> DriftStep:
         part_planned_bytes=0 if reserved_alone else theirs,
         held=() if reserved_alone else _named(one, measure, part),
         planned=() if reserved_alone else _named(two, measure, part),
-        cited=RESERVED_CITED if reserved_alone else cited(rehearsed.modifier, kinds),
+        cited=RESERVED_CITED if reserved_alone else cited(rehearsed.modifier, _kinds(one, two, measure, part)),
     )
 
 
@@ -129,6 +141,14 @@ def _blamed(measure: _Measure, figure: DriftFigure, rehearsed: Step, planned: St
     ones, twos = measure.parts(measure.side(rehearsed).by_kind), measure.parts(measure.side(planned).by_kind)
     part = max(ones, key=lambda name: (twos[name] - ones[name]) * (1 if change >= 0 else -1))
     return part, ones[part], twos[part]
+
+
+def _kinds(rehearsed: GpuStep | CpuStep, planned: GpuStep | CpuStep, measure: _Measure, part: str) -> list[str]:
+    """The kinds within this part that differ by at least a tenth of what the one that differs most does."""
+    ones, twos = rehearsed.by_kind, planned.by_kind
+    change = {kind: abs(twos.get(kind, 0) - ones.get(kind, 0)) for kind in {**twos, **ones}}
+    change = {kind: size for kind, size in change.items() if measure.parts({kind: 1}).get(part)}
+    return [kind for kind, size in change.items() if 10 * size >= max(change.values())]
 
 
 def _named(side: GpuStep | CpuStep, measure: _Measure, part: str) -> tuple[str, ...]:

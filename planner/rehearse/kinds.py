@@ -21,6 +21,8 @@ _RULES: tuple[tuple[str, frozenset[str], str, str], ...] = (
     ("pruning/", frozenset({"sparsify_weight"}), "compress", "compress"),
     ("awq/", frozenset({"_apply_smoothing"}), "awq", "awq"),
     ("smoothquant/", frozenset(), "smoothquant", "smoothquant"),
+    ("modeling/moe/", frozenset(), "weights", "model"),
+    ("auto_round/", frozenset(), "autoround", "autoround"),
     ("offload/cache", frozenset(), "weights", "model"),
     ("transformers/modeling_utils", frozenset(), "model", "model"),
     ("/modeling_", frozenset(), "forward", "forward"),

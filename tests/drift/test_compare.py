@@ -1,5 +1,6 @@
 import pytest
 
+from planner.compress.schema import Step
 from planner.drift.cited import ANYWHERE, BY_MODIFIER, cited
 from planner.drift.compare import RESERVED_CITED, compare_steps, where
 from planner.upstream import MODIFIERS
@@ -82,3 +83,18 @@ def test_modifiers_of_one_run_are_cited_together() -> None:
     assert cited("GPTQModifier", ("weights", "weights")) == ANYWHERE["weights"]
     assert cited(None, ("unheard of",)) == ()
     assert BY_MODIFIER.keys() <= MODIFIERS.keys()
+
+
+def test_what_stays_reserved_is_told_once() -> None:
+    def job(first: int, second: int, third: int) -> list[Step]:
+        sizes = zip(("calibrate", "compress", "propagate"), (first, second, third), strict=True)
+        return [step(phase, {"weights": 400}, subgraph=2, reserved=reserved) for phase, reserved in sizes]
+
+    off = compare_steps(plan(*job(500, 900, 900)), plan(*job(500, 600, 600))).off
+    assert [(each.figure, each.phase) for each in off] == [("reserved", "compress")]
+
+
+def test_functions_are_cited_for_the_kinds_that_differ_and_not_for_all_of_their_part() -> None:
+    rehearsed = step("propagate", {"weights": 400, "forward": 100, "batch": 50}, subgraph=2)
+    planned = step("propagate", {"weights": 400, "forward": 200, "batch": 51}, subgraph=2)
+    assert compare_steps(plan(rehearsed), plan(planned)).off[0].cited == ANYWHERE["forward"]
