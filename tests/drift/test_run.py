@@ -54,6 +54,8 @@ def test_every_named_job_is_one_of_shipped_models_and_recipes_and_differs_from_t
     assert {case.model for case in CASES} <= presets
     assert {case.recipe for case in CASES} <= recipes
     assert len({case.name for case in CASES}) == len(CASES) >= 12
+    page = (Path(__file__).parents[2] / "docs" / "drift.md").read_text(encoding="utf-8")
+    assert all(f"| {case.name} | {case.model}" in page for case in CASES)
     options = {each.option: each.name for each in JOB_FIELDS}
     for case in CASES:
         words = case.options.split()
