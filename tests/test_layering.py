@@ -22,6 +22,7 @@ FLOORS = (
     ("formats",),
     ("serving", "training", "sizing", "modelfree"),
     ("measure", "rehearse", "accepted", "planning", "choose", "reports"),
+    ("ui",),
     ("commands",),
     ("cli",),
     ("__main__",),
