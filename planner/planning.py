@@ -26,6 +26,8 @@ from planner.sizing.demands import judged
 from planner.sizing.sized import sized
 
 Progress = Callable[[str], None]
+OnPlan = Callable[[ModelGraph, Recipe, Plan], None]
+"""Told of each plan while its graph is there; its result is not sized yet, and it is not held against a machine."""
 
 
 def plan(
@@ -59,12 +61,15 @@ def compare(
     method: PlanMethod = "simulate",
     progress: Progress | None = None,
     machine: Machine | None = None,
+    on_plan: OnPlan | None = None,
 ) -> tuple[Plan, ...]:
     """Plan several recipes on one model, which is built and traced once. Each plan has its result, as in `plan`.
 
+    `on_plan` is told of each in this order.
+
     Takes and raises what `plan` does.
     """
-    return _plans(model, recipes_of(recipes), job, method, progress, True, machine)
+    return _plans(model, recipes_of(recipes), job, method, progress, True, machine, on_plan)
 
 
 def _plans(
@@ -75,13 +80,14 @@ def _plans(
     progress: Progress | None,
     on_card: bool,
     machine: Machine | None,
+    on_plan: OnPlan | None = None,
 ) -> tuple[Plan, ...]:
     check_model(model)
     job, show_progress = job_of(given_job, model), progress or _silent
     if machine is not None:
         job = job.on(machine)
     if isinstance(model, ModelGraph):
-        sizes = (sized_plan(model, each, job, method, on_card) for each in recipes)
+        sizes = (_told(model, each, sized_plan(model, each, job, method, on_card), on_plan) for each in recipes)
         return tuple(judged(_without_result(each), machine) for each in sizes)
     show_progress(f"building {called(model)} without weights")
     from planner.models.load import graph_of, load_built
@@ -91,11 +97,17 @@ def _plans(
     plans = []
     for recipe in recipes:
         show_progress(f"planning {recipe.name}")
-        plans.append(sized_plan(graph, recipe, job, method, on_card))
+        plans.append(_told(graph, recipe, sized_plan(graph, recipe, job, method, on_card), on_plan))
     show_progress("sizing the results")
     from planner.serving.results import with_results
 
     return tuple(judged(each, machine) for each in with_results(plans, recipes, built))
+
+
+def _told(graph: ModelGraph, recipe: Recipe, plan: Plan, on_plan: OnPlan | None) -> Plan:
+    if on_plan is not None:
+        on_plan(graph, recipe, plan)
+    return plan
 
 
 def sized_plan(

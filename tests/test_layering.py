@@ -21,7 +21,7 @@ FLOORS = (
     ("compress",),
     ("formats",),
     ("serving", "training", "sizing", "modelfree"),
-    ("measure", "rehearse", "accepted", "planning", "choose", "reports"),
+    ("measure", "rehearse", "accepted", "planning", "choose", "reports", "pictures"),
     ("ui",),
     ("commands",),
     ("cli",),

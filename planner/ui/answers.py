@@ -17,6 +17,7 @@ from planner.errors import PlannerError
 from planner.hardware.machine import Machine
 from planner.job import Job
 from planner.notes import Note, texts
+from planner.pictures.make import picture_of
 from planner.planning import drafted_plan
 from planner.recipe.changes import Changes
 from planner.recipe.specs import Recipe
@@ -127,7 +128,10 @@ class Answers:
         }
 
     def _picture(self, question: Question, recipe: Recipe, plan: Plan) -> Iterator[bytes]:
-        yield from ()
+        """What charts need beside the plan: the job is walked once more."""
+        self.shelf.say("drawing it")
+        graph = self.shelf.graph(question.model, plan.job)
+        yield line("picture", picture=picture_of(graph, recipe, plan))
 
     def _strategies(self, question: Question, recipe: Recipe, machine: Machine) -> Iterator[bytes]:
         """Each way to run the job as it is planned, then their order, the best first."""

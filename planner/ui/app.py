@@ -30,7 +30,11 @@ TYPES = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-FILES = {name: ASSETS / name for name in ("ui.js", "ui.css", "icon.svg")}
+PICTURES = ASSETS.parent.parent / "pictures" / "assets"
+FILES = {
+    **{name: ASSETS / name for name in ("ui.js", "ui.css", "icon.svg")},
+    **{name: PICTURES / name for name in ("planner.js", "planner.css", "uPlot.iife.min.js", "uPlot.min.css")},
+}
 """All that can be read through the server, by name: nothing of a request becomes a path."""
 
 
