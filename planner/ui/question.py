@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from planner.errors import JobError, PlannerError, RecipeError
 from planner.hardware.choice import machine_of
-from planner.hardware.machine import MAX_RAM, Machine
+from planner.hardware.machine import MAX_DISK, MAX_RAM, Machine
 from planner.hints import did_you_mean, shorten
 from planner.job import Job
 from planner.recipe.files import list_recipes
@@ -81,6 +81,7 @@ class Question(Record):
     gpu: str = Field(min_length=1, max_length=80)
     """A card of the table, or a size like 24GiB."""
     ram_gib: float | None = Field(default=None, gt=0, le=MAX_RAM / GIB, allow_inf_nan=False)
+    disk_gib: float | None = Field(default=None, gt=0, le=MAX_DISK / GIB, allow_inf_nan=False)
     one_by_one: bool = False
     """GPTQ compresses one module at a time (`batched_quantization` of its modifier)."""
 
@@ -93,8 +94,8 @@ class Question(Record):
 
     def machine(self) -> Machine:
         """The machine. Raises JobError for a card that nobody knows."""
-        ram = None if self.ram_gib is None else f"{int(self.ram_gib * GIB)} B"
-        return machine_of(gpu=self.gpu, ram=ram).model_copy(update={"source": AS_ON_PAGE})
+        ram, disk = (None if gib is None else f"{int(gib * GIB)} B" for gib in (self.ram_gib, self.disk_gib))
+        return machine_of(gpu=self.gpu, ram=ram, disk=disk).model_copy(update={"source": AS_ON_PAGE})
 
     def asked_job(self) -> Job:
         """The job on that machine's card. Raises JobError in one line."""

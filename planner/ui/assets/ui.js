@@ -26,6 +26,7 @@ const SLIDERS = {
   batch_size: {label: "Samples in a batch", stops: [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64], start: 1, max: 65536},
   ram: {label: "RAM, GiB", stops: rounded(8, 4096, 0.5, 4), start: 64, max: 2 ** 20},
 };
+const LABELS = {disk: "Free disk, GiB", ...Object.fromEntries(Object.entries(SLIDERS).map(([name, {label}]) => [name, label]))};
 const START = {model: "llama-3-8b", recipe: "gptq_w4a16", gpu: "RTX 4090", weights: "cpu", offload_device: "cpu"};
 const OTHER_SIZE = "size";
 
@@ -37,7 +38,7 @@ let dragging = null;  // timer of a question that waits for the slider to rest
 
 // ---------------------------------------------------------------- the form
 function buildSliders() {
-  for (const box of document.querySelectorAll(".ui-slide")) {
+  for (const box of document.querySelectorAll(".ui-slide[data-field]")) {
     const name = box.dataset.field, {label, stops, start, max} = SLIDERS[name];
     const slider = make("input", {type: "range", id: `${name}-slider`, min: 0, max: stops.length - 1, step: 1});
     const number = make("input", {type: "number", id: name, min: 1, max, step: name === "ram" ? "any" : 1, inputMode: "numeric"});
@@ -140,6 +141,7 @@ function state() {
     weights: radio("weights"), offload_device: radio("offload_device")};
   if (form.gpu === OTHER_SIZE) form.gpu = `${$("size").value}GiB`;
   for (const name of Object.keys(SLIDERS)) form[name] = $(name).value;
+  if ($("disk").value.trim()) form.disk = $("disk").value;
   if (pasted("config")) form.config = $("config").value;
   if (pasted("yaml")) form.yaml = $("yaml").value;
   if (Object.keys(changes).length) form.with = JSON.stringify(changes);
@@ -159,6 +161,7 @@ function restore(form) {
   if (size) $("size").value = size[1];
   if (!$("gpu").value) $("gpu").value = START.gpu;
   if (!$("recipe").value) $("recipe").value = START.recipe;
+  $("disk").value = form.disk ?? "";
   pick("weights", START.weights);
   pick("weights", form.weights);
   pick("offload_device", START.offload_device);
@@ -197,17 +200,17 @@ function question() {
     model: form.config ? {config: form.config} : {name: form.model},
     recipe: form.yaml ? {text: form.yaml} : {name: form.recipe},
     job: {...job, weights: form.weights, offload_device: form.offload_device, ...others},
-    gpu: form.gpu, ram_gib: number("ram"), one_by_one: oneByOne,
+    gpu: form.gpu, ram_gib: number("ram"), disk_gib: form.disk ? number("disk") : null, one_by_one: oneByOne,
   };
 }
 function number(name) {
   const value = Number($(name).value);
-  if ($(name).value.trim() === "" || !Number.isFinite(value) || value <= 0) throw new BadInput(name, `${SLIDERS[name].label}: write a number above 0`);
+  if ($(name).value.trim() === "" || !Number.isFinite(value) || value <= 0) throw new BadInput(name, `${LABELS[name]}: write a number above 0`);
   return value;
 }
 function wholeNumber(name) {
   const value = number(name);
-  if (!Number.isInteger(value)) throw new BadInput(name, `${SLIDERS[name].label}: write a whole number`);
+  if (!Number.isInteger(value)) throw new BadInput(name, `${LABELS[name]}: write a whole number`);
   return value;
 }
 class BadInput extends Error {
@@ -303,7 +306,7 @@ function showVerdict(line) {
   $("verdict").dataset.fits = line.fits;
   $("badge").textContent = FITS[line.fits];
   const text = line.answer.replace(/^(YES, BUT SLOWLY|YES|NO): /, "");
-  $("answer").textContent = line.draft ? `${text} (the smallest card is being looked for)` : text;
+  $("answer").textContent = line.draft && text.includes("GPU") ? `${text} (the smallest card is being looked for)` : text;
   $("bars").replaceChildren(...line.demands.map(bar));
   const facts = line.header.filter(([name]) => name !== "method").map(([, text]) => text);
   $("facts").textContent = [...facts, line.result].filter(Boolean).join(" · ");
@@ -317,9 +320,10 @@ function bar(demand) {
   const track = make("span", {className: "ui-track"}, more, must);
   track.setAttribute("aria-hidden", "true");
   if (has) { mark.style.left = percent(has); track.append(mark); }
+  if (has === null) track.replaceChildren();
   const size = bytes => `${(bytes / GIB).toLocaleString("en", {maximumFractionDigits: 1})} GiB`;
-  const sizes = make("span", {className: "ui-sizes", textContent: has === null ? size(demand.needs_bytes) : `${size(demand.needs_bytes)} of ${size(has)}`});
-  const row = make("li", {title: demand.words}, make("b", {textContent: demand.resource}), track, sizes, make("span", {className: "ui-words", textContent: demand.words}));
+  const sizes = make("span", {className: "ui-sizes", textContent: `${size(demand.needs_bytes)}${has === null ? " of ?" : ` of ${size(has)}`}`});
+  const row = make("li", {title: demand.words}, make("b", {textContent: demand.resource}), track, sizes, make("span", {className: "ui-hidden", textContent: demand.words}));
   row.dataset.outcome = demand.outcome;
   return row;
 }
@@ -327,6 +331,7 @@ function showPlan(line) {
   shownPlan = line.plan;
   $("python").textContent = line.python;
   $("command").textContent = line.command;
+  $("notes-box").hidden = !line.notes.length;
   $("notes").replaceChildren(...line.notes.map(text => make("li", {textContent: text})));
 }
 function showPicture(picture) {
@@ -344,8 +349,9 @@ function addWay(choice, missing) {
   const gib = (name, field) => demand(name) ? (demand(name)[field] / GIB).toFixed(2) : "-";
   const name = make("th", {scope: "row", textContent: choice.strategy});
   if (!choice.is_same_result) name.append(make("small", {textContent: " another result"}));
-  const cells = [FITS[choice.fits], gib("GPU", "needs_bytes"), gib("RAM", "at_least_bytes"), ((choice.moved_to_gpu_bytes + choice.moved_from_gpu_bytes) / 1e9).toFixed(0), missing];
+  const cells = [FITS[choice.fits], gib("GPU", "needs_bytes"), gib("RAM", "needs_bytes"), ((choice.moved_to_gpu_bytes + choice.moved_from_gpu_bytes) / 1e9).toFixed(0), missing];
   const row = make("tr", {}, name, ...cells.map(textContent => make("td", {textContent})));
+  ["GPU", "RAM", "moved"].forEach((title, index) => { row.children[index + 2].dataset.title = title; });
   row.dataset.fits = choice.fits;
   const use = make("button", {type: "button", textContent: "Use"});
   use.setAttribute("aria-label", `Use ${choice.strategy}`);
@@ -389,8 +395,10 @@ async function copy(text, said) {
 }
 function listen() {
   for (const name of ["recipe", "gpu"]) $(name).addEventListener("change", () => { if (name === "recipe") $("yaml-box").open = false; moved(true); });
-  $("size").addEventListener("input", () => moved(false));
-  $("size").addEventListener("change", () => moved(true));
+  for (const name of ["size", "disk"]) {
+    $(name).addEventListener("input", () => moved(false));
+    $(name).addEventListener("change", () => moved(true));
+  }
   for (const name of ["weights", "offload_device"]) document.getElementsByName(name).forEach(each => each.addEventListener("change", () => { delete changes.ram_for_weights_bytes; moved(true); }));
   for (const name of ["config", "yaml"]) {
     $(name).addEventListener("input", () => moved(false));
