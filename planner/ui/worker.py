@@ -99,9 +99,8 @@ class Worker:
         except Exception as error:
             traceback.print_exc()
             self._send(number, line("error", text=BUG.format(type(error).__name__)))
-            self._send(number, None)
             sys.stderr.flush()
-            os._exit(1)
+            os._exit(1)  # the end of the pipe is the end of the answer
         finally:
             self._current = None
 
