@@ -34,6 +34,7 @@ COMMANDS = (
     "strategies",
     "rent",
     "compare",
+    "report",
     "graph",
     "serve",
     "formats",

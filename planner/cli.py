@@ -25,6 +25,7 @@ from planner.commands import (
     recipes,
     rehearse,
     rent,
+    report,
     serve,
     strategies,
     train,
@@ -73,6 +74,7 @@ app.command(epilog=fit.EPILOG)(fit.fit)
 app.command(epilog=strategies.EPILOG)(strategies.strategies)
 app.command(epilog=rent.EPILOG)(rent.rent)
 app.command(epilog=compare.EPILOG)(compare.compare)
+app.command(epilog=report.EPILOG)(report.report)
 app.command(epilog=graph.EPILOG)(graph.graph)
 app.command(epilog=serve.EPILOG)(serve.serve)
 app.command(epilog=formats.EPILOG)(formats.formats)

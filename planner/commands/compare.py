@@ -35,6 +35,16 @@ planner compare llama-3-8b -r rtn_w8a8_static -r gptq_w4a16 -r sparsegpt_2of4
 planner compare deepseek-r1 -r rtn_fp8_dynamic -r gptq_w4a16 -r sparsegpt_2of4
 planner compare qwen3-0.6b -r gptq_w4a16 --strategy all --gpu t4 --beside l4"""
 
+RecipesOption = Annotated[
+    list[str],
+    typer.Option(
+        "--recipe",
+        "-r",
+        metavar="RECIPE",
+        show_default=False,
+        help="A shipped recipe or a recipe file; give the option once for each.",
+    ),
+]
 StrategyOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -61,16 +71,7 @@ BesideOption = Annotated[
 @takes_job_options(*BESIDE_MACHINE)
 def compare(
     model: ModelArgument,
-    recipe: Annotated[
-        list[str],
-        typer.Option(
-            "--recipe",
-            "-r",
-            metavar="RECIPE",
-            show_default=False,
-            help="A shipped recipe or a recipe file; give the option once for each.",
-        ),
-    ],
+    recipe: RecipesOption,
     options: JobOptions,
     on: MachineFlags,
     set: SetOption = None,
@@ -84,7 +85,7 @@ def compare(
     """Plan the same job with several recipes, strategies and machines, and show them side by side, a line for each."""
     from planner.commands.jobs import make_job
 
-    machines = _machines(on, beside or ())
+    machines = machines_of(on, beside or ())
     asked = make_job(options)
     check_output(output)
     if method != "simulate" and (strategy or beside):
@@ -109,7 +110,7 @@ def compare(
     exit_for_no(check, *(result.fits for result in results))
 
 
-def _machines(on: MachineFlags, beside: Sequence[str]) -> "tuple[Machine, ...]":
+def machines_of(on: MachineFlags, beside: Sequence[str]) -> "tuple[Machine, ...]":
     """The machine of the options, if they say one, and those beside it, of which the sizes that are typed hold too."""
     from planner.hardware import named_gpu
 

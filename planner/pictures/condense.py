@@ -7,11 +7,12 @@ part is what it really is, so the parts sum to the total there.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import sqrt
 
 from planner.compress.holdings import About, Owner
-from planner.compress.parts import PARTS, cpu_parts, gpu_parts
+from planner.compress.parts import PARTS, part_number
 from planner.compress.watching import StepLog
-from planner.pictures.schema import Changes, HeldPicture, KindPicture, OwnerPicture, StepCurves
+from planner.pictures.schema import HeldPicture, KindPicture, OwnerPicture, Stairs, StepCurves
 from planner.timeline import Handle
 
 MOMENTS = 800
@@ -53,21 +54,16 @@ class Album:
     def kind_pictures(self) -> tuple[KindPicture, ...]:
         """All kinds, by their numbers."""
         return tuple(
-            KindPicture(kind=kind, gpu_part=_part(kind, "gpu"), cpu_part=_part(kind, "cpu")) for kind in self.kinds
+            KindPicture(kind=kind, gpu_part=part_number(kind, "gpu"), cpu_part=part_number(kind, "cpu"))
+            for kind in self.kinds
         )
-
-
-def _part(kind: str, device: str) -> int:
-    """The number of the part that shows this kind."""
-    parts = (cpu_parts if device == "cpu" else gpu_parts)({kind: 1})
-    return next(number for number, part in enumerate(PARTS) if parts[part])
 
 
 def _condensed(log: StepLog, album: Album) -> StepCurves:
     about = {handle: log.about(handle) for handle in (*log.opening, *(handle for handle, _, _ in log.events))}
     moments, held = _moments(log), _held(log)
     chosen = _thinned(moments)
-    order = sorted(held, key=lambda handle: (-max(held[handle][1::2]), held[handle][0], handle))
+    order = _ranked(held, max(moments, key=_total)[0], log.length)
     shown = sorted(order[:HELD], key=lambda handle: (held[handle][0], handle))
     births = [held[handle][0] for handle in shown]
     return StepCurves(
@@ -86,6 +82,19 @@ def _condensed(log: StepLog, album: Album) -> StepCurves:
         slack=_changes((tick, card[0] - total) for tick, total, card in chosen) if log.on_card[-1].reserved else (),
         reserved=_changes((tick, card[1]) for tick, _, card in chosen),
     )
+
+
+def _ranked(held: Mapping[Handle, Sequence[int]], peak: int, length: int) -> list[Handle]:
+    """What a reader looks for first: what lies there at the peak, the largest first; then what is large and stays."""
+
+    def rank(handle: Handle) -> tuple[bool, float, Handle]:
+        changes = _pairs(held[handle])
+        most, born, (dies, left) = max(nbytes for _, nbytes in changes), changes[0][0], changes[-1]
+        at_peak = next((nbytes for tick, nbytes in reversed(changes) if tick <= peak), 0)
+        life = (length + 1 if left else dies) - born
+        return not at_peak, -at_peak or -most * sqrt(life), handle
+
+    return sorted(held, key=rank)
 
 
 def _since_before(ticks: Sequence[int]) -> tuple[int, ...]:
@@ -143,9 +152,9 @@ def _reserved(moment: Moment) -> int:
 
 def _rest(
     log: StepLog, chosen: Sequence[Moment], shown: Collection[Handle], about: Mapping[Handle, About]
-) -> tuple[Changes, ...]:
+) -> tuple[Stairs, ...]:
     """Bytes of each part at the chosen moments, without the holdings that are shown one by one."""
-    part_of = {kind: _part(kind, log.device) for kind in {each.kind for each in about.values()}}
+    part_of = {kind: part_number(kind, log.device) for kind in {each.kind for each in about.values()}}
     level, series = [0] * len(PARTS), [list[tuple[int, int]]() for _ in PARTS]
     events = [event for event in zip(log.ticks, log.events, strict=True) if event[1][0] not in shown]
     for handle, nbytes in log.opening.items():
@@ -162,7 +171,7 @@ def _rest(
     return tuple(map(_changes, series))
 
 
-def _changes(points: Iterable[tuple[int, int]], begin: int = 0) -> Changes:
+def _changes(points: Iterable[tuple[int, int]], begin: int = 0) -> Stairs:
     """The points at which it changes, from `begin` on; nothing where it is never anything."""
     changes: list[int] = []
     before, last = begin, 0

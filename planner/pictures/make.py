@@ -1,8 +1,11 @@
 """Pictures of plans: the job is walked once more, and every step that is not a copy is drawn."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Any
 
-from planner.accepted import AnyModel, AnyRecipe, recipes_of
+from planner.accepted import AnyModel, AnyRecipe, called, recipes_of
+from planner.choose.compare import Comparison
 from planner.compress.holdings import Peak
 from planner.compress.oneshot import heaviest_rank
 from planner.compress.program import StepMemory
@@ -10,6 +13,7 @@ from planner.compress.schema import CpuStep, GpuStep, Plan, Step
 from planner.hardware.machine import Machine
 from planner.job import Job
 from planner.models.graph import ModelGraph
+from planner.models.source import Named
 from planner.pictures.condense import Album
 from planner.pictures.reading import levels
 from planner.pictures.schema import (
@@ -25,6 +29,7 @@ from planner.pictures.schema import (
 )
 from planner.pictures.walk import walked
 from planner.planning import Progress, checked_program, compare
+from planner.recipe.changes import Changes
 from planner.recipe.specs import Recipe
 from planner.reports.numbers import gib_short
 from planner.reports.summary import card
@@ -42,10 +47,33 @@ def pictured(
     progress: Progress | None = None,
 ) -> tuple[Pictured, ...]:
     """Plans of one model as `compare` makes them, each with its picture. Takes and raises what `compare` does."""
-    drawer = Drawer(progress)
     chosen = recipes_of(recipes)
+    drawer = Drawer(chosen, progress)
     plans = compare(model, chosen, job, progress=progress, machine=machine, on_plan=drawer.draw)
     return drawer.with_pictures(plans)
+
+
+def pictured_on(
+    model: Named,
+    recipes: Sequence[Recipe],
+    job: Job,
+    machines: Sequence[Machine],
+    strategies: Sequence[str] = (),
+    *,
+    changes: Changes | None = None,
+    progress: Progress | None = None,
+) -> tuple[Pictured, ...]:
+    """Plans as `planner compare` makes them of recipes, strategies and machines, each with its picture.
+
+    `changes`: what somebody set in the recipes. Raises what `Comparison.plans` does.
+    """
+    drawer = Drawer(recipes, progress, changes)
+    comparison = Comparison(model, progress or _silent, drawer.draw)
+    return drawer.with_pictures(comparison.plans(recipes, job, machines, strategies), model=called(model))
+
+
+def _silent(_text: str) -> None:
+    """Say nothing."""
 
 
 def picture_of(graph: ModelGraph, recipe: Recipe, plan: Plan) -> Picture | None:
@@ -59,21 +87,36 @@ def picture_of(graph: ModelGraph, recipe: Recipe, plan: Plan) -> Picture | None:
 
 
 class Drawer:
-    """Draws plans while their graphs are there."""
+    """Draws plans of these recipes while their graphs are there. `changes`: what somebody set in the recipes."""
 
-    def __init__(self, progress: Progress | None = None) -> None:
-        self._say = progress or (lambda _text: None)
-        self._pictures: list[Picture | None] = []
+    def __init__(
+        self, recipes: Sequence[Recipe], progress: Progress | None = None, changes: Changes | None = None
+    ) -> None:
+        self._recipes, self._changes = {recipe.name: recipe for recipe in recipes}, changes or {}
+        self._say = progress or _silent
+        self._drawn: list[tuple[Picture | None, Changes]] = []
 
     def draw(self, graph: ModelGraph, recipe: Recipe, plan: Plan) -> None:
         """One plan."""
         self._say(f"drawing {recipe.name}")
-        self._pictures.append(picture_of(graph, recipe, plan))
+        changes = {**self._changes, **dict(_differences(self._recipes[recipe.name], recipe))}
+        self._drawn.append((picture_of(graph, recipe, plan), changes))
 
-    def with_pictures(self, plans: Sequence[Plan]) -> tuple[Pictured, ...]:
+    def with_pictures(self, plans: Sequence[Plan], model: str | None = None) -> tuple[Pictured, ...]:
         """The same plans once they are whole, in the order in which they were drawn."""
-        pairs = zip(plans, self._pictures, strict=True)
-        return tuple(Pictured(plan, picture and _on_machine(picture, plan)) for plan, picture in pairs)
+        return tuple(
+            Pictured(plan, picture and _on_machine(picture, plan), model=model, changes=changes)
+            for plan, (picture, changes) in zip(plans, self._drawn, strict=True)
+        )
+
+
+def _differences(asked: Recipe, chosen: Recipe) -> Iterator[tuple[str, Any]]:
+    """Fields of modifiers that a strategy changed."""
+    for before, after in zip(asked.modifiers, chosen.modifiers, strict=True):
+        for field in fields(after):
+            value = getattr(after, field.name)
+            if value != getattr(before, field.name):
+                yield f"{after.type}.{field.name}", value
 
 
 def _assembled(plan: Plan, walked_steps: Sequence[StepMemory], album: Album) -> Picture:

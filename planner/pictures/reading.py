@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
 
-from planner.pictures.schema import Changes, DeviceKey, HeldPicture, KindPicture, Picture, StepCurves
+from planner.pictures.schema import DeviceKey, HeldPicture, KindPicture, Picture, Stairs, StepCurves
 
 
-class Level(NamedTuple):
+class LevelAt(NamedTuple):
     """Bytes on one device at one tick."""
 
     tick: int
@@ -36,7 +36,7 @@ def points(changes: Sequence[int]) -> Iterator[tuple[int, int]]:
     return zip(accumulate(changes[::2]), changes[1::2], strict=True)
 
 
-def at(changes: Changes, tick: int) -> int:
+def at(changes: Stairs, tick: int) -> int:
     """What holds at this tick."""
     found = 0
     for begin, nbytes in points(changes):
@@ -46,7 +46,7 @@ def at(changes: Changes, tick: int) -> int:
     return found
 
 
-def levels(curves: StepCurves, kinds: Sequence[KindPicture], device: DeviceKey) -> list[Level]:
+def levels(curves: StepCurves, kinds: Sequence[KindPicture], device: DeviceKey) -> list[LevelAt]:
     """What is held at every moment at which the curves are exact."""
     changes: list[tuple[int, int, int]] = []
     """(tick, part, bytes more)."""
@@ -63,7 +63,7 @@ def levels(curves: StepCurves, kinds: Sequence[KindPicture], device: DeviceKey) 
 
 def _swept(
     ticks: Sequence[int], changes: Sequence[tuple[int, int, int]], slack: dict[int, int], reserved: dict[int, int]
-) -> Iterator[Level]:
+) -> Iterator[LevelAt]:
     parts = [0] * (1 + max((part for _, part, _ in changes), default=0))
     done, beyond, segments = 0, 0, 0
     for tick in ticks:
@@ -72,10 +72,10 @@ def _swept(
             parts[part] += more
             done += 1
         beyond, segments = slack.get(tick, beyond), reserved.get(tick, segments)
-        yield Level(tick, tuple(parts), sum(parts) + beyond if reserved else 0, segments)
+        yield LevelAt(tick, tuple(parts), sum(parts) + beyond if reserved else 0, segments)
 
 
-def _differences(changes: Changes) -> Iterator[tuple[int, int]]:
+def _differences(changes: Stairs) -> Iterator[tuple[int, int]]:
     before = 0
     for tick, nbytes in points(changes):
         yield tick, nbytes - before
@@ -93,7 +93,7 @@ def alive(curves: StepCurves, tick: int) -> list[Alive]:
     return sorted((each for each in found if each.bytes), key=lambda each: -each.bytes)
 
 
-def peak_of(picture: Picture, step: int, device: DeviceKey) -> Level | None:
+def peak_of(picture: Picture, step: int, device: DeviceKey) -> LevelAt | None:
     """The moment of a step at which most is requested; None where the step's events are not in the picture.
 
     In a copied step, holdings that are shifted are larger or smaller all the time (`OnDevice.shifts`).

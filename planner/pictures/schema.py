@@ -10,12 +10,13 @@ from pydantic import Field
 
 from planner.compress.parts import PARTS
 from planner.compress.schema import Plan
+from planner.recipe.changes import Changes
 from planner.records import Record
 
 DeviceKey = Literal["gpu", "gpu1", "cpu"]
 """`gpu1` is the card on which activations wait."""
 
-Changes = tuple[int, ...]
+Stairs = tuple[int, ...]
 """ticks, bytes, ticks, bytes, ...: so many ticks after the change before (the first: after the beginning) it becomes so
 many bytes. Before the first it is none. What repeats itself is written alike so, and packs well."""
 
@@ -34,7 +35,7 @@ class HeldPicture(Record):
     owner: int = Field(description="place in the picture's owners")
     kind: int = Field(description="place in the picture's kinds")
     begin: int = Field(description="ticks from the beginning of the one before in the list, which is sorted by birth")
-    changes: Changes = Field(description="from its own beginning on; 0 bytes: it is gone")
+    changes: Stairs = Field(description="from its own beginning on; 0 bytes: it is gone")
     shape: tuple[int, ...] | None = Field(default=None, description="null where it is not known")
     dtype: str | None = Field(default=None, description="null where it is not known")
     line: int | None = Field(default=None, description="place in the picture's lines; null where none is noted")
@@ -47,14 +48,16 @@ class StepCurves(Record):
     """
 
     held: tuple[HeldPicture, ...] = Field(description="what lies there, one by one: all, or the largest")
-    smaller: int = Field(default=0, description="holdings that are not among these: none is larger than any of them")
-    rest: tuple[Changes, ...] = Field(default=(), description="bytes of the smaller ones, by the picture's parts")
+    smaller: int = Field(
+        default=0, description="holdings that are not among these: small ones, and some that are soon gone"
+    )
+    rest: tuple[Stairs, ...] = Field(default=(), description="bytes of these, by the picture's parts")
     moments: tuple[int, ...] = Field(
         default=(),
         description="ticks (each from the one before) at which the sum is exact, the highest among them; empty: at all",
     )
-    slack: Changes = Field(default=(), description="what the allocator's blocks have beyond the tensors in them")
-    reserved: Changes = Field(default=(), description="its segments; empty where it was not simulated")
+    slack: Stairs = Field(default=(), description="what the allocator's blocks have beyond the tensors in them")
+    reserved: Stairs = Field(default=(), description="its segments; empty where it was not simulated")
 
 
 class Shifted(Record):
@@ -123,3 +126,8 @@ class Pictured(NamedTuple):
 
     plan: Plan
     picture: Picture | None
+    model: str | None = None
+    """The model as somebody typed it, for what is to be pasted; None: as the plan has it, as with"""
+    recipe: str | None = None
+    changes: Changes | None = None
+    """Fields of the recipe's modifiers that are not the recipe's."""
