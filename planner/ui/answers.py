@@ -8,7 +8,6 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from planner.choose.fit import FITTING, Search, ranked
-from planner.choose.paste import command_line, library_call
 from planner.choose.schema import Choice
 from planner.choose.strategies import ASKED, BATCHED
 from planner.compress.modifiers.gptq import GPTQSpec
@@ -18,17 +17,18 @@ from planner.hardware.machine import Machine
 from planner.job import Job
 from planner.notes import Note, texts
 from planner.pictures.make import picture_of
+from planner.pictures.words import PART_LABELS, parts_of, words
 from planner.planning import drafted_plan
 from planner.recipe.changes import Changes
 from planner.recipe.specs import Recipe
-from planner.reports.demands import answer_line, demand_line, machine_line, missing_line
-from planner.reports.summary import header, result_line
+from planner.reports.demands import answer_line, demand_line, missing_line
+from planner.reports.summary import header
 from planner.sizing.demands import judged
-from planner.ui.kept import KeptEstimator, Latest, Shelf, Untouched, one_by_one, pasteable
-from planner.ui.question import Question
+from planner.ui.kept import Kept, KeptEstimator, Latest, Untouched, one_by_one, pasteable
+from planner.ui.question import START_MODEL, ModelChoice, PageQuestion
 
 Kind = Literal["progress", "verdict", "plan", "picture", "choice", "strategies", "error", "done", "superseded"]
-Answer = Callable[[Question, Collection[str]], Iterator[bytes]]
+Answer = Callable[[PageQuestion, Collection[str]], Iterator[bytes]]
 """Lines for a question, without those kinds that its page has already."""
 
 
@@ -48,14 +48,14 @@ def kind_of(data: bytes) -> str:
 
 
 class Answers:
-    """Answers question after question; what it keeps between them is on its shelf."""
+    """Answers question after question; what it keeps between them is in `kept`."""
 
     def __init__(self, say: Callable[[str], None], untouched: Untouched = nullcontext) -> None:
-        self.shelf = Shelf(say, untouched)
+        self.kept = Kept(say, untouched)
         self.plans: Latest[Plan] = Latest(16)
         self.results: Latest[tuple[Any, tuple[Note, ...]]] = Latest(16)
 
-    def __call__(self, question: Question, has: Collection[str] = ()) -> Iterator[bytes]:
+    def __call__(self, question: PageQuestion, has: Collection[str] = ()) -> Iterator[bytes]:
         """The lines. Raises PlannerError for what `plan` would refuse."""
         job, machine = question.asked_job(), question.machine()
         recipe = self._recipe(question)
@@ -67,38 +67,43 @@ class Answers:
         yield from self._strategies(question, recipe, machine)
         yield line("done")
 
-    def _recipe(self, question: Question) -> Recipe:
-        recipe = self.shelf.recipe(question.recipe)
+    def warm_up(self) -> None:
+        """Build and trace what the page begins with, which brings the libraries in."""
+        self.kept.graph(ModelChoice(name=START_MODEL), Job())
+
+    def _recipe(self, question: PageQuestion) -> Recipe:
+        recipe = self.kept.recipe(question.recipe)
         return one_by_one(recipe) if question.one_by_one else recipe
 
     def _planned(
-        self, question: Question, recipe: Recipe, job: Job, machine: Machine, key: Any, has: Collection[str]
+        self, question: PageQuestion, recipe: Recipe, job: Job, machine: Machine, key: Any, has: Collection[str]
     ) -> Iterator[bytes]:
         """The verdict as soon as it is known, then the whole plan."""
         if key not in self.plans:
-            graph = self.shelf.graph(question.model, job)
-            self.shelf.say(f"planning {recipe.name}")
+            graph = self.kept.graph(question.model, job)
+            self.kept.say(f"planning {recipe.name}")
             drafting = drafted_plan(graph, recipe, job)
             draft = next(drafting)
             if "verdict" not in has:
                 yield line("verdict", draft=True, **self._verdict(_as_draft(draft), machine))
-            self.shelf.say("looking for the smallest card")
+            self.kept.say("looking for the smallest card")
             whole = self._with_result(question, recipe, next(drafting))
             self.plans.get(key, lambda: whole)
         plan = judged(self.plans[key], machine)
         if "plan" not in has:
-            paste = self._paste(question, recipe, plan)
-            yield line("plan", **self._verdict(plan, machine), **paste, plan=plan)
+            changes: Changes = {f"{GPTQSpec.type}.{BATCHED}": 1} if question.one_by_one else {}
+            said = words(plan, pasteable(self.kept.source(question.model)), recipe.name, changes)
+            yield line("plan", **self._verdict(plan, machine), words=said, plan=plan)
 
-    def _with_result(self, question: Question, recipe: Recipe, plan: Plan) -> Plan:
+    def _with_result(self, question: PageQuestion, recipe: Recipe, plan: Plan) -> Plan:
         """The plan with what comes out of the job, which is sized once for a model and a recipe."""
 
         def make() -> tuple[Any, tuple[Note, ...]]:
             from planner.serving.results import with_results
 
-            self.shelf.say("sizing the result")
-            built = self.shelf.model(question.model, plan.job.build)
-            with self.shelf.untouched():
+            self.kept.say("sizing the result")
+            built = self.kept.model(question.model, plan.job.build)
+            with self.kept.untouched():
                 (found,) = with_results([plan], [recipe], built)
             return found.result, found.notes[len(plan.notes) :]
 
@@ -113,30 +118,23 @@ class Answers:
             "answer": answer_line(judged_plan.fits or "not said", judged_plan.demands, fails),
             "demands": [{**each.model_dump(), "words": demand_line(each)} for each in judged_plan.demands],
             "header": header(plan),
-            "machine": machine_line(machine),
         }
 
-    def _paste(self, question: Question, recipe: Recipe, plan: Plan) -> dict[str, Any]:
-        """What can be pasted, and the result in words."""
-        changes: Changes = {f"{GPTQSpec.type}.{BATCHED}": 1} if question.one_by_one else {}
-        model = pasteable(self.shelf.source(question.model))
-        return {
-            "result": result_line(plan),
-            "notes": list(texts(plan.notes)),
-            "python": library_call(plan, recipe.name, plan.job, changes),
-            "command": command_line("plan", model, recipe.name, plan.job, plan.machine, changes),
-        }
-
-    def _picture(self, question: Question, recipe: Recipe, plan: Plan) -> Iterator[bytes]:
+    def _picture(self, question: PageQuestion, recipe: Recipe, plan: Plan) -> Iterator[bytes]:
         """What charts need beside the plan: the job is walked once more."""
-        self.shelf.say("drawing it")
-        graph = self.shelf.graph(question.model, plan.job)
-        yield line("picture", picture=picture_of(graph, recipe, plan))
+        self.kept.say("drawing it")
+        graph = self.kept.graph(question.model, plan.job)
+        picture = picture_of(graph, recipe, plan)
+        entry = {
+            "picture": picture and picture.model_dump(mode="json", exclude_defaults=True),
+            "parts": parts_of(plan),
+        }
+        yield line("picture", entry=entry, options={"parts": PART_LABELS})
 
-    def _strategies(self, question: Question, recipe: Recipe, machine: Machine) -> Iterator[bytes]:
+    def _strategies(self, question: PageQuestion, recipe: Recipe, machine: Machine) -> Iterator[bytes]:
         """Each way to run the job as it is planned, then their order, the best first."""
-        self.shelf.say("planning other ways to run it")
-        estimator = KeptEstimator(self.shelf, question.model, recipe)
+        self.kept.say("planning other ways to run it")
+        estimator = KeptEstimator(self.kept, question.model, recipe)
         search = Search(estimator, question.asked_job(), machine)
         found: list[Choice] = []
         for strategy in (ASKED, *search.candidates):
@@ -148,7 +146,7 @@ class Answers:
             found.append(choice)
             yield line("choice", choice=choice, missing=_missing_of(choice))
         if all(choice.fits not in FITTING for choice in found):
-            self.shelf.say("looking for ways that fit together")
+            self.kept.say("looking for ways that fit together")
             together = search.quick_combinations()
             found += together
             for choice in together:

@@ -14,12 +14,13 @@ from starlette.routing import Route
 from planner.errors import PlannerError
 from planner.fields import JOB_FIELDS
 from planner.hardware import list_gpus
+from planner.hardware.machine import MAX_RAM
 from planner.job import MAX_BATCH, MAX_SAMPLES, MAX_TOKENS
 from planner.models.source import list_presets
 from planner.recipe.files import list_recipes
 from planner.ui.desk import Desk
 from planner.ui.guard import Guard
-from planner.ui.question import one_line, read_question
+from planner.ui.question import START, one_line, read_question
 from planner.units import GIB
 from planner.upstream import LLMCOMPRESSOR_VERSION
 
@@ -30,6 +31,7 @@ TYPES = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
+ON_FORM = ("samples", "seq_len", "batch_size", "weights", "offload_device")
 PICTURES = ASSETS.parent.parent / "pictures" / "assets"
 FILES = {
     **{name: ASSETS / name for name in ("ui.js", "ui.css", "icon.svg")},
@@ -88,7 +90,6 @@ def _refused(error: PlannerError) -> Response:
 
 def choices() -> dict[str, Any]:
     """What the page offers: models, recipes, cards, and the limits of its fields."""
-    defaults = {field.name: field.default for field in JOB_FIELDS}
     return {
         "llmcompressor": LLMCOMPRESSOR_VERSION,
         "models": [
@@ -96,6 +97,6 @@ def choices() -> dict[str, Any]:
         ],
         "recipes": [{"name": info.name, "summary": info.summary} for info in list_recipes()],
         "gpus": [{"name": gpu.name, "gib": round(gpu.memory_bytes / GIB, 2)} for gpu in list_gpus()],
-        "job": {name: defaults[name] for name in ("samples", "seq_len", "batch_size", "weights", "offload_device")},
-        "limits": {"samples": MAX_SAMPLES, "seq_len": MAX_TOKENS, "batch_size": MAX_BATCH},
+        "start": {**START, **{field.name: field.default for field in JOB_FIELDS if field.name in ON_FORM}},
+        "limits": {"samples": MAX_SAMPLES, "seq_len": MAX_TOKENS, "batch_size": MAX_BATCH, "ram": MAX_RAM // GIB},
     }

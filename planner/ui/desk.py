@@ -12,7 +12,7 @@ from typing import Any
 
 from planner.errors import UiError
 from planner.ui.answers import kind_of, line
-from planner.ui.question import Question
+from planner.ui.question import PageQuestion
 from planner.ui.worker import MakeAnswer, plans, work
 
 MOST_WAITING = 16
@@ -28,7 +28,7 @@ GONE = "the process that plans has ended (too little memory?); change something,
 class Ticket:
     """One question, from when it comes in until its page has all, or wants it no more."""
 
-    question: Question
+    question: PageQuestion
     lines: asyncio.Queue[bytes | None] = field(default_factory=asyncio.Queue)
     number: int = 0
     has: set[str] = field(default_factory=set)
@@ -71,7 +71,7 @@ class Desk:
         is_alive = self._process is not None and self._process.is_alive()
         return {"planning": self._running is not None, "waiting": len(self._waiting), "process": is_alive}
 
-    async def answers(self, question: Question) -> AsyncIterator[bytes]:
+    async def answers(self, question: PageQuestion) -> AsyncIterator[bytes]:
         """The lines of the answer, as they come. To stop listening ends the work on it.
 
         Raises UiError where too many pages wait.

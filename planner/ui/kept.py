@@ -59,7 +59,7 @@ Untouched = Callable[[], AbstractContextManager[None]]
 """Makes a block that is not to be broken off: a module tree that was half traced is of no use to the next question."""
 
 
-class Shelf:
+class Kept:
     """Built models, traces and trials of the last questions."""
 
     def __init__(self, say: Callable[[str], None], untouched: Untouched) -> None:
@@ -123,25 +123,25 @@ def decides_graph(job: Job) -> tuple[Any, ...]:
 
 
 class KeptEstimator(Estimator):
-    """An estimator of one question, which takes graphs and trials from the shelf."""
+    """An estimator of one question, which takes graphs and trials from the kept."""
 
-    def __init__(self, shelf: Shelf, choice: ModelChoice, recipe: Recipe) -> None:
-        super().__init__(shelf.source(choice), recipe, shelf.say)
-        self.shelf, self.choice_of_model = shelf, choice
-        self.model_name, self.recipe_text = pasteable(shelf.source(choice)), recipe.name
+    def __init__(self, kept: Kept, choice: ModelChoice, recipe: Recipe) -> None:
+        super().__init__(kept.source(choice), recipe, kept.say)
+        self.kept, self.choice_of_model = kept, choice
+        self.model_name, self.recipe_text = pasteable(kept.source(choice)), recipe.name
 
     def graph(self, job: Job) -> ModelGraph:
-        return self.shelf.graph(self.choice_of_model, job)
+        return self.kept.graph(self.choice_of_model, job)
 
     def trial(self, job: Job, strategy: Strategy = ASKED) -> Trial:
         changed, recipe = without_card(self._job(job, strategy)), strategy.recipe(self.recipe)
 
         def make() -> Trial:
             graph = self.graph(changed)
-            self.shelf.say(f"simulating {strategy.name}")
+            self.kept.say(f"simulating {strategy.name}")
             return Trial(graph, recipe, changed)
 
-        return self.shelf.trials.get((self.choice_of_model, changed, recipe), make)
+        return self.kept.trials.get((self.choice_of_model, changed, recipe), make)
 
 
 def pasteable(source: "ModelSource") -> str:

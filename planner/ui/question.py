@@ -30,6 +30,9 @@ JOB_FIELDS = (
     "linearized",
 )
 """Fields of a job that the page may say: its own, and those that a strategy changes."""
+START_MODEL = "llama-3-8b"
+START = {"model": START_MODEL, "recipe": "gptq_w4a16", "gpu": "RTX 4090", "ram": 64}
+"""What the page begins with, beside a job's own defaults."""
 AS_ON_PAGE = "as given on the page"
 PASTED_RECIPE = "recipe.yaml"
 MAX_TEXT = 512 * 1024
@@ -70,7 +73,7 @@ class RecipeChoice(Record):
         return self
 
 
-class Question(Record):
+class PageQuestion(Record):
     """One question of the page."""
 
     client: str = Field(pattern="^[A-Za-z0-9-]{1,64}$")
@@ -105,7 +108,7 @@ class Question(Record):
             raise JobError(_sentence(error)) from None
 
 
-def read_question(data: bytes) -> Question:
+def read_question(data: bytes) -> PageQuestion:
     """The question in a request's body, checked as far as it can be without building a model.
 
     Raises PlannerError in one line for all that is wrong with it.
@@ -117,7 +120,7 @@ def read_question(data: bytes) -> Question:
     if not isinstance(content, Mapping):
         raise JobError("the request is not a JSON object")
     try:
-        question = Question.model_validate(content)
+        question = PageQuestion.model_validate(content)
     except ValidationError as error:
         raise JobError(_sentence(error)) from None
     question.asked_job()

@@ -18,7 +18,7 @@ from types import FrameType
 
 from planner.errors import PlannerError
 from planner.ui.answers import Answer, Answers, line
-from planner.ui.question import Question, one_line
+from planner.ui.question import PageQuestion, one_line
 
 COLLECTOR = (100_000, 50, 50)
 """For gc.set_threshold, as the command line has it: what was traced stays."""
@@ -39,7 +39,9 @@ def plans(worker: "Worker") -> Answer:
     import planner.planning
     import planner.serving.results  # noqa: F401
 
-    return Answers(worker.say, worker.untouched)
+    answers = Answers(worker.say, worker.untouched)
+    answers.warm_up()
+    return answers
 
 
 def work(pipe: Connection, make: MakeAnswer) -> None:
@@ -54,7 +56,7 @@ class Worker:
 
     def __init__(self, pipe: Connection, make: MakeAnswer) -> None:
         self._pipe, self._make = pipe, make
-        self._inbox: SimpleQueue[tuple[int, Question, Collection[str]]] = SimpleQueue()
+        self._inbox: SimpleQueue[tuple[int, PageQuestion, Collection[str]]] = SimpleQueue()
         self._current: int | None = None
         self._unwanted: int | None = None
         self._shields = 0
@@ -87,7 +89,7 @@ class Worker:
             self._shields -= 1
         self._check()
 
-    def _answer(self, answer: Answer, number: int, question: Question, has: Collection[str]) -> None:
+    def _answer(self, answer: Answer, number: int, question: PageQuestion, has: Collection[str]) -> None:
         self._current = number
         try:
             self._check()

@@ -6,16 +6,16 @@ from collections.abc import Collection, Iterator
 
 from planner.errors import ModelError
 from planner.ui.answers import Answer, line
-from planner.ui.question import Question
+from planner.ui.question import PageQuestion
 from planner.ui.worker import Worker
 
 OTHER = "0000-other"
 
 
-def question(model: str, client: str = "page-1", **job: int) -> Question:
+def question(model: str, client: str = "page-1", **job: int) -> PageQuestion:
     """A question of this page whose model's name says what the answer does."""
     content = {"client": client, "model": {"name": model}, "recipe": {"name": "gptq_w4a16"}, "gpu": "L40S", "job": job}
-    return Question.model_validate(content)
+    return PageQuestion.model_validate(content)
 
 
 def busy(seconds: float) -> None:
@@ -28,7 +28,7 @@ def busy(seconds: float) -> None:
 def scripted(worker: Worker) -> Answer:
     """What the worker's process is started with: does what the model's name says."""
 
-    def answer(asked: Question, has: Collection[str]) -> Iterator[bytes]:
+    def answer(asked: PageQuestion, has: Collection[str]) -> Iterator[bytes]:
         name = asked.model.name or ""
         worker.say(f"at work on {name}")
         if name == "bad":

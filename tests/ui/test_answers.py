@@ -12,7 +12,7 @@ from planner.planning import drafted_plan, plan, sized_plan
 from planner.sizing.demands import judged
 from planner.ui.answers import Answers, kind_of, line
 from planner.ui.kept import GRAPHS, Latest
-from planner.ui.question import Question
+from planner.ui.question import PageQuestion
 from tests import built
 
 MODEL = "qwen3-0.6b"
@@ -41,7 +41,7 @@ def traces(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return seen
 
 
-def asked(recipe: str = RTN, *, gpu: str = "L40S", ram: float | None = 64, **job: Any) -> Question:
+def asked(recipe: str = RTN, *, gpu: str = "L40S", ram: float | None = 64, **job: Any) -> PageQuestion:
     content = {
         "client": "page-1",
         "model": {"name": MODEL},
@@ -50,10 +50,10 @@ def asked(recipe: str = RTN, *, gpu: str = "L40S", ram: float | None = 64, **job
         "ram_gib": ram,
         "job": job,
     }
-    return Question.model_validate(content)
+    return PageQuestion.model_validate(content)
 
 
-def until(answers: Answers, question: Question, last: str) -> Lines:
+def until(answers: Answers, question: PageQuestion, last: str) -> Lines:
     lines: Lines = []
     for each in answers(question):
         lines.append(json.loads(each))
@@ -86,13 +86,13 @@ def test_the_plan_is_the_one_that_plan_makes(answers: Answers) -> None:
     whole = plan(MODEL, RTN, question.asked_job(), machine=question.machine())
     assert Plan.model_validate(shown["plan"]) == whole
     assert shown["fits"] == whole.fits
-    assert f"planner plan {MODEL} -r {RTN} --gpu L40S --ram 64GiB" in shown["command"]
-    assert "oneshot(" in shown["python"]
+    assert f"planner plan {MODEL} -r {RTN} --gpu L40S --ram 64GiB" in shown["words"]["command"]
+    assert "oneshot(" in shown["words"]["call"]
 
 
 def test_a_drafted_plan_lacks_the_smallest_card_alone() -> None:
     question = asked("gptq_w4a16", samples=8)
-    graph, recipe = built.graph_of(MODEL, question.asked_job()), Answers(print).shelf.recipe(question.recipe)
+    graph, recipe = built.graph_of(MODEL, question.asked_job()), Answers(print).kept.recipe(question.recipe)
     draft, whole = drafted_plan(graph, recipe, question.asked_job())
     assert whole == sized_plan(graph, recipe, question.asked_job())
     assert draft.gpu.smallest_card_bytes is None
@@ -118,9 +118,9 @@ def test_other_ram_is_held_against_the_same_plan_without_another_simulation(
 ) -> None:
     first = until(answers, asked(), "plan")[-1]
     monkeypatch.setattr("planner.ui.answers.drafted_plan", None)
-    second = until(answers, asked(ram=1), "plan")[-1]
+    second = until(answers, asked(ram=0.25), "plan")[-1]
     assert (first["fits"], second["fits"]) == ("yes", "no")
-    assert Plan.model_validate(second["plan"]) == judged(Plan.model_validate(first["plan"]), asked(ram=1).machine())
+    assert Plan.model_validate(second["plan"]) == judged(Plan.model_validate(first["plan"]), asked(ram=0.25).machine())
 
 
 def test_only_the_latest_values_are_kept() -> None:
@@ -145,8 +145,8 @@ def test_what_could_not_be_made_is_not_kept() -> None:
 def test_traces_are_bounded_by_their_number(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "graph_of", lambda _built, job: job)
     for number in range(GRAPHS + 3):
-        answers.shelf.graph(asked().model, asked(seq_len=128 + number).asked_job())
-    assert len(answers.shelf.graphs) == GRAPHS
+        answers.kept.graph(asked().model, asked(seq_len=128 + number).asked_job())
+    assert len(answers.kept.graphs) == GRAPHS
 
 
 CONFIG = {
@@ -169,11 +169,11 @@ some_stage:
 
 def test_pasted_texts_are_planned_and_pasted_back_as_files(answers: Answers) -> None:
     pasted = {"model": {"config": json.dumps(CONFIG)}, "recipe": {"text": YAML}}
-    question = Question.model_validate({**json.loads(asked().model_dump_json()), **pasted})
+    question = PageQuestion.model_validate({**json.loads(asked().model_dump_json()), **pasted})
     shown = until(answers, question, "plan")[-1]
     assert shown["plan"]["model"]["parameters"] == plan(CONFIG, YAML, question.asked_job()).model.parameters
-    assert shown["command"].startswith("planner plan config.json -r recipe.yaml ")
-    assert "recipe='recipe.yaml'" in shown["python"]
+    assert shown["words"]["command"].startswith("planner plan config.json -r recipe.yaml ")
+    assert "recipe='recipe.yaml'" in shown["words"]["call"]
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_pasted_texts_are_planned_and_pasted_back_as_files(answers: Answers) -> 
     ],
 )
 def test_pasted_text_is_read_as_text_and_nothing_else(answers: Answers, changes: dict[str, Any], said: str) -> None:
-    question = Question.model_validate({**json.loads(asked().model_dump_json()), **changes})
+    question = PageQuestion.model_validate({**json.loads(asked().model_dump_json()), **changes})
     with pytest.raises((ModelError, RecipeError), match=said):
         until(answers, question, "plan")
 
@@ -198,4 +198,4 @@ def test_gptq_one_module_at_a_time_is_a_question_of_its_own(answers: Answers) ->
     batched, alone = (until(answers, each, "plan")[-1] for each in (question, single))
     peaks = [[step["gpu"]["peak_bytes"] for step in each["plan"]["steps"]] for each in (alone, batched)]
     assert sum(peaks[0]) < sum(peaks[1])
-    assert "--set GPTQModifier.batched_quantization=1" in alone["command"]
+    assert "--set GPTQModifier.batched_quantization=1" in alone["words"]["command"]

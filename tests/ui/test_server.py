@@ -13,7 +13,7 @@ from planner.errors import PlannerError
 from planner.ui.app import FILES, make_app
 from planner.ui.desk import Desk
 from planner.ui.guard import MAX_BODY, Guard
-from planner.ui.question import Question, read_question
+from planner.ui.question import PageQuestion, read_question
 from planner.ui.serve import hosts_of
 
 HOST = "127.0.0.1:8000"
@@ -29,7 +29,7 @@ ASKED: dict[str, Any] = {
 class Echo(Desk):
     """Answers with the question itself."""
 
-    async def answers(self, question: Question) -> AsyncIterator[bytes]:
+    async def answers(self, question: PageQuestion) -> AsyncIterator[bytes]:
         yield question.model_dump_json().encode() + b"\n"
 
 

@@ -21,13 +21,12 @@ const rounded = (from, to, step, unit) => { // values in quarter octaves
   return [...new Set(values)];
 };
 const SLIDERS = {
-  samples: {label: "Samples", stops: rounded(8, 4096, 0.25, 4), start: 512, max: 1e7},
-  seq_len: {label: "Tokens in each", stops: rounded(128, 32768, 0.25, 64), start: 2048, max: 2 ** 20},
-  batch_size: {label: "Samples in a batch", stops: [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64], start: 1, max: 65536},
-  ram: {label: "RAM, GiB", stops: rounded(8, 4096, 0.5, 4), start: 64, max: 2 ** 20},
+  samples: {label: "Samples", stops: rounded(8, 4096, 0.25, 4)},
+  seq_len: {label: "Tokens in each", stops: rounded(128, 32768, 0.25, 64)},
+  batch_size: {label: "Samples in a batch", stops: [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]},
+  ram: {label: "RAM, GiB", stops: rounded(8, 4096, 0.5, 4)},
 };
 const LABELS = {disk: "Free disk, GiB", ...Object.fromEntries(Object.entries(SLIDERS).map(([name, {label}]) => [name, label]))};
-const START = {model: "llama-3-8b", recipe: "gptq_w4a16", gpu: "RTX 4090", weights: "cpu", offload_device: "cpu"};
 const OTHER_SIZE = "size";
 
 let choices = null;   // what the server offers
@@ -39,12 +38,12 @@ let dragging = null;  // timer of a question that waits for the slider to rest
 // ---------------------------------------------------------------- the form
 function buildSliders() {
   for (const box of document.querySelectorAll(".ui-slide[data-field]")) {
-    const name = box.dataset.field, {label, stops, start, max} = SLIDERS[name];
+    const name = box.dataset.field, {label, stops} = SLIDERS[name], max = choices.limits[name];
     const slider = make("input", {type: "range", id: `${name}-slider`, min: 0, max: stops.length - 1, step: 1});
     const number = make("input", {type: "number", id: name, min: 1, max, step: name === "ram" ? "any" : 1, inputMode: "numeric"});
     slider.setAttribute("aria-label", `${label}, slider`);
     number.setAttribute("aria-describedby", "error");
-    number.value = start;
+    number.value = choices.start[name];
     box.append(make("label", {htmlFor: name, textContent: label}), number, slider);
     slider.addEventListener("input", () => { number.value = stops[slider.value]; follow(slider, name); moved(false); });
     slider.addEventListener("change", () => moved(true));
@@ -154,19 +153,19 @@ function address(form) {
   return `?${query}`;
 }
 function restore(form) {
-  $("model").value = form.model ?? START.model;
-  $("recipe").value = form.recipe ?? START.recipe;
-  const card = form.gpu ?? START.gpu, size = /^([\d.]+)GiB$/.exec(card);
+  $("model").value = form.model ?? choices.start.model;
+  $("recipe").value = form.recipe ?? choices.start.recipe;
+  const card = form.gpu ?? choices.start.gpu, size = /^([\d.]+)GiB$/.exec(card);
   $("gpu").value = size ? OTHER_SIZE : card;
   if (size) $("size").value = size[1];
-  if (!$("gpu").value) $("gpu").value = START.gpu;
-  if (!$("recipe").value) $("recipe").value = START.recipe;
+  if (!$("gpu").value) $("gpu").value = choices.start.gpu;
+  if (!$("recipe").value) $("recipe").value = choices.start.recipe;
   $("disk").value = form.disk ?? "";
-  pick("weights", START.weights);
+  pick("weights", choices.start.weights);
   pick("weights", form.weights);
-  pick("offload_device", START.offload_device);
+  pick("offload_device", choices.start.offload_device);
   pick("offload_device", form.offload_device);
-  for (const [name, {start}] of Object.entries(SLIDERS)) { $(name).value = form[name] ?? start; toSlider(name); }
+  for (const name of Object.keys(SLIDERS)) { $(name).value = form[name] ?? choices.start[name]; toSlider(name); }
   for (const name of ["config", "yaml"]) {
     $(`${name}-box`).open = Boolean(form[name]);
     if (form[name]) $(name).value = form[name] === "@here" ? sessionStorage.getItem(name) ?? "" : form[name];
@@ -293,7 +292,7 @@ const SHOW = {
   progress: line => { doing = line.text; },
   verdict: line => { succeed(); showVerdict(line); },
   plan: line => { succeed(); showVerdict(line); showPlan(line); },
-  picture: line => { showPicture(line.picture); },
+  picture: line => { showPicture(line); },
   choice: line => { addWay(line.choice, line.missing); },
   strategies: line => { orderWays(line.order); },
   error: line => { fail(line.text); },
@@ -309,7 +308,7 @@ function showVerdict(line) {
   $("answer").textContent = line.draft && text.includes("GPU") ? `${text} (the smallest card is being looked for)` : text;
   $("bars").replaceChildren(...line.demands.map(bar));
   const facts = line.header.filter(([name]) => name !== "method").map(([, text]) => text);
-  $("facts").textContent = [...facts, line.result].filter(Boolean).join(" · ");
+  $("facts").textContent = [...facts, line.words?.result].filter(Boolean).join(" · ");
 }
 function bar(demand) {
   const has = demand.has_bytes, full = Math.max(demand.needs_bytes, demand.at_least_bytes, has ?? 0) || 1;
@@ -328,17 +327,15 @@ function bar(demand) {
   return row;
 }
 function showPlan(line) {
-  shownPlan = line.plan;
-  $("python").textContent = line.python;
-  $("command").textContent = line.command;
-  $("notes-box").hidden = !line.notes.length;
-  $("notes").replaceChildren(...line.notes.map(text => make("li", {textContent: text})));
+  const {call, command, notes} = line.words;
+  shownPlan = {plan: line.plan, words: line.words};
+  $("python").textContent = call;
+  $("command").textContent = command;
+  $("notes-box").hidden = !notes.length;
+  $("notes").replaceChildren(...notes.map(text => make("li", {textContent: text})));
 }
-function showPicture(picture) {
-  if (window.plannerReport) {
-    plannerReport($("chart"), {plans: [{plan: shownPlan, picture}], options: {}});
-  }
-  document.body.dataset.picture = "shown";
+function showPicture({entry, options}) {
+  plannerReport($("chart"), {plans: [{...shownPlan, ...entry}], options});
 }
 
 // ---------------------------------------------------------------- strategies
