@@ -40,6 +40,7 @@ COMMANDS = (
     "formats",
     "bpw",
     "train",
+    "ui",
     "measure",
     "accuracy",
     "models",

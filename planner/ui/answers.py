@@ -64,7 +64,11 @@ class Answers:
         plan = self.plans[key]
         if "picture" not in has:
             yield from self._picture(question, recipe, judged(plan, machine))
-        yield from self._strategies(question, recipe, machine)
+        try:
+            yield from self._strategies(question, recipe, machine)
+        except BaseException:  # broken off, perhaps in the middle of a replay
+            self.kept.trials.forget_latest()
+            raise
         yield line("done")
 
     def warm_up(self) -> None:

@@ -11,16 +11,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from planner.errors import PlannerError
+from planner.errors import PlannerError, UiError
 from planner.fields import JOB_FIELDS
 from planner.hardware import list_gpus
 from planner.hardware.machine import MAX_RAM
 from planner.job import MAX_BATCH, MAX_SAMPLES, MAX_TOKENS
 from planner.models.source import list_presets
 from planner.recipe.files import list_recipes
+from planner.ui.answers import line
 from planner.ui.desk import Desk
 from planner.ui.guard import Guard
-from planner.ui.question import START, one_line, read_question
+from planner.ui.question import START, PageQuestion, one_line, read_question
 from planner.units import GIB
 from planner.upstream import LLMCOMPRESSOR_VERSION
 
@@ -56,7 +57,7 @@ def make_app(desk: Desk, hosts: Iterable[str]) -> Guard:
             question = read_question(await request.body())
         except PlannerError as error:
             return _refused(error)
-        return StreamingResponse(desk.answers(question), media_type="application/x-ndjson")
+        return StreamingResponse(_lines(desk, question), media_type="application/x-ndjson")
 
     async def health(_request: Request) -> Response:
         return JSONResponse(desk.state())
@@ -78,6 +79,14 @@ def make_app(desk: Desk, hosts: Iterable[str]) -> Guard:
     ]
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: missing})
     return Guard(app, hosts)
+
+
+async def _lines(desk: Desk, question: PageQuestion) -> AsyncIterator[bytes]:
+    try:
+        async for each in desk.answers(question):
+            yield each
+    except UiError as error:
+        yield line("error", text=one_line(error))
 
 
 def _file(path: Path) -> Response:

@@ -46,6 +46,11 @@ class Latest(Generic[V]):
         self._values.move_to_end(key)
         return self._values[key]
 
+    def forget_latest(self) -> None:
+        """Forget the value that was asked for last."""
+        if self._values:
+            self._values.popitem()
+
     def get(self, key: Hashable, make: Callable[[], V]) -> V:
         """The value of this key, made where it is not there. Nothing is kept of one that could not be made."""
         if key not in self._values:

@@ -9,12 +9,13 @@ from typing import Any
 import httpx
 import pytest
 
-from planner.errors import PlannerError
+from planner.errors import PlannerError, UiError
 from planner.ui.app import FILES, make_app
 from planner.ui.desk import Desk
 from planner.ui.guard import MAX_BODY, Guard
 from planner.ui.question import PageQuestion, read_question
 from planner.ui.serve import hosts_of
+from tests.ui.fakes import scripted
 
 HOST = "127.0.0.1:8000"
 OWN = {"origin": f"http://{HOST}", "content-type": "application/json"}
@@ -276,3 +277,36 @@ def test_a_size_is_a_card_and_ram_and_disk_are_the_machines() -> None:
     assert (machine.gpu_memory_bytes, machine.ram_bytes) == (24 * 2**30, int(64.5 * 2**30))
     assert machine.disk_bytes == 100 * 2**30
     assert question.asked_job().samples == 64
+
+
+def test_a_slow_plan_blocks_neither_the_page_nor_its_files() -> None:
+    async def inside() -> None:
+        desk = Desk(scripted)
+        app = make_app(desk, hosts_of(8000))
+        desk.open()
+        transport = httpx.ASGITransport(app)
+        try:
+            async with httpx.AsyncClient(transport=transport, base_url=f"http://{HOST}") as client:
+                slow = asyncio.create_task(client.post("/api/plan", content=asked(model={"name": "slow"}), headers=OWN))
+                while not desk.state()["planning"]:
+                    await asyncio.sleep(0.01)
+                for path in ("/", "/assets/ui.js", "/api/choices"):
+                    assert (await client.get(path)).status_code == 200
+                assert (await client.get("/api/health")).json()["planning"]
+                newest = await client.post("/api/plan", content=asked(model={"name": "quick"}), headers=OWN)
+                assert [json.loads(each)["kind"] for each in newest.text.splitlines()][-2:] == ["plan", "done"]
+                assert json.loads((await slow).text.splitlines()[-1]) == {"kind": "superseded"}
+        finally:
+            desk.close()
+
+    asyncio.run(asyncio.wait_for(inside(), 60))
+
+
+def test_where_too_many_pages_wait_the_answer_is_a_line() -> None:
+    class Full(Desk):
+        async def answers(self, question: PageQuestion) -> AsyncIterator[bytes]:
+            raise UiError("too many pages wait")
+            yield b""
+
+    answer = Client(make_app(Full(), hosts_of(8000))).post("/api/plan", content=asked(), headers=OWN)
+    assert json.loads(answer.text) == {"kind": "error", "text": "too many pages wait"}

@@ -10,6 +10,7 @@ const make = (tag, props = {}, ...children) => {
 };
 const GIB = 2 ** 30;
 const CLIENT = crypto.randomUUID();
+const PATIENCE = 400; // milliseconds
 const LONGEST_LINK = 6000; // characters of pasted text that a link carries
 const FITS = {yes: "Fits", slow: "Fits, but slowly", no: "Does not fit", "not said": "Not said"};
 
@@ -33,7 +34,9 @@ let choices = null;   // what the server offers
 let changes = {};     // fields of the job that a strategy changed, beside the form's own
 let asking = null;    // the AbortController of the question under way
 let shownPlan = null; // the last whole plan
-let dragging = null;  // timer of a question that waits for the slider to rest
+let later = null;     // timer of a question that waits for the one before it
+let isJudged = false; // the question under way has its verdict
+let began = 0;        // when it was asked
 
 // ---------------------------------------------------------------- the form
 function buildSliders() {
@@ -185,8 +188,11 @@ let committed = null;
 function moved(isDone) {
   hints();
   remember(isDone);
-  clearTimeout(dragging);
-  dragging = setTimeout(ask, isDone ? 0 : 60);
+  // while something moves, each question gets a moment for its verdict, so that the page follows
+  clearTimeout(later);
+  const left = asking && !isJudged ? PATIENCE - (performance.now() - began) : 0;
+  if (left > 0) later = setTimeout(ask, left);
+  else ask();
 }
 
 // ---------------------------------------------------------------- the question
@@ -217,19 +223,23 @@ class BadInput extends Error {
 }
 
 async function ask() {
-  clearTimeout(dragging);
+  clearTimeout(later);
+  later = null;
   if (asking) asking.abort();
   const own = asking = new AbortController();
   let body;
   try { body = JSON.stringify(question()); } catch (error) { fail(error.message, error.field); return; }
-  const began = performance.now();
-  wait(own, began);
+  began = performance.now();
+  isJudged = false;
+  wait();
   try {
     const response = await fetch("/api/plan", {method: "POST", headers: {"Content-Type": "application/json"}, body, signal: own.signal});
     if (!response.ok) { fail((await response.json()).error); return; }
     for await (const line of lines(response.body)) {
       if (own !== asking) return;
       show(line, performance.now() - began);
+      isJudged ||= line.kind !== "progress";
+      if (isJudged && later) { ask(); return; }
     }
   } catch (error) {
     if (own === asking && error.name !== "AbortError") fail("the server does not answer: is `planner ui` still running?");
@@ -252,7 +262,7 @@ async function* lines(body) {
 
 // ---------------------------------------------------------------- waiting and errors
 let clock = null;
-function wait(own, began) {
+function wait() {
   document.body.dataset.state = "asking";
   rows = null;
   clearInterval(clock);
