@@ -28,7 +28,8 @@ from planner.units import GIB
 
 PLANS = Path(__file__).parent / "data" / "plans"
 SERVER = ("starlette", "uvicorn")
-HEAVY = ("torch", "transformers", "accelerate", "compressed_tensors", *SERVER, "networkx", "pydantic")  # typer may use the last
+TORCH = ("torch", "transformers", "accelerate", "compressed_tensors")
+HEAVY = (*TORCH, *SERVER, "networkx", "pydantic")  # typer may use the last
 JOB = ("plan", "llama-3-8b", "--recipe", "gptq_w4a16")
 
 

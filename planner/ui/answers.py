@@ -16,7 +16,8 @@ from planner.errors import PlannerError
 from planner.hardware.machine import Machine
 from planner.job import Job
 from planner.notes import Note, texts
-from planner.pictures.make import picture_of
+from planner.pictures.make import on_machine, picture_of
+from planner.pictures.schema import Picture
 from planner.pictures.words import PART_LABELS, parts_of, words
 from planner.planning import drafted_plan
 from planner.recipe.changes import Changes
@@ -53,6 +54,7 @@ class Answers:
     def __init__(self, say: Callable[[str], None], untouched: Untouched = nullcontext) -> None:
         self.kept = Kept(say, untouched)
         self.plans: Latest[Plan] = Latest(16)
+        self.pictures: Latest[Picture | None] = Latest(4)
         self.results: Latest[tuple[Any, tuple[Note, ...]]] = Latest(16)
 
     def __call__(self, question: PageQuestion, has: Collection[str] = ()) -> Iterator[bytes]:
@@ -125,12 +127,15 @@ class Answers:
         }
 
     def _picture(self, question: PageQuestion, recipe: Recipe, plan: Plan) -> Iterator[bytes]:
-        """What charts need beside the plan: the job is walked once more."""
-        self.kept.say("drawing it")
-        graph = self.kept.graph(question.model, plan.job)
-        picture = picture_of(graph, recipe, plan)
+        """What charts need beside the plan: the job is walked once more, for all machines with its card."""
+
+        def make() -> Picture | None:
+            self.kept.say("drawing it")
+            return picture_of(self.kept.graph(question.model, plan.job), recipe, plan)
+
+        picture = self.pictures.get((question.model, recipe, plan.job), make)
         entry = {
-            "picture": picture and picture.model_dump(mode="json", exclude_defaults=True),
+            "picture": picture and on_machine(picture, plan).model_dump(mode="json", exclude_defaults=True),
             "parts": parts_of(plan),
         }
         yield line("picture", entry=entry, options={"parts": PART_LABELS})

@@ -108,6 +108,15 @@ def test_the_mouse_drags_a_slider_and_the_last_place_is_what_is_planned(page: An
     assert f"samples={last}" in planned(page).url
 
 
+def test_where_it_does_not_fit_the_verdict_offers_a_way_that_does(server: str, open_page: OpenPage) -> None:
+    page = planned(open_page(at(server, weights="gpu", gpu="1.4GiB")))
+    assert badge(page) == "Does not fit"
+    assert "It fits this way: weights on the CPU" in page.locator("#way").text_content()
+    page.get_by_role("button", name="Use it").click()
+    page.wait_for_function("() => document.querySelector('#badge').textContent.startsWith('Fits')")
+    assert page.locator("#way").is_hidden()
+
+
 def test_too_small_a_card_does_not_fit_and_says_by_how_much(page: Any) -> None:
     page.select_option("#gpu", "size")
     page.fill("#size", "0.6")

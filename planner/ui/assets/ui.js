@@ -286,6 +286,7 @@ function fail(text, field = null) {
   $("error").textContent = text;
   $("error").hidden = false;
   $("verdict").dataset.fits = "error";
+  $("way").hidden = true;
   $("badge").textContent = "Cannot be planned";
   $("answer").textContent = shownPlan ? "below is the last plan that could" : "";
   document.querySelectorAll("[aria-invalid]").forEach(each => each.removeAttribute("aria-invalid"));
@@ -313,6 +314,7 @@ function show(line, milliseconds) {
 }
 function showVerdict(line) {
   $("verdict").dataset.fits = line.fits;
+  $("way").hidden = true;
   $("badge").textContent = FITS[line.fits];
   const text = line.answer.replace(/^(YES, BUT SLOWLY|YES|NO): /, "");
   $("answer").textContent = line.draft && text.includes("GPU") ? `${text} (the smallest card is being looked for)` : text;
@@ -372,6 +374,12 @@ function addWay(choice, missing) {
 function orderWays(order) {
   if (!rows) return;
   $("ways").tBodies[0].replaceChildren(...order.map(name => rows.get(name)).filter(Boolean));
+  if ($("verdict").dataset.fits !== "no") return;
+  const best = rows.get(order[0]), fits = ["yes", "slow"].includes(best.dataset.fits);
+  $("way-text").textContent = fits ? `It fits this way: ${order[0]}` : "No other way to run it fits either";
+  $("way-use").hidden = !fits;
+  $("way-use").onclick = () => best.querySelector("button").click();
+  $("way").hidden = false;
 }
 function apply(choice) {
   const {weights, offload_device: offload, samples, seq_len: length, batch_size: batch, ...others} = choice.changes;
