@@ -50,6 +50,7 @@ COMMANDS = (
 )
 PAGES_WITH_OUTPUT = (
     ROOT / "README.md",
+    DOCS / "index.md",
     DOCS / "memory-words.md",
     DOCS / "how-it-works.md",
     DOCS / "serving.md",

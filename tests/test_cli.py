@@ -146,7 +146,7 @@ def test_compare_takes_recipe_as_often_as_it_is_given(planner: Planner, run: Run
 def test_the_table_is_the_default_and_stdout_holds_the_result_alone(planner: Planner, run: Run) -> None:
     code, out, err = run(*JOB)
     assert (code, err) == (0, "")
-    assert out.startswith("model     llama-3-8b (LlamaForCausalLM)")
+    assert out.startswith("verdict   fits in 80 GiB")
     assert out.endswith("\n")
 
 

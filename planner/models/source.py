@@ -1,7 +1,6 @@
 """A model's config, from a preset, a file, a folder or the Hub. Nothing here imports torch by itself."""
 
 import copy
-import difflib
 import json
 import os
 import re
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.errors import ModelError
+from planner.hints import closest
 from planner.models.hub import hub_config
 
 PRESETS = Path(__file__).parent / "presets"
@@ -152,7 +152,7 @@ def presets_like(text: str) -> str:
     """`presets like it: a, b`, or all presets where none is."""
     names = {spelling: preset.name for preset in list_presets() for spelling in preset.answers_to()}
     tail = text[-200:].rstrip("/").rpartition("/")[2].lower()
-    close = difflib.get_close_matches(tail, names, n=9, cutoff=0.5)
+    close = closest(tail, names, shown=9, cutoff=0.5)
     similar = list(dict.fromkeys(names[spelling] for spelling in close))[:3]
     if similar:
         return f"presets like it: {', '.join(similar)} (`planner models` lists all)"
@@ -289,7 +289,7 @@ def _checked(source: ModelSource, where: str) -> ModelSource:
                 f"{where}: model_type {shown!r} needs code from its repository (trust_remote_code), "
                 "which the planner refuses to run"
             )
-        close = ", ".join(difflib.get_close_matches(shown, types, n=3)) or "none like it"
+        close = ", ".join(closest(shown, types, shown=3)) or "none like it"
         raise ModelError(f"{where}: transformers knows no model_type {shown!r} (it knows {close})")
     return replace(source, not_loaded=_not_loaded(source.config), notes=_notes(source.config), from_user=True)
 

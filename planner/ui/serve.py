@@ -11,6 +11,7 @@ from planner.errors import UiError
 
 LOOPBACK = {"127.0.0.1": socket.AF_INET, "localhost": socket.AF_INET, "::1": socket.AF_INET6}
 CONNECTIONS = 64
+HTTP = 80
 
 
 def serve(host: str, port: int, *, browser: bool, say: Callable[[str], None]) -> None:
@@ -25,7 +26,7 @@ def serve(host: str, port: int, *, browser: bool, say: Callable[[str], None]) ->
     app = make_app(Desk(), hosts_of(port))
     config = uvicorn.Config(
         app,
-        log_level="error",
+        log_level="critical",
         access_log=False,
         server_header=False,
         http="h11",
@@ -64,8 +65,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def hosts_of(port: int) -> tuple[str, ...]:
-    """What the server answers to: its loopback names with its port."""
-    return tuple(f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]"))
+    """What the server answers to: its loopback names with its port, which browsers leave out where it is HTTP's."""
+    names = ("127.0.0.1", "localhost", "[::1]")
+    return (*(f"{name}:{port}" for name in names), *(names if port == HTTP else ()))
 
 
 def _has_screen() -> bool:
