@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -28,7 +29,9 @@ from planner.sizing.demands import judged
 from planner.ui.kept import Kept, KeptEstimator, Latest, Untouched, one_by_one, pasteable
 from planner.ui.question import START_MODEL, ModelChoice, PageQuestion
 
-Kind = Literal["progress", "verdict", "plan", "picture", "choice", "strategies", "error", "done", "superseded"]
+Kind = Literal[
+    "progress", "verdict", "plan", "picture", "smallest", "choice", "strategies", "error", "done", "superseded"
+]
 Answer = Callable[[PageQuestion, Collection[str]], Iterator[bytes]]
 """Lines for a question, without those kinds that its page has already."""
 
@@ -59,15 +62,24 @@ class Answers:
 
     def __call__(self, question: PageQuestion, has: Collection[str] = ()) -> Iterator[bytes]:
         """The lines. Raises PlannerError for what `plan` would refuse."""
-        job, machine = question.asked_job(), question.machine()
-        recipe = self._recipe(question)
-        key = (question.model, recipe, job)
-        yield from self._planned(question, recipe, job, machine, key, has)
-        plan = self.plans[key]
+        asked = _Asked(question, self._recipe(question), question.asked_job(), question.machine())
+        is_whole = asked.key in self.plans
+        drafting = iter((self.plans[asked.key],)) if is_whole else self._drafting(asked)
+        plan = next(drafting)
+        if not is_whole and "verdict" not in has:
+            yield line("verdict", draft=True, **_verdict(_as_draft(plan), asked.machine))
+        plan = self._with_result(asked, plan)
+        if "plan" not in has:
+            yield line("plan", draft=not is_whole, **self._said(asked, plan if is_whole else _as_draft(plan)))
         if "picture" not in has:
-            yield from self._picture(question, recipe, judged(plan, machine))
+            yield from self._picture(asked, judged(plan, asked.machine))
+        if not is_whole:
+            self.kept.say("looking for the smallest card")
+            plan = self._with_result(asked, next(drafting))
+            self.plans.get(asked.key, lambda: plan)
+            yield line("smallest", **self._said(asked, plan))
         try:
-            yield from self._strategies(question, recipe, machine)
+            yield from self._strategies(asked)
         except BaseException:  # broken off, perhaps in the middle of a replay
             self.kept.trials.forget_latest()
             raise
@@ -81,74 +93,59 @@ class Answers:
         recipe = self.kept.recipe(question.recipe)
         return one_by_one(recipe) if question.one_by_one else recipe
 
-    def _planned(
-        self, question: PageQuestion, recipe: Recipe, job: Job, machine: Machine, key: Any, has: Collection[str]
-    ) -> Iterator[bytes]:
-        """The verdict as soon as it is known, then the whole plan."""
-        if key not in self.plans:
-            graph = self.kept.graph(question.model, job)
-            self.kept.say(f"planning {recipe.name}")
-            drafting = drafted_plan(graph, recipe, job)
-            draft = next(drafting)
-            if "verdict" not in has:
-                yield line("verdict", draft=True, **self._verdict(_as_draft(draft), machine))
-            self.kept.say("looking for the smallest card")
-            whole = self._with_result(question, recipe, next(drafting))
-            self.plans.get(key, lambda: whole)
-        plan = judged(self.plans[key], machine)
-        if "plan" not in has:
-            changes: Changes = {f"{GPTQSpec.type}.{BATCHED}": 1} if question.one_by_one else {}
-            said = words(plan, pasteable(self.kept.source(question.model)), recipe.name, changes)
-            yield line("plan", **self._verdict(plan, machine), words=said, plan=plan)
+    def _drafting(self, asked: "_Asked") -> Iterator[Plan]:
+        """The plan without its smallest card, then the whole."""
+        graph = self.kept.graph(asked.question.model, asked.job)
+        self.kept.say(f"planning {asked.recipe.name}")
+        return drafted_plan(graph, asked.recipe, asked.job)
 
-    def _with_result(self, question: PageQuestion, recipe: Recipe, plan: Plan) -> Plan:
+    def _said(self, asked: "_Asked", plan: Plan) -> dict[str, Any]:
+        """The plan held against the machine, and in words."""
+        plan = judged(plan, asked.machine)
+        changes: Changes = {f"{GPTQSpec.type}.{BATCHED}": 1} if asked.question.one_by_one else {}
+        said = words(plan, pasteable(self.kept.source(asked.question.model)), asked.recipe.name, changes)
+        return {**_verdict(plan, asked.machine), "words": said, "plan": plan}
+
+    def _with_result(self, asked: "_Asked", plan: Plan) -> Plan:
         """The plan with what comes out of the job, which is sized once for a model and a recipe."""
 
         def make() -> tuple[Any, tuple[Note, ...]]:
             from planner.serving.results import with_results
 
             self.kept.say("sizing the result")
-            built = self.kept.model(question.model, plan.job.build)
+            built = self.kept.model(asked.question.model, plan.job.build)
             with self.kept.untouched():
-                (found,) = with_results([plan], [recipe], built)
+                (found,) = with_results([plan], [asked.recipe], built)
             return found.result, found.notes[len(plan.notes) :]
 
-        result, notes = self.results.get((question.model, plan.job.build, recipe), make)
+        if plan.result is not None:
+            return plan
+        result, notes = self.results.get((asked.question.model, plan.job.build, asked.recipe), make)
         return plan.model_copy(update={"result": result, "notes": (*plan.notes, *notes)})
 
-    def _verdict(self, plan: Plan, machine: Machine) -> dict[str, Any]:
-        judged_plan = judged(plan, machine)
-        fails = next((note.text for note in plan.notes if note.kind == "fails"), None)
-        return {
-            "fits": judged_plan.fits,
-            "answer": answer_line(judged_plan.fits or "not said", judged_plan.demands, fails),
-            "demands": [{**each.model_dump(), "words": demand_line(each)} for each in judged_plan.demands],
-            "header": header(plan),
-        }
-
-    def _picture(self, question: PageQuestion, recipe: Recipe, plan: Plan) -> Iterator[bytes]:
+    def _picture(self, asked: "_Asked", plan: Plan) -> Iterator[bytes]:
         """What charts need beside the plan: the job is walked once more, for all machines with its card."""
 
         def make() -> Picture | None:
             self.kept.say("drawing it")
-            return picture_of(self.kept.graph(question.model, plan.job), recipe, plan)
+            return picture_of(self.kept.graph(asked.question.model, plan.job), asked.recipe, plan)
 
-        picture = self.pictures.get((question.model, recipe, plan.job), make)
+        picture = self.pictures.get(asked.key, make)
         entry = {
             "picture": picture and on_machine(picture, plan).model_dump(mode="json", exclude_defaults=True),
             "parts": parts_of(plan),
         }
         yield line("picture", entry=entry, options={"parts": PART_LABELS})
 
-    def _strategies(self, question: PageQuestion, recipe: Recipe, machine: Machine) -> Iterator[bytes]:
+    def _strategies(self, asked: "_Asked") -> Iterator[bytes]:
         """Each way to run the job as it is planned, then their order, the best first."""
         self.kept.say("planning other ways to run it")
-        estimator = KeptEstimator(self.kept, question.model, recipe)
-        search = Search(estimator, question.asked_job(), machine)
+        estimator = KeptEstimator(self.kept, asked.question.model, asked.recipe)
+        search = Search(estimator, asked.job, asked.machine)
         found: list[Choice] = []
         for strategy in (ASKED, *search.candidates):
             try:
-                choice = estimator.choice(search.asked, strategy, machine, quick=True)
+                choice = estimator.choice(search.asked, strategy, asked.machine, quick=True)
             except PlannerError as error:
                 search.refused[strategy.name] = str(error)
                 continue
@@ -161,6 +158,33 @@ class Answers:
             for choice in together:
                 yield line("choice", choice=choice, missing=_missing_of(choice))
         yield line("strategies", order=_order(found), notes=list(texts(search.notes)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A question as records."""
+
+    question: PageQuestion
+    recipe: Recipe
+    job: Job
+    machine: Machine
+
+    @property
+    def key(self) -> Any:
+        """What its plan depends on: of the machine its card, which is in the job."""
+        return self.question.model, self.recipe, self.job
+
+
+def _verdict(plan: Plan, machine: Machine) -> dict[str, Any]:
+    """What the machine says to the plan."""
+    plan = judged(plan, machine)
+    fails = next((note.text for note in plan.notes if note.kind == "fails"), None)
+    return {
+        "fits": plan.fits,
+        "answer": answer_line(plan.fits or "not said", plan.demands, fails),
+        "demands": [{**each.model_dump(), "words": demand_line(each)} for each in plan.demands],
+        "header": header(plan),
+    }
 
 
 def _as_draft(plan: Plan) -> Plan:

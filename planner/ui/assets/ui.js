@@ -303,6 +303,7 @@ const SHOW = {
   progress: line => { doing = line.text; },
   verdict: line => { succeed(); showVerdict(line); },
   plan: line => { succeed(); showVerdict(line); showPlan(line); },
+  smallest: line => { showVerdict(line); showPlan(line); },
   picture: line => { showPicture(line); },
   choice: line => { addWay(line.choice, line.missing); },
   strategies: line => { orderWays(line.order); },
