@@ -199,3 +199,25 @@ def test_gptq_one_module_at_a_time_is_a_question_of_its_own(answers: Answers) ->
     peaks = [[step["gpu"]["peak_bytes"] for step in each["plan"]["steps"]] for each in (alone, batched)]
     assert sum(peaks[0]) < sum(peaks[1])
     assert "--set GPTQModifier.batched_quantization=1" in alone["words"]["command"]
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"_attn_implementation": "kernels-community/flash-attn"},
+        {"auto_map": {"AutoModelForCausalLM": "someone/model--code.Model"}},
+        {"_name_or_path": "/etc"},
+    ],
+    ids=lambda extra: next(iter(extra)),
+)
+def test_a_pasted_config_brings_no_code_and_asks_nothing_of_the_network(
+    answers: Answers, monkeypatch: pytest.MonkeyPatch, extra: dict[str, Any]
+) -> None:
+    def refused(*_: Any) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr("socket.getaddrinfo", refused)
+    monkeypatch.setattr("socket.socket.connect", refused)
+    pasted = {"model": {"config": json.dumps({**CONFIG, **extra})}, "recipe": {"text": YAML}}
+    question = PageQuestion.model_validate({**json.loads(asked().model_dump_json()), **pasted})
+    assert until(answers, question, "plan")[-1]["fits"] == "yes"

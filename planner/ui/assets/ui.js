@@ -108,6 +108,7 @@ function buildCombo() {
     list.hidden = !found.length;
     input.setAttribute("aria-expanded", String(!list.hidden));
     mark(-1);
+    options().find(each => each.ariaSelected === "true")?.scrollIntoView({block: "nearest"});
   };
   const close = () => { list.hidden = true; input.setAttribute("aria-expanded", "false"); input.removeAttribute("aria-activedescendant"); };
   const mark = index => {
@@ -265,6 +266,7 @@ let clock = null;
 function wait() {
   document.body.dataset.state = "asking";
   rows = null;
+  $("way").hidden = true;
   clearInterval(clock);
   clock = setInterval(() => {
     const seconds = (performance.now() - began) / 1000;
