@@ -1,12 +1,9 @@
 """Answers one question of the page in lines, what is soonest known first: verdict, plan, picture, strategies."""
 
-import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from pydantic import BaseModel
+from typing import Any
 
 from planner.choose.fit import FITTING, Search, ranked
 from planner.choose.schema import Choice
@@ -27,28 +24,8 @@ from planner.reports.demands import answer_line, demand_line, missing_line
 from planner.reports.summary import header
 from planner.sizing.demands import judged
 from planner.ui.kept import Kept, KeptEstimator, Latest, Untouched, one_by_one, pasteable
+from planner.ui.lines import line
 from planner.ui.question import START_MODEL, ModelChoice, PageQuestion
-
-Kind = Literal[
-    "progress", "verdict", "plan", "picture", "smallest", "choice", "strategies", "error", "done", "superseded"
-]
-Answer = Callable[[PageQuestion, Collection[str]], Iterator[bytes]]
-"""Lines for a question, without those kinds that its page has already."""
-
-
-def line(kind: Kind, **fields: Any) -> bytes:
-    """One line of JSON."""
-    parts = (f"{json.dumps(name)}:{_json(value)}" for name, value in fields.items())
-    return ("{" + ",".join((f'"kind":"{kind}"', *parts)) + "}\n").encode()
-
-
-def _json(value: Any) -> str:
-    return value.model_dump_json() if isinstance(value, BaseModel) else json.dumps(value)
-
-
-def kind_of(data: bytes) -> str:
-    """The kind of a line, without reading all of it."""
-    return data[9 : data.index(b'"', 9)].decode()
 
 
 class Answers:

@@ -18,9 +18,9 @@ from planner.hardware.machine import MAX_RAM
 from planner.job import MAX_BATCH, MAX_SAMPLES, MAX_TOKENS
 from planner.models.source import list_presets
 from planner.recipe.files import list_recipes
-from planner.ui.answers import line
 from planner.ui.desk import Desk
 from planner.ui.guard import Guard
+from planner.ui.lines import line
 from planner.ui.question import START, PageQuestion, one_line, read_question
 from planner.units import GIB
 from planner.upstream import LLMCOMPRESSOR_VERSION

@@ -11,7 +11,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from planner.errors import UiError
-from planner.ui.answers import kind_of, line
+from planner.ui.lines import kind_of, line
 from planner.ui.question import PageQuestion
 from planner.ui.worker import MakeAnswer, plans, work
 

@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from types import FrameType
 
 from planner.errors import PlannerError
-from planner.ui.answers import Answer, Answers, line
+from planner.ui.lines import line
 from planner.ui.question import PageQuestion, one_line
 
 COLLECTOR = (100_000, 50, 50)
@@ -29,6 +29,8 @@ class BrokenOff(BaseException):
     """The page wants something else by now. No Exception, so that nothing takes it for a model's own failure."""
 
 
+Answer = Callable[[PageQuestion, Collection[str]], Iterator[bytes]]
+"""Lines for a question, without those kinds that its page has already."""
 MakeAnswer = Callable[["Worker"], Answer]
 """Makes, in the worker's process, what answers there."""
 
@@ -38,6 +40,7 @@ def plans(worker: "Worker") -> Answer:
     import planner.models.load
     import planner.planning
     import planner.serving.results  # noqa: F401
+    from planner.ui.answers import Answers
 
     answers = Answers(worker.say, worker.untouched)
     answers.warm_up()

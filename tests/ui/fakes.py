@@ -5,9 +5,9 @@ import time
 from collections.abc import Collection, Iterator
 
 from planner.errors import ModelError
-from planner.ui.answers import Answer, line
+from planner.ui.lines import line
 from planner.ui.question import PageQuestion
-from planner.ui.worker import Worker
+from planner.ui.worker import Answer, Worker
 
 OTHER = "0000-other"
 

@@ -10,8 +10,9 @@ from planner.errors import ModelError, RecipeError
 from planner.models import load as loading
 from planner.planning import drafted_plan, plan, sized_plan
 from planner.sizing.demands import judged
-from planner.ui.answers import Answers, kind_of, line
+from planner.ui.answers import Answers
 from planner.ui.kept import GRAPHS, Latest
+from planner.ui.lines import kind_of, line
 from planner.ui.question import PageQuestion
 from tests import built
 
