@@ -41,6 +41,7 @@ COMMANDS = (
     "formats",
     "bpw",
     "train",
+    "ui",
     "measure",
     "accuracy",
     "models",

@@ -30,6 +30,7 @@ from planner.commands import (
     serve,
     strategies,
     train,
+    ui,
 )
 from planner.commands.shell import (
     INTERRUPTS,
@@ -84,6 +85,7 @@ app.command(epilog=bpw.EPILOG)(bpw.bpw)
 app.command(epilog=train.EPILOG)(train.train)
 app.command(epilog=measure.EPILOG)(measure.measure)
 app.command(epilog=accuracy.EPILOG)(accuracy.accuracy)
+app.command(epilog=ui.EPILOG)(ui.ui)
 app.command()(models.models)
 app.command()(recipes.recipes)
 app.command(epilog=gpus.EPILOG)(gpus.gpus)

@@ -23,6 +23,7 @@ FLOORS = (
     ("formats",),
     ("serving", "training", "sizing", "modelfree"),
     ("measure", "rehearse", "accepted", "planning", "drift", "choose", "reports", "pictures"),
+    ("ui",),
     ("commands",),
     ("cli",),
     ("__main__",),
