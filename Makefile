@@ -3,6 +3,7 @@
 # make check   lint, format, types, generated docs
 # make fuzz    inputs that nobody would type, for ten minutes (MINUTES=60 for longer)
 # make docs    regenerate what is generated in docs/ and README.md
+# make site    the documentation as a site, in build/site
 #
 # PYTHON=python3.12 chooses the interpreter, VENV=folder the environment.
 
@@ -11,8 +12,10 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV ?= .venv
 JOBS ?= 2
 STAMP := $(VENV)/.installed
+# The variable: the theme warns of a later MkDocs, which constraints.txt keeps away.
+SITE = NO_MKDOCS_2_WARNING=true $(VENV)/bin/mkdocs build --strict --quiet
 
-.PHONY: help demo test check fuzz docs clean
+.PHONY: help demo test check fuzz docs site clean
 .DEFAULT_GOAL := help
 
 help:
@@ -30,6 +33,7 @@ check: $(STAMP)
 	$(VENV)/bin/mypy --strict planner
 	$(VENV)/bin/python docs/update.py --check
 	$(VENV)/bin/python docs/formulas.py --check
+	$(SITE) --site-dir "$$(mktemp -d)/site"
 
 fuzz: $(STAMP)
 	$(VENV)/bin/python -m tests.fuzz --minutes $(or $(MINUTES),10)
@@ -37,6 +41,9 @@ fuzz: $(STAMP)
 docs: $(STAMP)
 	$(VENV)/bin/python docs/update.py
 	$(VENV)/bin/python docs/formulas.py
+
+site: $(STAMP)
+	$(SITE) --site-dir build/site
 
 clean:
 	rm -rf .venv

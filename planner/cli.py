@@ -13,6 +13,7 @@ from planner.commands import (
     accuracy,
     bpw,
     compare,
+    drift,
     fit,
     formats,
     gpus,
@@ -25,9 +26,11 @@ from planner.commands import (
     recipes,
     rehearse,
     rent,
+    report,
     serve,
     strategies,
     train,
+    ui,
 )
 from planner.commands.shell import (
     INTERRUPTS,
@@ -68,11 +71,13 @@ app = typer.Typer(
 )
 app.command(epilog=plan.EPILOG)(plan.plan)
 app.command(epilog=rehearse.EPILOG, context_settings={"ignore_unknown_options": True})(rehearse.rehearse)
+app.command(epilog=drift.EPILOG)(drift.drift)
 app.command("model-free", epilog=model_free.EPILOG)(model_free.model_free)
 app.command(epilog=fit.EPILOG)(fit.fit)
 app.command(epilog=strategies.EPILOG)(strategies.strategies)
 app.command(epilog=rent.EPILOG)(rent.rent)
 app.command(epilog=compare.EPILOG)(compare.compare)
+app.command(epilog=report.EPILOG)(report.report)
 app.command(epilog=graph.EPILOG)(graph.graph)
 app.command(epilog=serve.EPILOG)(serve.serve)
 app.command(epilog=formats.EPILOG)(formats.formats)
@@ -80,6 +85,7 @@ app.command(epilog=bpw.EPILOG)(bpw.bpw)
 app.command(epilog=train.EPILOG)(train.train)
 app.command(epilog=measure.EPILOG)(measure.measure)
 app.command(epilog=accuracy.EPILOG)(accuracy.accuracy)
+app.command(epilog=ui.EPILOG)(ui.ui)
 app.command()(models.models)
 app.command()(recipes.recipes)
 app.command(epilog=gpus.EPILOG)(gpus.gpus)

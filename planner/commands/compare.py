@@ -88,7 +88,7 @@ def compare(
     """Plan the same job with several recipes, strategies and machines, and show them side by side, a line for each."""
     from planner.commands.jobs import make_job
 
-    machines = _machines(on, beside or ())
+    machines = machines_of(on, beside or ())
     asked = make_job(options)
     check_output(output)
     if recipe.count("-") > 1:
@@ -115,7 +115,7 @@ def compare(
     exit_for_no(check, *(result.fits for result in results))
 
 
-def _machines(on: MachineFlags, beside: Sequence[str]) -> "tuple[Machine, ...]":
+def machines_of(on: MachineFlags, beside: Sequence[str]) -> "tuple[Machine, ...]":
     """The machine of the options, if they say one, and those beside it, of which the sizes that are typed hold too."""
     from planner.hardware import named_gpu
 

@@ -43,7 +43,11 @@ OutputOption = Annotated[
 ]
 StepsOption = Annotated[
     StepsShown,
-    typer.Option("--steps", help="folded: one line per distinct step. all: every step.", rich_help_panel=RESULT),
+    typer.Option(
+        "--steps",
+        help="folded: one line per kind of step, with its highest. distinct: one per distinct step. all: every step.",
+        rich_help_panel=RESULT,
+    ),
 ]
 MethodOption = Annotated[
     PlanMethod,

@@ -63,8 +63,8 @@ def model_config(source: ModelSource, build: Build) -> Any:
     check_sizes(source.config, source.name)
     check_dtypes(source.config, source.name)
     check_parts(source.config, source.name)
-    config = _config(source)
-    with _explained(source, "built"):
+    with quiet(), _explained(source, "built"):
+        config = _config(source)
         truncate(config, build.layers, build.vision_layers)
         for part in (config, text_config(config), vision_config(config)):
             if part is not None:

@@ -31,6 +31,8 @@ LAYER_NUMBER_KEYS = (
 # What configs call the number of their multi-token-prediction layers: DeepSeek and GLM, Qwen3.5, MiniMax, transformers.
 MTP_KEYS = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_modules", "num_mtp_layers")
 _HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
+_ODD_HUB_ID = re.compile(r"(^|/)[.-]|[.-](/|$)|\.\.|--")
+"""What huggingface_hub refuses in one (utils/_validators.py validate_repo_id); some of it would be a path."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +115,25 @@ def load_source(model: Named) -> ModelSource:
     if _HUB_ID.fullmatch(text):
         return _from_hub(text)
     raise ModelError(f"{_short(text)!r} is not a preset, a path or a Hub id (org/name); {presets_like(text)}")
+
+
+def listed_source(name: str) -> ModelSource:
+    """The preset of exactly this name, or the model of this Hub id: never a path, whatever lies there.
+
+    Raises ModelError for every other text.
+    """
+    preset = next((preset for preset in list_presets() if preset.name == name), None) or _preset(name)
+    if preset is not None:
+        return _from_preset(preset, name)
+    if not _HUB_ID.fullmatch(name) or _ODD_HUB_ID.search(name):
+        raise ModelError(f"{_short(name)!r} is not a preset, and not a Hub id (org/name); {presets_like(name)}")
+    return _from_hub(name)
+
+
+def pasted_source(text: str) -> ModelSource:
+    """The model whose config.json has this text. Raises ModelError where no config.json could have it."""
+    name = "config.json"
+    return _checked(ModelSource(name=name, config=_parse(text.encode(errors="replace"), name)), name)
 
 
 def source_of(config: Mapping[str, Any], name: str) -> ModelSource:

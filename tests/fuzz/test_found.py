@@ -57,6 +57,16 @@ def test_a_token_id_may_be_anything(token: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "words", [("formats",), ("serve",), ("bpw", "--gpu", "1GiB"), ("plan", "-r", "rtn_w4a16", *SHORT)]
+)
+def test_transformers_does_not_warn_of_token_ids_beside_the_answer(words: tuple[str, ...]) -> None:
+    config = config_of("qwen3-0.6b", bos_token_id=151643, vocab_size=256)
+    ended(words[0], "config.json", *words[1:], config=config)
+    config.pop("hidden_size")
+    assert ended(words[0], "config.json", *words[1:], config=config).err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     "words",
     [
         ("model-free", LONG, "-s", "W8A8"),
