@@ -35,11 +35,13 @@ COMMANDS = (
     "strategies",
     "rent",
     "compare",
+    "report",
     "graph",
     "serve",
     "formats",
     "bpw",
     "train",
+    "ui",
     "measure",
     "accuracy",
     "models",
@@ -49,6 +51,7 @@ COMMANDS = (
 )
 PAGES_WITH_OUTPUT = (
     ROOT / "README.md",
+    DOCS / "index.md",
     DOCS / "memory-words.md",
     DOCS / "how-it-works.md",
     DOCS / "serving.md",

@@ -1,6 +1,6 @@
 """One job in, one Plan out: where graph, recipe, modifiers and pipeline meet."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from planner.accepted import AnyModel, AnyRecipe, called, check_model, job_of, recipe_of, recipes_of
 from planner.compress.binding import make_program
@@ -26,6 +26,8 @@ from planner.sizing.demands import judged
 from planner.sizing.sized import sized
 
 Progress = Callable[[str], None]
+OnPlan = Callable[[ModelGraph, Recipe, Plan], None]
+"""Told of each plan while its graph is there; its result is not sized yet, and it is not held against a machine."""
 
 
 def plan(
@@ -59,12 +61,15 @@ def compare(
     method: PlanMethod = "simulate",
     progress: Progress | None = None,
     machine: Machine | None = None,
+    on_plan: OnPlan | None = None,
 ) -> tuple[Plan, ...]:
     """Plan several recipes on one model, which is built and traced once. Each plan has its result, as in `plan`.
 
+    `on_plan` is told of each in this order.
+
     Takes and raises what `plan` does.
     """
-    return _plans(model, recipes_of(recipes), job, method, progress, True, machine)
+    return _plans(model, recipes_of(recipes), job, method, progress, True, machine, on_plan)
 
 
 def _plans(
@@ -75,13 +80,14 @@ def _plans(
     progress: Progress | None,
     on_card: bool,
     machine: Machine | None,
+    on_plan: OnPlan | None = None,
 ) -> tuple[Plan, ...]:
     check_model(model)
     job, show_progress = job_of(given_job, model), progress or _silent
     if machine is not None:
         job = job.on(machine)
     if isinstance(model, ModelGraph):
-        sizes = (sized_plan(model, each, job, method, on_card) for each in recipes)
+        sizes = (_told(model, each, sized_plan(model, each, job, method, on_card), on_plan) for each in recipes)
         return tuple(judged(_without_result(each), machine) for each in sizes)
     show_progress(f"building {called(model)} without weights")
     from planner.models.load import graph_of, load_built
@@ -91,11 +97,17 @@ def _plans(
     plans = []
     for recipe in recipes:
         show_progress(f"planning {recipe.name}")
-        plans.append(sized_plan(graph, recipe, job, method, on_card))
+        plans.append(_told(graph, recipe, sized_plan(graph, recipe, job, method, on_card), on_plan))
     show_progress("sizing the results")
     from planner.serving.results import with_results
 
     return tuple(judged(each, machine) for each in with_results(plans, recipes, built))
+
+
+def _told(graph: ModelGraph, recipe: Recipe, plan: Plan, on_plan: OnPlan | None) -> Plan:
+    if on_plan is not None:
+        on_plan(graph, recipe, plan)
+    return plan
 
 
 def sized_plan(
@@ -104,8 +116,28 @@ def sized_plan(
     """One plan with RAM and disk, which is not yet held against a machine. The recipe is bound to the modules once."""
     ready = checked_program(graph, recipe, job)
     plan = sized(_planned(graph, recipe, job, ready, method=method, on_card=on_card), graph, ready[0])
-    schemes = (module.scheme for _, module in ready[0].with_schemes().values() if module.scheme)
-    return plan.model_copy(update={"card_support": card_support(schemes, job.sm)})
+    return _with_support(plan, ready[0])
+
+
+def _with_support(plan: Plan, program: Program) -> Plan:
+    schemes = (module.scheme for _, module in program.with_schemes().values() if module.scheme)
+    return plan.model_copy(update={"card_support": card_support(schemes, plan.job.sm)})
+
+
+def drafted_plan(graph: ModelGraph, recipe: Recipe, job: Job) -> Iterator[Plan]:
+    """`sized_plan` in two parts, for whoever waits for it: the plan but for the smallest card, then the whole.
+
+    The first has all that decides whether the job gets through on its card. Job with one card alone.
+    """
+    program, notes, notes_on_run = checked_program(graph, recipe, job)
+    rank = heaviest_rank(program, job)
+    rehearsal = Rehearsal(program, job, rank=rank)
+    draft = plan_on_card(graph, recipe, rehearsal, (*notes, *notes_on_run), with_smallest=False)
+    draft = draft.model_copy(update=placement_facts(program, rank, rehearsal.roomy.steps))
+    draft = _with_support(sized(draft, graph, program), program)
+    yield draft
+    smallest = rehearsal.smallest() if draft.gpu.peak_reserved_bytes else None
+    yield draft.model_copy(update={"gpu": draft.gpu.model_copy(update={"smallest_card_bytes": smallest})})
 
 
 def plan_graph(

@@ -13,7 +13,7 @@ from planner.hints import did_you_mean, shorten
 from planner.job import Build, Job
 from planner.models.graph import ModelGraph
 from planner.models.source import Named
-from planner.planning import sized_plan
+from planner.planning import OnPlan, sized_plan
 from planner.recipe.specs import Recipe
 from planner.sizing.demands import judged
 
@@ -24,9 +24,9 @@ EVERY = "all"
 class Comparison:
     """Plans of one model, which is built once for each size, and traced once for each cut of it."""
 
-    def __init__(self, model: Named, say: Callable[[str], None]) -> None:
+    def __init__(self, model: Named, say: Callable[[str], None], on_plan: OnPlan | None = None) -> None:
         check_model(model)
-        self.model, self._say = model, say
+        self.model, self._say, self._on_plan = model, say, on_plan
         self._built: dict[Build, Any] = {}
         self._graphs: dict[tuple[object, ...], ModelGraph] = {}
 
@@ -78,7 +78,10 @@ class Comparison:
             raise JobError(f"--strategy {strategy.name}: {error}") from None
         graph = self._graph(changed)
         self._say(f"planning {recipe.name}: {strategy.name}")
-        plan = sized_plan(graph, strategy.recipe(recipe), changed)
+        chosen = strategy.recipe(recipe)
+        plan = sized_plan(graph, chosen, changed)
+        if self._on_plan:
+            self._on_plan(graph, chosen, plan)
         return plan.model_copy(update={"machine": machine, "strategy": None if strategy is ASKED else strategy.name})
 
     def _with_results(self, plans: Sequence[Plan], recipes: Sequence[Recipe]) -> Sequence[Plan]:

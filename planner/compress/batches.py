@@ -46,6 +46,7 @@ def walk_batches(
     *,
     soon: int | None = None,
     in_places: bool = False,
+    called: str = "",
 ) -> None:
     """Call `batch` with the numbers 0 to count - 1, but for those that would do what batches before them did.
 
@@ -53,7 +54,7 @@ def walk_batches(
     fit before the last two batches are passed over; what grew in one grows on by their number. Where tensors have
     places, batches that differ in these alone settle (`Shortcuts.settled`): after `soon` of them, if they are a part
     of something that is done many times. `in_places`: a few long rounds, which are over only where every large tensor
-    lies where it lay, and every large free block.
+    lies where it lay, and every large free block. `called`: what one is to those who watch; empty for nothing.
     """
     ledger, rounds, settled = context.ledger, Rounds(), context.shortcuts.settled
     if settled is not None:
@@ -61,6 +62,8 @@ def walk_batches(
     number, quiet, ends = 0, 0, 0 if in_places else 2
     while number < count:
         growth, claims, carried = ledger.growth(), ledger.claims("gpu"), context.traffic.moved
+        if called:
+            ledger.milestone(f"{called} {number + 1}")
         batch(number)
         number += 1
         if not context.shortcuts.batches:
@@ -72,6 +75,8 @@ def walk_batches(
         quiet = quiet + 1 if ledger.claims("gpu") == claims else 0
         times = (count - ends - number) // length if length and quiet >= (settled or 0) else 0
         if times > 0:
+            if called:
+                ledger.milestone(f"{called} {number + 1} to {number + length * times}, like those before")
             for (handle, size), change in sorted(moves.items(), key=lambda move: move[1]):  # first what goes
                 ledger.grow(handle, size * change * times, abs(change) * times)
             context.traffic.repeat(sum(rounds.traffic[-length:], Moved()), times)

@@ -87,9 +87,13 @@ class Books:
         events = self.log[marks[0] :]
         shape = shape_of(events, since)
         last, before = marks[-1] - marks[0], marks[-2] - marks[0]
-        is_seen = not self.is_placed or self.ahead[-len(events) :] == events or not events
+        is_seen = not (self.is_placed and events) or self._is_seen(events)
         is_equal = shape[before:last] == shape[last:] and (not shape[last:] or is_balanced(shape[last:]))
         return shape[last:] if is_seen and is_equal else None
+
+    def _is_seen(self, events: Sequence[MemoryEvent]) -> bool:
+        """They are the last that the device is to do, and nothing else was asked of it meanwhile."""
+        return self.ahead[-len(events) :] == events
 
     def again(self, block: Shape, times: int) -> None:
         """Let the device do the `last_block` so many times more. What the log says is live afterwards."""

@@ -106,6 +106,14 @@ class Device(Protocol):
     def claims(self) -> Claims:
         """What it has of the driver; equal before and after what needs nothing from there."""
 
+    @property
+    def held_now(self) -> tuple[int, int]:
+        """Bytes of blocks that tensors have, and of segments; zeros for a device that only counts."""
+
+    @property
+    def held_most(self) -> tuple[int, int]:
+        """The most of both since the step before."""
+
     def do(self, actions: Iterable[Action], helds: list[CardUse]) -> None:
         """Do this in its order; `helds` gets what each step held that ends meanwhile.
 
@@ -134,7 +142,7 @@ class CountingDevice:
     """Counts requested bytes, as if only this job's tensors were there. `total` None: its size is not known."""
 
     places = False
-    claims = 0, 0
+    claims = held_now = held_most = 0, 0
 
     def __init__(self, total: int | None = None) -> None:
         self.total = total
@@ -179,6 +187,14 @@ class CachingDevice:
     @property
     def claims(self) -> Claims:
         return self.allocator.use.reserved, self.allocator.use.retries
+
+    @property
+    def held_now(self) -> tuple[int, int]:
+        return self.allocator.use.allocated, self.allocator.use.reserved
+
+    @property
+    def held_most(self) -> tuple[int, int]:
+        return self.allocator.use.allocated_peak, self.allocator.use.reserved_peak
 
     def do(self, actions: Iterable[Action], helds: list[CardUse]) -> None:
         blocks, malloc, free = self._blocks, self.allocator.malloc, self.allocator.free

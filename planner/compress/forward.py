@@ -10,8 +10,7 @@ from functools import lru_cache
 
 from planner.compress.calls import Calls, equal_calls
 from planner.compress.context import Context, Share
-from planner.compress.holdings import Owner
-from planner.compress.ledger import Mark
+from planner.compress.holdings import Mark, Owner
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.program import Subgraph
 from planner.errors import UnsupportedError

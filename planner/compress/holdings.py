@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from planner.compress.devices import CardUse
 from planner.timeline import Handle, MemoryEvent
@@ -45,6 +45,37 @@ class About(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """A moment between two events of a step."""
+
+    since: Handle
+    """Holdings from this number on are younger."""
+    events: Mapping[DeviceName, int]
+    """How many events each device had in this step."""
+
+
+class Shift(NamedTuple):
+    """By how much a holding of a copied step differs from what it was in the step that was walked."""
+
+    device: DeviceName
+    kind: str
+    owner: Owner
+    bytes: int
+    allocated: int
+    """The same in blocks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """What a watcher made of a step (watching.py), and what is otherwise in a copy of that step."""
+
+    picture: Any
+    renames: Mapping[str, str]
+    """Names of modules there, and in the copy."""
+    shifts: tuple[Shift, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Holding:
     """What one owner holds, summed over its tensors."""
 
@@ -65,6 +96,8 @@ class Peak:
     largest: tuple[Holding, ...]
     held: CardUse | None = None
     """What the caching allocator held, where one was simulated."""
+    seen: Sight | None = None
+    """None where nobody watched."""
 
     def where(self, held: CardUse | None) -> "Peak":
         """The same tensors where the allocator held this; None: where it is not known."""

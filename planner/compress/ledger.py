@@ -8,9 +8,9 @@ Bytes are requested bytes; each tensor also counts in 512-byte blocks, for the a
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from typing import Literal
 
@@ -23,8 +23,9 @@ from planner.compress.devices import (
     Question,
     Script,
 )
-from planner.compress.holdings import About, DeviceName, Holding, Owner, Peak, Timeline
+from planner.compress.holdings import About, DeviceName, Holding, Mark, Owner, Peak, Sight, Timeline
 from planner.compress.tape import Part, Repeated
+from planner.compress.watching import Clock, Milestone, WatchedBooks, Watcher
 from planner.cuda.allocator import is_of_large_pool
 from planner.errors import UnsupportedError
 from planner.timeline import Handle
@@ -34,32 +35,26 @@ Keep = Literal["peaks", "timeline"]
 LARGEST = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A moment between two events of a step."""
-
-    since: Handle
-    """Holdings from this number on are younger."""
-    events: Mapping[DeviceName, int]
-    """How many events each device had in this step."""
-
-
 class Ledger:
     """Holds on the devices, cut into steps. It never forgets to free: `live` tells what is left.
 
-    `second` is a second card; without it there is none.
+    `second` is a second card; without it there is none. `watcher` is shown every step before it is forgotten.
     """
 
     def __init__(
-        self, gpu: Device | None = None, cpu: Device | None = None, keep: Keep = "peaks", second: Device | None = None
+        self,
+        gpu: Device | None = None,
+        cpu: Device | None = None,
+        keep: Keep = "peaks",
+        second: Device | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
         self._handles = count()
-        self._books: dict[DeviceName, Books] = {
-            "gpu": Books("gpu", gpu or CountingDevice(), self._handles),
-            "cpu": Books("cpu", cpu or CountingDevice(), self._handles),
-        }
+        self._watcher, self._clock = watcher, Clock()
+        devices: dict[DeviceName, Device] = {"gpu": gpu or CountingDevice(), "cpu": cpu or CountingDevice()}
         if second is not None:
-            self._books["gpu1"] = Books("gpu1", second, self._handles)
+            devices["gpu1"] = second
+        self._books: dict[DeviceName, Books] = {name: self._opened(name, device) for name, device in devices.items()}
         self.keep = keep
         # kinds and owners apart: a record for each of 100,000 tensors would keep the garbage collector busy
         self._kinds: dict[Handle, str] = {}
@@ -272,12 +267,14 @@ class Ledger:
     @contextmanager
     def unplaced(self) -> Iterator[None]:
         """Inside, the books alone are kept: the devices see nothing, and are to be restored afterwards."""
+        watcher, self._watcher = self._watcher, None
         for books in self._books.values():
             books.caught_up()
             books.is_placed = False
         try:
             yield
         finally:
+            self._watcher = watcher
             for books in self._books.values():
                 books.is_placed = books.device.places
 
@@ -314,9 +311,16 @@ class Ledger:
         return frozenset((handle, nbytes) for handle, nbytes in holdings if handle not in handles)
 
     # ------------------------------------------------------------------ steps
+    def milestone(self, text: str) -> None:
+        """Tell who watches what begins now."""
+        if self._watcher:
+            self._clock.milestones.append(Milestone(self._clock.now, text))
+
     def close_step(self) -> dict[DeviceName, Peak]:
         """End the step: the peaks since the one before, and start the next."""
-        return {device: self._close(books) for device, books in self._books.items()}
+        peaks = {device: self._close(books) for device, books in self._books.items()}
+        self._clock.restart()
+        return peaks
 
     def timeline(self, device: DeviceName) -> Timeline:
         """All events so far, if the ledger was told to keep them."""
@@ -330,6 +334,17 @@ class Ledger:
         )
 
     # ------------------------------------------------------------------ inside
+    def _opened(self, name: DeviceName, device: Device) -> Books:
+        if self._watcher is None:
+            return Books(name, device, self._handles)
+        return WatchedBooks(name, device, self._handles, clock=self._clock)
+
+    def _shown(self, books: Books) -> Sight | None:
+        """What the watcher makes of the step that ends."""
+        if self._watcher is None or not isinstance(books, WatchedBooks):
+            return None
+        return Sight(picture=self._watcher(books.shown(self.about)), renames={})
+
     def _entered(self, device: DeviceName, kind: str, owner: Owner | str) -> Handle:
         handle, books = next(self._handles), self._books[device]
         self._kinds[handle] = kind
@@ -347,6 +362,7 @@ class Ledger:
             by_kind=self._by_kind(at_peak),
             largest=self._largest(at_peak),
             held=held,
+            seen=self._shown(books),
         )
         if self.keep == "timeline":
             books.past += books.log

@@ -56,6 +56,11 @@ def cpu_parts(by_kind: Mapping[str, int]) -> dict[str, int]:
     return _parts(by_kind, _CPU)
 
 
+def part_number(kind: str, device: str) -> int:
+    """The place in PARTS of the part that shows this kind on this device."""
+    return PARTS.index((_CPU if device == "cpu" else _GPU).get(kind, "other"))
+
+
 def _parts(by_kind: Mapping[str, int], part_of: Mapping[str, str]) -> dict[str, int]:
     parts = dict.fromkeys(PARTS, 0)
     for kind, count in by_kind.items():

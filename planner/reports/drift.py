@@ -8,10 +8,10 @@ from rich.text import Text
 from planner.drift.compare import where
 from planner.drift.schema import Drift, DriftOfJob, DriftStep
 from planner.hints import few
+from planner.reports.drawing import draw, pairs, ruled_table
 from planner.reports.forms import Formats, as_json, everywhere
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import gib
-from planner.reports.table import draw, pairs, ruled_table
 
 TITLES = ("job", "steps", "requested", "reserved", "CPU", "")
 RIGHT = (False, True, True, True, True, False)

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from planner.compress.context import Context
-from planner.compress.holdings import Owner
-from planner.compress.ledger import Mark
+from planner.compress.holdings import Mark, Owner
 from planner.models.traces import Event
 from planner.models.tuned import TunedBlock, left
 from planner.timeline import Handle

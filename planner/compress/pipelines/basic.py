@@ -41,7 +41,7 @@ class BasicPipeline(Pipeline):
                     names.assign("batch", nbytes)
                 ledger.free_all(self.forward.run(whole, hooked, share, again=number > 0).values())
 
-        walk_batches(self.context, batches.count, batch)
+        walk_batches(self.context, batches.count, batch, called="batch")
         self.close("calibrate", "model")
         self.compress(modules)
         self.close("compress", "model")

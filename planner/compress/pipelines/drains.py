@@ -7,10 +7,10 @@ differs by it alone.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Self
+from typing import Self
 
 from planner.compress.context import Context
-from planner.compress.holdings import DeviceName, Owner, Peak
+from planner.compress.holdings import Peak, Shift
 from planner.timeline import Handle
 
 BLOCK = 512
@@ -18,17 +18,6 @@ BLOCK = 512
 
 Tensors = Mapping[int, int]
 """Number of tensors by size; a holding of one tensor that shrinks has its bytes as single ones."""
-
-
-class Shift(NamedTuple):
-    """By how much a draining holding differs from what it was."""
-
-    device: DeviceName
-    kind: str
-    owner: Owner
-    bytes: int
-    allocated: int
-    """The same in blocks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,7 +54,7 @@ class Pass:
         if self.context.job.prefetch:
             self.stream = self.context.new_stream()
         batches = Batches(self.context.job)
-        walk_batches(self.context, batches.count, lambda number: self._batch(number, batches))
+        walk_batches(self.context, batches.count, lambda number: self._batch(number, batches), called="batch")
         self.names.delete(ENUMERATED)
 
     def _batch(self, number: int, batches: Batches) -> None:

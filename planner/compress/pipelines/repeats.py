@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from planner.compress.cache import ActivationCache
 from planner.compress.context import Context, Frame
 from planner.compress.devices import Action, CardUse, DiffersError, Script
-from planner.compress.holdings import DeviceName, Owner, Peak
-from planner.compress.pipelines.drains import Drains, Shift, shifted
+from planner.compress.holdings import DeviceName, Owner, Peak, Shift
+from planner.compress.pipelines.drains import Drains, shifted
 from planner.compress.pipelines.passes import NAMES
 from planner.compress.program import Program, Run, StepMemory, Subgraph
 from planner.compress.tape import Outcome, Outcomes, Repeated
@@ -174,7 +174,9 @@ def _renamed(
 ) -> StepMemory:
     def peak(old: Peak, device: DeviceName) -> Peak:
         renamed = replace(old, largest=tuple(replace(h, owner=h.owner.renamed(renames)) for h in old.largest))
-        return shifted(renamed, [shift for shift in shifts if shift.device == device])
+        own = tuple(shift for shift in shifts if shift.device == device)
+        seen = old.seen and replace(old.seen, renames=renames, shifts=own)
+        return shifted(replace(renamed, seen=seen), own)
 
     gpu = peak(step.gpu, "gpu").where(held)
     second = step.second_gpu and peak(step.second_gpu, "gpu1")

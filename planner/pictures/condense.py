@@ -1,0 +1,195 @@
+"""Makes curves of a step's events: few enough to be drawn, exact where it is highest.
+
+A step has up to some ten thousand events. At most `MOMENTS` of them are kept: of some hundred stretches of equal length
+the highest and the lowest moment each, and those at which the allocator holds most. At a moment that is kept, every
+part is what it really is, so the parts sum to the total there.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import sqrt
+
+from planner.compress.holdings import About, Owner
+from planner.compress.parts import PARTS, part_number
+from planner.compress.watching import StepLog
+from planner.pictures.schema import HeldPicture, KindPicture, OwnerPicture, Stairs, StepCurves
+from planner.timeline import Handle
+
+MOMENTS = 800
+"""Of a step on one device."""
+HELD = 250
+"""Holdings of a step on one device that are shown one by one."""
+
+
+@dataclass(slots=True)
+class Album:
+    """The curves of a job's steps as they are walked, with names and kinds that are written once."""
+
+    curves: list[StepCurves] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    """Ticks of each one's step."""
+    milestones: list[tuple[tuple[int, str], ...]] = field(default_factory=list)
+    owners: dict[Owner, int] = field(default_factory=dict)
+    kinds: dict[str, int] = field(default_factory=dict)
+
+    def see(self, log: StepLog) -> int:
+        """Keep a step; its number."""
+        self.curves.append(_condensed(log, self))
+        self.lengths.append(log.length)
+        self.milestones.append(tuple((each.tick, each.text) for each in log.milestones))
+        return len(self.curves) - 1
+
+    def owner(self, owner: Owner) -> int:
+        """The owner's number."""
+        return self.owners.setdefault(owner, len(self.owners))
+
+    def kind(self, kind: str) -> int:
+        """The kind's number."""
+        return self.kinds.setdefault(kind, len(self.kinds))
+
+    def owner_pictures(self) -> tuple[OwnerPicture, ...]:
+        """All owners, by their numbers."""
+        return tuple(OwnerPicture(name=each.name, role=each.role, copies=each.copies) for each in self.owners)
+
+    def kind_pictures(self) -> tuple[KindPicture, ...]:
+        """All kinds, by their numbers."""
+        return tuple(
+            KindPicture(kind=kind, gpu_part=part_number(kind, "gpu"), cpu_part=part_number(kind, "cpu"))
+            for kind in self.kinds
+        )
+
+
+def _condensed(log: StepLog, album: Album) -> StepCurves:
+    about = {handle: log.about(handle) for handle in (*log.opening, *(handle for handle, _, _ in log.events))}
+    moments, held = _moments(log), _held(log)
+    chosen = _thinned(moments)
+    order = _ranked(held, max(moments, key=_total)[0], log.length)
+    shown = sorted(order[:HELD], key=lambda handle: (held[handle][0], handle))
+    births = [held[handle][0] for handle in shown]
+    return StepCurves(
+        held=tuple(
+            HeldPicture(
+                owner=album.owner(about[handle].owner),
+                kind=album.kind(about[handle].kind),
+                begin=birth - before,
+                changes=_changes(_pairs(held[handle]), birth),
+            )
+            for handle, birth, before in zip(shown, births, [0, *births], strict=False)
+        ),
+        smaller=len(order) - len(shown),
+        rest=_rest(log, chosen, set(shown), about) if len(order) > len(shown) else (),
+        moments=_since_before([tick for tick, *_ in chosen]) if len(chosen) < len(moments) else (),
+        slack=_changes((tick, card[0] - total) for tick, total, card in chosen) if log.on_card[-1].reserved else (),
+        reserved=_changes((tick, card[1]) for tick, _, card in chosen),
+    )
+
+
+def _ranked(held: Mapping[Handle, Sequence[int]], peak: int, length: int) -> list[Handle]:
+    """What a reader looks for first: what lies there at the peak, the largest first; then what is large and stays."""
+
+    def rank(handle: Handle) -> tuple[bool, float, Handle]:
+        changes = _pairs(held[handle])
+        most, born, (dies, left) = max(nbytes for _, nbytes in changes), changes[0][0], changes[-1]
+        at_peak = next((nbytes for tick, nbytes in reversed(changes) if tick <= peak), 0)
+        life = (length + 1 if left else dies) - born
+        return not at_peak, -at_peak or -most * sqrt(life), handle
+
+    return sorted(held, key=rank)
+
+
+def _since_before(ticks: Sequence[int]) -> tuple[int, ...]:
+    return tuple(tick - before for tick, before in zip(ticks, [0, *ticks], strict=False))
+
+
+def _pairs(flat: Sequence[int]) -> list[tuple[int, int]]:
+    return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+Moment = tuple[int, int, tuple[int, int]]
+"""(tick, bytes requested, (allocated, reserved))."""
+
+
+def _moments(log: StepLog) -> list[Moment]:
+    """All moments of the step: events of one tick are one."""
+    card = log.on_card if len(log.on_card) > len(log.events) else ((0, 0),) * (len(log.events) + 1)
+    total = sum(log.opening.values())
+    moments: list[Moment] = [(0, total, (card[0][0], card[0][1]))]
+    for (_, nbytes, tensors), tick, (allocated, reserved) in zip(log.events, log.ticks, card[1:], strict=True):
+        total += nbytes * tensors
+        if moments[-1][0] == tick:
+            moments.pop()
+        moments.append((tick, total, (allocated, reserved)))
+    if moments[-1][0] != log.length:
+        moments.append((log.length, *moments[-1][1:]))
+    return moments
+
+
+def _thinned(moments: list[Moment]) -> list[Moment]:
+    """Those that are kept."""
+    if len(moments) <= MOMENTS:
+        return moments
+    kept = {0, len(moments) - 1}
+    stretches = MOMENTS // 4
+    for number in range(stretches):
+        where = range(number * len(moments) // stretches, (number + 1) * len(moments) // stretches)
+        for figure in (_total, _allocated, _reserved):
+            kept.add(max(where, key=lambda index: figure(moments[index])))
+        kept.add(min(where, key=lambda index: moments[index][1]))
+    return [moments[index] for index in sorted(kept)]
+
+
+def _total(moment: Moment) -> int:
+    return moment[1]
+
+
+def _allocated(moment: Moment) -> int:
+    return moment[2][0]
+
+
+def _reserved(moment: Moment) -> int:
+    return moment[2][1]
+
+
+def _rest(
+    log: StepLog, chosen: Sequence[Moment], shown: Collection[Handle], about: Mapping[Handle, About]
+) -> tuple[Stairs, ...]:
+    """Bytes of each part at the chosen moments, without the holdings that are shown one by one."""
+    part_of = {kind: part_number(kind, log.device) for kind in {each.kind for each in about.values()}}
+    level, series = [0] * len(PARTS), [list[tuple[int, int]]() for _ in PARTS]
+    events = [event for event in zip(log.ticks, log.events, strict=True) if event[1][0] not in shown]
+    for handle, nbytes in log.opening.items():
+        if handle not in shown:
+            level[part_of[about[handle].kind]] += nbytes
+    done = 0
+    for tick, _, _ in chosen:
+        while done < len(events) and events[done][0] <= tick:
+            handle, nbytes, tensors = events[done][1]
+            level[part_of[about[handle].kind]] += nbytes * tensors
+            done += 1
+        for part, nbytes in enumerate(level):
+            series[part].append((tick, nbytes))
+    return tuple(map(_changes, series))
+
+
+def _changes(points: Iterable[tuple[int, int]], begin: int = 0) -> Stairs:
+    """The points at which it changes, from `begin` on; nothing where it is never anything."""
+    changes: list[int] = []
+    before, last = begin, 0
+    for tick, nbytes in points:
+        if nbytes != last:
+            changes += (tick - before, nbytes)
+            before, last = tick, nbytes
+    return tuple(changes)
+
+
+def _held(log: StepLog) -> dict[Handle, list[int]]:
+    """The changes of every holding."""
+    held = {handle: [0, nbytes] for handle, nbytes in log.opening.items()}
+    for (handle, nbytes, tensors), tick in zip(log.events, log.ticks, strict=True):
+        changes = held.setdefault(handle, [tick, 0])
+        after = changes[-1] + nbytes * tensors
+        if changes[-2] == tick:
+            changes[-1] = after
+        else:
+            changes += (tick, after)
+    return {handle: changes for handle, changes in held.items() if any(changes[1::2])}
