@@ -11,13 +11,13 @@ from math import sqrt
 
 from planner.compress.holdings import About, Owner
 from planner.compress.parts import PARTS, part_number
-from planner.compress.watching import StepLog
-from planner.pictures.schema import HeldPicture, KindPicture, OwnerPicture, Stairs, StepCurves
+from planner.compress.watching import Form, StepLog
+from planner.pictures.schema import KindPicture, Stairs, StepCurves, WhatPicture
 from planner.timeline import Handle
 
-MOMENTS = 800
+MOMENTS = 600
 """Of a step on one device."""
-HELD = 250
+HELD = 160
 """Holdings of a step on one device that are shown one by one."""
 
 
@@ -29,7 +29,7 @@ class Album:
     lengths: list[int] = field(default_factory=list)
     """Ticks of each one's step."""
     milestones: list[tuple[tuple[int, str], ...]] = field(default_factory=list)
-    owners: dict[Owner, int] = field(default_factory=dict)
+    whats: dict[tuple[Owner, str, Form | None], int] = field(default_factory=dict)
     kinds: dict[str, int] = field(default_factory=dict)
 
     def see(self, log: StepLog) -> int:
@@ -39,17 +39,24 @@ class Album:
         self.milestones.append(tuple((each.tick, each.text) for each in log.milestones))
         return len(self.curves) - 1
 
-    def owner(self, owner: Owner) -> int:
-        """The owner's number."""
-        return self.owners.setdefault(owner, len(self.owners))
+    def what(self, owner: Owner, kind: str, form: Form | None = None) -> int:
+        """The number of what this is."""
+        self.kinds.setdefault(kind, len(self.kinds))
+        return self.whats.setdefault((owner, kind, form), len(self.whats))
 
-    def kind(self, kind: str) -> int:
-        """The kind's number."""
-        return self.kinds.setdefault(kind, len(self.kinds))
-
-    def owner_pictures(self) -> tuple[OwnerPicture, ...]:
-        """All owners, by their numbers."""
-        return tuple(OwnerPicture(name=each.name, role=each.role, copies=each.copies) for each in self.owners)
+    def what_pictures(self) -> tuple[WhatPicture, ...]:
+        """All that holds bytes, by its number."""
+        return tuple(
+            WhatPicture(
+                name=owner.name,
+                role=owner.role,
+                copies=owner.copies,
+                kind=self.kinds[kind],
+                shape=form.dims if form else None,
+                dtype=form.dtype if form else None,
+            )
+            for owner, kind, form in self.whats
+        )
 
     def kind_pictures(self) -> tuple[KindPicture, ...]:
         """All kinds, by their numbers."""
@@ -66,16 +73,11 @@ def _condensed(log: StepLog, album: Album) -> StepCurves:
     order = _ranked(held, max(moments, key=_total)[0], log.length)
     shown = sorted(order[:HELD], key=lambda handle: (held[handle][0], handle))
     births = [held[handle][0] for handle in shown]
+    whats = [album.what(about[handle].owner, about[handle].kind, log.form(handle)) for handle in shown]
     return StepCurves(
-        held=tuple(
-            HeldPicture(
-                owner=album.owner(about[handle].owner),
-                kind=album.kind(about[handle].kind),
-                begin=birth - before,
-                changes=_changes(_pairs(held[handle]), birth),
-            )
-            for handle, birth, before in zip(shown, births, [0, *births], strict=False)
-        ),
+        whats=_since_before(whats),
+        begins=_since_before(births),
+        changes=tuple(_changes(_pairs(held[each]), birth) for each, birth in zip(shown, births, strict=True)),
         smaller=len(order) - len(shown),
         rest=_rest(log, chosen, set(shown), about) if len(order) > len(shown) else (),
         moments=_since_before([tick for tick, *_ in chosen]) if len(chosen) < len(moments) else (),
@@ -97,8 +99,9 @@ def _ranked(held: Mapping[Handle, Sequence[int]], peak: int, length: int) -> lis
     return sorted(held, key=rank)
 
 
-def _since_before(ticks: Sequence[int]) -> tuple[int, ...]:
-    return tuple(tick - before for tick, before in zip(ticks, [0, *ticks], strict=False))
+def _since_before(numbers: Sequence[int]) -> tuple[int, ...]:
+    """Differences, each from the number before: what repeats itself is written alike."""
+    return tuple(number - before for number, before in zip(numbers, [0, *numbers], strict=False))
 
 
 def _pairs(flat: Sequence[int]) -> list[tuple[int, int]]:

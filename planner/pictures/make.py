@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from itertools import accumulate
 from typing import Any
 
 from planner.accepted import AnyModel, AnyRecipe, called, recipes_of
@@ -19,7 +20,6 @@ from planner.pictures.reading import levels
 from planner.pictures.schema import (
     Capacity,
     DeviceKey,
-    KindPicture,
     OnDevice,
     Picture,
     Pictured,
@@ -132,7 +132,7 @@ def _assembled(plan: Plan, walked_steps: Sequence[StepMemory], album: Album) -> 
         devices=tuple(devices),
         capacities=_capacities(plan),
         kinds=album.kind_pictures(),
-        owners=album.owner_pictures(),
+        whats=album.what_pictures(),
         curves=tuple(album.curves),
         steps=tuple(steps),
         notes=(NOT_DRAWN.format(missing, len(steps)),) if missing else (),
@@ -168,19 +168,14 @@ def _on_device(step: Step, device: DeviceKey, peak: Peak | None, album: Album) -
     if peak is None or peak.seen is None or planned is None or peak.bytes != planned.peak_bytes:
         return OnDevice(curves=None)
     number = peak.seen.picture
-    shifts = tuple(
-        Shifted(owner=album.owner(each.owner), kind=album.kind(each.kind), bytes=each.bytes)
-        for each in peak.seen.shifts
-    )
-    return OnDevice(
-        curves=number, shifts=shifts, own_card=_has_own_card(planned, album.curves[number], album.kind_pictures())
-    )
+    shifts = tuple(Shifted(what=album.what(each.owner, each.kind), bytes=each.bytes) for each in peak.seen.shifts)
+    return OnDevice(curves=number, shifts=shifts, own_card=_has_own_card(planned, album.curves[number]))
 
 
-def _has_own_card(planned: GpuStep | CpuStep, curves: StepCurves, kinds: Sequence[KindPicture]) -> bool:
+def _has_own_card(planned: GpuStep | CpuStep, curves: StepCurves) -> bool:
     if isinstance(planned, CpuStep) or not curves.reserved:
         return True
-    drawn = levels(curves, kinds, "gpu")
+    drawn = levels(curves, [0] * (1 + max(accumulate(curves.whats), default=0)))
     most = max(each.allocated for each in drawn), max(each.reserved for each in drawn)
     return most == (planned.peak_allocated_bytes, planned.peak_reserved_bytes)
 
