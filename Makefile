@@ -2,6 +2,7 @@
 # make test    the whole test suite
 # make check   lint, format, types, generated docs
 # make docs    regenerate what is generated in docs/ and README.md
+# make site    the documentation as a site, in build/site
 #
 # PYTHON=python3.12 chooses the interpreter, VENV=folder the environment.
 
@@ -10,8 +11,10 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV ?= .venv
 JOBS ?= 2
 STAMP := $(VENV)/.installed
+# The variable: the theme warns of a later MkDocs, which constraints.txt keeps away.
+SITE = NO_MKDOCS_2_WARNING=true $(VENV)/bin/mkdocs build --strict --quiet
 
-.PHONY: help demo test check docs clean
+.PHONY: help demo test check docs site clean
 .DEFAULT_GOAL := help
 
 help:
@@ -29,10 +32,14 @@ check: $(STAMP)
 	$(VENV)/bin/mypy --strict planner
 	$(VENV)/bin/python docs/update.py --check
 	$(VENV)/bin/python docs/formulas.py --check
+	$(SITE) --site-dir "$$(mktemp -d)/site"
 
 docs: $(STAMP)
 	$(VENV)/bin/python docs/update.py
 	$(VENV)/bin/python docs/formulas.py
+
+site: $(STAMP)
+	$(SITE) --site-dir build/site
 
 clean:
 	rm -rf .venv

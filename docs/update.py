@@ -29,6 +29,7 @@ COMMANDS = (
     "",
     "plan",
     "rehearse",
+    "drift",
     "model-free",
     "fit",
     "strategies",
@@ -40,6 +41,7 @@ COMMANDS = (
     "formats",
     "bpw",
     "train",
+    "ui",
     "measure",
     "accuracy",
     "models",
@@ -49,6 +51,7 @@ COMMANDS = (
 )
 PAGES_WITH_OUTPUT = (
     ROOT / "README.md",
+    DOCS / "index.md",
     DOCS / "memory-words.md",
     DOCS / "how-it-works.md",
     DOCS / "serving.md",
@@ -123,6 +126,7 @@ def schemas() -> dict[Path, Callable[[], str]]:
     """The JSON schema of every record that `--format json` writes whole."""
     from planner.choose.schema import Fit, Rent, Strategies
     from planner.compress.schema import Plan
+    from planner.drift.schema import Drift
     from planner.modelfree.schema import ModelFreePlan
     from planner.serving.fit_schema import BitsPlan, FormatTable
     from planner.serving.schema import Serving
@@ -130,6 +134,7 @@ def schemas() -> dict[Path, Callable[[], str]]:
 
     records = {
         "plan": Plan,
+        "drift": Drift,
         "model-free": ModelFreePlan,
         "fit": Fit,
         "strategies": Strategies,

@@ -9,6 +9,8 @@ Names are imported when they are used: `import planner` is cheap and brings no t
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from planner.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from planner.compress.recipes import load_recipe
     from planner.compress.schema import Plan

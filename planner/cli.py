@@ -13,6 +13,7 @@ from planner.commands import (
     accuracy,
     bpw,
     compare,
+    drift,
     fit,
     formats,
     gpus,
@@ -29,6 +30,7 @@ from planner.commands import (
     serve,
     strategies,
     train,
+    ui,
 )
 from planner.commands.shell import (
     INTERRUPTS,
@@ -40,6 +42,7 @@ from planner.commands.shell import (
     open_streams,
     tell,
 )
+from planner.commands.words import hint, spelled
 from planner.errors import PlannerError
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
@@ -61,13 +64,14 @@ app = typer.Typer(
     name="planner",
     epilog=EPILOG,
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": spelled("")},
 )
 app.command(epilog=plan.EPILOG)(plan.plan)
 app.command(epilog=rehearse.EPILOG, context_settings={"ignore_unknown_options": True})(rehearse.rehearse)
+app.command(epilog=drift.EPILOG)(drift.drift)
 app.command("model-free", epilog=model_free.EPILOG)(model_free.model_free)
 app.command(epilog=fit.EPILOG)(fit.fit)
 app.command(epilog=strategies.EPILOG)(strategies.strategies)
@@ -81,20 +85,23 @@ app.command(epilog=bpw.EPILOG)(bpw.bpw)
 app.command(epilog=train.EPILOG)(train.train)
 app.command(epilog=measure.EPILOG)(measure.measure)
 app.command(epilog=accuracy.EPILOG)(accuracy.accuracy)
+app.command(epilog=ui.EPILOG)(ui.ui)
 app.command()(models.models)
 app.command()(recipes.recipes)
 app.command(epilog=gpus.EPILOG)(gpus.gpus)
 app.command(epilog=machines.EPILOG)(machines.machines)
+for _command in app.registered_commands:
+    _names = spelled(_command.name or _command.callback.__name__)  # type: ignore[union-attr]  # each has a function
+    _command.context_settings = {**(_command.context_settings or {}), "token_normalize_func": _names}
 
 
 def _show_version(wanted: bool) -> None:
     if not wanted:
         return
-    from importlib.metadata import version
-
     from planner.upstream import LLMCOMPRESSOR_VERSION
+    from planner.version import __version__
 
-    typer.echo(f"planner {version('compression-planner')}, models llmcompressor {LLMCOMPRESSOR_VERSION}")
+    typer.echo(f"planner {__version__}, models llmcompressor {LLMCOMPRESSOR_VERSION}")
     raise typer.Exit
 
 
@@ -116,6 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = app(args=arguments, prog_name="planner", standalone_mode=False)
     except PlannerError as error:
         return _fail(str(error), error.exit_code)
+    except SystemExit as end:  # typer, when it has told the shell what to complete
+        code = end.code
     except _UsageError as error:
         return _misused(error)
     except (KeyboardInterrupt, typer.Abort):
@@ -154,10 +163,18 @@ def _misused(error: Any) -> int:
     message = error.format_message().rstrip(".")
     if not message:  # `planner` alone: typer has shown the help already
         return 2
+    message = _meant(error) or message
     for noise in ("Value error, ", "Input "):  # pydantic's, through which newer typer reads values
         message = message.replace(noise, "")
     context = getattr(error, "ctx", None)
     return _fail(f"{message} (see {context.command_path if context else 'planner'} --help)", 2)
+
+
+def _meant(error: Any) -> str:
+    """The message for an option that another tool has; empty for every other mistake."""
+    option, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
+    known = hint(context.info_name, option) if option and context and "No such option" in error.message else ""
+    return f"No such option: {option}; {known}" if known else ""
 
 
 def _unwritten(error: StdoutError) -> int:

@@ -42,6 +42,10 @@ class RehearseError(PlannerError):
     """A script cannot be rehearsed here, or with this interpreter."""
 
 
+class UiError(PlannerError):
+    """The local web page cannot be served."""
+
+
 class StoppedError(PlannerError):
     """The job that was being measured did not come to its end; what was measured is kept."""
 

@@ -9,9 +9,22 @@ MAX_PATH_SHOWN = 4096
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """`; did you mean X?` for the choice that looks most like the word, else an empty text."""
+    close = closest(word, choices, shown=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def closest(word: str, choices: Iterable[str], shown: int, cutoff: float = 0.6) -> list[str]:
+    """The choices that begin with the word, punctuation and case aside, then those that look most like it."""
     by_lower = {choice.lower(): choice for choice in choices}
-    close = difflib.get_close_matches(word.lower()[:MAX_SHOWN], list(by_lower), n=1, cutoff=0.6)
-    return f"; did you mean {by_lower[close[0]]}?" if close else ""
+    lower = word.lower()[:MAX_SHOWN]
+    start = _plain(lower)
+    begin = [choice for choice in by_lower if len(start) > 1 and _plain(choice).startswith(start)]
+    alike = difflib.get_close_matches(lower, list(by_lower), n=shown, cutoff=cutoff)
+    return [by_lower[choice] for choice in dict.fromkeys((*begin, *alike))][:shown]
+
+
+def _plain(text: str) -> str:
+    return "".join(char for char in text if char.isalnum())
 
 
 def nearest(word: str, choices: Iterable[str], shown: int = 3) -> list[str]:

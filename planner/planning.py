@@ -1,6 +1,6 @@
 """One job in, one Plan out: where graph, recipe, modifiers and pipeline meet."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from planner.accepted import AnyModel, AnyRecipe, called, check_model, job_of, recipe_of, recipes_of
 from planner.compress.binding import make_program
@@ -116,8 +116,28 @@ def sized_plan(
     """One plan with RAM and disk, which is not yet held against a machine. The recipe is bound to the modules once."""
     ready = checked_program(graph, recipe, job)
     plan = sized(_planned(graph, recipe, job, ready, method=method, on_card=on_card), graph, ready[0])
-    schemes = (module.scheme for _, module in ready[0].with_schemes().values() if module.scheme)
-    return plan.model_copy(update={"card_support": card_support(schemes, job.sm)})
+    return _with_support(plan, ready[0])
+
+
+def _with_support(plan: Plan, program: Program) -> Plan:
+    schemes = (module.scheme for _, module in program.with_schemes().values() if module.scheme)
+    return plan.model_copy(update={"card_support": card_support(schemes, plan.job.sm)})
+
+
+def drafted_plan(graph: ModelGraph, recipe: Recipe, job: Job) -> Iterator[Plan]:
+    """`sized_plan` in two parts, for whoever waits for it: the plan but for the smallest card, then the whole.
+
+    The first has all that decides whether the job gets through on its card. Job with one card alone.
+    """
+    program, notes, notes_on_run = checked_program(graph, recipe, job)
+    rank = heaviest_rank(program, job)
+    rehearsal = Rehearsal(program, job, rank=rank)
+    draft = plan_on_card(graph, recipe, rehearsal, (*notes, *notes_on_run), with_smallest=False)
+    draft = draft.model_copy(update=placement_facts(program, rank, rehearsal.roomy.steps))
+    draft = _with_support(sized(draft, graph, program), program)
+    yield draft
+    smallest = rehearsal.smallest() if draft.gpu.peak_reserved_bytes else None
+    yield draft.model_copy(update={"gpu": draft.gpu.model_copy(update={"smallest_card_bytes": smallest})})
 
 
 def plan_graph(

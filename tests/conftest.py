@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+# As wide as needed, whatever the terminal from which the tests are started.
+os.environ.pop("COLUMNS", None)
+
 # How long an example takes says nothing about what it tests; in CI the examples are the same each time.
 settings.register_profile("planner", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("planner")

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -12,10 +13,11 @@ import jsonschema
 import pytest
 
 from planner.cli import main
+from planner.version import __version__
 from tests.built import share_presets
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 # measure needs the real library and a GPU.
 SHOWN = (
     "plan|model-free|fit|strategies|rent|compare|graph|accuracy|serve|formats|bpw|train|models|recipes|gpus|machines"
@@ -64,6 +66,20 @@ def _presets_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     share_presets(monkeypatch)
 
 
+def written(command: str) -> list[Path]:
+    """The files that the command writes."""
+    words = shlex.split(command)
+    return [Path(after) for word, after in pairwise(words) if word in ("--output", "-o")]
+
+
+def check_finishes(command: str, told: str) -> None:
+    """Nobody is shown a job that LLM Compressor would not finish, or `planner plan` of one that runs out of memory."""
+    for no in ("would not finish", "This job fails in LLM Compressor"):
+        assert no not in told, f"{command} shows a job that fails in the library"
+    if command.startswith("planner plan "):
+        assert "OUT OF MEMORY" not in told, f"{command} shows a job that runs out of memory"
+
+
 @pytest.mark.parametrize("command", shown_commands())
 def test_every_command_shown_runs_and_prints_what_is_shown(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -74,6 +90,7 @@ def test_every_command_shown_runs_and_prints_what_is_shown(
         code = main(shlex.split(command)[1:])
     assert (code, capsys.readouterr().err) == (0, "")
     printed = update.plain(stream.getvalue())
+    check_finishes(command, printed + "".join(path.read_text(encoding="utf-8") for path in written(command)))
     assert printed.strip() or {"--output", "-o"} & set(shlex.split(command))
     assert PRINTED.get(command, {printed}) == {printed}, "run `make docs`"
 
@@ -123,6 +140,4 @@ def test_a_plan_follows_the_published_schema(capsys: pytest.CaptureFixture[str])
 
 
 def test_the_changelog_names_the_version_that_is_packaged() -> None:
-    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
-    assert version
-    assert f"## {version[1]}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent / "planner"
 # The floors, from the ground up. A room is a folder or a file directly under planner/; it imports from its own
 # floor's neighbours on the left and from the floors below, never from above.
 FLOORS = (
+    ("version",),
     ("errors", "hints", "units", "upstream", "records", "hardware", "spelling", "fields", "notes", "timeline"),
     ("cuda",),
     ("job", "recipe"),
@@ -21,7 +22,8 @@ FLOORS = (
     ("compress",),
     ("formats",),
     ("serving", "training", "sizing", "modelfree"),
-    ("measure", "rehearse", "accepted", "planning", "choose", "reports", "pictures"),
+    ("measure", "rehearse", "accepted", "planning", "drift", "choose", "reports", "pictures"),
+    ("ui",),
     ("commands",),
     ("cli",),
     ("__main__",),

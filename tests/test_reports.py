@@ -1,5 +1,6 @@
 import json
 import math
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,9 +17,10 @@ from planner.models.graph import Edge, ModelGraph, Unit
 from planner.notes import Note
 from planner.reports import compare, graph, json_, markdown, table
 from planner.reports.advice import advice_line
-from planner.reports.folding import fold, label, unfolded
+from planner.reports.drawing import command_lines
+from planner.reports.folding import fold, label, nearly_folded, unfolded
 from planner.reports.forms import as_json
-from planner.reports.rows import rows
+from planner.reports.rows import SHORT_TITLES, rows
 from planner.units import GIB
 
 DATA = Path(__file__).parent / "data" / "plans"
@@ -139,10 +141,32 @@ def test_folding_loses_no_step(gptq: Plan) -> None:
 
 
 def test_folded_rows_have_the_same_peaks_as_all_rows(gptq: Plan) -> None:
-    folded, every = rows(gptq), rows(gptq, "all")
+    folded, every = rows(gptq, "distinct"), rows(gptq, "all")
     assert max(row.gpu for row in folded) == max(row.gpu for row in every) == gptq.gpu.peak_bytes
     assert max(row.cpu for row in folded) == max(row.cpu for row in every) == gptq.cpu.peak_bytes
     assert {row.gpu for row in folded} == {row.gpu for row in every}
+
+
+def test_a_kind_of_step_has_one_line_with_its_highest_peaks(gptq: Plan) -> None:
+    kinds, every = rows(gptq), rows(gptq, "all")
+    assert [row.label for row in kinds if row.count > 1] == ["model.layers.0-31", "  (highest of 32)", ""]
+    for kind in (row for row in kinds if row.count > 1):
+        of_it = [row for row in every if row.phase == kind.phase and row.modifier and row.gpu_parts["hessians"] >= 0]
+        layers = [row for row in of_it if abs(row.gpu - kind.gpu) < kind.gpu / 10]
+        assert kind.gpu == max(row.gpu for row in layers) == sum(kind.gpu_parts.values())
+    assert max(row.gpu for row in kinds) == gptq.gpu.peak_bytes
+    assert max(row.cpu for row in kinds) == gptq.cpu.peak_bytes
+
+
+def test_layers_of_one_name_that_differ_by_more_than_a_twentieth_keep_lines_of_their_own() -> None:
+    dense, nearly, sparse = {"weights": 100}, {"weights": 96}, {"weights": 90}
+    steps = [
+        each
+        for layer, parts in enumerate((dense, nearly, sparse))
+        for each in subgraph(layer + 2, f"model.layers.{layer}", parts)
+    ]
+    folds = [(each.label, each.count, each.is_alike) for each in nearly_folded(steps)]
+    assert folds == [("model.layers.0-1", 2, False), ("model.layers.2", 1, True)]
 
 
 def test_alternating_layers_make_two_folds() -> None:
@@ -214,9 +238,20 @@ def test_the_table_shows_a_line_per_distinct_step_and_marks_both_peaks(gptq: Pla
     text = table.render(gptq, width=100)
     lines = text.splitlines()
     compress = next(line for line in lines if "3.77*" in line)
-    assert compress.split() == ["compress", "3.77*", "0.41", "0.06", "0.77", "2.53", "27.63", "12.51"]
-    assert "model.layers.1-30" in text
-    assert "(30 alike)" in text
+    assert compress.split() == [
+        "compress",
+        "3.77*",
+        "0.41",
+        "0.06",
+        "0.77",
+        "2.53",
+        "│",
+        "27.63",
+        "15.11",
+        "12.51",
+        "0.02",
+    ]
+    assert "model.layers.0-31" in text
     assert len(lines) < 45
     assert sum("*" in line for line in lines) == 3  # GPU peak, CPU peak, legend
 
@@ -225,7 +260,7 @@ def test_the_summary_names_the_exact_bytes_the_step_and_the_tensor(gptq: Plan) -
     text = table.render(gptq)
     assert "GPU peak  3.771 GiB in compress of model.layers.0 (GPTQModifier, step 7)" in text
     assert "4,049,584,142 bytes requested, 4,049,585,664 allocated in 512-byte blocks" in text
-    assert "set by model.layers.0.mlp.down_proj normalized Hessian 0, 0.766 GiB (67 % workspace)" in text
+    assert "set by workspace (67 %); largest: normalized Hessian 0 of model.layers.0.mlp.down_proj, 0.766 GiB" in text
     assert "rule of thumb 0.813 GiB; this plan is 4.64 times that" in text
 
 
@@ -239,7 +274,24 @@ def test_no_line_is_wider_than_the_terminal(width: int, name: str) -> None:
 def test_text_for_a_pipe_is_not_wrapped_and_has_no_colour(gptq: Plan) -> None:
     text = table.render(gptq)
     assert "\x1b" not in text
-    assert "planner strategies llama-3-8b" in text.splitlines()[-1]
+    assert max(map(len, text.splitlines())) > 100
+
+
+def test_the_answer_comes_first_and_then_what_to_type(gptq: Plan) -> None:
+    lines = table.render(gptq).splitlines()
+    assert lines[0].startswith("verdict   fits in 80 GiB")
+    assert lines[2].strip().startswith("planner strategies llama-3-8b")
+
+
+def test_at_80_columns_words_stay_whole_and_a_command_can_be_copied(gptq: Plan) -> None:
+    narrow = table.render(gptq, width=80)
+    apart = {word for word in narrow.split() if not word.startswith("─")} - {"\\", *SHORT_TITLES.values()}
+    assert apart <= set(table.render(gptq).split())
+    assert all(len(line) <= 80 for line in narrow.splitlines())
+    told = command_lines("planner fit llama-3-8b --gpu 'RTX 4090' --ram 64GiB --samples 1024 --batch-size 16", 60)
+    assert len(told) > 1
+    assert shlex.split("\n".join(told))[4] == "RTX 4090"
+    assert all(line.endswith(" \\") for line in told[:-1])
 
 
 def test_a_terminal_gets_colour(gptq: Plan) -> None:
@@ -252,9 +304,9 @@ def test_the_parts_in_a_line_add_up_to_its_peak(gptq: Plan, width: int | None) -
     titles = next(line for line in lines if line.startswith("step")).replace("step, in GiB", "").split()
     for line in lines:
         if "calibrate" in line or "compress  " in line:
-            cells = line.split()[-len(titles) :]
+            cells = line.partition("│")[0].split()[-titles.index("│") :]
             numbers = [0.0 if cell == "-" else float(cell.rstrip("*")) for cell in cells]
-            parts = numbers[1 : titles.index("CPU")]
+            parts = numbers[1:]
             assert not parts or math.isclose(sum(parts), numbers[0], abs_tol=0.021)
 
 
@@ -269,8 +321,8 @@ def test_a_plan_that_does_not_fit_says_so_and_names_the_first_step_that_runs_out
     text = table.render(small)
     first = "the first step that runs out is calibrate of model.layers.0 (GPTQModifier, step 6), at 2.932 GiB"
     assert f"DOES NOT FIT in 2 GiB: 1.771 GiB too much; {first}" in text
-    assert "2.92!" in text
-    assert "model.layers.31" in text, "the rest is still shown"
+    assert "2.93!" in text
+    assert "propagate" in text, "the rest is still shown"
 
 
 def test_estimated_steps_are_marked_and_the_legend_says_what_that_means(gptq: Plan) -> None:
@@ -343,7 +395,7 @@ def test_markdown_escapes_what_would_break_a_table(gptq: Plan) -> None:
 def test_a_comparison_has_a_row_per_recipe(gptq: Plan, rtn: Plan) -> None:
     text = compare.render([rtn, gptq], width=100)
     assert text.index("rtn_fp8_dynamic  yes   0.11") < text.index("gptq_w4a16       yes   3.77")
-    assert "set by model.layers.0.mlp.down_proj" in text
+    assert "gptq_w4a16: compress of model.layers.0, set by workspace (67 %)" in text
     assert "gptq_w4a16 needs 32.9 times the GPU memory of rtn_fp8_dynamic." in text
     assert max(map(len, text.splitlines())) <= 100
 

@@ -34,6 +34,7 @@ from planner.planning import checked_program
 from planner.recipe.changes import Changes
 from planner.recipe.specs import Recipe
 from planner.sizing.demands import CardNeed, demands_on, disk_need, ram_need
+from planner.sizing.disk import Saved, saved_files
 from planner.sizing.sized import sized
 
 CAPABILITIES = (100, 90, 80)
@@ -44,7 +45,8 @@ OLDER = 75
 class Trial:
     """One job that was simulated on a card with room, and what it asks of any machine."""
 
-    def __init__(self, graph: ModelGraph, recipe: Recipe, job: Job) -> None:
+    def __init__(self, graph: ModelGraph, recipe: Recipe, job: Job, saved: Saved | None = None) -> None:
+        """`saved`: another trial's, with the same model and recipe."""
         program, notes, notes_on_run = checked_program(graph, recipe, job)
         self.recipe, self.job = recipe, job
         rank = heaviest_rank(program, job)
@@ -54,7 +56,8 @@ class Trial:
         notes = (*on_model, *notes_on_run, *self.rehearsal.notes)
         plan = simulated_plan(graph, recipe, job, Outcome(steps=steps), notes)
         plan = plan.model_copy(update=placement_facts(program, rank, steps))
-        self.plan: Plan = sized(plan, graph, program)
+        self.saved = saved or saved_files(graph, program, job)
+        self.plan: Plan = sized(plan, graph, program, self.saved)
         self._attempts: dict[tuple[int, bool], Attempt] = {}
 
     @property
@@ -146,6 +149,7 @@ class Estimator:
         self._built: dict[Build, Any] = {}
         self._graphs: dict[tuple[Any, ...], ModelGraph] = {}
         self._trials: dict[tuple[Job, Recipe], Trial] = {}
+        self._saved: dict[tuple[Build, Recipe], Saved] = {}
 
     def graph(self, job: Job) -> ModelGraph:
         """The model as this job cuts it. Raises ModelError; JobError for targets that match nothing."""
@@ -167,7 +171,8 @@ class Estimator:
         if key not in self._trials:
             graph = self.graph(changed)
             self._say(f"simulating {self.recipe.name}: {strategy.name}")
-            self._trials[key] = Trial(graph, recipe, changed)
+            trial = Trial(graph, recipe, changed, self._saved.get((changed.build, recipe)))
+            self._trials[key], self._saved[changed.build, recipe] = trial, trial.saved
         return self._trials[key]
 
     def choice(self, job: Job, strategy: Strategy, machine: Machine, *, quick: bool = False) -> Choice:

@@ -11,7 +11,7 @@ from planner.hardware import named_gpu
 from planner.hardware.machine import Machine
 from planner.job import Job
 from planner.recipe.changes import Changes, written
-from planner.recipe.files import list_recipes
+from planner.recipe.files import ON_STDIN, STDIN, list_recipes
 from planner.sizing.demands import ram_of
 from planner.spelling import BYTES
 
@@ -38,7 +38,8 @@ def command_line(
 ) -> str:
     """`planner COMMAND MODEL -r RECIPE` with every option that is not the default."""
     sets = (word for text in written(changes or {}) for word in ("--set", text))
-    words = ["planner", command, model, "-r", recipe, *sets, *_options(job), *(_machine(machine) if machine else ())]
+    typed = STDIN if recipe == ON_STDIN else recipe
+    words = ["planner", command, model, "-r", typed, *sets, *_options(job), *(_machine(machine) if machine else ())]
     return shlex.join(words)
 
 
@@ -76,7 +77,9 @@ def library_call(plan: Plan, recipe: str, job: Job, changes: Changes) -> str:
     auto, path = _auto_class(plan.model.architecture), _recipe_path(recipe)
     lines = [*_started(job), f"from transformers import {auto}", "from llmcompressor import oneshot"]
     lines += [f"# MODEL_ID: {plan.model.name}; dataset: your calibration data", *_parts(job), *_loading(job, auto)]
-    if path != recipe:
+    if recipe == STDIN:
+        lines.append(f"# {path}: what planner read from stdin, saved beside this script")
+    elif path != recipe:
         lines.append(f"# {path}: planner's recipes/{path}, copied beside this script")
     lines += [f"# in the recipe, for {_of_modifier(name)}: {value}" for name, value in changes.items()]
     lines += ["oneshot(", "    model=model,", "    dataset=dataset,", f"    recipe={path!r},"]
@@ -102,7 +105,9 @@ def _of_modifier(name: str) -> str:
 
 
 def _recipe_path(recipe: str) -> str:
-    """The file of a shipped recipe, whose name alone LLM Compressor does not know."""
+    """The file of a shipped recipe, whose name alone LLM Compressor does not know, or that of one from stdin."""
+    if recipe == STDIN:
+        return "recipe.yaml"
     shipped = {info.name: info.path.name for info in list_recipes()}
     return shipped.get(recipe, recipe)
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from planner.commands import completion
 from planner.commands.common import rendered
 from planner.commands.options import FLAG, RESULT, FormatOption, JobOptions, OutputOption, takes_job_options
 from planner.commands.output import check_output, write_result
@@ -35,6 +36,7 @@ OtherModelOption = Annotated[
     typer.Option(
         "--model",
         metavar="MODEL",
+        autocompletion=completion.models,
         show_default=False,
         help="Plan this model; needed where the run does not say which it was (a log).",
     ),
@@ -45,6 +47,7 @@ OtherRecipeOption = Annotated[
         "--recipe",
         "-r",
         metavar="RECIPE",
+        autocompletion=completion.recipes,
         show_default=False,
         help="Plan this recipe; needed where the run does not say which it was.",
     ),

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 
+NARROWEST = 40
+"""Columns; a COLUMNS of less says nothing of a reader."""
+
+
 class Look(TypedDict):
     """Width and colours for a report on this stdout, the keyword arguments of every table's `render`."""
 
@@ -18,11 +22,14 @@ class Look(TypedDict):
 
 
 def look(output: str | None) -> Look:
-    """The terminal's width and colours; for a pipe or a file no colours, and as wide as the table needs."""
-    if output is not None or not sys.stdout.isatty():
-        return Look(width=None, color=False)
+    """The terminal's width and colours; for a pipe or a file no colours, and as wide as the table needs, or as COLUMNS
+    says."""
     import os
 
+    if output is not None or not sys.stdout.isatty():
+        columns = os.environ.get("COLUMNS", "")
+        is_size = columns.isascii() and columns.isdigit() and int(columns) >= NARROWEST
+        return Look(width=int(columns) if is_size and output is None else None, color=False)
     return Look(width=shutil.get_terminal_size().columns, color="NO_COLOR" not in os.environ)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from planner.commands import completion
 from planner.commands.common import rendered
 from planner.commands.options import (
     BESIDE_MACHINE,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 EPILOG = """[bold]Examples[/bold]
 
 planner compare llama-3-8b -r rtn_w8a8_static -r gptq_w4a16 -r sparsegpt_2of4
-planner compare deepseek-r1 -r rtn_fp8_dynamic -r gptq_w4a16 -r sparsegpt_2of4
+planner compare mixtral-8x7b -r rtn_fp8_dynamic -r gptq_w4a16 -r wanda_2of4
 planner compare qwen3-0.6b -r gptq_w4a16 --strategy all --gpu t4 --beside l4"""
 
 RecipesOption = Annotated[
@@ -42,7 +43,8 @@ RecipesOption = Annotated[
         "-r",
         metavar="RECIPE",
         show_default=False,
-        help="A shipped recipe or a recipe file; give the option once for each.",
+        autocompletion=completion.recipes,
+        help="A shipped recipe, a recipe file, or - for stdin; give the option once for each.",
     ),
 ]
 StrategyOption = Annotated[
@@ -60,6 +62,7 @@ BesideOption = Annotated[
         "--beside",
         metavar="NAME|SIZE",
         show_default=False,
+        autocompletion=completion.gpus,
         help="Another machine (`planner machines`) or card to plan on as well, with the other options above. May be "
         "repeated.",
         rich_help_panel=MACHINE,
@@ -88,6 +91,8 @@ def compare(
     machines = machines_of(on, beside or ())
     asked = make_job(options)
     check_output(output)
+    if recipe.count("-") > 1:
+        raise JobError("--recipe -: stdin holds one recipe; give it once")
     if method != "simulate" and (strategy or beside):
         raise JobError(f"--method {method} knows neither strategies nor machines; leave --strategy and --beside out")
     with Progress() as progress:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from planner.commands import completion
 from planner.commands.options import FLAG, JobOptions, OutputOption, takes_job_options
 from planner.commands.output import check_output, write_result
 from planner.commands.progress import Progress
@@ -29,6 +30,7 @@ MeasuredModelArgument = Annotated[
     typer.Argument(
         metavar="MODEL",
         show_default=False,
+        autocompletion=completion.models,
         help="A preset, a config.json or a folder holding one, or a Hugging Face Hub id. Weights are random.",
     ),
 ]
@@ -39,7 +41,8 @@ RecipeOption = Annotated[
         "-r",
         metavar="RECIPE",
         show_default=False,
-        help="A shipped recipe or a recipe file that LLM Compressor accepts.",
+        autocompletion=completion.recipes,
+        help="A shipped recipe, a recipe file that LLM Compressor accepts, or - for one on stdin.",
     ),
 ]
 LogOption = Annotated[
@@ -132,11 +135,12 @@ def _measured(
 ) -> "tuple[Plan | None, Measurement]":
     """Check the machine, plan the job, check that the plan fits the machine, and run the job."""
     from planner.measure.checks import find_card, on_this_machine, require_library, require_memory
-    from planner.measure.files import recipe_file, recipe_text, render
+    from planner.measure.files import recipe_argument, recipe_text, render
     from planner.models.source import load_source
+    from planner.recipe.files import ON_STDIN, STDIN
 
     require_library()
-    source, path, text = load_source(model), recipe_file(recipe), recipe_text(recipe)
+    source, argument, text = load_source(model), recipe_argument(recipe), recipe_text(recipe)
     with Progress() as progress:
         card = find_card()
         job = on_this_machine(job, card)
@@ -148,8 +152,8 @@ def _measured(
 
         request = Request(
             source=source,
-            recipe=MeasuredRecipe(name=recipe, text=text),
-            recipe_path=path,
+            recipe=MeasuredRecipe(name=ON_STDIN if recipe == STDIN else recipe, text=text),
+            recipe_argument=argument,
             job=job,
             card=card,
             collect=collect,

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from planner.commands import completion
 from planner.commands.common import rendered
 from planner.commands.model_free_options import ModelFreeFlags
 from planner.commands.options import (
@@ -26,6 +27,7 @@ CheckpointArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
+        autocompletion=completion.models,
         show_default=False,
         help="A folder of safetensors, or a Hub id in the local cache: their headers and index are read. Or a preset "
         "(see `planner models`), a config.json, or any other Hub id: then the files are assumed.",

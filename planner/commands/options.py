@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from planner.commands import completion
 from planner.fields import JOB_FIELDS, MACHINE, JobField, PlanMethod
 from planner.reports.forms import OutputFormat, StepsShown
 
@@ -25,6 +26,7 @@ ModelArgument = Annotated[
     typer.Argument(
         metavar="MODEL",
         show_default=False,
+        autocompletion=completion.models,
         help="A preset (see `planner models`), a config.json or a folder holding one, or a Hugging Face Hub id. "
         "Only the config is read, never the weights.",
     ),
@@ -41,7 +43,11 @@ OutputOption = Annotated[
 ]
 StepsOption = Annotated[
     StepsShown,
-    typer.Option("--steps", help="folded: one line per distinct step. all: every step.", rich_help_panel=RESULT),
+    typer.Option(
+        "--steps",
+        help="folded: one line per kind of step, with its highest. distinct: one per distinct step. all: every step.",
+        rich_help_panel=RESULT,
+    ),
 ]
 MethodOption = Annotated[
     PlanMethod,
@@ -58,7 +64,8 @@ RecipeOption = Annotated[
         "-r",
         metavar="RECIPE",
         show_default=False,
-        help="A shipped recipe (see `planner recipes`) or a recipe file that LLM Compressor accepts.",
+        autocompletion=completion.recipes,
+        help="A shipped recipe (see `planner recipes`), a recipe file that LLM Compressor accepts, or - for stdin.",
     ),
 ]
 SetOption = Annotated[
@@ -109,6 +116,7 @@ class MachineFlags:
             "--gpu",
             metavar="NAME|SIZE",
             show_default=False,
+            autocompletion=completion.gpus,
             help="The card: its name (`planner gpus`), for the memory that CUDA has of it, or a size, like 24GiB (2^30 "
             "bytes) or 24GB (10^9 bytes).",
             rich_help_panel=MACHINE,
@@ -151,6 +159,7 @@ class MachineFlags:
             "--machine",
             metavar="NAME",
             show_default=False,
+            autocompletion=completion.machines,
             help="A machine that can be rented (`planner machines`), like p5.48xlarge. The options above override it.",
             rich_help_panel=MACHINE,
         ),
@@ -189,6 +198,7 @@ MachineNameOption = Annotated[
         "--machine",
         metavar="NAME",
         show_default=False,
+        autocompletion=completion.machines,
         help="A machine that can be rented (`planner machines`): its cards. The options above override it.",
         rich_help_panel=MACHINE,
     ),

@@ -23,7 +23,7 @@ from planner.commands.progress import Progress
 EPILOG = """[bold]Examples[/bold]
 
 planner plan llama-3-8b --recipe gptq_w4a16
-planner plan deepseek-r1 --recipe sparsegpt_2of4 --gpu-memory 96GB
+planner plan deepseek-r1 --recipe gptq_w4a16 --gpu h200
 planner plan path/to/config.json -r my_recipe.yaml --format json -o plan.json
 planner plan qwen2.5-vl-7b -r gptq_w4a16 --images 1 --image-size 644x644"""
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from planner.commands import completion
 from planner.commands.common import rendered
 from planner.commands.options import (
     BESIDE_MACHINE,
@@ -22,6 +23,7 @@ from planner.commands.options import (
 )
 from planner.commands.output import check_output, exit_for_no, write_result
 from planner.commands.progress import Progress
+from planner.commands.words import SCRIPTS, hint
 from planner.errors import JobError
 from planner.fields import JOB_FIELDS
 from planner.hints import did_you_mean, shorten
@@ -46,6 +48,7 @@ TargetArgument = Annotated[
     typer.Argument(
         metavar="SCRIPT|MODEL",
         show_default=False,
+        autocompletion=completion.models,
         help="A Python script, with its arguments behind it (those that planner has too, behind a --); or, with "
         "--recipe, a model as `planner plan` takes it.",
     ),
@@ -58,6 +61,7 @@ RecipeOfJobOption = Annotated[
         "-r",
         metavar="RECIPE",
         show_default=False,
+        autocompletion=completion.recipes,
         help="No script: rehearse the job that `planner plan MODEL -r RECIPE` plans.",
     ),
 ]
@@ -189,10 +193,17 @@ def _refuse_arguments(arguments: Sequence[str], options: Sequence[str]) -> None:
     if not arguments:
         return
     unknown = next((each for each in arguments if each.startswith("-")), None)
-    meant = (
-        did_you_mean(unknown.partition("=")[0], [each for each in options if each.startswith("-")]) if unknown else ""
-    )
+    meant = _meant(unknown, options)
     raise JobError(f"{shorten(' '.join(arguments))}: with --recipe there is no script that would take this{meant}")
+
+
+def _meant(unknown: str | None, options: Sequence[str]) -> str:
+    """`; write --samples` for an option that another tool has, or the option that looks most like it."""
+    if unknown is None:
+        return ""
+    if known := hint(SCRIPTS, unknown):
+        return f"; {known}"
+    return did_you_mean(unknown.partition("=")[0], [each for each in options if each.startswith("-")])
 
 
 def _rehearsed(wish: "ScriptWish", target: str, recipe: str | None) -> "Plan":

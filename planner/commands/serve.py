@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from planner.commands import completion
 from planner.commands.common import rendered
 from planner.commands.options import CheckOption, FormatOption, OutputOption, takes_options
 from planner.commands.output import check_output, exit_for_no, write_result
@@ -30,6 +31,7 @@ ModelOrNothing = Annotated[
     str | None,
     typer.Argument(
         metavar="MODEL",
+        autocompletion=completion.models,
         show_default=False,
         help="A preset (see `planner models`), a config.json or a folder holding one, or a Hugging Face Hub id. "
         "Only the config is read, never the weights.",

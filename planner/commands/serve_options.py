@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from planner.commands import completion
 from planner.commands.options import (
     FLAG,
     CatalogueOption,
@@ -86,6 +87,7 @@ class ServeFlags:
             "--gpu",
             metavar="NAME|SIZE",
             show_default=False,
+            autocompletion=completion.gpus,
             help="A GPU's name (rtx4090, h100, mi300x, ...) or its memory, like 24GiB. Without it nothing fits or "
             "does not.",
             rich_help_panel=HARDWARE,

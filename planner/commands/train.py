@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from planner.commands import completion
 from planner.commands.common import rendered
 from planner.commands.options import (
     CatalogueOption,
@@ -132,6 +133,7 @@ class TrainFlags:
             "--gpu",
             metavar="NAME|SIZE",
             show_default=False,
+            autocompletion=completion.gpus,
             help="Name of the GPU, or its memory, like 24GiB (2^30 bytes) or 24GB (10^9 bytes): says what fits.",
             rich_help_panel=HARDWARE,
         ),

@@ -50,14 +50,19 @@ def _facts(graph: "ModelGraph") -> ModelFacts:
     )
 
 
-def plan_on_card(graph: "ModelGraph", recipe: Recipe, rehearsal: Rehearsal, notes: Sequence[Note]) -> Plan:
-    """The job on its card as a Plan: what the allocator held there, or on a card with room if it ran out of memory."""
+def plan_on_card(
+    graph: "ModelGraph", recipe: Recipe, rehearsal: Rehearsal, notes: Sequence[Note], *, with_smallest: bool = True
+) -> Plan:
+    """The job on its card as a Plan: what the allocator held there, or on a card with room if it ran out of memory.
+
+    The smallest card takes most of the time; `with_smallest=False` leaves it out.
+    """
     job = rehearsal.job
     tried = rehearsal.on(job.gpu_memory_bytes)
     shown = tried if tried.ran_out is None else rehearsal.roomy
     plan = simulated_plan(graph, recipe, job, Outcome(steps=list(shown.steps)), [*notes, *rehearsal.notes])
     gpu = _with_card(plan.gpu, _reserved(step.gpu for step in plan.steps), rehearsal.context_bytes)
-    smallest = rehearsal.smallest() if gpu.peak_reserved_bytes else None
+    smallest = rehearsal.smallest() if with_smallest and gpu.peak_reserved_bytes else None
     second = rehearsal.second_on(job.gpu_memory_bytes)
     changes: dict[str, object] = {
         "gpu": gpu.model_copy(update={"smallest_card_bytes": smallest}),

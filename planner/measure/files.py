@@ -18,7 +18,7 @@ from planner.measure.record import (
     MeasuredStep,
     Measurement,
 )
-from planner.recipe.files import list_recipes
+from planner.recipe.files import STDIN, list_recipes, stdin_text
 from planner.units import GIB
 
 MAX_BYTES = 64 * 2**20
@@ -116,7 +116,9 @@ def _meter_step(index: int, step: dict[str, Any]) -> MeasuredStep:
 
 
 def recipe_text(recipe: str) -> str:
-    """The text of a shipped recipe or of a recipe file; RecipeError where it cannot be read."""
+    """The text of a shipped recipe, of a recipe file or of stdin; RecipeError where it cannot be read."""
+    if recipe == STDIN:
+        return stdin_text()
     try:
         return recipe_file(recipe).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -126,3 +128,8 @@ def recipe_text(recipe: str) -> str:
 def recipe_file(recipe: str) -> Path:
     """The file of a shipped recipe, or the path as given."""
     return next((info.path for info in list_recipes() if info.name == recipe), Path(recipe))
+
+
+def recipe_argument(recipe: str) -> str:
+    """What `oneshot` takes for it: the file's path, or the text where it was on stdin."""
+    return recipe_text(recipe) + "\n" if recipe == STDIN else str(recipe_file(recipe).resolve())

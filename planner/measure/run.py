@@ -34,7 +34,8 @@ class Request:
 
     source: ModelSource
     recipe: MeasuredRecipe
-    recipe_path: Path
+    recipe_argument: str
+    """A file's path or text, as `oneshot` takes it."""
     job: Job
     card: Card | None = None
     """None: the CPU alone."""
@@ -123,7 +124,7 @@ def oneshot_arguments(model: Any, data: Any, request: Request) -> dict[str, Any]
     arguments: dict[str, Any] = {
         "model": model,
         "tokenizer": tokenizer(),
-        "recipe": str(request.recipe_path),
+        "recipe": request.recipe_argument,
         "dataset": data,
         "pipeline": job.pipeline,
         "num_calibration_samples": job.samples,

@@ -1,7 +1,6 @@
 """A model's config, from a preset, a file, a folder or the Hub. Nothing here imports torch by itself."""
 
 import copy
-import difflib
 import json
 import os
 import re
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.errors import ModelError
+from planner.hints import closest
 from planner.models.hub import hub_config
 
 PRESETS = Path(__file__).parent / "presets"
@@ -31,6 +31,8 @@ LAYER_NUMBER_KEYS = (
 # What configs call the number of their multi-token-prediction layers: DeepSeek and GLM, Qwen3.5, MiniMax, transformers.
 MTP_KEYS = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_modules", "num_mtp_layers")
 _HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
+_ODD_HUB_ID = re.compile(r"(^|/)[.-]|[.-](/|$)|\.\.|--")
+"""What huggingface_hub refuses in one (utils/_validators.py validate_repo_id); some of it would be a path."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +117,25 @@ def load_source(model: Named) -> ModelSource:
     raise ModelError(f"{_short(text)!r} is not a preset, a path or a Hub id (org/name); {presets_like(text)}")
 
 
+def listed_source(name: str) -> ModelSource:
+    """The preset of exactly this name, or the model of this Hub id: never a path, whatever lies there.
+
+    Raises ModelError for every other text.
+    """
+    preset = next((preset for preset in list_presets() if preset.name == name), None) or _preset(name)
+    if preset is not None:
+        return _from_preset(preset, name)
+    if not _HUB_ID.fullmatch(name) or _ODD_HUB_ID.search(name):
+        raise ModelError(f"{_short(name)!r} is not a preset, and not a Hub id (org/name); {presets_like(name)}")
+    return _from_hub(name)
+
+
+def pasted_source(text: str) -> ModelSource:
+    """The model whose config.json has this text. Raises ModelError where no config.json could have it."""
+    name = "config.json"
+    return _checked(ModelSource(name=name, config=_parse(text.encode(errors="replace"), name)), name)
+
+
 def source_of(config: Mapping[str, Any], name: str) -> ModelSource:
     """A model from the content of a config.json, or from what a transformers config's `to_dict` gives.
 
@@ -131,7 +152,7 @@ def presets_like(text: str) -> str:
     """`presets like it: a, b`, or all presets where none is."""
     names = {spelling: preset.name for preset in list_presets() for spelling in preset.answers_to()}
     tail = text[-200:].rstrip("/").rpartition("/")[2].lower()
-    close = difflib.get_close_matches(tail, names, n=9, cutoff=0.5)
+    close = closest(tail, names, shown=9, cutoff=0.5)
     similar = list(dict.fromkeys(names[spelling] for spelling in close))[:3]
     if similar:
         return f"presets like it: {', '.join(similar)} (`planner models` lists all)"
@@ -268,7 +289,7 @@ def _checked(source: ModelSource, where: str) -> ModelSource:
                 f"{where}: model_type {shown!r} needs code from its repository (trust_remote_code), "
                 "which the planner refuses to run"
             )
-        close = ", ".join(difflib.get_close_matches(shown, types, n=3)) or "none like it"
+        close = ", ".join(closest(shown, types, shown=3)) or "none like it"
         raise ModelError(f"{where}: transformers knows no model_type {shown!r} (it knows {close})")
     return replace(source, not_loaded=_not_loaded(source.config), notes=_notes(source.config), from_user=True)
 

@@ -105,7 +105,7 @@ class Drawer:
     def with_pictures(self, plans: Sequence[Plan], model: str | None = None) -> tuple[Pictured, ...]:
         """The same plans once they are whole, in the order in which they were drawn."""
         return tuple(
-            Pictured(plan, picture and _on_machine(picture, plan), model=model, changes=changes)
+            Pictured(plan, picture and on_machine(picture, plan), model=model, changes=changes)
             for plan, (picture, changes) in zip(plans, self._drawn, strict=True)
         )
 
@@ -180,7 +180,7 @@ def _has_own_card(planned: GpuStep | CpuStep, curves: StepCurves) -> bool:
     return most == (planned.peak_allocated_bytes, planned.peak_reserved_bytes)
 
 
-def _on_machine(picture: Picture, plan: Plan) -> Picture:
+def on_machine(picture: Picture, plan: Plan) -> Picture:
     """With the lines of the machine that the plan was held against."""
     return picture.model_copy(update={"capacities": _capacities(plan)})
 

@@ -6,9 +6,11 @@ recipe/utils.py `_load_json_or_yaml_string`, `_parse_recipe_from_md`).
 
 import json
 import re
+import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
@@ -19,9 +21,13 @@ from planner.hints import MAX_PATH_SHOWN, did_you_mean, shorten
 MAX_BYTES = 2**20
 MAX_NODES = 200_000
 
+STDIN, ON_STDIN = "-", "stdin"
+"""How a recipe on stdin is asked for, and what it is called."""
+
 _PACKAGE = Path(__file__).parent.parent
 _FOLDERS = (_PACKAGE / "recipes", _PACKAGE.parent / "recipes")  # in the wheel; in a checkout
 _LOOKS_LIKE = "a recipe maps *_stage to *_modifiers to modifier names, like `planner recipes` shows"
+_PIPE = "pipe the recipe in, like `-r - < recipe.yaml`"
 _FRONT_MATTER = re.compile(r"^\s*(?:---|\+\+\+)(.*?)(?:---|\+\+\+)", re.DOTALL | re.MULTILINE)
 
 
@@ -43,7 +49,9 @@ def list_recipes() -> tuple[RecipeInfo, ...]:
 
 
 def recipe_mapping(text: str) -> tuple[str, dict[str, Any]]:
-    """A shipped recipe's name, a file's path, or recipe text of several lines -> name and mapping."""
+    """A shipped recipe's name, a file's path, `-`, or recipe text of several lines -> name and mapping."""
+    if text == STDIN:
+        return ON_STDIN, _parse(stdin_text(), "", ON_STDIN)
     shipped = {info.name: info.path for info in list_recipes()}
     if not text.strip():
         raise RecipeError(f"no recipe is named; shipped: {', '.join(shipped)}")
@@ -54,6 +62,27 @@ def recipe_mapping(text: str) -> tuple[str, dict[str, Any]]:
     path = Path(text)
     where = shorten(text, MAX_PATH_SHOWN)  # a path that is cut cannot be opened
     return where, _parse(_read(path, where, tuple(shipped)), path.suffix.lower(), where)
+
+
+def stdin_text() -> str:
+    """The recipe on stdin, however often it is asked for. RecipeError where there is none, or nobody pipes one."""
+    if sys.stdin is None or sys.stdin.closed:
+        raise RecipeError("is closed; " + _PIPE, ON_STDIN)
+    if sys.stdin.isatty():
+        raise RecipeError("is a terminal; " + _PIPE, ON_STDIN)
+    text = _decoded(_bytes_of(sys.stdin), ON_STDIN)
+    if not text.strip():
+        raise RecipeError("is empty; " + _PIPE, ON_STDIN)
+    return text
+
+
+@lru_cache(maxsize=1)
+def _bytes_of(stream: TextIO) -> bytes:
+    """Can be read once: who asks again for the same stream gets what it had."""
+    try:
+        return stream.buffer.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise RecipeError(f"cannot be read ({error.strerror})", ON_STDIN) from error
 
 
 def parse_recipe(text: str, name: str) -> dict[str, Any]:
@@ -75,6 +104,10 @@ def _read(path: Path, where: str, shipped: tuple[str, ...] = ()) -> str:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         raise RecipeError(f"cannot be read ({getattr(error, 'strerror', None) or error})", where) from error
+    return _decoded(data, where)
+
+
+def _decoded(data: bytes, where: str) -> str:
     if len(data) > MAX_BYTES:
         raise RecipeError(f"is larger than {MAX_BYTES} bytes; that is not a recipe", where)
     try:

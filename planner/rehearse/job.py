@@ -12,11 +12,12 @@ import torch
 
 from planner.compress.schema import Plan
 from planner.job import Job
-from planner.measure.files import recipe_file
+from planner.measure.files import recipe_argument
 from planner.models.architectures import auto_class
 from planner.models.build import model_config
 from planner.models.inputs import CONCATENATED, calibration_batch
 from planner.models.source import load_source
+from planner.recipe.files import ON_STDIN, STDIN
 from planner.rehearse.child import oneshot
 from planner.rehearse.run import ScriptWish, rehearse
 
@@ -25,7 +26,7 @@ SCRIPT = Path(oneshot.__file__)
 
 def rehearse_job(wish: ScriptWish, model: str, recipe: str, say: Callable[[str], None]) -> Plan:
     """The job as a Plan. Raises what `planner plan` raises for model, recipe and job, and what `rehearse` does."""
-    source, path = load_source(model), recipe_file(recipe)
+    source = load_source(model)
     folder = Path(tempfile.mkdtemp(prefix="planner_rehearse_job_"))
     try:
         config = model_config(source, wish.job.build)
@@ -34,14 +35,14 @@ def rehearse_job(wish: ScriptWish, model: str, recipe: str, say: Callable[[str],
         config.save_pretrained(home)
         values = _values(config, wish.job, home)
         values["architecture"] = auto_class(config, source.name)._model_mapping[type(config)].__name__
-        values["arguments"] = {**_arguments(wish.job), "recipe": str(path.resolve())}
+        values["arguments"] = {**_arguments(wish.job), "recipe": recipe_argument(recipe)}
         (folder / "job.json").write_text(json.dumps(values), encoding="utf-8")
         plan = rehearse(replace(wish, script=SCRIPT, arguments=(str(folder / "job.json"),)), say)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     named: dict[str, object] = {
         "model": plan.model.model_copy(update={"name": source.name}),
-        "recipe": recipe,
+        "recipe": ON_STDIN if recipe == STDIN else recipe,
         "job": wish.job.model_copy(update={"alloc_conf": plan.job.alloc_conf}),  # the environment's, it may be
         "notes": tuple(note for note in plan.notes if str(folder) not in note.text),  # the tokenizer is never used
     }

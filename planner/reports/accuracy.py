@@ -7,10 +7,10 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from planner.measure.accuracy import Accuracy, Figure, JobAccuracy, Pair
+from planner.reports.drawing import draw, pairs, ruled_table
 from planner.reports.forms import Formats, as_json, everywhere
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import decimals_for, gib, number
-from planner.reports.table import draw, pairs, ruled_table
 
 TITLES = ("figure, in GiB", "planned", "measured", "ratio", "peak in", "worst step", "ratio", "median", "equal")
 _RIGHT = (False, True, True, True, False, False, True, True, True)

@@ -3,25 +3,32 @@
 from planner.choose.paste import command_line
 from planner.compress.schema import Plan
 from planner.compress.verdicts import Fit, peak_gpu_step, verdict
-from planner.reports.rehearsal import advice
+from planner.reports.rehearsal import script_advice
 
 _SENTENCES: dict[Fit, tuple[str, str]] = {
-    "fits": ("strategies", "nothing needs to change; other ways to run it, and what each asks: {}"),
-    "tight": ("fit", "it gets through, but slowly; what would make it fit, planned: {}"),
-    "over": ("fit", "what makes it fit, planned: {}"),
+    "fits": ("strategies", "nothing needs to change; other ways to run it, and what each asks:"),
+    "tight": ("fit", "it gets through, but slowly; what would make it fit, planned:"),
+    "over": ("fit", "what makes it fit, planned:"),
 }
 
 
 def advice_line(plan: Plan) -> str:
     """One sentence, with the command to type."""
+    return " ".join(filter(None, advice(plan)))
+
+
+def advice(plan: Plan) -> tuple[str, str]:
+    """One sentence, and the command to type; empty where there is none."""
     if plan.script is not None:
-        return advice(plan.script)
+        return script_advice(plan.script), ""
     if peak_gpu_step(plan) is None or plan.method == "rule-of-thumb":
-        return "This rule knows nothing of samples, tokens or embeddings; --method simulate walks the job step by step."
+        text = "This rule knows nothing of samples, tokens or embeddings; --method simulate walks the job step by step."
+        return text, ""
     if not plan.gpu.peak_bytes:
-        return (
+        text = (
             f"The {plan.job.pipeline} pipeline computes where the model lies, which is the CPU here: leave out "
             "--pipeline, and LLM Compressor brings one layer at a time to the GPU; or load it there, --weights gpu."
         )
+        return text, ""
     command, sentence = _SENTENCES[verdict(plan)]
-    return sentence.format(command_line(command, plan.model.name, plan.recipe, plan.job, plan.machine))
+    return sentence, command_line(command, plan.model.name, plan.recipe, plan.job, plan.machine)

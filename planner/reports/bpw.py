@@ -6,11 +6,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from planner.reports.drawing import draw, pairs, ruled_table
 from planner.reports.formats import cache_words, grid, markdown_rows
 from planner.reports.forms import Formats, as_json, everywhere
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import gib, gib_short
-from planner.reports.table import draw, pairs, ruled_table
 from planner.serving.fit_schema import BitsPlan
 from planner.units import GB, GIB, human_bytes
 

@@ -9,11 +9,11 @@ from planner.choose.schema import Choice, Fit, Largest, Strategies
 from planner.hardware.demand import Fits, Resource
 from planner.notes import texts
 from planner.reports.demands import answer_line, demand_line, machine_line, missing_line
+from planner.reports.drawing import command_lines, draw, pairs, ruled_table
 from planner.reports.forms import Formats, as_json, everywhere
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import number
 from planner.reports.summary import job_line
-from planner.reports.table import draw, pairs, ruled_table
 from planner.sizing.demands import ESTIMATED
 from planner.units import format_bytes
 
@@ -48,7 +48,11 @@ def render_fit(answer: Fit, *, width: int | None = None, color: bool = False) ->
     if answer.fixes:
         parts += [Text(), Text("It fits with each of these, planned:", style="bold"), _table(answer.fixes), Text()]
         first = answer.fixes[0]
-        parts += [Text(f"{first.strategy}, to paste:", style="bold"), Text(first.command), Text(first.python)]
+        parts += [
+            Text(f"{first.strategy}, to paste:", style="bold"),
+            *map(Text, command_lines(first.command, width, indent=0)),
+            Text(first.python),
+        ]
     elif answer.closest:
         parts += [Text(), Text("Nothing that was tried makes it fit. Closest:", style="bold"), _table(answer.closest)]
     if answer.largest:

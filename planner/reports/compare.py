@@ -3,18 +3,19 @@
 from collections.abc import Sequence
 
 from rich.console import Group
+from rich.table import Table
 from rich.text import Text
 
 from planner.compress.schema import Plan
 from planner.compress.verdicts import Fit, peak_gpu_step, verdict
 from planner.notes import texts
 from planner.reports.demands import missing_line
+from planner.reports.drawing import UNLIMITED, draw, pairs, ruled_table, width_of
 from planner.reports.forms import Formats, everywhere
 from planner.reports.json_ import render_all
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import decimals_for, number
 from planner.reports.summary import card, header, job_line, room, set_by
-from planner.reports.table import draw, pairs, ruled_table
 
 LEGEND = (
     "GPU: requested   device: reserved and CUDA context   card: the smallest that gets through   rule: the documented "
@@ -33,39 +34,64 @@ TITLES = (
     "result",
     "serving",
     "runs",
-    "GPU peak",
 )
-_LEAST_WIDTH = {"rule": 130, "device": 120, "least": 110, "runs": 102, "serving": 80, "result": 70}
-"""Columns that a narrower terminal has no room for."""
-_LEFT = ("recipe, in GiB", "fits", "runs", "GPU peak")
+_FIRST_TO_GO = ("rule", "runs", "device", "least", "serving", "result")
+"""Columns that a narrow terminal has no room for."""
+_LEFT = ("recipe, in GiB", "fits", "runs")
 
 _FITS: dict[Fit, str] = {"fits": "yes", "tight": "only just", "over": "NO"}
 _STYLE: dict[Fit, str] = {"fits": "green", "tight": "bold yellow", "over": "bold red"}
 
 
 def render(plans: Sequence[Plan], *, width: int | None = None, color: bool = False) -> str:
-    """A table with a row per recipe, for people."""
-    titles = [title for title in TITLES if width is None or width >= _LEAST_WIDTH.get(title, 0)]
+    """For people: which recipes fit, a table with a row for each, and what sets its peak."""
+    content = (
+        _lines("summary", _conclusions(plans)),
+        Text(),
+        pairs(_header(plans)),
+        Text(),
+        _widest(plans, width or UNLIMITED),
+        Text(LEGEND, style="dim"),
+        Text(),
+        _lines("peaks", [f"{_named(plan, plans)}: {_peak(plan)}" for plan in plans]),
+        *((_lines("notes", notes),) if (notes := _notes(plans)) else ()),
+    )
+    return draw(Group(*content), width=width, color=color)
+
+
+def _lines(name: str, texts: Sequence[str]) -> Table:
+    return pairs([("" if place else name, text) for place, text in enumerate(texts)])
+
+
+def _widest(plans: Sequence[Plan], width: int) -> Table:
+    """The table with all columns for which there is room."""
+    titles = list(TITLES)
+    table = _table(plans, titles)
+    for title in _FIRST_TO_GO:
+        if width_of(table) <= width:
+            break
+        titles.remove(title)
+        table = _table(plans, titles)
+    return table
+
+
+def _table(plans: Sequence[Plan], titles: Sequence[str]) -> Table:
     table = ruled_table()
     for title in titles:
         table.add_column(
             title,
             justify="left" if title in _LEFT else "right",
-            no_wrap=title not in ("recipe, in GiB", "GPU peak"),
+            no_wrap=title != TITLES[0],
             overflow="fold",
             style="dim" if title == "rule" else "",
         )
     for plan, cells in zip(plans, _cells(plans), strict=True):
-        row = dict(zip(TITLES, map(Text, (*cells[:-2], "\nset by ".join(cells[-2:]))), strict=True))
-        row["recipe, in GiB"] = Text("\n".join((plan.recipe, *_how(plan, plans))))
+        row = dict(zip(TITLES, map(Text, cells), strict=True))
+        row[TITLES[0]] = Text("\n".join((plan.recipe, *_how(plan, plans))))
         row["fits"].stylize(_STYLE[verdict(plan)])
         row["GPU"].stylize("bold")
         table.add_row(*(row[title] for title in titles))
-    footer = [("summary" if place == 0 else "", text) for place, text in enumerate(_conclusions(plans))]
-    footer += [("notes" if place == 0 else "", text) for place, text in enumerate(_notes(plans))]
-    legend = Text(LEGEND, style="dim")
-    content = (pairs(_header(plans)), Text(), table, legend, Text(), pairs(footer))
-    return draw(Group(*content), width=width, color=color)
+    return table
 
 
 def render_markdown(plans: Sequence[Plan]) -> str:
@@ -87,7 +113,7 @@ def render_markdown(plans: Sequence[Plan]) -> str:
         "set by",
     ]
     right = [False, False, *[True] * 8, False, False, False]
-    body = [[escape(cell) for cell in cells] for cells in _cells(plans)]
+    body = [[escape(cell) for cell in (*cells, *_where(p))] for p, cells in zip(plans, _cells(plans), strict=True)]
     last = "\n".join(f"- {text}" for text in (*_conclusions(plans), *_notes(plans)))
     return f"### {escape(plans[0].model.name)}\n\n{head}\n\n{markdown_table(titles, right, body)}\n\n{last}\n"
 
@@ -103,7 +129,7 @@ def _cells(plans: Sequence[Plan]) -> list[list[str]]:
     on_gpu = decimals_for(max(plan.gpu.peak_bytes for plan in plans))
     return [
         [
-            ", ".join((plan.recipe, *_how(plan, plans))),
+            _named(plan, plans),
             _FITS[verdict(plan)],
             number(plan.gpu.peak_bytes, on_gpu),
             _or_dash(plan.gpu.device_total_bytes if plan.gpu.peak_reserved_bytes else None, on_gpu),
@@ -114,10 +140,13 @@ def _cells(plans: Sequence[Plan]) -> list[list[str]]:
             _or_dash(plan.result.file_bytes if plan.result else None, 2),
             _or_dash(plan.result.serving_bytes if plan.result else None, 2),
             plan.card_support.support if plan.card_support else "-",
-            *_where(plan),
         ]
         for plan in plans
     ]
+
+
+def _named(plan: Plan, plans: Sequence[Plan]) -> str:
+    return ", ".join((plan.recipe, *_how(plan, plans)))
 
 
 def _how(plan: Plan, plans: Sequence[Plan]) -> tuple[str, ...]:
@@ -144,20 +173,23 @@ def _where(plan: Plan) -> list[str]:
     return [where, set_by(step)]
 
 
+def _peak(plan: Plan) -> str:
+    """Where its GPU peak is, and what sets it."""
+    where, what = _where(plan)
+    return "nothing is computed on a GPU" if where == "-" else f"{where}, set by {what}"
+
+
 def _notes(plans: Sequence[Plan]) -> list[str]:
     """The notes of all plans, each once; a note that not all plans have names its recipes."""
     notes = dict.fromkeys(note for plan in plans for note in texts(plan.notes))
-    owners = {
-        note: [", ".join((plan.recipe, *_how(plan, plans))) for plan in plans if note in texts(plan.notes)]
-        for note in notes
-    }
+    owners = {note: [_named(plan, plans) for plan in plans if note in texts(plan.notes)] for note in notes}
     return [note if len(owners[note]) == len(plans) else f"{'; '.join(owners[note])}: {note}" for note in notes]
 
 
 def _conclusions(plans: Sequence[Plan]) -> list[str]:
     """Which recipes fit, and how far apart they are."""
     misfits = [plan for plan in plans if verdict(plan) == "over"]
-    named = {id(plan): ", ".join((plan.recipe, *_how(plan, plans))) for plan in plans}
+    named = {id(plan): _named(plan, plans) for plan in plans}
     lines = [f"DOES NOT FIT: {named[id(plan)]}: {_why(plan, room(plan.job))}." for plan in misfits]
     places = " and on ".join(dict.fromkeys(room(plan.job) for plan in plans))
     lines = lines or [f"Every recipe gets through on {places}."]

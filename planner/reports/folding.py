@@ -22,9 +22,13 @@ class Block:
         return self.steps[0].unit
 
 
+NEAR = 0.05
+"""Folds whose GPU peaks differ by no more than this part of them are of one kind."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fold:
-    """Blocks with the same GPU numbers in every phase, in time order."""
+    """Blocks with the same GPU numbers in every phase, or nearly the same ones, in time order."""
 
     blocks: tuple[Block, ...]
 
@@ -37,6 +41,11 @@ class Fold:
     def run(self) -> int:
         """Number of the pipeline run."""
         return self.blocks[0].run
+
+    @property
+    def is_alike(self) -> bool:
+        """The blocks do not only nearly have the same numbers."""
+        return len({_signature(block) for block in self.blocks}) == 1
 
     @property
     def label(self) -> str:
@@ -63,6 +72,37 @@ def fold(steps: Sequence[Step]) -> list[Fold]:
     for block in blocks(steps):
         groups.setdefault(_signature(block), []).append(block)
     return [Fold(blocks=tuple(group)) for group in groups.values()]
+
+
+def nearly_folded(steps: Sequence[Step]) -> list[Fold]:
+    """`fold`, and folds of units of one name, but for its numbers, are one where their GPU peaks nearly are.
+
+    A first and a last layer differ from those between by what the batch before them left behind.
+    """
+    kinds: list[list[Fold]] = []
+    for each in fold(steps):
+        kind = next((kind for kind in kinds if _is_near(kind[0], each)), None)
+        if kind is None:
+            kinds.append([each])
+        else:
+            kind.append(each)
+    return [Fold(blocks=_in_order(block for each in kind for block in each.blocks)) for kind in kinds]
+
+
+def _in_order(blocks: Iterable[Block]) -> tuple[Block, ...]:
+    return tuple(sorted(blocks, key=lambda block: block.steps[0].index))
+
+
+def _is_near(one: Fold, other: Fold) -> bool:
+    first, second = one.blocks[0], other.blocks[0]
+    if first.steps[0].subgraph is None or second.steps[0].subgraph is None or _kind(first) != _kind(second):
+        return False
+    peaks = [(a.gpu.peak_bytes, b.gpu.peak_bytes) for a, b in zip(first.steps, second.steps, strict=True)]
+    return all(abs(a - b) <= NEAR * max(a, b) for a, b in peaks)
+
+
+def _kind(block: Block) -> object:
+    return block.run, re.sub(r"\d+", "#", block.unit), tuple((step.phase, step.exact) for step in block.steps)
 
 
 def blocks(steps: Sequence[Step]) -> list[Block]:

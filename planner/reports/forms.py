@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 OutputFormat = Literal["table", "json", "markdown"]
 
-StepsShown = Literal["folded", "all"]
-"""One line per distinct step, or every step."""
+StepsShown = Literal["folded", "distinct", "all"]
+"""One line per kind of step, one per distinct step, or every step."""
 
 R_contra = TypeVar("R_contra", contravariant=True)
 R = TypeVar("R")

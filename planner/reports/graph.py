@@ -10,11 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from planner.notes import texts
+from planner.reports.drawing import UNLIMITED, draw, pairs, ruled_table, width_of
 from planner.reports.folding import label
 from planner.reports.forms import Formats, everywhere
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import decimals_for, gib, number
-from planner.reports.table import UNLIMITED, draw, pairs, ruled_table, short_name, width_of
+from planner.reports.step_table import short_name
 
 if TYPE_CHECKING:
     from planner.models.graph import ModelGraph, Onload, Unit

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from rich.console import Group
 from rich.text import Text
 
+from planner.reports.drawing import draw, listed
 from planner.reports.forms import Formats, everywhere
 from planner.reports.markdown import escape, markdown_table
-from planner.reports.table import draw, ruled_table
 from planner.units import GB, GIB
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class _Listing(Generic[R]):
     """Which columns hold numbers."""
     cells: Callable[[R], list[str]]
     footer: str
+    first_to_go: tuple[str, ...] = ()
+    """Columns that a narrow terminal does without."""
 
     def formats(self) -> Formats[Sequence[R]]:
         return {"table": self._table, "json": everywhere(self._json), "markdown": everywhere(self._markdown)}
@@ -57,11 +59,7 @@ class _Listing(Generic[R]):
         return markdown_table(self.titles, self.right, body) + "\n"
 
     def _table(self, items: Sequence[R], /, *, width: int | None = None, color: bool = False) -> str:
-        table = ruled_table()
-        for place, (title, is_number) in enumerate(zip(self.titles, self.right, strict=True)):
-            table.add_column(title, justify="right" if is_number else "left", no_wrap=place == 0, overflow="fold")
-        for item in items:
-            table.add_row(*(Text(cell) for cell in self.cells(item)))
+        table = listed(self.titles, self.right, list(map(self.cells, items)), width, self.first_to_go)
         return draw(Group(table, Text(), Text(self.footer, style="dim")), width=width, color=color)
 
 
@@ -96,6 +94,7 @@ MODELS: "Formats[Sequence[Preset]]" = _Listing(
     titles=("preset", "parameters", "not loaded", "Hugging Face Hub id"),
     right=(False, True, True, False),
     cells=_preset_cells,
+    first_to_go=("not loaded", "parameters"),
     footer="Parameters: as transformers loads them, tied ones once. Not loaded: what the checkpoint holds besides.\n"
     "Any other Hub id, config.json or folder with one works as well.",
 ).formats()
@@ -115,6 +114,7 @@ GPUS: "Formats[Sequence[Gpu]]" = _Listing(
     titles=("GPU", "CUDA GiB", "label GB", "sm", "bandwidth GB/s", "bf16 TFLOP/s"),
     right=(False, True, True, True, True, True),
     cells=_gpu_cells,
+    first_to_go=("label GB", "bf16 TFLOP/s"),
     footer="CUDA GiB: what programs have of the card, 2^30 bytes each; label GB: the number on the box. Rates without\n"
     "sparsity. ?: nobody said. --format json has names, bytes and sources.",
 ).formats()

@@ -10,10 +10,10 @@ from rich.text import Text
 
 from planner.hardware.catalogues import Catalogue
 from planner.hardware.machine import HourlyPrice, Machine
+from planner.reports.drawing import draw, listed
 from planner.reports.forms import Formats, everywhere
 from planner.reports.listing import or_unknown
 from planner.reports.markdown import escape, markdown_table
-from planner.reports.table import draw, ruled_table
 from planner.units import GB, GIB
 
 TITLES = ("machine", "cloud", "GPUs", "CUDA GiB each", "RAM GiB", "disk GB", "price/hour", "region", "date")
@@ -42,11 +42,7 @@ def _in(count: int | None, unit: int) -> float | None:
 
 
 def _table(catalogue: Catalogue, /, *, width: int | None = None, color: bool = False) -> str:
-    table = ruled_table()
-    for place, (title, is_number) in enumerate(zip(TITLES, RIGHT, strict=True)):
-        table.add_column(title, justify="right" if is_number else "left", no_wrap=place == 0, overflow="fold")
-    for machine in catalogue.machines:
-        table.add_row(*map(Text, _cells(machine)))
+    table = listed(TITLES, RIGHT, list(map(_cells, catalogue.machines)), width, ("date", "region", "cloud"))
     notes = [Text(note) for note in _notes(catalogue)]
     return draw(Group(table, Text(), *notes, Text(FOOTER, style="dim")), width=width, color=color)
 

@@ -13,10 +13,10 @@ from planner.reports.summary import answer, cpu_lines, gpu_lines, header, result
 
 
 def render(plan: Plan, *, steps: StepsShown = "folded") -> str:
-    """Header, table and summary; numbers in GiB."""
+    """Answer, header, table and summary; numbers in GiB."""
     lines = rows(plan, steps) if plan.method != "rule-of-thumb" else []
     head = [f"- {name}: {text}" if name else f"  {text}" for name, text in header(plan)]
-    parts = [f"### {escape(plan.model.name)}, {escape(plan.recipe)}", "\n".join(head)]
+    parts = [f"### {escape(plan.model.name)}, {escape(plan.recipe)}", "\n".join(_answer(plan)), "\n".join(head)]
     if lines:
         parts.append(_table(lines))
     return "\n\n".join([*parts, "\n".join(_summary(plan))]) + "\n"
@@ -59,6 +59,13 @@ def _marked(text: str, is_peak: bool, runs_out: bool = False) -> str:
     return f"**{text}**" + (" :x:" if runs_out else "") if is_peak or runs_out else text
 
 
+def _answer(plan: Plan) -> Iterable[str]:
+    yield from (f"- **{line}**" for line in answer(plan))
+    if line := result_line(plan):
+        yield f"- result: {line}"
+    yield f"- {advice_line(plan)}"
+
+
 def _summary(plan: Plan) -> Iterable[str]:
     yield f"- **GPU peak {gib(plan.gpu.peak_bytes)}** " + "; ".join(map(_plain, gpu_lines(plan)))
     yield f"- **CPU peak {gib(plan.cpu.peak_bytes)}** " + "; ".join(map(_plain, cpu_lines(plan)))
@@ -66,11 +73,7 @@ def _summary(plan: Plan) -> Iterable[str]:
         yield f"- **RAM {gib(plan.host.peak_resident_bytes)}** " + "; ".join(map(_plain, ram_lines(plan.host)))
     if plan.disk:
         yield f"- disk: {disk_line(plan.disk)}"
-    yield from (f"- **{line}**" for line in answer(plan))
-    yield f"- {advice_line(plan)}"
     yield from (f"- note: {note}" for note in texts(plan.notes))
-    if line := result_line(plan):
-        yield f"- result: {line}"
 
 
 def _plain(line: str) -> str:

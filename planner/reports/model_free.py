@@ -9,10 +9,10 @@ from rich.text import Text
 from planner.hints import few
 from planner.modelfree.schema import FileUse, ModelFreePlan
 from planner.reports.demands import answer_line, demand_line, machine_line
+from planner.reports.drawing import draw, pairs, ruled_table
 from planner.reports.forms import Formats, as_json, everywhere
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import decimals_for, gib, number, smallest_shown
-from planner.reports.table import draw, pairs, ruled_table
 from planner.units import format_bytes
 
 _PARTS: Mapping[str, str] = {

@@ -8,7 +8,7 @@ from planner.reports.forms import Formats, StepsShown, as_json, everywhere
 
 
 def formats(steps: StepsShown = "folded") -> Formats[Plan]:
-    """The forms of a plan. `steps` says whether equal steps are folded into one line; JSON always holds all steps."""
+    """The forms of a plan. `steps` says which steps are folded into one line; JSON always holds all steps."""
     return {
         "table": partial(table.render, steps=steps),
         "json": as_json,

@@ -34,7 +34,7 @@ def stop_lines(plan: Plan) -> list[str]:
     return [*lines, *(["the card held " + "; ".join(held)] if held else [])]
 
 
-def advice(script: RehearsedScript) -> str:
+def script_advice(script: RehearsedScript) -> str:
     """What to do next about a rehearsal."""
     if script.has_job:
         return "a plan of the same model and recipe tries other ways to run it: planner strategies, planner fit"

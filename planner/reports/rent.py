@@ -10,11 +10,11 @@ from planner.hardware.machine import Machine
 from planner.notes import texts
 from planner.reports.choose import choice_notes
 from planner.reports.demands import missing_line
+from planner.reports.drawing import draw, pairs, ruled_table
 from planner.reports.forms import Formats, as_json, everywhere
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import number
 from planner.reports.summary import job_line
-from planner.reports.table import draw, pairs, ruled_table
 
 TITLES = ("machine", "price an hour", "GPUs", "card GiB", "RAM GiB", "strategy", "binds", "needs GiB of it")
 RIGHT = (False, True, False, True, True, False, False, True)

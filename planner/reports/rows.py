@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from planner.compress.parts import PARTS, cpu_parts, gpu_parts
 from planner.compress.schema import Plan, Step
 from planner.compress.verdicts import runs_out
-from planner.reports.folding import Fold, fold, unfolded
+from planner.reports.folding import Fold, fold, nearly_folded, unfolded
 from planner.reports.forms import StepsShown
 
 TITLES: Mapping[str, str] = {
@@ -18,6 +18,15 @@ TITLES: Mapping[str, str] = {
     "cache": "cache",
     "other": "other",
 }
+"""Of the columns of parts."""
+SHORT_TITLES: Mapping[str, str] = {
+    **TITLES,
+    "weights": "weight",
+    "hessians": "Hess.",
+    "workspace": "work",
+    "observers": "obs.",
+}
+"""The same where there is little room; the legend says what is short."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +42,7 @@ class Row:
     """Empty where the label says it (setup, save)."""
     exact: bool
     gpu: int
+    """The highest GPU peak of the units, in bytes."""
     gpu_parts: Mapping[str, int]
     cpu: int
     """The highest CPU peak of the units, in bytes: it may grow from one unit to the next."""
@@ -44,8 +54,8 @@ class Row:
 
 def rows(plan: Plan, steps: StepsShown = "folded") -> list[Row]:
     """The table's lines in time order."""
-    folds = fold(plan.steps) if steps == "folded" else unfolded(plan.steps)
-    return [row for each in folds for row in _fold_rows(plan, each)]
+    cut = {"folded": nearly_folded, "distinct": fold, "all": unfolded}[steps]
+    return [row for each in cut(plan.steps) for row in _fold_rows(plan, each)]
 
 
 def gpu_columns(lines: Sequence[Row], least: int = 1) -> list[str]:
@@ -68,12 +78,13 @@ def _labels(fold: Fold, lines: int) -> list[str]:
     """The label before each phase: the name, then how many units it stands for."""
     if fold.count == 1:
         return [fold.label, *[""] * (lines - 1)]
-    alike = f"({fold.count} alike)"
+    alike = f"({fold.count} alike)" if fold.is_alike else f"(highest of {fold.count})"
     return [f"{fold.label} {alike}"] if lines == 1 else [fold.label, f"  {alike}", *[""] * (lines - 2)]
 
 
 def _row(plan: Plan, fold: Fold, steps: tuple[Step, ...], text: str) -> Row:
-    step, highest = steps[0], max(steps, key=lambda step: step.cpu.peak_bytes)
+    step = max(steps, key=lambda step: step.gpu.peak_bytes)
+    highest = max(steps, key=lambda step: step.cpu.peak_bytes)
     return Row(
         run=fold.run,
         modifier=step.modifier or "",

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from planner.compress.parts import PART_NAMES, cpu_parts, gpu_parts
-from planner.compress.schema import Plan, Step, Verdict
+from planner.compress.schema import Owned, Plan, Step, Verdict
 from planner.compress.verdicts import first_over, peak_cpu_step, peak_gpu_step, verdict
 from planner.fields import JOB_FIELDS
 from planner.job import Job
@@ -198,16 +198,22 @@ def _method(plan: Plan) -> str:
 
 
 def set_by(step: Step, device: Literal["gpu", "cpu"] = "gpu") -> str:
-    """What sets a step's peak: the heaviest part, its share, and its largest tensor."""
+    """What sets a step's peak: the heaviest part, its share, and the largest that is held of it."""
     memory, parts = (step.gpu, gpu_parts) if device == "gpu" else (step.cpu, cpu_parts)
     if not memory.largest or not memory.peak_bytes:
         return "nothing"
     sizes = parts(memory.by_kind)
     heaviest = max(sizes, key=lambda name: sizes[name])
-    share = f"{100 * sizes[heaviest] / memory.peak_bytes:.0f} % {PART_NAMES[heaviest]}"
+    share = f"{PART_NAMES[heaviest]} ({100 * sizes[heaviest] / memory.peak_bytes:.0f} %)"
     of_it = (owned for owned in memory.largest if parts({owned.kind: 1})[heaviest])
     largest = next(of_it, memory.largest[0])
-    return f"{largest.owner}, {gib(largest.bytes)} ({share})"
+    return f"{share}; largest: {_in_words(largest)}, {gib(largest.bytes)}"
+
+
+def _in_words(owned: Owned) -> str:
+    """Whose it is, what it is, and how many modules are meant: `Hessian of 256 modules like mlp.experts.0.up_proj`."""
+    of = owned.name if owned.copies == 1 else f"{owned.copies} modules like {owned.name}"
+    return f"{owned.role} of {of}" if owned.role else of
 
 
 def _where(plan: Plan, step: Step | None, device: Literal["gpu", "cpu"]) -> list[str]:

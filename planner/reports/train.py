@@ -7,10 +7,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from planner.reports.drawing import draw, pairs, ruled_table
 from planner.reports.forms import Formats, as_json, everywhere
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import decimals_for, gib
-from planner.reports.table import draw, pairs, ruled_table
 from planner.training.schema import Moment, TrainingChoice, TrainingPlan
 from planner.units import GIB
 

@@ -1,7 +1,7 @@
 """What a job reads from disk and leaves there."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from planner.compress.host_schema import Disk, Loading
 from planner.compress.program import Program
@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from planner.models.graph import ModelGraph
 
 
+class Saved(NamedTuple):
+    """The result's files; None and a note where they cannot be sized."""
+
+    tensor_bytes: int | None = None
+    header_bytes: int | None = None
+    files: int | None = None
+    notes: tuple[str, ...] = ()
+
+
 def disk_of(
     graph: "ModelGraph",
     program: Program,
@@ -24,34 +33,36 @@ def disk_of(
     model: HostModel,
     loading: Loading | None = None,
     constants: HostConstants | None = None,
+    saved: Saved | None = None,
 ) -> Disk:
-    """Disk of one job; `model` is what `host_model` says of the same graph, program and job."""
+    """Disk of one job; `model` and `saved` are what `host_model` and `saved_files` say of the same graph, program
+    and job."""
     loading, constants = loading or Loading(), constants or HostConstants()
     walk = WeightWalk(model=model, loading=loading, mode=loading.mode(job.dtype), dtype=job.dtype, constants=constants)
     checkpoint = graph.checkpoint_parameters * WIDTHS[loading.checkpoint_dtype or job.dtype]
-    saved, headers, files, notes = _saved(graph, program, job, constants)
+    saved = saved or saved_files(graph, program, job, constants)
     return Disk(
         checkpoint_bytes=checkpoint,
         download_cache_bytes=checkpoint if loading.downloads else 0,
         offload_folder_bytes=_offload_folder(walk),
         offloaded_bytes=walk.offloaded,
-        saved_checkpoint_bytes=saved,
-        saved_header_bytes=headers,
-        saved_files=files,
-        notes=(*notes, *_notes(walk)),
+        saved_checkpoint_bytes=saved.tensor_bytes,
+        saved_header_bytes=saved.header_bytes,
+        saved_files=saved.files,
+        notes=(*saved.notes, *_notes(walk)),
     )
 
 
-def _saved(
-    graph: "ModelGraph", program: Program, job: Job, constants: HostConstants
-) -> tuple[int | None, int | None, int | None, tuple[str, ...]]:
-    """Tensors, headers and files of the result, and why they are not known."""
+def saved_files(graph: "ModelGraph", program: Program, job: Job, constants: HostConstants | None = None) -> Saved:
+    """The files that `save_pretrained` writes: they hang on the model, the recipe and the dtype alone, not on how the
+    job runs."""
+    constants = constants or HostConstants()
     try:
         tensors = saved_tensors(graph, program, job)
     except UnsupportedError as error:
-        return None, None, None, (str(error),)
+        return Saved(notes=(str(error),))
     files = shards(tensors, constants.shard)
-    return sum(tensor.bytes for tensor in tensors), sum(map(header_bytes, files)), len(files), ()
+    return Saved(sum(tensor.bytes for tensor in tensors), sum(map(header_bytes, files)), len(files))
 
 
 def _offload_folder(walk: WeightWalk) -> int:

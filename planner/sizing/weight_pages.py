@@ -80,7 +80,7 @@ class WeightWalk:
         """Experts that are the process's own: stacked into one tensor a layer, then spread out again."""
         return self.model.experts_bytes if self.model.is_converted else 0
 
-    @property
+    @cached_property
     def first_pages(self) -> int:
         """What loading reads of each view: the pages around its beginning."""
         window = self.constants.fault_bytes

@@ -43,7 +43,7 @@ def stop_at(number: int, error: BaseException) -> None:
 
 def main(out: str, end: str = "") -> int:
     from planner.job import Job
-    from planner.measure.files import recipe_file, recipe_text, render
+    from planner.measure.files import recipe_argument, recipe_text, render
     from planner.measure.record import MeasuredRecipe
     from planner.measure.run import Request, measure
     from planner.models.source import ModelSource
@@ -53,7 +53,7 @@ def main(out: str, end: str = "") -> int:
     request = Request(
         source=ModelSource(name="tiny", config=CONFIG),
         recipe=MeasuredRecipe(name="gptq_w4a16", text=recipe_text("gptq_w4a16")),
-        recipe_path=recipe_file("gptq_w4a16"),
+        recipe_argument=recipe_argument("gptq_w4a16"),
         job=Job(samples=4, seq_len=64),
     )
     kept: list[str] = []
