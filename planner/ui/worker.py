@@ -84,13 +84,12 @@ class Worker:
 
     @contextmanager
     def untouched(self) -> Iterator[None]:
-        """A block in which nothing is broken off, but after it."""
+        """A block in which nothing is broken off: that is done at the next word or line, when its value is kept."""
         self._shields += 1
         try:
             yield
         finally:
             self._shields -= 1
-        self._check()
 
     def _answer(self, answer: Answer, number: int, question: PageQuestion, has: Collection[str]) -> None:
         self._current = number

@@ -28,6 +28,8 @@ def busy(seconds: float) -> None:
 def scripted(worker: Worker) -> Answer:
     """What the worker's process is started with: does what the model's name says."""
 
+    built: list[str] = []
+
     def answer(asked: PageQuestion, has: Collection[str]) -> Iterator[bytes]:
         name = asked.model.name or ""
         worker.say(f"at work on {name}")
@@ -37,6 +39,11 @@ def scripted(worker: Worker) -> Answer:
             raise KeyError("of planner itself")
         if name == "dies":
             os._exit(9)
+        if name == "builds" and not built:
+            with worker.untouched():
+                busy(0.3)
+                built.append(name)
+            worker.say("built")
         if name == "stubborn":
             with worker.untouched():
                 busy(60)
@@ -46,6 +53,6 @@ def scripted(worker: Worker) -> Answer:
             yield line("plan", model=name, process=os.getpid())
         if name == "long":
             busy(60 if not has else 0)
-        yield line("done", process=os.getpid())
+        yield line("done", process=os.getpid(), built=len(built))
 
     return answer

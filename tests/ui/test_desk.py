@@ -72,6 +72,16 @@ def test_the_newest_question_of_a_page_wins_and_the_same_process_goes_on() -> No
     at_desk(do)
 
 
+def test_a_model_that_is_half_built_is_finished_and_kept_for_the_next_question() -> None:
+    async def do(desk: Desk) -> None:
+        building = await started(desk, "builds")
+        (done,) = [each for each in await all_of(desk, "quick") if each["kind"] == "done"]
+        assert kinds(await building) == ["superseded"]
+        assert done["built"] == 1
+
+    at_desk(do)
+
+
 def test_who_stops_listening_ends_the_work_on_it() -> None:
     async def do(desk: Desk) -> None:
         slow = await started(desk, "slow")
