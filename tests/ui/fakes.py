@@ -1,5 +1,6 @@
 """Answers for tests of the desk and the server: what a plan does to them, without planning anything."""
 
+import contextlib
 import os
 import time
 from collections.abc import Collection, Iterator
@@ -41,12 +42,17 @@ def scripted(worker: Worker) -> Answer:
             os._exit(9)
         if name == "builds" and not built:
             with worker.untouched():
+                worker.say("building")
                 busy(0.3)
                 built.append(name)
             worker.say("built")
         if name == "stubborn":
             with worker.untouched():
                 busy(60)
+        if name == "swallows":
+            with contextlib.suppress(BaseException):  # as the callback of a weak reference does
+                busy(60)
+            busy(60)
         if name.startswith("slow"):
             busy(60)
         if "plan" not in has:

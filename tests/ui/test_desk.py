@@ -74,7 +74,7 @@ def test_the_newest_question_of_a_page_wins_and_the_same_process_goes_on() -> No
 
 def test_a_model_that_is_half_built_is_finished_and_kept_for_the_next_question() -> None:
     async def do(desk: Desk) -> None:
-        building = await started(desk, "builds")
+        building = await started(desk, "builds", until="building")
         (done,) = [each for each in await all_of(desk, "quick") if each["kind"] == "done"]
         assert kinds(await building) == ["superseded"]
         assert done["built"] == 1
@@ -118,6 +118,17 @@ def test_errors_are_lines_and_a_fault_of_planner_begins_a_new_process(capfd: pyt
 
     at_desk(do)
     assert "KeyError: 'of planner itself'" in capfd.readouterr().err, "the terminal shows where"
+
+
+def test_a_break_off_that_python_swallows_is_tried_again() -> None:
+    async def do(desk: Desk) -> None:
+        first = await all_of(desk, "quick")
+        swallowed = await started(desk, "swallows")
+        newest = await all_of(desk, "quick")
+        assert kinds(await swallowed) == ["superseded"]
+        assert newest[-1]["process"] == first[-1]["process"]
+
+    at_desk(do)
 
 
 def test_what_does_not_break_off_is_ended() -> None:
