@@ -29,6 +29,7 @@ COMMANDS = (
     "",
     "plan",
     "rehearse",
+    "drift",
     "model-free",
     "fit",
     "strategies",
@@ -125,6 +126,7 @@ def schemas() -> dict[Path, Callable[[], str]]:
     """The JSON schema of every record that `--format json` writes whole."""
     from planner.choose.schema import Fit, Rent, Strategies
     from planner.compress.schema import Plan
+    from planner.drift.schema import Drift
     from planner.modelfree.schema import ModelFreePlan
     from planner.serving.fit_schema import BitsPlan, FormatTable
     from planner.serving.schema import Serving
@@ -132,6 +134,7 @@ def schemas() -> dict[Path, Callable[[], str]]:
 
     records = {
         "plan": Plan,
+        "drift": Drift,
         "model-free": ModelFreePlan,
         "fit": Fit,
         "strategies": Strategies,

@@ -13,6 +13,7 @@ from planner.commands import (
     accuracy,
     bpw,
     compare,
+    drift,
     fit,
     formats,
     gpus,
@@ -70,6 +71,7 @@ app = typer.Typer(
 )
 app.command(epilog=plan.EPILOG)(plan.plan)
 app.command(epilog=rehearse.EPILOG, context_settings={"ignore_unknown_options": True})(rehearse.rehearse)
+app.command(epilog=drift.EPILOG)(drift.drift)
 app.command("model-free", epilog=model_free.EPILOG)(model_free.model_free)
 app.command(epilog=fit.EPILOG)(fit.fit)
 app.command(epilog=strategies.EPILOG)(strategies.strategies)

@@ -22,7 +22,7 @@ FLOORS = (
     ("compress",),
     ("formats",),
     ("serving", "training", "sizing", "modelfree"),
-    ("measure", "rehearse", "accepted", "planning", "choose", "reports", "pictures"),
+    ("measure", "rehearse", "accepted", "planning", "drift", "choose", "reports", "pictures"),
     ("ui",),
     ("commands",),
     ("cli",),

@@ -73,8 +73,8 @@ class PretendedDriver:
         return self.folder / "libbooks.so"
 
 
-def interpreter(path: str | None) -> Interpreter:
-    """What there is in the environment of this Python; None: the one that runs planner.
+def interpreter(path: str | None, option: str = "--python") -> Interpreter:
+    """What there is in the environment of this Python, which was named by `option`; None: the one that runs planner.
 
     Raises RehearseError where no job could be rehearsed in it.
     """
@@ -85,12 +85,12 @@ def interpreter(path: str | None) -> Interpreter:
         out = subprocess.run([python, "-c", _LOOK], capture_output=True, text=True, check=True, timeout=60).stdout  # noqa: S603  (the user's own Python)
         facts: dict[str, Any] = json.loads(out)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        raise RehearseError(f"--python {python}: does not run: {_reason(error)}") from None
+        raise RehearseError(f"{option} {python}: does not run: {_reason(error)}") from None
     if facts["torch"] is None:
-        raise RehearseError(f"--python {python}: has no torch; name the Python that would run the script")
+        raise RehearseError(f"{option} {python}: has no torch; name the Python that would run the script")
     if not facts["cuda"]:
         raise RehearseError(
-            f"--python {python}: its torch {facts['version']} is no CUDA build, and a rehearsal runs one; name the "
+            f"{option} {python}: its torch {facts['version']} is no CUDA build, and a rehearsal runs one; name the "
             "Python that would run the script (pip install llmcompressor brings such a torch on Linux)"
         )
     return Interpreter(

@@ -21,6 +21,8 @@ _RULES: tuple[tuple[str, frozenset[str], str, str], ...] = (
     ("pruning/", frozenset({"sparsify_weight"}), "compress", "compress"),
     ("awq/", frozenset({"_apply_smoothing"}), "awq", "awq"),
     ("smoothquant/", frozenset(), "smoothquant", "smoothquant"),
+    ("modeling/moe/", frozenset(), "weights", "model"),
+    ("auto_round/", frozenset(), "autoround", "autoround"),
     ("offload/cache", frozenset(), "weights", "model"),
     ("transformers/modeling_utils", frozenset(), "model", "model"),
     ("/modeling_", frozenset(), "forward", "forward"),
@@ -50,3 +52,11 @@ def owned(frames: Sequence[CodeFrame], script: str, copies: int, nbytes: int, on
     role = f"from {line}" if line and library else ""
     text = f"{name} {role}".strip() + (f" ({copies} tensors)" if copies > 1 else "")
     return Owned(owner=text, name=name, role=role, copies=max(1, copies), kind=kind_of(frames, on_card), bytes=nbytes)
+
+
+def cublas_workspaces(sizes: Sequence[int]) -> list[Owned]:
+    """What cuBLAS keeps, as plans name it; an empty list where there is none."""
+    if not sizes:
+        return []
+    name = "workspace of cuBLAS"
+    return [Owned(owner=name, name=name, role="", copies=len(sizes), kind="cuda_workspace", bytes=sum(sizes))]

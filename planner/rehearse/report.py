@@ -21,6 +21,7 @@ from planner.errors import JobError, StoppedError
 from planner.job import Job
 from planner.notes import Note
 from planner.rehearse.cards import notes_on_cards, reported_card
+from planner.rehearse.child.settings import RETURNING
 from planner.rehearse.events import Told, read_events, read_origins
 from planner.rehearse.tape import RecordedTape
 from planner.rehearse.trace import NOTHING, HeldThen, Trace
@@ -99,8 +100,13 @@ def _steps(told: Told, trace: Trace, number: int) -> list[Step]:
     empty = ("between", "script")
     for place, event in enumerate(told.steps):
         card, cpu = (helds[place] if place < len(helds) else NOTHING for helds in (on_card, on_cpu))
-        step = _step(len(steps), event, card, cpu, number)
-        if step.phase in empty and steps and not event["partial"] and _is_covered(step, steps[-1]):
+        is_returning = event["phase"] == RETURNING
+        step = _step(
+            len(steps), {**event, "phase": "finalize", "unit": "finalize"} if is_returning else event, card, cpu, number
+        )
+        if is_returning and steps and steps[-1].phase == "finalize":
+            steps[-1] = _joined(steps[-1], step)
+        elif step.phase in empty and steps and not event["partial"] and _is_covered(step, steps[-1]):
             steps[-1] = _extended(steps[-1], step)
         elif not steps and place + 1 < len(told.steps) and _is_no_news(event, told.steps[place + 1]):
             continue  # what comes before the model is loaded
@@ -143,6 +149,18 @@ def _extended(last: Step, step: Step) -> Step:
         "cpu": last.cpu.model_copy(update={"end_bytes": step.cpu.end_bytes}),
     }
     return last.model_copy(update=changes)
+
+
+def _joined(last: Step, step: Step) -> Step:
+    """Two parts of one step, each side with what was alive at the higher peak."""
+    whole = _extended(last, step)
+    gpu, cpu = whole.gpu, whole.cpu
+    if step.gpu.peak_bytes > last.gpu.peak_bytes:
+        names = ("peak_bytes", "by_kind", "largest")
+        gpu = gpu.model_copy(update={name: getattr(step.gpu, name) for name in names})
+    if step.cpu.peak_bytes > last.cpu.peak_bytes:
+        cpu = step.cpu
+    return last.model_copy(update={"gpu": gpu, "cpu": cpu})
 
 
 def _step(index: int, event: dict[str, Any], card: HeldThen, cpu: HeldThen, number: int) -> Step:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from planner.compress.schema import Owned
+from planner.cuda.build import CUBLAS_WORKSPACE, CUBLAS_WORKSPACE_FROM_SM_90
 from planner.rehearse.events import CodeFrame
-from planner.rehearse.kinds import owned
+from planner.rehearse.kinds import cublas_workspaces, kind_of, owned
 
 RECORD = np.dtype(
     [
@@ -28,6 +29,7 @@ RECORD = np.dtype(
 ALLOC, FREE, FREED, SEGMENT, SEGMENT_FREE, OUT_OF_MEMORY, MARK, ORIGIN, CPU_ALLOC, CPU_FREE, ASKED, BATCH = range(12)
 LARGEST = 8
 """Holdings that a step names."""
+WORKSPACES = (CUBLAS_WORKSPACE, CUBLAS_WORKSPACE_FROM_SM_90)
 Array = Any  # numpy's arrays of these records
 
 
@@ -85,10 +87,11 @@ class Trace:
         ends = gone < len(self.records)
         np.subtract.at(change, gone[ends], sizes[born][ends])
         live = np.cumsum(change)
+        workspaces = self._workspaces(born, gone, device)
         helds, begin = [], 0
         for mark in self._marks.tolist():
             at = begin + int(np.argmax(live[begin : mark + 1]))
-            helds.append(self._held(born[(born <= at) & (gone > at)], device is not None))
+            helds.append(self._held(born[(born <= at) & (gone > at)], device is not None, workspaces))
             begin = mark
         return helds
 
@@ -97,7 +100,7 @@ class Trace:
         born, gone = self.births(device)
         out = np.flatnonzero((self.records["action"] == OUT_OF_MEMORY) & (self.records["device"] == device))
         at = int(out[-1]) if len(out) else len(self.records)
-        return self._held(born[(born <= at) & (gone > at)], True)
+        return self._held(born[(born <= at) & (gone > at)], True, self._workspaces(born, gone, device))
 
     def births(self, device: int | None) -> tuple[Array, Array]:
         """Where each tensor was taken, and where given back; one behind the last record where it never was."""
@@ -119,12 +122,30 @@ class Trace:
         by_time = np.argsort(born)
         return born[by_time], gone[by_time]
 
-    def _held(self, places: Array, on_card: bool) -> HeldThen:
+    def _workspaces(self, born: Array, gone: Array, device: int | None) -> frozenset[int]:
+        """Where cuBLAS took its workspaces: of each stream the first tensor of exactly that size that is never given
+        back and that is no weight. Python's frames are those of whichever product came first."""
+        if device is None:
+            return frozenset()
+        rows = self.records[born]
+        first: dict[int, int] = {}
+        for place in np.flatnonzero((gone == len(self.records)) & np.isin(rows["bytes"], WORKSPACES)).tolist():
+            if kind_of(self._frames(int(rows["number"][place]))) not in ("weights", "model"):
+                first.setdefault(int(rows["stream"][place]), int(born[place]))
+        return frozenset(first.values())
+
+    def _frames(self, number: int) -> tuple[CodeFrame, ...]:
+        """The code that asked for this tensor, the innermost frame first."""
+        return tuple(self._origins.get(self._origin_of.get(number, 0), ()))
+
+    def _held(self, places: Array, on_card: bool, workspaces: frozenset[int]) -> HeldThen:
         groups: dict[tuple[CodeFrame, ...], list[int]] = defaultdict(list)
         numbers, sizes = self.records["number"][places].tolist(), self.records["bytes"][places].tolist()
-        for number, size in zip(numbers, sizes, strict=True):
-            groups[tuple(self._origins.get(self._origin_of.get(number, 0), ()))].append(size)
+        kept: list[int] = []
+        for place, number, size in zip(places.tolist(), numbers, sizes, strict=True):
+            (kept if place in workspaces else groups[self._frames(number)]).append(size)
         all_owned = [owned(frames, self._script, len(each), sum(each), on_card) for frames, each in groups.items()]
+        all_owned += cublas_workspaces(kept)
         by_kind: dict[str, int] = defaultdict(int)
         for each in all_owned:
             by_kind[each.kind] += each.bytes

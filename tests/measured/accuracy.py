@@ -6,6 +6,7 @@ python -m tests.measured.accuracy
 from pathlib import Path
 
 from planner.units import GIB
+from tests.measured import releases
 from tests.measured.cases import Case, cases, options
 from tests.measured.compare import SLACK, Device, Pair, measured, pairs, peak, predicted
 from tests.measured.cuda import table as cuda
@@ -58,7 +59,7 @@ def page() -> str:
     """The whole page as text."""
     recorded = [case for case in cases() if case.recorded.exists()]
     table = f"| {' | '.join(COLUMNS)} |\n{RULER}\n" + "".join(row(case) for case in recorded)
-    return _head(recorded) + table + cuda.part()
+    return _head(recorded) + table + cuda.part() + releases.part()
 
 
 def row(case: Case) -> str:

@@ -188,3 +188,13 @@ def test_a_job_that_asks_what_is_free_gets_a_note(tmp_path: Path) -> None:
     plan = rehearsed(tmp_path, WHOLE, PEAKS, ENDED, *TOLD)
     assert not [note for note in plan.notes if "asks how much" in note.text]
     assert {ALLOC, FREED, ASKED} == {0, 2, 10}  # as driver/books.cpp numbers them
+
+
+def test_what_a_pipeline_holds_until_it_returns_is_finalizes(tmp_path: Path) -> None:
+    steps = [step("calibrate", 600 * MIB), step("finalize", 100 * MIB, cpu=5), step("returning", 300 * MIB, cpu=2)]
+    plan = rehearsed(tmp_path, steps, [600 * MIB, 100 * MIB, 300 * MIB], ENDED, *TOLD)
+    assert [(each.phase, each.gpu.peak_bytes, each.cpu.peak_bytes) for each in plan.steps] == [
+        ("calibrate", 600 * MIB, 1000),
+        ("finalize", 300 * MIB, 5),
+    ]
+    assert sum(plan.steps[1].gpu.by_kind.values()) == 300 * MIB

@@ -155,3 +155,15 @@ def test_the_smallest_card_is_one_on_which_the_tape_gets_through() -> None:
     smallest = tape.smallest(reserved, 0, 0, DEFAULT)
     assert tape.play(smallest, 0, DEFAULT).ran_out is None
     assert tape.play(smallest * 9 // 10, 0, DEFAULT).ran_out is not None
+
+
+def test_the_workspace_that_cublas_keeps_is_named_as_in_a_plan() -> None:
+    writer = Writer()
+    writer.alloc(1, 33_554_432, origin=1)
+    writer.free(1)
+    writer.alloc(2, 33_554_432, origin=1)
+    writer.alloc(3, 33_554_432, origin=1)
+    writer.mark()
+    (held,) = writer.trace().at_peaks(0)
+    assert held.by_kind == {"cuda_workspace": 33_554_432, "forward": 33_554_432}
+    assert "workspace of cuBLAS" in [each.name for each in held.largest]

@@ -4,6 +4,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+RETURNING = "returning"
+"""Phase from calibration's end on. The pipeline's own names are still there: they belong to the next run's setup, as in
+a plan (planner/compress/pipelines/base.py finish), or to this one's finalize where none follows (report.py)."""
+
 
 class Refused(Exception):  # noqa: N818  (not an error of the script: the rehearsal declines)
     """The script asks for what a rehearsal does not do; the text is for the user."""

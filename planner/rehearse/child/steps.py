@@ -12,6 +12,7 @@ from typing import Any
 from planner.rehearse.child.books import TensorBooks
 from planner.rehearse.child.events import Events
 from planner.rehearse.child.imports import Hooks
+from planner.rehearse.child.settings import RETURNING
 
 COLLECTED_BATCHES = 2
 _DESCRIPTION = re.compile(r"\((\d+)/(\d+)\): (\w+)")
@@ -119,6 +120,8 @@ class _EntryPoints:
     def __init__(self, steps: Steps) -> None:
         self.steps = steps
         self.pipeline = ""
+        self.model: Any = None
+        self._modules = 0
 
     def registry(self, module: Any) -> None:
         def wrap(function: Any) -> Any:
@@ -126,7 +129,9 @@ class _EntryPoints:
                 pipeline = function(cls, modifiers, *rest, **named)
                 if type(pipeline).__name__ != "IndependentPipeline":  # it only calls the others
                     self.pipeline = type(pipeline).__name__
-                    if self.steps.phase != "setup":
+                    if self.steps.phase == RETURNING:
+                        self.steps.rename("setup")
+                    elif self.steps.phase != "setup":
                         self.steps.begin("setup")
                     self.steps.modifier = "+".join(type(each).__name__ for each in modifiers)
                 return pipeline
@@ -161,10 +166,22 @@ class _EntryPoints:
 
         return wrapped
 
+    def _let_go_of_removed_modules(self) -> None:
+        """Experts that a modifier removed while the last subgraph was compressed refer to themselves in circles, and
+        what is frozen is never collected; until that subgraph ends, their weights on the card are held, too."""
+        count = _modules_of(self.model)
+        if count < self._modules:
+            gc.unfreeze()
+            gc.collect()
+            gc.freeze()
+        self._modules = count
+
     def _end(self, function: Any) -> Any:
         def wrapped(cls: Any, **named: Any) -> Any:
             self.steps.rename("finalize")
-            return function(cls, **named)
+            result = function(cls, **named)
+            self.steps.begin(RETURNING)
+            return result
 
         return wrapped
 
@@ -187,6 +204,8 @@ class _EntryPoints:
             match = _DESCRIPTION.match(description)
             subgraph, of, word = (int(match[1]), int(match[2]), match[3]) if match else (None, None, description)
             phase = "calibrate" if word == "Calibrating" else "propagate"
+            if phase == "calibrate":
+                self._let_go_of_removed_modules()
             self.steps.begin(phase, subgraph, of)
             for number, item in enumerate(function(activations, count, names, description, *rest)):
                 self.steps.batch()
@@ -215,9 +234,12 @@ class _EntryPoints:
             gc.collect()
             gc.freeze()  # collections during the run need not look at the libraries and the model
             self.steps.tell_job(oneshot)
+            self.model = getattr(oneshot, "model", None)
+            self._modules = _modules_of(self.model)
             try:
                 return function(oneshot, *values, **named)
             finally:
+                self.model = None
                 gc.unfreeze()
 
         return wrapped
@@ -231,6 +253,11 @@ class _EntryPoints:
             return result
 
         return wrapped
+
+
+def _modules_of(model: Any) -> int:
+    """How many modules a model has; 0 for what is no model."""
+    return sum(1 for _ in model.modules()) if hasattr(model, "modules") else 0
 
 
 def _recipe(oneshot: Any) -> str:
