@@ -15,7 +15,7 @@ COMMANDS: list[str] = sorted(getattr(get_command(app), "commands"))  # noqa: B00
 WITHOUT = ("models", "recipes")
 """Commands that have nothing to ask for, and so no examples."""
 NEED_MORE = ("rehearse", "measure", "drift", "report", "explain", "ui")
-"""Commands that need a CUDA build of torch, a GPU or a browser, or show one moment of a plan: their jobs are planned here.
+"""Commands that need a CUDA build of torch, a GPU or a browser, or show a part of a plan: their jobs are planned here.
 test_docs.py runs the examples of all others."""
 
 
