@@ -62,8 +62,8 @@ def walk_batches(
     number, quiet, ends = 0, 0, 0 if in_places else 2
     while number < count:
         growth, claims, carried = ledger.growth(), ledger.claims("gpu"), context.traffic.moved
-        if called:
-            ledger.milestone(f"{called} {number + 1}")
+        if called and ledger.watch:
+            ledger.watch.milestone(f"{called} {number + 1}")
         batch(number)
         number += 1
         if not context.shortcuts.batches:
@@ -75,8 +75,8 @@ def walk_batches(
         quiet = quiet + 1 if ledger.claims("gpu") == claims else 0
         times = (count - ends - number) // length if length and quiet >= (settled or 0) else 0
         if times > 0:
-            if called:
-                ledger.milestone(f"{called} {number + 1} to {number + length * times}, like those before")
+            if called and ledger.watch:
+                ledger.watch.milestone(f"{called} {number + 1} to {number + length * times}, like those before")
             for (handle, size), change in sorted(moves.items(), key=lambda move: move[1]):  # first what goes
                 ledger.grow(handle, size * change * times, abs(change) * times)
             context.traffic.repeat(sum(rounds.traffic[-length:], Moved()), times)

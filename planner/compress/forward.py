@@ -13,6 +13,7 @@ from planner.compress.context import Context, Share
 from planner.compress.holdings import Mark, Owner
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.program import Subgraph
+from planner.compress.watching import Form
 from planner.errors import UnsupportedError
 from planner.models.traces import COUNTED, CUDA, Call, CallValue, Event, ModelTrace, Segment, full_name
 from planner.models.tuned import TunedBlock
@@ -204,6 +205,8 @@ class SubgraphForward:
         if event.kind == "alloc":
             owner = _owner(segment.target, event.module, event.operator)
             live[event.id] = context.ledger.alloc(context.device, _scaled(event.bytes, share), event.category, owner)
+            if context.ledger.watch and event.dtype:
+                context.ledger.watch.forms[live[event.id]] = Form(_scaled_dims(event.dims, share), event.dtype)
         elif event.kind == "free":
             context.ledger.free(live.pop(event.id))
         elif event.kind == "onload":
@@ -274,6 +277,11 @@ def _scaled_value(value: CallValue, share: Share) -> CallValue:
     if not value.dims or value.dims[0] % share[1]:
         return value
     return replace(value, bytes=_scaled(value.bytes, share))
+
+
+def _scaled_dims(dims: tuple[int, ...], share: Share) -> tuple[int, ...]:
+    samples, size = share
+    return (dims[0] * samples // size, *dims[1:]) if dims and dims[0] % size == 0 else dims
 
 
 def _scaled(amount: int, share: Share) -> int:

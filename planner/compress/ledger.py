@@ -25,7 +25,7 @@ from planner.compress.devices import (
 )
 from planner.compress.holdings import About, DeviceName, Holding, Mark, Owner, Peak, Sight, Timeline
 from planner.compress.tape import Part, Repeated
-from planner.compress.watching import Clock, Milestone, WatchedBooks, Watcher
+from planner.compress.watching import Watch, WatchedBooks, Watcher
 from planner.cuda.allocator import is_of_large_pool
 from planner.errors import UnsupportedError
 from planner.timeline import Handle
@@ -50,7 +50,7 @@ class Ledger:
         watcher: Watcher | None = None,
     ) -> None:
         self._handles = count()
-        self._watcher, self._clock = watcher, Clock()
+        self.watch = Watch(watcher) if watcher else None
         devices: dict[DeviceName, Device] = {"gpu": gpu or CountingDevice(), "cpu": cpu or CountingDevice()}
         if second is not None:
             devices["gpu1"] = second
@@ -267,14 +267,14 @@ class Ledger:
     @contextmanager
     def unplaced(self) -> Iterator[None]:
         """Inside, the books alone are kept: the devices see nothing, and are to be restored afterwards."""
-        watcher, self._watcher = self._watcher, None
+        watch, self.watch = self.watch, None
         for books in self._books.values():
             books.caught_up()
             books.is_placed = False
         try:
             yield
         finally:
-            self._watcher = watcher
+            self.watch = watch
             for books in self._books.values():
                 books.is_placed = books.device.places
 
@@ -311,15 +311,11 @@ class Ledger:
         return frozenset((handle, nbytes) for handle, nbytes in holdings if handle not in handles)
 
     # ------------------------------------------------------------------ steps
-    def milestone(self, text: str) -> None:
-        """Tell who watches what begins now."""
-        if self._watcher:
-            self._clock.milestones.append(Milestone(self._clock.now, text))
-
     def close_step(self) -> dict[DeviceName, Peak]:
         """End the step: the peaks since the one before, and start the next."""
         peaks = {device: self._close(books) for device, books in self._books.items()}
-        self._clock.restart()
+        if self.watch:
+            self.watch.restart()
         return peaks
 
     def timeline(self, device: DeviceName) -> Timeline:
@@ -335,15 +331,15 @@ class Ledger:
 
     # ------------------------------------------------------------------ inside
     def _opened(self, name: DeviceName, device: Device) -> Books:
-        if self._watcher is None:
+        if self.watch is None:
             return Books(name, device, self._handles)
-        return WatchedBooks(name, device, self._handles, clock=self._clock)
+        return WatchedBooks(name, device, self._handles, watch=self.watch)
 
     def _shown(self, books: Books) -> Sight | None:
         """What the watcher makes of the step that ends."""
-        if self._watcher is None or not isinstance(books, WatchedBooks):
+        if self.watch is None or not isinstance(books, WatchedBooks):
             return None
-        return Sight(picture=self._watcher(books.shown(self.about)), renames={})
+        return Sight(picture=self.watch.watcher(books.shown(self.about)), renames={})
 
     def _entered(self, device: DeviceName, kind: str, owner: Owner | str) -> Handle:
         handle, books = next(self._handles), self._books[device]

@@ -25,6 +25,13 @@ class OnCard(NamedTuple):
 NOTHING = OnCard(0, 0)
 
 
+class Form(NamedTuple):
+    """How a tensor is shaped."""
+
+    dims: tuple[int, ...]
+    dtype: str
+
+
 class Milestone(NamedTuple):
     """Something begins at this tick of the step."""
 
@@ -48,7 +55,9 @@ class StepLog:
     """Ticks of the step."""
     milestones: Sequence[Milestone]
     about: Callable[[Handle], About]
-    """Whose a holding is; it can be asked while the step is shown."""
+    """Whose a holding is; it can be asked while the step is shown, as can"""
+    form: Callable[[Handle], Form | None]
+    """how a tensor is shaped, where that is known."""
 
 
 Watcher = Callable[[StepLog], Any]
@@ -56,11 +65,19 @@ Watcher = Callable[[StepLog], Any]
 
 
 @dataclass(slots=True)
-class Clock:
-    """Ticks of the running step, and what began in it."""
+class Watch:
+    """Who watches a simulation, and what is noted for him meanwhile."""
 
+    watcher: Watcher
     now: int = 0
+    """Ticks of the running step."""
     milestones: list[Milestone] = field(default_factory=list)
+    forms: dict[Handle, Form] = field(default_factory=dict)
+    """Of tensors that are live, or were in this step."""
+
+    def milestone(self, text: str) -> None:
+        """Something begins now."""
+        self.milestones.append(Milestone(self.now, text))
 
     def restart(self) -> None:
         """The next step begins."""
@@ -72,7 +89,7 @@ class Clock:
 class WatchedBooks(Books):
     """Books that note when each event was, and whose device does it at once, so that what it holds is known then."""
 
-    clock: Clock = field(default_factory=Clock)
+    watch: Watch = field(default_factory=lambda: Watch(lambda _log: None))
     ticks: list[int] = field(default_factory=list)
     on_card: list[OnCard] = field(default_factory=list)
     highest: OnCard = NOTHING
@@ -95,6 +112,8 @@ class WatchedBooks(Books):
             self.on_card[-1] = OnCard(*map(max, self.on_card[-1], self._held()))
 
     def restart(self) -> None:
+        for handle in self.gone:
+            self.watch.forms.pop(handle, None)
         Books.restart(self)
         self.ticks.clear()
         self.on_card.clear()
@@ -111,9 +130,10 @@ class WatchedBooks(Books):
             events=tuple(self.log),
             ticks=tuple(self.ticks),
             on_card=tuple(self.on_card) or (self._now(),),
-            length=self.clock.now,
-            milestones=tuple(self.clock.milestones),
+            length=self.watch.now,
+            milestones=tuple(self.watch.milestones),
             about=about,
+            form=self.watch.forms.get,
         )
 
     def _is_seen(self, events: Sequence[MemoryEvent]) -> bool:
@@ -125,8 +145,8 @@ class WatchedBooks(Books):
             self.on_card.append(self._now())
 
     def _see(self, events: int) -> None:
-        self.clock.now += 1
-        self.ticks += [self.clock.now] * events
+        self.watch.now += 1
+        self.ticks += [self.watch.now] * events
         if self.is_placed:
             self.on_card += [self._held()] * events
 

@@ -316,7 +316,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
             return
         self.ids[key] = self._next
         nbytes = tensor.untyped_storage().nbytes()
-        self.events.append(Event("alloc", self._next, nbytes, self.listener.where(), name.strip("_")))
+        dims, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+        self.events.append(
+            Event("alloc", self._next, nbytes, self.listener.where(), name.strip("_"), dims=dims, dtype=dtype)
+        )
         self._next += 1
         if name in _READ_AS_TRUE and tensor.numel() == 1 and tensor.dtype == torch.bool:
             self._truths.add(key)

@@ -83,6 +83,10 @@ class Event:
     category: str = "forward"
     """Kind of memory: `forward`; `cuda`; or `cuda_workspace`, a part of the latter as the counting device has it, which
     takes its place in a simulation without a CUDA build."""
+    dims: tuple[int, ...] = ()
+    """Shape of the tensor that is allocated, and its"""
+    dtype: str = ""
+    """type; empty where it is not known."""
 
     @property
     def name(self) -> str:

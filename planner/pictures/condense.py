@@ -7,18 +7,29 @@ part is what it really is, so the parts sum to the total there.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import sqrt
+from itertools import accumulate
+from math import isqrt, sqrt
+from typing import NamedTuple
 
 from planner.compress.holdings import About, Owner
 from planner.compress.parts import PARTS, part_number
-from planner.compress.watching import StepLog
-from planner.pictures.schema import HeldPicture, KindPicture, OwnerPicture, Stairs, StepCurves
+from planner.compress.watching import Form, StepLog
+from planner.pictures.schema import KindPicture, Stairs, StepCurves, WhatPicture
 from planner.timeline import Handle
+from planner.upstream_lines import Line, line_of
 
-MOMENTS = 800
+FP32 = 4
+MOMENTS = 600
 """Of a step on one device."""
-HELD = 250
+HELD = 160
 """Holdings of a step on one device that are shown one by one."""
+
+
+class Described(NamedTuple):
+    """What an album's holdings are."""
+
+    whats: tuple[WhatPicture, ...]
+    lines: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -29,7 +40,9 @@ class Album:
     lengths: list[int] = field(default_factory=list)
     """Ticks of each one's step."""
     milestones: list[tuple[tuple[int, str], ...]] = field(default_factory=list)
-    owners: dict[Owner, int] = field(default_factory=dict)
+    whats: dict[tuple[Owner, str, Form | None], int] = field(default_factory=dict)
+    sizes: dict[int, int] = field(default_factory=dict)
+    """The most that one of each has, by its number."""
     kinds: dict[str, int] = field(default_factory=dict)
 
     def see(self, log: StepLog) -> int:
@@ -39,17 +52,38 @@ class Album:
         self.milestones.append(tuple((each.tick, each.text) for each in log.milestones))
         return len(self.curves) - 1
 
-    def owner(self, owner: Owner) -> int:
-        """The owner's number."""
-        return self.owners.setdefault(owner, len(self.owners))
+    def what(self, owner: Owner, kind: str, form: Form | None = None) -> int:
+        """The number of what this is."""
+        self.kinds.setdefault(kind, len(self.kinds))
+        return self.whats.setdefault((owner, kind, form), len(self.whats))
 
-    def kind(self, kind: str) -> int:
-        """The kind's number."""
-        return self.kinds.setdefault(kind, len(self.kinds))
+    def described(self, shapes: Mapping[str, Form], modifiers: Mapping[int, str | None]) -> Described:
+        """All that holds bytes, by its number, and the lines of the library that are named there.
 
-    def owner_pictures(self) -> tuple[OwnerPicture, ...]:
-        """All owners, by their numbers."""
-        return tuple(OwnerPicture(name=each.name, role=each.role, copies=each.copies) for each in self.owners)
+        `shapes` of weights by their full names; `modifiers`: whose step each of the curves was drawn of.
+        """
+        whose: dict[int, str | None] = {}
+        for number, curves in enumerate(self.curves):
+            for what in accumulate(curves.whats):
+                whose[what] = whose.get(what) or modifiers.get(number)
+        lines: dict[str, int] = {}
+        whats = []
+        for (owner, kind, form), number in self.whats.items():
+            line = line_of(whose.get(number), kind, owner.role)
+            known = form or (shapes.get(owner.name) if kind == "weights" and not owner.role else None)
+            known = known or (line and _square(line, self.sizes.get(number, 0)))
+            whats.append(
+                WhatPicture(
+                    name=owner.name,
+                    role=owner.role,
+                    copies=owner.copies,
+                    kind=self.kinds[kind],
+                    shape=known.dims if known else None,
+                    dtype=known.dtype if known else line.dtype if line else None,
+                    line=lines.setdefault(line.where.replace("`", ""), len(lines)) if line else None,
+                )
+            )
+        return Described(tuple(whats), tuple(lines))
 
     def kind_pictures(self) -> tuple[KindPicture, ...]:
         """All kinds, by their numbers."""
@@ -59,6 +93,12 @@ class Album:
         )
 
 
+def _square(line: Line, nbytes: int) -> Form | None:
+    """How a square matrix of so many bytes is shaped, where the line makes one; of fp32, as all of these are."""
+    side = isqrt(nbytes // FP32)
+    return Form((side, side), "float32") if line.is_square and side and side * side * FP32 == nbytes else None
+
+
 def _condensed(log: StepLog, album: Album) -> StepCurves:
     about = {handle: log.about(handle) for handle in (*log.opening, *(handle for handle, _, _ in log.events))}
     moments, held = _moments(log), _held(log)
@@ -66,16 +106,13 @@ def _condensed(log: StepLog, album: Album) -> StepCurves:
     order = _ranked(held, max(moments, key=_total)[0], log.length)
     shown = sorted(order[:HELD], key=lambda handle: (held[handle][0], handle))
     births = [held[handle][0] for handle in shown]
+    whats = [album.what(about[handle].owner, about[handle].kind, log.form(handle)) for handle in shown]
+    for what, handle in zip(whats, shown, strict=True):
+        album.sizes[what] = max(album.sizes.get(what, 0), *held[handle][1::2])
     return StepCurves(
-        held=tuple(
-            HeldPicture(
-                owner=album.owner(about[handle].owner),
-                kind=album.kind(about[handle].kind),
-                begin=birth - before,
-                changes=_changes(_pairs(held[handle]), birth),
-            )
-            for handle, birth, before in zip(shown, births, [0, *births], strict=False)
-        ),
+        whats=_since_before(whats),
+        begins=_since_before(births),
+        changes=tuple(_changes(_pairs(held[each]), birth) for each, birth in zip(shown, births, strict=True)),
         smaller=len(order) - len(shown),
         rest=_rest(log, chosen, set(shown), about) if len(order) > len(shown) else (),
         moments=_since_before([tick for tick, *_ in chosen]) if len(chosen) < len(moments) else (),
@@ -97,8 +134,9 @@ def _ranked(held: Mapping[Handle, Sequence[int]], peak: int, length: int) -> lis
     return sorted(held, key=rank)
 
 
-def _since_before(ticks: Sequence[int]) -> tuple[int, ...]:
-    return tuple(tick - before for tick, before in zip(ticks, [0, *ticks], strict=False))
+def _since_before(numbers: Sequence[int]) -> tuple[int, ...]:
+    """Differences, each from the number before: what repeats itself is written alike."""
+    return tuple(number - before for number, before in zip(numbers, [0, *numbers], strict=False))
 
 
 def _pairs(flat: Sequence[int]) -> list[tuple[int, int]]:

@@ -1,7 +1,8 @@
 """Pictures of plans: the job is walked once more, and every step that is not a copy is drawn."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from itertools import accumulate
 from typing import Any
 
 from planner.accepted import AnyModel, AnyRecipe, called, recipes_of
@@ -10,6 +11,7 @@ from planner.compress.holdings import Peak
 from planner.compress.oneshot import heaviest_rank
 from planner.compress.program import StepMemory
 from planner.compress.schema import CpuStep, GpuStep, Plan, Step
+from planner.compress.watching import Form
 from planner.hardware.machine import Machine
 from planner.job import Job
 from planner.models.graph import ModelGraph
@@ -19,7 +21,6 @@ from planner.pictures.reading import levels
 from planner.pictures.schema import (
     Capacity,
     DeviceKey,
-    KindPicture,
     OnDevice,
     Picture,
     Pictured,
@@ -83,7 +84,7 @@ def picture_of(graph: ModelGraph, recipe: Recipe, plan: Plan) -> Picture | None:
     program, _, _ = checked_program(graph, recipe, plan.job)
     album = Album()
     steps = walked(program, plan, heaviest_rank(program, plan.job), album.see)
-    return _assembled(plan, steps, album)
+    return _assembled(plan, steps, album, _shapes(graph))
 
 
 class Drawer:
@@ -119,7 +120,7 @@ def _differences(asked: Recipe, chosen: Recipe) -> Iterator[tuple[str, Any]]:
                 yield f"{after.type}.{field.name}", value
 
 
-def _assembled(plan: Plan, walked_steps: Sequence[StepMemory], album: Album) -> Picture:
+def _assembled(plan: Plan, walked_steps: Sequence[StepMemory], album: Album, shapes: Mapping[str, Form]) -> Picture:
     devices: list[DeviceKey] = ["gpu", *(["gpu1"] if plan.second_gpu else ()), "cpu"]
     first: dict[int, int] = {}
     """The step that each of the curves was drawn of, which comes before its copies."""
@@ -128,15 +129,38 @@ def _assembled(plan: Plan, walked_steps: Sequence[StepMemory], album: Album) -> 
         seen = walked_steps[step.index] if step.index < len(walked_steps) else None
         steps.append(_step(step, seen, devices, album, first))
     missing = sum(any(each.curves is None for each in step.devices.values()) for step in steps)
+    described = album.described(shapes, _modifiers(plan, steps))
     return Picture(
         devices=tuple(devices),
         capacities=_capacities(plan),
         kinds=album.kind_pictures(),
-        owners=album.owner_pictures(),
+        whats=described.whats,
+        lines=described.lines,
         curves=tuple(album.curves),
         steps=tuple(steps),
         notes=(NOT_DRAWN.format(missing, len(steps)),) if missing else (),
     )
+
+
+def _shapes(graph: ModelGraph) -> dict[str, Form]:
+    """Every weight of the model by its full name."""
+    return {
+        unit.name + parameter.name: Form(parameter.shape, parameter.dtype)
+        for unit in graph.units
+        for parameter in graph.structures[unit.structure].parameters
+    }
+
+
+def _modifiers(plan: Plan, steps: Sequence[StepPicture]) -> dict[int, str | None]:
+    """Whose step each of the curves was drawn of."""
+    pairs = zip(plan.steps, steps, strict=True)
+    return {
+        place.curves: step.modifier
+        for step, shown in pairs
+        if shown.like is None
+        for place in shown.devices.values()
+        if place.curves is not None
+    }
 
 
 def _step(
@@ -168,19 +192,14 @@ def _on_device(step: Step, device: DeviceKey, peak: Peak | None, album: Album) -
     if peak is None or peak.seen is None or planned is None or peak.bytes != planned.peak_bytes:
         return OnDevice(curves=None)
     number = peak.seen.picture
-    shifts = tuple(
-        Shifted(owner=album.owner(each.owner), kind=album.kind(each.kind), bytes=each.bytes)
-        for each in peak.seen.shifts
-    )
-    return OnDevice(
-        curves=number, shifts=shifts, own_card=_has_own_card(planned, album.curves[number], album.kind_pictures())
-    )
+    shifts = tuple(Shifted(what=album.what(each.owner, each.kind), bytes=each.bytes) for each in peak.seen.shifts)
+    return OnDevice(curves=number, shifts=shifts, own_card=_has_own_card(planned, album.curves[number]))
 
 
-def _has_own_card(planned: GpuStep | CpuStep, curves: StepCurves, kinds: Sequence[KindPicture]) -> bool:
+def _has_own_card(planned: GpuStep | CpuStep, curves: StepCurves) -> bool:
     if isinstance(planned, CpuStep) or not curves.reserved:
         return True
-    drawn = levels(curves, kinds, "gpu")
+    drawn = levels(curves, [0] * (1 + max(accumulate(curves.whats), default=0)))
     most = max(each.allocated for each in drawn), max(each.reserved for each in drawn)
     return most == (planned.peak_allocated_bytes, planned.peak_reserved_bytes)
 

@@ -1,11 +1,10 @@
 """Reads the curves of a picture: how much is held at a moment, and by whom. assets/planner.js does the same."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
 
-from planner.pictures.schema import DeviceKey, HeldPicture, KindPicture, Picture, Stairs, StepCurves
+from planner.pictures.schema import DeviceKey, Picture, Stairs, StepCurves
 
 
 class LevelAt(NamedTuple):
@@ -23,11 +22,11 @@ class LevelAt(NamedTuple):
         return sum(self.parts)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alive:
+class Alive(NamedTuple):
     """A holding at one moment."""
 
-    held: HeldPicture
+    what: int
+    """Its place in the picture's whats."""
     bytes: int
 
 
@@ -46,13 +45,12 @@ def at(changes: Stairs, tick: int) -> int:
     return found
 
 
-def levels(curves: StepCurves, kinds: Sequence[KindPicture], device: DeviceKey) -> list[LevelAt]:
-    """What is held at every moment at which the curves are exact."""
+def levels(curves: StepCurves, part_of: Sequence[int]) -> list[LevelAt]:
+    """What is held at every moment at which the curves are exact. `part_of`: the part of each of the whats."""
     changes: list[tuple[int, int, int]] = []
     """(tick, part, bytes more)."""
-    for birth, held in births(curves):
-        part = kinds[held.kind].cpu_part if device == "cpu" else kinds[held.kind].gpu_part
-        changes += ((birth + tick, part, more) for tick, more in _differences(held.changes))
+    for birth, what, held in births(curves):
+        changes += ((birth + tick, part_of[what], more) for tick, more in _differences(held))
     for part, rest in enumerate(curves.rest):
         changes += ((tick, part, more) for tick, more in _differences(rest))
     changes.sort(key=lambda change: change[0])
@@ -82,24 +80,33 @@ def _differences(changes: Stairs) -> Iterator[tuple[int, int]]:
         before = nbytes
 
 
-def births(curves: StepCurves) -> Iterator[tuple[int, HeldPicture]]:
-    """Every holding, and the tick at which it begins."""
-    return zip(accumulate(held.begin for held in curves.held), curves.held, strict=True)
+def births(curves: StepCurves) -> Iterator[tuple[int, int, Stairs]]:
+    """Of every holding the tick of its birth, what it is, and its bytes from then on."""
+    return zip(accumulate(curves.begins), accumulate(curves.whats), curves.changes, strict=True)
 
 
 def alive(curves: StepCurves, tick: int) -> list[Alive]:
     """The holdings that are shown one by one and hold anything then, the largest first."""
-    found = [Alive(held=held, bytes=at(held.changes, tick - birth)) for birth, held in births(curves) if birth <= tick]
+    found = (Alive(what, at(held, tick - birth)) for birth, what, held in births(curves) if birth <= tick)
     return sorted((each for each in found if each.bytes), key=lambda each: -each.bytes)
 
 
-def peak_of(picture: Picture, step: int, device: DeviceKey) -> LevelAt | None:
-    """The moment of a step at which most is requested; None where the step's events are not in the picture.
+def parts_on(picture: Picture, device: DeviceKey) -> list[int]:
+    """The part in which this device shows each of the picture's whats."""
+    kinds = [kind.cpu_part if device == "cpu" else kind.gpu_part for kind in picture.kinds]
+    return [kinds[what.kind] for what in picture.whats]
 
-    In a copied step, holdings that are shifted are larger or smaller all the time (`OnDevice.shifts`).
+
+def step_levels(picture: Picture, step: int, device: DeviceKey) -> list[LevelAt] | None:
+    """What a step of the plan holds moment by moment, itself or the one that it copies, without what is shifted.
+
+    None where its events are not in the picture.
     """
-    place = picture.steps[step].devices[device]
-    if place.curves is None:
-        return None
-    found = levels(picture.curves[place.curves], picture.kinds, device)
-    return max(found, key=lambda level: level.requested)
+    number = picture.steps[step].devices[device].curves
+    return None if number is None else levels(picture.curves[number], parts_on(picture, device))
+
+
+def peak_of(picture: Picture, step: int, device: DeviceKey) -> LevelAt | None:
+    """The moment of a step at which most is requested, as `step_levels` has it."""
+    found = step_levels(picture, step, device)
+    return max(found, key=lambda level: level.requested) if found else None

@@ -21,21 +21,13 @@ Stairs = tuple[int, ...]
 many bytes. Before the first it is none. What repeats itself is written alike so, and packs well."""
 
 
-class OwnerPicture(Record):
-    """Who holds bytes."""
+class WhatPicture(Record):
+    """What holds bytes: a tensor, or tensors that are counted together."""
 
     name: str = Field(description="the module that the bytes are of, or what else they are")
     role: str = Field(default="", description="what they are to it, e.g. Hessian")
     copies: int = Field(default=1, description="how many equal modules the name stands for")
-
-
-class HeldPicture(Record):
-    """One tensor, or tensors that are counted together, from birth to death."""
-
-    owner: int = Field(description="place in the picture's owners")
     kind: int = Field(description="place in the picture's kinds")
-    begin: int = Field(description="ticks from the beginning of the one before in the list, which is sorted by birth")
-    changes: Stairs = Field(description="from its own beginning on; 0 bytes: it is gone")
     shape: tuple[int, ...] | None = Field(default=None, description="null where it is not known")
     dtype: str | None = Field(default=None, description="null where it is not known")
     line: int | None = Field(default=None, description="place in the picture's lines; null where none is noted")
@@ -44,10 +36,13 @@ class HeldPicture(Record):
 class StepCurves(Record):
     """One device in one step that was walked: tick by tick, from 0, what it finds, to the last, what it leaves.
 
-    What is requested at a tick is what the holdings of the list have then, and the rest by parts.
+    What is requested at a tick is what the holdings have then, and the rest by parts. Of each holding the three lists
+    have one entry, in the order of their births; numbers are differences from the entry before.
     """
 
-    held: tuple[HeldPicture, ...] = Field(description="what lies there, one by one: all, or the largest")
+    whats: tuple[int, ...] = Field(description="what it is: place in the picture's whats")
+    begins: tuple[int, ...] = Field(description="the tick of its birth")
+    changes: tuple[Stairs, ...] = Field(description="its bytes from its birth on; 0 bytes: it is gone")
     smaller: int = Field(
         default=0, description="holdings that are not among these: small ones, and some that are soon gone"
     )
@@ -63,8 +58,7 @@ class StepCurves(Record):
 class Shifted(Record):
     """What differs in a copied step."""
 
-    owner: int
-    kind: int
+    what: int = Field(description="place in the picture's whats: its name, role and kind")
     bytes: int
 
 
@@ -114,7 +108,7 @@ class Picture(Record):
     devices: tuple[DeviceKey, ...]
     capacities: tuple[Capacity, ...] = ()
     kinds: tuple[KindPicture, ...] = ()
-    owners: tuple[OwnerPicture, ...] = ()
+    whats: tuple[WhatPicture, ...] = ()
     lines: tuple[str, ...] = Field(default=(), description="`file.py function` of the library that allocates")
     curves: tuple[StepCurves, ...] = ()
     steps: tuple[StepPicture, ...]

@@ -7,12 +7,12 @@ from planner.compress.schema import CpuStep, GpuStep, Plan, Step
 from planner.job import Job
 from planner.pictures import condense
 from planner.pictures.make import picture_of
-from planner.pictures.reading import LevelAt, alive, levels, peak_of
+from planner.pictures.reading import LevelAt, alive, peak_of, step_levels
 from planner.pictures.schema import DeviceKey, Picture
 from planner.planning import plan_graph
 from planner.recipe.specs import Recipe
 from tests.property import strategies
-from tests.toys import Toy
+from tests.toys import Toy, gptq, job, recipe
 
 Case = tuple[Toy, Recipe, Job]
 EXAMPLES = settings(
@@ -24,9 +24,9 @@ EXAMPLES = settings(
 
 
 def drawn(case: Case) -> tuple[Plan, Picture]:
-    toy, recipe, job = case
-    plan = plan_graph(toy.graph, recipe, job, on_card=True)
-    picture = picture_of(toy.graph, recipe, plan)
+    toy, chosen, asked = case
+    plan = plan_graph(toy.graph, chosen, asked, on_card=True)
+    picture = picture_of(toy.graph, chosen, plan)
     assert picture is not None
     return plan, picture
 
@@ -38,9 +38,9 @@ def planned(step: Step, device: DeviceKey) -> GpuStep | CpuStep:
 
 
 def shown(picture: Picture, step: int, device: DeviceKey) -> list[LevelAt]:
-    number = picture.steps[step].devices[device].curves
-    assert number is not None, f"step {step} is not drawn"
-    return levels(picture.curves[number], picture.kinds, device)
+    found = step_levels(picture, step, device)
+    assert found is not None, f"step {step} is not drawn"
+    return found
 
 
 @EXAMPLES
@@ -103,8 +103,8 @@ def test_what_is_alive_at_a_peak_is_what_the_plan_names_there(case: Case) -> Non
             continue
         sums: dict[tuple[str, str], int] = {}
         for each in alive(picture.curves[place.curves], peak.tick):
-            owner = picture.owners[each.held.owner]
-            key = owner.name, picture.kinds[each.held.kind].kind + owner.role
+            what = picture.whats[each.what]
+            key = what.name, picture.kinds[what.kind].kind + what.role
             sums[key] = sums.get(key, 0) + each.bytes
         for owned in step.gpu.largest:
             assert sums[owned.name, owned.kind + owned.role] == owned.bytes
@@ -112,7 +112,6 @@ def test_what_is_alive_at_a_peak_is_what_the_plan_names_there(case: Case) -> Non
 
 def test_a_plan_by_the_rule_of_thumb_has_no_picture() -> None:
     toy = Toy()
-    from tests.toys import gptq, job, recipe
 
     asked = job()
     assert (

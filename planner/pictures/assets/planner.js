@@ -49,12 +49,11 @@
   /** A step's curves with ticks from its beginning: holdings, and levels at every moment at which they are exact. */
   function unfolded(curves, picture, device, count) {
     const deltas = [];
-    let birth = 0;
-    const part = held => picture.kinds[held.kind][device === "cpu" ? "cpu_part" : "gpu_part"];
-    const held = curves.held.map(each => {
-      birth += each.begin;
-      return { ...each, part: part(each), changes: points(each.changes, birth) };
-    });
+    const births = summed(curves.begins);
+    const held = summed(curves.whats).map((what, n) => ({
+      what, part: picture.kinds[picture.whats[what].kind][device === "cpu" ? "cpu_part" : "gpu_part"],
+      changes: points(curves.changes[n], births[n]),
+    }));
     const add = (changes, which) => { let last = 0; for (const [tick, bytes] of changes) { deltas.push([tick, which, bytes - last]); last = bytes; } };
     held.forEach(each => add(each.changes, each.part));
     (curves.rest || []).forEach((rest, which) => add(points(rest), which));
@@ -112,12 +111,13 @@
         copy.parts = base.parts.map(part => part.slice());
         copy.total = base.total.slice();
         copy.allocated = base.allocated.slice();
+        const isSame = (a, b) => a.name === b.name && (a.role || "") === (b.role || "") && a.kind === b.kind, whats = this.picture.whats;
         for (const shift of shifts) {
-          const which = this.picture.kinds[shift.kind][device === "cpu" ? "cpu_part" : "gpu_part"];
+          const which = this.picture.kinds[whats[shift.what].kind][device === "cpu" ? "cpu_part" : "gpu_part"];
           copy.ticks.forEach((_, i) => { copy.parts[which][i] += shift.bytes; copy.total[i] += shift.bytes; if (copy.allocated[i] !== null) copy.allocated[i] += shift.bytes; });
         }
         copy.held = base.held.map(each => {
-          const shift = shifts.find(s => s.owner === each.owner && s.kind === each.kind);
+          const shift = shifts.find(s => isSame(whats[s.what], whats[each.what]));
           return shift ? { ...each, changes: each.changes.map(([tick, bytes]) => [tick, bytes && bytes + shift.bytes]) } : each;
         });
       }
@@ -203,12 +203,12 @@
       return { rows, left };
     }
     described(held, step) {
-      const owner = held.owner === undefined ? held : this.picture.owners[held.owner];
+      const what = held.what === undefined ? held : this.picture.whats[held.what];
       const look = this.picture && this.picture.steps[step];
       return {
-        name: this.renamed(owner.name, (look && look.renames) || []), role: owner.role || "", copies: owner.copies || 1,
-        shape: held.shape, dtype: held.dtype,
-        line: held.line === undefined || held.line === null ? "" : this.picture.lines[held.line],
+        name: this.renamed(what.name, (look && look.renames) || []), role: what.role || "", copies: what.copies || 1,
+        shape: what.shape, dtype: what.dtype,
+        line: what.line === undefined || what.line === null ? "" : this.picture.lines[what.line],
       };
     }
     renamed(name, renames) {
@@ -458,7 +458,7 @@
     zoom(from, to) {
       const all = this.job.steps.length, least = 1e-3;
       this.range = [Math.max(0, from), Math.min(all, Math.max(to, from + least))];
-      if (this.x < this.range[0] || this.x > this.range[1]) this.x = this.job.highestIn ? this.x : this.range[0];
+      if (this.x < this.range[0] || this.x > this.range[1]) this.x = this.job.place(Math.floor(this.range[0]), this.device, this.job.moment(this.range[0], this.device).index);
       this.draw();
     }
     closer(factor) {
@@ -547,13 +547,14 @@
         make("td", {}, this.pill(job)), make("td", { "data-title": "GPU" }, bar(onDevice(job.plan), most.gpu)),
         make("td", { "data-title": "smallest card" }, job.plan.gpu.smallest_card_bytes ? size(job.plan.gpu.smallest_card_bytes) : "–"),
         make("td", { "data-title": "RAM" }, bar(ram(job.plan), most.cpu)),
-        make("td", { "data-title": "result" }, job.plan.result ? size(job.plan.result.file_bytes) : "–"), make("td", { class: "pr-spark" }, this.spark(job, most.gpu)));
+        make("td", { "data-title": "result" }, job.plan.result ? size(job.plan.result.file_bytes) : "–"), make("td", { class: "pr-spark" }, this.spark(job)));
       return make("section", { class: "pr-side" }, make("h2", {}, "Side by side"), make("table", {},
         make("thead", {}, make("tr", {}, ...["plan", "", "GPU", "smallest card", "RAM", "result", "GPU over the steps"].map(each => make("th", { scope: "col" }, each)))),
         make("tbody", {}, this.jobs.map(row))));
     }
-    spark(job, most) {
-      const peaks = job.steps.map(step => step.gpu.peak_reserved_bytes ?? step.gpu.peak_bytes), wide = 120, high = 28;
+    /** The plan's own shape, to its own height. */
+    spark(job) {
+      const peaks = job.steps.map(step => step.gpu.peak_reserved_bytes ?? step.gpu.peak_bytes), wide = 120, high = 28, most = Math.max(1, ...peaks);
       const path = peaks.map((bytes, i) => `${(i / peaks.length * wide).toFixed(1)},${(high - bytes / most * high).toFixed(1)} ${((i + 1) / peaks.length * wide).toFixed(1)},${(high - bytes / most * high).toFixed(1)}`).join(" ");
       return make("svg", { viewBox: `0 0 ${wide} ${high}`, preserveAspectRatio: "none", role: "img", "aria-label": `GPU memory of ${job.name} over its steps` }, make("path", { d: `M0,${high} L${path} L${wide},${high} Z` }));
     }
