@@ -14,7 +14,7 @@ from tests.test_docs import check_finishes, shown_commands, update
 COMMANDS: list[str] = sorted(getattr(get_command(app), "commands"))  # noqa: B009  (typer's type does not say it)
 WITHOUT = ("models", "recipes")
 """Commands that have nothing to ask for, and so no examples."""
-NEED_MORE = ("rehearse", "measure")
+NEED_MORE = ("rehearse", "measure", "drift")
 """Commands that need a CUDA build of torch or a GPU; test_docs.py runs the examples of all others."""
 
 

@@ -63,8 +63,8 @@ def model_config(source: ModelSource, build: Build) -> Any:
     check_sizes(source.config, source.name)
     check_dtypes(source.config, source.name)
     check_parts(source.config, source.name)
-    config = _config(source)
-    with _explained(source, "built"):
+    with quiet(), _explained(source, "built"):
+        config = _config(source)
         truncate(config, build.layers, build.vision_layers)
         for part in (config, text_config(config), vision_config(config)):
             if part is not None:
@@ -239,7 +239,7 @@ def _explained(source: ModelSource, done: str) -> Iterator[None]:
         if isinstance(word, str) and (unknown := field_of(source.config, word)):
             raise ModelError(f"{source.name}: {unknown}") from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = " ".join(lines)[:300] or "no reason given"
+        reason = " ".join(lines)[:300].rstrip() or "no reason given"
         message = f"{source.name}: the config cannot be {done} by transformers: {type(error).__name__}: {reason}"
         raise ModelError(message) from error
 
