@@ -88,11 +88,12 @@ def text(record: Any) -> str | None:
 
 
 def html(record: Any) -> str | None:
-    """A plan's charts, or a table of its figures where nobody knows its graph any more; None for the rest."""
+    """A plan's charts, or a table of its figures where there is nothing to draw them from; None for the rest."""
     if not isinstance(record, Plan):
         return None
     draw = _drawers.get(id(record))
-    return fragment([draw(record)]) if draw else _table(record)
+    drawn = draw(record) if draw else None
+    return fragment([drawn]) if drawn and drawn.picture else _table(record)
 
 
 def answer(plan: Plan) -> str:
@@ -122,7 +123,7 @@ def _figures(plan: Plan) -> list[tuple[str, str]]:
     figures = [
         ("GPU", f"{gib(plan.gpu.peak_bytes)} at most{reserved}" + (f", in {place(gpu)}" if gpu else "")),
         ("CPU", f"{gib(plan.cpu.peak_bytes)} of tensors at most" + (f", in {place(cpu)}" if cpu else "")),
-        ("steps", f"{len(plan.steps)} in .steps, {len(plan.notes)} notes in .notes"),
+        ("steps", f"{len(plan.steps)} in .steps; notes: {len(plan.notes)} in .notes"),
     ]
     return figures if plan.steps else figures[:2]
 

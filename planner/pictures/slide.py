@@ -32,6 +32,16 @@ INCHES, DPI = (13.333, 7.5), 144
 """A slide of 16:9; as PNG 1920 x 1080."""
 
 
+STYLE: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 12,
+    "text.parse_math": False,
+    "svg.hashsalt": "planner",
+}
+"""Of matplotlib; the colours come to it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Colours:
     """Those of the page (assets/planner.css)."""
@@ -107,16 +117,12 @@ def slide(plan: Plan, picture: Picture, form: SlideFormat, *, dark: bool = False
 
 def _style(colours: _Colours) -> dict[str, Any]:
     return {
-        "font.family": "sans-serif",
-        "font.sans-serif": ["DejaVu Sans"],
-        "font.size": 12,
+        **STYLE,
         "text.color": colours.ink,
-        "text.parse_math": False,
         "axes.edgecolor": colours.rule,
         "axes.labelcolor": colours.soft,
         "xtick.color": colours.soft,
         "ytick.color": colours.soft,
-        "svg.hashsalt": "planner",
     }
 
 
