@@ -117,7 +117,12 @@ def test_what_is_generated_whole_is_up_to_date(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("page", "said"),
-    [("README.md", "model.layers.0"), ("docs/serving.md", " True "), ("docs/training.md", "full sharding")],
+    [
+        ("README.md", "model.layers.0"),
+        ("docs/serving.md", " True "),
+        ("docs/training.md", "full sharding"),
+        ("docs/python.md", "Plan of qwen3-0.6b"),
+    ],
 )
 def test_python_shown_runs(page: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)

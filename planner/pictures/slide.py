@@ -158,7 +158,7 @@ def _panel(axes: Any, plan: Plan, picture: Picture, device: DeviceKey, colours: 
         xs, *(series[part] for part in shown), colors=[colours.parts[part] for part in shown], step="post", linewidth=0
     )
     if any(level.reserved for _, level in levels):
-        axes.step(xs, [level.allocated / GIB for _, level in levels], where="post", color=colours.allocated, lw=1.1)
+        axes.step(xs, [level.allocated / GIB for _, level in levels], where="post", color=colours.allocated, lw=0.9)
         axes.step(xs, [level.reserved / GIB for _, level in levels], where="post", color=colours.reserved, lw=1.6)
     top = max((max(level.requested, level.reserved) for _, level in levels), default=0) / GIB or 1.0
     top = max(top, _limits(axes, picture, device, top, colours))
@@ -190,15 +190,15 @@ def _limits(axes: Any, picture: Picture, device: DeviceKey, top: float, colours:
     """Draw what there is of the device. Returns the highest line that is drawn: one far above is said, not drawn."""
     highest = 0.0
     for line in (each for each in picture.capacities if each.device == device):
-        height = line.bytes / GIB
+        height, size = line.bytes / GIB, gib_short(line.bytes)
+        text = line.label if size in line.label else f"{line.label}: {size}"
         if height <= 2.5 * top:
             axes.axhline(height, color=colours.limit, lw=1.4, ls=(0, (5, 3)))
             highest = max(highest, height)
             where = {"xy": (0, height), "xycoords": ("axes fraction", "data"), "xytext": (6, 4), "ha": "left"}
-            text = f"{line.label}: {gib_short(line.bytes)}"
         else:
             where = {"xy": (1, 1), "xycoords": "axes fraction", "xytext": (0, 8), "ha": "right"}
-            text = f"{line.label}: {gib_short(line.bytes)}, far above"
+            text += ", far above"
         axes.annotate(text, **where, textcoords="offset points", size=10.5, color=colours.limit)
     return highest
 
