@@ -15,7 +15,19 @@ ROOT = Path(__file__).parent.parent / "planner"
 # floor's neighbours on the left and from the floors below, never from above.
 FLOORS = (
     ("version", "views"),
-    ("errors", "hints", "units", "upstream", "records", "hardware", "spelling", "fields", "notes", "timeline"),
+    (
+        "errors",
+        "hints",
+        "units",
+        "upstream",
+        "upstream_lines",
+        "records",
+        "hardware",
+        "spelling",
+        "fields",
+        "notes",
+        "timeline",
+    ),
     ("cuda",),
     ("job", "recipe"),
     ("models",),

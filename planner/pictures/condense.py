@@ -7,18 +7,29 @@ part is what it really is, so the parts sum to the total there.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import sqrt
+from itertools import accumulate
+from math import isqrt, sqrt
+from typing import NamedTuple
 
 from planner.compress.holdings import About, Owner
 from planner.compress.parts import PARTS, part_number
 from planner.compress.watching import Form, StepLog
 from planner.pictures.schema import KindPicture, Stairs, StepCurves, WhatPicture
 from planner.timeline import Handle
+from planner.upstream_lines import Line, line_of
 
+FP32 = 4
 MOMENTS = 600
 """Of a step on one device."""
 HELD = 160
 """Holdings of a step on one device that are shown one by one."""
+
+
+class Described(NamedTuple):
+    """What an album's holdings are."""
+
+    whats: tuple[WhatPicture, ...]
+    lines: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -30,6 +41,8 @@ class Album:
     """Ticks of each one's step."""
     milestones: list[tuple[tuple[int, str], ...]] = field(default_factory=list)
     whats: dict[tuple[Owner, str, Form | None], int] = field(default_factory=dict)
+    sizes: dict[int, int] = field(default_factory=dict)
+    """The most that one of each has, by its number."""
     kinds: dict[str, int] = field(default_factory=dict)
 
     def see(self, log: StepLog) -> int:
@@ -44,19 +57,33 @@ class Album:
         self.kinds.setdefault(kind, len(self.kinds))
         return self.whats.setdefault((owner, kind, form), len(self.whats))
 
-    def what_pictures(self) -> tuple[WhatPicture, ...]:
-        """All that holds bytes, by its number."""
-        return tuple(
-            WhatPicture(
-                name=owner.name,
-                role=owner.role,
-                copies=owner.copies,
-                kind=self.kinds[kind],
-                shape=form.dims if form else None,
-                dtype=form.dtype if form else None,
+    def described(self, shapes: Mapping[str, Form], modifiers: Mapping[int, str | None]) -> Described:
+        """All that holds bytes, by its number, and the lines of the library that are named there.
+
+        `shapes` of weights by their full names; `modifiers`: whose step each of the curves was drawn of.
+        """
+        whose: dict[int, str | None] = {}
+        for number, curves in enumerate(self.curves):
+            for what in accumulate(curves.whats):
+                whose[what] = whose.get(what) or modifiers.get(number)
+        lines: dict[str, int] = {}
+        whats = []
+        for (owner, kind, form), number in self.whats.items():
+            line = line_of(whose.get(number), kind, owner.role)
+            known = form or (shapes.get(owner.name) if kind == "weights" and not owner.role else None)
+            known = known or (line and _square(line, self.sizes.get(number, 0)))
+            whats.append(
+                WhatPicture(
+                    name=owner.name,
+                    role=owner.role,
+                    copies=owner.copies,
+                    kind=self.kinds[kind],
+                    shape=known.dims if known else None,
+                    dtype=known.dtype if known else line.dtype if line else None,
+                    line=lines.setdefault(line.where.replace("`", ""), len(lines)) if line else None,
+                )
             )
-            for owner, kind, form in self.whats
-        )
+        return Described(tuple(whats), tuple(lines))
 
     def kind_pictures(self) -> tuple[KindPicture, ...]:
         """All kinds, by their numbers."""
@@ -64,6 +91,12 @@ class Album:
             KindPicture(kind=kind, gpu_part=part_number(kind, "gpu"), cpu_part=part_number(kind, "cpu"))
             for kind in self.kinds
         )
+
+
+def _square(line: Line, nbytes: int) -> Form | None:
+    """How a square matrix of so many bytes is shaped, where the line makes one; of fp32, as all of these are."""
+    side = isqrt(nbytes // FP32)
+    return Form((side, side), "float32") if line.is_square and side and side * side * FP32 == nbytes else None
 
 
 def _condensed(log: StepLog, album: Album) -> StepCurves:
@@ -74,6 +107,8 @@ def _condensed(log: StepLog, album: Album) -> StepCurves:
     shown = sorted(order[:HELD], key=lambda handle: (held[handle][0], handle))
     births = [held[handle][0] for handle in shown]
     whats = [album.what(about[handle].owner, about[handle].kind, log.form(handle)) for handle in shown]
+    for what, handle in zip(whats, shown, strict=True):
+        album.sizes[what] = max(album.sizes.get(what, 0), *held[handle][1::2])
     return StepCurves(
         whats=_since_before(whats),
         begins=_since_before(births),

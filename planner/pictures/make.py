@@ -1,6 +1,6 @@
 """Pictures of plans: the job is walked once more, and every step that is not a copy is drawn."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import accumulate
 from typing import Any
@@ -11,6 +11,7 @@ from planner.compress.holdings import Peak
 from planner.compress.oneshot import heaviest_rank
 from planner.compress.program import StepMemory
 from planner.compress.schema import CpuStep, GpuStep, Plan, Step
+from planner.compress.watching import Form
 from planner.hardware.machine import Machine
 from planner.job import Job
 from planner.models.graph import ModelGraph
@@ -83,7 +84,7 @@ def picture_of(graph: ModelGraph, recipe: Recipe, plan: Plan) -> Picture | None:
     program, _, _ = checked_program(graph, recipe, plan.job)
     album = Album()
     steps = walked(program, plan, heaviest_rank(program, plan.job), album.see)
-    return _assembled(plan, steps, album)
+    return _assembled(plan, steps, album, _shapes(graph))
 
 
 class Drawer:
@@ -119,7 +120,7 @@ def _differences(asked: Recipe, chosen: Recipe) -> Iterator[tuple[str, Any]]:
                 yield f"{after.type}.{field.name}", value
 
 
-def _assembled(plan: Plan, walked_steps: Sequence[StepMemory], album: Album) -> Picture:
+def _assembled(plan: Plan, walked_steps: Sequence[StepMemory], album: Album, shapes: Mapping[str, Form]) -> Picture:
     devices: list[DeviceKey] = ["gpu", *(["gpu1"] if plan.second_gpu else ()), "cpu"]
     first: dict[int, int] = {}
     """The step that each of the curves was drawn of, which comes before its copies."""
@@ -128,15 +129,38 @@ def _assembled(plan: Plan, walked_steps: Sequence[StepMemory], album: Album) -> 
         seen = walked_steps[step.index] if step.index < len(walked_steps) else None
         steps.append(_step(step, seen, devices, album, first))
     missing = sum(any(each.curves is None for each in step.devices.values()) for step in steps)
+    described = album.described(shapes, _modifiers(plan, steps))
     return Picture(
         devices=tuple(devices),
         capacities=_capacities(plan),
         kinds=album.kind_pictures(),
-        whats=album.what_pictures(),
+        whats=described.whats,
+        lines=described.lines,
         curves=tuple(album.curves),
         steps=tuple(steps),
         notes=(NOT_DRAWN.format(missing, len(steps)),) if missing else (),
     )
+
+
+def _shapes(graph: ModelGraph) -> dict[str, Form]:
+    """Every weight of the model by its full name."""
+    return {
+        unit.name + parameter.name: Form(parameter.shape, parameter.dtype)
+        for unit in graph.units
+        for parameter in graph.structures[unit.structure].parameters
+    }
+
+
+def _modifiers(plan: Plan, steps: Sequence[StepPicture]) -> dict[int, str | None]:
+    """Whose step each of the curves was drawn of."""
+    pairs = zip(plan.steps, steps, strict=True)
+    return {
+        place.curves: step.modifier
+        for step, shown in pairs
+        if shown.like is None
+        for place in shown.devices.values()
+        if place.curves is not None
+    }
 
 
 def _step(

@@ -458,7 +458,7 @@
     zoom(from, to) {
       const all = this.job.steps.length, least = 1e-3;
       this.range = [Math.max(0, from), Math.min(all, Math.max(to, from + least))];
-      if (this.x < this.range[0] || this.x > this.range[1]) this.x = this.job.highestIn ? this.x : this.range[0];
+      if (this.x < this.range[0] || this.x > this.range[1]) this.x = this.job.place(Math.floor(this.range[0]), this.device, this.job.moment(this.range[0], this.device).index);
       this.draw();
     }
     closer(factor) {
@@ -547,13 +547,14 @@
         make("td", {}, this.pill(job)), make("td", { "data-title": "GPU" }, bar(onDevice(job.plan), most.gpu)),
         make("td", { "data-title": "smallest card" }, job.plan.gpu.smallest_card_bytes ? size(job.plan.gpu.smallest_card_bytes) : "–"),
         make("td", { "data-title": "RAM" }, bar(ram(job.plan), most.cpu)),
-        make("td", { "data-title": "result" }, job.plan.result ? size(job.plan.result.file_bytes) : "–"), make("td", { class: "pr-spark" }, this.spark(job, most.gpu)));
+        make("td", { "data-title": "result" }, job.plan.result ? size(job.plan.result.file_bytes) : "–"), make("td", { class: "pr-spark" }, this.spark(job)));
       return make("section", { class: "pr-side" }, make("h2", {}, "Side by side"), make("table", {},
         make("thead", {}, make("tr", {}, ...["plan", "", "GPU", "smallest card", "RAM", "result", "GPU over the steps"].map(each => make("th", { scope: "col" }, each)))),
         make("tbody", {}, this.jobs.map(row))));
     }
-    spark(job, most) {
-      const peaks = job.steps.map(step => step.gpu.peak_reserved_bytes ?? step.gpu.peak_bytes), wide = 120, high = 28;
+    /** The plan's own shape, to its own height. */
+    spark(job) {
+      const peaks = job.steps.map(step => step.gpu.peak_reserved_bytes ?? step.gpu.peak_bytes), wide = 120, high = 28, most = Math.max(1, ...peaks);
       const path = peaks.map((bytes, i) => `${(i / peaks.length * wide).toFixed(1)},${(high - bytes / most * high).toFixed(1)} ${((i + 1) / peaks.length * wide).toFixed(1)},${(high - bytes / most * high).toFixed(1)}`).join(" ");
       return make("svg", { viewBox: `0 0 ${wide} ${high}`, preserveAspectRatio: "none", role: "img", "aria-label": `GPU memory of ${job.name} over its steps` }, make("path", { d: `M0,${high} L${path} L${wide},${high} Z` }));
     }
