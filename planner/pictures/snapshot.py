@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from planner.compress.parts import PART_NAMES, PARTS, part_number
-from planner.compress.schema import Plan
+from planner.compress.schema import Plan, Step
 from planner.cuda.allocator import OFFSETS, Block, CachingAllocator
 from planner.errors import JobError
 from planner.pictures.recording import Recorded, StepEvents
 from planner.reports.summary import place
 from planner.timeline import Handle
 from planner.units import MIB
+from planner.upstream_lines import line_of
 
 BASE = 0x7F00_0000_0000
 """Where the first segment lies, as on a real card."""
@@ -53,7 +54,7 @@ def snapshot(plan: Plan, steps: Sequence[StepEvents]) -> dict[str, Any]:
     """The snapshot of these steps of the plan: every tensor's birth and death, and what is left at the end."""
     card = _Card()
     for step in steps:
-        card.begin(step, place(plan.steps[step.index]))
+        card.begin(step, plan.steps[step.index])
     return {"segments": card.segments(), "device_traces": [card.trace], "allocator_settings": {}}
 
 
@@ -82,14 +83,18 @@ class _Card:
     bases: list[int] = field(default_factory=list)
     """Addresses of the segments, by their numbers, which begin with 1."""
     where: Frames = field(default_factory=list)
+    """The running step, as a frame."""
+    modifier: str | None = None
+    """Whose step it is."""
 
     def __post_init__(self) -> None:
         # MemoryViz.js paints categories only where one of them is called unknown (annotate_snapshot).
         self.trace.append(_entry("snapshot", 0, 0, [], "unknown"))
 
-    def begin(self, step: StepEvents, name: str) -> None:
+    def begin(self, step: StepEvents, planned: Step) -> None:
         """Walk a step. What it finds is what the one before it left, wherever that is known."""
-        self.where = [{"filename": f"step {step.index}", "name": name, "line": step.index}]
+        self.where = [{"filename": f"step {step.index}", "name": place(planned), "line": step.index}]
+        self.modifier = planned.modifier
         frames: dict[Handle, tuple[Frames, str]] = {}
         freed = _freed(step)
         self._carry_over(step, freed, frames)
@@ -130,8 +135,19 @@ class _Card:
             about = step.about[handle]
             shape = f" {list(about.form.dims)} {about.form.dtype}" if about.form else ""
             first = {"filename": _owner_line(about), "name": f"{about.kind}{shape}", "line": 0}
-            frames[handle] = [first, *self.where], PART_NAMES[PARTS[part_number(about.kind, "gpu")]]
+            frames[handle] = (
+                [first, *self._upstream(about), *self.where],
+                PART_NAMES[PARTS[part_number(about.kind, "gpu")]],
+            )
         return frames[handle]
+
+    def _upstream(self, about: Recorded) -> Frames:
+        """The function of the library that allocates it, where one is noted."""
+        line = line_of(self.modifier, about.kind, about.owner.role)
+        if line is None:
+            return []
+        filename, _, function = line.where.replace("`", "").partition(" ")
+        return [{"filename": filename, "name": function, "line": 0}]
 
     def _take(self, handle: Handle, nbytes: int, frames: Frames, category: str) -> None:
         before = len(self.allocator.segments)

@@ -128,6 +128,14 @@ def test_a_copied_steps_tensors_have_its_own_names(drawn: Drawn) -> None:
     assert "layers.2.up_proj" not in text
 
 
+def test_the_stack_of_a_tensor_names_owner_role_upstream_function_and_step(drawn: Drawn) -> None:
+    trace = loaded(written(*drawn, "memory-viz"))["device_traces"][0]
+    stacks = [[(f["filename"], f["name"]) for f in event["frames"]] for event in trace if event["action"] == "alloc"]
+    (stack,) = {tuple(stack) for stack in stacks if stack[0][0].endswith("layers.0.up_proj Hessian")}
+    assert stack[1] == ("gptq/helpers.py", "make_empty_hessian")
+    assert stack[2][0].startswith("step ")
+
+
 def test_torchs_own_functions_read_a_snapshot(drawn: Drawn) -> None:
     snapshot = loaded(written(*drawn, "memory-viz"))
     lines = memory_viz.memory(snapshot, format_flamegraph=lambda text: text)
