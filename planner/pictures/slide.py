@@ -32,6 +32,8 @@ INCHES, DPI = (13.333, 7.5), 144
 """A slide of 16:9; as PNG 1920 x 1080."""
 
 
+SHORT, LONG = 104, 150
+"""Letters of a line in large and in small print."""
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -139,7 +141,9 @@ def _title(figure: Any, plan: Plan, colours: _Colours) -> None:
         color=colours.paper,
         bbox={"boxstyle": "round,pad=0.45,rounding_size=0.8", "facecolor": colours.verdicts[found], "linewidth": 0},
     )
-    figure.text(0.068, 0.893, _shortened(answer(plan)[0]), size=14, color=colours.verdicts[found])
+    said = answer(plan)[0]
+    size = 14 if len(said) <= SHORT else 11.5
+    figure.text(0.068, 0.893, _shortened(said, LONG), size=size, color=colours.verdicts[found])
     figure.text(0.068, 0.858, _shortened(job_line(plan.job)), size=12, color=colours.soft)
 
 
@@ -199,7 +203,9 @@ def _limits(axes: Any, picture: Picture, device: DeviceKey, top: float, colours:
         else:
             where = {"xy": (1, 1), "xycoords": "axes fraction", "xytext": (0, 8), "ha": "right"}
             text += ", far above"
-        axes.annotate(text, **where, textcoords="offset points", size=10.5, color=colours.limit)
+        box = {"boxstyle": "round,pad=0.15", "facecolor": colours.paper, "linewidth": 0, "alpha": 0.9}
+        look = {"size": 10.5, "color": colours.limit, "bbox": box}
+        axes.annotate(text, **where, textcoords="offset points", **look)
     return highest
 
 
