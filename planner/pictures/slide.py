@@ -32,8 +32,8 @@ INCHES, DPI = (13.333, 7.5), 144
 """A slide of 16:9; as PNG 1920 x 1080."""
 
 
-SHORT, LONG = 104, 150
-"""Letters of a line in large and in small print."""
+LETTERS = 122
+"""Of the line that says the verdict; what is longer goes on below it."""
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -141,13 +141,15 @@ def _title(figure: Any, plan: Plan, colours: _Colours) -> None:
         color=colours.paper,
         bbox={"boxstyle": "round,pad=0.45,rounding_size=0.8", "facecolor": colours.verdicts[found], "linewidth": 0},
     )
-    said = answer(plan)[0]
-    size = 14 if len(said) <= SHORT else 11.5
-    figure.text(0.068, 0.893, _shortened(said, LONG), size=size, color=colours.verdicts[found])
-    figure.text(0.068, 0.858, _shortened(job_line(plan.job)), size=12, color=colours.soft)
+    said, below = answer(plan)[0], job_line(plan.job)
+    if len(said) > LETTERS:
+        said, _, rest = said.partition("; ")
+        below = f"{rest}  \N{MIDDLE DOT}  {below}" if rest else below
+    figure.text(0.068, 0.893, _shortened(said), size=13.5, color=colours.verdicts[found])
+    figure.text(0.068, 0.858, _shortened(below, LETTERS + 20), size=12, color=colours.soft)
 
 
-def _shortened(text: str, most: int = 118) -> str:
+def _shortened(text: str, most: int = LETTERS) -> str:
     """One line; what does not fit is left away."""
     return text if len(text) <= most else f"{text[: most - 1].rpartition(' ')[0]}\N{HORIZONTAL ELLIPSIS}"
 
