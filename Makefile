@@ -1,6 +1,7 @@
 # make demo    plan DeepSeek-R1 with GPTQ beside RTN (installs on first use)
 # make test    the whole test suite
 # make check   lint, format, types, generated docs
+# make fuzz    inputs that nobody would type, for ten minutes (MINUTES=60 for longer)
 # make docs    regenerate what is generated in docs/ and README.md
 # make site    the documentation as a site, in build/site
 #
@@ -14,7 +15,7 @@ STAMP := $(VENV)/.installed
 # The variable: the theme warns of a later MkDocs, which constraints.txt keeps away.
 SITE = NO_MKDOCS_2_WARNING=true $(VENV)/bin/mkdocs build --strict --quiet
 
-.PHONY: help demo test check docs site clean
+.PHONY: help demo test check fuzz docs site clean
 .DEFAULT_GOAL := help
 
 help:
@@ -33,6 +34,9 @@ check: $(STAMP)
 	$(VENV)/bin/python docs/update.py --check
 	$(VENV)/bin/python docs/formulas.py --check
 	$(SITE) --site-dir "$$(mktemp -d)/site"
+
+fuzz: $(STAMP)
+	$(VENV)/bin/python -m tests.fuzz --minutes $(or $(MINUTES),10)
 
 docs: $(STAMP)
 	$(VENV)/bin/python docs/update.py

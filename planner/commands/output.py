@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from planner.errors import OutputError
+from planner.hints import MAX_PATH_SHOWN, shorten
 
 if TYPE_CHECKING:
     from planner.hardware.demand import Fits
@@ -19,7 +20,14 @@ def check_output(output: str | None) -> None:
     """Raise OutputError, before any work is done, where the result could not be written afterwards."""
     if output is None:
         return
-    path = Path(output)
+    try:
+        _check_path(output, Path(output))
+    except (OSError, ValueError) as error:  # too long a name, a null byte
+        shown = shorten(output, MAX_PATH_SHOWN)
+        raise OutputError(f"--output {shown}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _check_path(output: str, path: Path) -> None:
     if path.is_dir():
         raise OutputError(f"--output {output}: this is a folder; name a file")
     folder = path.resolve().parent

@@ -75,4 +75,7 @@ def _trace(graph: "ModelGraph", run: Run, layer: str, job: Job) -> TunedBlock:
     modules = [ModuleRef(unit.name + m.name, m.classes, m.rows, m.columns, m.itemsize) for m in parts]
     targets = run.of(layer)
     schemes = {m.name: m.scheme for m in targets.named()} if targets else {}
-    return graph.tune(run.spec.tuning(layer, modules, schemes, job.rank_samples, job.batch_size))
+    try:
+        return graph.tune(run.spec.tuning(layer, modules, schemes, job.rank_samples, job.batch_size))
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{layer}: {error}") from error

@@ -11,7 +11,7 @@ from typing import Any
 from planner.errors import JobError
 from planner.hardware.catalogue_rows import CatalogueRow, LeftOutError, from_gpuhunt, from_plain, from_skypilot
 from planner.hardware.machine import Machine
-from planner.hints import few, shorten
+from planner.hints import MAX_PATH_SHOWN, few, shorten
 from planner.records import Record
 
 MOST_BYTES = 200 * 10**6
@@ -59,7 +59,7 @@ def read_catalogues(paths: Sequence[str]) -> Catalogue:
 
     Raises JobError for a file that cannot be read or is no catalogue, and for a row that cannot be read.
     """
-    read = [read_catalogue(path) for given in paths for path in _files(Path(given).expanduser())]
+    read = [read_catalogue(path) for given in paths for path in _files(given)]
     return Catalogue(
         machines=tuple(machine for each in read for machine in each.machines),
         notes=tuple(note for each in read for note in each.notes),
@@ -106,9 +106,14 @@ def _notes(path: Path, rows: int, kept: int, left_out: Counter[str]) -> Iterator
         yield f"{path}: {count:,} row{'s' if count > 1 else ''} left out: {reason}"
 
 
-def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
+def _files(given: str) -> list[Path]:
+    try:
+        path = Path(given).expanduser()
+        if not path.is_dir():
+            return [path]
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise JobError(f"--catalogue {shorten(given, MAX_PATH_SHOWN)}: {reason}") from None
     found = sorted([*path.glob("vms.csv"), *path.glob("*/vms.csv")])
     if not found:
         raise JobError(f"--catalogue {path}: the folder has no <cloud>/vms.csv; name a file, or SkyPilot's catalogs/v8")
@@ -145,7 +150,7 @@ def _kind(path: Path, columns: Sequence[str]) -> CatalogueKind:
     for kind in KINDS:
         if kind.columns <= set(columns):
             return kind
-    names = shorten(few(columns, 8)) if columns else "none"
+    names = shorten(few(columns, 8)).strip() or "none"
     raise JobError(
         f"--catalogue {path}: no catalogue of SkyPilot or gpuhunt, and no table with columns name and gpu; its columns "
         f"are {names}"

@@ -21,10 +21,13 @@ LEFT_OUT = (".cache", ".gitattributes")
 
 def folder_of(model: str) -> Path | None:
     """A folder that holds safetensors: the one that is named, or a Hub id's in the local cache. None without one."""
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path if any(path.glob("*.safetensors")) else None
-    if path.exists() or model.count("/") != 1:
+    try:
+        path = Path(model).expanduser()
+        if path.is_dir():
+            return path if any(path.glob("*.safetensors")) else None
+        if path.exists() or model.count("/") != 1:
+            return None
+    except (OSError, ValueError, RuntimeError):  # too long a name, no permission, ~nobody: no such folder
         return None
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError

@@ -63,8 +63,8 @@ def model_config(source: ModelSource, build: Build) -> Any:
     check_sizes(source.config, source.name)
     check_dtypes(source.config, source.name)
     check_parts(source.config, source.name)
-    config = _config(source)
-    with _explained(source, "built"):
+    with quiet(), _explained(source, "built"):
+        config = _config(source)
         truncate(config, build.layers, build.vision_layers)
         for part in (config, text_config(config), vision_config(config)):
             if part is not None:
@@ -126,7 +126,8 @@ def num_experts(config: Any) -> int:
     """Routed experts per MoE layer, 0 for a dense model."""
     text = text_config(config)
     parts = (text, getattr(text, "ffn_config", None))  # dbrx keeps its experts in a part of its own
-    return next((int(count) for part in parts for key in EXPERT_COUNT_KEYS if (count := getattr(part, key, None))), 0)
+    counts = (getattr(part, key, None) for part in parts for key in EXPERT_COUNT_KEYS)
+    return next((count for count in counts if isinstance(count, int) and count), 0)  # a config may hold anything
 
 
 def names_experts(config: Any) -> bool:
@@ -239,7 +240,7 @@ def _explained(source: ModelSource, done: str) -> Iterator[None]:
         if isinstance(word, str) and (unknown := field_of(source.config, word)):
             raise ModelError(f"{source.name}: {unknown}") from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = " ".join(lines)[:300] or "no reason given"
+        reason = " ".join(lines)[:300].rstrip() or "no reason given"
         message = f"{source.name}: the config cannot be {done} by transformers: {type(error).__name__}: {reason}"
         raise ModelError(message) from error
 

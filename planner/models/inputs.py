@@ -73,7 +73,7 @@ def _collate(name: str, row: torch.Tensor, count: int) -> torch.Tensor:
 def _plain_token(config: Any) -> int:
     """A token id that is no image, video or other placeholder."""
     names = ("image_token_id", "image_token_index", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    special = {getattr(config, name, None) for name in names}
+    special = [getattr(config, name, None) for name in names]  # a config may hold anything
     return next(i for i in range(9, 64) if i not in special)
 
 

@@ -48,11 +48,14 @@ def tune(built: BuiltModel, job: Job, targets: Sequence[str], experts: int, requ
         job = job.model_copy(update={"dtype": "bfloat16"})
         built = built_model(built.source, job.build)
     model: Any = built.module
-    with quiet(), unchanged(model), without_lost_masks(model, targets), forward_of_model():
-        arguments = _captured(model, job, targets, request.layer)
-        linearize(model.get_submodule(request.layer), model.config, job.calibrate_all_experts)
-        with frozen(model):
-            return BlockTuner(model, request, arguments, experts).run()
+    with quiet(), unchanged(model):
+        if job.sequential_targets is not None:  # they may be experts, which are there once these are linear
+            linearize(model, model.config, job.calibrate_all_experts)
+        with without_lost_masks(model, targets), forward_of_model():
+            arguments = _captured(model, job, targets, request.layer)
+            linearize(model.get_submodule(request.layer), model.config, job.calibrate_all_experts)
+            with frozen(model):
+                return BlockTuner(model, request, arguments, experts).run()
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from planner.compress.schema import Plan
 from planner.errors import RehearseError, StoppedError
+from planner.hints import MAX_PATH_SHOWN, shorten
 from planner.job import Job
 from planner.rehearse.allocation import ALLOCATOR_VARIABLES, told_by_environment
 from planner.rehearse.build import Interpreter, PretendedDriver, interpreter, pretended_driver
@@ -48,13 +49,21 @@ class ScriptWish:
     """Which process of a torchrun job this is."""
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long a name, a null byte
+        return False
+
+
 def rehearse(wish: ScriptWish, say: Callable[[str], None]) -> Plan:
     """Run the script and report. Raises RehearseError where it cannot run, StoppedError where it did not end well.
 
     A job that ran out of the card's memory ended well: that is what was asked.
     """
-    if not wish.script.is_file():
-        raise RehearseError(f"{wish.script}: no such script (a model needs a --recipe beside it)")
+    if not _is_file(wish.script):
+        shown = shorten(str(wish.script), MAX_PATH_SHOWN)
+        raise RehearseError(f"{shown}: no such script (a model needs a --recipe beside it)")
     wish = replace(wish, job=told_by_environment(wish.job))
     python = interpreter(wish.python)
     with _ending_when_told():

@@ -91,6 +91,23 @@ def test_one_word_is_one_token_and_special_ids_are_the_models(tmp_path: Path) ->
     assert "<|image_pad|>" in about["chat_template"]
 
 
+def test_no_word_has_the_id_of_an_image(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+
+    texts.write_tokenizer(tmp_path, {"model_type": "mistral3", "vocab_size": 131072, "image_token_index": 10})
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert tokenizer.encode("w0 [IMG] w1").ids == [1, 10, 11]
+
+
+def test_to_name_a_cache_nothing_is_pickled_for_made_up_data() -> None:
+    module = types.SimpleNamespace(update_fingerprint=lambda *given: given)
+    data._hash_nothing(module)
+    first, second = (module.update_fingerprint(f"{data.MADE_UP}1", "map", {"function": object()}) for _ in range(2))
+    assert first.startswith(data.MADE_UP)
+    assert first != second
+    assert module.update_fingerprint("abc", "map", {"function": 1}) == ("abc", "map", {"function": 1})
+
+
 def test_made_up_samples_have_the_columns_of_the_data_set_and_the_words_asked_for() -> None:
     made = texts.rows("HuggingFaceH4/ultrachat_200k", 3, 40)
     assert set(made) == {"prompt", "messages"}

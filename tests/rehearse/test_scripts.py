@@ -142,6 +142,7 @@ assert torch.isfinite(w).all() and not torch.isnan(w).any() and not (w == 0).all
 assert w.sum().item() > w.mean().item() > 0
 assert torch.linalg.svd(w)[1].shape == (500,) and torch.linalg.cholesky(w).shape == (500, 500)
 huge = torch.zeros(200_000, 200_000) * 2
+assert (w > 0).sum().item() == torch.nonzero(w > 0).shape[0] and (x > 2).sum().item() == 3
 assert torch.nn.Conv2d(3, 8, 3).cuda()(torch.randn(1, 3, 32, 32, device="cuda")).shape == (1, 8, 30, 30)
 if os.fork() == 0:
     os._exit(0)

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ SAMPLES, TOKENS = 512, 2_048
 """Where the script does not say: what LLM Compressor's examples have."""
 MARGIN = 16
 """Words beyond the script's length, so that it truncates to exactly that."""
+MADE_UP = "made-up-"
+"""Fingerprints of made-up data begin so."""
 _SLICE = re.compile(r"\[\s*(\d*)\s*:\s*(\d+)\s*\]")
 
 
@@ -29,6 +32,23 @@ def install(settings: Settings, events: Events, hooks: Hooks) -> None:
             module.Dataset.select = _select(module.Dataset.select)
 
     hooks.after("datasets", hook)
+    hooks.after("datasets.fingerprint", _hash_nothing)
+
+
+def _hash_nothing(module: Any) -> None:
+    """What becomes of made-up data is cached nowhere. To name a cache file, `map` would pickle all that the script's
+    function refers to: a whole model, where that is a global of the script (datasets/fingerprint.py)."""
+    own = module.update_fingerprint
+
+    def update_fingerprint(fingerprint: str, transform: Any, transform_args: Any) -> Any:
+        is_made_up = str(fingerprint).startswith(MADE_UP)
+        return _fresh_fingerprint() if is_made_up else own(fingerprint, transform, transform_args)
+
+    module.update_fingerprint = update_fingerprint
+
+
+def _fresh_fingerprint() -> str:
+    return MADE_UP + uuid.uuid4().hex
 
 
 def _load(module: Any, own: Any, settings: Settings, events: Events) -> Any:
@@ -45,6 +65,7 @@ def _load(module: Any, own: Any, settings: Settings, events: Events) -> Any:
             text = f"{path}: made-up data, {count:,} samples of {words:,} words (--real-data takes what is there)."
             events.note("data", text + _unfound(asked or settings.most_samples, settings.tokens))
         made = module.Dataset.from_dict(rows(str(path), count, words))
+        made._fingerprint = _fresh_fingerprint()
         if split is None:
             made = module.DatasetDict(dict.fromkeys(("train", "validation", "test", "train_sft"), made))
         return made.to_iterable_dataset() if named.get("streaming") else made

@@ -110,11 +110,18 @@ def _failure(error: BaseException, settings: Settings) -> dict[str, Any]:
     if memory is error:
         return _ran_out(memory, settings)
     traceback.print_exception(error)
-    lines = str(error).strip().splitlines()
-    text = f"{type(error).__name__}: {lines[0] if lines else ''}"
+    text = _said(error)
+    if error.__cause__ is not None:  # llmcompressor's own error begins with the code that it traced
+        text += f" (from {_said(error.__cause__)})"
     if memory is not None:
         return _ran_out(memory, settings, text)
     return {"how": "failed", "line": _line(error, settings.script), "text": text}
+
+
+def _said(error: BaseException) -> str:
+    """The error in a line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
 def _ran_out(memory: BaseException, settings: Settings, then: str = "") -> dict[str, Any]:

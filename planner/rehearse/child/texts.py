@@ -25,14 +25,15 @@ COLUMNS = {
     "gsm8k": ("question", "answer"),
     "cnn_dailymail": ("article", "highlights"),
     "flickr30k": ("image", "caption"),
-    "calibration": ("text",),
+    "calibration": ("text", "messages"),
 }
 ANY = ("text", "messages", "prompt", "instruction", "input", "output", "question", "answer")
 
 
 def write_tokenizer(folder: Path, config: dict[str, Any]) -> None:
     """tokenizer.json and its config: one word is one token, special ids are the model's."""
-    vocabulary = {f"w{number}": FIRST_ID + number for number in range(WORDS)}
+    taken = set(_image_ids(config).values())
+    vocabulary = {f"w{number}": FIRST_ID + number for number in range(WORDS) if FIRST_ID + number not in taken}
     tokens = {name: f"<{name}>" for name in SPECIAL}
     size = _size(config)
     vocabulary.update({text: number for number, text in enumerate(tokens.values())})

@@ -21,6 +21,8 @@ class Script:
     must: tuple[str, ...] = ("load", "setup", "calibrate", "compress", "finalize", "save")
     """Phases that its report has."""
     generates: bool = True
+    fails: str = ""
+    """What stops it for a reason of its own, on a real card, too."""
 
 
 TEN = (
@@ -35,6 +37,7 @@ TEN = (
         "mixture of experts",
         "examples/quantizing_moe/mixtral_example.py",
         {"mistralai/Mixtral-8x7B-Instruct-v0.1": "mixtral-8x7b"},
+        generates=False,
     ),
     Script("vision, with images", "examples/multimodal_vision/qwen_2_5_vl_example.py", QWEN2_VL, vision_layers=2),
     Script("FP8 kv cache, generation", "examples/quantization_kv_cache/llama3_fp8_kv_example.py"),
@@ -64,12 +67,16 @@ MORE = (
         "examples/multimodal_vision/mistral3_example.py",
         {"mistralai/Mistral-Small-3.1-24B-Instruct-2503": "tests/rehearse/examples/mistral3.json"},
         vision_layers=2,
+        # transformers 5.17's Pixtral processor returns a tensor, and LLM Compressor takes the batch off lists alone
+        # (llmcompressor/transformers/data/base.py tokenize): the script's collator then makes five dimensions
+        fails="Expected 3D (unbatched) or 4D (batched) input to conv2d, but got input of size: [1, 1, 3, 392, 504]",
     ),
     Script(
         "vision and experts, Llama 4",
         "examples/multimodal_vision/llama4_example.py",
         {"meta-llama/Llama-4-Scout-17B-16E-Instruct": "llama-4-scout"},
         vision_layers=2,
+        generates=False,
     ),
     Script(
         "REAP",
