@@ -11,6 +11,7 @@ from planner.compress.recipes import load_recipe
 from planner.compress.schema import Plan
 from planner.job import Job
 from planner.pictures.make import on_machine, picture_of
+from planner.pictures.page import fragment
 from planner.pictures.page import page as written
 from planner.pictures.schema import Pictured
 from planner.planning import sized_plan
@@ -193,3 +194,12 @@ def test_the_picture_for_the_docs(open_page: OpenPage, screenshots: Path, tmp_pa
     file.write_text(written([Pictured(plan, on_machine(picture, plan), "llama-3-8b")], "llama-3-8b"), encoding="utf-8")
     page = drawn(open_page(file.as_uri(), width=1100, height=1240))
     page.screenshot(path=screenshots / "report.png")
+
+
+def test_two_cells_of_a_notebook_draw_themselves(plans: list[Pictured], open_page: OpenPage, tmp_path: Path) -> None:
+    file = tmp_path / "notebook.html"
+    cells = (f"<div>{fragment([each], 'cell')}</div>" for each in plans)
+    file.write_text(f"<!doctype html><meta charset=utf-8>{''.join(cells)}", encoding="utf-8")
+    page = open_page(file.as_uri())
+    page.wait_for_function("document.querySelectorAll('.pr-chart .u-over').length === 4")
+    assert page.locator(".planner-report h1").count() == 2
