@@ -20,7 +20,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 # measure needs the real library and a GPU.
 SHOWN = (
-    "plan|model-free|fit|strategies|rent|compare|graph|accuracy|serve|formats|bpw|train|models|recipes|gpus|machines"
+    "plan|model-free|fit|strategies|rent|compare|report|explain|graph|accuracy|serve|formats|bpw|train|models|recipes|"
+    "gpus|machines"
 )
 FILES = Path(__file__).parent / "data" / "docs"
 

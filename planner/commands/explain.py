@@ -24,9 +24,8 @@ from planner.commands.progress import Progress
 
 EPILOG = """[bold]Examples[/bold]
 
-planner explain llama-3-8b -r gptq_w4a16
-planner explain llama-3-8b -r gptq_w4a16 --step 6
-planner explain llama-3-8b -r gptq_w4a16 --device cpu --format json"""
+planner explain qwen3-0.6b -r gptq_w4a16
+planner explain qwen3-0.6b -r gptq_w4a16 --step 6 --device cpu --format json"""
 
 StepOption = Annotated[
     int | None,

@@ -603,9 +603,10 @@
       const line = row => make("tr", {}, make("td", { class: "pr-bytes", title: exact(row.bytes) }, size(row.bytes)),
         make("td", { class: "pr-share", "aria-hidden": "true" }, make("i", { style: { width: `${row.bytes / widest * 100}%`, background: `var(--pr-part-${row.part === undefined ? 6 : row.part})` } })), make("td", {}, what(row)), make("td", { class: "pr-kind" }, row.part === undefined ? "" : job.names[row.part]));
       const rest = left.map((bytes, which) => [bytes, which]).filter(([bytes]) => bytes).map(([bytes, part]) => line({ bytes, part, name: curves.drawn ? "not listed one by one" : "all else", copies: 1 }));
+      const begun = job.milestones(step).filter(([tick]) => tick <= moment.tick).map(([, text]) => text).pop();
       const when = curves.drawn ? (this.job.ticks(step) > 1 ? `event ${trimmed(moment.tick, 0)} of ${trimmed(job.ticks(step), 0)}` : "") : "at its peak";
       this.alive.replaceChildren(...[make("h2", {}, "Alive at this moment"), make("div", { class: "pr-tabs", role: "tablist", "aria-label": "device" }, job.devices.map(tab)),
-        make("p", {}, make("b", {}, size(total)), ` of ${DEVICES[device]} memory in step ${step}, ${job.title(step)}`, when ? `, ${when}` : "", job.like(step) !== step ? `; the step does what step ${job.like(step)} did, under its own names` : ""),
+        make("p", {}, make("b", {}, size(total)), ` of ${DEVICES[device]} memory in step ${step}, ${job.title(step)}`, when ? `, ${when}` : "", begun ? ` (${begun})` : "", job.like(step) !== step ? `; the step does what step ${job.like(step)} did, under its own names` : ""),
         rows.length || rest.length ? make("table", {}, make("thead", {}, make("tr", {}, ...["bytes", "", "whose, and what", "part"].map(each => make("th", { scope: "col" }, each)))), make("tbody", {}, shown.map(line), rest)) : make("p", {}, "Nothing."),
         rows.length > ROWS ? make("button", { type: "button", onclick: () => { this.all = !this.all; this.showAlive(); } }, this.all ? "fewer" : `all ${rows.length}`) : null].filter(Boolean));
     }
