@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from planner.compress.context import Context
+from planner.compress.modifiers.rotations import Matrices
 from planner.compress.modifiers.spinquant import SpinQuantModel, SpinQuantSpec
 from planner.cuda.build import CudaBuild
 from planner.errors import PlannerError, RecipeError
@@ -56,9 +57,14 @@ def run(cuda: CudaBuild | None = None, **fields: Any) -> tuple[SpinQuantModel, C
 
 def apart() -> tuple[SpinQuantModel, Context]:
     """A model whose functions are called one by one; what is onloaded does not stay."""
+    context = alone()
+    return SpinQuantModel(context, spec()), context
+
+
+def alone() -> Context:
     context = Context(toys.job())
     context.keep_onloaded = False
-    return SpinQuantModel(context, spec()), context
+    return context
 
 
 # ---------------------------------------------------------------------- memory
@@ -77,8 +83,11 @@ def test_nothing_stays_on_the_gpu_and_one_matrix_on_the_cpu_until_the_end() -> N
 
 
 def test_a_rotation_holds_the_weight_twice_in_fp64_and_the_matrix() -> None:
-    model, context = apart()
-    model._multiply(toys.linear("m", MLP, HIDDEN), HIDDEN)
+    context = alone()
+    matrices = Matrices(context, "R1", "hadamard")
+    matrices.make(HIDDEN)
+    context.ledger.close_step()
+    matrices.rotate(toys.linear("m", MLP, HIDDEN), HIDDEN)
     assert context.ledger.close_step()["gpu"].bytes == MLP * HIDDEN * (2 + 8 + 8) + MATRIX
 
 
@@ -94,8 +103,8 @@ def test_fusing_a_norm_keeps_the_weight_before_until_the_next_product_is_there()
 
 
 def test_a_matrix_doubles_from_one_element_on() -> None:
-    model, context = apart()
-    model._make_matrix(model.spec.rotated[0], HIDDEN)
+    context = alone()
+    Matrices(context, "R1", "hadamard").make(HIDDEN)
     # the quarter before, two halves, and the whole
     assert context.ledger.close_step()["gpu"].bytes == MATRIX // 4 + 2 * (MATRIX // 2) + MATRIX
 
@@ -144,7 +153,7 @@ def test_norms_that_cannot_be_grouped_are_refused() -> None:
         ({"randomize": True}, r"spin\.randomize: is not supported"),
         ({"rotations": ["R5"]}, r"spin\.rotations: R5 is not one of"),
         ({"rotations": ["R1", "R4"]}, "planner models R1 and R2"),
-        ({"transform_type": "random-hadamard"}, "planner models hadamard alone"),
+        ({"transform_type": "random-matrix"}, "planner models hadamard and random-hadamard alone"),
         ({"transform_config": {}}, r"spin\.transform_config: LLM Compressor infers no mappings"),
         ({"transform_type": "dct"}, r"spin\.transform_type"),
     ],

@@ -1,0 +1,173 @@
+"""QuIPModifier: transform/quip/base.py, compressed_tensors transform/apply.py and transform/factory.
+
+Weights are multiplied once, before the first batch. What undoes that stays on the Linears as hooks, and runs in every
+forward from then on: each rotated input lives beside the input itself while its Linear runs, and a rotated output takes
+the output's place.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, field_validator
+
+from planner.compress.context import Context
+from planner.compress.holdings import Owner
+from planner.compress.modifiers.base import ModifierModel
+from planner.compress.modifiers.rotations import (
+    Matrices,
+    TransformFields,
+    TransformSpec,
+    TransformType,
+    refuse_random_matrix,
+)
+from planner.errors import RecipeError, UnsupportedError
+from planner.models.traces import Call
+from planner.notes import Note
+from planner.recipe.matching import ignore_notes, nothing_left, selected, target_matches
+from planner.recipe.specs import ModelTraits, ModifierSpec, ModuleRef, Selection
+from planner.recipe.targets import LinearModule
+from planner.recipe.validation import check_patterns, validated
+from planner.timeline import Handle
+
+RotationName = Literal["v", "u"]
+REPLAYING = ("AWQModifier", "AutoRoundModifier")
+"""They run modules again by themselves, where the hooks run too."""
+
+
+class QuIPFields(TransformFields):
+    """Fields of QuIPModifier."""
+
+    rotations: list[RotationName] = Field(default_factory=lambda: ["v"])  # type: ignore[arg-type]
+    transform_type: TransformType = "random-hadamard"
+    targets: list[str] | str = "Linear"
+    ignore: list[str] | str = "lm_head"
+
+    @field_validator("rotations", mode="before")
+    @classmethod
+    def lower(cls, value: Any) -> Any:
+        """base.py `validate_lowercase_list`."""
+        return [each.lower() if isinstance(each, str) else each for each in value] if isinstance(value, list) else value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuIPSpec(TransformSpec):
+    """QuIPModifier."""
+
+    type: ClassVar[str] = "QuIPModifier"
+    rotations: tuple[RotationName, ...] = ("v",)
+    transform_type: TransformType = "random-hadamard"
+    targets: tuple[str, ...] = ("Linear",)
+    ignore: tuple[str, ...] = ("lm_head",)
+
+    @classmethod
+    def read(cls, fields: Any, where: str) -> Self:
+        """Refuses what the library refuses, and what is not modelled."""
+        entry = validated(QuIPFields, fields, where)
+        entry.refuse_unfinished(where)
+        refuse_random_matrix(entry.transform_type, where)
+        if entry.transform_config is not None:
+            raise UnsupportedError(f"{where}.transform_config: planner models the one that QuIPModifier makes itself")
+        if entry.precision is not None and str(entry.precision).removeprefix("torch.") != "float64":
+            raise UnsupportedError(f"{where}.precision: planner models float64 alone, the default")
+        targets, ignore = _listed(entry.targets), _listed(entry.ignore)
+        check_patterns(targets, f"{where}.targets")
+        check_patterns(ignore, f"{where}.ignore", may_be_empty=True)
+        return cls(
+            where=where,
+            rotations=tuple(name for name in ("v", "u") if name in entry.rotations),
+            transform_type=entry.transform_type,
+            transform_block_size=entry.transform_block_size,
+            targets=targets,
+            ignore=ignore,
+        )
+
+    def within(self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
+        """Raises RecipeError where the library finds no matrix for a module, UnsupportedError beside what replays."""
+        for other in recipe:
+            if other.type in REPLAYING:
+                text = f"{other.type} runs modules again, and what rotates their inputs then is not modelled"
+                raise UnsupportedError(f"{self.where}: {text}")
+        for ref in selected(self.targets, self.ignore, modules) if self.rotations else ():
+            if ref.classes[:1] != ("Linear",):
+                text = f"takes {ref.name}, which is no plain Linear: LLM Compressor fails on it"
+                raise RecipeError(text, f"{self.where}.targets")
+            for name in self.rotations:
+                self.check_side(ref.columns if name == "v" else ref.rows, ref.name)
+        return self
+
+    def select(self, modules: Sequence[ModuleRef]) -> Selection:
+        """All that is multiplied, which is all that gets hooks."""
+        refs = selected(self.targets, self.ignore, modules) if self.rotations else ()
+        return Selection(weights={ref.name: None for ref in refs})
+
+    def check(self, modules: Sequence[ModuleRef], selection: Selection) -> Iterable[Note]:
+        """Slips in targets and ignores."""
+        where = f"{self.where}.targets"
+        matches = target_matches([(target, where) for target in self.targets], modules)
+        yield from ignore_notes(
+            self.ignore, f"{self.where}.ignore", lambda: [ref for _, refs in matches for ref in refs]
+        )
+        if not selection.weights:
+            yield nothing_left(self.where)
+
+    def model(self, context: Context) -> "QuIPModel":
+        """Weights in fp64 one at a time, then inputs and outputs in fp64, one at a time too."""
+        return QuIPModel(context, self)
+
+
+def _listed(patterns: list[str] | str) -> tuple[str, ...]:
+    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
+
+
+# ---------------------------------------------------------------------- memory
+class QuIPModel(ModifierModel):
+    """Its matrices lie with the model for good; a rotated input lives as long as its Linear runs."""
+
+    stays_in_forward = True
+
+    def __init__(self, context: Context, spec: QuIPSpec) -> None:
+        super().__init__(context)
+        self.spec = spec
+        self.matrices = {name: Matrices(context, name, spec.transform_type) for name in spec.rotations}
+        self.inputs: dict[str, Handle] = {}
+
+    def on_calibration_start(self, modules: Iterable[LinearModule]) -> None:
+        """apply.py `apply_transform_config`: location after location; no Linear keeps anything onloaded."""
+        found = list(modules)
+        kept, self.context.keep_onloaded = self.context.keep_onloaded, False
+        for name, matrices in self.matrices.items():
+            if name == "v":  # the hooks on inputs come first
+                for module in found:
+                    matrices.make(self._size(name, module))
+            for module in found:
+                matrices.rotate(module, self._size(name, module))
+        self.context.keep_onloaded = kept
+
+    def before_forward(self, module: LinearModule, call: Call) -> None:
+        """factory/base.py `input_hook`: the Linear gets the rotated input, its caller keeps the other."""
+        if "v" in self.matrices:
+            self.inputs[module.name] = self._rotated("v", module, call.rows * call.columns, call.itemsize)
+
+    def after_forward(self, module: LinearModule, call: Call) -> None:
+        """factory/base.py `output_hook`: the caller gets the rotated output."""
+        if "u" in self.matrices:
+            elements = call.rows * call.output[-1]
+            rotated = self._rotated("u", module, elements, call.output_itemsize)
+            self.context.forward.replace(call.outputs[0], rotated)
+
+    def returned(self, module: LinearModule, call: Call) -> None:
+        """torch/nn/modules/module.py `_call_impl` lets go of what the hooks passed on."""
+        if module.name in self.inputs:
+            self.context.ledger.free(self.inputs.pop(module.name))
+
+    def _rotated(self, name: RotationName, module: LinearModule, elements: int, itemsize: int) -> Handle:
+        owner = Owner(module.name, "rotated input" if name == "v" else "rotated output")
+        matrices = self.matrices[name]
+        with self.context.frame("forward", owner) as frame:
+            matrices.onload(self._size(name, module))
+            matrices.multiply(frame, elements, itemsize)
+            return frame.hand_over("rotated")
+
+    def _size(self, name: RotationName, module: LinearModule) -> int:
+        return self.spec.transform_block_size or (module.columns if name == "v" else module.rows)
