@@ -157,3 +157,14 @@ def test_beside_what_replays_modules_it_is_refused() -> None:
 
     with pytest.raises(UnsupportedError, match="quip: AWQModifier runs modules again"):
         spec().within(TRAITS, refs(), (Replaying(),))
+
+
+def test_a_matrix_is_saved_in_fp64_under_the_first_module_that_has_it() -> None:
+    """As a tiny Llama was saved by the real library."""
+    shapes = {"q": (64, 64), "k": (32, 64), "down": (64, 128)}
+    modules = [ModuleRef(name, ("Linear",), *shape, 2) for name, shape in shapes.items()]
+    saved = [("q.v_input.weight", "F64", (64, 64)), ("down.v_input.weight", "F64", (128, 128))]
+    assert list(spec().added(modules)) == saved
+    outputs = [("q.u_output.weight", "F64", (64, 64)), ("k.u_output.weight", "F64", (32, 32))]
+    assert list(spec(rotations=["v", "u"]).added(modules)) == [*saved, *outputs]
+    assert list(spec(transform_block_size=16).added(modules)) == [("q.v_input.weight", "F64", (16, 16))]

@@ -1,4 +1,4 @@
-"""QuIPModifier: transform/quip/base.py, compressed_tensors transform/apply.py and transform/factory.
+"""QuIPModifier: transform/quip/base.py. The transforms: compressed_tensors transform/apply.py and transform/factory.
 
 Weights are multiplied once, before the first batch. What undoes that stays on the Linears as hooks, and runs in every
 forward from then on: each rotated input lives beside the input itself while its Linear runs, and a rotated output takes
@@ -101,6 +101,16 @@ class QuIPSpec(TransformSpec):
         refs = selected(self.targets, self.ignore, modules) if self.rotations else ()
         return Selection(weights={ref.name: None for ref in refs})
 
+    def added(self, modules: Sequence[ModuleRef]) -> Iterable[tuple[str, str, tuple[int, ...]]]:
+        """apply.py `_register_tied_transform_weights`: a matrix goes by the first module that has it, in fp64."""
+        for name, location in (("v", "v_input"), ("u", "u_output")):
+            if name in self.rotations:
+                first: dict[int, str] = {}
+                for ref in selected(self.targets, self.ignore, modules):
+                    side = ref.columns if name == "v" else ref.rows
+                    first.setdefault(self.transform_block_size or side, ref.name)
+                yield from ((f"{owner}.{location}.weight", "F64", (size, size)) for size, owner in first.items())
+
     def check(self, modules: Sequence[ModuleRef], selection: Selection) -> Iterable[Note]:
         """Slips in targets and ignores."""
         where = f"{self.where}.targets"
@@ -110,6 +120,9 @@ class QuIPSpec(TransformSpec):
         )
         if not selection.weights:
             yield nothing_left(self.where)
+            return
+        text = "whoever serves the result rotates inputs or outputs anew; its matrices are saved, and not sized there"
+        yield Note(kind="result", text=f"{self.where}: {text}")
 
     def model(self, context: Context) -> "QuIPModel":
         """Weights in fp64 one at a time, then inputs and outputs in fp64, one at a time too."""
