@@ -106,9 +106,12 @@ class SubgraphForward:
             self.cached[self._segment.reads[value.read]] = holding
 
     def replace(self, value: CallValue, new: Handle) -> None:
-        """In a hook: the call returns this tensor in the place of `value`, which goes."""
-        self.context.ledger.free(self._live[value.storage])
-        self._live[value.storage] = new
+        """In a hook: the call returns this tensor in the place of `value`, which goes; an empty one is nobody's."""
+        if value.storage in self._live:
+            self.context.ledger.free(self._live[value.storage])
+            self._live[value.storage] = new
+        else:
+            self.context.ledger.free(new)
 
     def replay(self, module: str, share: Share = (1, 1)) -> tuple[Handle, ...]:
         """Run the module's forward again, without hooks: all that is born in it, in order, and what dies in it.

@@ -56,17 +56,17 @@ def test_a_random_matrix_is_made_of_three_and_a_half() -> None:
 
 
 def test_modules_of_one_size_share_a_matrix_that_stays() -> None:
-    linears = [toys.linear(name, ROWS, COLUMNS) for name in ("q", "k")]
-    model, context = started(*linears, toys.linear("down", COLUMNS, ROWS), transform_type="hadamard")
-    assert context.ledger.live_by_kind("cpu") == {"transform": (COLUMNS * COLUMNS + ROWS * ROWS) * 8}
+    linears = [*(toys.linear(name, ROWS, COLUMNS) for name in ("q", "k")), toys.linear("down", COLUMNS, ROWS)]
+    model, context = started(*linears, transform_type="hadamard")
+    assert context.ledger.live_by_kind("cpu") == {"transform": (COLUMNS * COLUMNS + ROWS * ROWS + len(linears)) * 8}
     model.on_finalize()
-    assert context.ledger.live("cpu") == (COLUMNS * COLUMNS + ROWS * ROWS) * 8
+    assert context.ledger.live("cpu") == (COLUMNS * COLUMNS + ROWS * ROWS + len(linears)) * 8
     assert context.ledger.live("gpu") == 0
 
 
 def test_outputs_have_a_matrix_of_their_own() -> None:
     _, context = started(toys.linear("m", ROWS, COLUMNS), rotations=["V", "u"], transform_type="hadamard")
-    assert context.ledger.live("cpu") == (COLUMNS * COLUMNS + ROWS * ROWS) * 8
+    assert context.ledger.live("cpu") == (COLUMNS * COLUMNS + ROWS * ROWS + 2) * 8
 
 
 # ---------------------------------------------------------------------- the forward
@@ -100,6 +100,14 @@ def test_a_rotated_output_takes_the_place_of_the_output() -> None:
     end = context.ledger.close_step()["gpu"]
     # the output, itself in fp64 and the product; then the matrix is left
     assert (end.bytes, end.end) == (nbytes + TOKENS * ROWS * 16 + 16 * 16 * 8, 16 * 16 * 8)
+
+
+def test_nothing_is_left_of_an_output_that_has_no_tensor() -> None:
+    """No token goes to this expert: nothing was taken that could be replaced."""
+    context = Context(toys.job())
+    empty = CallValue("output", 0, (0, ROWS))
+    SubgraphForward(context, Toy().trace).replace(empty, context.take(8, "forward", "rotated"))
+    assert context.ledger.close_step()["gpu"].end == 0
 
 
 @pytest.mark.parametrize("pipeline", ["independent", "sequential"])

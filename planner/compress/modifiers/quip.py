@@ -31,6 +31,8 @@ from planner.recipe.validation import check_patterns, validated
 from planner.timeline import Handle
 
 RotationName = Literal["v", "u"]
+SCALE = 8
+"""factory/hadamard.py HadamardTransform: `_scale`, one number on the CPU, of no module's parameters."""
 REPLAYING = ("AWQModifier", "AutoRoundModifier")
 """They run modules again by themselves, where the hooks run too."""
 
@@ -148,6 +150,8 @@ class QuIPModel(ModifierModel):
     def on_calibration_start(self, modules: Iterable[LinearModule]) -> None:
         """apply.py `apply_transform_config`: location after location; no Linear keeps anything onloaded."""
         found = list(modules)
+        scales = len(found) * len(self.matrices) * SCALE
+        self.context.ledger.alloc("cpu", scales, "transform", Owner("scales", "of what rotates inputs and outputs"))
         kept, self.context.keep_onloaded = self.context.keep_onloaded, False
         for name, matrices in self.matrices.items():
             if name == "v":  # the hooks on inputs come first
