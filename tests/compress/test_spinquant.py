@@ -152,7 +152,7 @@ def test_norms_that_cannot_be_grouped_are_refused() -> None:
     [
         ({"randomize": True}, r"spin\.randomize: is not supported"),
         ({"rotations": ["R5"]}, r"spin\.rotations: R5 is not one of"),
-        ({"rotations": ["R1", "R4"]}, "planner models R1 and R2"),
+        ({"rotations": ["R1", "R3"]}, "planner models R1, R2 and R4"),
         ({"transform_type": "random-matrix"}, "planner models hadamard and random-hadamard alone"),
         ({"transform_config": {}}, r"spin\.transform_config: LLM Compressor infers no mappings"),
         ({"transform_type": "dct"}, r"spin\.transform_type"),
@@ -166,3 +166,27 @@ def test_what_cannot_be_planned_is_refused_by_its_path(fields: dict[str, Any], m
 def test_mappings_of_ones_own_are_not_heeded_and_that_is_said() -> None:
     (note,) = SpinQuantSpec.read({"mappings": {"embedding": "wte"}}, "spin").notes
     assert note.text == "spin.mappings is not heeded: LLM Compressor infers them anew"
+
+
+# ---------------------------------------------------------------------- what stays in the forward
+def test_only_r4_rotates_inputs_in_the_forward_and_its_matrix_stays() -> None:
+    model, context = run(rotations=["R2", "R4"], transform_type="random-hadamard")
+    matrix, before = MLP * MLP * 8, context.ledger.live("gpu")
+    up, down = (
+        toys.linear(f"model.layers.0.mlp.{n}", *SHAPES[f"model.layers.0.mlp.{n}"]) for n in ("up_proj", "down_proj")
+    )
+    for module in (up, down):
+        model.before_forward(module, toys.linear_call(module.name, 10, module.rows, module.columns, 2))
+    assert context.ledger.live("gpu") - before == matrix + 10 * MLP * 2
+    model.returned(down, toys.linear_call(down.name, 10, down.rows, down.columns, 2))
+    assert context.ledger.live("gpu") - before == matrix
+    model.on_finalize()
+    assert context.ledger.live("cpu") == matrix + 8
+    assert model.stays_in_forward
+    assert not run()[0].stays_in_forward
+
+
+def test_r4s_matrix_is_saved() -> None:
+    (saved,) = spec(rotations=["R1", "R4"], transform_block_size=16).added(refs())
+    assert saved == ("model.layers.0.mlp.down_proj.R4_input.weight", "F64", (16, 16))
+    assert not list(spec().added(refs()))

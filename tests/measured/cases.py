@@ -35,6 +35,8 @@ QUIP_JOBS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("qwen3-0.6b", "quip_both_gptq", {**TINY, "weights": "gpu", "offload_device": "gpu"}),
     (str(CONFIGS / "cohere2.json"), "quip_random_gptq", {"layers": 1, "samples": 4, "seq_len": 512}),
     ("qwen2.5-7b", "spinquant_random", {"layers": 2, "samples": 4}),
+    ("llama-3-8b", "spinquant_r4_gptq", {"layers": 2, "samples": 4}),
+    ("qwen3-0.6b", "spinquant_r4", {"layers": 4, "samples": 4, "seq_len": 512}),
 )
 """QuIP on inputs alone and on outputs too, in blocks and whole, on a tied head, and on experts."""
 

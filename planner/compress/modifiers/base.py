@@ -37,7 +37,6 @@ A modifier that trains sequential targets (autoround/base.py) gets a trace of th
 """
 
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
 
 from planner.compress.context import Context
 from planner.models.traces import Call
@@ -47,7 +46,7 @@ from planner.recipe.targets import LinearModule
 class ModifierModel:
     """Memory model of one modifier: override the hooks that allocate; the rest costs nothing."""
 
-    stays_in_forward: ClassVar[bool] = False
+    stays_in_forward: bool = False
     """Its hooks are the model's own and run in every forward: HooksMixin.disable_hooks does not know them."""
 
     def __init__(self, context: Context) -> None:

@@ -16,10 +16,12 @@ from planner.compress.holdings import Owner
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.rotations import (
     Matrices,
+    RotatedInputs,
     TransformFields,
     TransformSpec,
     TransformType,
     refuse_random_matrix,
+    saved_matrices,
 )
 from planner.errors import RecipeError, UnsupportedError
 from planner.models.traces import Call
@@ -28,11 +30,8 @@ from planner.recipe.matching import ignore_notes, nothing_left, selected, target
 from planner.recipe.specs import ModelTraits, ModifierSpec, ModuleRef, Selection
 from planner.recipe.targets import LinearModule
 from planner.recipe.validation import check_patterns, validated
-from planner.timeline import Handle
 
 RotationName = Literal["v", "u"]
-SCALE = 8
-"""factory/hadamard.py HadamardTransform: `_scale`, one number on the CPU, of no module's parameters."""
 REPLAYING = ("AWQModifier", "AutoRoundModifier")
 """They run modules again by themselves, where the hooks run too."""
 
@@ -104,14 +103,12 @@ class QuIPSpec(TransformSpec):
         return Selection(weights={ref.name: None for ref in refs})
 
     def added(self, modules: Sequence[ModuleRef]) -> Iterable[tuple[str, str, tuple[int, ...]]]:
-        """apply.py `_register_tied_transform_weights`: a matrix goes by the first module that has it, in fp64."""
-        for name, location in (("v", "v_input"), ("u", "u_output")):
-            if name in self.rotations:
-                first: dict[int, str] = {}
-                for ref in selected(self.targets, self.ignore, modules):
-                    side = ref.columns if name == "v" else ref.rows
-                    first.setdefault(self.transform_block_size or side, ref.name)
-                yield from ((f"{owner}.{location}.weight", "F64", (size, size)) for size, owner in first.items())
+        """One matrix for each size, of inputs and of outputs."""
+        refs = selected(self.targets, self.ignore, modules)
+        if "v" in self.rotations:
+            yield from saved_matrices("v_input", ((ref.name, ref.columns) for ref in refs), self.transform_block_size)
+        if "u" in self.rotations:
+            yield from saved_matrices("u_output", ((ref.name, ref.rows) for ref in refs), self.transform_block_size)
 
     def check(self, modules: Sequence[ModuleRef], selection: Selection) -> Iterable[Note]:
         """Slips in targets and ignores."""
@@ -143,48 +140,38 @@ class QuIPModel(ModifierModel):
 
     def __init__(self, context: Context, spec: QuIPSpec) -> None:
         super().__init__(context)
-        self.spec = spec
-        self.matrices = {name: Matrices(context, name, spec.transform_type) for name in spec.rotations}
-        self.inputs: dict[str, Handle] = {}
+        block = spec.transform_block_size
+        matrices = {name: Matrices(context, name, spec.transform_type) for name in spec.rotations}
+        self.block = block
+        self.inputs = RotatedInputs(matrices["v"], block) if "v" in matrices else None
+        self.outputs = matrices.get("u")
 
     def on_calibration_start(self, modules: Iterable[LinearModule]) -> None:
         """apply.py `apply_transform_config`: location after location; no Linear keeps anything onloaded."""
         found = list(modules)
-        scales = len(found) * len(self.matrices) * SCALE
-        self.context.ledger.alloc("cpu", scales, "transform", Owner("scales", "of what rotates inputs and outputs"))
         kept, self.context.keep_onloaded = self.context.keep_onloaded, False
-        for name, matrices in self.matrices.items():
-            if name == "v":  # the hooks on inputs come first
-                for module in found:
-                    matrices.make(self._size(name, module))
+        if self.inputs is not None:
+            self.inputs.attach(found)
+        if self.outputs is not None:
             for module in found:
-                matrices.rotate(module, self._size(name, module))
+                self.outputs.rotate(module, self.block or module.rows)
+            self.outputs.keep_scales(len(found))
         self.context.keep_onloaded = kept
 
     def before_forward(self, module: LinearModule, call: Call) -> None:
-        """factory/base.py `input_hook`: the Linear gets the rotated input, its caller keeps the other."""
-        if "v" in self.matrices:
-            self.inputs[module.name] = self._rotated("v", module, call.rows * call.columns, call.itemsize)
+        """The input hook."""
+        if self.inputs is not None:
+            self.inputs.enter(module, call)
 
     def after_forward(self, module: LinearModule, call: Call) -> None:
         """factory/base.py `output_hook`: the caller gets the rotated output."""
-        if "u" in self.matrices:
-            elements = call.rows * call.output[-1]
-            rotated = self._rotated("u", module, elements, call.output_itemsize)
+        if self.outputs is not None:
+            size, elements = self.block or module.rows, call.rows * call.output[-1]
+            owner = Owner(module.name, "rotated output")
+            rotated = self.outputs.rotated(size, elements, call.output_itemsize, owner)
             self.context.forward.replace(call.outputs[0], rotated)
 
     def returned(self, module: LinearModule, call: Call) -> None:
-        """torch/nn/modules/module.py `_call_impl` lets go of what the hooks passed on."""
-        if module.name in self.inputs:
-            self.context.ledger.free(self.inputs.pop(module.name))
-
-    def _rotated(self, name: RotationName, module: LinearModule, elements: int, itemsize: int) -> Handle:
-        owner = Owner(module.name, "rotated input" if name == "v" else "rotated output")
-        matrices = self.matrices[name]
-        with self.context.frame("forward", owner) as frame:
-            matrices.onload(self._size(name, module))
-            matrices.multiply(frame, elements, itemsize)
-            return frame.hand_over("rotated")
-
-    def _size(self, name: RotationName, module: LinearModule) -> int:
-        return self.spec.transform_block_size or (module.columns if name == "v" else module.rows)
+        """The rotated input goes."""
+        if self.inputs is not None:
+            self.inputs.leave(module)

@@ -3,7 +3,7 @@
 compressed_tensors transform/factory/{base,hadamard,random_hadamard}.py and transform/utils/{hadamard,matrix}.py.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,9 +11,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from planner.compress.context import Context, Frame
-from planner.compress.holdings import DeviceName
+from planner.compress.holdings import DeviceName, Owner
 from planner.compress.modifiers.writing import write_back
 from planner.errors import RecipeError, UnsupportedError
+from planner.models.traces import Call
 from planner.notes import Note
 from planner.recipe.specs import ModifierSpec
 from planner.recipe.targets import LinearModule
@@ -21,6 +22,7 @@ from planner.recipe.validation import ModifierFields
 from planner.timeline import Handle
 
 FP64 = 8
+SCALE = 8
 HADAMARD_SIZES = (1, 2, *range(4, 257, 4))
 """Those in transform/utils/hadamards.safetensors, in ascending order."""
 
@@ -146,9 +148,16 @@ class Matrices:
             self.multiply(frame, elements, module.itemsize)
             write_back(context, module.name, "weight", module.weight_bytes, module.weight_bytes)
 
-    def onload(self, size: int) -> None:
-        """The matrix on the GPU until the subgraph ends."""
-        self.context.onload(self.label(size), self.bytes(size), "transform")
+    def keep_scales(self, count: int) -> None:
+        """hadamard.py HadamardTransform: `_scale`, a number on the CPU for each that stays, and no parameter."""
+        self.context.ledger.alloc("cpu", count * SCALE, "transform", Owner(f"{self.name} scales"))
+
+    def rotated(self, size: int, elements: int, itemsize: int, owner: Owner) -> Handle:
+        """A hook: the matrix is on the GPU until the subgraph ends; what it returns is the caller's."""
+        with self.context.frame("forward", owner) as frame:
+            self.context.onload(self.label(size), self.bytes(size), "transform")
+            self.multiply(frame, elements, itemsize)
+            return frame.hand_over("rotated")
 
     def multiply(self, frame: Frame, elements: int, itemsize: int) -> None:
         """hadamard.py HadamardTransform.forward: `frame` gets the name `rotated`, of the value's own type."""
@@ -213,3 +222,43 @@ class Matrices:
             context.ledger.relabel(handle, frame.owner)
             return handle
         return context.ledger.alloc(place, self.bytes(size), "transform", frame.owner)
+
+
+class RotatedInputs:
+    """Modules whose inputs are rotated in every forward, and whose weights undo it."""
+
+    def __init__(self, matrices: Matrices, block: int | None) -> None:
+        self.matrices, self.block = matrices, block
+        self._passed: dict[str, Handle] = {}
+        """What the hooks passed on, by module."""
+
+    def attach(self, modules: Sequence[LinearModule]) -> None:
+        """factory/base.py `apply_to_model`: the hooks on all inputs come first, then the weights."""
+        for module in modules:
+            self.matrices.make(self._size(module))
+        self.matrices.keep_scales(len(modules))
+        for module in modules:
+            self.matrices.rotate(module, self._size(module))
+
+    def enter(self, module: LinearModule, call: Call) -> None:
+        """factory/base.py `input_hook`: the Linear gets the rotated input, its caller keeps the other."""
+        elements, owner = call.rows * call.columns, Owner(module.name, "rotated input")
+        self._passed[module.name] = self.matrices.rotated(self._size(module), elements, call.itemsize, owner)
+
+    def leave(self, module: LinearModule) -> None:
+        """torch/nn/modules/module.py `_call_impl` lets go of what the hooks passed on."""
+        if module.name in self._passed:
+            self.matrices.context.ledger.free(self._passed.pop(module.name))
+
+    def _size(self, module: LinearModule) -> int:
+        return self.block or module.columns
+
+
+def saved_matrices(
+    location: str, sides: Iterable[tuple[str, int]], block: int | None
+) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """apply.py `_register_tied_transform_weights`: a matrix goes by the first module that has it, in fp64."""
+    first: dict[int, str] = {}
+    for name, side in sides:
+        first.setdefault(block or side, name)
+    yield from ((f"{owner}.{location}.weight", "F64", (size, size)) for size, owner in first.items())

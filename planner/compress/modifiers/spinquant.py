@@ -1,6 +1,6 @@
-"""SpinQuantModifier with offline rotations (R1, R2): transform/spinquant/{base,mappings,norm_mappings}.py.
+"""SpinQuantModifier (R1, R2, R4): transform/spinquant/{base,mappings,norm_mappings}.py.
 
-Everything happens once, before the first batch, weight by weight in fp64: embeddings are centered, norms fused into the
+All but R4 happens once, before the first batch, weight by weight in fp64: embeddings are centered, norms fused into the
 Linears behind them (llmcompressor/modeling/fuse.py), and every weight multiplied with a Hadamard matrix
 (compressed_tensors/transform/factory/{base,hadamard}.py).
 """
@@ -18,15 +18,18 @@ from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.rotations import (
     FP64,
     Matrices,
+    RotatedInputs,
     TransformFields,
     TransformSpec,
     aligned,
     refuse_random_matrix,
+    saved_matrices,
 )
 from planner.compress.modifiers.writing import write_back
 from planner.cuda.reductions import dense_buffers
 from planner.cuda.requests import temporaries
 from planner.errors import RecipeError, UnsupportedError
+from planner.models.traces import Call
 from planner.notes import Note
 from planner.recipe.matching import Patterns
 from planner.recipe.module_sets import ModuleSetError, module_sets
@@ -34,7 +37,8 @@ from planner.recipe.specs import ModelTraits, ModifierSpec, ModuleRef, Selection
 from planner.recipe.targets import LinearModule
 from planner.recipe.validation import validated
 
-OFFLINE = ("R1", "R2")
+DEFAULT = ("R1", "R2")
+MODELLED = ("R1", "R2", "R4")
 
 EMBEDDING, HEAD, ATTENTION_OUT = "re:.*embed_tokens$", "lm_head", "re:.*o_proj$"
 QUERY, KEY, VALUE = "re:.*q_proj$", "re:.*k_proj$", "re:.*v_proj$"
@@ -61,7 +65,8 @@ class SpinQuantFields(TransformFields):
 class Rotation:
     """One scheme: the weights that are multiplied on the side of their outputs, then those on the side of their inputs.
 
-    R2's matrix is as wide as a head of attention, at most a few MB: it is not counted.
+    R4 stays in the forward, where inputs are rotated. R2's matrix is as wide as a head of attention, at most a few MB:
+    it is not counted.
     """
 
     name: str
@@ -74,7 +79,7 @@ class SpinQuantSpec(TransformSpec):
     """SpinQuantModifier."""
 
     type: ClassVar[str] = "SpinQuantModifier"
-    rotations: tuple[str, ...] = OFFLINE
+    rotations: tuple[str, ...] = DEFAULT
     embeddings: tuple[str, ...] = ()
     fused: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Norms with the Linears behind them, found in a model (`bound`)."""
@@ -82,7 +87,7 @@ class SpinQuantSpec(TransformSpec):
 
     @classmethod
     def read(cls, fields: Any, where: str) -> Self:
-        """Refuses what the library refuses, and rotations that stay in the forward, which are not modelled."""
+        """Refuses what the library refuses, and R3, which is not modelled."""
         entry = validated(SpinQuantFields, fields, where)
         entry.refuse_unfinished(where)
         if entry.transform_config is not None:
@@ -94,9 +99,9 @@ class SpinQuantSpec(TransformSpec):
         for rotation in rotations:
             if rotation not in ("R1", "R2", "R3", "R4"):
                 raise RecipeError(f"{rotation} is not one of R1, R2, R3, R4", f"{where}.rotations")
-            if rotation not in OFFLINE:
+            if rotation not in MODELLED:
                 raise UnsupportedError(
-                    f"{where}.rotations: planner models R1 and R2, which leave nothing in the forward"
+                    f"{where}.rotations: planner models R1, R2 and R4, and not what rotates queries and keys"
                 )
         refuse_random_matrix(entry.transform_type, where)
         return cls(
@@ -128,6 +133,12 @@ class SpinQuantSpec(TransformSpec):
         weights = {ref.name: None for ref in modules if ref.name in taken and ref.itemsize}
         return Selection(weights=weights, watched=frozenset(norm for norm, _ in self.fused))
 
+    def added(self, modules: Sequence[ModuleRef]) -> Iterable[tuple[str, str, tuple[int, ...]]]:
+        """R4's matrices, which stay."""
+        if "R4" in self.rotations:
+            sides = ((ref.name, ref.columns) for ref in Patterns(MLP_OUT).of(modules))
+            yield from saved_matrices("R4_input", sides, self.transform_block_size)
+
     def model(self, context: Context) -> "SpinQuantModel":
         """Weights in fp64, one at a time."""
         return SpinQuantModel(context, self)
@@ -141,11 +152,13 @@ class SpinQuantSpec(TransformSpec):
             yield Rotation("R1", names(EMBEDDING, ATTENTION_OUT, *MLP_OUT), inputs)
         if "R2" in self.rotations:
             yield Rotation("R2", names(VALUE), names(ATTENTION_OUT))
+        if "R4" in self.rotations:
+            yield Rotation("R4", (), names(*MLP_OUT))
 
     def _check_sizes(self, modules: Sequence[ModuleRef], rotated: Sequence[Rotation]) -> None:
         refs = {ref.name: ref for ref in modules}
         for each in rotated:
-            if each.name != "R1":
+            if each.name == "R2":
                 continue
             for name, outputs in (*((n, True) for n in each.outputs), *((n, False) for n in each.inputs)):
                 side = _side(refs[name].rows, refs[name].columns, "Embedding" in refs[name].classes, outputs)
@@ -179,6 +192,11 @@ class SpinQuantModel(ModifierModel):
         self.spec = spec
         self.modules: dict[str, LinearModule] = {}
         self.matrices: list[Matrices] = []
+        self.inputs: RotatedInputs | None = None
+        """R4."""
+        self.rotated: frozenset[str] = frozenset()
+        """Modules that R4 hooks."""
+        self.stays_in_forward = "R4" in spec.rotations
 
     def on_calibration_start(self, modules: Iterable[LinearModule]) -> None:
         """base.py `on_calibration_start`: nothing that is onloaded stays so."""
@@ -189,8 +207,21 @@ class SpinQuantModel(ModifierModel):
         for norm, linears in self.spec.fused:
             self._fuse(norm, [self.modules[name] for name in linears])
         for rotation in self.spec.rotated:
-            self._rotate(rotation)
+            if rotation.name == "R4":
+                self._attach(rotation)
+            else:
+                self._rotate(rotation)
         self.context.keep_onloaded = kept
+
+    def before_forward(self, module: LinearModule, call: Call) -> None:
+        """R4's input hook."""
+        if self.inputs is not None and module.name in self.rotated:
+            self.inputs.enter(module, call)
+
+    def returned(self, module: LinearModule, call: Call) -> None:
+        """The rotated input goes."""
+        if self.inputs is not None:
+            self.inputs.leave(module)
 
     def on_finalize(self) -> None:
         """hadamard.py HadamardFactory refers to itself, so that Python's collector must come for its matrices."""
@@ -226,6 +257,12 @@ class SpinQuantModel(ModifierModel):
                         frame.assign("new_weight", elements * FP64)
                     frame.assign("new_weight", module.weight_bytes)
                 self._write(module)
+
+    def _attach(self, rotation: Rotation) -> None:
+        """base.py `_create_r4_scheme`: its matrices lie with the model for good."""
+        matrices = Matrices(self.context, rotation.name, self.spec.transform_type)
+        self.inputs, self.rotated = RotatedInputs(matrices, self.spec.transform_block_size), frozenset(rotation.inputs)
+        self.inputs.attach([self.modules[name] for name in rotation.inputs])
 
     def _rotate(self, rotation: Rotation) -> None:
         """factory/base.py `_apply_to_module`, with one matrix for each size."""
