@@ -36,6 +36,7 @@ COMMANDS = (
     "rent",
     "compare",
     "report",
+    "explain",
     "graph",
     "serve",
     "formats",

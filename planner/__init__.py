@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from planner.version import __version__ as __version__
+from planner.views import shown_by
 
 if TYPE_CHECKING:
     from planner.compress.recipes import load_recipe
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from planner.job import Job
     from planner.modelfree.plan import model_free
     from planner.models.load import load_model
-    from planner.planning import compare, plan
+    from planner.pictures.notebook import compare, plan
     from planner.rehearse.child.marks import mark
 
 __all__ = ["Job", "Plan", "PlannerError", "compare", "load_model", "load_recipe", "mark", "model_free", "plan"]
@@ -27,13 +28,15 @@ _HOMES = {
     "Job": "planner.job",
     "Plan": "planner.compress.schema",
     "PlannerError": "planner.errors",
-    "compare": "planner.planning",
+    "compare": "planner.pictures.notebook",
     "load_model": "planner.models.load",
     "load_recipe": "planner.compress.recipes",
     "mark": "planner.rehearse.child.marks",
     "model_free": "planner.modelfree.plan",
-    "plan": "planner.planning",
+    "plan": "planner.pictures.notebook",
 }
+
+shown_by("planner.pictures.notebook")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
 """Turns what callers of `plan` and `compare` pass for model, recipe and job into the records that planning uses."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from planner.recipe.specs import ModifierSpec, Recipe
 AnyModel = Named | ModelGraph
 """A preset, config.json, folder or Hub id by name; the content of a config.json; or what `load_model` returned."""
 
-Modifiers = Sequence[ModifierSpec] | Sequence[BaseModel]
-"""planner's own specs, or LLM Compressor's modifiers."""
+Modifiers = Sequence[ModifierSpec] | Sequence[BaseModel | Sequence[BaseModel]]
+"""planner's own specs, or LLM Compressor's modifiers, also in lists of their own."""
 
 AnyRecipe = str | Path | Mapping[str, Any] | Recipe | ModifierSpec | BaseModel | Modifiers
 """A shipped name, a path or recipe text; the recipe as a mapping; what `load_recipe` returned; or modifiers."""
@@ -48,12 +48,13 @@ def recipe_of(given: AnyRecipe) -> Recipe:
         return load_recipe(given)
     if isinstance(given, Mapping):
         return recipe_from_dict(dict(given), "recipe mapping")
-    modifiers: Sequence[Any] = given if isinstance(given, Sequence) else (given,)
+    modifiers = tuple(_modifiers_in(given))
     if modifiers and all(isinstance(each, ModifierSpec) for each in modifiers):
         return _from_specs(modifiers)
     if modifiers and all(isinstance(each, BaseModel) for each in modifiers):
         return _from_library(modifiers)
-    what = f"a list that holds {_article(modifiers[0])}" if modifiers and modifiers is given else _article(given)
+    is_list = isinstance(given, Sequence) and modifiers
+    what = f"a list that holds {_article(modifiers[0])}" if is_list else _article(given)
     raise RecipeError(
         f"a recipe is a shipped name, a path, recipe text, a mapping, a Recipe, or a list of modifiers, not {what}"
     )
@@ -86,6 +87,18 @@ def job_of(given: Job | None, model: AnyModel) -> Job:
                 "load_model(name, job) with this job, or name the model instead"
             )
     return job
+
+
+def _modifiers_in(given: Any) -> Iterator[Any]:
+    """Modifiers one by one, as the library's recipe/recipe.py `Recipe.create_instance` takes them: of a list, of lists
+    in it (the old `AWQModifier(scheme=...)` makes one), and of its own Recipe."""
+    if isinstance(given, Sequence):
+        for each in given:
+            yield from each if isinstance(each, Sequence) and not isinstance(each, str) else (each,)
+    elif isinstance(given, BaseModel) and "modifiers" in type(given).model_fields:
+        yield from given.modifiers  # type: ignore[attr-defined]  # a field of the library's Recipe
+    else:
+        yield given
 
 
 def _from_specs(modifiers: Sequence[Any]) -> Recipe:

@@ -14,6 +14,7 @@ from planner.commands import (
     bpw,
     compare,
     drift,
+    explain,
     fit,
     formats,
     gpus,
@@ -78,6 +79,7 @@ app.command(epilog=strategies.EPILOG)(strategies.strategies)
 app.command(epilog=rent.EPILOG)(rent.rent)
 app.command(epilog=compare.EPILOG)(compare.compare)
 app.command(epilog=report.EPILOG)(report.report)
+app.command(epilog=explain.EPILOG)(explain.explain)
 app.command(epilog=graph.EPILOG)(graph.graph)
 app.command(epilog=serve.EPILOG)(serve.serve)
 app.command(epilog=formats.EPILOG)(formats.formats)

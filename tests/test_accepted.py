@@ -155,3 +155,16 @@ def test_what_is_no_model_recipe_or_job_is_named(
 def test_comparing_one_recipe_or_none_is_refused_instead_of_taken_apart(recipes: Any) -> None:
     with pytest.raises(RecipeError, match="compare takes"):
         compare(CONFIG, recipes, JOB)
+
+
+class LibrarysRecipe(BaseModel):
+    """As LLM Compressor's recipe/recipe.py `Recipe`: what `Recipe.create_instance` makes of modifiers."""
+
+    modifiers: list[Any]
+
+
+def test_a_list_in_the_list_and_the_librarys_own_recipe_are_taken_as_oneshot_takes_them(graph: ModelGraph) -> None:
+    modifier = GPTQModifier(**FIELDS)
+    expected = plan(graph, [modifier])
+    assert plan(graph, [[modifier]]) == expected
+    assert plan(graph, LibrarysRecipe(modifiers=[modifier])) == expected

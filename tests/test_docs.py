@@ -20,7 +20,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 # measure needs the real library and a GPU.
 SHOWN = (
-    "plan|model-free|fit|strategies|rent|compare|graph|accuracy|serve|formats|bpw|train|models|recipes|gpus|machines"
+    "plan|model-free|fit|strategies|rent|compare|report|explain|graph|accuracy|serve|formats|bpw|train|models|recipes|"
+    "gpus|machines"
 )
 FILES = Path(__file__).parent / "data" / "docs"
 
@@ -90,7 +91,7 @@ def test_every_command_shown_runs_and_prints_what_is_shown(
         code = main(shlex.split(command)[1:])
     assert (code, capsys.readouterr().err) == (0, "")
     printed = update.plain(stream.getvalue())
-    check_finishes(command, printed + "".join(path.read_text(encoding="utf-8") for path in written(command)))
+    check_finishes(command, printed + "".join(path.read_text("utf-8", "replace") for path in written(command)))
     assert printed.strip() or {"--output", "-o"} & set(shlex.split(command))
     assert PRINTED.get(command, {printed}) == {printed}, "run `make docs`"
 
@@ -117,7 +118,12 @@ def test_what_is_generated_whole_is_up_to_date(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("page", "said"),
-    [("README.md", "model.layers.0"), ("docs/serving.md", " True "), ("docs/training.md", "full sharding")],
+    [
+        ("README.md", "model.layers.0"),
+        ("docs/serving.md", " True "),
+        ("docs/training.md", "full sharding"),
+        ("docs/python.md", "Plan of qwen3-0.6b"),
+    ],
 )
 def test_python_shown_runs(page: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)

@@ -14,8 +14,9 @@ from tests.test_docs import check_finishes, shown_commands, update
 COMMANDS: list[str] = sorted(getattr(get_command(app), "commands"))  # noqa: B009  (typer's type does not say it)
 WITHOUT = ("models", "recipes")
 """Commands that have nothing to ask for, and so no examples."""
-NEED_MORE = ("rehearse", "measure")
-"""Commands that need a CUDA build of torch or a GPU; test_docs.py runs the examples of all others."""
+NEED_MORE = ("rehearse", "measure", "drift", "report", "explain", "ui")
+"""Commands that need a CUDA build of torch, a GPU or a browser, or show a part of a plan: their jobs are planned here.
+test_docs.py runs the examples of all others."""
 
 
 def examples(command: str) -> list[str]:
@@ -39,10 +40,12 @@ def _jobs() -> list[str]:
 
 
 def _as_plan(example: str) -> list[str]:
+    """The job for `planner plan`, or for `compare` where it has several recipes; as asked, in one way."""
     _, _, *words = shlex.split(example)
-    if "-o" in words:
-        del words[words.index("-o") : words.index("-o") + 2]
-    return ["plan", *words]
+    for option in ("-o", "--strategy", "--step", "--device", "--format"):
+        if option in words:
+            del words[words.index(option) : words.index(option) + 2]
+    return ["compare" if words.count("-r") > 1 else "plan", *words]
 
 
 @pytest.mark.parametrize("example", _jobs())

@@ -12,6 +12,7 @@ from planner.hints import shorten
 from planner.units import parse_bytes
 
 JOB, CHECKPOINT = "The job", "The checkpoint"
+MAX_BYTES = 2**20
 _SHARD = 5 * 10**9
 
 
@@ -138,10 +139,21 @@ def _size(text: str) -> int:
         raise JobError(f"--shard-size: {error}") from None
 
 
+def _read(path: str) -> str:
+    """The text of a regular file of bounded size: reading a pipe or a device might never end."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise RecipeError(f"--config-groups {shorten(path)}: is not a regular file")
+    with Path(path).open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise RecipeError(f"--config-groups {shorten(path)}: is larger than {MAX_BYTES} bytes")
+    return data.decode("utf-8")
+
+
 def _groups(text: str) -> dict[str, Any]:
     try:
-        found: Any = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found: Any = json.loads(text if text.lstrip().startswith("{") else _read(text))
+    except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"not JSON: {error}"
         raise RecipeError(f"--config-groups {shorten(text)}: {reason}") from error
     if not isinstance(found, dict):

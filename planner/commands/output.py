@@ -40,16 +40,20 @@ def _check_path(output: str, path: Path) -> None:
         raise OutputError(f"--output {output}: no permission to write in the folder {folder}")
 
 
-def write_result(text: str, output: str | None) -> None:
-    """Write the result to stdout or to the file; the file is never half-written, but stays old or is replaced whole."""
+def write_result(content: str | bytes, output: str | None) -> None:
+    """Write the result to stdout or to the file; the file is never half-written, but stays old or is replaced whole.
+
+    Bytes are text in UTF-8, or are written to a file.
+    """
     if output is None:
-        _print(text)
+        _print(content if isinstance(content, str) else content.decode())
         return
+    data = content.encode() if isinstance(content, str) else content
     try:
         if _is_special(Path(output)):
-            Path(output).write_text(text, encoding="utf-8")
+            Path(output).write_bytes(data)
         else:
-            _replace(Path(output).resolve(), text)
+            _replace(Path(output).resolve(), data)
     except OSError as error:
         raise OutputError(f"--output {output}: {error.strerror or error}") from error
 
@@ -73,12 +77,12 @@ def _is_special(path: Path) -> bool:
     return path.exists() and not path.is_file()
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, data: bytes) -> None:
     """Write a temporary file, then rename it over the old one; nothing is left behind, not even on Ctrl-C."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
         Path(temporary).chmod(_mode(path))
         Path(temporary).replace(path)
     except BaseException:

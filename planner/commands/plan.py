@@ -1,10 +1,14 @@
 """planner plan: one job, step by step."""
 
+from typing import Annotated
+
+import typer
+
 from planner.commands.common import rendered
 from planner.commands.options import (
     BESIDE_MACHINE,
+    RESULT,
     CheckOption,
-    FormatOption,
     JobOptions,
     MachineFlags,
     MethodOption,
@@ -19,13 +23,38 @@ from planner.commands.options import (
 )
 from planner.commands.output import check_output, exit_for_no, write_result
 from planner.commands.progress import Progress
+from planner.reports.forms import DRAWN, TOLD, PlanFormat
 
 EPILOG = """[bold]Examples[/bold]
 
 planner plan llama-3-8b --recipe gptq_w4a16
 planner plan deepseek-r1 --recipe gptq_w4a16 --gpu h200
 planner plan path/to/config.json -r my_recipe.yaml --format json -o plan.json
-planner plan qwen2.5-vl-7b -r gptq_w4a16 --images 1 --image-size 644x644"""
+planner plan qwen2.5-vl-7b -r gptq_w4a16 --images 1 --image-size 644x644
+planner plan qwen3-0.6b -r gptq_w4a16 --format png -o slide.png"""
+
+PlanFormatOption = Annotated[
+    PlanFormat,
+    typer.Option(
+        "--format",
+        help="table to read, json for programs, markdown to paste; svg or png for a slide, perfetto for "
+        "ui.perfetto.dev, memory-viz for pytorch.org/memory_viz.",
+        rich_help_panel=RESULT,
+    ),
+]
+DarkOption = Annotated[
+    bool, typer.Option("--dark", help="svg and png: light on a dark ground.", rich_help_panel=RESULT)
+]
+StepOption = Annotated[
+    int | None,
+    typer.Option(
+        "--step",
+        metavar="N",
+        show_default=False,
+        help="memory-viz: this step alone, instead of the one that sets the peak and its neighbours.",
+        rich_help_panel=RESULT,
+    ),
+]
 
 
 @takes_machine_options()
@@ -39,7 +68,9 @@ def plan(
     method: MethodOption = "simulate",
     steps: StepsOption = "folded",
     check: CheckOption = False,
-    format: FormatOption = "table",
+    format: PlanFormatOption = "table",
+    dark: DarkOption = False,
+    step: StepOption = None,
     output: OutputOption = None,
 ) -> None:
     """Plan one job: CPU and GPU memory of every step, what each peak is made of, and what sets it.
@@ -58,14 +89,20 @@ def plan(
         from planner.recipe.changes import parse_changes
         from planner.reports.plan import formats
 
-        result = make_plan(
-            model,
-            load_recipe(recipe, parse_changes(set or ())),
-            job,
-            method=method,
-            progress=progress.say,
-            machine=machine,
-        )
-        text = rendered(formats(steps), result, format, output)
-    write_result(text, output)
+        changes = parse_changes(set or ())
+        content: str | bytes
+        if format in TOLD:
+            result = make_plan(
+                model, load_recipe(recipe, changes), job, method=method, progress=progress.say, machine=machine
+            )
+            content = rendered(formats(steps), result, TOLD[format], output)
+        else:
+            from planner.pictures.exports import check_form, exported
+
+            form = DRAWN[format]
+            check_form(form, output, method, step)
+            result, content = exported(
+                model, load_recipe(recipe, changes), job, form, machine, dark=dark, step=step, progress=progress.say
+            )
+    write_result(content, output)
     exit_for_no(check, result.fits)

@@ -22,8 +22,7 @@ from planner.commands.progress import Progress
 EPILOG = """[bold]Examples[/bold]
 
 planner report llama-3-8b -r gptq_w4a16 -o report.html
-planner report llama-3-8b -r rtn_w8a8_static -r gptq_w4a16 -r sparsegpt_2of4 --gpu l4 --ram 64GiB -o report.html
-planner report qwen3-0.6b -r gptq_w4a16 --strategy all --gpu t4 -o report.html"""
+planner report qwen3-0.6b -r rtn_w4a16 -r gptq_w4a16 --gpu l4 -o report.html"""
 
 STDOUT = "-"
 

@@ -292,14 +292,15 @@ class CachingDevice:
         return held
 
     def layout(self, handles: Sequence[Handle]) -> Layout:
-        return self.allocator.layout(map(self._blocks.__getitem__, handles))
+        return self.allocator.layout(self._blocks.get(handle, ()) for handle in handles)  # one may be drained by now
 
     def replay(self, script: Script, begin: Sequence[Handle], helds: list[CardUse]) -> None:
         self._blocks = {old: self._blocks[new] for old, new in zip(script.begin, begin, strict=True)}
         self.do(script.actions, helds)
 
     def restore(self, layout: Layout, handles: Sequence[Handle]) -> None:
-        self._blocks = dict(zip(handles, self.allocator.rebuild(layout), strict=True))
+        groups = zip(handles, self.allocator.rebuild(layout), strict=True)
+        self._blocks = {handle: blocks for handle, blocks in groups if blocks}
 
 
 def card(total: int, context: int, settings: AllocatorSettings = DEFAULT, *, is_strict: bool = False) -> CachingDevice:

@@ -259,10 +259,9 @@ class Ledger:
         """Note on the tape that a script was done again, with these holdings."""
         self._books[device].note(Repeated(script, tuple(begin), tuple(end)))
 
-    def restore(self, device: DeviceName, layout: Layout, last: Sequence[Handle] = ()) -> None:
-        """Make the device what it was in this layout, for the holdings that are live now."""
-        books = self._books[device]
-        books.caught_up().restore(layout, books.ordered(last))
+    def restore(self, device: DeviceName, layout: Layout, parts: Sequence[Handle]) -> None:
+        """Make the device what it was in this layout, for these holdings, in the order of `parts`."""
+        self._books[device].caught_up().restore(layout, parts)
 
     @contextmanager
     def unplaced(self) -> Iterator[None]:

@@ -13,7 +13,9 @@ from planner.hardware.machine import Machine
 from planner.job import Job
 from planner.notes import Note
 from planner.records import Record
+from planner.units import human_bytes
 from planner.upstream import LLMCOMPRESSOR_VERSION
+from planner.views import view
 
 Phase = Literal[
     "load", "setup", "prepare", "calibrate", "compress", "propagate", "between", "finalize", "save", "script"
@@ -116,6 +118,11 @@ class GpuPeak(Record):
     )
     peak_step: int
 
+    @property
+    def peak(self) -> str:
+        """`peak_bytes` for people, such as 4.22 GiB."""
+        return human_bytes(self.peak_bytes)
+
 
 class Verdict(Record):
     """What happens on the job's card."""
@@ -135,6 +142,11 @@ class CpuPeak(Record):
 
     peak_bytes: int
     peak_step: int
+
+    @property
+    def peak(self) -> str:
+        """`peak_bytes` for people, such as 27.65 GiB."""
+        return human_bytes(self.peak_bytes)
 
 
 class DiskFacts(Record):
@@ -239,6 +251,16 @@ class Plan(Record):
     host: Host | None = Field(default=None, description="RAM as the process has it; null where it was not sized")
     disk: Disk | None = Field(default=None, description="null where it was not sized")
     notes: tuple[Note, ...]
+
+    @property
+    def answer(self) -> str:
+        """Whether the machine can do it, as the report says it; `verdict` has the same in fields."""
+        return str(view("answer", self))
+
+    @property
+    def advice(self) -> str:
+        """What to do next, with the command to type."""
+        return str(view("advice", self))
 
     @model_validator(mode="before")
     @classmethod

@@ -202,7 +202,7 @@ class WeightWork:
             yield
 
     def _quantize_eagerly(self, elements: int, itemsize: int) -> None:
-        """forward_helpers.py _quantize, quant_args.py round_to_quantized_type_args: leaves `scaled` and `rounded`."""
+        """forward_helpers.py _quantize; quant_args.py round_to_quantized_type_args: leaves `scaled` and `rounded`."""
         frame, size, is_float = self.frame, elements * itemsize, self.matrix.args.type == "float"
         frame.assign("scaled", size)
         frame.assign("clamped", size)

@@ -126,7 +126,8 @@ def num_experts(config: Any) -> int:
     """Routed experts per MoE layer, 0 for a dense model."""
     text = text_config(config)
     parts = (text, getattr(text, "ffn_config", None))  # dbrx keeps its experts in a part of its own
-    return next((int(count) for part in parts for key in EXPERT_COUNT_KEYS if (count := getattr(part, key, None))), 0)
+    counts = (getattr(part, key, None) for part in parts for key in EXPERT_COUNT_KEYS)
+    return next((count for count in counts if isinstance(count, int) and count), 0)  # a config may hold anything
 
 
 def names_experts(config: Any) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from planner.errors import ModelError
 from planner.models.source import DEPTH_KEYS
-from planner.upstream import EXPERT_COUNT_KEYS
+from planner.upstream import EXPERT_COUNT_KEYS, EXPERTS_PER_TOKEN_KEYS
 
 # A larger value is a typing mistake or an attack. The limits bound the time and memory that planning takes.
 MAX_DEPTH = 10_000
@@ -40,7 +40,7 @@ def check_sizes(config: dict[str, Any], name: str) -> None:
         for key, value in part.items():
             if not _is_zero_by_default(part, key, value):
                 _check_size(key, value, f"{name}: {prefix}{key}")
-        _check_expert_total(part, f"{name}: {prefix or 'config'}")
+        _check_experts(part, f"{name}: {prefix or 'config'}")
 
 
 def check_dtypes(config: dict[str, Any], name: str) -> None:
@@ -213,8 +213,12 @@ def _limit(key: str) -> int | None:
     return MAX_WIDTH if key.startswith(("num_", "n_")) or key.endswith(_WIDTH_ENDINGS) else None
 
 
-def _check_expert_total(part: dict[str, Any], where: str) -> None:
+def _check_experts(part: dict[str, Any], where: str) -> None:
     experts = max((part[key] for key in EXPERT_COUNT_KEYS if isinstance(part.get(key), int)), default=0)
+    for key in EXPERTS_PER_TOKEN_KEYS:
+        each = part.get(key)
+        if isinstance(each, int) and 0 < experts < each:
+            raise ModelError(f"{where}: {key} is {each}, and there are {experts} experts")
     depth = max((part[key] for key in DEPTH_KEYS if isinstance(part.get(key), int)), default=1)
     if experts * depth > MAX_EXPERTS_OF_ALL_LAYERS:
         raise ModelError(f"{where}: {depth} layers of {experts} experts are more than the planner takes")

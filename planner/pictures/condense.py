@@ -21,6 +21,8 @@ from planner.upstream_lines import Line, line_of
 FP32 = 4
 MOMENTS = 600
 """Of a step on one device."""
+MANY = 150
+"""Curves of a job; further ones show less and less, so that the picture stays small."""
 HELD = 160
 """Holdings of a step on one device that are shown one by one."""
 
@@ -44,6 +46,10 @@ class Album:
     sizes: dict[int, int] = field(default_factory=dict)
     """The most that one of each has, by its number."""
     kinds: dict[str, int] = field(default_factory=dict)
+
+    def detail(self, most: int) -> int:
+        """How much of so much the next curves show: less in a job that has very many steps of its own each."""
+        return max(1, most * MANY // max(MANY, len(self.curves)))
 
     def see(self, log: StepLog) -> int:
         """Keep a step; its number."""
@@ -102,9 +108,10 @@ def _square(line: Line, nbytes: int) -> Form | None:
 def _condensed(log: StepLog, album: Album) -> StepCurves:
     about = {handle: log.about(handle) for handle in (*log.opening, *(handle for handle, _, _ in log.events))}
     moments, held = _moments(log), _held(log)
-    chosen = _thinned(moments)
+    most = album.detail(MOMENTS), album.detail(HELD)
+    chosen = _thinned(moments, most[0])
     order = _ranked(held, max(moments, key=_total)[0], log.length)
-    shown = sorted(order[:HELD], key=lambda handle: (held[handle][0], handle))
+    shown = sorted(order[: most[1]], key=lambda handle: (held[handle][0], handle))
     births = [held[handle][0] for handle in shown]
     whats = [album.what(about[handle].owner, about[handle].kind, log.form(handle)) for handle in shown]
     for what, handle in zip(whats, shown, strict=True):
@@ -162,12 +169,12 @@ def _moments(log: StepLog) -> list[Moment]:
     return moments
 
 
-def _thinned(moments: list[Moment]) -> list[Moment]:
+def _thinned(moments: list[Moment], most: int) -> list[Moment]:
     """Those that are kept."""
-    if len(moments) <= MOMENTS:
+    if len(moments) <= most:
         return moments
     kept = {0, len(moments) - 1}
-    stretches = MOMENTS // 4
+    stretches = max(1, most // 4)
     for number in range(stretches):
         where = range(number * len(moments) // stretches, (number + 1) * len(moments) // stretches)
         for figure in (_total, _allocated, _reserved):

@@ -73,8 +73,14 @@ def _assets() -> dict[str, str]:
         "uplot_style": "uPlot.min.css",
         "script": "planner.js",
         "style": "planner.css",
+        "licence": "uPlot.LICENSE",
     }
-    return {name: _asset(file) for name, file in names.items()}
+    return {name: _without_indents(_asset(file)) for name, file in names.items()}
+
+
+def _without_indents(text: str) -> str:
+    """The same script or style in fewer bytes; none of ours has a text of several lines."""
+    return "\n".join(line.strip() for line in text.splitlines())
 
 
 def _asset(name: str) -> str:

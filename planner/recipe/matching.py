@@ -95,6 +95,10 @@ def matched(target: Target, modules: Sequence[ModuleRef]) -> list[ModuleRef]:
     return matches
 
 
+MOST_NOTES = 20
+"""On one list."""
+
+
 def ignore_notes(
     ignore: Iterable[str], where: str, candidates: Callable[[], Sequence[ModuleRef]], traps: Iterable[str] = ()
 ) -> Iterator[Note]:
@@ -107,11 +111,13 @@ def ignore_notes(
     traps = frozenset(traps)
     suspects = [pattern for pattern in ignore if pattern not in PRECAUTIONS or pattern in traps]
     compared = candidates() if suspects else ()
-    for pattern in suspects:
-        if not Patterns((pattern,)).of(compared):
-            hint = _ignore_hint(pattern, compared)
-            if hint or pattern not in PRECAUTIONS:
-                yield Note(kind="recipe", text=f"{where}: {shorten(pattern)} leaves nothing out{hint}")
+    idle = (pattern for pattern in suspects if not Patterns((pattern,)).of(compared))
+    hinted = ((pattern, _ignore_hint(pattern, compared)) for pattern in idle)
+    told = [(pattern, hint) for pattern, hint in hinted if hint or pattern not in PRECAUTIONS]
+    for pattern, hint in told[:MOST_NOTES]:
+        yield Note(kind="recipe", text=f"{where}: {shorten(pattern)} leaves nothing out{hint}")
+    if len(told) > MOST_NOTES:
+        yield Note(kind="recipe", text=f"{where}: {len(told) - MOST_NOTES:,} more leave nothing out")
 
 
 def nothing_left(where: str) -> Note:

@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from planner.records import Record
 
 OutputFormat = Literal["table", "json", "markdown"]
+DrawnFormat = Literal["svg", "png", "perfetto", "memory-viz"]
+"""Forms of a plan's timeline (planner/pictures/exports.py)."""
+PlanFormat = Literal["table", "json", "markdown", "svg", "png", "perfetto", "memory-viz"]
+
+TOLD: Mapping[str, OutputFormat] = {"table": "table", "json": "json", "markdown": "markdown"}
+DRAWN: Mapping[str, DrawnFormat] = {"svg": "svg", "png": "png", "perfetto": "perfetto", "memory-viz": "memory-viz"}
+"""The formats of a plan: what a report writes, and what is drawn."""
 
 StepsShown = Literal["folded", "distinct", "all"]
 """One line per kind of step, one per distinct step, or every step."""

@@ -43,7 +43,7 @@ class Desk:
     def __init__(
         self, make: MakeAnswer = plans, *, limit_seconds: float = LIMIT_SECONDS, grace_seconds: float = GRACE_SECONDS
     ) -> None:
-        self._make, self._limit, self._grace = make, limit_seconds, grace_seconds
+        self._make, self.limit_seconds, self._grace = make, limit_seconds, grace_seconds
         self._waiting: list[Ticket] = []
         self._running: Ticket | None = None
         self._numbers = 0
@@ -128,7 +128,7 @@ class Desk:
         ticket.number = self._numbers
         with suppress(OSError):  # where it has just ended, its thread says so
             self._pipe.send(("ask", ticket.number, ticket.question, frozenset(ticket.has)))
-        self._after(self._limit, self._took_too_long, ticket)
+        self._after(self.limit_seconds, self._took_too_long, ticket)
 
     def _after(self, seconds: float, do: Any, *arguments: Any) -> None:
         assert self._loop is not None
@@ -136,7 +136,7 @@ class Desk:
 
     def _took_too_long(self, ticket: Ticket) -> None:
         if ticket is self._running and not ticket.is_over:
-            self._end(ticket, line("error", text=TOO_LONG.format(self._limit / 60)))
+            self._end(ticket, line("error", text=TOO_LONG.format(self.limit_seconds / 60)))
 
     def _break_off(self, ticket: Ticket) -> None:
         if self._pipe is not None:

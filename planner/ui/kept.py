@@ -12,6 +12,7 @@ from planner.compress.recipes import load_recipe, recipe_from_dict
 from planner.fields import JOB_FIELDS
 from planner.job import Build, Job
 from planner.models.graph import ModelGraph
+from planner.models.tuned import TunedBlock, TuningRequest
 from planner.recipe.files import parse_recipe
 from planner.recipe.specs import Recipe
 from planner.ui.question import PASTED_RECIPE, ModelChoice, RecipeChoice
@@ -117,9 +118,21 @@ class Kept:
             built = self.model(choice, job.build)
             self.say(f"tracing {built.source.name}")
             with self.untouched():
-                return graph_of(built, job)
+                return self._trained_whole(graph_of(built, job))
 
         return self.graphs.get((choice, decides_graph(job)), make)
+
+    def _trained_whole(self, graph: ModelGraph) -> ModelGraph:
+        """The graph whose layers are trained without being broken off: torch is at work there, too."""
+        tune = graph.tune
+        if tune is None:
+            return graph
+
+        def untouched(request: TuningRequest) -> TunedBlock:
+            with self.untouched():
+                return tune(request)
+
+        return replace(graph, tune=untouched)
 
 
 def decides_graph(job: Job) -> tuple[Any, ...]:

@@ -22,6 +22,7 @@ from planner.ui.question import PageQuestion, one_line
 
 COLLECTOR = (100_000, 50, 50)
 """For gc.set_threshold, as the command line has it: what was traced stays."""
+AGAIN_SECONDS = 0.05
 BUG = "a fault of planner itself, not of what you asked ({}); the terminal in which `planner ui` runs shows where"
 
 
@@ -84,13 +85,12 @@ class Worker:
 
     @contextmanager
     def untouched(self) -> Iterator[None]:
-        """A block in which nothing is broken off, but after it."""
+        """A block in which nothing is broken off: that is done at the next word or line, when its value is kept."""
         self._shields += 1
         try:
             yield
         finally:
             self._shields -= 1
-        self._check()
 
     def _answer(self, answer: Answer, number: int, question: PageQuestion, has: Collection[str]) -> None:
         self._current = number
@@ -117,6 +117,11 @@ class Worker:
     def _read(self, main: int) -> None:
         """In a thread: questions wait their turn, and what is not wanted any more is broken off at once."""
         while True:
+            if self._is_unwanted() and not self._pipe.poll(AGAIN_SECONDS):
+                signal.pthread_kill(
+                    main, signal.SIGUSR1
+                )  # Python swallows what is raised in a weak reference's callback
+                continue
             try:
                 message = self._pipe.recv()
             except (EOFError, OSError):
@@ -127,10 +132,12 @@ class Worker:
                 self._unwanted = message[1]
                 signal.pthread_kill(main, signal.SIGUSR1)
 
+    def _is_unwanted(self) -> bool:
+        return self._current is not None and self._current == self._unwanted
+
     def _break_off(self, number: int, frame: FrameType | None) -> None:
         self._check()
 
     def _check(self) -> None:
-        if self._current is not None and self._current == self._unwanted and not self._shields:
-            self._current = None  # once for each question
+        if self._is_unwanted() and not self._shields:
             raise BrokenOff

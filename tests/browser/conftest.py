@@ -48,7 +48,7 @@ def open_page(chromium: Any) -> Iterator[OpenPage]:
         )
         contexts.append(context)
         page, host = context.new_page(), urlsplit(url).netloc
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(120_000)
         page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
         page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
         page.on("request", lambda asked: complaints.append(asked.url) if _is_elsewhere(asked.url, host) else None)

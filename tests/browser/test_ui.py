@@ -152,7 +152,7 @@ def test_what_the_server_refuses_is_said_as_text_and_never_run(page: Any) -> Non
     page.press("#model", "Enter")
     page.wait_for_selector(FAILED)
     assert "is not a preset, and not a Hub id" in page.get_by_role("alert").text_content()
-    assert page.title() == "compression-planner"
+    assert page.title().startswith("Cannot be planned: <img")
     page.fill("#model", "/etc/passwd")
     page.press("#model", "Enter")
     page.wait_for_function("() => document.querySelector('#error').textContent.includes('/etc/passwd')")
@@ -191,6 +191,14 @@ def test_a_pasted_config_and_recipe_are_planned_and_a_link_carries_them(
     other.locator("#config").blur()
     other.wait_for_selector(FAILED)
     assert "config.json: not JSON" in other.get_by_role("alert").text_content()
+
+
+def test_a_link_to_a_long_pasted_text_says_that_it_is_not_here(server: str, open_page: OpenPage) -> None:
+    page = open_page(at(server, config="@here"))
+    page.wait_for_selector(FAILED)
+    assert "paste it again" in page.get_by_role("alert").text_content()
+    page.fill("#config", json.dumps(CONFIG))
+    page.wait_for_function("() => document.querySelector('#command').textContent.includes('planner plan config.json')")
 
 
 def test_a_strategy_is_used_by_a_click_and_taken_back_by_another(page: Any) -> None:

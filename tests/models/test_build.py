@@ -189,6 +189,13 @@ def test_an_unknown_word_inside_of_a_part_is_named_with_its_place() -> None:
         build_model(ModelSource(name="toy", config={"model_type": "llava", **parts}), Build())
 
 
+def test_a_token_cannot_go_to_more_experts_than_there_are() -> None:
+    sizes = {"num_experts": 4, "num_experts_per_tok": 8}
+    with pytest.raises(ModelError, match=r"toy: text_config\.: num_experts_per_tok is 8, and there are 4 experts"):
+        check_sizes({"text_config": sizes}, "toy")
+    check_sizes({"num_experts": 0, "num_experts_per_tok": 8}, "a dense model of a family with mixtures")
+
+
 def test_a_zero_that_is_the_familys_own_default_is_no_error() -> None:
     from transformers import CONFIG_MAPPING
 

@@ -45,35 +45,18 @@ def shown(picture: Picture, step: int, device: DeviceKey) -> list[LevelAt]:
 
 @EXAMPLES
 @given(strategies.cases())
-def test_the_highest_moment_of_every_step_is_the_plans_figure_to_the_byte(case: Case) -> None:
+def test_every_step_has_the_plans_highest_moment_and_end_to_the_byte(case: Case) -> None:
     plan, picture = drawn(case)
     for step in plan.steps:
         for device, place in picture.steps[step.index].devices.items():
             more = sum(shift.bytes for shift in place.shifts)
-            highest = max(level.requested for level in shown(picture, step.index, device)) + more
-            assert highest == planned(step, device).peak_bytes
-
-
-@EXAMPLES
-@given(strategies.cases())
-def test_a_step_ends_in_the_picture_with_what_the_plan_says_it_leaves(case: Case) -> None:
-    plan, picture = drawn(case)
-    for step in plan.steps:
-        for device, place in picture.steps[step.index].devices.items():
-            more = sum(shift.bytes for shift in place.shifts)
-            assert shown(picture, step.index, device)[-1].requested + more == planned(step, device).end_bytes
-
-
-@EXAMPLES
-@given(strategies.cases())
-def test_a_walked_step_shows_what_the_allocator_held_at_most(case: Case) -> None:
-    plan, picture = drawn(case)
-    for step in plan.steps:
-        if picture.steps[step.index].like is not None:
-            continue
-        drawn_levels = shown(picture, step.index, "gpu")
-        assert max(level.allocated for level in drawn_levels) == step.gpu.peak_allocated_bytes
-        assert max(level.reserved for level in drawn_levels) == step.gpu.peak_reserved_bytes
+            found = shown(picture, step.index, device)
+            assert max(level.requested for level in found) + more == planned(step, device).peak_bytes
+            assert found[-1].requested + more == planned(step, device).end_bytes
+        if picture.steps[step.index].like is None:  # walked here, on the plan's card
+            found = shown(picture, step.index, "gpu")
+            assert max(level.allocated for level in found) == step.gpu.peak_allocated_bytes
+            assert max(level.reserved for level in found) == step.gpu.peak_reserved_bytes
 
 
 @EXAMPLES
@@ -118,3 +101,39 @@ def test_a_plan_by_the_rule_of_thumb_has_no_picture() -> None:
         picture_of(toy.graph, recipe(gptq()), plan_graph(toy.graph, recipe(gptq()), asked, method="rule-of-thumb"))
         is None
     )
+
+
+def test_a_job_that_runs_out_of_memory_is_drawn_on_a_card_with_room_as_it_is_planned() -> None:
+    toy, asked = Toy(), recipe(gptq())
+    plan = plan_graph(toy.graph, asked, job(gpu_memory_bytes=1), on_card=True)
+    assert plan.verdict is not None
+    assert plan.verdict.outcome == "out of memory"
+    picture = picture_of(toy.graph, asked, plan)
+    assert picture is not None
+    assert not picture.notes
+    for step in plan.steps:
+        peak = peak_of(picture, step.index, "gpu")
+        assert peak is not None
+        assert peak.requested == step.gpu.peak_bytes
+
+
+def test_where_activations_wait_on_a_second_card_it_is_drawn_too() -> None:
+    toy, asked = Toy(), recipe(gptq())
+    plan = plan_graph(toy.graph, asked, job(offload_device="gpu:1"), on_card=True)
+    picture = picture_of(toy.graph, asked, plan)
+    assert picture is not None
+    assert picture.devices == ("gpu", "gpu1", "cpu")
+    for step in plan.steps:
+        peak = peak_of(picture, step.index, "gpu1")
+        assert peak is not None
+        assert step.second_gpu is not None
+        assert peak.requested == step.second_gpu.peak_bytes
+
+
+def test_batches_that_are_passed_over_are_said_to_be() -> None:
+    toy, asked = Toy(), recipe(gptq())
+    picture = picture_of(toy.graph, asked, plan_graph(toy.graph, asked, job(samples=64), on_card=True))
+    assert picture is not None
+    texts = [text for step in picture.steps for _, text in step.milestones]
+    assert "batch 1" in texts
+    assert any(text.endswith("like those before") for text in texts)

@@ -1,6 +1,7 @@
 """What a question is answered with, and what is kept between two of them: on real models, in this process."""
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -144,7 +145,7 @@ def test_what_could_not_be_made_is_not_kept() -> None:
 
 
 def test_traces_are_bounded_by_their_number(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "graph_of", lambda _built, job: job)
+    monkeypatch.setattr(loading, "graph_of", lambda _built, job: SimpleNamespace(job=job, tune=None))
     for number in range(GRAPHS + 3):
         answers.kept.graph(asked().model, asked(seq_len=128 + number).asked_job())
     assert len(answers.kept.graphs) == GRAPHS

@@ -32,16 +32,19 @@ async def all_of(desk: Desk, model: str, client: str = "page-1") -> Lines:
     return [json.loads(each) async for each in desk.answers(question(model, client))]
 
 
-async def started(desk: Desk, model: str, client: str = "page-1") -> "asyncio.Task[Lines]":
-    """The question, once the process is at work on it."""
-    lines: Lines = []
+async def started(desk: Desk, model: str, client: str = "page-1", *, until: str = "at work") -> "asyncio.Task[Lines]":
+    """The question, once the process is at work on it, or has sent a line of a kind."""
     at_work = asyncio.Event()
 
     async def listen() -> Lines:
-        async for each in desk.answers(question(model, client)):
-            lines.append(json.loads(each))
-            if lines[-1].get("text", "").startswith("at work") or lines[-1]["kind"] == "plan":
-                at_work.set()
+        lines: Lines = []
+        try:
+            async for each in desk.answers(question(model, client)):
+                lines.append(json.loads(each))
+                if until in (lines[-1].get("text", "")[: len(until)], lines[-1]["kind"]):
+                    at_work.set()
+        finally:
+            at_work.set()
         return lines
 
     task = asyncio.create_task(listen())
@@ -69,6 +72,16 @@ def test_the_newest_question_of_a_page_wins_and_the_same_process_goes_on() -> No
     at_desk(do)
 
 
+def test_a_model_that_is_half_built_is_finished_and_kept_for_the_next_question() -> None:
+    async def do(desk: Desk) -> None:
+        building = await started(desk, "builds", until="building")
+        (done,) = [each for each in await all_of(desk, "quick") if each["kind"] == "done"]
+        assert kinds(await building) == ["superseded"]
+        assert done["built"] == 1
+
+    at_desk(do)
+
+
 def test_who_stops_listening_ends_the_work_on_it() -> None:
     async def do(desk: Desk) -> None:
         slow = await started(desk, "slow")
@@ -81,8 +94,7 @@ def test_who_stops_listening_ends_the_work_on_it() -> None:
 
 def test_a_page_that_has_its_plan_makes_way_for_another_and_then_gets_the_rest() -> None:
     async def do(desk: Desk) -> None:
-        first = await started(desk, "long")
-        await asyncio.sleep(0.1)
+        first = await started(desk, "long", until="plan")
         assert kinds(await all_of(desk, "quick", OTHER)) == ["plan", "done"]
         assert kinds(await first) == ["plan", "done"], "its plan came once"
 
@@ -108,6 +120,17 @@ def test_errors_are_lines_and_a_fault_of_planner_begins_a_new_process(capfd: pyt
     assert "KeyError: 'of planner itself'" in capfd.readouterr().err, "the terminal shows where"
 
 
+def test_a_break_off_that_python_swallows_is_tried_again() -> None:
+    async def do(desk: Desk) -> None:
+        first = await all_of(desk, "quick")
+        swallowed = await started(desk, "swallows")
+        newest = await all_of(desk, "quick")
+        assert kinds(await swallowed) == ["superseded"]
+        assert newest[-1]["process"] == first[-1]["process"]
+
+    at_desk(do)
+
+
 def test_what_does_not_break_off_is_ended() -> None:
     async def do(desk: Desk) -> None:
         stubborn = await started(desk, "stubborn")
@@ -119,12 +142,15 @@ def test_what_does_not_break_off_is_ended() -> None:
 
 def test_a_question_takes_no_longer_than_the_limit() -> None:
     async def do(desk: Desk) -> None:
+        await all_of(desk, "quick")
+        desk.limit_seconds = 0.2
         slow = await (await started(desk, "slow"))
         assert kinds(slow) == ["error"]
         assert "longer than" in slow[-1]["text"]
+        desk.limit_seconds = 60
         assert kinds(await all_of(desk, "quick")) == ["plan", "done"]
 
-    at_desk(do, limit_seconds=1.5)
+    at_desk(do)
 
 
 def test_only_so_many_pages_wait() -> None:

@@ -118,13 +118,14 @@ class Repeats:
             for name, group in zip(NAMES, template.leftovers, strict=True):
                 self._leave(name, [(kind, owner.renamed(renames), size) for kind, owner, size in group])
             self.cache.rename(subgraph.consumed, subgraph.writes)
+            end = ledger.parts("gpu", self._parts())  # with holdings of which this subgraph takes the last
             template.drains.drain(self.context)
             ledger.close_step()
         helds: Sequence[CardUse | None] = [None] * len(template.steps)
         if outcome is not None:
             after, helds = outcome
-            ledger.restore("gpu", after, self._parts())
-            ledger.repeated("gpu", template.outcomes.script, begin, ledger.parts("gpu", self._parts()))
+            ledger.restore("gpu", after, end)
+            ledger.repeated("gpu", template.outcomes.script, begin, end)
         return [
             _renamed(step, subgraph, renames, shifts, held) for step, held in zip(template.steps, helds, strict=True)
         ]

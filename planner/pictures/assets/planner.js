@@ -458,7 +458,7 @@
     zoom(from, to) {
       const all = this.job.steps.length, least = 1e-3;
       this.range = [Math.max(0, from), Math.min(all, Math.max(to, from + least))];
-      if (this.x < this.range[0] || this.x > this.range[1]) this.x = this.job.highestIn ? this.x : this.range[0];
+      if (this.x < this.range[0] || this.x > this.range[1]) this.x = this.job.place(Math.floor(this.range[0]), this.device, this.job.moment(this.range[0], this.device).index);
       this.draw();
     }
     closer(factor) {
@@ -547,13 +547,14 @@
         make("td", {}, this.pill(job)), make("td", { "data-title": "GPU" }, bar(onDevice(job.plan), most.gpu)),
         make("td", { "data-title": "smallest card" }, job.plan.gpu.smallest_card_bytes ? size(job.plan.gpu.smallest_card_bytes) : "–"),
         make("td", { "data-title": "RAM" }, bar(ram(job.plan), most.cpu)),
-        make("td", { "data-title": "result" }, job.plan.result ? size(job.plan.result.file_bytes) : "–"), make("td", { class: "pr-spark" }, this.spark(job, most.gpu)));
+        make("td", { "data-title": "result" }, job.plan.result ? size(job.plan.result.file_bytes) : "–"), make("td", { class: "pr-spark" }, this.spark(job)));
       return make("section", { class: "pr-side" }, make("h2", {}, "Side by side"), make("table", {},
         make("thead", {}, make("tr", {}, ...["plan", "", "GPU", "smallest card", "RAM", "result", "GPU over the steps"].map(each => make("th", { scope: "col" }, each)))),
         make("tbody", {}, this.jobs.map(row))));
     }
-    spark(job, most) {
-      const peaks = job.steps.map(step => step.gpu.peak_reserved_bytes ?? step.gpu.peak_bytes), wide = 120, high = 28;
+    /** The plan's own shape, to its own height. */
+    spark(job) {
+      const peaks = job.steps.map(step => step.gpu.peak_reserved_bytes ?? step.gpu.peak_bytes), wide = 120, high = 28, most = Math.max(1, ...peaks);
       const path = peaks.map((bytes, i) => `${(i / peaks.length * wide).toFixed(1)},${(high - bytes / most * high).toFixed(1)} ${((i + 1) / peaks.length * wide).toFixed(1)},${(high - bytes / most * high).toFixed(1)}`).join(" ");
       return make("svg", { viewBox: `0 0 ${wide} ${high}`, preserveAspectRatio: "none", role: "img", "aria-label": `GPU memory of ${job.name} over its steps` }, make("path", { d: `M0,${high} L${path} L${wide},${high} Z` }));
     }
@@ -602,9 +603,10 @@
       const line = row => make("tr", {}, make("td", { class: "pr-bytes", title: exact(row.bytes) }, size(row.bytes)),
         make("td", { class: "pr-share", "aria-hidden": "true" }, make("i", { style: { width: `${row.bytes / widest * 100}%`, background: `var(--pr-part-${row.part === undefined ? 6 : row.part})` } })), make("td", {}, what(row)), make("td", { class: "pr-kind" }, row.part === undefined ? "" : job.names[row.part]));
       const rest = left.map((bytes, which) => [bytes, which]).filter(([bytes]) => bytes).map(([bytes, part]) => line({ bytes, part, name: curves.drawn ? "not listed one by one" : "all else", copies: 1 }));
+      const begun = job.milestones(step).filter(([tick]) => tick <= moment.tick).map(([, text]) => text).pop();
       const when = curves.drawn ? (this.job.ticks(step) > 1 ? `event ${trimmed(moment.tick, 0)} of ${trimmed(job.ticks(step), 0)}` : "") : "at its peak";
       this.alive.replaceChildren(...[make("h2", {}, "Alive at this moment"), make("div", { class: "pr-tabs", role: "tablist", "aria-label": "device" }, job.devices.map(tab)),
-        make("p", {}, make("b", {}, size(total)), ` of ${DEVICES[device]} memory in step ${step}, ${job.title(step)}`, when ? `, ${when}` : "", job.like(step) !== step ? `; the step does what step ${job.like(step)} did, under its own names` : ""),
+        make("p", {}, make("b", {}, size(total)), ` of ${DEVICES[device]} memory in step ${step}, ${job.title(step)}`, when ? `, ${when}` : "", begun ? ` (${begun})` : "", job.like(step) !== step ? `; the step does what step ${job.like(step)} did, under its own names` : ""),
         rows.length || rest.length ? make("table", {}, make("thead", {}, make("tr", {}, ...["bytes", "", "whose, and what", "part"].map(each => make("th", { scope: "col" }, each)))), make("tbody", {}, shown.map(line), rest)) : make("p", {}, "Nothing."),
         rows.length > ROWS ? make("button", { type: "button", onclick: () => { this.all = !this.all; this.showAlive(); } }, this.all ? "fewer" : `all ${rows.length}`) : null].filter(Boolean));
     }

@@ -123,7 +123,7 @@ function buildCombo() {
   input.addEventListener("click", () => open(true));
   input.addEventListener("input", () => open(false));
   input.addEventListener("blur", close);
-  input.addEventListener("change", () => { close(); moved(true); });
+  input.addEventListener("change", () => { $("config-box").open = false; close(); moved(true); });
   input.addEventListener("keydown", event => {
     const count = options().length;
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {
@@ -133,7 +133,7 @@ function buildCombo() {
     } else if (event.key === "Enter") {
       event.preventDefault();
       if (!list.hidden && at >= 0) choose(options()[at]);
-      else { close(); moved(true); }
+      else { $("config-box").open = false; close(); moved(true); }
     } else if (event.key === "Escape") close();
   });
 }
@@ -175,7 +175,8 @@ function restore(form) {
     if (form[name]) $(name).value = form[name] === "@here" ? sessionStorage.getItem(name) ?? "" : form[name];
   }
   changes = {};
-  try { if (form.with) changes = JSON.parse(form.with); } catch { /* a link that somebody cut */ }
+  try { changes = Object.fromEntries(Object.entries(JSON.parse(form.with ?? "{}") ?? {})); } catch { /* a link that somebody cut */ }
+  lost = ["config", "yaml"].find(name => form[name] === "@here" && !$(name).value);
   hints();
 }
 const fromAddress = () => Object.fromEntries(new URLSearchParams(location.search));
@@ -185,8 +186,10 @@ function remember(isDone) {
   if (isDone && url !== committed) { history.pushState(null, "", url); committed = url; }
 }
 let committed = null;
+let lost = null; // the pasted text that a link stands for, and that is not in this tab
 
 function moved(isDone) {
+  if (lost && ($(lost).value || !$(`${lost}-box`).open)) lost = null;
   hints();
   remember(isDone);
   // while something moves, each question gets a moment for its verdict, so that the page follows
@@ -229,6 +232,7 @@ async function ask() {
   if (asking) asking.abort();
   const own = asking = new AbortController();
   let body;
+  if (lost) { fail("What was pasted is too long for a link, and is not in this tab: paste it again", lost); return; }
   try { body = JSON.stringify(question()); } catch (error) { fail(error.message, error.field); return; }
   began = performance.now();
   isJudged = false;
@@ -282,8 +286,10 @@ function rest() {
   $("cancel").hidden = true;
   if (document.body.dataset.state === "asking") document.body.dataset.state = "done";
 }
+const titled = text => { document.title = `${text}: ${pasted("config") ? "config.json" : $("model").value.trim()}`; };
 function fail(text, field = null) {
   rest();
+  titled("Cannot be planned");
   document.body.dataset.state = "failed";
   $("error").textContent = text;
   $("error").hidden = false;
@@ -319,7 +325,9 @@ function showVerdict(line) {
   $("verdict").dataset.fits = line.fits;
   $("way").hidden = true;
   $("badge").textContent = FITS[line.fits];
-  const text = line.answer.replace(/^(YES, BUT SLOWLY|YES|NO): /, "");
+  // yes and no are the badge, and what nobody said is a bar without a line
+  const text = line.answer.replace(/^(YES, BUT SLOWLY|YES|NO): /, "").replace(/ \(not said: [^)]*\)$/, "");
+  titled(FITS[line.fits]);
   $("answer").textContent = line.draft && text.includes("GPU") ? `${text} (the smallest card is being looked for)` : text;
   $("bars").replaceChildren(...line.demands.map(bar));
   const facts = line.header.filter(([name]) => name !== "method").map(([, text]) => text);
@@ -363,7 +371,7 @@ function addWay(choice, missing) {
   if (!choice.is_same_result) name.append(make("small", {textContent: " another result"}));
   const cells = [FITS[choice.fits], gib("GPU", "needs_bytes"), gib("RAM", "needs_bytes"), ((choice.moved_to_gpu_bytes + choice.moved_from_gpu_bytes) / 1e9).toFixed(0), missing];
   const row = make("tr", {}, name, ...cells.map(textContent => make("td", {textContent})));
-  ["GPU", "RAM", "moved"].forEach((title, index) => { row.children[index + 2].dataset.title = title; });
+  ["GPU GiB", "RAM GiB", "moved GB"].forEach((title, index) => { row.children[index + 2].dataset.title = title; });
   row.dataset.fits = choice.fits;
   const use = make("button", {type: "button", textContent: "Use"});
   use.setAttribute("aria-label", `Use ${choice.strategy}`);
