@@ -7,6 +7,7 @@ import pytest
 
 from planner.compress.context import Context, Shortcuts
 from planner.compress.forward import Hooked, SubgraphForward
+from planner.compress.modifiers.awq import AwqSpec
 from planner.compress.modifiers.quip import QuIPModel, QuIPSpec
 from planner.compress.modifiers.rotations import known_divisor
 from planner.compress.oneshot import simulate
@@ -160,11 +161,8 @@ def test_what_is_no_plain_linear_is_refused() -> None:
 
 
 def test_beside_what_replays_modules_it_is_refused() -> None:
-    class Replaying(QuIPSpec):
-        type = "AWQModifier"
-
     with pytest.raises(UnsupportedError, match="quip: AWQModifier runs modules again"):
-        spec().within(TRAITS, refs(), (Replaying(),))
+        spec().within(TRAITS, refs(), (AwqSpec(where="awq"),))
 
 
 def test_a_matrix_is_saved_in_fp64_under_the_first_module_that_has_it() -> None:

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 from planner.compress.context import Context
+from planner.compress.modifiers.awq import AwqSpec
 from planner.compress.modifiers.rotations import Matrices
 from planner.compress.modifiers.spinquant import SpinQuantModel, SpinQuantSpec
 from planner.cuda.build import CudaBuild
-from planner.errors import PlannerError, RecipeError
+from planner.errors import PlannerError, RecipeError, UnsupportedError
 from planner.recipe.specs import ModelTraits, ModuleRef
 from planner.recipe.targets import LinearModule
 from tests import toys
@@ -184,6 +185,13 @@ def test_only_r4_rotates_inputs_in_the_forward_and_its_matrix_stays() -> None:
     assert context.ledger.live("cpu") == matrix + 8
     assert model.stays_in_forward
     assert not run()[0].stays_in_forward
+
+
+def test_r4_is_refused_beside_what_replays_modules() -> None:
+    awq = AwqSpec(where="awq")
+    with pytest.raises(UnsupportedError, match="spin: AWQModifier runs modules again"):
+        SpinQuantSpec.read({"rotations": ["R4"]}, "spin").within(LLAMA, refs(), (awq,))
+    SpinQuantSpec.read({}, "spin").within(LLAMA, refs(), (awq,))
 
 
 def test_r4s_matrix_is_saved() -> None:

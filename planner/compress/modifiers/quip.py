@@ -32,8 +32,6 @@ from planner.recipe.targets import LinearModule
 from planner.recipe.validation import check_patterns, validated
 
 RotationName = Literal["v", "u"]
-REPLAYING = ("AWQModifier", "AutoRoundModifier")
-"""They run modules again by themselves, where the hooks run too."""
 
 
 class QuIPFields(TransformFields):
@@ -85,10 +83,7 @@ class QuIPSpec(TransformSpec):
 
     def within(self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
         """Raises RecipeError where the library finds no matrix for a module, UnsupportedError beside what replays."""
-        for other in recipe:
-            if other.type in REPLAYING:
-                text = f"{other.type} runs modules again, and what rotates their inputs then is not modelled"
-                raise UnsupportedError(f"{self.where}: {text}")
+        self.refuse_beside_replays(recipe)
         for ref in selected(self.targets, self.ignore, modules) if self.rotations else ():
             if ref.classes[:1] != ("Linear",):
                 text = f"takes {ref.name}, which is no plain Linear: LLM Compressor fails on it"

@@ -26,6 +26,8 @@ SCALE = 8
 HADAMARD_SIZES = (1, 2, *range(4, 257, 4))
 """Those in transform/utils/hadamards.safetensors, in ascending order."""
 
+REPLAYING = ("AWQModifier", "AutoRoundModifier")
+
 TransformType = Literal["hadamard", "random-hadamard", "random-matrix"]
 
 
@@ -67,6 +69,13 @@ class TransformSpec(ModifierSpec):
         """Weights lie in shared memory, and every rank writes all of them."""
         text = f"{self.where}: {self.type} in several ranks is not modelled: its figures are those of one process"
         yield Note(kind="estimate", text=text)
+
+    def refuse_beside_replays(self, recipe: Sequence[ModifierSpec]) -> None:
+        """Raises UnsupportedError beside a modifier that runs modules again: their hooks run then too."""
+        for other in recipe:
+            if other.type in REPLAYING:
+                text = f"{other.type} runs modules again, and what rotates their inputs then is not modelled"
+                raise UnsupportedError(f"{self.where}: {text}")
 
     def check_side(self, side: int, name: str) -> None:
         """utils/matrix.py `get_transform_size`, and whether there is a matrix of this size (utils/hadamard.py)."""

@@ -116,6 +116,8 @@ class SpinQuantSpec(TransformSpec):
         """Raises RecipeError where the library cannot group norms, or make a matrix of a weight's size."""
         if facts.architecture == ROUTED:
             raise UnsupportedError(f"{self.where}: {ROUTED} needs a preparation by script, which is not modelled")
+        if "R4" in self.rotations:
+            self.refuse_beside_replays(recipe)
         where = f"{self.where} ({facts.architecture})"
         try:
             fused = tuple(_fused(modules))
