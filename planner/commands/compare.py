@@ -34,7 +34,7 @@ EPILOG = """[bold]Examples[/bold]
 
 planner compare llama-3-8b -r rtn_w8a8_static -r gptq_w4a16 -r sparsegpt_2of4
 planner compare mixtral-8x7b -r rtn_fp8_dynamic -r gptq_w4a16 -r wanda_2of4
-planner compare qwen3-0.6b -r gptq_w4a16 --strategy 'batch of 4' --gpu t4 --beside l4"""
+planner compare qwen3-0.6b -r gptq_w4a16 --gpu t4 --beside l4"""
 
 RecipesOption = Annotated[
     list[str],

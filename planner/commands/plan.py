@@ -82,7 +82,7 @@ def plan(
     """
     from planner.commands.jobs import make_job
 
-    _check_looks(format, dark, step)
+    _check_looks(format, dark, step, output)
     machine = make_machine(on)
     job = make_job(options).on(machine)
     check_output(output)
@@ -111,8 +111,11 @@ def plan(
     exit_for_no(check, result.fits)
 
 
-def _check_looks(format: PlanFormat, dark: bool, step: int | None) -> None:
-    """Raise JobError for an option that this form would not heed."""
+def _check_looks(format: PlanFormat, dark: bool, step: int | None, output: str | None) -> None:
+    """Raise JobError for an option that this form would not heed, and for a picture's file that would hold none."""
+    suffix = (output or "").rpartition(".")[2].lower()
+    if suffix in ("png", "svg") and format in TOLD:
+        raise JobError(f"--output {output}: this would be a {format}; say --format {suffix}")
     if dark and format not in ("svg", "png"):
         raise JobError(f"--dark is for --format svg and png, not {format}")
     if step is not None and format != "memory-viz":

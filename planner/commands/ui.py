@@ -27,10 +27,10 @@ def ui(
         bool, typer.Option("--no-browser", metavar=FLAG, help="Print the address alone, and open no browser.")
     ] = False,
 ) -> None:
-    """Open a page on which verdict, chart and arguments follow as you move sliders. Ctrl-C ends it.
+    r"""Open a page on which verdict, chart and arguments follow as you move sliders. Ctrl-C ends it.
 
     It is served to this machine alone, reads no file of it, and needs the extra `ui`:
-    pip install 'compression-planner[ui]'.
+    pip install 'compression-planner\[ui]'.
     """
     missing = [name for name in NEEDS if find_spec(name) is None]
     if missing:

@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from planner.choose.schema import Choice, Fit, Largest, Strategies
+from planner.choose.strategies import ASKED
 from planner.hardware.demand import Fits, Resource
 from planner.notes import texts
 from planner.reports.demands import answer_line, demand_line, machine_line, missing_line
@@ -30,10 +31,22 @@ _STYLE: dict[Fits, str] = {"yes": "green", "slow": "bold yellow", "not said": "d
 def render_strategies(answer: Strategies, *, width: int | None = None, color: bool = False) -> str:
     """Every strategy in one table, and the best one to paste."""
     best = answer.best
-    head = [*_header(answer), ("verdict", _answer(best))]
+    head = [*verdict_lines(answer), *_header(answer)]
     parts: list[RenderableType] = [pairs(head), Text(), _table(answer.choices), Text(LEGEND, style="dim"), Text()]
-    parts += [Text(f"{best.strategy}, to paste:", style="bold"), Text(best.python), Text()]
+    if best.fits != "no":
+        parts += [Text(f"{best.strategy}, to paste:", style="bold"), Text(best.python), Text()]
     return draw(Group(*parts, pairs(list(_notes(answer, answer.choices)))), width=width, color=color)
+
+
+def verdict_lines(answer: Strategies) -> Iterator[tuple[str, str]]:
+    """Whether the job fits as it was asked, and the best way to run it, which may be another one."""
+    asked = next((choice for choice in answer.choices if choice.strategy == ASKED.name), None)
+    if asked is not None:
+        yield "verdict", f"as asked: {_answer(asked)}"
+    if answer.best.fits == "no":
+        yield "best way", "none of these fits"
+    elif answer.best is not asked:
+        yield "best way", f"{answer.best.strategy}: {_answer(answer.best)}"
 
 
 def render_fit(answer: Fit, *, width: int | None = None, color: bool = False) -> str:
@@ -132,7 +145,8 @@ def markdown_strategies(answer: Strategies) -> str:
     """The same table as markdown."""
     head = "\n".join(f"- {name}: {text}" for name, text in _header(answer))
     notes = "".join(f"\n- {escape(text)}" for text in choice_notes(answer.choices))
-    return f"{head}\n- verdict: {_answer(answer.best)}\n\n{_markdown(answer.choices)}\n{notes}\n"
+    told = "\n".join(f"- {name}: {text}" for name, text in verdict_lines(answer))
+    return f"{told}\n{head}\n\n{_markdown(answer.choices)}\n{notes}\n"
 
 
 def markdown_fit(answer: Fit) -> str:

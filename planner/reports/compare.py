@@ -17,11 +17,17 @@ from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import decimals_for, number
 from planner.reports.summary import card, header, job_line, room, set_by
 
-LEGEND = (
-    "GPU: requested   device: reserved and CUDA context   card: the smallest that gets through   rule: the documented "
-    "rule of thumb\nRAM: resident   least: without it the job is killed   result: on disk   serving: it with vLLM, one "
-    "sequence\nruns: vLLM has kernels for the format on this card, by its documentation   1 GiB is 2^30 bytes"
-)
+LEGEND = {
+    "GPU": "requested",
+    "device": "reserved and CUDA context",
+    "card": "the smallest that gets through",
+    "rule": "the documented rule of thumb",
+    "RAM": "resident",
+    "least": "without it the job is killed",
+    "result": "on disk",
+    "serving": "it with vLLM, one sequence",
+    "runs": "vLLM has kernels for the format on this card, by its documentation",
+}
 TITLES = (
     "recipe, in GiB",
     "fits",
@@ -45,13 +51,14 @@ _STYLE: dict[Fit, str] = {"fits": "green", "tight": "bold yellow", "over": "bold
 
 def render(plans: Sequence[Plan], *, width: int | None = None, color: bool = False) -> str:
     """For people: which recipes fit, a table with a row for each, and what sets its peak."""
+    table = _widest(plans, width or UNLIMITED)
     content = (
         _lines("summary", _conclusions(plans)),
         Text(),
         pairs(_header(plans)),
         Text(),
-        _widest(plans, width or UNLIMITED),
-        Text(LEGEND, style="dim"),
+        table,
+        Text(_legend(table), style="dim"),
         Text(),
         _lines("peaks", [f"{_named(plan, plans)}: {_peak(plan)}" for plan in plans]),
         *((_lines("notes", notes),) if (notes := _notes(plans)) else ()),
@@ -61,6 +68,12 @@ def render(plans: Sequence[Plan], *, width: int | None = None, color: bool = Fal
 
 def _lines(name: str, texts: Sequence[str]) -> Table:
     return pairs([("" if place else name, text) for place, text in enumerate(texts)])
+
+
+def _legend(table: Table) -> str:
+    """What the columns are that there is room for."""
+    shown = [str(column.header) for column in table.columns]
+    return "   ".join((*(f"{name}: {what}" for name, what in LEGEND.items() if name in shown), "1 GiB is 2^30 bytes"))
 
 
 def _widest(plans: Sequence[Plan], width: int) -> Table:

@@ -45,12 +45,18 @@ def job_line(job: Job, *, with_card: bool = True) -> str:
 
 def card(job: Job) -> str:
     """The job's card and what CUDA has of it: `L40S of 44.39 GiB`, `GPU of 80 GiB`."""
-    return f"{job.gpu or 'GPU'} of {gib_short(job.gpu_memory_bytes)}"
+    return f"{job.gpu or 'GPU'} of {gib_short(job.gpu_memory_bytes)}{_assumed(job)}"
 
 
 def room(job: Job) -> str:
     """What there is of the card: `44.39 GiB of L40S`, `80 GiB`."""
-    return gib_short(job.gpu_memory_bytes) + (f" of {job.gpu}" if job.gpu else "")
+    return gib_short(job.gpu_memory_bytes) + (f" of {job.gpu}" if job.gpu else _assumed(job))
+
+
+def _assumed(job: Job) -> str:
+    """Where nobody said which card there is. A job that was read from a file tells no more what was said."""
+    is_said = job.gpu is not None or "gpu_memory_bytes" in job.model_fields_set
+    return "" if is_said else " (assumed: --gpu says)"
 
 
 def gpu_lines(plan: Plan) -> list[str]:

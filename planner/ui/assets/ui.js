@@ -366,12 +366,12 @@ let rows = null; // of the answer that comes in; null until its first
 function addWay(choice, missing) {
   if (!rows) { rows = new Map(); $("ways").tBodies[0].replaceChildren(); }
   const demand = name => choice.demands.find(each => each.resource === name);
-  const gib = (name, field) => demand(name) ? (demand(name)[field] / GIB).toFixed(2) : "-";
+  const gib = (name, field) => demand(name) ? (demand(name)[field] / GIB).toFixed(2) + (demand(name).what.startsWith("an estimate") ? "~" : "") : "-";
   const name = make("th", {scope: "row", textContent: choice.strategy});
   if (!choice.is_same_result) name.append(make("small", {textContent: " another result"}));
   const cells = [FITS[choice.fits], gib("GPU", "needs_bytes"), gib("RAM", "needs_bytes"), ((choice.moved_to_gpu_bytes + choice.moved_from_gpu_bytes) / 1e9).toFixed(0), missing];
   const row = make("tr", {}, name, ...cells.map(textContent => make("td", {textContent})));
-  ["GPU GiB", "RAM GiB", "moved GB"].forEach((title, index) => { row.children[index + 2].dataset.title = title; });
+  ["GPU GiB, at most", "RAM GiB", "moved GB"].forEach((title, index) => { row.children[index + 2].dataset.title = title; });
   row.dataset.fits = choice.fits;
   const use = make("button", {type: "button", textContent: "Use"});
   use.setAttribute("aria-label", `Use ${choice.strategy}`);
