@@ -265,7 +265,10 @@ class Ledger:
 
     @contextmanager
     def unplaced(self) -> Iterator[None]:
-        """Inside, the books alone are kept: the devices see nothing, and are to be restored afterwards."""
+        """Inside, the books alone are kept: devices and watcher see nothing; the devices are to be restored afterwards.
+
+        To be left at the end of a step: whoever watches sees the next one from its beginning.
+        """
         watch, self.watch = self.watch, None
         for books in self._books.values():
             books.caught_up()
@@ -274,6 +277,8 @@ class Ledger:
             yield
         finally:
             self.watch = watch
+            if watch:
+                watch.restart()  # the books count on inside, whoever looks
             for books in self._books.values():
                 books.is_placed = books.device.places
 
