@@ -49,7 +49,7 @@ def pictured(
 ) -> tuple[Pictured, ...]:
     """Plans of one model as `compare` makes them, each with its picture. Takes and raises what `compare` does."""
     chosen = recipes_of(recipes)
-    drawer = Drawer(chosen, progress)
+    drawer = Drawer(progress)
     plans = compare(model, chosen, job, progress=progress, machine=machine, on_plan=drawer.draw)
     return drawer.with_pictures(plans)
 
@@ -68,7 +68,7 @@ def pictured_on(
 
     `changes`: what somebody set in the recipes. Raises what `Comparison.plans` does.
     """
-    drawer = Drawer(recipes, progress, changes)
+    drawer = Drawer(progress, changes)
     comparison = Comparison(model, progress or _silent, drawer.draw)
     return drawer.with_pictures(comparison.plans(recipes, job, machines, strategies), model=called(model))
 
@@ -88,19 +88,16 @@ def picture_of(graph: ModelGraph, recipe: Recipe, plan: Plan) -> Picture | None:
 
 
 class Drawer:
-    """Draws plans of these recipes while their graphs are there. `changes`: what somebody set in the recipes."""
+    """Draws plans while their graphs are there. `changes`: what somebody set in the recipes."""
 
-    def __init__(
-        self, recipes: Sequence[Recipe], progress: Progress | None = None, changes: Changes | None = None
-    ) -> None:
-        self._recipes, self._changes = {recipe.name: recipe for recipe in recipes}, changes or {}
-        self._say = progress or _silent
+    def __init__(self, progress: Progress | None = None, changes: Changes | None = None) -> None:
+        self._say, self._changes = progress or _silent, changes or {}
         self._drawn: list[tuple[Picture | None, Changes]] = []
 
-    def draw(self, graph: ModelGraph, recipe: Recipe, plan: Plan) -> None:
-        """One plan."""
+    def draw(self, graph: ModelGraph, recipe: Recipe, plan: Plan, asked: Recipe | None = None) -> None:
+        """One plan of this recipe; `asked`: what it was before a strategy changed it."""
         self._say(f"drawing {recipe.name}")
-        changes = {**self._changes, **dict(_differences(self._recipes[recipe.name], recipe))}
+        changes = {**self._changes, **dict(_differences(asked or recipe, recipe))}
         self._drawn.append((picture_of(graph, recipe, plan), changes))
 
     def with_pictures(self, plans: Sequence[Plan], model: str | None = None) -> tuple[Pictured, ...]:
