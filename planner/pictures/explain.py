@@ -1,13 +1,15 @@
 """What is alive at the peak of a step, the largest first: the page's list, as a record and as text."""
 
+from collections import Counter
+
 from rich.console import Group
 from rich.text import Text
 
 from planner.compress.parts import PART_NAMES, PARTS
 from planner.compress.schema import CpuStep, GpuStep, Plan
 from planner.errors import JobError
-from planner.pictures.reading import alive, parts_on, peak_of
-from planner.pictures.schema import DeviceKey, Picture, WhatPicture
+from planner.pictures.reading import LevelAt, alive, parts_on, peak_of
+from planner.pictures.schema import DeviceKey, Picture, StepPicture, WhatPicture
 from planner.records import Record
 from planner.reports.drawing import draw, listed
 from planner.reports.forms import Formats, as_json, everywhere
@@ -62,16 +64,9 @@ def explained(plan: Plan, picture: Picture, step: int | None, device: DeviceKey)
     if device not in picture.devices:
         raise JobError(f"--device {device}: no activations wait on a second GPU; --offload-device gpu:1 is such a job")
     found, shown = peak_of(picture, number, device), picture.steps[number]
-    curves = shown.devices[device].curves
-    if found is None or curves is None:
+    if found is None:
         raise JobError(f"--step {number}: of this step only the peak is known, which `planner plan` shows")
-    more = {_key(picture.whats[each.what]): each.bytes for each in shown.devices[device].shifts}
-    parts, left = parts_on(picture, device), list(found.parts)
-    rows = []
-    for each in alive(picture.curves[curves], found.tick):
-        what = picture.whats[each.what]
-        left[parts[each.what]] -= each.bytes
-        rows.append(_row(picture, what, each.bytes + more.get(_key(what), 0), parts[each.what], shown.renames))
+    rows, left = _listed(picture, shown, device, found)
     return Explanation(
         model=plan.model.name,
         recipe=plan.recipe,
@@ -83,7 +78,7 @@ def explained(plan: Plan, picture: Picture, step: int | None, device: DeviceKey)
         events=shown.ticks,
         like=shown.like,
         rows=tuple(sorted(rows, key=lambda row: -row.bytes)),
-        rest={PARTS[part]: nbytes for part, nbytes in enumerate(left) if nbytes},
+        rest={PARTS[part]: nbytes for part, nbytes in sorted(left.items()) if nbytes},
     )
 
 
@@ -96,6 +91,29 @@ def _peak_bytes(plan: Plan, number: int, device: DeviceKey) -> int:
     step = plan.steps[number]
     memory: GpuStep | CpuStep | None = {"gpu": step.gpu, "gpu1": step.second_gpu, "cpu": step.cpu}[device]
     return memory.peak_bytes if memory else 0
+
+
+def _listed(
+    picture: Picture, shown: StepPicture, device: DeviceKey, peak: LevelAt
+) -> tuple[list[AliveRow], dict[int, int]]:
+    """The holdings that are shown one by one, and what is left of each part.
+
+    What is larger or smaller in a copied step counts in the rest, unless a row takes it: once, the largest of several
+    that are called alike.
+    """
+    place, parts = shown.devices[device], parts_on(picture, device)
+    left, more = Counter(dict(enumerate(peak.parts))), Counter[tuple[str, str, int]]()
+    for shift in place.shifts:
+        left[parts[shift.what]] += shift.bytes
+        more[_key(picture.whats[shift.what])] += shift.bytes
+    rows = []
+    for each in alive(picture.curves[place.curves], peak.tick) if place.curves is not None else ():
+        what = picture.whats[each.what]
+        nbytes = each.bytes + more.pop(_key(what), 0)
+        left[parts[each.what]] -= nbytes
+        if nbytes:
+            rows.append(_row(picture, what, nbytes, parts[each.what], shown.renames))
+    return rows, left
 
 
 def _key(what: WhatPicture) -> tuple[str, str, int]:
