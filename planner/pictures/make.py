@@ -126,7 +126,7 @@ def _assembled(plan: Plan, walked_steps: Sequence[StepMemory], album: Album, sha
         seen = walked_steps[step.index] if step.index < len(walked_steps) else None
         steps.append(_step(step, seen, devices, album, first))
     missing = sum(any(each.curves is None for each in step.devices.values()) for step in steps)
-    described = album.described(shapes, _modifiers(plan, steps))
+    described = album.described(shapes)
     return Picture(
         devices=tuple(devices),
         capacities=_capacities(plan),
@@ -145,18 +145,6 @@ def _shapes(graph: ModelGraph) -> dict[str, Form]:
         unit.name + parameter.name: Form(parameter.shape, parameter.dtype)
         for unit in graph.units
         for parameter in graph.structures[unit.structure].parameters
-    }
-
-
-def _modifiers(plan: Plan, steps: Sequence[StepPicture]) -> dict[int, str | None]:
-    """Whose step each of the curves was drawn of."""
-    pairs = zip(plan.steps, steps, strict=True)
-    return {
-        place.curves: step.modifier
-        for step, shown in pairs
-        if shown.like is None
-        for place in shown.devices.values()
-        if place.curves is not None
     }
 
 
@@ -189,7 +177,9 @@ def _on_device(step: Step, device: DeviceKey, peak: Peak | None, album: Album) -
     if peak is None or peak.seen is None or planned is None or peak.bytes != planned.peak_bytes:
         return OnDevice(curves=None)
     number = peak.seen.picture
-    shifts = tuple(Shifted(what=album.what(each.owner, each.kind), bytes=each.bytes) for each in peak.seen.shifts)
+    shifts = tuple(
+        Shifted(what=album.what(each.owner, each.kind, step.modifier), bytes=each.bytes) for each in peak.seen.shifts
+    )
     return OnDevice(curves=number, shifts=shifts, own_card=_has_own_card(planned, album.curves[number]))
 
 

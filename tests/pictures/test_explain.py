@@ -34,6 +34,23 @@ def drawn(job: tuple[ModelGraph, Recipe, Plan], held: int, monkeypatch: pytest.M
     return found
 
 
+def test_two_modifiers_allocate_what_is_called_alike_each_in_its_own_function() -> None:
+    toy, recipe = Toy(kinds=(LAYER,), order=(0, 0)), toys.recipe(toys.sparsegpt(), toys.gptq())
+    plan = plan_graph(toy.graph, recipe, toys.job(samples=2), on_card=True)
+    picture = picture_of(toy.graph, recipe, plan)
+    assert picture is not None
+    found = {
+        (step.modifier, row.line)
+        for step in plan.steps
+        for row in explained(plan, picture, step.index, "gpu").rows
+        if row.role == "Hessian"
+    }
+    assert found == {
+        ("SparseGPTModifier", "sparsegpt/sgpt_sparsify.py make_empty_hessian"),
+        ("GPTQModifier", "gptq/helpers.py make_empty_hessian"),
+    }
+
+
 def check_sums(plan: Plan, picture: Picture) -> None:
     for step in plan.steps:
         for device in get_args(DeviceKey):
