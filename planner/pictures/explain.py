@@ -6,10 +6,10 @@ from rich.console import Group
 from rich.text import Text
 
 from planner.compress.parts import PART_NAMES, PARTS
-from planner.compress.schema import CpuStep, GpuStep, Plan
+from planner.compress.schema import Plan
 from planner.errors import JobError
-from planner.pictures.reading import LevelAt, alive, parts_on, peak_of
-from planner.pictures.schema import DeviceKey, Picture, StepPicture, WhatPicture
+from planner.pictures.reading import LevelAt, alive, on_device, parts_on, peak_of
+from planner.pictures.schema import DEVICE_NAMES, DeviceKey, Picture, StepPicture, WhatPicture
 from planner.records import Record
 from planner.reports.drawing import draw, listed
 from planner.reports.forms import Formats, as_json, everywhere
@@ -18,7 +18,6 @@ from planner.reports.numbers import gib
 from planner.reports.summary import place
 from planner.units import human_bytes
 
-NAMES: dict[DeviceKey, str] = {"gpu": "GPU", "gpu1": "second GPU", "cpu": "CPU"}
 TITLES = ("bytes", "whose, and what", "shape", "type", "part", "allocated in")
 RIGHT = (True, False, False, False, False, False)
 FIRST_TO_GO = ("type", "shape", "part")
@@ -58,13 +57,15 @@ class Explanation(Record):
 
 def explained(plan: Plan, picture: Picture, step: int | None, device: DeviceKey) -> Explanation:
     """The list of a step; None: the one that sets the device's peak. Raises JobError for a step that there is not."""
-    number = _peak_step(plan, device) if step is None else step
+    whole = on_device(plan, device)
+    number = step if step is not None else whole.peak_step if whole else 0
     if not 0 <= number < len(plan.steps):
         raise JobError(f"--step {number}: the job has the steps 0 to {len(plan.steps) - 1}")
     if device not in picture.devices:
         raise JobError(f"--device {device}: no activations wait on a second GPU; --offload-device gpu:1 is such a job")
     found, shown = peak_of(picture, number, device), picture.steps[number]
-    if found is None:
+    planned = on_device(plan.steps[number], device)
+    if found is None or planned is None:
         raise JobError(f"--step {number}: of this step only the peak is known, which `planner plan` shows")
     rows, left = _listed(picture, shown, device, found)
     return Explanation(
@@ -73,24 +74,13 @@ def explained(plan: Plan, picture: Picture, step: int | None, device: DeviceKey)
         step=number,
         where=place(plan.steps[number]),
         device=device,
-        bytes=_peak_bytes(plan, number, device),
+        bytes=planned.peak_bytes,
         event=found.tick,
         events=shown.ticks,
         like=shown.like,
         rows=tuple(sorted(rows, key=lambda row: -row.bytes)),
         rest={PARTS[part]: nbytes for part, nbytes in sorted(left.items()) if nbytes},
     )
-
-
-def _peak_step(plan: Plan, device: DeviceKey) -> int:
-    peak = {"gpu": plan.gpu, "gpu1": plan.second_gpu, "cpu": plan.cpu}[device]
-    return peak.peak_step if peak else 0
-
-
-def _peak_bytes(plan: Plan, number: int, device: DeviceKey) -> int:
-    step = plan.steps[number]
-    memory: GpuStep | CpuStep | None = {"gpu": step.gpu, "gpu1": step.second_gpu, "cpu": step.cpu}[device]
-    return memory.peak_bytes if memory else 0
 
 
 def _listed(
@@ -144,7 +134,7 @@ def _renamed(name: str, renames: tuple[tuple[str, str], ...]) -> str:
 # ---------------------------------------------------------------------- as text
 def _title(found: Explanation) -> str:
     when = f", after event {found.event:,} of {found.events:,}" if found.events > 1 else ""
-    return f"{gib(found.bytes)} of {NAMES[found.device]} memory at the peak of {found.where}{when}"
+    return f"{gib(found.bytes)} of {DEVICE_NAMES[found.device]} memory at the peak of {found.where}{when}"
 
 
 def _cells(found: Explanation) -> list[list[str]]:

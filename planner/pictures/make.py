@@ -17,7 +17,7 @@ from planner.job import Job
 from planner.models.graph import ModelGraph
 from planner.models.source import Named
 from planner.pictures.condense import Album
-from planner.pictures.reading import levels
+from planner.pictures.reading import levels, on_device
 from planner.pictures.schema import (
     Capacity,
     DeviceKey,
@@ -151,7 +151,7 @@ def _shapes(graph: ModelGraph) -> dict[str, Form]:
 def _step(
     step: Step, seen: StepMemory | None, devices: Sequence[DeviceKey], album: Album, first: dict[int, int]
 ) -> StepPicture:
-    peaks = {device: _peak(seen, device) for device in devices} if seen else {}
+    peaks = {device: on_device(seen, device) for device in devices} if seen else {}
     on = {device: _on_device(step, device, peaks.get(device), album) for device in devices}
     number = next((each.curves for each in on.values() if each.curves is not None), None)
     if number is None:
@@ -167,13 +167,9 @@ def _step(
     )
 
 
-def _peak(step: StepMemory, device: DeviceKey) -> Peak | None:
-    return {"gpu": step.gpu, "gpu1": step.second_gpu, "cpu": step.cpu}[device]
-
-
 def _on_device(step: Step, device: DeviceKey, peak: Peak | None, album: Album) -> OnDevice:
     """The curves of the step, where they are the plan's to the byte."""
-    planned = {"gpu": step.gpu, "gpu1": step.second_gpu, "cpu": step.cpu}[device]
+    planned = on_device(step, device)
     if peak is None or peak.seen is None or planned is None or peak.bytes != planned.peak_bytes:
         return OnDevice(curves=None)
     number = peak.seen.picture

@@ -70,7 +70,7 @@ def test_a_page_of_somebody_else_has_no_data() -> None:
 def test_what_a_name_holds_stays_text(write: object) -> None:
     plan, picture, *_ = llama()
     model = plan.model.model_copy(update={"name": HOSTILE})
-    hostile = Pictured(plan.model_copy(update={"model": model, "recipe": HOSTILE}), picture, HOSTILE, HOSTILE)
+    hostile = Pictured(plan.model_copy(update={"model": model, "recipe": HOSTILE}), picture, HOSTILE)
     harmless = page([llama()], "llama") if write is page else fragment([llama()], "llama")
     text = write([hostile], titled([hostile]))  # type: ignore[operator]
     assert "alert(1)</script>" not in text
