@@ -33,7 +33,7 @@ check: $(STAMP)
 	$(VENV)/bin/mypy --strict planner
 	$(VENV)/bin/python docs/update.py --check
 	$(VENV)/bin/python docs/formulas.py --check
-	$(SITE) --site-dir "$$(mktemp -d)/site"
+	$(SITE) --site-dir build/site
 
 fuzz: $(STAMP)
 	$(VENV)/bin/python -m tests.fuzz --minutes $(or $(MINUTES),10)

@@ -14,7 +14,7 @@ SHOWN = 3
 class Record(BaseModel):
     """A frozen record; a field it does not know is an error.
 
-    Shown to a person, it is short: fields that are not the default, and of long lists their length.
+    Shown to a person, it is short: without fields that have their default value, and of long lists their length.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

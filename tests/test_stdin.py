@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from planner.choose.paste import command_line
+from planner import plan
+from planner.choose.paste import command_line, library_call
 from planner.cli import main
+from planner.compress.recipes import load_recipe
+from planner.errors import RecipeError
 from planner.job import Job
 from planner.measure.files import recipe_argument, recipe_text
 from planner.recipe.files import MAX_BYTES
@@ -73,8 +76,15 @@ def test_what_is_no_recipe_on_stdin_is_one_line(
 
 def test_stdin_holds_one_recipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pipe(RECIPE, monkeypatch)
-    assert main(["compare", *JOB, "-r", "-", "-r", "-"]) == 2
-    assert capsys.readouterr().err == "planner: error: --recipe -: stdin holds one recipe; give it once\n"
+    for command in (["compare", *JOB], ["report", *JOB, "-o", "-"]):
+        assert main([*command, "-r", "-", "-r", "-"]) == 2
+        assert capsys.readouterr().err == "planner: error: --recipe -: stdin holds one recipe; give it once\n"
+
+
+def test_a_stdin_without_bytes_as_a_notebook_has_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(RECIPE))
+    with pytest.raises(RecipeError, match="stdin: is no pipe"):
+        load_recipe("-")
 
 
 def test_a_terminal_and_a_closed_stdin_are_one_line() -> None:
@@ -101,3 +111,10 @@ def test_measuring_and_rehearsing_give_the_library_the_text(monkeypatch: pytest.
 
 def test_what_is_advised_reads_stdin_too() -> None:
     assert command_line("fit", "m", "stdin", Job()) == "planner fit m -r -"
+
+
+def test_what_is_pasted_names_a_file_for_the_recipe_from_stdin() -> None:
+    told = plan("qwen3-0.6b", "rtn_w4a16", Job(layers=1, samples=1, seq_len=64))
+    call = library_call(told, "stdin", told.job, {})
+    assert "recipe='recipe.yaml'" in call
+    assert "# recipe.yaml: what planner read from stdin" in call

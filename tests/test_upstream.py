@@ -115,7 +115,7 @@ class TestPlaces:
         theirs = {key: value for file in reversed(files) for key, value in class_defaults(library, file).items()}
         ours = {f.name: f.default for f in fields(MODIFIERS[name]) if f.name in theirs and f.default is not MISSING}
         # no plain defaults of their own, or all in Field(...)
-        assert ours or name in ("QuantizationModifier", "REAPPruningModifier", "SpinQuantModifier")
+        assert ours or name in ("QuantizationModifier", "REAPPruningModifier", "SpinQuantModifier", "QuIPModifier")
         assert as_lists(list(ours.items())) == as_lists([(key, or_empty(theirs[key], ours[key])) for key in ours])
 
 

@@ -77,7 +77,7 @@ def library_call(plan: Plan, recipe: str, job: Job, changes: Changes) -> str:
     auto, path = _auto_class(plan.model.architecture), _recipe_path(recipe)
     lines = [*_started(job), f"from transformers import {auto}", "from llmcompressor import oneshot"]
     lines += [f"# MODEL_ID: {plan.model.name}; dataset: your calibration data", *_parts(job), *_loading(job, auto)]
-    if recipe == STDIN:
+    if recipe in (STDIN, ON_STDIN):
         lines.append(f"# {path}: what planner read from stdin, saved beside this script")
     elif path != recipe:
         lines.append(f"# {path}: planner's recipes/{path}, copied beside this script")
@@ -106,7 +106,7 @@ def _of_modifier(name: str) -> str:
 
 def _recipe_path(recipe: str) -> str:
     """The file of a shipped recipe, whose name alone LLM Compressor does not know, or that of one from stdin."""
-    if recipe == STDIN:
+    if recipe in (STDIN, ON_STDIN):
         return "recipe.yaml"
     shipped = {info.name: info.path.name for info in list_recipes()}
     return shipped.get(recipe, recipe)

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 
-NARROWEST = 40
-"""Columns; a COLUMNS of less says nothing of a reader."""
+NARROWEST, DIGITS = 40, 6
+"""Columns; a COLUMNS of less, or with more digits, says nothing of a reader."""
 
 
 class Look(TypedDict):
@@ -28,7 +28,7 @@ def look(output: str | None) -> Look:
 
     if output is not None or not sys.stdout.isatty():
         columns = os.environ.get("COLUMNS", "")
-        is_size = columns.isascii() and columns.isdigit() and int(columns) >= NARROWEST
+        is_size = columns.isascii() and columns.isdigit() and len(columns) < DIGITS and int(columns) >= NARROWEST
         return Look(width=int(columns) if is_size and output is None else None, color=False)
     return Look(width=shutil.get_terminal_size().columns, color="NO_COLOR" not in os.environ)
 

@@ -34,7 +34,7 @@ EPILOG = """[bold]Examples[/bold]
 
 planner compare llama-3-8b -r rtn_w8a8_static -r gptq_w4a16 -r sparsegpt_2of4
 planner compare mixtral-8x7b -r rtn_fp8_dynamic -r gptq_w4a16 -r wanda_2of4
-planner compare qwen3-0.6b -r gptq_w4a16 --strategy all --gpu t4 --beside l4"""
+planner compare qwen3-0.6b -r gptq_w4a16 --strategy 'batch of 4' --gpu t4 --beside l4"""
 
 RecipesOption = Annotated[
     list[str],
@@ -91,8 +91,7 @@ def compare(
     machines = machines_of(on, beside or ())
     asked = make_job(options)
     check_output(output)
-    if recipe.count("-") > 1:
-        raise JobError("--recipe -: stdin holds one recipe; give it once")
+    check_recipes(recipe)
     if method != "simulate" and (strategy or beside):
         raise JobError(f"--method {method} knows neither strategies nor machines; leave --strategy and --beside out")
     with Progress() as progress:
@@ -113,6 +112,12 @@ def compare(
         text = rendered(FORMATS, results, format, output)
     write_result(text, output)
     exit_for_no(check, *(result.fits for result in results))
+
+
+def check_recipes(recipes: Sequence[str]) -> None:
+    """Raise JobError where stdin is named more than once."""
+    if recipes.count("-") > 1:
+        raise JobError("--recipe -: stdin holds one recipe; give it once")
 
 
 def machines_of(on: MachineFlags, beside: Sequence[str]) -> "tuple[Machine, ...]":

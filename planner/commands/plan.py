@@ -23,6 +23,7 @@ from planner.commands.options import (
 )
 from planner.commands.output import check_output, exit_for_no, write_result
 from planner.commands.progress import Progress
+from planner.errors import JobError
 from planner.reports.forms import DRAWN, TOLD, PlanFormat
 
 EPILOG = """[bold]Examples[/bold]
@@ -49,6 +50,7 @@ StepOption = Annotated[
     int | None,
     typer.Option(
         "--step",
+        min=0,
         metavar="N",
         show_default=False,
         help="memory-viz: this step alone, instead of the one that sets the peak and its neighbours.",
@@ -80,6 +82,7 @@ def plan(
     """
     from planner.commands.jobs import make_job
 
+    _check_looks(format, dark, step)
     machine = make_machine(on)
     job = make_job(options).on(machine)
     check_output(output)
@@ -100,9 +103,17 @@ def plan(
             from planner.pictures.exports import check_form, exported
 
             form = DRAWN[format]
-            check_form(form, output, method, step)
+            check_form(form, output, method)
             result, content = exported(
                 model, load_recipe(recipe, changes), job, form, machine, dark=dark, step=step, progress=progress.say
             )
     write_result(content, output)
     exit_for_no(check, result.fits)
+
+
+def _check_looks(format: PlanFormat, dark: bool, step: int | None) -> None:
+    """Raise JobError for an option that this form would not heed."""
+    if dark and format not in ("svg", "png"):
+        raise JobError(f"--dark is for --format svg and png, not {format}")
+    if step is not None and format != "memory-viz":
+        raise JobError(f"--step is for --format memory-viz; {format} shows the whole job, planner explain one step")

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from planner.commands.compare import BesideOption, RecipesOption, StrategyOption, machines_of
+from planner.commands.compare import BesideOption, RecipesOption, StrategyOption, check_recipes, machines_of
 from planner.commands.options import (
     BESIDE_MACHINE,
     RESULT,
@@ -59,6 +59,7 @@ def report(
     """
     from planner.commands.jobs import make_job
 
+    check_recipes(recipe)
     machines = machines_of(on, beside or ())
     asked = make_job(options)
     file = None if output == STDOUT else output

@@ -33,10 +33,8 @@ T = TypeVar("T")
 
 WORKSPACE = "cuda_workspace"
 """The kind of what CUDA's own libraries and operators take."""
-
 STREAMS = 32
 """c10/cuda/CUDAStream.cpp kStreamsPerPool: streams of one priority that a process makes; then the first comes again."""
-
 BLOCKS = 3
 """Blocks walked at the start of a weight: the first shows what a block needs, the others what is left over."""
 
@@ -73,7 +71,6 @@ PLACED_IN_PART = Shortcuts(settled=3)
 EVERYTHING = Shortcuts(subgraphs=False, batches=False, calls=False, blocks=False, modules=False)
 """Walk all of the job."""
 
-
 Share = tuple[int, int]
 """The part of a whole batch that runs: (samples, batch size)."""
 
@@ -83,6 +80,9 @@ class TracedForward(Protocol):
 
     def retain(self, value: CallValue, holding: Handle) -> None:
         """In a hook: keep this very tensor of the call, counted in a growing holding on the computing device."""
+
+    def replace(self, value: CallValue, new: Handle) -> None:
+        """In a hook: the call returns this tensor in the place of another."""
 
     def replay(self, module: str, share: Share = (1, 1)) -> tuple[Handle, ...]:
         """Run one module's forward again, on arguments that the caller holds; what it returns is the caller's."""

@@ -105,6 +105,14 @@ class SubgraphForward:
         elif value.read >= 0:
             self.cached[self._segment.reads[value.read]] = holding
 
+    def replace(self, value: CallValue, new: Handle) -> None:
+        """In a hook: the call returns this tensor in the place of `value`, which goes; an empty one is nobody's."""
+        if value.storage in self._live:
+            self.context.ledger.free(self._live[value.storage])
+            self._live[value.storage] = new
+        else:
+            self.context.ledger.free(new)
+
     def replay(self, module: str, share: Share = (1, 1)) -> tuple[Handle, ...]:
         """Run the module's forward again, without hooks: all that is born in it, in order, and what dies in it.
 
@@ -258,6 +266,9 @@ def _run_hooks(segment: Segment, before: bool, call: Call, hooked: Iterable[Hook
             continue
         run = hooks.modifier.before_forward if before else hooks.modifier.after_forward
         run(module, _scaled_call(call, share))
+    for hooks in hooked if not before else ():
+        if hooks.modifier.stays_in_forward and name in hooks.modules:
+            hooks.modifier.returned(hooks.modules[name], call)
 
 
 def _scaled_call(call: Call, share: Share) -> Call:

@@ -21,11 +21,12 @@ from planner.compress.disk import below
 from planner.compress.home import ModelHome
 from planner.compress.inferred import PipelineName, pipeline_runs
 from planner.compress.modifiers import make_model
+from planner.compress.modifiers.base import ModifierModel
 from planner.compress.pipelines.base import Pipeline
 from planner.compress.pipelines.basic import BasicPipeline
 from planner.compress.pipelines.datafree import DataFreePipeline
 from planner.compress.pipelines.sequential import SequentialPipeline
-from planner.compress.program import Outcome, Program, StepMemory
+from planner.compress.program import Outcome, Program, Run, StepMemory
 from planner.compress.ranks import Rank
 from planner.compress.saving import retie_embeddings
 from planner.cuda.build import CudaBuild
@@ -55,11 +56,14 @@ def simulate(program: Program, context: Context, outcome: Outcome | None = None)
     for run in program.runs:
         models[id(run)].on_initialize(module for unit in run.units for module in unit.named())
     pipelines = pipeline_runs(program, context.job)
+    staying: list[tuple[Run, ModifierModel]] = []
     for each in pipelines:
         is_last = each is pipelines[-1]
         pipeline = _PIPELINES[each.pipeline](context, program, each.runs, outcome, home, models, followed=not is_last)
         pipeline.ending = tuple(models.values()) if is_last else ()
+        pipeline.staying = tuple(staying)
         pipeline.run()
+        staying += [(run, models[id(run)]) for run in each.runs if models[id(run)].stays_in_forward]
     if program.saves and (context.weights_on_gpu or any(each.pipeline != "basic" for each in pipelines)):
         retie_embeddings(context, program)  # what the basic pipeline alone has seen was never offloaded
     _close(context, home, outcome, "save")

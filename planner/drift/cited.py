@@ -44,6 +44,7 @@ BY_MODIFIER: Mapping[str, tuple[str, ...]] = {
     "SmoothQuantModifier": ("smoothquant/base.py _apply_smoothing", "smoothquant/base.py _setup_scale_hooks"),
     "AutoRoundModifier": ("autoround/base.py apply_autoround", "compressors/orchestrator.py quantize_block"),
     "SpinQuantModifier": ("spinquant/base.py _fuse_norms", "transform/spinquant/base.py on_calibration_start"),
+    "QuIPModifier": ("transform/factory/base.py _apply_to_module", "transform/apply.py apply_transform_config"),
     "REAPPruningModifier": ("reap/base.py on_finalize", "reap/utils.py prune_moe_layer"),
     "QuantizationModifier": ("quantization/quantization/base.py QuantizationModifier", *_OBSERVERS),
 }

@@ -21,14 +21,12 @@ BINARY: frozenset[DrawnFormat] = frozenset({"png", "memory-viz"})
 """Forms that are no text."""
 
 
-def check_form(form: DrawnFormat, output: str | None, method: PlanMethod = "simulate", step: int | None = None) -> None:
+def check_form(form: DrawnFormat, output: str | None, method: PlanMethod = "simulate") -> None:
     """Raise OutputError or JobError, before any work is done, where this cannot be written."""
     if form in BINARY and output is None:
         raise OutputError(f"--format {form} is no text: name the file to write, as in --output plan{_SUFFIXES[form]}")
     if method != "simulate":
         raise JobError(f"--format {form} needs a simulated plan: leave out --method {method}")
-    if step is not None and form != "memory-viz":
-        raise JobError(f"--step is for --format memory-viz: --format {form} shows the whole job")
     if form in ("svg", "png"):
         check_matplotlib()
 

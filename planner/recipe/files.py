@@ -79,8 +79,11 @@ def stdin_text() -> str:
 @lru_cache(maxsize=1)
 def _bytes_of(stream: TextIO) -> bytes:
     """Can be read once: who asks again for the same stream gets what it had."""
+    source = getattr(stream, "buffer", None)  # a notebook's stdin has none
+    if source is None:
+        raise RecipeError("is no pipe; " + _PIPE, ON_STDIN)
     try:
-        return stream.buffer.read(MAX_BYTES + 1)
+        return bytes(source.read(MAX_BYTES + 1))
     except OSError as error:
         raise RecipeError(f"cannot be read ({error.strerror})", ON_STDIN) from error
 

@@ -195,6 +195,10 @@ class ModifierSpec:
         """Experts that each layer of a model of these facts keeps; None where it removes none."""
         return None
 
+    def added(self, modules: Sequence[ModuleRef]) -> Iterable[tuple[str, str, tuple[int, ...]]]:
+        """Tensors that it adds to the saved checkpoint: name, safetensors' type, shape; tied ones once."""
+        return ()
+
     def check_result(self, modules: Sequence[ModuleRef]) -> None:
         """Raises UnsupportedError where the saved config does not describe what it leaves of the model."""
 

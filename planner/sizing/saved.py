@@ -73,7 +73,8 @@ def saved_tensors(graph: "ModelGraph", program: Program, job: Job) -> tuple[Save
                 loses_rows = left is not None and parameter.shape[0] == graph.facts.experts and is_of_router(name)
                 shape = (left, *parameter.shape[1:]) if left is not None and loses_rows else parameter.shape
                 found.append(SavedTensor(name, FLOATS[parameter.dtype], shape))
-    return (*found, *_untied_head(graph, targeted, written))
+    added = (SavedTensor(*tensor) for run in program.runs for tensor in run.spec.added(graph.module_refs()))
+    return (*found, *_untied_head(graph, targeted, written), *added)
 
 
 def is_of_router(name: str) -> bool:

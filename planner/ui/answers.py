@@ -54,6 +54,8 @@ class Answers:
             self.kept.say("looking for the smallest card")
             plan = self._with_result(asked, next(drafting))
             self.plans.get(asked.key, lambda: plan)
+        was_draft = not is_whole or "plan" in has  # the page's plan: another page may have made it whole meanwhile
+        if was_draft and "smallest" not in has:
             yield line("smallest", **self._said(asked, plan))
         try:
             yield from self._strategies(asked)

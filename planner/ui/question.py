@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from planner.errors import JobError, PlannerError, RecipeError
@@ -39,17 +39,25 @@ MAX_TEXT = 512 * 1024
 """Characters of a pasted config or recipe; real ones have a few thousand."""
 
 
+def _or_none(value: Any) -> Any:
+    """An empty field of a form is no field."""
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+Text = Annotated[str | None, BeforeValidator(_or_none)]
+
+
 class ModelChoice(Record):
     """The model: exactly one of its fields."""
 
-    name: str | None = Field(default=None, max_length=200)
+    name: Text = Field(default=None, max_length=200)
     """A preset or a Hub id."""
-    config: str | None = Field(default=None, max_length=MAX_TEXT)
+    config: Text = Field(default=None, max_length=MAX_TEXT)
     """The text of a config.json."""
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
-        if not ((self.name or "").strip() or (self.config or "").strip()):
+        if not (self.name or self.config):
             raise ValueError("choose a preset, type a Hub id (org/name), or paste a config.json")
         if self.name and self.config:
             raise ValueError("is a name or a pasted config.json, not both")
@@ -59,14 +67,14 @@ class ModelChoice(Record):
 class RecipeChoice(Record):
     """The recipe: exactly one of its fields."""
 
-    name: str | None = Field(default=None, max_length=200)
+    name: Text = Field(default=None, max_length=200)
     """A shipped one."""
-    text: str | None = Field(default=None, max_length=MAX_TEXT)
+    text: Text = Field(default=None, max_length=MAX_TEXT)
     """Recipe text, YAML or JSON."""
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
-        if not ((self.name or "").strip() or (self.text or "").strip()):
+        if not (self.name or self.text):
             raise ValueError("choose a shipped recipe, or paste one")
         if self.name and self.text:
             raise ValueError("is a shipped one or pasted text, not both")

@@ -75,6 +75,7 @@ class Worker:
             number, question, has = self._inbox.get()
             with suppress(BrokenOff):
                 self._answer(answer, number, question, has)
+            self._current = None  # also where the signal came between the last line and here
             self._send(number, None)
 
     def say(self, text: str) -> None:

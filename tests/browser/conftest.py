@@ -20,9 +20,12 @@ class OpenPage(Protocol):
         """The page; what it complains of fails the test."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """The browser, started once. CHROMIUM names another one than the path has."""
+    """The browser. CHROMIUM names another one than the path has.
+
+    Started for each file: while Playwright runs, its event loop does, and tests elsewhere could begin none.
+    """
     playwright = pytest.importorskip("playwright.sync_api", reason=SKIPPED.format("playwright"))
     path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     with playwright.sync_playwright() as started:

@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 
 from planner.compress.context import Context
+from planner.compress.modifiers.awq import AwqSpec
+from planner.compress.modifiers.rotations import Matrices
 from planner.compress.modifiers.spinquant import SpinQuantModel, SpinQuantSpec
 from planner.cuda.build import CudaBuild
-from planner.errors import PlannerError, RecipeError
+from planner.errors import PlannerError, RecipeError, UnsupportedError
 from planner.recipe.specs import ModelTraits, ModuleRef
 from planner.recipe.targets import LinearModule
 from tests import toys
@@ -56,9 +58,14 @@ def run(cuda: CudaBuild | None = None, **fields: Any) -> tuple[SpinQuantModel, C
 
 def apart() -> tuple[SpinQuantModel, Context]:
     """A model whose functions are called one by one; what is onloaded does not stay."""
+    context = alone()
+    return SpinQuantModel(context, spec()), context
+
+
+def alone() -> Context:
     context = Context(toys.job())
     context.keep_onloaded = False
-    return SpinQuantModel(context, spec()), context
+    return context
 
 
 # ---------------------------------------------------------------------- memory
@@ -77,8 +84,11 @@ def test_nothing_stays_on_the_gpu_and_one_matrix_on_the_cpu_until_the_end() -> N
 
 
 def test_a_rotation_holds_the_weight_twice_in_fp64_and_the_matrix() -> None:
-    model, context = apart()
-    model._multiply(toys.linear("m", MLP, HIDDEN), HIDDEN)
+    context = alone()
+    matrices = Matrices(context, "R1", "hadamard")
+    matrices.make(HIDDEN)
+    context.ledger.close_step()
+    matrices.rotate(toys.linear("m", MLP, HIDDEN), HIDDEN)
     assert context.ledger.close_step()["gpu"].bytes == MLP * HIDDEN * (2 + 8 + 8) + MATRIX
 
 
@@ -94,8 +104,8 @@ def test_fusing_a_norm_keeps_the_weight_before_until_the_next_product_is_there()
 
 
 def test_a_matrix_doubles_from_one_element_on() -> None:
-    model, context = apart()
-    model._make_matrix(model.spec.rotated[0], HIDDEN)
+    context = alone()
+    Matrices(context, "R1", "hadamard").make(HIDDEN)
     # the quarter before, two halves, and the whole
     assert context.ledger.close_step()["gpu"].bytes == MATRIX // 4 + 2 * (MATRIX // 2) + MATRIX
 
@@ -143,8 +153,8 @@ def test_norms_that_cannot_be_grouped_are_refused() -> None:
     [
         ({"randomize": True}, r"spin\.randomize: is not supported"),
         ({"rotations": ["R5"]}, r"spin\.rotations: R5 is not one of"),
-        ({"rotations": ["R1", "R4"]}, "planner models R1 and R2"),
-        ({"transform_type": "random-hadamard"}, "planner models hadamard alone"),
+        ({"rotations": ["R1", "R3"]}, "planner models R1, R2 and R4"),
+        ({"transform_type": "random-matrix"}, "planner models hadamard and random-hadamard alone"),
         ({"transform_config": {}}, r"spin\.transform_config: LLM Compressor infers no mappings"),
         ({"transform_type": "dct"}, r"spin\.transform_type"),
     ],
@@ -157,3 +167,34 @@ def test_what_cannot_be_planned_is_refused_by_its_path(fields: dict[str, Any], m
 def test_mappings_of_ones_own_are_not_heeded_and_that_is_said() -> None:
     (note,) = SpinQuantSpec.read({"mappings": {"embedding": "wte"}}, "spin").notes
     assert note.text == "spin.mappings is not heeded: LLM Compressor infers them anew"
+
+
+# ---------------------------------------------------------------------- what stays in the forward
+def test_only_r4_rotates_inputs_in_the_forward_and_its_matrix_stays() -> None:
+    model, context = run(rotations=["R2", "R4"], transform_type="random-hadamard")
+    matrix, before = MLP * MLP * 8, context.ledger.live("gpu")
+    up, down = (
+        toys.linear(f"model.layers.0.mlp.{n}", *SHAPES[f"model.layers.0.mlp.{n}"]) for n in ("up_proj", "down_proj")
+    )
+    for module in (up, down):
+        model.before_forward(module, toys.linear_call(module.name, 10, module.rows, module.columns, 2))
+    assert context.ledger.live("gpu") - before == matrix + 10 * MLP * 2
+    model.returned(down, toys.linear_call(down.name, 10, down.rows, down.columns, 2))
+    assert context.ledger.live("gpu") - before == matrix
+    model.on_finalize()
+    assert context.ledger.live("cpu") == matrix + 8
+    assert model.stays_in_forward
+    assert not run()[0].stays_in_forward
+
+
+def test_r4_is_refused_beside_what_replays_modules() -> None:
+    awq = AwqSpec(where="awq")
+    with pytest.raises(UnsupportedError, match="spin: AWQModifier runs modules again"):
+        SpinQuantSpec.read({"rotations": ["R4"]}, "spin").within(LLAMA, refs(), (awq,))
+    SpinQuantSpec.read({}, "spin").within(LLAMA, refs(), (awq,))
+
+
+def test_r4s_matrix_is_saved() -> None:
+    (saved,) = spec(rotations=["R1", "R4"], transform_block_size=16).added(refs())
+    assert saved == ("model.layers.0.mlp.down_proj.R4_input.weight", "F64", (16, 16))
+    assert not list(spec().added(refs()))

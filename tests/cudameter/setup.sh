@@ -15,7 +15,7 @@ python=${PYTHON:-python3.11}
 torch_version=${TORCH:-2.14.1}
 release=${LLMCOMPRESSOR:-0.14.0.1}
 case $release in
-  0.14.0.1) own="compressed-tensors==0.19.0 transformers==5.17.0 accelerate==1.15.0" others="auto-round==0.15.1 datasets pillow" ;;
+  0.14.0.1) own="compressed-tensors==0.19.0 transformers==5.17.0 accelerate==1.15.0" others="auto-round==0.15.1 datasets==5.2.0 pillow==13.0.0" ;;
   0.13.0) own="compressed-tensors==0.18.0 transformers==5.14.1 accelerate==1.14.0" others="auto-round==0.14.2 datasets==5.0.1 pillow==12.3.0" ;;
   *) echo "setup.sh: the dependencies of llmcompressor $release are not known here; pip install llmcompressor==$release makes an environment for planner drift" >&2; exit 1 ;;
 esac

@@ -21,6 +21,25 @@ LLAMA_RECIPES = ("rtn_w8a8_static", "rtn_nvfp4", "gptq_w4a16", "gptq_w8a8", "spa
 SHORT: dict[str, Any] = {"layers": 3, "samples": 4}
 TINY: dict[str, Any] = {"layers": 2, "samples": 4, "seq_len": 512}
 
+QUIP_JOBS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("llama-3-8b", "quip_w4a16", {"layers": 2, "samples": 4}),
+    ("llama-3-8b", "quip_gptq", {"layers": 2, "samples": 4}),
+    ("llama-3-8b", "quip_both_gptq", {"layers": 2, "samples": 4, "seq_len": 512}),
+    ("llama-3-8b", "quip_static", {"layers": 2, "samples": 8, "seq_len": 512, "batch_size": 2}),
+    ("qwen2.5-7b", "quip_random_gptq", {"layers": 2, "samples": 4, "seq_len": 1024}),
+    ("qwen3-0.6b", "quip_both_whole", TINY),
+    ("qwen3-0.6b", "quip_head", TINY),
+    ("qwen3-30b-a3b", "quip_gptq", {"layers": 1, "samples": 4}),
+    ("qwen3-0.6b", "quip_both_gptq", {**TINY, "pipeline": "sequential", "prefetch": True}),
+    ("qwen3-0.6b", "quip_both_gptq", {**TINY, "sequential_targets": ("Linear",)}),
+    ("qwen3-0.6b", "quip_both_gptq", {**TINY, "weights": "gpu", "offload_device": "gpu"}),
+    (str(CONFIGS / "cohere2.json"), "quip_random_gptq", {"layers": 1, "samples": 4, "seq_len": 512}),
+    ("qwen2.5-7b", "spinquant_random", {"layers": 2, "samples": 4}),
+    ("llama-3-8b", "spinquant_r4_gptq", {"layers": 2, "samples": 4}),
+    ("qwen3-0.6b", "spinquant_r4", {"layers": 4, "samples": 4, "seq_len": 512}),
+)
+"""QuIP on inputs alone and on outputs too, in blocks and whole, on a tied head, and on experts."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
@@ -313,6 +332,7 @@ def _rotated() -> Iterator[Case]:
     yield Case(model="llama-3-8b", recipe="spinquant_w4a16", options={"layers": 2, "samples": 4})
     yield Case(model="qwen3-0.6b", recipe="spinquant_w4a16", options={"layers": 2, "samples": 4})
     yield Case(model="qwen3-30b-a3b", recipe="spinquant", options={"layers": 1, "samples": 4})
+    yield from (Case(model=model, recipe=recipe, options=options) for model, recipe, options in QUIP_JOBS)
 
 
 def _config(name: str) -> str:

@@ -18,7 +18,7 @@ from planner.models.graph import ModelGraph
 from planner.models.load import load_model
 from planner.models.touched import first_touches, untouched, untouched_note, with_onloads
 from planner.notes import texts
-from planner.upstream import EXPERT_COUNT_KEYS
+from planner.upstream import EXPERT_COUNT_KEYS, EXPERTS_PER_TOKEN_KEYS
 from tests.toys import EMBEDDING, HEAD, NORM, Toy
 
 TEXT = sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES))
@@ -50,7 +50,7 @@ def fewer_experts(value: Any, key: str = "") -> Any:
     """A config with a few experts in each layer: the law is the same, and the test is quick."""
     if isinstance(value, dict):
         return {name: fewer_experts(part, name) for name, part in value.items()}
-    if key in EXPERT_COUNT_KEYS and isinstance(value, int):
+    if key in (*EXPERT_COUNT_KEYS, *EXPERTS_PER_TOKEN_KEYS) and isinstance(value, int):
         return min(value, FEW)
     return 1 if key in ("n_group", "topk_group") else value
 

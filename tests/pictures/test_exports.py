@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import pytest
 import torch.cuda._memory_viz as memory_viz
 
+from planner.cli import main
 from planner.compress.holdings import Owner
 from planner.compress.schema import Plan
 from planner.errors import JobError, OutputError
@@ -213,10 +214,13 @@ def test_what_is_no_text_needs_a_file(form: Any, suffix: str) -> None:
         check_form(form, None)
 
 
-def test_a_step_that_is_not_there_or_not_asked_for_is_one_line(drawn: Drawn, tmp_path: Path) -> None:
+def test_a_step_or_a_look_that_a_form_does_not_heed_is_one_line(
+    drawn: Drawn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(JobError, match="has steps 0 to"):
         steps_around(drawn[0], 1_000)
-    with pytest.raises(JobError, match="memory-viz"):
-        check_form("perfetto", str(tmp_path / "x"), step=1)
+    for looks in ("--step 1 --format perfetto", "--step 1", "--dark", "--dark --format perfetto"):
+        assert main(f"plan qwen3-0.6b -r rtn_w4a16 {looks}".split()) == 2
+        assert f"planner: error: {looks.split()[0]} is for --format" in capsys.readouterr().err
     with pytest.raises(JobError, match="rule-of-thumb"):
         check_form("perfetto", str(tmp_path / "x"), method="rule-of-thumb")

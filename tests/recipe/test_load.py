@@ -12,6 +12,7 @@ import yaml
 from planner import upstream
 from planner.compress.modifiers import MODIFIERS
 from planner.compress.modifiers.gptq import GPTQSpec
+from planner.compress.modifiers.quip import QuIPSpec
 from planner.compress.modifiers.reap import REAPSpec
 from planner.compress.modifiers.smoothquant import SmoothQuantSpec
 from planner.compress.modifiers.sparsegpt import SparseGPTSpec
@@ -32,6 +33,7 @@ SHIPPED = (
     "awq_w4a16_asym",
     "gptq_w4a16",
     "gptq_w8a8",
+    "quip_w4a16",
     "reap_25",
     "rtn_fp8_dynamic",
     "rtn_fp8_kv_cache",
@@ -92,7 +94,7 @@ class TestShippedRecipes:
 
     def test_only_the_data_free_ones_need_no_data(self) -> None:
         free = [n for n in SHIPPED if not load_recipe(n).modifiers[0].requires_calibration_data]
-        assert free == ["rtn_fp8_dynamic", "rtn_w4a16", "spinquant_w4a16"]
+        assert free == ["quip_w4a16", "rtn_fp8_dynamic", "rtn_w4a16", "spinquant_w4a16"]
 
     def test_listing_them_needs_neither_torch_nor_a_second(self) -> None:
         imports = "import sys, planner.recipe.files as r, planner.compress.recipes"
@@ -305,9 +307,10 @@ def as_recorded(spec: ModifierSpec) -> dict[str, Any]:
         "requires_calibration_data": spec.requires_calibration_data,
         "ignore": list(getattr(spec, "ignore", ())),
     }
-    if isinstance(spec, SpinQuantSpec):
+    if isinstance(spec, SpinQuantSpec | QuIPSpec):
         kept = ("type", "requires_calibration_data", "transform_type", "transform_block_size")
-        return {**{name: getattr(spec, name) for name in kept}, "rotations": list(spec.rotations)}
+        lists = ("rotations",) if isinstance(spec, SpinQuantSpec) else ("rotations", "targets", "ignore")
+        return {name: getattr(spec, name) for name in kept} | {name: list(getattr(spec, name)) for name in lists}
     if isinstance(spec, WandaSpec):
         kept = ("sparsity", "targets", "ignore", "prune_n", "prune_m")
         return {**{name: getattr(spec, name) for name in kept}, **data} | {"targets": list(spec.targets)}

@@ -5,6 +5,7 @@ import shlex
 
 import pytest
 
+from planner.commands.common import look
 from planner.compress.schema import CpuPeak, GpuPeak, Plan
 from planner.compress.verdicts import first_over, verdict
 from planner.notes import Note
@@ -171,3 +172,14 @@ def test_a_plan_that_needs_no_gpu_says_so(gptq: Plan) -> None:
     assert "needs no GPU" in text
     assert "leave out --pipeline" in text
     assert "0 bytes requested" not in text
+
+
+@pytest.mark.parametrize(
+    ("columns", "width"), [("100", 100), ("12", None), ("", None), ("wide", None), ("9" * 5_000, None), ("²²", None)]
+)
+def test_in_a_pipe_columns_says_the_width_if_it_is_one(
+    columns: str, width: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert look(None) == {"width": width, "color": False}
+    assert look("plan.txt")["width"] is None

@@ -61,12 +61,12 @@ def test_a_part_of_a_model_has_no_result_to_serve() -> None:
     assert "result" not in table.render(part)
 
 
-def test_a_plan_ends_with_its_result() -> None:
+def test_a_plan_tells_its_result_with_its_answer() -> None:
     made = planned("gptq_w4a16")
     for text in (table.render(made), markdown.render(made)):
-        last = text.strip().splitlines()[-1]
-        assert "5.701 GB on disk" in last
-        assert "serving one sequence of 4,096 tokens with vLLM takes" in last
+        (told,) = (line for line in text.splitlines() if "5.701 GB on disk" in line)
+        assert "serving one sequence of 4,096 tokens with vLLM takes" in told
+        assert text.index(told) < text.index("load")
 
 
 def test_a_model_whose_cache_is_not_known_is_planned_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,20 @@ def test_what_is_soonest_known_comes_first(answers: Answers) -> None:
     assert set(kinds[4:-2]) == {"choice"}
 
 
+def test_a_page_that_made_way_gets_its_smallest_card_though_another_page_had_it_looked_for(answers: Answers) -> None:
+    until(answers, asked(), "smallest")  # another page, the same question
+    rest = [json.loads(each) for each in answers(asked(), ("verdict", "plan", "picture"))]
+    assert [each["kind"] for each in rest if each["kind"] != "choice"] == ["smallest", "strategies", "done"]
+    assert rest[0]["plan"]["gpu"]["smallest_card_bytes"]
+    assert "smallest" not in [json.loads(each)["kind"] for each in answers(asked())], "it came with the plan"
+
+
+def test_an_empty_field_of_a_form_is_no_field() -> None:
+    empty = {"model": {"name": MODEL, "config": ""}, "recipe": {"name": " ", "text": "x"}}
+    question = PageQuestion.model_validate({**asked().model_dump(), **empty})
+    assert (question.model.config, question.recipe.name) == (None, None)
+
+
 def test_the_plan_is_the_one_that_plan_makes(answers: Answers) -> None:
     question = asked()
     shown = until(answers, question, "smallest")[-1]

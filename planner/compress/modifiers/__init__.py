@@ -8,6 +8,7 @@ from planner.compress.modifiers.awq import AwqSpec
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.gptq import GPTQSpec
 from planner.compress.modifiers.masks import ConstantPruningSpec, MagnitudePruningSpec
+from planner.compress.modifiers.quip import QuIPSpec
 from planner.compress.modifiers.reap import REAPSpec
 from planner.compress.modifiers.rtn import QuantizationSpec
 from planner.compress.modifiers.smoothquant import LogarithmicEqualizationSpec, SmoothQuantSpec
@@ -29,6 +30,7 @@ _SPECS: tuple[type[ModifierSpec], ...] = (
     MagnitudePruningSpec,
     ConstantPruningSpec,
     SpinQuantSpec,
+    QuIPSpec,
 )
 
 MODIFIERS: Mapping[str, type[ModifierSpec]] = {spec.type: spec for spec in _SPECS}

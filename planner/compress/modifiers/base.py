@@ -15,6 +15,7 @@ hooks do not run, upstream neither.
 | `before_forward` of a parent | transform/awq/base.py `_setup_activation_cache_hooks`: arguments kept for each batch |
 | `after_forward` of a Linear | gptq/base.py `calibrate_module`; output observers |
 | `after_forward` of a norm | transform/smoothquant/base.py `_setup_scale_hooks`: extremes of its output |
+| `returned` of a Linear | torch/nn/modules/module.py `_call_impl`: what a pre-hook passed on goes |
 | `on_sequential_epoch_end` | all that compresses: quantize, prune, smooth, replay a parent, train a block |
 | `on_calibration_end` | what is freed together with the hooks |
 
@@ -45,6 +46,9 @@ from planner.recipe.targets import LinearModule
 class ModifierModel:
     """Memory model of one modifier: override the hooks that allocate; the rest costs nothing."""
 
+    stays_in_forward: bool = False
+    """Its hooks are the model's own and run in every forward: HooksMixin.disable_hooks does not know them."""
+
     def __init__(self, context: Context) -> None:
         self.context = context
 
@@ -59,6 +63,9 @@ class ModifierModel:
 
     def after_forward(self, module: LinearModule, call: Call) -> None:
         """forward hook of a selected module: its output exists already, its input may still be alive."""
+
+    def returned(self, module: LinearModule, call: Call) -> None:
+        """The call of a selected module is over, behind all forward hooks; only for one that stays in the forward."""
 
     def on_sequential_epoch_end(self, modules: Sequence[LinearModule]) -> None:
         """Compress: `modules` are those that were selected in the subgraph, in model order, watched ones too."""

@@ -1,6 +1,6 @@
-"""SpinQuantModifier with offline rotations (R1, R2): transform/spinquant/{base,mappings,norm_mappings}.py.
+"""SpinQuantModifier (R1, R2, R4): transform/spinquant/{base,mappings,norm_mappings}.py.
 
-Everything happens once, before the first batch, weight by weight in fp64: embeddings are centered, norms fused into the
+All but R4 happens once, before the first batch, weight by weight in fp64: embeddings are centered, norms fused into the
 Linears behind them (llmcompressor/modeling/fuse.py), and every weight multiplied with a Hadamard matrix
 (compressed_tensors/transform/factory/{base,hadamard}.py).
 """
@@ -8,27 +8,37 @@ Linears behind them (llmcompressor/modeling/fuse.py), and every weight multiplie
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field
 
 from planner.compress.context import Context
-from planner.compress.holdings import DeviceName, Owner
+from planner.compress.holdings import Owner
 from planner.compress.modifiers.base import ModifierModel
+from planner.compress.modifiers.rotations import (
+    FP64,
+    Matrices,
+    RotatedInputs,
+    TransformFields,
+    TransformSpec,
+    aligned,
+    refuse_random_matrix,
+    saved_matrices,
+)
 from planner.compress.modifiers.writing import write_back
 from planner.cuda.reductions import dense_buffers
 from planner.cuda.requests import temporaries
 from planner.errors import RecipeError, UnsupportedError
+from planner.models.traces import Call
 from planner.notes import Note
 from planner.recipe.matching import Patterns
 from planner.recipe.module_sets import ModuleSetError, module_sets
 from planner.recipe.specs import ModelTraits, ModifierSpec, ModuleRef, Selection
 from planner.recipe.targets import LinearModule
-from planner.recipe.validation import ModifierFields, validated
-from planner.timeline import Handle
+from planner.recipe.validation import validated
 
-FP64 = 8
-OFFLINE = ("R1", "R2")
+DEFAULT = ("R1", "R2")
+MODELLED = ("R1", "R2", "R4")
 
 EMBEDDING, HEAD, ATTENTION_OUT = "re:.*embed_tokens$", "lm_head", "re:.*o_proj$"
 QUERY, KEY, VALUE = "re:.*q_proj$", "re:.*k_proj$", "re:.*v_proj$"
@@ -43,25 +53,20 @@ ROUTED = "Cohere2MoeForCausalLM"
 """The one family with mappings of its own, which wants its model prepared by a script."""
 
 
-class SpinQuantFields(ModifierFields):
+class SpinQuantFields(TransformFields):
     """Fields of SpinQuantModifier."""
 
     rotations: list[str] = Field(default_factory=lambda: ["R1", "R2"])
-    transform_type: Literal["hadamard", "random-hadamard", "random-matrix"] = "hadamard"
-    randomize: bool = False
-    learnable: bool = False
-    precision: Any = None
-    transform_block_size: int | None = Field(default=None, ge=1)
     mappings: Any = None
     norm_mappings: Any = None
-    transform_config: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
     """One scheme: the weights that are multiplied on the side of their outputs, then those on the side of their inputs.
 
-    R2's matrix is as wide as a head of attention, at most a few MB: it is not counted.
+    R4 stays in the forward, where inputs are rotated. R2's matrix is as wide as a head of attention, at most a few MB:
+    it is not counted.
     """
 
     name: str
@@ -70,13 +75,11 @@ class Rotation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpinQuantSpec(ModifierSpec):
+class SpinQuantSpec(TransformSpec):
     """SpinQuantModifier."""
 
     type: ClassVar[str] = "SpinQuantModifier"
-    rotations: tuple[str, ...] = OFFLINE
-    transform_type: str = "hadamard"
-    transform_block_size: int | None = None
+    rotations: tuple[str, ...] = DEFAULT
     embeddings: tuple[str, ...] = ()
     fused: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Norms with the Linears behind them, found in a model (`bound`)."""
@@ -84,11 +87,9 @@ class SpinQuantSpec(ModifierSpec):
 
     @classmethod
     def read(cls, fields: Any, where: str) -> Self:
-        """Refuses what the library refuses, and rotations that stay in the forward, which are not modelled."""
+        """Refuses what the library refuses, and R3, which is not modelled."""
         entry = validated(SpinQuantFields, fields, where)
-        for name in ("randomize", "learnable"):
-            if getattr(entry, name):
-                raise RecipeError("is not supported by LLM Compressor as of now", f"{where}.{name}")
+        entry.refuse_unfinished(where)
         if entry.transform_config is not None:
             text = (
                 "LLM Compressor infers no mappings beside it and fails ('NoneType' object has no attribute 'embedding')"
@@ -98,12 +99,11 @@ class SpinQuantSpec(ModifierSpec):
         for rotation in rotations:
             if rotation not in ("R1", "R2", "R3", "R4"):
                 raise RecipeError(f"{rotation} is not one of R1, R2, R3, R4", f"{where}.rotations")
-            if rotation not in OFFLINE:
+            if rotation not in MODELLED:
                 raise UnsupportedError(
-                    f"{where}.rotations: planner models R1 and R2, which leave nothing in the forward"
+                    f"{where}.rotations: planner models R1, R2 and R4, and not what rotates queries and keys"
                 )
-        if entry.transform_type != "hadamard":
-            raise UnsupportedError(f"{where}.transform_type: planner models hadamard alone")
+        refuse_random_matrix(entry.transform_type, where)
         return cls(
             where=where,
             notes=tuple(_unread(entry, where)),
@@ -112,34 +112,21 @@ class SpinQuantSpec(ModifierSpec):
             transform_block_size=entry.transform_block_size,
         )
 
-    @property
-    def requires_calibration_data(self) -> bool:
-        """It looks at weights alone."""
-        return False
-
-    @property
-    def unties_embeddings(self) -> bool:
-        """base.py `on_calibration_start`, whatever is rotated."""
-        return True
-
     def within(self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
         """Raises RecipeError where the library cannot group norms, or make a matrix of a weight's size."""
         if facts.architecture == ROUTED:
             raise UnsupportedError(f"{self.where}: {ROUTED} needs a preparation by script, which is not modelled")
+        if "R4" in self.rotations:
+            self.refuse_beside_replays(recipe)
         where = f"{self.where} ({facts.architecture})"
         try:
             fused = tuple(_fused(modules))
         except ModuleSetError as error:
             raise RecipeError(f"{error}; LLM Compressor cannot fuse the norms of this model", where) from error
         rotated = tuple(self._rotations(modules))
-        self._check_sizes(modules, rotated, where)
+        self._check_sizes(modules, rotated)
         embeddings = tuple(ref.name for ref in Patterns((EMBEDDING,)).of(modules))
         return replace(self, embeddings=embeddings, fused=fused, rotated=rotated)
-
-    def in_ranks(self) -> Iterable[Note]:
-        """Weights lie in shared memory, and every rank writes all of them."""
-        text = f"{self.where}: {self.type} in several ranks is not modelled: its figures are those of one process"
-        yield Note(kind="estimate", text=text)
 
     def select(self, modules: Sequence[ModuleRef]) -> Selection:
         """All that is centered, fused or multiplied; norms are watched."""
@@ -147,6 +134,12 @@ class SpinQuantSpec(ModifierSpec):
         taken = {*self.embeddings, *(name for _, names in self.fused for name in names), *rotated}
         weights = {ref.name: None for ref in modules if ref.name in taken and ref.itemsize}
         return Selection(weights=weights, watched=frozenset(norm for norm, _ in self.fused))
+
+    def added(self, modules: Sequence[ModuleRef]) -> Iterable[tuple[str, str, tuple[int, ...]]]:
+        """R4's matrices, which stay."""
+        if "R4" in self.rotations:
+            sides = ((ref.name, ref.columns) for ref in Patterns(MLP_OUT).of(modules))
+            yield from saved_matrices("R4_input", sides, self.transform_block_size)
 
     def model(self, context: Context) -> "SpinQuantModel":
         """Weights in fp64, one at a time."""
@@ -161,20 +154,17 @@ class SpinQuantSpec(ModifierSpec):
             yield Rotation("R1", names(EMBEDDING, ATTENTION_OUT, *MLP_OUT), inputs)
         if "R2" in self.rotations:
             yield Rotation("R2", names(VALUE), names(ATTENTION_OUT))
+        if "R4" in self.rotations:
+            yield Rotation("R4", (), names(*MLP_OUT))
 
-    def _check_sizes(self, modules: Sequence[ModuleRef], rotated: Sequence[Rotation], where: str) -> None:
-        """utils/matrix.py `get_transform_size`, utils/hadamard.py `deterministic_hadamard_matrix`."""
-        refs, block = {ref.name: ref for ref in modules}, self.transform_block_size
+    def _check_sizes(self, modules: Sequence[ModuleRef], rotated: Sequence[Rotation]) -> None:
+        refs = {ref.name: ref for ref in modules}
         for each in rotated:
-            if each.name != "R1":
+            if each.name == "R2":
                 continue
             for name, outputs in (*((n, True) for n in each.outputs), *((n, False) for n in each.inputs)):
                 side = _side(refs[name].rows, refs[name].columns, "Embedding" in refs[name].classes, outputs)
-                if block and side % block:
-                    raise RecipeError(f"{block} must divide {side} of {name}", f"{self.where}.transform_block_size")
-                if (block or side) & ((block or side) - 1):
-                    text = f"a hadamard matrix of {block or side} ({name}) does not exist; its size is a power of 2"
-                    raise RecipeError(text, where)
+                self.check_side(side, name)
 
 
 def _side(rows: int, columns: int, is_embedding: bool, outputs: bool) -> int:
@@ -203,7 +193,12 @@ class SpinQuantModel(ModifierModel):
         super().__init__(context)
         self.spec = spec
         self.modules: dict[str, LinearModule] = {}
-        self.matrices: list[Handle] = []
+        self.matrices: list[Matrices] = []
+        self.inputs: RotatedInputs | None = None
+        """R4."""
+        self.rotated: frozenset[str] = frozenset()
+        """Modules that R4 hooks."""
+        self.stays_in_forward = "R4" in spec.rotations
 
     def on_calibration_start(self, modules: Iterable[LinearModule]) -> None:
         """base.py `on_calibration_start`: nothing that is onloaded stays so."""
@@ -214,13 +209,26 @@ class SpinQuantModel(ModifierModel):
         for norm, linears in self.spec.fused:
             self._fuse(norm, [self.modules[name] for name in linears])
         for rotation in self.spec.rotated:
-            self._rotate(rotation)
+            if rotation.name == "R4":
+                self._attach(rotation)
+            else:
+                self._rotate(rotation)
         self.context.keep_onloaded = kept
+
+    def before_forward(self, module: LinearModule, call: Call) -> None:
+        """R4's input hook."""
+        if self.inputs is not None and module.name in self.rotated:
+            self.inputs.enter(module, call)
+
+    def returned(self, module: LinearModule, call: Call) -> None:
+        """The rotated input goes."""
+        if self.inputs is not None:
+            self.inputs.leave(module)
 
     def on_finalize(self) -> None:
         """hadamard.py HadamardFactory refers to itself, so that Python's collector must come for its matrices."""
-        self.context.ledger.free_all(self.matrices)
-        self.matrices.clear()
+        for matrices in self.matrices:
+            matrices.free()
 
     def _center(self, module: LinearModule) -> None:
         """fuse.py center_embeddings"""
@@ -252,54 +260,26 @@ class SpinQuantModel(ModifierModel):
                     frame.assign("new_weight", module.weight_bytes)
                 self._write(module)
 
+    def _attach(self, rotation: Rotation) -> None:
+        """base.py `_create_r4_scheme`: its matrices lie with the model for good."""
+        matrices = Matrices(self.context, rotation.name, self.spec.transform_type)
+        self.inputs, self.rotated = RotatedInputs(matrices, self.spec.transform_block_size), frozenset(rotation.inputs)
+        self.inputs.attach([self.modules[name] for name in rotation.inputs])
+
     def _rotate(self, rotation: Rotation) -> None:
         """factory/base.py `_apply_to_module`, with one matrix for each size."""
-        sizes: set[int] = set()
+        matrices = Matrices(self.context, rotation.name, self.spec.transform_type)
+        self.matrices.append(matrices)
         for names, outputs in ((rotation.outputs, True), (rotation.inputs, False)):
             for name in names:
                 module = self.modules[name]
                 side = _side(module.rows, module.columns, module.embedding, outputs)
                 size = self.spec.transform_block_size or side if rotation.name == "R1" else 0
-                if size and size not in sizes:
-                    self._make_matrix(rotation, size)
-                    sizes.add(size)
-                self._multiply(module, size)
-
-    def _make_matrix(self, rotation: Rotation, size: int) -> None:
-        """hadamard.py `deterministic_hadamard_matrix`: four copies of the one before, until it is large enough."""
-        nbytes, context, owner = size * size * FP64, self.context, f"{rotation.name} matrix of {size}"
-        with context.frame("compress", owner) as frame:
-            number = FP64
-            frame.assign("H", number)
-            while number < nbytes:
-                frame.assign("upper half", 2 * number)
-                with frame.during(number, "-H"):
-                    frame.assign("lower half", 2 * number)
-                number *= 4
-                frame.assign("whole", number)
-                frame.delete("upper half", "lower half")
-                frame.move("whole", "H")
-            place: DeviceName = "gpu" if context.weights_on_gpu else "cpu"
-            self.matrices.append(context.ledger.alloc(place, nbytes, "transform", owner))
-
-    def _multiply(self, module: LinearModule, size: int) -> None:
-        """hadamard.py HadamardTransform.forward, and the weight written back."""
-        elements, matrix = module.rows * module.columns, size * size * FP64
-        with self.context.frame("compress", module.name) as frame, self._aligned(module):
-            if matrix and self.context.device == "gpu" and not self.context.weights_on_gpu:
-                frame.bind("matrix", self.context.copied_to_gpu(f"{module.name} matrix", matrix, "transform"))
-            with frame.during(elements * FP64, "value"):
-                frame.assign("product", elements * FP64)
-                self.context.multiply()
-            frame.assign("quotient", elements * FP64)
-            frame.delete("product")
-            frame.assign("rotated", module.weight_bytes)
-            frame.delete("quotient")
-            self._write(module)
+                matrices.rotate(module, size)
 
     def _aligned(self, module: LinearModule) -> AbstractContextManager[None]:
         """align_module_device: onloaded inside."""
-        return self.context.accessed(f"{module.name}.weight", module.weight_bytes)
+        return aligned(self.context, module)
 
     def _write(self, module: LinearModule) -> None:
         write_back(self.context, module.name, "weight", module.weight_bytes, module.weight_bytes)

@@ -1,10 +1,10 @@
 """Common ground of the pipelines: the modifiers that share a pass over the data, and how steps are closed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from planner.compress.context import Context
-from planner.compress.forward import SubgraphForward
+from planner.compress.forward import Hooked, SubgraphForward
 from planner.compress.home import ModelHome
 from planner.compress.modifiers import make_model
 from planner.compress.modifiers.base import ModifierModel
@@ -41,6 +41,8 @@ class Pipeline:
         self.models: list[ModifierModel] = [made.get(id(run)) or make_model(run.spec, context) for run in runs]
         self.ending: Sequence[ModifierModel] = ()
         """Those that are finalized when this pipeline ends: all of the job's, if it is the last one."""
+        self.staying: Sequence[tuple[Run, ModifierModel]] = ()
+        """Those of earlier pipelines whose hooks are in the model for good."""
 
     def run(self) -> None:
         """Simulate the pipeline from calibration_start to calibration_end."""
@@ -72,6 +74,14 @@ class Pipeline:
             if run.unties_embeddings:
                 self.home.untie()
             model.on_calibration_start(module for unit in run.units for module in unit.named())
+
+    def hooked(
+        self, modules: Sequence[Sequence[LinearModule]], of_run: Callable[[Run], Sequence[LinearModule]]
+    ) -> tuple[Hooked, ...]:
+        """Every modifier with the modules that it hooks, in the order in which their hooks were registered."""
+        earlier = [(model, of_run(run)) for run, model in self.staying]
+        found = (*earlier, *zip(self.models, modules, strict=True))
+        return tuple(Hooked(model, {module.name: module for module in targeted}) for model, targeted in found)
 
     def onload_head(self) -> None:
         """utils/helpers.py disable_lm_head: the head's weight is onloaded to make a meta copy of it."""

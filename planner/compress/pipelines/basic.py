@@ -7,7 +7,7 @@
 from dataclasses import replace
 
 from planner.compress.batches import Batches, walk_batches
-from planner.compress.forward import Hooked, SubgraphForward
+from planner.compress.forward import SubgraphForward
 from planner.compress.pipelines.base import Pipeline
 from planner.compress.program import Subgraph
 from planner.models.traces import ModelTrace
@@ -22,9 +22,7 @@ class BasicPipeline(Pipeline):
         before, self.context.device = self.context.device, "gpu" if self.context.weights_on_gpu else "cpu"
         names = self.context.frame("batch", "basic pipeline")
         modules = [self.all_modules(run) for run in self.runs]
-        hooked = tuple(
-            Hooked(model, {m.name: m for m in targeted}) for model, targeted in zip(self.models, modules, strict=True)
-        )
+        hooked = self.hooked(modules, self.all_modules)
         self.start()
         self.close("setup", "setup")
         everything = tuple(range(len(trace.segments)))

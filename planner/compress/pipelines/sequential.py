@@ -1,8 +1,8 @@
 """pipelines/sequential/pipeline.py: one subgraph after the other, all batches through each.
 
 For every subgraph: *calibrate* (all batches, hooks on), *compress* (sequential_epoch_end), *propagate* (all batches
-again, hooks off, outputs into the activation cache). Weights that were touched stay on the GPU until the subgraph
-ends (`disable_offloading`). Passes are walked in passes.py, equal subgraphs copied in repeats.py.
+again, hooks off but the model's own, outputs into the activation cache). Weights that were touched stay on the GPU
+until the subgraph ends (`disable_offloading`). Passes are walked in passes.py, equal subgraphs copied in repeats.py.
 """
 
 from planner.compress.cache import ActivationCache
@@ -55,7 +55,8 @@ class SequentialPipeline(Pipeline):
                 pass
 
     def _walk(self) -> None:
-        repeats = Repeats(self.context, self.program, self.runs, self.cache, self.names)
+        runs = (*(run for run, _ in self.staying), *self.runs)
+        repeats = Repeats(self.context, self.program, runs, self.cache, self.names)
         steps = self.outcome.steps
         for subgraph in self.subgraphs:
             key = repeats.key(subgraph)
@@ -78,15 +79,14 @@ class SequentialPipeline(Pipeline):
     def _subgraph(self, subgraph: Subgraph) -> None:
         last, propagate = self._is_last(subgraph), self._propagates
         modules = [self._modules(run, subgraph) for run in self.runs]
-        hooked = tuple(
-            Hooked(model, {m.name: m for m in targeted}) for model, targeted in zip(self.models, modules, strict=True)
-        )
+        hooked = self.hooked(modules, lambda run: self._modules(run, subgraph))
         self._pass(subgraph, "outputs", hooked, store=not propagate and not last)
         self._close(subgraph, "calibrate")
         self.compress(modules)
         if propagate:
             self._close(subgraph, "compress")
-            self._pass(subgraph, "output", (), store=not last)
+            own = tuple(hooks for hooks in hooked if hooks.modifier.stays_in_forward)
+            self._pass(subgraph, "output", own, store=not last)
         if not last:
             self.context.offload_all()  # `disable_offloading` ends
         self._close(subgraph, "propagate" if propagate else "compress")

@@ -21,6 +21,7 @@ from llmcompressor.recipe import Recipe
 KEPT = {
     "SmoothQuantModifier": ("smoothing_strength", "mappings", "algorithm"),
     "LogarithmicEqualizationModifier": ("smoothing_strength", "mappings", "algorithm"),
+    "QuIPModifier": ("rotations", "transform_type", "transform_block_size", "targets", "ignore"),
     "SpinQuantModifier": ("rotations", "transform_type", "transform_block_size"),
     "WandaPruningModifier": ("sparsity", "targets"),
 }
@@ -63,6 +64,7 @@ def other(one):
     """Fields as they are."""
     data = {"type": type(one).__name__, "requires_calibration_data": one.requires_calibration_data}
     data |= {name: getattr(one, name) for name in (*KEPT[data["type"]], "ignore") if hasattr(one, name)}
+    data |= {name: [data[name]] for name in ("targets", "ignore") if isinstance(data.get(name), str)}
     return data | ({"prune_n": one._prune_n, "prune_m": one._prune_m} if hasattr(one, "_prune_n") else {})
 
 

@@ -9,7 +9,7 @@ from planner.recipe.files import list_recipes
 from planner.units import GIB
 from tests.measured import autoround
 from tests.measured.awq import CUDA as AWQ_JOBS
-from tests.measured.cases import CONFIGS, Case, named
+from tests.measured.cases import CONFIGS, QUIP_JOBS, Case, named
 
 RUNS = Path(__file__).parent / "runs"
 SHORT: dict[str, Any] = {"layers": 3, "samples": 4, "progress_bars": False}
@@ -235,3 +235,5 @@ def _rotated() -> Iterator[CudaCase]:
     """SpinQuant, with tied embeddings and with experts."""
     yield _case("qwen3-0.6b", "spinquant_w4a16", base=TWO)
     yield _case("qwen3-30b-a3b", "spinquant", base=TWO, layers=1)
+    for model, recipe, options in QUIP_JOBS[1:]:  # the first is a shipped recipe
+        yield _case(model, recipe, base={"progress_bars": False}, **options)

@@ -1,0 +1,176 @@
+"""QuIP: weights rotated before anything runs, then inputs and outputs in every forward; figures worked out by hand."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from planner.compress.context import Context, Shortcuts
+from planner.compress.forward import Hooked, SubgraphForward
+from planner.compress.modifiers.awq import AwqSpec
+from planner.compress.modifiers.quip import QuIPModel, QuIPSpec
+from planner.compress.modifiers.rotations import known_divisor
+from planner.compress.oneshot import simulate
+from planner.compress.program import Program, cut
+from planner.errors import PlannerError, RecipeError, UnsupportedError
+from planner.models.traces import CallValue, Event, ModelTrace, Segment
+from planner.recipe.specs import ModelTraits, ModuleRef
+from planner.recipe.targets import LinearModule
+from tests import toys
+from tests.toys import Toy
+
+ROWS, COLUMNS, TOKENS = 32, 64, 10
+BLOCKS = {"transform_type": "hadamard", "transform_block_size": 16}
+TRAITS = ModelTraits(architecture="LlamaForCausalLM")
+
+
+def spec(**fields: Any) -> QuIPSpec:
+    return QuIPSpec.read(fields, "quip")
+
+
+def started(*modules: LinearModule, **fields: Any) -> tuple[QuIPModel, Context]:
+    context = Context(toys.job())
+    model = QuIPModel(context, spec(**fields))
+    model.on_calibration_start(modules)
+    return model, context
+
+
+def refs(rows: int = ROWS, columns: int = COLUMNS, classes: tuple[str, ...] = ("Linear", "Module")) -> list[ModuleRef]:
+    return [ModuleRef("up", classes, rows, columns, 2), ModuleRef("lm_head", ("Linear",), 99, columns, 2)]
+
+
+# ---------------------------------------------------------------------- weights
+def test_a_weight_lies_in_fp64_twice_beside_its_matrix() -> None:
+    _, context = started(toys.linear("m", ROWS, COLUMNS), **BLOCKS)
+    assert context.ledger.close_step()["gpu"].bytes == ROWS * COLUMNS * (2 + 8 + 8) + 16 * 16 * 8
+
+
+def test_a_random_matrix_is_made_of_three_and_a_half() -> None:
+    whole = COLUMNS * COLUMNS * 8
+    _, known = started(toys.linear("m", 1, COLUMNS))
+    # the diagonal, a copy of it and the product, beside the known matrix
+    assert (known_divisor(COLUMNS), known.ledger.close_step()["gpu"].bytes) == (COLUMNS, 4 * whole)
+    wide, core = 4 * 148, 148 * 148 * 8
+    _, made = started(toys.linear("m", 1, wide))
+    # halves are added until the known matrix is reached
+    assert (known_divisor(wide), made.ledger.close_step()["gpu"].bytes) == (148, wide * wide * 8 * 7 // 2 + core)
+
+
+def test_modules_of_one_size_share_a_matrix_that_stays() -> None:
+    linears = [*(toys.linear(name, ROWS, COLUMNS) for name in ("q", "k")), toys.linear("down", COLUMNS, ROWS)]
+    model, context = started(*linears, transform_type="hadamard")
+    assert context.ledger.live_by_kind("cpu") == {"transform": (COLUMNS * COLUMNS + ROWS * ROWS + len(linears)) * 8}
+    model.on_finalize()
+    assert context.ledger.live("cpu") == (COLUMNS * COLUMNS + ROWS * ROWS + len(linears)) * 8
+    assert context.ledger.live("gpu") == 0
+
+
+def test_outputs_have_a_matrix_of_their_own() -> None:
+    _, context = started(toys.linear("m", ROWS, COLUMNS), rotations=["V", "u"], transform_type="hadamard")
+    assert context.ledger.live("cpu") == (COLUMNS * COLUMNS + ROWS * ROWS + 2) * 8
+
+
+# ---------------------------------------------------------------------- the forward
+def test_a_rotated_input_lives_until_its_linear_returns() -> None:
+    module, call = toys.linear("m", ROWS, COLUMNS), toys.linear_call("m", TOKENS, ROWS, COLUMNS, 2)
+    model, context = started(module, **BLOCKS)
+    context.ledger.close_step()
+    model.before_forward(module, call)
+    values = TOKENS * COLUMNS
+    assert context.ledger.close_step()["gpu"].bytes == 16 * 16 * 8 + values * (8 + 8)
+    model.after_forward(module, call)
+    assert context.ledger.live_by_kind("gpu") == {"transform": 16 * 16 * 8, "forward": values * 2}
+    model.returned(module, call)
+    assert context.ledger.live_by_kind("gpu") == {"transform": 16 * 16 * 8}
+
+
+def test_a_rotated_output_takes_the_place_of_the_output() -> None:
+    """A forward of one Linear whose output the caller frees: nothing of it is left but weights and the matrix."""
+    module, context = toys.linear("m", ROWS, COLUMNS), Context(toys.job())
+    model = QuIPModel(context, spec(rotations=["u"], **BLOCKS))
+    model.on_calibration_start([module])
+    context.ledger.close_step()
+    nbytes = TOKENS * ROWS * 2
+    entered = toys.linear_call("m", TOKENS, ROWS, COLUMNS, 2)
+    left = replace(entered, outputs=(CallValue("output", nbytes, (TOKENS, ROWS), storage=0),))
+    around = (Event("enter", call=entered), Event("exit", call=left))
+    events = (around[0], Event("alloc", 0, nbytes, "m", "mm"), around[1], Event("free", 0))
+    trace = ModelTrace((Segment(0, "", 0, events, (), ()),), {}, 0, 0)
+    context.forward = forward = SubgraphForward(context, trace)
+    forward.run(cut(trace, 1)[0], (Hooked(model, {"m": module}),))
+    end = context.ledger.close_step()["gpu"]
+    # the output, itself in fp64 and the product; then the matrix is left
+    assert (end.bytes, end.end) == (nbytes + TOKENS * ROWS * 16 + 16 * 16 * 8, 16 * 16 * 8)
+
+
+def test_nothing_is_left_of_an_output_that_has_no_tensor() -> None:
+    """No token goes to this expert: nothing was taken that could be replaced."""
+    context = Context(toys.job())
+    empty = CallValue("output", 0, (0, ROWS))
+    SubgraphForward(context, Toy().trace).replace(empty, context.take(8, "forward", "rotated"))
+    assert context.ledger.close_step()["gpu"].end == 0
+
+
+@pytest.mark.parametrize("pipeline", ["independent", "sequential"])
+def test_rotations_run_in_both_passes_of_whatever_comes_behind_them(pipeline: str) -> None:
+    toy = Toy()
+    alone, both = (
+        phases(toy.program(*specs, toys.gptq()), pipeline) for specs in ((), (spec(transform_block_size=200),))
+    )
+    # the matrix, and beside the last Linear its input again; while that is made, in fp64
+    assert both["calibrate"] - alone["calibrate"] == 200 * 200 * 8 + toy.tokens * 400 * 2
+    assert both["propagate"] - alone["propagate"] >= 200 * 200 * 8 + toy.tokens * 400 * 2
+
+
+def phases(program: Program, pipeline: str) -> dict[str, int]:
+    context = Context(toys.job(pipeline=pipeline), shortcuts=Shortcuts())
+    return {step.phase: step.gpu.bytes for step in simulate(program, context).steps if step.subgraph == 3}
+
+
+# ---------------------------------------------------------------------- what is refused
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"randomize": True}, r"quip\.randomize: is not supported"),
+        ({"learnable": True}, r"quip\.learnable: is not supported"),
+        ({"rotations": ["w"]}, r"quip\.rotations"),
+        ({"transform_type": "random-matrix"}, "planner models hadamard and random-hadamard alone"),
+        ({"transform_config": {}}, r"quip\.transform_config: planner models the one"),
+        ({"precision": "torch.float32"}, r"quip\.precision: planner models float64 alone"),
+        ({"targets": ["re:("]}, r"quip\.targets"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_by_its_path(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(PlannerError, match=message):
+        spec(**fields)
+
+
+def test_a_size_without_a_matrix_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"a hadamard matrix of 48 \(up\) does not exist"):
+        spec(transform_type="hadamard").within(TRAITS, refs(columns=48), ())
+    with pytest.raises(RecipeError, match=r"cannot make a random hadamard matrix of 1187 \(up\)"):
+        spec(rotations=["u"]).within(TRAITS, refs(rows=1187), ())
+    with pytest.raises(RecipeError, match=r"transform_block_size: 48 must divide 64 of up"):
+        spec(transform_block_size=48).within(TRAITS, refs(), ())
+    assert spec().within(TRAITS, refs(columns=18_944), ()).select(refs()).weights.keys() == {"up"}
+
+
+def test_what_is_no_plain_linear_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"quip\.targets: takes up, which is no plain Linear"):
+        spec().within(TRAITS, refs(classes=("Router", "Linear")), ())
+
+
+def test_beside_what_replays_modules_it_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="quip: AWQModifier runs modules again"):
+        spec().within(TRAITS, refs(), (AwqSpec(where="awq"),))
+
+
+def test_a_matrix_is_saved_in_fp64_under_the_first_module_that_has_it() -> None:
+    """As a tiny Llama was saved by the real library."""
+    shapes = {"q": (64, 64), "k": (32, 64), "down": (64, 128)}
+    modules = [ModuleRef(name, ("Linear",), *shape, 2) for name, shape in shapes.items()]
+    saved = [("q.v_input.weight", "F64", (64, 64)), ("down.v_input.weight", "F64", (128, 128))]
+    assert list(spec().added(modules)) == saved
+    outputs = [("q.u_output.weight", "F64", (64, 64)), ("k.u_output.weight", "F64", (32, 32))]
+    assert list(spec(rotations=["v", "u"]).added(modules)) == [*saved, *outputs]
+    assert list(spec(transform_block_size=16).added(modules)) == [("q.v_input.weight", "F64", (16, 16))]
