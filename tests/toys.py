@@ -394,8 +394,8 @@ class WatchedLedger(Ledger):
         self.blocks[handle] = self.blocks.get(handle, 0) + blocks
         self.naive[self.about(handle).device].log.append((handle, nbytes, blocks))
 
-    def close_step(self) -> dict[Any, Peak]:
-        peaks = super().close_step()
+    def close_step(self, modifier: str | None = None) -> dict[Any, Peak]:
+        peaks = super().close_step(modifier)
         self.steps.append({device: (peaks[device], self.naive[device].peak()) for device in peaks})
         return peaks
 

@@ -1,6 +1,6 @@
 """Recipes, strategies and machines side by side: each combination planned, with its own verdict."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from planner.accepted import called, check_model
@@ -13,18 +13,21 @@ from planner.hints import did_you_mean, shorten
 from planner.job import Build, Job
 from planner.models.graph import ModelGraph
 from planner.models.source import Named
-from planner.planning import OnPlan, sized_plan
+from planner.planning import sized_plan
 from planner.recipe.specs import Recipe
 from planner.sizing.demands import judged
 
 EVERY = "all"
 """The word for every strategy of the model."""
 
+OnChosen = Callable[[ModelGraph, Recipe, Plan, Recipe], None]
+"""Told of each plan as planning.OnPlan is, and of the recipe as it was before the strategy changed it."""
+
 
 class Comparison:
     """Plans of one model, which is built once for each size, and traced once for each cut of it."""
 
-    def __init__(self, model: Named, say: Callable[[str], None], on_plan: OnPlan | None = None) -> None:
+    def __init__(self, model: Named, say: Callable[[str], None], on_plan: OnChosen | None = None) -> None:
         check_model(model)
         self.model, self._say, self._on_plan = model, say, on_plan
         self._built: dict[Build, Any] = {}
@@ -40,11 +43,11 @@ class Comparison:
         """
         chosen = self._chosen(recipes, job, machines, names)
         plans = [
-            self._plan(recipe, job.on(machine), machine, strategy)
+            (recipe, self._plan(recipe, job.on(machine), machine, strategy))
             for machine, recipe, strategies_of_it in chosen
             for strategy in strategies_of_it
         ]
-        return tuple(judged(plan, plan.machine) for plan in self._with_results(plans, recipes))
+        return tuple(judged(plan, plan.machine) for plan in self._with_results(plans))
 
     def _chosen(
         self, recipes: Sequence[Recipe], job: Job, machines: Sequence[Machine], names: Sequence[str]
@@ -81,29 +84,21 @@ class Comparison:
         chosen = strategy.recipe(recipe)
         plan = sized_plan(graph, chosen, changed)
         if self._on_plan:
-            self._on_plan(graph, chosen, plan)
+            self._on_plan(graph, chosen, plan, recipe)
         return plan.model_copy(update={"machine": machine, "strategy": None if strategy is ASKED else strategy.name})
 
-    def _with_results(self, plans: Sequence[Plan], recipes: Sequence[Recipe]) -> Sequence[Plan]:
-        """The result depends on the recipe alone: it is sized once for each."""
+    def _with_results(self, plans: Sequence[tuple[Recipe, Plan]]) -> Iterator[Plan]:
+        """The result depends on the recipe alone, as it was asked for: it is sized once for each."""
         from planner.serving.results import with_results
 
         self._say("sizing the results")
-        first = {plan.recipe: plan for plan in reversed(plans)}
-        by_name = {recipe.name: recipe for recipe in recipes}
-        built = self._built[plans[0].job.build]
-        sized = with_results([first[name] for name in first], [by_name[name] for name in first], built)
-        results = {plan.recipe: plan for plan in sized}
-        notes = {name: [note for note in plan.notes if note.kind == "result"] for name, plan in results.items()}
-        return [
-            plan.model_copy(
-                update={
-                    "result": results[plan.recipe].result,
-                    "notes": tuple(dict.fromkeys((*plan.notes, *notes[plan.recipe]))),
-                }
-            )
-            for plan in plans
-        ]
+        first = dict(reversed(plans))  # by the recipe, not by its name: two texts are both called "recipe text"
+        sized = with_results(list(first.values()), list(first), self._built[plans[0][1].job.build])
+        results = dict(zip(first, sized, strict=True))
+        for recipe, plan in plans:
+            found = results[recipe]
+            notes = (note for note in found.notes if note.kind == "result")
+            yield plan.model_copy(update={"result": found.result, "notes": tuple(dict.fromkeys((*plan.notes, *notes)))})
 
     def _graph(self, job: Job) -> ModelGraph:
         from planner.models.load import graph_of, load_built

@@ -265,7 +265,10 @@ class Ledger:
 
     @contextmanager
     def unplaced(self) -> Iterator[None]:
-        """Inside, the books alone are kept: the devices see nothing, and are to be restored afterwards."""
+        """Inside, the books alone are kept: devices and watcher see nothing; the devices are to be restored afterwards.
+
+        To be left at the end of a step: whoever watches sees the next one from its beginning.
+        """
         watch, self.watch = self.watch, None
         for books in self._books.values():
             books.caught_up()
@@ -274,6 +277,8 @@ class Ledger:
             yield
         finally:
             self.watch = watch
+            if watch:
+                watch.restart()  # the books count on inside, whoever looks
             for books in self._books.values():
                 books.is_placed = books.device.places
 
@@ -310,9 +315,9 @@ class Ledger:
         return frozenset((handle, nbytes) for handle, nbytes in holdings if handle not in handles)
 
     # ------------------------------------------------------------------ steps
-    def close_step(self) -> dict[DeviceName, Peak]:
-        """End the step: the peaks since the one before, and start the next."""
-        peaks = {device: self._close(books) for device, books in self._books.items()}
+    def close_step(self, modifier: str | None = None) -> dict[DeviceName, Peak]:
+        """End the step: the peaks since the one before, and start the next. `modifier`: whose it was, for a watcher."""
+        peaks = {device: self._close(books, modifier) for device, books in self._books.items()}
         if self.watch:
             self.watch.restart()
         return peaks
@@ -334,11 +339,11 @@ class Ledger:
             return Books(name, device, self._handles)
         return WatchedBooks(name, device, self._handles, watch=self.watch)
 
-    def _shown(self, books: Books) -> Sight | None:
+    def _shown(self, books: Books, modifier: str | None) -> Sight | None:
         """What the watcher makes of the step that ends."""
         if self.watch is None or not isinstance(books, WatchedBooks):
             return None
-        return Sight(picture=self.watch.watcher(books.shown(self.about)), renames={})
+        return Sight(picture=self.watch.watcher(books.shown(self.about, modifier)), renames={})
 
     def _entered(self, device: DeviceName, kind: str, owner: Owner | str) -> Handle:
         handle, books = next(self._handles), self._books[device]
@@ -348,7 +353,7 @@ class Ledger:
         books.holdings[handle] = 0
         return handle
 
-    def _close(self, books: Books) -> Peak:
+    def _close(self, books: Books, modifier: str | None) -> Peak:
         level, at_peak, held = books.follow(), books.at_peak(), books.close_step()
         peak = Peak(
             bytes=level.peak,
@@ -357,7 +362,7 @@ class Ledger:
             by_kind=self._by_kind(at_peak),
             largest=self._largest(at_peak),
             held=held,
-            seen=self._shown(books),
+            seen=self._shown(books, modifier),
         )
         if self.keep == "timeline":
             books.past += books.log

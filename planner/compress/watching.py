@@ -44,6 +44,8 @@ class StepLog:
     """One device in one step, event by event."""
 
     device: DeviceName
+    modifier: str | None
+    """Whose step it is, several joined by +."""
     opening: Mapping[Handle, int]
     """Bytes of what was live before."""
     events: Sequence[MemoryEvent]
@@ -119,13 +121,14 @@ class WatchedBooks(Books):
         self.on_card.clear()
         self.highest = NOTHING
 
-    def shown(self, about: Callable[[Handle], About]) -> StepLog:
+    def shown(self, about: Callable[[Handle], About], modifier: str | None) -> StepLog:
         """The step that ends, before it is forgotten."""
         opening = dict(self.holdings)
         for handle, nbytes, tensors in self.log:
             opening[handle] = opening.get(handle, 0) - nbytes * tensors
         return StepLog(
             device=self.name,
+            modifier=modifier,
             opening={handle: nbytes for handle, nbytes in opening.items() if nbytes},
             events=tuple(self.log),
             ticks=tuple(self.ticks),

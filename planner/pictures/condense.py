@@ -7,7 +7,6 @@ part is what it really is, so the parts sum to the total there.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from math import isqrt, sqrt
 from typing import NamedTuple
 
@@ -42,7 +41,8 @@ class Album:
     lengths: list[int] = field(default_factory=list)
     """Ticks of each one's step."""
     milestones: list[tuple[tuple[int, str], ...]] = field(default_factory=list)
-    whats: dict[tuple[Owner, str, Form | None], int] = field(default_factory=dict)
+    whats: dict[tuple[Owner, str, Form | None, Line | None], int] = field(default_factory=dict)
+    """By what makes it one: two modifiers allocate what is called alike in two places."""
     sizes: dict[int, int] = field(default_factory=dict)
     """The most that one of each has, by its number."""
     kinds: dict[str, int] = field(default_factory=dict)
@@ -58,24 +58,19 @@ class Album:
         self.milestones.append(tuple((each.tick, each.text) for each in log.milestones))
         return len(self.curves) - 1
 
-    def what(self, owner: Owner, kind: str, form: Form | None = None) -> int:
-        """The number of what this is."""
+    def what(self, owner: Owner, kind: str, modifier: str | None, form: Form | None = None) -> int:
+        """The number of what this is in a step of this modifier."""
         self.kinds.setdefault(kind, len(self.kinds))
-        return self.whats.setdefault((owner, kind, form), len(self.whats))
+        return self.whats.setdefault((owner, kind, form, line_of(modifier, kind, owner.role)), len(self.whats))
 
-    def described(self, shapes: Mapping[str, Form], modifiers: Mapping[int, str | None]) -> Described:
+    def described(self, shapes: Mapping[str, Form]) -> Described:
         """All that holds bytes, by its number, and the lines of the library that are named there.
 
-        `shapes` of weights by their full names; `modifiers`: whose step each of the curves was drawn of.
+        `shapes` of weights by their full names.
         """
-        whose: dict[int, str | None] = {}
-        for number, curves in enumerate(self.curves):
-            for what in accumulate(curves.whats):
-                whose[what] = whose.get(what) or modifiers.get(number)
         lines: dict[str, int] = {}
         whats = []
-        for (owner, kind, form), number in self.whats.items():
-            line = line_of(whose.get(number), kind, owner.role)
+        for (owner, kind, form, line), number in self.whats.items():
             known = form or (shapes.get(owner.name) if kind == "weights" and not owner.role else None)
             known = known or (line and _square(line, self.sizes.get(number, 0)))
             whats.append(
@@ -113,7 +108,7 @@ def _condensed(log: StepLog, album: Album) -> StepCurves:
     order = _ranked(held, max(moments, key=_total)[0], log.length)
     shown = sorted(order[: most[1]], key=lambda handle: (held[handle][0], handle))
     births = [held[handle][0] for handle in shown]
-    whats = [album.what(about[handle].owner, about[handle].kind, log.form(handle)) for handle in shown]
+    whats = [album.what(about[handle].owner, about[handle].kind, log.modifier, log.form(handle)) for handle in shown]
     for what, handle in zip(whats, shown, strict=True):
         album.sizes[what] = max(album.sizes.get(what, 0), *held[handle][1::2])
     return StepCurves(

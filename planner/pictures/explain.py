@@ -1,13 +1,15 @@
 """What is alive at the peak of a step, the largest first: the page's list, as a record and as text."""
 
+from collections import Counter
+
 from rich.console import Group
 from rich.text import Text
 
 from planner.compress.parts import PART_NAMES, PARTS
-from planner.compress.schema import CpuStep, GpuStep, Plan
+from planner.compress.schema import Plan
 from planner.errors import JobError
-from planner.pictures.reading import alive, parts_on, peak_of
-from planner.pictures.schema import DeviceKey, Picture, WhatPicture
+from planner.pictures.reading import LevelAt, alive, on_device, parts_on, peak_of
+from planner.pictures.schema import DEVICE_NAMES, DeviceKey, Picture, StepPicture, WhatPicture
 from planner.records import Record
 from planner.reports.drawing import draw, listed
 from planner.reports.forms import Formats, as_json, everywhere
@@ -16,7 +18,6 @@ from planner.reports.numbers import gib
 from planner.reports.summary import place
 from planner.units import human_bytes
 
-NAMES: dict[DeviceKey, str] = {"gpu": "GPU", "gpu1": "second GPU", "cpu": "CPU"}
 TITLES = ("bytes", "whose, and what", "shape", "type", "part", "allocated in")
 RIGHT = (True, False, False, False, False, False)
 FIRST_TO_GO = ("type", "shape", "part")
@@ -56,46 +57,53 @@ class Explanation(Record):
 
 def explained(plan: Plan, picture: Picture, step: int | None, device: DeviceKey) -> Explanation:
     """The list of a step; None: the one that sets the device's peak. Raises JobError for a step that there is not."""
-    number = _peak_step(plan, device) if step is None else step
+    whole = on_device(plan, device)
+    number = step if step is not None else whole.peak_step if whole else 0
     if not 0 <= number < len(plan.steps):
         raise JobError(f"--step {number}: the job has the steps 0 to {len(plan.steps) - 1}")
     if device not in picture.devices:
         raise JobError(f"--device {device}: no activations wait on a second GPU; --offload-device gpu:1 is such a job")
     found, shown = peak_of(picture, number, device), picture.steps[number]
-    curves = shown.devices[device].curves
-    if found is None or curves is None:
+    planned = on_device(plan.steps[number], device)
+    if found is None or planned is None:
         raise JobError(f"--step {number}: of this step only the peak is known, which `planner plan` shows")
-    more = {_key(picture.whats[each.what]): each.bytes for each in shown.devices[device].shifts}
-    parts, left = parts_on(picture, device), list(found.parts)
-    rows = []
-    for each in alive(picture.curves[curves], found.tick):
-        what = picture.whats[each.what]
-        left[parts[each.what]] -= each.bytes
-        rows.append(_row(picture, what, each.bytes + more.get(_key(what), 0), parts[each.what], shown.renames))
+    rows, left = _listed(picture, shown, device, found)
     return Explanation(
         model=plan.model.name,
         recipe=plan.recipe,
         step=number,
         where=place(plan.steps[number]),
         device=device,
-        bytes=_peak_bytes(plan, number, device),
+        bytes=planned.peak_bytes,
         event=found.tick,
         events=shown.ticks,
         like=shown.like,
         rows=tuple(sorted(rows, key=lambda row: -row.bytes)),
-        rest={PARTS[part]: nbytes for part, nbytes in enumerate(left) if nbytes},
+        rest={PARTS[part]: nbytes for part, nbytes in sorted(left.items()) if nbytes},
     )
 
 
-def _peak_step(plan: Plan, device: DeviceKey) -> int:
-    peak = {"gpu": plan.gpu, "gpu1": plan.second_gpu, "cpu": plan.cpu}[device]
-    return peak.peak_step if peak else 0
+def _listed(
+    picture: Picture, shown: StepPicture, device: DeviceKey, peak: LevelAt
+) -> tuple[list[AliveRow], dict[int, int]]:
+    """The holdings that are shown one by one, and what is left of each part.
 
-
-def _peak_bytes(plan: Plan, number: int, device: DeviceKey) -> int:
-    step = plan.steps[number]
-    memory: GpuStep | CpuStep | None = {"gpu": step.gpu, "gpu1": step.second_gpu, "cpu": step.cpu}[device]
-    return memory.peak_bytes if memory else 0
+    What is larger or smaller in a copied step counts in the rest, unless a row takes it: once, the largest of several
+    that are called alike.
+    """
+    place, parts = shown.devices[device], parts_on(picture, device)
+    left, more = Counter(dict(enumerate(peak.parts))), Counter[tuple[str, str, int]]()
+    for shift in place.shifts:
+        left[parts[shift.what]] += shift.bytes
+        more[_key(picture.whats[shift.what])] += shift.bytes
+    rows = []
+    for each in alive(picture.curves[place.curves], peak.tick) if place.curves is not None else ():
+        what = picture.whats[each.what]
+        nbytes = each.bytes + more.pop(_key(what), 0)
+        left[parts[each.what]] -= nbytes
+        if nbytes:
+            rows.append(_row(picture, what, nbytes, parts[each.what], shown.renames))
+    return rows, left
 
 
 def _key(what: WhatPicture) -> tuple[str, str, int]:
@@ -126,7 +134,7 @@ def _renamed(name: str, renames: tuple[tuple[str, str], ...]) -> str:
 # ---------------------------------------------------------------------- as text
 def _title(found: Explanation) -> str:
     when = f", after event {found.event:,} of {found.events:,}" if found.events > 1 else ""
-    return f"{gib(found.bytes)} of {NAMES[found.device]} memory at the peak of {found.where}{when}"
+    return f"{gib(found.bytes)} of {DEVICE_NAMES[found.device]} memory at the peak of {found.where}{when}"
 
 
 def _cells(found: Explanation) -> list[list[str]]:

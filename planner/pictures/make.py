@@ -17,7 +17,7 @@ from planner.job import Job
 from planner.models.graph import ModelGraph
 from planner.models.source import Named
 from planner.pictures.condense import Album
-from planner.pictures.reading import levels
+from planner.pictures.reading import levels, on_device
 from planner.pictures.schema import (
     Capacity,
     DeviceKey,
@@ -49,7 +49,7 @@ def pictured(
 ) -> tuple[Pictured, ...]:
     """Plans of one model as `compare` makes them, each with its picture. Takes and raises what `compare` does."""
     chosen = recipes_of(recipes)
-    drawer = Drawer(chosen, progress)
+    drawer = Drawer(progress)
     plans = compare(model, chosen, job, progress=progress, machine=machine, on_plan=drawer.draw)
     return drawer.with_pictures(plans)
 
@@ -68,7 +68,7 @@ def pictured_on(
 
     `changes`: what somebody set in the recipes. Raises what `Comparison.plans` does.
     """
-    drawer = Drawer(recipes, progress, changes)
+    drawer = Drawer(progress, changes)
     comparison = Comparison(model, progress or _silent, drawer.draw)
     return drawer.with_pictures(comparison.plans(recipes, job, machines, strategies), model=called(model))
 
@@ -88,19 +88,16 @@ def picture_of(graph: ModelGraph, recipe: Recipe, plan: Plan) -> Picture | None:
 
 
 class Drawer:
-    """Draws plans of these recipes while their graphs are there. `changes`: what somebody set in the recipes."""
+    """Draws plans while their graphs are there. `changes`: what somebody set in the recipes."""
 
-    def __init__(
-        self, recipes: Sequence[Recipe], progress: Progress | None = None, changes: Changes | None = None
-    ) -> None:
-        self._recipes, self._changes = {recipe.name: recipe for recipe in recipes}, changes or {}
-        self._say = progress or _silent
+    def __init__(self, progress: Progress | None = None, changes: Changes | None = None) -> None:
+        self._say, self._changes = progress or _silent, changes or {}
         self._drawn: list[tuple[Picture | None, Changes]] = []
 
-    def draw(self, graph: ModelGraph, recipe: Recipe, plan: Plan) -> None:
-        """One plan."""
+    def draw(self, graph: ModelGraph, recipe: Recipe, plan: Plan, asked: Recipe | None = None) -> None:
+        """One plan of this recipe; `asked`: what it was before a strategy changed it."""
         self._say(f"drawing {recipe.name}")
-        changes = {**self._changes, **dict(_differences(self._recipes[recipe.name], recipe))}
+        changes = {**self._changes, **dict(_differences(asked or recipe, recipe))}
         self._drawn.append((picture_of(graph, recipe, plan), changes))
 
     def with_pictures(self, plans: Sequence[Plan], model: str | None = None) -> tuple[Pictured, ...]:
@@ -129,7 +126,7 @@ def _assembled(plan: Plan, walked_steps: Sequence[StepMemory], album: Album, sha
         seen = walked_steps[step.index] if step.index < len(walked_steps) else None
         steps.append(_step(step, seen, devices, album, first))
     missing = sum(any(each.curves is None for each in step.devices.values()) for step in steps)
-    described = album.described(shapes, _modifiers(plan, steps))
+    described = album.described(shapes)
     return Picture(
         devices=tuple(devices),
         capacities=_capacities(plan),
@@ -151,22 +148,10 @@ def _shapes(graph: ModelGraph) -> dict[str, Form]:
     }
 
 
-def _modifiers(plan: Plan, steps: Sequence[StepPicture]) -> dict[int, str | None]:
-    """Whose step each of the curves was drawn of."""
-    pairs = zip(plan.steps, steps, strict=True)
-    return {
-        place.curves: step.modifier
-        for step, shown in pairs
-        if shown.like is None
-        for place in shown.devices.values()
-        if place.curves is not None
-    }
-
-
 def _step(
     step: Step, seen: StepMemory | None, devices: Sequence[DeviceKey], album: Album, first: dict[int, int]
 ) -> StepPicture:
-    peaks = {device: _peak(seen, device) for device in devices} if seen else {}
+    peaks = {device: on_device(seen, device) for device in devices} if seen else {}
     on = {device: _on_device(step, device, peaks.get(device), album) for device in devices}
     number = next((each.curves for each in on.values() if each.curves is not None), None)
     if number is None:
@@ -182,17 +167,15 @@ def _step(
     )
 
 
-def _peak(step: StepMemory, device: DeviceKey) -> Peak | None:
-    return {"gpu": step.gpu, "gpu1": step.second_gpu, "cpu": step.cpu}[device]
-
-
 def _on_device(step: Step, device: DeviceKey, peak: Peak | None, album: Album) -> OnDevice:
     """The curves of the step, where they are the plan's to the byte."""
-    planned = {"gpu": step.gpu, "gpu1": step.second_gpu, "cpu": step.cpu}[device]
+    planned = on_device(step, device)
     if peak is None or peak.seen is None or planned is None or peak.bytes != planned.peak_bytes:
         return OnDevice(curves=None)
     number = peak.seen.picture
-    shifts = tuple(Shifted(what=album.what(each.owner, each.kind), bytes=each.bytes) for each in peak.seen.shifts)
+    shifts = tuple(
+        Shifted(what=album.what(each.owner, each.kind, step.modifier), bytes=each.bytes) for each in peak.seen.shifts
+    )
     return OnDevice(curves=number, shifts=shifts, own_card=_has_own_card(planned, album.curves[number]))
 
 

@@ -45,7 +45,10 @@ def plan(
     on_card: bool = True,
     machine: Machine | None = None,
 ) -> Plan:
-    """Plan one job, as `planning.plan` does; in a notebook, the plan shows its charts."""
+    """Plan one job, as `planning.plan` does; in a notebook, the plan shows its charts.
+
+    With `on_card=False` it shows a table of its figures: charts are of a card.
+    """
     if not on_card:
         return plan_one(model, recipe, job, method=method, progress=progress, on_card=False, machine=machine)
     return compare(model, (recipe,), job, method=method, progress=progress, machine=machine)[0]

@@ -23,7 +23,7 @@ def report_data(pictured: Sequence[Pictured], title: str = "") -> dict[str, Any]
             {
                 "plan": each.plan.model_dump(mode="json"),
                 "picture": each.picture and each.picture.model_dump(mode="json", exclude_defaults=True),
-                "words": words(each.plan, each.model, each.recipe, each.changes),
+                "words": words(each.plan, each.model, changes=each.changes),
                 "parts": parts_of(each.plan),
             }
             for each in pictured

@@ -12,7 +12,7 @@ from typing import Any
 
 from planner.compress.schema import Plan
 from planner.pictures.reading import LevelAt
-from planner.pictures.schema import DeviceKey, Picture
+from planner.pictures.schema import DEVICE_NAMES, DeviceKey, Picture
 from planner.pictures.series import job_levels
 from planner.reports.summary import answer, place
 
@@ -112,7 +112,3 @@ def _figures(level: LevelAt, device: DeviceKey) -> Iterator[tuple[str, int]]:
     if device != "cpu" and level.reserved:
         yield "allocated", level.allocated
         yield "reserved", level.reserved
-
-
-DEVICE_NAMES: dict[DeviceKey, str] = {"gpu": "GPU", "gpu1": "second GPU", "cpu": "CPU"}
-"""The devices in words."""

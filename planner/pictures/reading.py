@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple, overload
 
+from planner.compress.holdings import Peak
+from planner.compress.program import StepMemory
+from planner.compress.schema import CpuPeak, CpuStep, GpuPeak, GpuStep, Plan, Step
 from planner.pictures.schema import DeviceKey, Picture, Stairs, StepCurves
 
 
@@ -28,6 +31,17 @@ class Alive(NamedTuple):
     what: int
     """Its place in the picture's whats."""
     bytes: int
+
+
+@overload
+def on_device(figures: StepMemory, device: DeviceKey) -> Peak | None: ...
+@overload
+def on_device(figures: Step, device: DeviceKey) -> GpuStep | CpuStep | None: ...
+@overload
+def on_device(figures: Plan, device: DeviceKey) -> GpuPeak | CpuPeak | None: ...
+def on_device(figures: Any, device: DeviceKey) -> Any:
+    """The figures of a plan or a step on one device; None for a second GPU that the job does not have."""
+    return {"gpu": figures.gpu, "gpu1": figures.second_gpu, "cpu": figures.cpu}[device]
 
 
 def points(changes: Sequence[int]) -> Iterator[tuple[int, int]]:

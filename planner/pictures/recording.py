@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from planner.compress.holdings import DeviceName, Owner, Peak, Sight
+from planner.compress.holdings import DeviceName, Owner, Sight
 from planner.compress.oneshot import heaviest_rank
 from planner.compress.schema import Plan
 from planner.compress.watching import Form, StepLog
 from planner.models.graph import ModelGraph
+from planner.pictures.reading import on_device
 from planner.pictures.walk import walked
 from planner.planning import checked_program
 from planner.recipe.specs import Recipe
@@ -45,14 +46,10 @@ def recorded(
     seen = walked(program, plan, heaviest_rank(program, plan.job), _events)
     found = []
     for index in steps:
-        peak = _peak(seen[index].gpu, seen[index].second_gpu, seen[index].cpu, device) if index < len(seen) else None
+        peak = on_device(seen[index], device) if index < len(seen) else None
         if peak is not None and peak.seen is not None:
             found.append(_as_planned(peak.seen, index))
     return tuple(found)
-
-
-def _peak(gpu: Peak, second: Peak | None, cpu: Peak, device: DeviceName) -> Peak | None:
-    return {"gpu": gpu, "gpu1": second, "cpu": cpu}[device]
 
 
 def _events(log: StepLog) -> StepEvents:

@@ -16,6 +16,9 @@ from planner.records import Record
 DeviceKey = Literal["gpu", "gpu1", "cpu"]
 """`gpu1` is the card on which activations wait."""
 
+DEVICE_NAMES: dict[DeviceKey, str] = {"gpu": "GPU", "gpu1": "second GPU", "cpu": "CPU"}
+"""The devices in words."""
+
 Stairs = tuple[int, ...]
 """ticks, bytes, ticks, bytes, ...: so many ticks after the change before (the first: after the beginning) it becomes so
 many bytes. Before the first it is none. What repeats itself is written alike so, and packs well."""
@@ -121,7 +124,6 @@ class Pictured(NamedTuple):
     plan: Plan
     picture: Picture | None
     model: str | None = None
-    """The model as somebody typed it, for what is to be pasted; None: as the plan has it, as with"""
-    recipe: str | None = None
+    """The model as somebody typed it, for what is to be pasted; None: as the plan has it."""
     changes: Changes | None = None
     """Fields of the recipe's modifiers that are not the recipe's."""

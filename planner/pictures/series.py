@@ -6,7 +6,7 @@ The highest moment of every step is the plan's figure, to the byte.
 from collections.abc import Iterator, Sequence
 
 from planner.compress.schema import CpuStep, GpuStep, Plan, Step
-from planner.pictures.reading import LevelAt, parts_on, step_levels
+from planner.pictures.reading import LevelAt, on_device, parts_on, step_levels
 from planner.pictures.schema import DeviceKey, OnDevice, Picture
 
 
@@ -30,13 +30,8 @@ def job_levels(plan: Plan, picture: Picture, device: DeviceKey, moments: int) ->
     return found
 
 
-def planned_on(step: Step, device: DeviceKey) -> GpuStep | CpuStep | None:
-    """The plan's figures of a step on one device."""
-    return {"gpu": step.gpu, "gpu1": step.second_gpu, "cpu": step.cpu}[device]
-
-
 def _bare(step: Step, picture: Picture, device: DeviceKey) -> list[LevelAt]:
-    planned = planned_on(step, device)
+    planned = on_device(step, device)
     if planned is None:
         return []
     parts = [0] * len(picture.parts)
@@ -63,7 +58,7 @@ def _of_step(
     more, part_of = [0] * len(picture.parts), parts_on(picture, device)
     for shift in place.shifts:
         more[part_of[shift.what]] += shift.bytes
-    planned = planned_on(step, device)
+    planned = on_device(step, device)
     flat = None if place.own_card or planned is None else _on_card(planned)
     for tick, parts, allocated, reserved in levels:
         here = tuple(a + b for a, b in zip(parts, more, strict=True))
@@ -75,7 +70,8 @@ def _padded(level: LevelAt, parts: int) -> LevelAt:
 
 
 def _thinned(levels: Sequence[LevelAt], moments: int) -> list[LevelAt]:
-    """Of so many stretches the highest moment, by each of the three figures; the first and the last."""
+    """Of so many stretches the moment at which most is requested; where the allocator holds most in the whole step; the
+    first and the last."""
     if len(levels) <= moments:
         return list(levels)
     kept = {0, len(levels) - 1}

@@ -12,10 +12,9 @@ from planner.compress.parts import PART_NAMES
 from planner.compress.schema import Plan, Step
 from planner.compress.verdicts import verdict
 from planner.errors import OutputError
-from planner.pictures.perfetto import DEVICE_NAMES
-from planner.pictures.reading import LevelAt
-from planner.pictures.schema import DeviceKey, Picture
-from planner.pictures.series import job_levels, planned_on
+from planner.pictures.reading import LevelAt, on_device
+from planner.pictures.schema import DEVICE_NAMES, DeviceKey, Picture
+from planner.pictures.series import job_levels
 from planner.reports.numbers import gib, gib_short
 from planner.reports.summary import answer, job_line
 from planner.units import GIB
@@ -223,7 +222,7 @@ def _frame(axes: Any, colours: _Colours) -> None:
 
 
 def _panel_title(plan: Plan, device: DeviceKey) -> str:
-    whole = {"gpu": plan.gpu, "gpu1": plan.second_gpu, "cpu": plan.cpu}[device]
+    whole = on_device(plan, device)
     name = DEVICE_NAMES[device]
     assert whole is not None
     reserved = getattr(whole, "peak_reserved_bytes", None)
@@ -238,7 +237,7 @@ def _mark_peak(
         return
     x, level = max(levels, key=lambda each: each[1].requested)
     step = plan.steps[min(int(x), len(plan.steps) - 1)]
-    planned = planned_on(step, device)
+    planned = on_device(step, device)
     if planned is None or not planned.peak_bytes:
         return
     height = level.requested / GIB

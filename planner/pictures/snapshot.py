@@ -12,7 +12,7 @@ import pickle
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from planner.compress.parts import PART_NAMES, PARTS, part_number
 from planner.compress.schema import Plan, Step
@@ -63,11 +63,18 @@ def pickled(content: dict[str, Any]) -> bytes:
     return pickle.dumps(content, protocol=PROTOCOL)
 
 
+class _Looks(NamedTuple):
+    """How the tensors of a holding are shown."""
+
+    kind: str
+    frames: Frames
+    category: str
+
+
 @dataclass(slots=True)
 class _Tensor:
     block: Block
-    frames: Frames
-    category: str
+    looks: _Looks
 
 
 Pieces = deque[_Tensor]
@@ -95,29 +102,26 @@ class _Card:
         """Walk a step. What it finds is what the one before it left, wherever that is known."""
         self.where = [{"filename": f"step {step.index}", "name": place(planned), "line": step.index}]
         self.modifier = planned.modifier
-        frames: dict[Handle, tuple[Frames, str]] = {}
-        freed = _freed(step)
-        self._carry_over(step, freed, frames)
+        looks: dict[Handle, _Looks] = {}
+        self._carry_over(step, _freed(step), looks)
         for handle, nbytes, tensors in step.events:
             for _ in range(tensors):
-                self._take(handle, nbytes, *self._what(step, handle, frames))
+                self._take(handle, nbytes, self._what(step, handle, looks))
             for _ in range(-tensors):
                 self._drop(handle, nbytes)
 
-    def _carry_over(
-        self, step: StepEvents, freed: dict[Handle, list[int]], frames: dict[Handle, tuple[Frames, str]]
-    ) -> None:
+    def _carry_over(self, step: StepEvents, freed: dict[Handle, list[int]], looks: dict[Handle, _Looks]) -> None:
         """What is the same stays; the rest goes before what is new comes, so that no peak is made up."""
         wanted = {handle: _split(size, freed.get(handle, ())) for handle, size in step.opening.items()}
-        left: dict[tuple[str, tuple[int, ...]], list[Pieces]] = {}
+        left: dict[_Likeness, list[Pieces]] = {}
         for pieces in self.live.values():
             if pieces:
                 left.setdefault(_likeness(pieces), []).append(pieces)
         self.live = {}
         new: list[tuple[Handle, list[int]]] = []
         for handle, sizes in wanted.items():
-            owner = _owner_line(step.about[handle])
-            same = left.get((owner, tuple(sizes)))
+            about = step.about[handle]
+            same = left.get((_owner_line(about), about.kind, tuple(sizes)))
             if same:
                 self.live[handle] = same.pop()
             else:
@@ -128,18 +132,16 @@ class _Card:
                     self._free(tensor)
         for handle, sizes in new:
             for size in sizes:
-                self._take(handle, size, *self._what(step, handle, frames))
+                self._take(handle, size, self._what(step, handle, looks))
 
-    def _what(self, step: StepEvents, handle: Handle, frames: dict[Handle, tuple[Frames, str]]) -> tuple[Frames, str]:
-        if handle not in frames:
+    def _what(self, step: StepEvents, handle: Handle, looks: dict[Handle, _Looks]) -> _Looks:
+        if handle not in looks:
             about = step.about[handle]
             shape = f" {list(about.form.dims)} {about.form.dtype}" if about.form else ""
             first = {"filename": _owner_line(about), "name": f"{about.kind}{shape}", "line": 0}
-            frames[handle] = (
-                [first, *self._upstream(about), *self.where],
-                PART_NAMES[PARTS[part_number(about.kind, "gpu")]],
-            )
-        return frames[handle]
+            part = PART_NAMES[PARTS[part_number(about.kind, "gpu")]]
+            looks[handle] = _Looks(about.kind, [first, *self._upstream(about), *self.where], part)
+        return looks[handle]
 
     def _upstream(self, about: Recorded) -> Frames:
         """The function of the library that allocates it, where one is noted."""
@@ -149,15 +151,14 @@ class _Card:
         filename, _, function = line.where.replace("`", "").partition(" ")
         return [{"filename": filename, "name": function, "line": 0}]
 
-    def _take(self, handle: Handle, nbytes: int, frames: Frames, category: str) -> None:
+    def _take(self, handle: Handle, nbytes: int, looks: _Looks) -> None:
         before = len(self.allocator.segments)
         block = self.allocator.malloc(nbytes)
         for size in self.allocator.segments[before:]:
             self.bases.append(self.bases[-1] + self._room(len(self.bases)) if self.bases else BASE)
-            self.trace.append(_entry("segment_alloc", self.bases[-1], size, frames))
-        tensor = _Tensor(block, frames, category)
-        self.live.setdefault(handle, deque()).append(tensor)
-        self.trace.append(_entry("alloc", self._address(block), nbytes, frames, category))
+            self.trace.append(_entry("segment_alloc", self.bases[-1], size, looks.frames))
+        self.live.setdefault(handle, deque()).append(_Tensor(block, looks))
+        self.trace.append(_entry("alloc", self._address(block), nbytes, looks.frames, looks.category))
 
     def _room(self, number: int) -> int:
         """Bytes from the beginning of this segment to the next one's."""
@@ -171,15 +172,14 @@ class _Card:
             self._free(tensor)
             size = tensor.block[0]
             if size > nbytes:
-                self._take(handle, size - nbytes, tensor.frames, tensor.category)
+                self._take(handle, size - nbytes, tensor.looks)
                 pieces.rotate(1)
             nbytes -= min(size, nbytes)
 
     def _free(self, tensor: _Tensor) -> None:
+        _, frames, category = tensor.looks
         for action in ("free_requested", "free_completed"):
-            self.trace.append(
-                _entry(action, self._address(tensor.block), tensor.block[0], tensor.frames, tensor.category)
-            )
+            self.trace.append(_entry(action, self._address(tensor.block), tensor.block[0], frames, category))
         self.allocator.free(tensor.block)
 
     def _address(self, block: Block) -> int:
@@ -200,7 +200,7 @@ class _Card:
             offset = spot & OFFSET_IN
             if offset > end:
                 blocks.append(_block(base + end, offset - end))
-            blocks.append(_block(base + offset, size, requested, tensor.frames))
+            blocks.append(_block(base + offset, size, requested, tensor.looks.frames))
             end = offset + size
         if end < total:
             blocks.append(_block(base + end, total - end))
@@ -240,9 +240,13 @@ def _owner_line(about: Recorded) -> str:
     return str(about.owner)
 
 
-def _likeness(pieces: Pieces) -> tuple[str, tuple[int, ...]]:
-    """Whose it is, and the sizes of its tensors."""
-    return pieces[0].frames[0]["filename"], tuple(tensor.block[0] for tensor in pieces)
+_Likeness = tuple[str, str, tuple[int, ...]]
+"""Whose it is, of what kind, and the sizes of its tensors."""
+
+
+def _likeness(pieces: Pieces) -> _Likeness:
+    looks = pieces[0].looks
+    return looks.frames[0]["filename"], looks.kind, tuple(tensor.block[0] for tensor in pieces)
 
 
 def _freed(step: StepEvents) -> dict[Handle, list[int]]:

@@ -44,6 +44,15 @@ def test_a_combination_is_what_plan_says_of_it() -> None:
     assert changed.result == alone.result
 
 
+def test_two_recipes_with_one_name_have_each_its_own_result() -> None:
+    text = "quant_stage:\n  quant_modifiers:\n    QuantizationModifier: {{targets: [Linear], scheme: {}}}"
+    texts = [text.format(scheme) for scheme in ("W4A16", "FP8")]
+    together = plans(recipes=texts)
+    assert len({each.recipe for each in together}) == 1
+    assert [each.result for each in together] == [plans(recipes=[text])[0].result for text in texts]
+    assert together[0].result != together[1].result
+
+
 def test_all_strategies_are_those_of_the_table() -> None:
     names = [each.strategy or ASKED.name for each in plans(EVERY)]
     assert ON_GPU in names

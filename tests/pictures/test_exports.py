@@ -15,12 +15,14 @@ import pytest
 import torch.cuda._memory_viz as memory_viz
 
 from planner.cli import main
+from planner.compress.holdings import Owner
 from planner.compress.schema import Plan
 from planner.errors import JobError, OutputError
 from planner.models.graph import ModelGraph
 from planner.pictures import slide
 from planner.pictures.exports import check_form, written
-from planner.pictures.snapshot import steps_around
+from planner.pictures.recording import Recorded, StepEvents
+from planner.pictures.snapshot import snapshot, steps_around
 from planner.planning import plan_graph
 from planner.recipe.specs import Recipe
 from tests import toys
@@ -135,6 +137,21 @@ def test_the_stack_of_a_tensor_names_owner_role_upstream_function_and_step(drawn
     (stack,) = {tuple(stack) for stack in stacks if stack[0][0].endswith("layers.0.up_proj Hessian")}
     assert stack[1] == ("gptq/helpers.py", "make_empty_hessian")
     assert stack[2][0].startswith("step ")
+
+
+def test_what_is_of_another_kind_in_the_next_step_is_another_tensor(drawn: Drawn) -> None:
+    def one(index: int, kind: str) -> StepEvents:
+        events = ((1, 600, 1),) if index == 0 else ()
+        opening = {1: 600} if index else {}
+        return StepEvents(index=index, opening=opening, events=events, about={1: Recorded(Owner("x"), kind, None)})
+
+    def names(*kinds: str) -> list[str]:
+        found = snapshot(drawn[0], [one(index, kind) for index, kind in enumerate(kinds)])
+        assert live(found)[-1] == 600
+        return [event["frames"][0]["name"] for event in found["device_traces"][0] if event["action"] == "alloc"]
+
+    assert names("observer", "hessian") == ["observer", "hessian"]
+    assert names("observer", "observer") == ["observer"]
 
 
 def test_torchs_own_functions_read_a_snapshot(drawn: Drawn) -> None:

@@ -1,18 +1,23 @@
 """Laws of pictures, on toys of all kinds."""
 
+from itertools import pairwise
+
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from planner.compress.oneshot import heaviest_rank
 from planner.compress.schema import CpuStep, GpuStep, Plan, Step
+from planner.compress.watching import StepLog
 from planner.job import Job
 from planner.pictures import condense
 from planner.pictures.make import picture_of
 from planner.pictures.reading import LevelAt, alive, peak_of, step_levels
 from planner.pictures.schema import DeviceKey, Picture
-from planner.planning import plan_graph
+from planner.pictures.walk import walked
+from planner.planning import checked_program, plan_graph
 from planner.recipe.specs import Recipe
 from tests.property import strategies
-from tests.toys import Toy, gptq, job, recipe
+from tests.toys import Layer, Linear, Toy, gptq, job, recipe
 
 Case = tuple[Toy, Recipe, Job]
 EXAMPLES = settings(
@@ -29,6 +34,17 @@ def drawn(case: Case) -> tuple[Plan, Picture]:
     picture = picture_of(toy.graph, chosen, plan)
     assert picture is not None
     return plan, picture
+
+
+def watched(case: Case) -> list[list[StepLog]]:
+    """What a watcher is shown: of every step that is walked, its devices."""
+    toy, chosen, asked = case
+    logs: list[StepLog] = []
+    plan = plan_graph(toy.graph, chosen, asked, on_card=True)
+    program, _, _ = checked_program(toy.graph, chosen, asked)
+    walked(program, plan, heaviest_rank(program, asked), lambda log: logs.append(log))
+    devices = 3 if asked.has_second_gpu else 2
+    return [logs[start : start + devices] for start in range(0, len(logs), devices)]
 
 
 def planned(step: Step, device: DeviceKey) -> GpuStep | CpuStep:
@@ -91,6 +107,27 @@ def test_what_is_alive_at_a_peak_is_what_the_plan_names_there(case: Case) -> Non
             sums[key] = sums.get(key, 0) + each.bytes
         for owned in step.gpu.largest:
             assert sums[owned.name, owned.kind + owned.role] == owned.bytes
+
+
+def check_clock(case: Case) -> None:
+    """A step's clock has a tick for every moment on any device, from 1 to the step's length."""
+    for logs in watched(case):
+        (length,) = {log.length for log in logs}
+        assert sorted({tick for log in logs for tick in log.ticks}) == list(range(1, length + 1))
+
+
+@EXAMPLES
+@given(strategies.cases())
+def test_a_walked_steps_length_is_its_number_of_moments_and_the_first_is_at_tick_one(case: Case) -> None:
+    check_clock(case)
+
+
+def test_a_step_that_is_walked_after_a_copied_subgraph_begins_at_tick_one_too() -> None:
+    narrow, wide = (Layer(linears=(Linear(name=".q_proj", rows=n, columns=n),)) for n in (100, 200))
+    case = Toy(kinds=(narrow, wide), order=(0, 0, 0, 0, 1)), recipe(gptq()), job()
+    likes = [step.like for step in drawn(case)[1].steps]
+    assert any(before is not None and after is None for before, after in pairwise(likes)), "no walk after a copy"
+    check_clock(case)
 
 
 def test_a_plan_by_the_rule_of_thumb_has_no_picture() -> None:

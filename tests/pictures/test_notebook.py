@@ -56,6 +56,12 @@ def test_a_plan_from_a_file_shows_a_table_without_script(plan: Plan) -> None:
     assert "<script" not in table
 
 
+def test_a_plan_that_counts_requests_alone_shows_a_table(graph: ModelGraph) -> None:
+    table = planner.plan(graph, toys.recipe(toys.gptq()), graph.job, on_card=False)._repr_html_() or ""
+    assert "<table>" in table
+    assert "<script" not in table
+
+
 def test_what_a_plan_is_called_cannot_break_a_notebooks_page(plan: Plan) -> None:
     odd = plan.model_copy(update={"recipe": "<script>alert(1)</script>"})
     assert "<script>alert" not in (odd._repr_html_() or "")

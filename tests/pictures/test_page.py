@@ -2,6 +2,7 @@
 
 import re
 from functools import cache
+from typing import Any
 
 import pytest
 
@@ -9,13 +10,17 @@ from planner.compress.recipes import load_recipe
 from planner.compress.schema import Plan
 from planner.job import Job
 from planner.pictures.make import Drawer, on_machine, picture_of
+from planner.pictures.make import pictured as pictured_of
 from planner.pictures.page import OPENING, data_in, fragment, page, titled
 from planner.pictures.schema import Picture, Pictured
 from planner.planning import sized_plan
+from tests import toys
 from tests.built import graph_of
+from tests.toys import Toy
 
 HOSTILE = "</script><script>alert(1)</script><b>&\"'"
 LIMIT = 300_000
+W8A8 = {"targets": ["Linear"], "scheme": "W8A8", "ignore": ["lm_head"]}
 
 
 @cache
@@ -65,7 +70,7 @@ def test_a_page_of_somebody_else_has_no_data() -> None:
 def test_what_a_name_holds_stays_text(write: object) -> None:
     plan, picture, *_ = llama()
     model = plan.model.model_copy(update={"name": HOSTILE})
-    hostile = Pictured(plan.model_copy(update={"model": model, "recipe": HOSTILE}), picture, HOSTILE, HOSTILE)
+    hostile = Pictured(plan.model_copy(update={"model": model, "recipe": HOSTILE}), picture, HOSTILE)
     harmless = page([llama()], "llama") if write is page else fragment([llama()], "llama")
     text = write([hostile], titled([hostile]))  # type: ignore[operator]
     assert "alert(1)</script>" not in text
@@ -92,12 +97,33 @@ def test_a_strategys_change_of_the_recipe_is_pasted_too() -> None:
     changed = load_recipe("gptq_w4a16", {"GPTQModifier.block_size": 64})
     job = Job(layers=2, samples=2)
     graph = graph_of("qwen3-0.6b", job)
-    drawer = Drawer([asked])
+    drawer = Drawer()
     plan = sized_plan(graph, changed, job)
-    drawer.draw(graph, changed, plan)
+    drawer.draw(graph, changed, plan, asked)
     (found,) = drawer.with_pictures([plan])
     assert found.changes == {"GPTQModifier.block_size": 64}
     assert "--set GPTQModifier.block_size=64" in data_in(page([found], ""))["plans"][0]["words"]["command"]
+
+
+def mapping(**modifiers: dict[str, Any]) -> dict[str, Any]:
+    return {"quant_stage": {"quant_modifiers": modifiers}}
+
+
+@pytest.mark.parametrize(
+    "recipes",
+    [
+        [mapping(GPTQModifier={**W8A8, "block_size": size}) for size in (64, 128)],
+        [mapping(GPTQModifier=W8A8), mapping(QuantizationModifier=W8A8)],
+        [mapping(GPTQModifier=W8A8), mapping(QuantizationModifier=W8A8, GPTQModifier=W8A8)],
+        [[toys.gptq(block_size=64)], [toys.gptq()]],
+    ],
+    ids=["fields differ", "types differ", "numbers differ", "specs"],
+)
+def test_of_two_recipes_with_one_name_each_is_pasted_without_changes(recipes: list[Any]) -> None:
+    found = pictured_of(Toy().graph, recipes)
+    assert len({each.plan.recipe for each in found}) == 1
+    assert [each.changes for each in found] == [{}, {}]
+    assert all("--set" not in each["words"]["command"] for each in data_in(page(found, ""))["plans"])
 
 
 def test_the_same_plan_makes_the_same_page() -> None:

@@ -52,7 +52,7 @@ class Pipeline:
         self, phase: str, unit: str, *, subgraph: int | None = None, of: int | None = None, exact: bool = True
     ) -> None:
         """End a step and record it."""
-        peaks = self.context.ledger.close_step()
+        peaks = self.context.ledger.close_step(self.modifier)
         step = StepMemory(
             modifier=self.modifier,
             subgraph=subgraph,

@@ -116,9 +116,11 @@
           const which = this.picture.kinds[whats[shift.what].kind][device === "cpu" ? "cpu_part" : "gpu_part"];
           copy.ticks.forEach((_, i) => { copy.parts[which][i] += shift.bytes; copy.total[i] += shift.bytes; if (copy.allocated[i] !== null) copy.allocated[i] += shift.bytes; });
         }
+        let open = shifts; // each goes to one holding, the first of several that are called alike
         copy.held = base.held.map(each => {
-          const shift = shifts.find(s => isSame(whats[s.what], whats[each.what]));
-          return shift ? { ...each, changes: each.changes.map(([tick, bytes]) => [tick, bytes && bytes + shift.bytes]) } : each;
+          const mine = open.filter(shift => isSame(whats[shift.what], whats[each.what])), more = mine.reduce((sum, shift) => sum + shift.bytes, 0);
+          open = open.filter(shift => !mine.includes(shift));
+          return more ? { ...each, changes: each.changes.map(([tick, bytes]) => [tick, bytes && bytes + more]) } : each;
         });
       }
       if (place.own_card === false) { // its allocator's peaks are known, where in the step they come is not
