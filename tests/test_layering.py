@@ -29,7 +29,7 @@ FLOORS = (
         "timeline",
     ),
     ("cuda",),
-    ("job", "recipe"),
+    ("job", "job_arguments", "recipe"),
     ("models",),
     ("compress",),
     ("formats",),

@@ -1,7 +1,7 @@
 """A job as text to paste: the planner's command line, and the call of LLM Compressor."""
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +10,13 @@ from planner.fields import JOB_FIELDS
 from planner.hardware import named_gpu
 from planner.hardware.machine import Machine
 from planner.job import Job
+from planner.job_arguments import ONESHOT_ARGUMENTS
 from planner.recipe.changes import Changes, written
 from planner.recipe.files import ON_STDIN, STDIN, list_recipes
 from planner.sizing.demands import ram_of
 from planner.spelling import BYTES
 
 _DEFAULT = Job()
-_ONESHOT: Mapping[str, str] = {
-    "samples": "num_calibration_samples",
-    "seq_len": "max_seq_length",
-    "batch_size": "batch_size",
-    "pipeline": "pipeline",
-    "sequential_targets": "sequential_targets",
-    "targets_per_subgraph": "sequential_targets_per_subgraph",
-    "offload_device": "sequential_offload_device",
-    "propagate_error": "propagate_error",
-    "prefetch": "sequential_prefetch",
-    "calibrate_all_experts": "moe_calibrate_all_experts",
-}
-"""Our fields, and the arguments of `oneshot` (args/dataset_arguments.py) that they stand for."""
 _ALWAYS = ("samples", "seq_len", "batch_size")
 _DEVICES = {"gpu": "cuda:0", "gpu:1": "cuda:1", "cpu": "cpu"}
 
@@ -125,7 +113,7 @@ def _started(job: Job) -> Iterator[str]:
 
 
 def _arguments(job: Job) -> Iterator[tuple[str, Any]]:
-    for field, argument in _ONESHOT.items():
+    for field, argument in ONESHOT_ARGUMENTS.items():
         value = getattr(job, field)
         if field in _ALWAYS or value != getattr(_DEFAULT, field):
             yield argument, _device(value, job) if field == "offload_device" else _plain(value)

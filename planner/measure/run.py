@@ -15,6 +15,7 @@ import torch
 from tqdm.std import tqdm
 
 from planner.job import Job
+from planner.job_arguments import oneshot_arguments
 from planner.measure.checks import available_bytes, versions
 from planner.measure.model import calibration_data, measured_model, tokenizer
 from planner.measure.probes import CudaProbe, DeviceProbe, NoDevice, Sampler, resident_bytes
@@ -93,7 +94,7 @@ class _Run:
             recorder.begin("setup")
             with watching(recorder, request.collect):
                 self.say(f"running oneshot with {request.recipe.name}")
-                oneshot(**oneshot_arguments(model, data, request))
+                oneshot(**all_arguments(model, data, request))
 
     def _on_step(self, steps: tuple[MeasuredStep, ...]) -> None:
         last = steps[-1]
@@ -118,27 +119,10 @@ class _Run:
         )
 
 
-def oneshot_arguments(model: Any, data: Any, request: Request) -> dict[str, Any]:
-    """The keyword arguments of llmcompressor.oneshot for this job."""
-    job = request.job
-    arguments: dict[str, Any] = {
-        "model": model,
-        "tokenizer": tokenizer(),
-        "recipe": request.recipe_argument,
-        "dataset": data,
-        "pipeline": job.pipeline,
-        "num_calibration_samples": job.samples,
-        "max_seq_length": job.seq_len,
-        "batch_size": job.batch_size,
-        "moe_calibrate_all_experts": job.calibrate_all_experts,
-        "propagate_error": job.propagate_error,
-        "sequential_prefetch": job.prefetch,
-        "sequential_offload_device": job.offload_device.replace("gpu", "cuda"),
-        "sequential_targets_per_subgraph": job.targets_per_subgraph,
-    }
-    if job.sequential_targets is not None:
-        arguments["sequential_targets"] = list(job.sequential_targets)
-    return arguments
+def all_arguments(model: Any, data: Any, request: Request) -> dict[str, Any]:
+    """The keyword arguments of llmcompressor.oneshot for this request."""
+    own = {"model": model, "tokenizer": tokenizer(), "recipe": request.recipe_argument, "dataset": data}
+    return {**own, **oneshot_arguments(request.job)}
 
 
 def _facts(model: Any) -> dict[str, object]:

@@ -12,6 +12,7 @@ import torch
 
 from planner.compress.schema import Plan
 from planner.job import Job
+from planner.job_arguments import oneshot_arguments
 from planner.measure.files import recipe_argument
 from planner.models.architectures import auto_class
 from planner.models.build import model_config
@@ -35,7 +36,7 @@ def rehearse_job(wish: ScriptWish, model: str, recipe: str, say: Callable[[str],
         config.save_pretrained(home)
         values = _values(config, wish.job, home)
         values["architecture"] = auto_class(config, source.name)._model_mapping[type(config)].__name__
-        values["arguments"] = {**_arguments(wish.job), "recipe": recipe_argument(recipe)}
+        values["arguments"] = {**oneshot_arguments(wish.job), "recipe": recipe_argument(recipe)}
         (folder / "job.json").write_text(json.dumps(values), encoding="utf-8")
         plan = rehearse(replace(wish, script=SCRIPT, arguments=(str(folder / "job.json"),)), say)
     finally:
@@ -69,21 +70,3 @@ def _field(name: str, field: torch.Tensor) -> dict[str, Any]:
     row = field if name in CONCATENATED else field[0]
     about: dict[str, Any] = {"dtype": str(row.dtype).removeprefix("torch."), "shape": list(row.shape)}
     return about if row.device.type == "meta" else {**about, "values": row.tolist()}
-
-
-def _arguments(job: Job) -> dict[str, Any]:
-    """The keyword arguments of llmcompressor.oneshot, as planner/measure/run.py has them."""
-    arguments: dict[str, Any] = {
-        "pipeline": job.pipeline,
-        "num_calibration_samples": job.samples,
-        "max_seq_length": job.seq_len,
-        "batch_size": job.batch_size,
-        "moe_calibrate_all_experts": job.calibrate_all_experts,
-        "propagate_error": job.propagate_error,
-        "sequential_prefetch": job.prefetch,
-        "sequential_offload_device": job.offload_device.replace("gpu", "cuda"),
-        "sequential_targets_per_subgraph": job.targets_per_subgraph,
-    }
-    if job.sequential_targets is not None:
-        arguments["sequential_targets"] = list(job.sequential_targets)
-    return arguments

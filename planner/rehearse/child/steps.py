@@ -15,6 +15,19 @@ from planner.rehearse.child.imports import Hooks
 from planner.rehearse.child.settings import RETURNING
 
 COLLECTED_BATCHES = 2
+ARGUMENTS = {
+    "samples": "num_calibration_samples",
+    "seq_len": "max_seq_length",
+    "batch_size": "batch_size",
+    "pipeline": "pipeline",
+    "sequential_targets": "sequential_targets",
+    "targets_per_subgraph": "sequential_targets_per_subgraph",
+    "offload_device": "sequential_offload_device",
+    "propagate_error": "propagate_error",
+    "prefetch": "sequential_prefetch",
+    "calibrate_all_experts": "moe_calibrate_all_experts",
+}
+"""planner/job_arguments.py has the same; here nothing of planner can be imported but this folder."""
 _DESCRIPTION = re.compile(r"\((\d+)/(\d+)\): (\w+)")
 _AFTER_START = {"SequentialPipeline": "prepare", "BasicPipeline": "calibrate"}
 
@@ -73,19 +86,7 @@ class Steps:
             text = f"The job calibrates with {most} samples instead of {data.num_calibration_samples} (--samples)."
             self._events.note("data", text)
             data.num_calibration_samples = most
-        fields = {
-            "samples": "num_calibration_samples",
-            "seq_len": "max_seq_length",
-            "batch_size": "batch_size",
-            "pipeline": "pipeline",
-            "sequential_targets": "sequential_targets",
-            "targets_per_subgraph": "sequential_targets_per_subgraph",
-            "offload_device": "sequential_offload_device",
-            "propagate_error": "propagate_error",
-            "prefetch": "sequential_prefetch",
-            "calibrate_all_experts": "moe_calibrate_all_experts",
-        }
-        facts = {name: getattr(data, field, None) for name, field in fields.items()}
+        facts = {name: getattr(data, field, None) for name, field in ARGUMENTS.items()}
         self._events.write("job", recipe=_recipe(oneshot), **facts)
 
     def _unit(self) -> str:
