@@ -90,7 +90,12 @@ def test_the_meter_s_command_line_is_the_one_it_knows() -> None:
 
 
 def test_the_summary_says_what_is_not_the_default() -> None:
-    assert job_line(Job()) == "512 samples x 2,048 tokens, batch 1, independent pipeline, GPU of 80 GiB"
+    assert (
+        job_line(Job())
+        == "512 samples x 2,048 tokens, batch 1, independent pipeline, GPU of 80 GiB (assumed: --gpu says)"
+    )
+    said = job_line(Job(gpu_memory_bytes=80 * GIB))
+    assert said.endswith("independent pipeline, GPU of 80 GiB"), "somebody said it"
     assert job_line(Job(**OTHERS)) == (
         "16 samples x 128 tokens, batch 2, 1 image of 644x336 each, sequential pipeline, targets A, B, "
         "2 targets per subgraph, activations offloaded to gpu, 2 ranks, errors not propagated, prefetch, "

@@ -98,7 +98,7 @@ class Trial:
             tried = self.on(has, exactly=exactly)
             runs_out = tried.ran_out is not None
         return CardNeed(
-            device_total=_with_context(self.rehearsal, roomy if runs_out or tried.retries else tried),
+            device_total=_with_context(self.rehearsal, roomy if runs_out else tried),
             smallest=smallest,
             retries=0 if runs_out and tried is roomy else tried.retries,
             runs_out=runs_out,

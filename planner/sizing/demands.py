@@ -11,6 +11,7 @@ from planner.sizing.host_constants import HostConstants
 from planner.units import MIB
 
 ON_CARD = "reserved and CUDA context on a card with room; the smallest card that gets through"
+ON_FULL_CARD = "reserved and CUDA context on this one, giving cached memory back; the smallest card that gets through"
 IN_RAM = "resident in RAM; without what the kernel can drop and read again"
 ESTIMATED = "an estimate: tensors, imports and CUDA's host side"
 IN_SHM = "weights and qparams in /dev/shm, once for all ranks"
@@ -79,7 +80,9 @@ def demands_on(
 def _of_card(resource: Resource, has: int | None, card: CardNeed) -> Demand:
     if not card.device_total:
         return demand(resource, 0, 0, has or 0, "nothing is computed on a GPU")
-    what = ON_CARD if card.cards == 1 else f"{ON_CARD}; {card.cards} cards, one for each rank"
+    gives_back = bool(has and card.retries and not card.runs_out)
+    what = ON_FULL_CARD if gives_back else ON_CARD
+    what += f"; {card.cards} cards, one for each rank" if card.cards > 1 else ""
     if not has:
         return demand(resource, card.device_total, card.smallest, has, what)
     # the replay at the card's size decides, not the two figures: getting through is not monotonic (compress/fit.py)

@@ -34,10 +34,11 @@ def read_again(plan: Plan) -> Plan:
 
 
 def test_a_plan_says_at_a_prompt_its_verdict_and_its_peaks_in_a_few_lines(plan: Plan) -> None:
-    for text in (repr(plan), str(plan), repr(read_again(plan))):
+    again = read_again(plan)
+    for each, text in ((plan, repr(plan)), (plan, str(plan)), (again, repr(again))):
         assert len(text.splitlines()) <= 5
         assert len(text) < 600
-        for words in (plan.model.name, plan.recipe, answer(plan)[0], "GPU", "CPU"):
+        for words in (plan.model.name, plan.recipe, answer(each)[0], "GPU", "CPU"):
             assert words in text
 
 
@@ -49,10 +50,11 @@ def test_a_notebook_shows_the_charts_of_a_plan(plan: Plan) -> None:
 
 
 def test_a_plan_from_a_file_shows_a_table_without_script(plan: Plan) -> None:
-    table = read_again(plan)._repr_html_()
+    again = read_again(plan)
+    table = again._repr_html_()
     assert table is not None
     assert "<table>" in table
-    assert answer(plan)[0] in table
+    assert answer(again)[0] in table
     assert "<script" not in table
 
 
