@@ -33,14 +33,18 @@ def drift(cases: Sequence[DriftCase], environment: str | None, wanted: str | Non
     check_release(environment, packages.get("llmcompressor"), wanted)
     jobs = []
     for number, case in enumerate(cases, 1):
-        about = f"{number}/{len(cases)} {case.name}"
-        jobs.append(_job(case, python, lambda text, about=about: say(f"{about}: {text}")))  # type: ignore[misc]
+        jobs.append(_job(case, python, _saying(say, f"{number}/{len(cases)} {case.name}")))
     return Drift(
         planned_for=LLMCOMPRESSOR_VERSION,
         versions={name: packages[name] for name in SHOWN if name in packages},
         planned_with={name: _own(name) for name in TRACED_WITH},
         jobs=tuple(jobs),
     )
+
+
+def _saying(say: Callable[[str], None], about: str) -> Callable[[str], None]:
+    """What is said, with what it is about in front."""
+    return lambda text: say(f"{about}: {text}")
 
 
 def python_of(environment: str | None) -> str | None:

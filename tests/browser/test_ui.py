@@ -13,19 +13,9 @@ from urllib.parse import urlencode
 import pytest
 
 from tests.browser.conftest import OpenPage
+from tests.ui.fakes import CONFIG
 
 SMALL = {"model": "qwen3-0.6b", "recipe": "rtn_w4a16"}
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 256,
-    "tie_word_embeddings": False,
-}
 DRAWN = "body[data-picture-ms]"
 PLANNED = 'body[data-state="done"]'
 FAILED = 'body[data-state="failed"]'

@@ -11,6 +11,18 @@ from planner.ui.question import PageQuestion
 from planner.ui.worker import Answer, Worker
 
 OTHER = "0000-other"
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 256,
+    "tie_word_embeddings": False,
+}
+"""A small Llama, to be pasted."""
 
 
 def question(model: str, client: str = "page-1", **job: int) -> PageQuestion:

@@ -16,6 +16,7 @@ from planner.ui.kept import GRAPHS, Latest
 from planner.ui.lines import kind_of, line
 from planner.ui.question import PageQuestion
 from tests import built
+from tests.ui.fakes import CONFIG
 
 MODEL = "qwen3-0.6b"
 RTN = "rtn_w4a16"
@@ -165,17 +166,6 @@ def test_traces_are_bounded_by_their_number(answers: Answers, monkeypatch: pytes
     assert len(answers.kept.graphs) == GRAPHS
 
 
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 256,
-    "tie_word_embeddings": False,
-}
 YAML = """
 some_stage:
   some_modifiers:

@@ -37,7 +37,7 @@ RotationName = Literal["v", "u"]
 class QuIPFields(TransformFields):
     """Fields of QuIPModifier."""
 
-    rotations: list[RotationName] = Field(default_factory=lambda: ["v"])  # type: ignore[arg-type]
+    rotations: list[RotationName] = Field(default=["v"])
     transform_type: TransformType = "random-hadamard"
     targets: list[str] | str = "Linear"
     ignore: list[str] | str = "lm_head"
