@@ -10,6 +10,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 from planner.compress.context import Context, Share
+from planner.compress.rounds import WALKED, Batch, Quiet, again, next_round, play_on
+from planner.compress.tape import actions_of
 from planner.compress.traffic import Moved
 from planner.job import Job
 from planner.timeline import Handle
@@ -59,9 +61,10 @@ def walk_batches(
     ledger, rounds, settled = context.ledger, Rounds(), context.shortcuts.settled
     if settled is not None:
         settled = None if in_places else min(settled, settled if soon is None else soon)
-    number, quiet, ends = 0, 0, 0 if in_places else 2
+    number, ends, quiet = 0, 0 if in_places else 2, Quiet(settled or 0)
     while number < count:
         growth, claims, carried = ledger.growth(), ledger.claims("gpu"), context.traffic.moved
+        begun = len(ledger.tape("gpu"))
         if called and ledger.watch:
             ledger.watch.milestone(f"{called} {number + 1}")
         batch(number)
@@ -72,16 +75,38 @@ def walk_batches(
         places = ledger.large_places("gpu") if in_places else None
         state = ledger.state(with_places=settled is None and not in_places), places
         length, moves = rounds.add(state, _moves(growth, ledger.growth()))
-        quiet = quiet + 1 if ledger.claims("gpu") == claims else 0
-        times = (count - ends - number) // length if length and quiet >= (settled or 0) else 0
+        quiet.count(is_quiet=ledger.claims("gpu") == claims)
+        if settled and not ledger.watch and ledger.keep == "peaks":
+            rounds.done.append([action for part in ledger.tape("gpu")[begun:] for action in actions_of(part)])
+            if length:
+                number += length * _play(context, rounds, length, moves, (count - ends - number) // length, quiet)
+        times = (count - ends - number) // length if length and quiet.is_settled else 0
         if times > 0:
             if called and ledger.watch:
                 ledger.watch.milestone(f"{called} {number + 1} to {number + length * times}, like those before")
-            for (handle, size), change in sorted(moves.items(), key=lambda move: move[1]):  # first what goes
-                ledger.grow(handle, size * change * times, abs(change) * times)
-            context.traffic.repeat(sum(rounds.traffic[-length:], Moved()), times)
+            _carry(context, rounds, length, moves, times)
             number += length * times
             rounds = Rounds()
+
+
+def _play(context: Context, rounds: "Rounds", length: int, moves: "Moves", most: int, quiet: Quiet) -> int:
+    """Let the device alone do rounds that the books know, until they settle; returns how many it did."""
+    ledger = context.ledger
+    batches = next_round(rounds.done[-WALKED * length :], ledger.growth()) if quiet.has_room(length) else None
+    times = play_on(ledger.device("gpu"), batches, most, quiet) if batches else 0
+    if batches and times:
+        ledger.note("gpu", [again(batches, times)])
+        with ledger.unplaced():
+            _carry(context, rounds, length, moves, times)
+        rounds.repeat(length, times)
+    return times
+
+
+def _carry(context: Context, rounds: "Rounds", length: int, moves: "Moves", times: int) -> None:
+    """What grows grows by so many rounds, and so does what is carried."""
+    for (handle, size), change in sorted(moves.items(), key=lambda move: move[1]):  # first what goes
+        context.ledger.grow(handle, size * change * times, abs(change) * times)
+    context.traffic.repeat(sum(rounds.traffic[-length:], Moved()), times)
 
 
 @dataclass(slots=True)
@@ -92,6 +117,16 @@ class Rounds:
     moved: list[Moves] = field(default_factory=list)
     traffic: list[Moved] = field(default_factory=list)
     """What each batch carried to the GPU and from it."""
+
+    done: list[Batch] = field(default_factory=list)
+    """What each did on the GPU, where that is told apart."""
+
+    def repeat(self, length: int, times: int) -> None:
+        """The last `length` batches came so many times more."""
+        first = len(self.moved) - length
+        self.seen = {key: number + length * times * (number > first) for key, number in self.seen.items()}
+        self.moved += self.moved[first:] * times
+        self.traffic += self.traffic[first:] * times
 
     def add(self, state: Hashable, moves: Moves) -> tuple[int, Moves]:
         """The number of batches since the last one that left the same, and what they moved; 0 if there is none."""

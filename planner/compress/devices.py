@@ -77,11 +77,23 @@ class Emptied:
     """torch.cuda.empty_cache: segments without a tensor go back to the driver."""
 
 
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What was done in a round of batches, so many times more.
+
+    A holding that is taken anew in each round and freed in the one after has two tensors meanwhile: the older goes
+    first, as ever.
+    """
+
+    round: "tuple[Action, ...]"
+    times: int
+
+
 class DiffersError(Exception):
     """A job that is done again would be told something else here, and act otherwise: it must be simulated anew."""
 
 
-Action = MemoryEvent | Alike | PassedOn | OnStream | Question | Emptied | None
+Action = MemoryEvent | Alike | Again | PassedOn | OnStream | Question | Emptied | None
 """What is done on a device, or asked of it; None: a step ends."""
 
 
@@ -217,6 +229,9 @@ class CachingDevice:
             helds.append(self.close_step())
         elif isinstance(action, Alike):
             self._do_alike(action)
+        elif isinstance(action, Again):
+            for _ in range(action.times):
+                self.do(action.round, helds)
         elif isinstance(action, PassedOn):
             block = self._popped(action.handle, action.nbytes)
             self._blocks.setdefault(action.heir, []).append(block)

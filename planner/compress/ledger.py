@@ -21,10 +21,9 @@ from planner.compress.devices import (
     Device,
     Layout,
     Question,
-    Script,
 )
 from planner.compress.holdings import About, DeviceName, Holding, Mark, Owner, Peak, Sight, Timeline
-from planner.compress.tape import Part, Repeated
+from planner.compress.tape import Part
 from planner.compress.watching import Watch, WatchedBooks, Watcher
 from planner.cuda.allocator import is_of_large_pool
 from planner.errors import UnsupportedError
@@ -255,9 +254,9 @@ class Ledger:
         """The device behind these books, which has done all that was done so far."""
         return self._books[name].caught_up()
 
-    def repeated(self, device: DeviceName, script: Script, begin: Sequence[Handle], end: Sequence[Handle]) -> None:
-        """Note on the tape that a script was done again, with these holdings."""
-        self._books[device].note(Repeated(script, tuple(begin), tuple(end)))
+    def note(self, device: DeviceName, part: Part) -> None:
+        """Note on the tape what the device did without the books."""
+        self._books[device].note(part)
 
     def restore(self, device: DeviceName, layout: Layout, parts: Sequence[Handle]) -> None:
         """Make the device what it was in this layout, for these holdings, in the order of `parts`."""

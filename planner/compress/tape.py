@@ -8,7 +8,7 @@ the allocator gives segments back, and where it runs out.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from planner.compress.devices import Action, CachingDevice, CardUse, Device, DiffersError, Layout, Script
+from planner.compress.devices import Action, Again, CachingDevice, CardUse, Device, DiffersError, Layout, Script
 from planner.cuda.allocator import OutOfMemory
 from planner.timeline import Handle
 
@@ -29,6 +29,13 @@ class Repeated:
 Part = list[Action] | Repeated
 """Of a tape."""
 
+
+def actions_of(part: Part) -> list[Action]:
+    """What a part that repeats no script has."""
+    assert not isinstance(part, Repeated), "what is walked repeats no script"
+    return part
+
+
 Outcome = tuple[Layout, tuple[CardUse, ...]]
 """How a script leaves its device, and what each step held."""
 
@@ -45,7 +52,7 @@ class Outcomes:
     is_long: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        self.is_long = sum(abs(action[2]) for action in self.script.actions if type(action) is tuple) > LONG
+        self.is_long = _tensors(self.script.actions) > LONG
 
     def of(self, device: Device, begin: Sequence[Handle], settled: int | None) -> Outcome:
         """How it comes out with the holdings `begin` in the parts of its own; `settled` as in `Shortcuts`.
@@ -73,6 +80,12 @@ class Outcomes:
         self.quiet = self.quiet + 1 if device.claims == claims else 0
         self.last = self.seen[before] = device.layout(self.script.end), tuple(helds)
         return self.last
+
+
+def _tensors(actions: Sequence[Action]) -> int:
+    """How often one is taken or freed, as far as single events say."""
+    events = sum(abs(action[2]) for action in actions if type(action) is tuple)
+    return events + sum(_tensors(action.round) * action.times for action in actions if isinstance(action, Again))
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ from planner.compress.holdings import DeviceName, Owner, Peak, Shift
 from planner.compress.pipelines.drains import Drains, shifted
 from planner.compress.pipelines.passes import NAMES
 from planner.compress.program import Program, Run, StepMemory, Subgraph
-from planner.compress.tape import Outcome, Outcomes, Repeated
+from planner.compress.tape import Outcome, Outcomes, Repeated, actions_of
 from planner.timeline import Handle
 
 Leftovers = tuple[tuple[tuple[str, Owner, int], ...], ...]
@@ -98,8 +98,7 @@ class Repeats:
     def _actions(self, start: int) -> Iterator[Action]:
         """The tape from there on, which has no repeated script in it."""
         for part in self.context.ledger.tape("gpu")[start:]:
-            assert not isinstance(part, Repeated), "a subgraph that is walked repeats none"
-            yield from part
+            yield from actions_of(part)
 
     def repeat(self, template: Template, subgraph: Subgraph) -> list[StepMemory] | None:
         """The template's steps under this subgraph's names. Leaves the books as this subgraph would leave them.
@@ -125,7 +124,7 @@ class Repeats:
         if outcome is not None:
             after, helds = outcome
             ledger.restore("gpu", after, end)
-            ledger.repeated("gpu", template.outcomes.script, begin, end)
+            ledger.note("gpu", Repeated(template.outcomes.script, begin, end))
         return [
             _renamed(step, subgraph, renames, shifts, held) for step, held in zip(template.steps, helds, strict=True)
         ]
