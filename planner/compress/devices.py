@@ -218,10 +218,11 @@ class CachingDevice:
             if tensors == 1 and handle not in blocks:  # nearly always
                 blocks[handle] = [malloc(nbytes, self._stream)]
             elif tensors > 0:
-                blocks.setdefault(handle, []).extend(malloc(nbytes, self._stream) for _ in range(tensors))
+                blocks.setdefault(handle, []).extend(self.allocator.malloc_all(nbytes, tensors, self._stream))
+            elif tensors == -1:
+                free(self._popped(handle, nbytes))
             else:
-                for _ in range(-tensors):
-                    free(self._popped(handle, nbytes))
+                self.allocator.free_all(self._all_popped(handle, nbytes, -tensors))
 
     def _do(self, action: Action, helds: list[CardUse]) -> None:
         """What is no event."""
@@ -290,6 +291,14 @@ class CachingDevice:
                     del self._blocks[handle]
                 return block
         raise ValueError(f"no tensor of {nbytes} bytes is held")
+
+    def _all_popped(self, handle: Handle, nbytes: int, count: int) -> list[Block]:
+        """So many of the oldest tensors of this size, which leave the holding."""
+        blocks = self._blocks.get(handle, [])
+        if len(blocks) != count or any(block[0] != nbytes for block in blocks):
+            return [self._popped(handle, nbytes) for _ in range(count)]
+        del self._blocks[handle]
+        return blocks
 
     def free_bytes(self, live: int) -> int:
         return max(0, self.total - self.context - self.allocator.use.reserved)

@@ -186,6 +186,35 @@ class CachingAllocator:
         self.use.allocated -= size
         return self._join(self._pools[number], place, size)
 
+    def malloc_all(self, nbytes: int, count: int, stream: int = 0) -> list[Block]:
+        """`malloc`, so many times. Raises OutOfMemory.
+
+        What is left of a best fit is the best fit for the next equal one: blocks are cut up whole.
+        """
+        size = nbytes + BLOCK - 1 & -BLOCK or BLOCK
+        pool, blocks = self._pool(2 * stream + (size <= SMALL_REQUEST)), list[Block]()
+        while (wanted := count - len(blocks)) > 0:
+            at = bisect_left(pool.keys, size << PLACES)
+            if at < len(pool.keys):
+                blocks += self._cut_up(pool, pool.keys.pop(at), size, nbytes, wanted)
+            else:
+                blocks.append(self.malloc(nbytes, stream))
+        return blocks
+
+    def free_all(self, blocks: Iterable[Block]) -> None:
+        """`free`, one after the other: what lies side by side goes together."""
+        begin = end = number = 0
+        for _, place, size, pool in blocks:
+            self.use.allocated -= size
+            if place == end and pool == number:
+                end += size
+                continue
+            if end:
+                self._join(self._pools[number], begin, end - begin)
+            begin, end, number = place, place + size, pool
+        if end:
+            self._join(self._pools[number], begin, end - begin)
+
     def empty(self) -> None:
         """emptyCache: every segment without a tensor goes back to the driver."""
         self._release()
@@ -236,6 +265,18 @@ class CachingAllocator:
         )
 
     # ------------------------------------------------------------------ inside
+    def _cut_up(self, pool: Pool, key: int, size: int, nbytes: int, count: int) -> list[Block]:
+        """`_hand_out` of this block and of what is left of it, `count` times at most."""
+        place, found = key & PLACE, key >> PLACES
+        count = min(count, found // size)
+        last = place + (count - 1) * size
+        others = [(nbytes, each, size, pool.number) for each in range(place, last, size)]
+        self.use.allocated += last - place
+        if last != place:
+            del pool.starts[place]
+            pool.starts[last] = found - (last - place)
+        return [*others, self._hand_out(pool, found - (last - place) << PLACES | last, size, nbytes)]
+
     def _join(self, pool: Pool, place: int, size: int) -> int:
         """try_merge_blocks: these bytes are free now, with the free blocks at both ends of them. Returns the key."""
         keys, starts, ends = pool.keys, pool.starts, pool.ends

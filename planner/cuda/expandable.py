@@ -56,6 +56,9 @@ class ExpandableAllocator(CachingAllocator):
         key = self._segment(pool, size, nbytes) if at is None else pool.keys.pop(at)
         return self._hand_out(pool, key, size, nbytes)
 
+    def malloc_all(self, nbytes: int, count: int, stream: int = 0) -> list[Block]:
+        return [self.malloc(nbytes, stream) for _ in range(count)]
+
     def rebuild(self, layout: Layout) -> list[list[Block]]:
         live = super().rebuild(layout)
         _, free, groups, _ = layout

@@ -53,6 +53,13 @@ class TunedAllocator(CachingAllocator):
             self._freed[_number(key)] = self._searches
         return key
 
+    def malloc_all(self, nbytes: int, count: int, stream: int = 0) -> list[Block]:
+        return [self.malloc(nbytes, stream) for _ in range(count)]
+
+    def free_all(self, blocks: Iterable[Block]) -> None:
+        for block in blocks:
+            self.free(block)
+
     # ------------------------------------------------------------------ what lies where
     def layout(self, live: Iterable[Iterable[Block]]) -> Layout:
         sizes, free, groups, _ = super().layout(live)
