@@ -215,12 +215,21 @@ class CachingDevice:
                 self._do(action, helds)
                 continue
             handle, nbytes, tensors = action
-            if tensors == 1 and handle not in blocks:  # nearly always
-                blocks[handle] = [malloc(nbytes, self._stream)]
+            if tensors == 1:
+                block = malloc(nbytes, self._stream)
+                if handle in blocks:
+                    blocks[handle].append(block)
+                else:
+                    blocks[handle] = [block]
+            elif tensors == -1:
+                held = blocks[handle]
+                if held[0][0] == nbytes and len(held) == 1:  # nearly always
+                    del blocks[handle]
+                    free(held[0])
+                else:
+                    free(self._popped(handle, nbytes))
             elif tensors > 0:
                 blocks.setdefault(handle, []).extend(self.allocator.malloc_all(nbytes, tensors, self._stream))
-            elif tensors == -1:
-                free(self._popped(handle, nbytes))
             else:
                 self.allocator.free_all(self._all_popped(handle, nbytes, -tensors))
 

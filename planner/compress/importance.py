@@ -34,13 +34,20 @@ class Importances:
         self._held: Handle | None = None
         """All of them: layers take theirs away one after the other."""
         self._seen: set[str] = set()
+        self._known: dict[int, tuple[Scheme | None, list[str]]] = {}
+
+    def _bases(self, scheme: Scheme | None) -> list[str]:
+        """`bases`, worked out once for modules that share a scheme."""
+        if id(scheme) not in self._known:
+            self._known[id(scheme)] = scheme, bases(scheme)
+        return self._known[id(scheme)][1]
 
     def attach(self, module: LinearModule) -> None:
         """imatrix.py attach: one sum for each observer; an embedding has no in_features, and gets none.
 
         `next(module.parameters())` brings the weight to the GPU for the moment.
         """
-        for base in bases(module.scheme):
+        for base in self._bases(module.scheme):
             if module.embedding or not module.itemsize:
                 continue
             context, onload = self._context, None
@@ -57,7 +64,7 @@ class Importances:
 
     def accumulate(self, module: LinearModule, call: Call) -> None:
         """The hook of each observer: `_imatrix_sum.add_(x.float().pow(2).sum(...))`."""
-        for base in bases(module.scheme):
+        for base in self._bases(module.scheme):
             if (module.name, base) not in self._sums:
                 continue
             self._seen.add(module.name)

@@ -4,7 +4,7 @@ Plain records; `to_networkx` gives the same as a networkx DiGraph, whose edges c
 that cross from one unit to another.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -147,8 +147,16 @@ class ModelGraph:
     """Trains one of its layers, for a recipe that does (planner/models/tuning.py): asks torch. None where the graph
     was not loaded from a model."""
 
-    def module_refs(self) -> list[ModuleRef]:
+    _refs: list[ModuleRef] = field(default_factory=list, init=False, compare=False, repr=False)
+    """What `module_refs` returns, once it was asked for."""
+
+    def module_refs(self) -> Sequence[ModuleRef]:
         """Every module by its full name, in model order: what targets and ignores are matched against."""
+        if not self._refs:
+            self._refs.extend(self._listed())
+        return self._refs
+
+    def _listed(self) -> list[ModuleRef]:
         refs: list[ModuleRef] = []
         for entry in self.layout:
             if isinstance(entry, ModuleRef):
