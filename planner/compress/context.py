@@ -11,7 +11,7 @@ for several; a law (tests/property) says that this changes no figure.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
@@ -85,7 +85,7 @@ class TracedForward(Protocol):
         """In a hook: the call returns this tensor in the place of another."""
 
     def replay(self, module: str, share: Share = (1, 1)) -> tuple[Handle, ...]:
-        """Run one module's forward again, on arguments that the caller holds; what it returns is the caller's."""
+        """Run one module's forward again, on the caller's arguments; what it returns is the caller's."""
 
     def tuned(self, layer: str) -> TunedBlock | None:
         """How a modifier of this job trains the layer; None where it does not."""
@@ -188,11 +188,8 @@ class Frame:
     @contextmanager
     def single(self, nbytes: int, what: str) -> Iterator[None]:
         """A tensor of one element that lives as long as the block; the counting device passes over it."""
-        if self.build is None:
+        with nullcontext() if self.build is None else self.during(nbytes, what):
             yield
-        else:
-            with self.during(nbytes, what):
-                yield
 
     def once(self, what: str, *sizes: int) -> None:
         """Tensors that a cache of the library's takes at the first call, and keeps for the rest of the job."""

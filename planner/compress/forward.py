@@ -51,6 +51,8 @@ class SubgraphForward:
         self._calls: dict[int, tuple[Calls, ...]] = {}
         """By the structure of the segment."""
         self._hooked: tuple[Hooked, ...] = ()
+        self._staying: tuple[Hooked, ...] = ()
+        """Of the subgraph that ran last, the hooks that are in the model for good."""
         self._alike: dict[int, list[Calls]] = {}
         """Those that these modifiers treat alike, by the index of the segment."""
 
@@ -72,6 +74,7 @@ class SubgraphForward:
         crossing; those that the activation cache shares with the forward are not among them. `again`: these modifiers
         have seen the subgraph's modules before, in another batch of this pass.
         """
+        self._staying = tuple(hooks for hooks in hooked if hooks.modifier.stays_in_forward)
         outputs: dict[int, Handle] = {}
         inner: dict[int, tuple[int, Handle]] = {}
         self._crossed, self._last = dict(inputs or {}), subgraph.segments[-1]
@@ -114,7 +117,8 @@ class SubgraphForward:
             self.context.ledger.free(new)
 
     def replay(self, module: str, share: Share = (1, 1)) -> tuple[Handle, ...]:
-        """Run the module's forward again, without hooks: all that is born in it, in order, and what dies in it.
+        """Run the module's forward again: all that is born in it, in order, and what dies in it. Of hooks, those run
+        that stay in the model (compressed_tensors' transforms are none of HooksMixin, which disables its own).
 
         `module` is its full name; the first of several calls is taken. The arguments are the caller's: it holds them
         on the computing device meanwhile. Returns what the call returned and made itself, in the order of
@@ -128,12 +132,14 @@ class SubgraphForward:
 
         def play(where: slice) -> None:
             for event in segment.events[where]:
-                if event.kind != "free" or event.id in born:  # the caller holds the arguments
+                if event.call is not None:
+                    _run_hooks(segment, event.kind == "enter", event.call, self._staying, share)
+                elif event.kind != "free" or event.id in born:  # the caller holds the arguments
                     self._play(segment, event, live, share)
 
         self._live = live
         done = span.start
-        for calls in self._equal_calls(segment, ()) if self.context.shortcuts.calls else ():
+        for calls in self._equal_calls(segment, self._staying) if self.context.shortcuts.calls else ():
             if span.start < calls.begin and calls.end < span.stop:
                 play(slice(done, calls.begin))
                 self._walk(segment, calls, play)

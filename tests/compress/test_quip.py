@@ -7,9 +7,11 @@ import pytest
 
 from planner.compress.context import Context, Shortcuts
 from planner.compress.forward import Hooked, SubgraphForward
+from planner.compress.modifiers.autoround import AutoRoundSpec
 from planner.compress.modifiers.awq import AwqSpec
 from planner.compress.modifiers.quip import QuIPModel, QuIPSpec
 from planner.compress.modifiers.rotations import known_divisor
+from planner.compress.modifiers.rtn import QuantizationSpec
 from planner.compress.oneshot import simulate
 from planner.compress.program import Program, cut
 from planner.errors import PlannerError, RecipeError, UnsupportedError
@@ -160,9 +162,20 @@ def test_what_is_no_plain_linear_is_refused() -> None:
         spec().within(TRAITS, refs(classes=("Router", "Linear")), ())
 
 
-def test_beside_what_replays_modules_it_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match="quip: AWQModifier runs modules again"):
-        spec().within(TRAITS, refs(), (AwqSpec(where="awq"),))
+def test_beside_what_trains_layers_it_is_refused() -> None:
+    trained = AutoRoundSpec.read({"scheme": "W4A16"}, "autoround")
+    with pytest.raises(UnsupportedError, match="quip: AutoRoundModifier trains layers"):
+        spec().within(TRAITS, refs(), (trained,))
+
+
+@pytest.mark.parametrize(("rotations", "fails"), [(["v"], True), (["u"], False), (["v", "u"], True)])
+def test_awq_cannot_run_a_linear_again_whose_input_is_rotated(rotations: list[str], fails: bool) -> None:
+    quantizing = QuantizationSpec.read({"targets": ["Linear"], "scheme": "W4A16"}, "rtn")
+    mappings = [{"smooth_layer": "up", "balance_layers": ["down"]}]
+    awq = AwqSpec.read({"mappings": mappings}, "awq")
+    modules = [ModuleRef("up", ("Linear",), 128, 256, 2), ModuleRef("down", ("Linear",), 256, 128, 2)]
+    bound = awq.within(TRAITS, modules, (spec(rotations=rotations, **BLOCKS), awq, quantizing))
+    assert [note.kind for note in bound.failures(())] == ["fails"] * fails
 
 
 def test_a_matrix_is_saved_in_fp64_under_the_first_module_that_has_it() -> None:

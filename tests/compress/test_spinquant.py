@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from planner.compress.context import Context
-from planner.compress.modifiers.awq import AwqSpec
+from planner.compress.modifiers.autoround import AutoRoundSpec
 from planner.compress.modifiers.rotations import Matrices
 from planner.compress.modifiers.spinquant import SpinQuantModel, SpinQuantSpec
 from planner.cuda.build import CudaBuild
@@ -187,11 +187,18 @@ def test_only_r4_rotates_inputs_in_the_forward_and_its_matrix_stays() -> None:
     assert not run()[0].stays_in_forward
 
 
-def test_r4_is_refused_beside_what_replays_modules() -> None:
-    awq = AwqSpec(where="awq")
-    with pytest.raises(UnsupportedError, match="spin: AWQModifier runs modules again"):
-        SpinQuantSpec.read({"rotations": ["R4"]}, "spin").within(LLAMA, refs(), (awq,))
-    SpinQuantSpec.read({}, "spin").within(LLAMA, refs(), (awq,))
+def test_r4_is_refused_beside_what_trains_layers() -> None:
+    trained = AutoRoundSpec.read({"scheme": "W4A16"}, "autoround")
+    with pytest.raises(UnsupportedError, match="spin: AutoRoundModifier trains layers"):
+        SpinQuantSpec.read({"rotations": ["R4"]}, "spin").within(LLAMA, refs(), (trained,))
+    SpinQuantSpec.read({}, "spin").within(LLAMA, refs(), (trained,))
+
+
+def test_r4_hooks_the_inputs_of_down_projections_alone() -> None:
+    fields = {"rotations": ["R1", "R4"], "transform_block_size": 16}
+    hooked = SpinQuantSpec.read(fields, "spin").hooked_inputs(LLAMA, refs(), ())
+    assert hooked
+    assert all(name.endswith("down_proj") for name in hooked)
 
 
 def test_r4s_matrix_is_saved() -> None:

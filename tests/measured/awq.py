@@ -7,6 +7,13 @@ Jobs = tuple[tuple[str, str, dict[str, Any]], ...]
 SHORT: dict[str, Any] = {"layers": 2, "samples": 4, "seq_len": 512}
 BLOCKS = ("LlamaAttention", "LlamaMLP")
 
+ROTATED: Jobs = (
+    ("qwen3-0.6b", "quip_awq_norms", SHORT),
+    ("qwen3-0.6b", "quip_outputs_awq", SHORT),
+    ("qwen3-0.6b", "spinquant_r4_awq_norms", SHORT),
+)
+"""The blocks that run again rotate inputs, and outputs, as they did before."""
+
 METER: Jobs = (
     ("llama-3-8b", "awq_w4a16", {**SHORT, "seq_len": 2048}),
     ("llama-3-8b", "awq_w4a16_asym", {**SHORT, "samples": 14, "batch_size": 4}),
@@ -21,6 +28,7 @@ METER: Jobs = (
     ("llama-3-8b", "awq_int8", {**SHORT, "progress_bars": True}),
     ("llama-3-8b", "awq_grid4", {**SHORT, "pipeline": "sequential"}),
     ("llama-3-8b", "awq_grid4", {**SHORT, "propagate_error": False}),
+    ("llama-3-8b", "awq_grid4", {**SHORT, "pipeline": "basic", "weights": "gpu"}),
     ("llama-3-8b", "awq_grid4", {**SHORT, "offload_device": "gpu"}),
     ("llama-3-8b", "awq_grid4", {**SHORT, "targets_per_subgraph": 2, "layers": 3}),
     ("llama-3-8b", "awq_grid4", {**SHORT, "sequential_targets": BLOCKS}),
@@ -34,6 +42,7 @@ METER: Jobs = (
     ("qwen3-30b-a3b", "awq_grid4", {**SHORT, "samples": 8}),
     ("qwen3-30b-a3b", "awq_offload_cuda", {**SHORT, "samples": 3, "batch_size": 2}),
     ("mixtral-8x7b", "awq_grid4", SHORT),
+    *ROTATED,
     ("qwen2.5-vl-7b", "awq_w4a16_asym", {**SHORT, "images": 1, "image_size": (644, 644), "seq_len": 1024}),
 )
 
@@ -57,4 +66,5 @@ CUDA: Jobs = (
     ("qwen3-30b-a3b", "awq_grid4", {**SHORT, "samples": 8}),
     ("qwen3-30b-a3b", "awq_offload_cuda", {**SHORT, "samples": 3, "batch_size": 2}),
     ("mixtral-8x7b", "awq_grid4", SHORT),
+    *ROTATED,
 )

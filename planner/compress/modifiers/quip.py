@@ -82,8 +82,8 @@ class QuIPSpec(TransformSpec):
         )
 
     def within(self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
-        """Raises RecipeError where the library finds no matrix for a module, UnsupportedError beside what replays."""
-        self.refuse_beside_replays(recipe)
+        """Raises RecipeError where the library finds no matrix for a module, UnsupportedError beside what trains."""
+        self.refuse_beside_training(recipe)
         for ref in selected(self.targets, self.ignore, modules) if self.rotations else ():
             if ref.classes[:1] != ("Linear",):
                 text = f"takes {ref.name}, which is no plain Linear: LLM Compressor fails on it"
@@ -96,6 +96,12 @@ class QuIPSpec(TransformSpec):
         """All that is multiplied, which is all that gets hooks."""
         refs = selected(self.targets, self.ignore, modules) if self.rotations else ()
         return Selection(weights={ref.name: None for ref in refs})
+
+    def hooked_inputs(
+        self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]
+    ) -> frozenset[str]:
+        """All targets, for V."""
+        return frozenset(self.select(modules).weights) if "v" in self.rotations else frozenset()
 
     def added(self, modules: Sequence[ModuleRef]) -> Iterable[tuple[str, str, tuple[int, ...]]]:
         """One matrix for each size, of inputs and of outputs."""

@@ -16,7 +16,7 @@ from planner.compress.modifiers.writing import write_back
 from planner.errors import RecipeError, UnsupportedError
 from planner.models.traces import Call
 from planner.notes import Note
-from planner.recipe.specs import ModifierSpec
+from planner.recipe.specs import ModelTraits, ModifierSpec, ModuleRef
 from planner.recipe.targets import LinearModule
 from planner.recipe.validation import ModifierFields
 from planner.timeline import Handle
@@ -25,8 +25,6 @@ FP64 = 8
 SCALE = 8
 HADAMARD_SIZES = (1, 2, *range(4, 257, 4))
 """Those in transform/utils/hadamards.safetensors, in ascending order."""
-
-REPLAYING = ("AWQModifier", "AutoRoundModifier")
 
 TransformType = Literal["hadamard", "random-hadamard", "random-matrix"]
 
@@ -70,12 +68,18 @@ class TransformSpec(ModifierSpec):
         text = f"{self.where}: {self.type} in several ranks is not modelled: its figures are those of one process"
         yield Note(kind="estimate", text=text)
 
-    def refuse_beside_replays(self, recipe: Sequence[ModifierSpec]) -> None:
-        """Raises UnsupportedError beside a modifier that runs modules again: their hooks run then too."""
+    def refuse_beside_training(self, recipe: Sequence[ModifierSpec]) -> None:
+        """Raises UnsupportedError beside a modifier that trains layers: their hooks run then too."""
         for other in recipe:
-            if other.type in REPLAYING:
-                text = f"{other.type} runs modules again, and what rotates their inputs then is not modelled"
+            if other.trains:
+                text = f"{other.type} trains layers, and what rotates the inputs of their Linears then is not modelled"
                 raise UnsupportedError(f"{self.where}: {text}")
+
+    def hooked_inputs(
+        self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]
+    ) -> frozenset[str]:
+        """Linears whose first positional argument is rotated in every call (factory/base.py `input_hook`)."""
+        raise NotImplementedError(self.type)
 
     def check_side(self, side: int, name: str) -> None:
         """utils/matrix.py `get_transform_size`, and whether there is a matrix of this size (utils/hadamard.py)."""

@@ -117,7 +117,7 @@ class SpinQuantSpec(TransformSpec):
         if facts.architecture == ROUTED:
             raise UnsupportedError(f"{self.where}: {ROUTED} needs a preparation by script, which is not modelled")
         if "R4" in self.rotations:
-            self.refuse_beside_replays(recipe)
+            self.refuse_beside_training(recipe)
         where = f"{self.where} ({facts.architecture})"
         try:
             fused = tuple(_fused(modules))
@@ -127,6 +127,13 @@ class SpinQuantSpec(TransformSpec):
         self._check_sizes(modules, rotated)
         embeddings = tuple(ref.name for ref in Patterns((EMBEDDING,)).of(modules))
         return replace(self, embeddings=embeddings, fused=fused, rotated=rotated)
+
+    def hooked_inputs(
+        self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]
+    ) -> frozenset[str]:
+        """Those of R4."""
+        rotated = self.within(facts, modules, recipe).rotated
+        return frozenset(name for each in rotated if each.name == "R4" for name in each.inputs)
 
     def select(self, modules: Sequence[ModuleRef]) -> Selection:
         """All that is centered, fused or multiplied; norms are watched."""
