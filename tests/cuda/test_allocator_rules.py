@@ -266,3 +266,22 @@ def test_layouts_number_segments_by_age_whatever_was_given_back_before() -> None
     layouts = [cuda.layout([[cuda.malloc(60 * MIB), cuda.malloc(512)]]) for cuda in (young, old)]
     assert layouts[0] == layouts[1]
     assert old.use.retries == 1
+
+
+# ---------------------------------------------------------------------- many at once
+@pytest.mark.parametrize("nbytes", [700, MIB + 1, 3 * MIB, 16 * MIB, 25 * MIB])
+def test_equal_tensors_lie_where_they_would_lie_one_by_one(nbytes: int) -> None:
+    together, single = CachingAllocator(), CachingAllocator()
+    for each in (together, single):
+        holes = [each.malloc(size * MIB) for size in (100, 16, 3, 64, 16, 1, 30)]
+        for hole in holes[::2]:
+            each.free(hole)
+    blocks = together.malloc_all(nbytes, 9)
+    assert blocks == [single.malloc(nbytes) for _ in range(9)]
+    assert together.layout([blocks]) == single.layout([blocks])
+    assert together.use == single.use
+    together.free_all(blocks[1:7])
+    for block in blocks[1:7]:
+        single.free(block)
+    assert together.layout([]) == single.layout([])
+    assert together.use == single.use
