@@ -78,24 +78,26 @@ def recorded_cases() -> list[CudaCase]:
 
 def steps(case: CudaCase) -> tuple[CudaStep, ...]:
     """Every measured step beside the planned steps that it covers: its setup covers the plan's prepare too."""
-    if case.name not in _STEPS:
-        _STEPS[case.name] = _compared(case)
-    return _STEPS[case.name]
-
-
-_STEPS: dict[str, tuple[CudaStep, ...]] = {}
+    return _compared(case)[0]
 
 
 def second_steps(case: CudaCase) -> tuple[CudaStep, ...]:
     """The same for the card on which activations wait; empty where there is none."""
-    peaks = [(step, step.second_gpu) for step in simulated(case) if step.second_gpu]
-    rows = [(row, row["second_gpu"]) for row in recording(case)["steps"] if "second_gpu" in row]
-    return _beside(peaks, rows)
+    return _compared(case)[1]
 
 
-def _compared(case: CudaCase) -> tuple[CudaStep, ...]:
-    peaks = [(step, step.gpu) for step in simulated(case)]
-    return _beside(peaks, [(row, row) for row in recording(case)["steps"]])
+_COMPARED: dict[str, tuple[tuple[CudaStep, ...], tuple[CudaStep, ...]]] = {}
+
+
+def _compared(case: CudaCase) -> tuple[tuple[CudaStep, ...], tuple[CudaStep, ...]]:
+    """The steps of the card and of the second one, out of one simulation of the case, whoever asks."""
+    if case.name not in _COMPARED:
+        planned, rows = simulated(case), recording(case)["steps"]
+        first = _beside([(step, step.gpu) for step in planned], [(row, row) for row in rows])
+        second = [(step, step.second_gpu) for step in planned if step.second_gpu]
+        both = first, _beside(second, [(row, row["second_gpu"]) for row in rows if "second_gpu" in row])
+        _COMPARED[case.name] = both
+    return _COMPARED[case.name]
 
 
 def _beside(peaks: Iterable[tuple[StepMemory, Peak]], rows: Iterable[tuple[Any, Any]]) -> tuple[CudaStep, ...]:
