@@ -26,6 +26,8 @@ from planner.cuda.build import CudaBuild
 from planner.job import Job
 from planner.models import load
 from planner.models.graph import ModelGraph
+from planner.models.source import load_source
+from tests import built
 from tests.measured.cuda.cases import CudaCase, cuda_cases
 
 CONTEXT = 520_000_000
@@ -60,12 +62,18 @@ class CudaStep:
         return self.planned[2] / self.measured[2]
 
 
-@lru_cache(maxsize=8)
 def graph_of(model: str, job: Job) -> ModelGraph:
     """The model as the cudameter's job runs it: `nonzero` reads zeros there, so that no token goes to any expert.
 
     A plan routes evenly. With targets inside a mixture of experts, or where a block fits just so, that shows.
     """
+    if "expert" not in json.dumps(load_source(model).config):
+        return built.graph_of(model, job)
+    return replace(_unrouted(model, built.cutting(job)), job=job)
+
+
+@lru_cache(maxsize=8)
+def _unrouted(model: str, job: Job) -> ModelGraph:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(load, "num_experts", lambda _config: 0)
         return load.load_model(model, job)
