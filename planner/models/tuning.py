@@ -26,7 +26,8 @@ from planner.models.failures import forward_of_model, run_for_model, run_forward
 from planner.models.inputs import calibration_batch
 from planner.models.recorder import NoListener, Recorder
 from planner.models.traces import Event
-from planner.models.tuned import TunedBlock, TuningRequest, left
+from planner.models.rounded import InputSquares, round_linear
+from planner.models.tuned import Rounding, TunedBlock, TuningRequest, left
 from planner.models.tuned_linear import InputRange, QuantizedInput, TunedLinear, whole_range
 from planner.models.wrapping import without_lost_masks
 
@@ -148,6 +149,7 @@ class BlockTuner:
         self.autocast = CudaAutocast(next(self.block.parameters()).dtype)
         self.tuned: dict[str, TunedLinear] = {}
         self.observers: dict[str, InputRange] = {}
+        self.squares: dict[str, InputSquares] = {}
         self.weights = tuple(_sizes(self.block))
         self.output = 0
         """Bytes of what a whole batch returns."""
@@ -161,6 +163,8 @@ class BlockTuner:
             stack.enter_context(HalfSoftmax())
             stack.enter_context(self.recorder)
             self.recorder.begin()
+            if self.request.rounding is not None:
+                return self._rounded(self.request.rounding)
             sizes = self.request.sizes
             reference = tuple(self._phase(self._pass, rows) for rows in sizes)
             observed = self._observed(sizes)
@@ -227,6 +231,7 @@ class BlockTuner:
             batch_others = self._batch(rows)
             with self.autocast:
                 raw_output = self.block(**batch_others)
+            self.output = _hidden_bytes(raw_output)
             del raw_output
             batch_others.clear()
 
@@ -264,6 +269,62 @@ class BlockTuner:
     def _put(self, name: str, module: torch.nn.Module) -> None:
         parent, _, last = name.rpartition(".")
         setattr(self.block.get_submodule(parent), last, module)
+
+    # ------------------------------------------------------------------ instead of the training
+    def _rounded(self, rounding: Rounding) -> TunedBlock:
+        """rtn/quantizer.py: a pass in which inputs are summed, or none; then one Linear after the other."""
+        observed = self._summed() if rounding.sees_data else ()
+        unwrap = self._phase(self._round, rounding.searches)
+        return TunedBlock(
+            reference=(),
+            observed=observed,
+            wrap=(),
+            iteration=(),
+            found=(),
+            unwrap=unwrap,
+            collect=(),
+            weights=self.weights,
+            output=self.output // self.request.sizes[-1],
+            trained=(),
+            kept=frozenset(self.recorder.ids.values()),
+            unruled=frozenset(self.recorder.unruled),
+        )
+
+    def _summed(self) -> tuple[tuple[Event, ...], ...]:
+        """composer.py `_get_fp_act_hooks`: ranges where they are static, then the sums of squares, for every Linear."""
+        handles = []
+        for name, module in self.block.named_modules():
+            how = self.linears.get(f"{self.request.layer}.{name}")
+            if how is None:
+                continue
+            if how.static:
+                seen = self.observers[name] = InputRange(how)
+                handles.append(module.register_forward_hook(lambda _m, args, _out, seen=seen: seen.see(args[0])))
+            summed = self.squares[name] = InputSquares()
+            handles.append(module.register_forward_hook(lambda _m, args, _out, summed=summed: summed.see(args[0])))
+        sizes = self.request.sizes
+        phases = tuple(self._phase(self._pass, rows) for rows in (*sizes[:1], *sizes))
+        for handle in handles:
+            handle.remove()
+        return phases
+
+    def _round(self, search: bool) -> None:
+        """quantization/base.py `_quantize_layer_via_rtn`, Linear by Linear."""
+        parts = [(name, part, self.linears.get(f"{self.request.layer}.{name}")) for name, part in self._parts()]
+        taken = [(name, part, how) for name, part, how in parts if how is not None]
+        with torch.no_grad():
+            ranges = {name: whole_range(part, how) for name, part, how in taken}
+            for name, part, how in taken:
+                with self._running(part):
+                    squares = self.squares[name].total if name in self.squares else None
+                    round_linear(part, how, squares, ranges[name], search)
+
+    @contextmanager
+    def _running(self, part: torch.nn.Module) -> Iterator[None]:
+        """What is made here is this module's."""
+        self.listener.enter(part, (), {})
+        yield
+        self.listener.leave(part, (), {}, None)
 
     # ------------------------------------------------------------------ the training
     def _earlier(self) -> None:
@@ -306,6 +367,12 @@ class BlockTuner:
                 tuned.unwrap()
                 self._put(name, QuantizedInput(tuned) if tuned.how.inputs else tuned.linear)
         self.names.clear()
+
+
+def _hidden_bytes(output: Any) -> int:
+    """Bytes of the hidden states that a layer returns, alone or before others."""
+    hidden: torch.Tensor = output[0] if isinstance(output, (tuple, list)) else output
+    return hidden.numel() * hidden.element_size()
 
 
 def _sizes(block: torch.nn.Module) -> Iterator[int]:

@@ -40,15 +40,16 @@ class TrainedLayer:
             elif event.kind == "product":
                 self.context.multiply()
 
-    def carry(self, events: Events, kind: str, found: Sequence[int] = ()) -> None:
+    def carry(self, events: Events, kind: str, found: Sequence[int] = (), leaves: Sequence[int] | None = None) -> None:
         """Play one of several equal phases, which finds what the one before it left and leaves the same itself.
 
-        `found`: how the phase calls what it finds, if there is any.
+        `found`: how the phase calls what it finds, if there is any; `leaves`: what it hands on, None for all that it
+        leaves.
         """
         if self._carried:
             self._live.update(zip(found, self._carried, strict=True))
         self.play(events, kind)
-        self._carried = [self._live.pop(number) for number in left(events)]
+        self._carried = [self._live.pop(number) for number in (left(events) if leaves is None else leaves)]
 
     def settle(self, events: Events) -> None:
         """The equal phases are over: what was carried lies where this one leaves it."""
