@@ -6,7 +6,6 @@ algorithms/quantization/sign_round/quantizer.py quantize_block. Their steps are 
 functions here hold tensors under the names that hold them there.
 """
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -18,21 +17,18 @@ from planner.errors import UnsupportedError
 from planner.job import Job
 from planner.models.autocasting import CudaAutocast
 from planner.models.autograd import MeanSquare, TrainingRecorder
-from planner.models.build import num_experts, quiet
+from planner.models.build import quiet
 from planner.models.built import BuiltModel, built_model, unchanged
-from planner.models.calls import HalfSoftmax, around_calls, patched_forward
+from planner.models.calls import HalfSoftmax, around_calls
+from planner.models.captured import SHARED, passed
 from planner.models.experts import linearize
-from planner.models.failures import forward_of_model, run_for_model, run_forward
-from planner.models.inputs import calibration_batch
-from planner.models.recorder import NoListener, Recorder
-from planner.models.traces import Event
+from planner.models.failures import forward_of_model, run_for_model
+from planner.models.recorder import NoListener
 from planner.models.rounded import InputSquares, round_linear
+from planner.models.traces import Event
 from planner.models.tuned import Rounding, TunedBlock, TuningRequest, left
 from planner.models.tuned_linear import InputRange, QuantizedInput, TunedLinear, whole_range
 from planner.models.wrapping import without_lost_masks
-
-SHARED = ("position_ids", "cache_position", "position_embeddings", "cu_seqlens")
-"""auto_round utils/common.py SHARED_CACHE_KEYS: every batch gets the first sample's."""
 
 
 def tune(built: BuiltModel, job: Job, targets: Sequence[str], experts: int, request: TuningRequest) -> TunedBlock:
@@ -53,7 +49,7 @@ def tune(built: BuiltModel, job: Job, targets: Sequence[str], experts: int, requ
         if job.sequential_targets is not None:  # they may be experts, which are there once these are linear
             linearize(model, model.config, job.calibrate_all_experts)
         with without_lost_masks(model, targets), forward_of_model():
-            arguments = _captured(model, job, targets, request.layer)
+            arguments = passed(model, job, targets, request)
             linearize(model.get_submodule(request.layer), model.config, job.calibrate_all_experts)
             with frozen(model):
                 return BlockTuner(model, request, arguments, experts).run()
@@ -70,52 +66,6 @@ def frozen(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
-
-
-class _ReachedError(Exception):
-    """The forward came to the layer whose inputs are wanted."""
-
-    def __init__(self, args: Any, kwargs: Any) -> None:
-        super().__init__()
-        self.arguments = args, kwargs
-
-
-def _captured(model: Any, job: Job, targets: Sequence[str], layer: str) -> dict[str, Any]:
-    """What calibration passes to the layer, by name: base.py input_capture_hook.
-
-    Layers before it hand on tensors like their input.
-    """
-    batch = calibration_batch(model.config, job.batch_shape, getattr(torch, job.dtype))
-    with torch.no_grad(), ExitStack() as stack:
-        for name in targets:
-            module = model.get_submodule(name)
-            stack.enter_context(patched_forward(module, _stop if name == layer else _passed_through))
-        stack.enter_context(HalfSoftmax())
-        stack.enter_context(Recorder(num_experts(model.config)))
-        try:
-            run_forward(model, {**batch.fields, "use_cache": False})
-        except _ReachedError as reached:
-            return _by_name(model.get_submodule(layer), *reached.arguments)
-    raise UnsupportedError(f"{layer} is not called in a forward")
-
-
-def _stop(*args: Any, **kwargs: Any) -> Any:
-    raise _ReachedError(args, kwargs)
-
-
-def _passed_through(*args: Any, **kwargs: Any) -> Any:
-    """A layer's output has the shape of its hidden states."""
-    return args[0] if args else kwargs["hidden_states"]
-
-
-def _by_name(module: torch.nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
-    """calibration/llm.py forward_capture: tensors, lists, tuples and plain values; hidden states come last."""
-    parameters = [name for name in inspect.signature(type(module).forward).parameters if name != "self"]
-    hidden = args[0] if args else kwargs["hidden_states"]
-    named = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-    named |= dict(zip(parameters[1:], args[1:], strict=False))
-    kept = {k: v for k, v in named.items() if v is None or isinstance(v, (torch.Tensor, list, tuple, str, bool))}
-    return {**kept, parameters[0]: hidden}
 
 
 class _Listener(NoListener):

@@ -93,7 +93,7 @@ def replace_mask_readers() -> None:
 
 
 def shorten_searches() -> None:
-    """Shape mode: AutoRound without iterations tries a few scales of a hundred and more, as many as reach the steady state.
+    """Shape mode: AutoRound without iterations tries four scales of a hundred and more: all tries are alike.
 
     auto_round/data_type/int.py search_scales and nvfp.py search_nvfp4_scale. No sum of squared inputs is zero, where
     gguf.py `_imatrix_handle_zero` would read it.

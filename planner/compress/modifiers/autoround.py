@@ -16,11 +16,11 @@ from pydantic import Field
 from planner.compress.batches import walk_batches
 from planner.compress.context import Context
 from planner.compress.holdings import Owner
-from planner.compress.modifiers.autoround_schemes import linear_tuning, rounding
+from planner.compress.modifiers.autoround_schemes import linear_tuning, refuse_spread, rounding
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.mixin import QuantizationMixinSpec, shared_fields
 from planner.compress.modifiers.training import TrainedLayer
-from planner.errors import RecipeError, UnsupportedError
+from planner.errors import RecipeError
 from planner.models.traces import Call
 from planner.models.tuned import Rounding, TunedBlock, TuningRequest, replaced
 from planner.notes import Note
@@ -84,7 +84,7 @@ class AutoRoundSpec(QuantizationMixinSpec):
         )
         if not any(group.weights for group in spec.groups):
             raise RecipeError("AutoRound needs a scheme for weights; give scheme (like W4A16) or config_groups", where)
-        _refuse_spread(entry.device_ids, f"{where}.device_ids")
+        refuse_spread(entry.device_ids, f"{where}.device_ids")
         for group in spec.groups:
             linear_tuning(spec.preset, group)
         return spec
@@ -377,15 +377,6 @@ class AutoRoundModel(ModifierModel):
         if self.outputs is not None:
             self.context.ledger.free(self.outputs)
             self.outputs = None
-
-
-def _refuse_spread(device_ids: str | None, where: str) -> None:
-    """compressors/orchestrator.py quantize_block: with one device, the layer goes to the CPU and comes back whole."""
-    if device_ids is not None and "," in device_ids:
-        raise UnsupportedError(
-            f"{where}: {device_ids} spreads each layer over several GPUs, by rules that planner does not model; with one "
-            "of them it plans"
-        )
 
 
 def _qparams(module: LinearModule) -> Iterable[tuple[str, int]]:

@@ -8,7 +8,7 @@ scheme are left alone while it trains.
 from collections.abc import Mapping
 from typing import Any
 
-from planner.errors import RecipeError
+from planner.errors import RecipeError, UnsupportedError
 from planner.models.tuned import LinearTuning, Rounding
 from planner.recipe.specs import QuantArgs, Scheme
 
@@ -62,6 +62,14 @@ def rounding(preset: str | None, first: LinearTuning, *, searches: bool) -> Roun
     return Rounding(sees_data=sees_data, searches=searches)
 
 
+def refuse_spread(device_ids: str | None, where: str) -> None:
+    """compressors/orchestrator.py quantize_block: with one device, the layer goes to the CPU and comes back whole."""
+    if device_ids is not None and "," in device_ids:
+        raise UnsupportedError(
+            f"{where}: {device_ids} spreads each layer over GPUs, which planner does not model; give one of them"
+        )
+
+
 def _weights(args: QuantArgs, where: str) -> Any:
     """data_type/utils.py get_quant_func."""
     if args.type == "int":
@@ -84,8 +92,7 @@ def _group(args: QuantArgs, where: str) -> int:
     if args.strategy == "tensor":
         return 0
     raise RecipeError(
-        f"LLM Compressor stops at the first layer: its AutoRound takes no strategy {args.strategy}, but channel, tensor, "
-        "or a group_size",
+        f"LLM Compressor stops at the first layer: AutoRound takes channel, tensor or group_size, not {args.strategy}",
         f"{where}.weights",
     )
 
