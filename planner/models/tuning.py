@@ -102,7 +102,7 @@ class BlockTuner:
         self.squares: dict[str, InputSquares] = {}
         self.weights = tuple(_sizes(self.block))
         self.output = 0
-        """Bytes of what a whole batch returns."""
+        """Bytes of what the last batch of a pass returned."""
         self.names: dict[str, Any] = {}
         """Local names of quantize_block that outlive an iteration."""
 
@@ -133,7 +133,7 @@ class BlockTuner:
             unwrap=unwrap,
             collect=collect,
             weights=self.weights,
-            output=self.output // self.request.trained[-1],
+            output=self.output // self.request.sizes[-1],
             trained=tuple(p.numel() * p.element_size() for linear in self.tuned.values() for p in linear.trained),
             kept=kept,
             unruled=frozenset(self.recorder.unruled),
@@ -170,7 +170,6 @@ class BlockTuner:
             raw_output: Any = self.block(**batch_others)
         output: torch.Tensor = raw_output[0] if isinstance(raw_output, (tuple, list)) else raw_output
 
-        self.output = output.numel() * output.element_size()
         del raw_output
         batch_others.clear()
         return output
