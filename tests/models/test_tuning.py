@@ -12,6 +12,7 @@ from planner.models.autograd import TrainingRecorder
 from planner.models.built import BuiltModel
 from planner.models.load import graph_of, load_built
 from planner.models.recorder import NoListener
+from planner.models.rounded import round_linear
 from planner.models.traces import Event, memory_events
 from planner.models.tuned import LinearTuning, TunedBlock, TuningRequest, left
 from planner.models.tuned_linear import TunedLinear
@@ -90,6 +91,28 @@ def test_a_part_that_another_holds_is_not_changed() -> None:
 
     made = [(event.operator, event.bytes) for event in recorded(run) if event.kind == "alloc"]
     assert ("add", 400) in made[2:], "the first part is the gradient that backward was given"
+
+
+# ---------------------------------------------------------------------- without iterations
+def peak(how: LinearTuning, *, search: bool) -> int:
+    """Bytes that a weight's rounding takes beside it."""
+    linear = torch.nn.Linear(COLUMNS, ROWS, bias=False, device="meta", dtype=torch.bfloat16).requires_grad_(False)
+    squares = torch.empty(COLUMNS, device="meta") if search else None
+    live, most = {}, 0
+    for event in recorded(lambda _: round_linear(linear, how, squares, None, search)):
+        if event.kind == "alloc":
+            live[event.id] = event.bytes
+        elif event.kind == "free":
+            live.pop(event.id, None)
+        most = max(most, sum(live.values()))
+    return most
+
+
+def test_a_search_holds_the_squares_the_loss_and_two_rounded_weights() -> None:
+    """16 bytes of each weight: squares, loss and its root in fp32, two roundings in bf16; and a few of each group."""
+    weights, groups = ROWS * COLUMNS, ROWS * COLUMNS // GROUP
+    assert 16 * weights < peak(INT4, search=True) < 16 * weights + 64 * groups
+    assert 6 * weights < peak(INT4, search=False) < 6 * weights + 64 * groups
 
 
 # ---------------------------------------------------------------------- a whole layer

@@ -31,14 +31,18 @@ class TrainedLayer:
                 continue
             if event.kind == "alloc":
                 owner = Owner((self.layer + event.module).rstrip("."), event.operator)
-                self._live[event.id] = self.context.take(
-                    event.bytes, kind if event.category == "forward" else event.category, owner
-                )
+                self._live[event.id] = self.context.take(event.bytes, self._kind(event, kind), owner)
             elif event.kind == "free":
                 if event.id in self._live:  # the first iteration finds nothing of one before it
                     ledger.free(self._live.pop(event.id))
             elif event.kind == "product":
                 self.context.multiply()
+
+    def _kind(self, event: Event, kind: str) -> str:
+        """What stays is AutoRound's, whatever it was made in."""
+        if event.id in self.block.kept:
+            return "autoround"
+        return kind if event.category == "forward" else event.category
 
     def carry(self, events: Events, kind: str, found: Sequence[int] = (), leaves: Sequence[int] | None = None) -> None:
         """Play one of several equal phases, which finds what the one before it left and leaves the same itself.
