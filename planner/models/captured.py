@@ -26,11 +26,11 @@ def passed(model: Any, job: Job, targets: Sequence[str], request: TuningRequest)
     arguments = _captured(model, job, targets, request.layer)
     if job.batch_size > 1:
         one = job.model_copy(update={"batch_size": 1})
-        _refuse_other_rows(arguments, _captured(model, one, targets, request.layer), job, request)
+        refuse_other_rows(arguments, _captured(model, one, targets, request.layer), job, request)
     return arguments
 
 
-def _refuse_other_rows(
+def refuse_other_rows(
     arguments: Mapping[str, Any], single: Mapping[str, Any], job: Job, request: TuningRequest
 ) -> None:
     """Raises JobError where the library stops: what every batch gets from the first has a row for each sample of it.

@@ -33,9 +33,7 @@ def test_what_is_planned_is_read_and_what_cannot_be_read_is_refused_with_these_w
 
 def test_the_readme_says_how_many() -> None:
     done, stop = (sum(told["outcome"] == kind for told in TOLD) for kind in ("planned", "fails"))
-    text = (
-        f"Of the {len(TOLD)} in LLM Compressor's own repository {done} are planned, and of {stop} a line says why the"
-    )
+    text = f"Of the {len(TOLD)} in LLM Compressor's own repository {done} are planned, and of {stop} a line says why"
     assert text in " ".join(README.read_text("utf-8").split())
 
 
