@@ -258,7 +258,7 @@ class BlockTuner:
         return phases
 
     def _round(self, search: bool) -> None:
-        """quantization/base.py `_quantize_layer_via_rtn`, Linear by Linear."""
+        """auto_round's BaseQuantizer `_quantize_layer_via_rtn`, Linear by Linear."""
         parts = [(name, part, self.linears.get(f"{self.request.layer}.{name}")) for name, part in self._parts()]
         taken = [(name, part, how) for name, part, how in parts if how is not None]
         with torch.no_grad():
