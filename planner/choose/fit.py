@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import log
 
 from planner.choose.estimator import Estimator, Trial
+from planner.choose.floors import times_too_little
 from planner.choose.schema import Choice, Fit, Largest, Strategies
 from planner.choose.strategies import ASKED, Strategy, left_out, strategies
 from planner.compress.card import card_notes
@@ -103,9 +104,9 @@ class Search:
         found, _ = self._extend([self._start()], [each for each in self.candidates if each.is_same_result])
         return tuple(self.estimator.choice(self.asked, state.strategy, self.machine, quick=True) for state in found)
 
-    def quick_choices(self) -> tuple[Choice, ...]:
-        """The strategies that can be planned, without their smallest cards."""
-        found = [each for each in (ASKED, *self.candidates) if self._state(each) is not None]
+    def quick_choices(self, steps: Sequence[Strategy] | None = None) -> tuple[Choice, ...]:
+        """The strategies that can be planned, or those of these, without their smallest cards."""
+        found = [each for each in steps or (ASKED, *self.candidates) if self._state(each) is not None]
         return tuple(self.estimator.choice(self.asked, each, self.machine, quick=True) for each in found)
 
     def largest(self, field: str) -> Largest:
@@ -167,18 +168,20 @@ class Search:
         if not self.machine.gpus:
             return ()
         if start.trial.fails:  # some other way may not fail
-            states = [state for each in self.candidates if (state := self._state(each)) and not state.lacks]
-            return ranked([self._choice(state.strategy) for state in states])[:SHOWN]
+            return ranked([self._choice(state.strategy) for state in self._fitting(self.candidates)])[:SHOWN]
         same = [each for each in self.candidates if each.is_same_result]
         found, reached = self._extend([start], same)
         if not found:
-            rest = [each for each in self.candidates if not each.is_same_result and self._state(each)]
-            found = [state for each in rest if (state := self._state(each)) and not state.lacks]
+            found = self._fitting([each for each in self.candidates if not each.is_same_result])
             bases = sorted(reached, key=lambda state: state.lacks)[:1]
             found += [state for base in (start, *bases) for state in self._shrunk(base.strategy)]
         by_name = {state.strategy.name: state.strategy for state in found}
         choices = [self._choice(strategy) for strategy in by_name.values()]
         return ranked([choice for choice in choices if choice.fits in FITTING])[:SHOWN]
+
+    def _fitting(self, steps: Sequence[Strategy]) -> list[State]:
+        hopeful = [each for each in steps if not self.is_hopeless(each)]
+        return [state for each in hopeful if (state := self._state(each)) and not state.lacks]
 
     def _shrunk(self, base: Strategy) -> Iterator[State]:
         """The most samples that fit, at the length as asked and at shorter ones: the compressed model is another one.
@@ -201,30 +204,38 @@ class Search:
         """Those that fit at the first depth where some do, and the closest of all that were reached."""
         reached: list[State] = []
         for _ in range(DEPTH):
-            following = {}
-            for state in states:
-                for step in self._helpful(state, steps):
-                    strategy = step if state.strategy is ASKED else state.strategy.with_(step)
-                    following[frozenset(map(str, (*strategy.changes.items(), *strategy.recipe_changes)))] = strategy
-            tried = [each for strategy in following.values() if (each := self._state(strategy))]
-            if found := [each for each in tried if not each.lacks]:
-                return found, []
+            for is_hopeless in (False, True):  # those that cannot fit may still come closest
+                tried = self._followers(states, steps, is_hopeless)
+                if found := [each for each in tried if not each.lacks]:
+                    return found, []
             states = sorted(tried, key=lambda state: state.lacks)[:WIDTH]
             reached += states
             if not states:
                 break
         return [], reached
 
-    def _helpful(self, state: State, steps: Sequence[Strategy]) -> Iterator[Strategy]:
-        """The steps that change something new and, alone, lower a resource that is over."""
-        over = [demand.resource for demand in self._quick(state.trial) if demand.outcome == "over"]
-        start = self._quick(self.estimator.trial(self.asked))
-        for step in steps:
-            if state.strategy.touches(step):
-                continue
-            alone = self._state(step)
-            if alone is not None and any(_asks(self._quick(alone.trial), each) < _asks(start, each) for each in over):
-                yield step
+    def _followers(self, states: Sequence[State], steps: Sequence[Strategy], with_hopeless: bool) -> list[State]:
+        """The states, each extended by each step that helps it; the same changes in another order count once."""
+        following = {}
+        for state in states:
+            over = [demand.resource for demand in self._quick(state.trial) if demand.outcome == "over"]
+            for step in steps:
+                strategy = step if state.strategy is ASKED else state.strategy.with_(step)
+                is_tried = with_hopeless or not self.is_hopeless(strategy)
+                if is_tried and not state.strategy.touches(step) and self._lowers(step, over):
+                    following[frozenset(map(str, (*strategy.changes.items(), *strategy.recipe_changes)))] = strategy
+        return [each for strategy in following.values() if (each := self._state(strategy))]
+
+    def is_hopeless(self, strategy: Strategy, times: float = 1.0) -> bool:
+        """It takes more than so many times what the machine has, which is known before it is planned."""
+        return times_too_little(strategy, self.estimator.trial(self.asked).plan, self.machine) > times
+
+    def _lowers(self, step: Strategy, over: Sequence[Resource]) -> bool:
+        """Alone, the step lowers one of these resources."""
+        alone, start = self._state(step), self._quick(self.estimator.trial(self.asked))
+        if alone is None:
+            return False
+        return any(_asks(self._quick(alone.trial), each) < _asks(start, each) for each in over)
 
     def _quick(self, trial: Trial) -> tuple[Demand, ...]:
         return trial.quick_demands(self.machine)
