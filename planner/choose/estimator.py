@@ -71,7 +71,7 @@ class Trial:
 
     @property
     def fails(self) -> str | None:
-        """Why LLM Compressor itself would not finish the job."""
+        """Why LLM Compressor itself would not finish the job, or not with a result that is worth anything."""
         return next((note.text for note in self.plan.notes if note.kind == "fails"), None)
 
     @cached_property
