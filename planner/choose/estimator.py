@@ -22,7 +22,7 @@ from planner.compress.plans import placement_facts, simulated_plan
 from planner.compress.program import Outcome
 from planner.compress.recipes import load_recipe
 from planner.compress.schema import Plan
-from planner.errors import JobError
+from planner.errors import JobError, PlannerError
 from planner.fields import JOB_FIELDS
 from planner.hardware.demand import Demand, binding, fits
 from planner.hardware.machine import MAX_RAM, Machine
@@ -168,6 +168,7 @@ class Estimator:
         self._built: dict[Build, Any] = {}
         self._graphs: dict[tuple[Any, ...], ModelGraph] = {}
         self._trials: dict[tuple[Job, Recipe], Trial] = {}
+        self._refused: dict[tuple[Job, Recipe], PlannerError] = {}
         self._alike: dict[tuple[Job, Recipe], Trial] = {}
         self._saved: dict[tuple[Build, Recipe], Saved] = {}
 
@@ -188,14 +189,24 @@ class Estimator:
         """The strategy's job, simulated on a card with room. Raises what `plan` raises."""
         changed, recipe = without_card(self._job(job, strategy)), strategy.recipe(self.recipe)
         key = (changed, recipe)
+        if key in self._refused:
+            raise self._refused[key]
         if key not in self._trials:
-            graph = self.graph(changed)
             self._say(f"simulating {self.recipe.name}: {strategy.name}")
-            alike = on_host(changed), recipe
-            trial = Trial(graph, recipe, changed, self._saved.get((changed.build, recipe)), self._alike.get(alike))
-            self._trials[key], self._saved[changed.build, recipe] = trial, trial.saved
-            self._alike.setdefault(alike, trial)
+            try:
+                self._trials[key] = self._tried(changed, recipe)
+            except PlannerError as error:
+                self._refused[key] = error
+                raise
         return self._trials[key]
+
+    def _tried(self, job: Job, recipe: Recipe) -> Trial:
+        """A new trial, with what others of this model know already."""
+        size, alike = (job.build, recipe), (on_host(job), recipe)
+        trial = Trial(self.graph(job), recipe, job, self._saved.get(size), self._alike.get(alike))
+        self._saved[size] = trial.saved
+        self._alike.setdefault(alike, trial)
+        return trial
 
     def choice(self, job: Job, strategy: Strategy, machine: Machine, *, quick: bool = False) -> Choice:
         """The strategy on the machine, with all its figures; `quick` without the smallest card.
