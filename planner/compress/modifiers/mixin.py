@@ -21,7 +21,13 @@ from planner.recipe.matching import (
     nothing_left,
     target_matches,
 )
-from planner.recipe.schemes import QuantizationFields, needs_data, observes_activations, resolve_groups, resolve_kv_cache
+from planner.recipe.schemes import (
+    QuantizationFields,
+    needs_data,
+    observes_activations,
+    resolve_groups,
+    resolve_kv_cache,
+)
 from planner.recipe.specs import HiddenModule, ModifierSpec, ModuleRef, QuantArgs, Scheme, Selection
 from planner.recipe.validation import check_patterns
 
