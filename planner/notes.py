@@ -18,7 +18,7 @@ class Note(Record):
     recipe: how LLM Compressor reads a recipe, such as fields and targets that it ignores;
     job: what the job's options do, such as the pipeline;
     estimate: the parts of the figures that are estimated or not counted;
-    fails: the job starts in LLM Compressor and does not finish;
+    fails: the job starts in LLM Compressor and does not finish, or it ends with a result that is worth nothing;
     result: the checkpoint that is saved and served;
     card: what is not known of the GPU, such as a label that stands for its memory;
     rehearsal: what a rehearsal made up, and what it cannot know;

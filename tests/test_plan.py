@@ -314,6 +314,27 @@ def test_the_datafree_pipeline_says_what_a_recipe_that_needs_data_misses() -> No
     assert not noted("runs no forward", plan("llama-3-8b", "rtn_w4a16", job(pipeline="datafree")))
 
 
+@pytest.mark.parametrize(
+    ("recipe", "fails"),
+    [
+        ("gptq_w4a16", True),
+        ("rtn_w8a8_static", True),
+        ("rtn_nvfp4", True),
+        ("rtn_fp8_kv_cache", True),
+        ("sparsegpt_2of4", True),
+        ("wanda_50", True),
+        ("awq_w4a16", False),
+        ("rtn_w4a16_imatrix", False),
+    ],
+)
+def test_a_datafree_job_that_saves_scales_nobody_set_or_prunes_nothing_is_a_no(recipe: str, fails: bool) -> None:
+    """Each was run with the real library: all end without an error (AWQ and iMatrix as plain rounding)."""
+    planned = plan("qwen3-0.6b", recipe, Job(pipeline="datafree", layers=1, samples=1, seq_len=64))
+    assert (planned.fits == "no") is fails
+    assert any(note.kind == "fails" for note in planned.notes) is fails
+    assert noted("runs no forward", planned)
+
+
 def test_two_modifiers_are_told_to_take_two_passes(recipe: Writer) -> None:
     modifiers = [
         (

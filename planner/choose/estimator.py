@@ -22,7 +22,7 @@ from planner.compress.plans import placement_facts, simulated_plan
 from planner.compress.program import Outcome
 from planner.compress.recipes import load_recipe
 from planner.compress.schema import Plan
-from planner.errors import JobError
+from planner.errors import JobError, PlannerError
 from planner.fields import JOB_FIELDS
 from planner.hardware.demand import Demand, binding, fits
 from planner.hardware.machine import MAX_RAM, Machine
@@ -45,8 +45,15 @@ OLDER = 75
 class Trial:
     """One job that was simulated on a card with room, and what it asks of any machine."""
 
-    def __init__(self, graph: ModelGraph, recipe: Recipe, job: Job, saved: Saved | None = None) -> None:
-        """`saved`: another trial's, with the same model and recipe."""
+    def __init__(
+        self,
+        graph: ModelGraph,
+        recipe: Recipe,
+        job: Job,
+        saved: Saved | None = None,
+        alike: "Trial | None" = None,
+    ) -> None:
+        """`saved`: another trial's, with the same model and recipe; `alike`: of a job that differs `on_host` alone."""
         program, notes, notes_on_run = checked_program(graph, recipe, job)
         self.recipe, self.job = recipe, job
         rank = heaviest_rank(program, job)
@@ -59,19 +66,25 @@ class Trial:
         self.saved = saved or saved_files(graph, program, job)
         self.plan: Plan = sized(plan, graph, program, self.saved)
         self._attempts: dict[tuple[int, bool], Attempt] = {}
+        self._on_cards = alike if alike and _of_card(alike) == _of_card(self) else self
+        """Who tries cards: what takes the same of one with room, step by step, takes the same of any."""
 
     @property
     def fails(self) -> str | None:
-        """Why LLM Compressor itself would not finish the job."""
+        """Why LLM Compressor itself would not finish the job, or not with a result that is worth anything."""
         return next((note.text for note in self.plan.notes if note.kind == "fails"), None)
 
     @cached_property
     def smallest_card(self) -> int:
         """The smallest card on which it gets through; 0 where it needs none."""
+        if self._on_cards is not self:
+            return self._on_cards.smallest_card
         return self.rehearsal.smallest() if self.plan.gpu.peak_bytes else 0
 
     def on(self, card: int, *, exactly: bool = True) -> Attempt:
         """The job on a card of so many bytes; less than exactly, with shorter walks than a plan has."""
+        if self._on_cards is not self:
+            return self._on_cards.on(card, exactly=exactly)
         key = card, exactly
         if key not in self._attempts:
             self._attempts[key] = self.rehearsal.exactly_on(card) if exactly else self.rehearsal.on(card)
@@ -121,6 +134,12 @@ class Trial:
         )
 
 
+def _of_card(trial: Trial) -> list[tuple[Any, ...]]:
+    """What each step takes of a card with room."""
+    steps = trial.rehearsal.roomy.steps
+    return [(step.phase, step.gpu.bytes, step.gpu.end, step.gpu.by_kind, step.gpu.held) for step in steps]
+
+
 def _with_context(rehearsal: Rehearsal, attempt: Attempt) -> int:
     """What the attempt reserved, and the CUDA context; 0 where nothing is computed on a GPU."""
     reserved = max((step.gpu.held.reserved for step in attempt.steps if step.gpu.held), default=0)
@@ -149,6 +168,8 @@ class Estimator:
         self._built: dict[Build, Any] = {}
         self._graphs: dict[tuple[Any, ...], ModelGraph] = {}
         self._trials: dict[tuple[Job, Recipe], Trial] = {}
+        self._refused: dict[tuple[Job, Recipe], PlannerError] = {}
+        self._alike: dict[tuple[Job, Recipe], Trial] = {}
         self._saved: dict[tuple[Build, Recipe], Saved] = {}
 
     def graph(self, job: Job) -> ModelGraph:
@@ -168,12 +189,24 @@ class Estimator:
         """The strategy's job, simulated on a card with room. Raises what `plan` raises."""
         changed, recipe = without_card(self._job(job, strategy)), strategy.recipe(self.recipe)
         key = (changed, recipe)
+        if key in self._refused:
+            raise self._refused[key]
         if key not in self._trials:
-            graph = self.graph(changed)
             self._say(f"simulating {self.recipe.name}: {strategy.name}")
-            trial = Trial(graph, recipe, changed, self._saved.get((changed.build, recipe)))
-            self._trials[key], self._saved[changed.build, recipe] = trial, trial.saved
+            try:
+                self._trials[key] = self._tried(changed, recipe)
+            except PlannerError as error:
+                self._refused[key] = error
+                raise
         return self._trials[key]
+
+    def _tried(self, job: Job, recipe: Recipe) -> Trial:
+        """A new trial, with what others of this model know already."""
+        size, alike = (job.build, recipe), (on_host(job), recipe)
+        trial = Trial(self.graph(job), recipe, job, self._saved.get(size), self._alike.get(alike))
+        self._saved[size] = trial.saved
+        self._alike.setdefault(alike, trial)
+        return trial
 
     def choice(self, job: Job, strategy: Strategy, machine: Machine, *, quick: bool = False) -> Choice:
         """The strategy on the machine, with all its figures; `quick` without the smallest card.
@@ -231,6 +264,12 @@ class Estimator:
             return strategy.job(asked)
         except ValidationError as error:
             raise JobError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+
+
+def on_host(job: Job) -> Job:
+    """The job without what decides how it is loaded, and where weights wait that go to the card."""
+    where = {} if job.weights == "gpu" else {"weights": "cpu", "ram_for_weights_bytes": None}
+    return job.model_copy(update={**where, "linearized": False})
 
 
 def without_card(job: Job) -> Job:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import log
 
 from planner.choose.estimator import Estimator, Trial
+from planner.choose.floors import times_too_little
 from planner.choose.schema import Choice, Fit, Largest, Strategies
 from planner.choose.strategies import ASKED, Strategy, left_out, strategies
 from planner.compress.card import card_notes
@@ -86,6 +87,7 @@ class Search:
         """All strategies, and where none of them fits alone, what fits together."""
         start = self._start()
         found = [self._choice(each) for each in (ASKED, *self.candidates) if self._state(each) is not None]
+        found, idle = _without_idle(found)
         if all(choice.fits == "no" for choice in found):
             found += [choice for choice in self._fixes(start) if choice.strategy not in {c.strategy for c in found}]
         plan = start.trial.plan
@@ -94,7 +96,7 @@ class Search:
             recipe=plan.recipe,
             job=self.asked,
             machine=self.machine,
-            notes=(*plan.notes, *card_notes(self.asked), *self.notes),
+            notes=(*plan.notes, *card_notes(self.asked), *self.notes, *_on_idle(idle)),
             choices=ranked(found),
         )
 
@@ -103,9 +105,9 @@ class Search:
         found, _ = self._extend([self._start()], [each for each in self.candidates if each.is_same_result])
         return tuple(self.estimator.choice(self.asked, state.strategy, self.machine, quick=True) for state in found)
 
-    def quick_choices(self) -> tuple[Choice, ...]:
-        """The strategies that can be planned, without their smallest cards."""
-        found = [each for each in (ASKED, *self.candidates) if self._state(each) is not None]
+    def quick_choices(self, steps: Sequence[Strategy] | None = None) -> tuple[Choice, ...]:
+        """The strategies that can be planned, or those of these, without their smallest cards."""
+        found = [each for each in steps or (ASKED, *self.candidates) if self._state(each) is not None]
         return tuple(self.estimator.choice(self.asked, each, self.machine, quick=True) for each in found)
 
     def largest(self, field: str) -> Largest:
@@ -167,18 +169,28 @@ class Search:
         if not self.machine.gpus:
             return ()
         if start.trial.fails:  # some other way may not fail
-            states = [state for each in self.candidates if (state := self._state(each)) and not state.lacks]
-            return ranked([self._choice(state.strategy) for state in states])[:SHOWN]
+            return ranked([self._choice(state.strategy) for state in self._fitting(self.candidates)])[:SHOWN]
         same = [each for each in self.candidates if each.is_same_result]
         found, reached = self._extend([start], same)
         if not found:
-            rest = [each for each in self.candidates if not each.is_same_result and self._state(each)]
-            found = [state for each in rest if (state := self._state(each)) and not state.lacks]
-            bases = sorted(reached, key=lambda state: state.lacks)[:1]
-            found += [state for base in (start, *bases) for state in self._shrunk(base.strategy)]
+            closest = sorted(reached, key=lambda state: state.lacks)[:WIDTH]
+            found = self._other_results([start.strategy, *(state.strategy for state in closest)])
         by_name = {state.strategy.name: state.strategy for state in found}
         choices = [self._choice(strategy) for strategy in by_name.values()]
         return ranked([choice for choice in choices if choice.fits in FITTING])[:SHOWN]
+
+    def _other_results(self, bases: Sequence[Strategy]) -> list[State]:
+        """Where nothing fits that compresses the model alike: the job as asked and the closest that was found, each
+        with the calibration changed; the more of them together, the later they are tried."""
+        others = [each for each in self.candidates if not each.is_same_result]
+        joined = [_joined(base, step) for base in bases for step in others if not base.touches(step)]
+        found = self._fitting(joined)
+        found += [state for base in bases[:2] for state in self._shrunk(base)]
+        return found or [state for base in (*bases[2:], *joined) for state in self._shrunk(base)]
+
+    def _fitting(self, steps: Sequence[Strategy]) -> list[State]:
+        hopeful = [each for each in steps if not self.is_hopeless(each)]
+        return [state for each in hopeful if (state := self._state(each)) and not state.lacks]
 
     def _shrunk(self, base: Strategy) -> Iterator[State]:
         """The most samples that fit, at the length as asked and at shorter ones: the compressed model is another one.
@@ -186,10 +198,11 @@ class Search:
         Shorter lengths are tried by halves, until all samples fit.
         """
         seq_len = self.asked.seq_len
-        while seq_len >= LEAST_TOKENS:
+        least_samples, least_tokens = min(LEAST_SAMPLES, self.asked.samples), min(LEAST_TOKENS, seq_len)
+        while seq_len >= least_tokens:
             cut = {"seq_len": seq_len} if seq_len < self.asked.seq_len else {}
             samples = self._most(base, cut, "samples", self.asked.samples, 1)
-            if samples >= LEAST_SAMPLES:
+            if samples >= least_samples:
                 changes = {**cut, **({"samples": samples} if samples < self.asked.samples else {})}
                 state = self._state(_shorter(base, changes))
                 yield from (state,) if state else ()
@@ -201,30 +214,38 @@ class Search:
         """Those that fit at the first depth where some do, and the closest of all that were reached."""
         reached: list[State] = []
         for _ in range(DEPTH):
-            following = {}
-            for state in states:
-                for step in self._helpful(state, steps):
-                    strategy = step if state.strategy is ASKED else state.strategy.with_(step)
-                    following[frozenset(map(str, (*strategy.changes.items(), *strategy.recipe_changes)))] = strategy
-            tried = [each for strategy in following.values() if (each := self._state(strategy))]
-            if found := [each for each in tried if not each.lacks]:
-                return found, []
+            for is_hopeless in (False, True):  # those that cannot fit may still come closest
+                tried = self._followers(states, steps, is_hopeless)
+                if found := [each for each in tried if not each.lacks]:
+                    return found, []
             states = sorted(tried, key=lambda state: state.lacks)[:WIDTH]
             reached += states
             if not states:
                 break
         return [], reached
 
-    def _helpful(self, state: State, steps: Sequence[Strategy]) -> Iterator[Strategy]:
-        """The steps that change something new and, alone, lower a resource that is over."""
-        over = [demand.resource for demand in self._quick(state.trial) if demand.outcome == "over"]
-        start = self._quick(self.estimator.trial(self.asked))
-        for step in steps:
-            if state.strategy.touches(step):
-                continue
-            alone = self._state(step)
-            if alone is not None and any(_asks(self._quick(alone.trial), each) < _asks(start, each) for each in over):
-                yield step
+    def _followers(self, states: Sequence[State], steps: Sequence[Strategy], with_hopeless: bool) -> list[State]:
+        """The states, each extended by each step that helps it; the same changes in another order count once."""
+        following = {}
+        for state in states:
+            over = [demand.resource for demand in self._quick(state.trial) if demand.outcome == "over"]
+            for step in steps:
+                strategy = _joined(state.strategy, step)
+                is_tried = with_hopeless or not self.is_hopeless(strategy)
+                if is_tried and not state.strategy.touches(step) and self._lowers(step, over):
+                    following[frozenset(map(str, (*strategy.changes.items(), *strategy.recipe_changes)))] = strategy
+        return [each for strategy in following.values() if (each := self._state(strategy))]
+
+    def is_hopeless(self, strategy: Strategy, times: float = 1.0) -> bool:
+        """It takes more than so many times what the machine has, which is known before it is planned."""
+        return times_too_little(strategy, self.estimator.trial(self.asked).plan, self.machine) > times
+
+    def _lowers(self, step: Strategy, over: Sequence[Resource]) -> bool:
+        """Alone, the step lowers one of these resources."""
+        alone, start = self._state(step), self._quick(self.estimator.trial(self.asked))
+        if alone is None:
+            return False
+        return any(_asks(self._quick(alone.trial), each) < _asks(start, each) for each in over)
 
     def _quick(self, trial: Trial) -> tuple[Demand, ...]:
         return trial.quick_demands(self.machine)
@@ -250,6 +271,24 @@ class Search:
         return tuple(self._choice(state.strategy) for state in sorted(states, key=lambda state: state.lacks)[:3])
 
 
+def _without_idle(choices: Sequence[Choice]) -> tuple[list[Choice], list[str]]:
+    """The choices, the job as asked first, without those that take and move what it does; and the names of these."""
+    asked, *others = choices
+    idle = [each for each in others if _figures(each) == _figures(asked)]
+    return [each for each in choices if each not in idle], [each.strategy for each in idle]
+
+
+def _figures(choice: Choice) -> tuple[object, ...]:
+    demands = tuple((each.resource, each.needs_bytes, each.at_least_bytes, each.outcome) for each in choice.demands)
+    moved = choice.moved_to_gpu_bytes, choice.moved_from_gpu_bytes
+    return demands, moved, choice.passes, choice.fails, choice.samples, choice.seq_len, choice.is_same_result
+
+
+def _on_idle(names: Sequence[str]) -> Iterator[Note]:
+    if names:
+        yield Note(kind="job", text=f"The same figures as the job as asked: {', '.join(names)}.")
+
+
 def ranked(choices: Sequence[Choice]) -> tuple[Choice, ...]:
     """Those that fit first; then the same result, the most calibration data, the least movement."""
     return tuple(sorted(choices, key=_place))
@@ -261,12 +300,17 @@ def _place(choice: Choice) -> tuple[bool, bool, int, int, int, int]:
     return is_misfit, not choice.is_same_result, rank(choice.fits), -tokens, choice.moved_bytes, len(choice.changes)
 
 
+def _joined(base: Strategy, step: Strategy) -> Strategy:
+    """Both together."""
+    return step if base is ASKED else base.with_(step)
+
+
 def _shorter(base: Strategy, changes: Mapping[str, int]) -> Strategy:
     """The strategy with these values of the calibration data, which make another compressed model."""
     words = {"samples": "{:,} samples", "seq_len": "{:,} tokens a sample", "batch_size": "batch of {:,}"}
     name = " and ".join(words[field].format(value) for field, value in changes.items())
     cut = Strategy(name=name, changes=changes, is_same_result=False)
-    return cut if base is ASKED else base.with_(cut)
+    return _joined(base, cut)
 
 
 def _with(asked: Job, field: str, value: int) -> dict[str, int]:

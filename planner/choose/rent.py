@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from planner.choose.estimator import Estimator
 from planner.choose.fit import FITTING, Search
 from planner.choose.schema import Choice, Offer, Rent
+from planner.choose.strategies import ASKED
 from planner.errors import JobError
 from planner.hardware.demand import Demand, binding, fits, rank
 from planner.hardware.machine import Machine
@@ -58,7 +59,12 @@ def rent(estimator: Estimator, job: Job, machines: Sequence[Machine], wish: Wish
 
 def _best(search: Search, wish: Wish) -> Choice:
     """The strategy that fits and moves the least, or several together; where none fits, what comes closest."""
-    choices = [_with_headroom(choice, wish) for choice in search.quick_choices()]
+    hopeless = [each for each in search.candidates if search.is_hopeless(each)]
+    hopeful = [ASKED, *(each for each in search.candidates if each not in hopeless)]
+    choices = [_with_headroom(choice, wish) for choice in search.quick_choices(hopeful)]
+    if not any(map(_does_fit, choices)):  # a hopeless one may still be near
+        near = [each for each in hopeless if not search.is_hopeless(each, IN_REACH)]
+        choices += [_with_headroom(choice, wish) for choice in (search.quick_choices(near) if near else ())]
     if not any(map(_does_fit, choices)) and any(_is_near(choice, IN_REACH) for choice in choices):
         choices += [_with_headroom(choice, wish) for choice in search.quick_combinations()]
     if fitting := list(filter(_does_fit, choices)):

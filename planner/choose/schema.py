@@ -31,7 +31,7 @@ class Choice(Record):
     moved_from_gpu_bytes: int = Field(description="outputs stored and compressed weights written back")
     passes: int = Field(description="how often the calibration data go through the model")
     notes: tuple[Note, ...] = Field(default=(), description="what a reader must know that the job as asked does not")
-    fails: str | None = Field(default=None, description="why LLM Compressor itself would not finish this job")
+    fails: str | None = Field(default=None, description="why LLM Compressor itself does not do this job on any machine")
     command: str = Field(description="the command that plans it")
     python: str = Field(description="the call of LLM Compressor that does it")
 

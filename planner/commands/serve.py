@@ -65,6 +65,9 @@ def serve(
     Weights are counted tensor by tensor in the format, the KV cache by each layer's own
     attention, activations by running the forward without data. Nothing is downloaded but a Hub
     model's config, and no GPU is needed.
+
+    GPU memory alone decides what fits. What a server takes of RAM and disk is not planned, so there is no --ram or
+    --disk here.
     """
     check_output(output)
     checked_options = options.options()

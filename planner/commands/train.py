@@ -182,6 +182,9 @@ def train(
 
     Optimizer states are counted tensor by tensor, activations by running the model forward and
     back without data. Nothing is downloaded but a Hub model's config, and no GPU is needed.
+
+    GPU memory alone decides what fits. Of RAM, states that are offloaded are shown, not all that the job takes, so
+    there is no --ram or --disk here.
     """
     check_output(output)
     checked_options = options.options()

@@ -44,8 +44,9 @@ def pipeline_notes(program: Program, job: Job) -> Iterator[Note]:
     if job.pipeline == "basic":
         for run in program.runs:
             yield from run.spec.uncounted_in_basic()
-    if job.pipeline == "datafree" and any(_needed_by(run) != "datafree" for run in program.runs):
-        yield _note("The datafree pipeline runs no forward, although a modifier of this recipe needs calibration data.")
+    if job.pipeline == "datafree":
+        for run in program.runs:
+            yield from run.spec.without_data() if run.spec.requires_calibration_data else ()
     if job.pipeline == "independent" and len(program.runs) > 1:
         yield _note("The independent pipeline runs each modifier over the data in its own pass.")
 

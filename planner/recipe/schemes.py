@@ -94,13 +94,15 @@ def _check_states(args: Any, where: str) -> None:
 
 def needs_data(group: Scheme) -> bool:
     """Whether some range of the group is taken from calibration data."""
-    weights, inputs, outputs = group.weights, group.input_activations, group.output_activations
+    weights = group.weights
     observer = None if weights is None or weights.observer is None else OBSERVERS.get(weights.observer)
-    return (
-        (observer is not None and observer.needs_data)
-        or (inputs is not None and inputs.dynamic in (False, "local"))
-        or (outputs is not None and not outputs.dynamic)
-    )
+    return (observer is not None and observer.needs_data) or observes_activations(group)
+
+
+def observes_activations(group: Scheme) -> bool:
+    """Whether scales of its activations are taken from calibration data."""
+    inputs, outputs = group.input_activations, group.output_activations
+    return (inputs is not None and inputs.dynamic in (False, "local")) or (outputs is not None and not outputs.dynamic)
 
 
 def _groups(fields: QuantizationFields, where: str) -> Iterator[tuple[str, Any]]:

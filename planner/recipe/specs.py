@@ -248,6 +248,11 @@ class ModifierSpec:
         """
         return ()
 
+    def without_data(self) -> Iterable[Note]:
+        """What becomes of it in the data-free pipeline, where it needs calibration data (pipelines/data_free)."""
+        text = f"The datafree pipeline runs no forward, although {self.type} needs calibration data."
+        yield Note(kind="job", text=text)
+
     def uncounted(self) -> Iterable[Note]:
         """What the memory model leaves out, as notes of the kind `estimate`."""
         return ()

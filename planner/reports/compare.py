@@ -214,10 +214,10 @@ def _conclusions(plans: Sequence[Plan]) -> list[str]:
 
 
 def _why(plan: Plan, total: str) -> str:
-    """What is missing, or that the library itself would not finish."""
+    """What is missing, or what LLM Compressor itself makes of the job on any machine."""
     fails = next((note.text for note in plan.notes if note.kind == "fails"), None)
     if fails:
-        return f"LLM Compressor itself would not finish it ({fails.rstrip('.')})"
+        return f"on any machine: {fails.rstrip('.')}"
     return missing_line(plan.demands) or f"it takes more than {total}"
 
 

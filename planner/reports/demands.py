@@ -17,16 +17,24 @@ _ANSWERS: dict[Fits, str] = {
 def answer_line(fits: Fits, demands: Sequence[Demand], fails: str | None) -> str:
     """Yes or no, what binds, and how much of it is left or missing."""
     if fails:
-        return f"NO: LLM Compressor itself would not finish: {fails}"
+        return f"NO, on any machine: {fails}"
     if missing := missing_line(demands):
         return f"NO: {missing}"
     text = _ANSWERS[fits]
     tightest = next((demand for demand in demands if demand.resource == binding(demands)), None)
     if tightest is not None and tightest.has_bytes is not None:
-        spare = human_bytes(tightest.has_bytes - tightest.at_least_bytes)
-        text += f": {tightest.resource} binds, {spare} to spare"
+        text += f": {tightest.resource} binds, {_spare(tightest, tightest.has_bytes)}"
     unsaid = [demand.resource for demand in demands if demand.outcome == "not said"]
     return text + (f" (not said: {', '.join(unsaid)})" if unsaid and fits != "not said" else "")
+
+
+def _spare(demand: Demand, has: int) -> str:
+    """What is left of the resource, beside the figure that it is left of: what the job needs, or the least of it."""
+    above = f"{human_bytes(has - demand.at_least_bytes)} above the least that it can do with"
+    if has < demand.needs_bytes:
+        return above
+    left = f"{human_bytes(has - demand.needs_bytes)} to spare"
+    return left if demand.needs_bytes == demand.at_least_bytes else f"{left} ({above})"
 
 
 def missing_line(demands: Sequence[Demand]) -> str:

@@ -3,8 +3,8 @@
     python -m tests.choose.advice [--layers N] [--seconds S] [MODEL ...]
 
 follows the advice for every shipped recipe on every shipped preset (or these) and five machines around what the job
-asks, in an order that mixes them, until the time is up, and prints what does not do what it says. Without `--layers`
-the models are whole: hours.
+asks, in an order that mixes models and recipes, until the time is up, and prints what does not do what it says. Without
+`--layers` the models are whole: hours; `--skip` goes on where an earlier sweep ended.
 """
 
 import argparse
@@ -128,32 +128,37 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--skip", type=int, default=0, help="pairs of model and recipe that an earlier sweep did")
     parser.add_argument("models", nargs="*")
     options = parser.parse_args()
     models = options.models or [preset.name for preset in list_presets()]
-    cases = [(m, info.name, on) for m in models for info in list_recipes() for on in MACHINES]
-    random.Random(options.seed).shuffle(cases)  # noqa: S311  (an order, no secret)
-    job, begun, found, done = Job(samples=options.samples, layers=options.layers), monotonic(), 0, 0
-    estimators: dict[tuple[str, str], Estimator] = {}
-    refused: set[str] = set()
-    with built_once():
-        for model, recipe, on in cases:
-            if monotonic() - begun > options.seconds:
-                break
-            try:
-                estimator = estimators.setdefault((model, recipe), Estimator(model, recipe))
-                texts = list(broken_advice(estimator, job, on))
-            except PlannerError as error:  # so does `plan`: there is nothing to advise
-                refused.add(f"{model} {recipe}: {error}")
-                texts = []
-            done += 1
-            found += bool(texts)
-            for text in texts:
-                print(f"{model} {recipe} {on}: {text}", flush=True)
-    for text in sorted(refused):
-        print(f"refused: {text}", file=sys.stderr)
-    print(f"{done} of {len(cases)} cases, {found} with something to mend", file=sys.stderr)
+    pairs = [(model, info.name) for model in models for info in list_recipes()]
+    random.Random(options.seed).shuffle(pairs)  # noqa: S311  (an order, no secret)
+    job, begun, found = Job(samples=options.samples, layers=options.layers), monotonic(), 0
+    done = options.skip
+    for model, recipe in pairs[options.skip :]:
+        if monotonic() - begun > options.seconds:
+            break
+        found += _followed(model, recipe, job)
+        done += 1
+        print(f"{done} of {len(pairs)}, {monotonic() - begun:,.0f} s: {model} {recipe}", file=sys.stderr, flush=True)
+    print(f"{done - options.skip} of {len(pairs)} pairs, {found} with something to mend", file=sys.stderr)
     return 1 if found else 0
+
+
+def _followed(model: str, recipe: str, job: Job) -> bool:
+    """Follow the advice for all machines, and print what is to be mended. What is built is forgotten afterwards."""
+    texts: list[str] = []
+    with built_once():
+        try:
+            estimator = Estimator(model, recipe)
+            for on in MACHINES:
+                texts += [f"{on}: {text}" for text in broken_advice(estimator, job, on)]
+        except PlannerError as error:  # so does `plan`: there is nothing to advise
+            print(f"refused: {model} {recipe}: {error}", file=sys.stderr)
+    for text in texts:
+        print(f"{model} {recipe} {text}", flush=True)
+    return bool(texts)
 
 
 if __name__ == "__main__":

@@ -120,6 +120,38 @@ def test_changes_that_keep_the_result_come_before_fewer_samples() -> None:
     assert [fix.is_same_result for fix in fixes] == sorted((fix.is_same_result for fix in fixes), reverse=True)
 
 
+def test_few_long_samples_are_told_to_be_shorter() -> None:
+    job = Job(samples=16, seq_len=2048)
+    assert search(machine(asks("GPU", job) * 9 // 10), job).fit().fixes
+
+
+def test_where_no_change_helps_alone_several_do() -> None:
+    job = JOB.model_copy(update={"batch_size": 16})
+    on = machine(asks("GPU") + 8 * MIB, asks("RAM", Job(samples=384, seq_len=512)) + 4 * MIB)
+    fixes = search(on, job).fit().fixes
+    assert fixes
+    assert all(len(fix.changes) > 1 for fix in fixes)
+
+
+def test_ways_that_take_what_the_job_as_asked_takes_are_no_rows() -> None:
+    answer = search(LARGE, Job(samples=64, seq_len=512)).strategies()
+    (idle,) = (note.text for note in answer.notes if note.text.startswith("The same figures"))
+    assert idle.endswith(": weights in RAM as far as they go, the others on the disk.")
+    assert "weights in RAM as far as they go, the others on the disk" not in {c.strategy for c in answer.choices}
+
+
+def test_where_weights_wait_on_the_host_does_not_matter_to_a_card() -> None:
+    asked = JOB.model_copy(update={"samples": 64})
+    on = machine(asks("GPU", asked) - 32 * MIB)
+    both, alone = search(on, asked), search(on, asked)
+    disk = next(each for each in both.candidates if each.name == "all weights on the disk")
+    shared = [both.estimator.trial(both.asked, each).on(on.gpu_memory_bytes or 0) for each in (ASKED, disk)]
+    assert shared[0] is shared[1]
+    own = alone.estimator.trial(alone.asked, disk).on(on.gpu_memory_bytes or 0)
+    assert [step.gpu.held for step in own.steps] == [step.gpu.held for step in shared[1].steps]
+    assert own.ran_out == shared[1].ran_out
+
+
 def test_a_mixture_of_experts_is_told_to_load_linear_experts() -> None:
     whole = search(LARGE, config=MIXTURE).fit().answer.demand("RAM")
     assert whole is not None

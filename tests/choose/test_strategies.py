@@ -27,7 +27,6 @@ def test_there_is_one_for_each_knob(choices: dict[str, Choice]) -> None:
     assert set(choices) == {
         "as asked",
         "weights on the GPU",
-        "weights in RAM as far as they go, the others on the disk",
         "all weights on the disk",
         "parts of a layer",
         "single Linears",

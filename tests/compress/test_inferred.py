@@ -7,13 +7,20 @@ import pytest
 
 from planner.compress.inferred import pipeline_notes, pipeline_runs
 from planner.job import Job
+from planner.notes import Note
 
 
 def program(*needs_data: bool) -> Any:
     """A job whose modifiers need calibration data, or not."""
     return SimpleNamespace(
         runs=tuple(
-            SimpleNamespace(spec=SimpleNamespace(requires_calibration_data=needs, uncounted_in_basic=tuple))
+            SimpleNamespace(
+                spec=SimpleNamespace(
+                    requires_calibration_data=needs,
+                    uncounted_in_basic=tuple,
+                    without_data=lambda: [Note(kind="job", text="no data")],
+                )
+            )
             for needs in needs_data
         )
     )

@@ -19,6 +19,7 @@ from planner.compress.modifiers.mixin import (
     check_schemes,
     shared_fields,
     target_notes,
+    unset,
 )
 from planner.compress.modifiers.rtn import QuantizationModel
 from planner.compress.observers import siblings_of
@@ -132,6 +133,10 @@ class GPTQSpec(QuantizationMixinSpec):
                 "finds nothing to quantize in this model: no Linear is both targeted and not ignored", self.where
             )
         check_schemes(self, modules, selection)
+
+    def without_data(self) -> Iterable[Note]:
+        """base.py `compress_modules` knows the modules that had samples alone, and `on_finalize` finds none left."""
+        yield unset("GPTQModifier quantizes nothing, and the scales of its weights are never set")
 
     def hidden(self, modules: Sequence[HiddenModule]) -> Iterable[Note]:
         """gptq/base.py `compress_modules` finds no statistics for a Linear that is hooked and never observed."""

@@ -21,7 +21,13 @@ from planner.recipe.matching import (
     nothing_left,
     target_matches,
 )
-from planner.recipe.schemes import QuantizationFields, needs_data, resolve_groups, resolve_kv_cache
+from planner.recipe.schemes import (
+    QuantizationFields,
+    needs_data,
+    observes_activations,
+    resolve_groups,
+    resolve_kv_cache,
+)
 from planner.recipe.specs import HiddenModule, ModifierSpec, ModuleRef, QuantArgs, Scheme, Selection
 from planner.recipe.validation import check_patterns
 
@@ -87,6 +93,13 @@ class QuantizationMixinSpec(ModifierSpec):
         yield from attention_notes(self, selection)
         check_schemes(self, modules, selection)
 
+    def without_data(self) -> Iterable[Note]:
+        """calibration.py `update_qparams` warns, and leaves scales of activations that nobody observed as they are."""
+        if self.kv_cache is not None or any(map(observes_activations, self.groups)):
+            yield unset(f"scales that {self.type} takes from activations are never set")
+        else:
+            yield from ModifierSpec.without_data(self)  # imatrix_mse: ranges by plain MSE
+
     def hidden(self, modules: Sequence[HiddenModule]) -> Iterable[Note]:
         """Hidden modules stay as they are, or get scales that nobody computes."""
         idle = [module.name for module in modules if not module.runs]
@@ -102,6 +115,16 @@ class QuantizationMixinSpec(ModifierSpec):
     def targets(self) -> Iterator[Target]:
         """Each target with its path in the recipe."""
         yield from ((target, f"{group.where}.targets") for group in self.groups for target in group.targets)
+
+
+def unset(what: str) -> Note:
+    """The note on a job that ends without an error and leaves parameters as torch.empty made them (compressed-tensors
+    quantization/lifecycle/initialize.py): seen with the real library, where such scales were 8.6e+17 and 0."""
+    return Note(
+        kind="fails",
+        text=f"The datafree pipeline runs no forward: {what}. LLM Compressor ends without an error, and saves in them "
+        "whatever lay in memory. Leave out --pipeline.",
+    )
 
 
 def calibrates(spec: QuantizationMixinSpec) -> bool:

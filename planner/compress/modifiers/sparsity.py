@@ -91,6 +91,14 @@ class SparsitySpec(ModifierSpec):
         text = "does not know of ranks: each prunes all weights by its own samples, and the last one to write a weight"
         yield Note(kind="job", text=f"{self.type} {text} decides it.")
 
+    def without_data(self) -> Iterable[Note]:
+        """sgpt_base.py and wanda/base.py prune the modules that had samples."""
+        yield Note(
+            kind="fails",
+            text=f"The datafree pipeline runs no forward: {self.type} prunes nothing. LLM Compressor ends without an "
+            "error, and saves the weights as they were. Leave out --pipeline.",
+        )
+
     def select(self, modules: Sequence[ModuleRef]) -> Selection:
         """Prunable modules in every targeted subtree, in model order."""
         ignored = Patterns(self.ignore)
