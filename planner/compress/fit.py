@@ -136,7 +136,7 @@ class Rehearsal:
         """The job on a card of so many bytes."""
         is_own = total == self.job.gpu_memory_bytes and self.settings.memory_fraction is None
         is_told_the_same = is_own or not (self._asks or self.settings.is_limited)
-        if not self._reserved() or (is_told_the_same and self._needed() <= total):
+        if not _reserved(self._roomy) or (is_told_the_same and self._needed() <= total):
             return self._roomy
         if not is_own and (seen := self._seen_like(total)):
             return seen
@@ -154,7 +154,7 @@ class Rehearsal:
     def exactly_on(self, total: int) -> Attempt:
         """`on`, with no shorter walk than on the job's own card: what a plan of the job on this card says."""
         roomy = self._seen[0] if self._seen and self._seen[0].attempt is self._roomy else None
-        if not self._reserved() or (roomy is not None and roomy.band.covers(total - self.context_bytes)):
+        if not _reserved(self._roomy) or (roomy is not None and roomy.band.covers(total - self.context_bytes)):
             return self._roomy
         tried = self._again(total, self._ledger, self._roomy)
         return tried or self._simulated(total, self._shortcuts, is_strict=True)[1]
@@ -217,18 +217,25 @@ class Rehearsal:
         """`smallest_card` of this job: whole MiB."""
         found = smallest_card(
             lambda total: self.on(total).ran_out is None,
-            start=self._needed(),
+            start=self._first_tried(),
             resolution=COARSE if self._asks and self._is_large else FINE,
             least=self.least,
         )
         return -(-found // MIB) * MIB
 
+    def _first_tried(self) -> int:
+        """Where the search begins: for a job that adapts, the same size whatever card it was simulated for.
+
+        It may get through on a size and not on a larger one, so that where the search begins decides where it ends.
+        """
+        usual = Job.model_fields["gpu_memory_bytes"].default
+        if not self._asks or self.job.gpu_memory_bytes == usual:
+            return self._needed()
+        return _reserved(self._simulated(usual, PLACED_IN_PART, is_strict=False)[1]) + self.context_bytes
+
     def _needed(self) -> int:
         """Bytes of a card on which the allocator never runs into the end of it."""
-        return self._reserved() + self.context_bytes
-
-    def _reserved(self) -> int:
-        return max(step.gpu.held.reserved for step in self._roomy.steps if step.gpu.held)
+        return _reserved(self._roomy) + self.context_bytes
 
     def _simulated(self, total: int, shortcuts: Shortcuts, *, is_strict: bool) -> tuple[Ledger, Attempt]:
         gpu = card(total, self.context_bytes, self.settings, is_strict=is_strict)
@@ -244,10 +251,14 @@ class Rehearsal:
         attempt = Attempt(steps=tuple(outcome.steps), ran_out=ran_out)
         band = gpu.allocator.band
         if not is_strict and band is not None:  # it was never in want: all that it took must be there
-            band.needs(max((step.gpu.held.reserved for step in outcome.steps if step.gpu.held), default=0))
+            band.needs(_reserved(attempt))
         if is_strict or not self.settings.is_limited:
             self._note(total, gpu, attempt)
         return ledger, attempt
+
+
+def _reserved(attempt: Attempt) -> int:
+    return max((step.gpu.held.reserved for step in attempt.steps if step.gpu.held), default=0)
 
 
 def smallest_card(gets_through: Callable[[int], bool], start: int, resolution: int, least: int = 0) -> int:
