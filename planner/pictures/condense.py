@@ -7,12 +7,14 @@ part is what it really is, so the parts sum to the total there.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from math import isqrt, sqrt
 from typing import NamedTuple
 
 from planner.compress.holdings import About, Owner
 from planner.compress.parts import PARTS, part_number
 from planner.compress.watching import Form, StepLog
+from planner.pictures.reading import levels
 from planner.pictures.schema import KindPicture, Stairs, StepCurves, WhatPicture
 from planner.timeline import Handle
 from planner.upstream_lines import Line, line_of
@@ -46,6 +48,15 @@ class Album:
     sizes: dict[int, int] = field(default_factory=dict)
     """The most that one of each has, by its number."""
     kinds: dict[str, int] = field(default_factory=dict)
+    _on_card: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    def most_on_card(self, number: int) -> tuple[int, int]:
+        """(allocated, reserved) at most in these curves, as they are drawn: many steps share them, and ask."""
+        if number not in self._on_card:
+            curves = self.curves[number]
+            drawn = levels(curves, [0] * (1 + max(accumulate(curves.whats), default=0)))
+            self._on_card[number] = max(each.allocated for each in drawn), max(each.reserved for each in drawn)
+        return self._on_card[number]
 
     def detail(self, most: int) -> int:
         """How much of so much the next curves show: less in a job that has very many steps of its own each."""
@@ -207,7 +218,8 @@ def _rest(
             level[part_of[about[handle].kind]] += nbytes * tensors
             done += 1
         for part, nbytes in enumerate(level):
-            series[part].append((tick, nbytes))
+            if nbytes != (series[part][-1][1] if series[part] else 0):
+                series[part].append((tick, nbytes))
     return tuple(map(_changes, series))
 
 

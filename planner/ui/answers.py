@@ -76,7 +76,9 @@ class Answers:
         """The plan without its smallest card, then the whole."""
         graph = self.kept.graph(asked.question.model, asked.job)
         self.kept.say(f"planning {asked.recipe.name}")
-        return drafted_plan(graph, asked.recipe, asked.job)
+        bound = self.kept.bound(asked.question.model, asked.recipe, asked.job)
+        saved = self.kept.saved(asked.question.model, asked.recipe, asked.job)
+        return drafted_plan(graph, asked.recipe, asked.job, bound, saved)
 
     def _said(self, asked: "_Asked", plan: Plan) -> dict[str, Any]:
         """The plan held against the machine, and in words."""
