@@ -130,7 +130,7 @@ def drafted_plan(
 ) -> Iterator[Plan]:
     """`sized_plan` in two parts, for whoever waits for it: the plan but for the smallest card, then the whole.
 
-    The first has all that decides whether the job gets through on its card. `bound` and `saved`: what `make_program`
+    The first has all that decides whether the job gets through on its cards. `bound` and `saved`: what `make_program`
     and `saved_files` said of the same graph and recipe, for whoever kept it.
     """
     program, notes, notes_on_run = checked_program(graph, recipe, job, bound)

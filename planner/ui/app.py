@@ -32,7 +32,7 @@ TYPES = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-ON_FORM = ("samples", "seq_len", "batch_size", "weights", "offload_device")
+ON_FORM = ("samples", "seq_len", "batch_size", "images", "image_size", "ranks", "weights", "offload_device")
 PICTURES = ASSETS.parent.parent / "pictures" / "assets"
 FILES = {
     **{name: ASSETS / name for name in ("ui.js", "ui.css", "icon.svg")},

@@ -27,10 +27,12 @@ const SLIDERS = {
   batch_size: {label: "Samples in a batch", stops: [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]},
   ram: {label: "RAM, GiB", stops: rounded(8, 4096, 0.5, 4)},
 };
-const LABELS = {disk: "Free disk, GiB", ...Object.fromEntries(Object.entries(SLIDERS).map(([name, {label}]) => [name, label]))};
+const NUMBERS = {images: "Images in each", "image-height": "Height", "image-width": "Width", gpus: "Number of cards", ranks: "Ranks"};
+const LABELS = {disk: "Free disk, GiB", ...NUMBERS, ...Object.fromEntries(Object.entries(SLIDERS).map(([name, {label}]) => [name, label]))};
 const OTHER_SIZE = "size";
 
 let choices = null;   // what the server offers
+let first = {};       // what the plain numbers begin with
 let changes = {};     // fields of the job that a strategy changed, beside the form's own
 let asking = null;    // the AbortController of the question under way
 let shownPlan = null; // the last whole plan
@@ -80,6 +82,8 @@ function hints() {
   const recipe = choices.recipes.find(each => each.name === $("recipe").value);
   $("recipe-hint").textContent = pasted("yaml") ? "the pasted recipe below is planned" : recipe ? recipe.summary : "";
   $("size-box").hidden = $("gpu").value !== OTHER_SIZE;
+  $("ranks-box").hidden = !(Number($("gpus").value) > 1 || Number($("ranks").value) > 1);
+  $("second-box").hidden = !(Number($("gpus").value) > 1 || radio("offload_device") === "gpu:1");
   showChips();
 }
 const pasted = id => $(`${id}-box`).open && $(id).value.trim() !== "";
@@ -118,12 +122,13 @@ function buildCombo() {
     if (marked) { input.setAttribute("aria-activedescendant", marked.id); marked.scrollIntoView({block: "nearest"}); }
     else input.removeAttribute("aria-activedescendant");
   };
-  const choose = option => { input.value = option.dataset.name; $("config-box").open = false; close(); moved(true); };
+  const anew = () => { $("config-box").open = false; close(); moved(true); };
+  const choose = option => { if (option.dataset.name !== input.value) $("images").value = 0; input.value = option.dataset.name; anew(); };
   input.addEventListener("focus", () => input.select());
   input.addEventListener("click", () => open(true));
   input.addEventListener("input", () => open(false));
   input.addEventListener("blur", close);
-  input.addEventListener("change", () => { $("config-box").open = false; close(); moved(true); });
+  input.addEventListener("change", () => { $("images").value = 0; anew(); });
   input.addEventListener("keydown", event => {
     const count = options().length;
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {
@@ -133,7 +138,7 @@ function buildCombo() {
     } else if (event.key === "Enter") {
       event.preventDefault();
       if (!list.hidden && at >= 0) choose(options()[at]);
-      else { $("config-box").open = false; close(); moved(true); }
+      else anew();
     } else if (event.key === "Escape") close();
   });
 }
@@ -145,6 +150,7 @@ function state() {
   if (form.gpu === OTHER_SIZE) form.gpu = `${$("size").value}GiB`;
   for (const name of Object.keys(SLIDERS)) form[name] = $(name).value;
   if ($("disk").value.trim()) form.disk = $("disk").value;
+  for (const name of Object.keys(NUMBERS)) if ($(name).value !== String(first[name])) form[name] = $(name).value;
   if (pasted("config")) form.config = $("config").value;
   if (pasted("yaml")) form.yaml = $("yaml").value;
   if (Object.keys(changes).length) form.with = JSON.stringify(changes);
@@ -170,6 +176,8 @@ function restore(form) {
   pick("offload_device", choices.start.offload_device);
   pick("offload_device", form.offload_device);
   for (const name of Object.keys(SLIDERS)) { $(name).value = form[name] ?? choices.start[name]; toSlider(name); }
+  for (const name of Object.keys(NUMBERS)) $(name).value = form[name] ?? first[name];
+  if (Number($("images").value)) $("images-box").hidden = false;
   for (const name of ["config", "yaml"]) {
     $(`${name}-box`).open = Boolean(form[name]);
     if (form[name]) $(name).value = form[name] === "@here" ? sessionStorage.getItem(name) ?? "" : form[name];
@@ -203,22 +211,24 @@ function moved(isDone) {
 function question() {
   const form = state(), job = {};
   for (const name of ["samples", "seq_len", "batch_size"]) job[name] = wholeNumber(name);
+  for (const name of ["images", "ranks"]) if (form[name] !== undefined) job[name] = wholeNumber(name, name === "images" ? 0 : 1);
+  if (job.images) job.image_size = [wholeNumber("image-height"), wholeNumber("image-width")];
   const {one_by_one: oneByOne = false, ...others} = changes;
   return {
     client: CLIENT,
     model: form.config ? {config: form.config} : {name: form.model},
     recipe: form.yaml ? {text: form.yaml} : {name: form.recipe},
     job: {...job, weights: form.weights, offload_device: form.offload_device, ...others},
-    gpu: form.gpu, ram_gib: number("ram"), disk_gib: form.disk ? number("disk") : null, one_by_one: oneByOne,
+    gpu: form.gpu, gpus: form.gpus === undefined ? null : wholeNumber("gpus"), ram_gib: number("ram"), disk_gib: form.disk ? number("disk") : null, one_by_one: oneByOne,
   };
 }
-function number(name) {
+function number(name, least = Number.MIN_VALUE) {
   const value = Number($(name).value);
-  if ($(name).value.trim() === "" || !Number.isFinite(value) || value <= 0) throw new BadInput(name, `${LABELS[name]}: write a number above 0`);
+  if ($(name).value.trim() === "" || !Number.isFinite(value) || value < least) throw new BadInput(name, `${LABELS[name]}: write a number ${least === 0 ? "from 0 on" : "above 0"}`);
   return value;
 }
-function wholeNumber(name) {
-  const value = number(name);
+function wholeNumber(name, least) {
+  const value = number(name, least);
   if (!Number.isInteger(value)) throw new BadInput(name, `${LABELS[name]}: write a whole number`);
   return value;
 }
@@ -314,6 +324,7 @@ const SHOW = {
   smallest: line => { showVerdict(line); showPlan(line); },
   picture: line => { showPicture(line); },
   choice: line => { addWay(line.choice, line.missing); },
+  card: line => { showCard(line); },
   strategies: line => { orderWays(line.order); },
   error: line => { fail(line.text); },
 };
@@ -356,6 +367,9 @@ function showPlan(line) {
   $("command").textContent = command;
   $("notes-box").hidden = !notes.length;
   $("notes").replaceChildren(...notes.map(text => make("li", {textContent: text})));
+  if (!line.entry) return; // the smallest card came, nothing else is new
+  $("images-box").hidden = !line.vision && !Number($("images").value);
+  showPicture(line); // peaks of the steps, until the picture comes
 }
 function showPicture({entry, options}) {
   plannerReport($("chart"), {plans: [{...shownPlan, ...entry}], options});
@@ -369,9 +383,9 @@ function addWay(choice, missing) {
   const gib = (name, field) => demand(name) ? (demand(name)[field] / GIB).toFixed(2) + (demand(name).what.startsWith("an estimate") ? "~" : "") : "-";
   const name = make("th", {scope: "row", textContent: choice.strategy});
   if (!choice.is_same_result) name.append(make("small", {textContent: " another result"}));
-  const cells = [FITS[choice.fits], gib("GPU", "needs_bytes"), gib("RAM", "needs_bytes"), ((choice.moved_to_gpu_bytes + choice.moved_from_gpu_bytes) / 1e9).toFixed(0), missing];
+  const cells = [FITS[choice.fits], demand("GPU") ? `≤ ${gib("GPU", "needs_bytes")}` : "-", gib("RAM", "needs_bytes"), ((choice.moved_to_gpu_bytes + choice.moved_from_gpu_bytes) / 1e9).toFixed(0), missing];
   const row = make("tr", {}, name, ...cells.map(textContent => make("td", {textContent})));
-  ["GPU GiB, at most", "RAM GiB", "moved GB"].forEach((title, index) => { row.children[index + 2].dataset.title = title; });
+  ["Smallest card, GiB", "RAM GiB", "moved GB"].forEach((title, index) => { row.children[index + 2].dataset.title = title; });
   row.dataset.fits = choice.fits;
   const use = make("button", {type: "button", textContent: "Use"});
   use.setAttribute("aria-label", `Use ${choice.strategy}`);
@@ -381,6 +395,10 @@ function addWay(choice, missing) {
   if (isAsked) row.classList.add("ui-asked");
   rows.set(choice.strategy, row);
   $("ways").tBodies[0].append(row);
+}
+function showCard({strategy, bytes}) {
+  const row = rows?.get(strategy);
+  if (row) row.children[2].textContent = bytes ? (bytes / GIB).toFixed(2) : "-";
 }
 function orderWays(order) {
   if (!rows) return;
@@ -393,7 +411,8 @@ function orderWays(order) {
   $("way").hidden = false;
 }
 function apply(choice) {
-  const {weights, offload_device: offload, samples, seq_len: length, batch_size: batch, ...others} = choice.changes;
+  const {weights, offload_device: offload, samples, seq_len: length, batch_size: batch, ranks, ...others} = choice.changes;
+  if (ranks !== undefined) $("ranks").value = ranks;
   pick("weights", weights);
   pick("offload_device", offload);
   for (const [name, value] of Object.entries({samples, seq_len: length, batch_size: batch})) {
@@ -421,7 +440,7 @@ async function copy(text, said) {
 }
 function listen() {
   for (const name of ["recipe", "gpu"]) $(name).addEventListener("change", () => { if (name === "recipe") $("yaml-box").open = false; moved(true); });
-  for (const name of ["size", "disk"]) {
+  for (const name of ["size", "disk", ...Object.keys(NUMBERS)]) {
     $(name).addEventListener("input", () => moved(false));
     $(name).addEventListener("change", () => moved(true));
   }
@@ -441,6 +460,8 @@ function listen() {
 async function start() {
   try { choices = await (await fetch("/api/choices")).json(); } catch { fail("the server does not answer: is `planner ui` still running?"); return; }
   buildSliders();
+  const {images, ranks, image_size: [high, wide]} = choices.start;
+  first = {images, "image-height": high, "image-width": wide, gpus: 1, ranks};
   fillChoices();
   buildCombo();
   listen();
