@@ -154,13 +154,14 @@ def _step(
     number = next((each.curves for each in on.values() if each.curves is not None), None)
     if number is None:
         return StepPicture(ticks=1, devices=on)
-    like = first.setdefault(number, step.index)
     look = next(peak.seen for peak in peaks.values() if peak and peak.seen)
+    kept = album.steps[look.picture]
+    like = first.setdefault(look.picture, step.index)
     return StepPicture(
-        ticks=album.lengths[number],
+        ticks=kept.length,
         like=None if like == step.index else like,
         renames=tuple(look.renames.items()),
-        milestones=album.milestones[number] if like == step.index else (),
+        milestones=kept.milestones if like == step.index else (),
         devices=on,
     )
 
@@ -170,11 +171,12 @@ def _on_device(step: Step, device: DeviceKey, peak: Peak | None, album: Album) -
     planned = on_device(step, device)
     if peak is None or peak.seen is None or planned is None or peak.bytes != planned.peak_bytes:
         return OnDevice(curves=None)
-    number = peak.seen.picture
+    kept = album.steps[peak.seen.picture]
     shifts = tuple(
         Shifted(what=album.what(each.owner, each.kind, step.modifier), bytes=each.bytes) for each in peak.seen.shifts
     )
-    return OnDevice(curves=number, shifts=shifts, own_card=_has_own_card(planned, number, album))
+    own_card = _has_own_card(planned, kept.curves, album)
+    return OnDevice(curves=kept.curves, whats=kept.whats, shifts=shifts, own_card=own_card)
 
 
 def _has_own_card(planned: GpuStep | CpuStep, number: int, album: Album) -> bool:

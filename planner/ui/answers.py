@@ -28,7 +28,6 @@ from planner.ui.kept import Kept, KeptEstimator, Latest, Untouched, one_by_one, 
 from planner.ui.lines import line
 from planner.ui.question import START_MODEL, ModelChoice, PageQuestion
 
-
 CARDS_SECONDS = 60.0
 """So long smallest cards of other ways are looked for: of a large mixture each takes some seconds."""
 

@@ -93,7 +93,7 @@ def test_a_page_that_made_way_gets_its_smallest_card_though_another_page_had_it_
     first = json.loads(next(answers(asked(), ("verdict", "plan", "picture"))))
     assert first["kind"] == "smallest"
     assert first["plan"]["gpu"]["smallest_card_bytes"]
-    assert [kind_of(each) for each in islice(answers(asked()), 3)] == ["plan", "picture", "choice"], "it was with the plan"
+    assert [kind_of(each) for each in islice(answers(asked()), 3)] == ["plan", "picture", "choice"], "with the plan"
 
 
 def test_an_empty_field_of_a_form_is_no_field() -> None:

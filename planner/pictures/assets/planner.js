@@ -105,7 +105,8 @@
       if (!place || place.curves === null || place.curves === undefined) return this._outline(step, device);
       const key = "curves" + place.curves + device;
       if (!this.cache.has(key)) this.cache.set(key, unfolded(this.picture.curves[place.curves], this.picture, device, this.names.length));
-      const base = this.cache.get(key), planned = this.planned(step, device), shifts = place.shifts || [];
+      const drawn = this.cache.get(key), planned = this.planned(step, device), shifts = place.shifts || [];
+      const base = place.whats ? { ...drawn, held: summed(place.whats).map((what, n) => ({ ...drawn.held[n], what })) } : drawn;
       const copy = { ...base, drawn: true };
       if (shifts.length) {
         copy.parts = base.parts.map(part => part.slice());
@@ -408,14 +409,14 @@
       this.build();
     }
     get job() { return this.jobs[this.chosen]; }
-    get kept() { return { chosen: this.chosen, device: this.device, x: this.x, range: this.range, steps: this.job.steps.length, toScale: this.toScale, theme: this.element.dataset.theme }; }
+    get kept() { return { atPeak: this.x === this.job.highest(this.job.peak(this.device).peak_step, this.device), chosen: this.chosen, device: this.device, x: this.x, range: this.range, steps: this.job.steps.length, toScale: this.toScale, theme: this.element.dataset.theme }; }
 
-    /** The range and the moment: those of before where the job has as many steps, else all, at the peak. */
+    /** The range and the moment: those of before where the job has as many steps, else all. What was the peak stays it. */
     start(kept) {
       const steps = this.job.steps.length, isSame = kept.range && kept.steps === steps;
       if (!this.job.plan.gpu.peak_bytes) this.device = kept.device || "cpu";
       this.range = isSame ? kept.range : [0, steps];
-      this.x = isSame ? Math.min(kept.x, steps) : this.job.highest(this.job.peak(this.device).peak_step, this.device);
+      this.x = isSame && !kept.atPeak ? Math.min(kept.x, steps) : this.job.highest(this.job.peak(this.device).peak_step, this.device);
     }
 
     build() {
@@ -695,7 +696,22 @@
   /** The data of a page: base64 of gzip of JSON. */
   plannerReport.unpack = async text => {
     const bytes = Uint8Array.from(atob(text.trim()), each => each.charCodeAt(0));
-    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
+    return rows(await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json());
   };
+  /** Objects of what planner/pictures/columns.py has made columns of. */
+  function rows(value) {
+    if (Array.isArray(value)) return value.map(rows);
+    if (value === null || typeof value !== "object") return value;
+    if (value.$columns) {
+      const columns = Object.entries(value.$columns).map(([key, column]) => [key, rows(column)]), missing = new Set(value.$missing);
+      return Array.from({ length: value.$of }, (_, n) => missing.has(n) ? "$none" : Object.fromEntries(columns.filter(([, column]) => column[n] !== "$none").map(([key, column]) => [key, column[n]])));
+    }
+    if (value.$lengths) {
+      const all = rows(value.$all);
+      let at = 0;
+      return value.$lengths.map(length => all.slice(at, at += length));
+    }
+    return Object.fromEntries(Object.entries(value).map(([key, each]) => [key, rows(each)]));
+  }
   globalThis.plannerReport = plannerReport;
 })();
