@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self, cast, get_args
+from typing import TYPE_CHECKING, Any, Self, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
@@ -58,14 +58,18 @@ class BatchShape:
     """Height and width in pixels."""
 
 
-class _Clear(type(BaseModel)):  # type: ignore[misc]  # pydantic has its metaclass under no public name
-    """A call of the class says in one line what is wrong with its values; `model_validate` stays pydantic's."""
+if TYPE_CHECKING:  # arguments are checked as pydantic declares them
+    from pydantic._internal._model_construction import ModelMetaclass as _Clear
+else:
 
-    def __call__(cls, **values: Any) -> Any:
-        try:
-            return super().__call__(**values)
-        except ValidationError as error:
-            raise JobError("; ".join(sentence(detail) for detail in error.errors())) from None
+    class _Clear(type(BaseModel)):
+        """A call of the class says in one line what is wrong with its values; `model_validate` stays pydantic's."""
+
+        def __call__(cls, **values: Any) -> Any:
+            try:
+                return super().__call__(**values)
+            except ValidationError as error:
+                raise JobError("; ".join(sentence(detail) for detail in error.errors())) from None
 
 
 def sentence(detail: ErrorDetails, spelled: Callable[[str], str] = str) -> str:
