@@ -385,7 +385,7 @@ function addWay(choice, missing) {
   if (!choice.is_same_result) name.append(make("small", {textContent: " another result"}));
   const cells = [FITS[choice.fits], demand("GPU") ? `≤ ${gib("GPU", "needs_bytes")}` : "-", gib("RAM", "needs_bytes"), ((choice.moved_to_gpu_bytes + choice.moved_from_gpu_bytes) / 1e9).toFixed(0), missing];
   const row = make("tr", {}, name, ...cells.map(textContent => make("td", {textContent})));
-  ["Smallest card, GiB", "RAM GiB", "moved GB"].forEach((title, index) => { row.children[index + 2].dataset.title = title; });
+  ["card GiB", "RAM GiB", "moved GB"].forEach((title, index) => { row.children[index + 2].dataset.title = title; });
   row.dataset.fits = choice.fits;
   const use = make("button", {type: "button", textContent: "Use"});
   use.setAttribute("aria-label", `Use ${choice.strategy}`);
