@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent / "planner"
 # The floors, from the ground up. A room is a folder or a file directly under planner/; it imports from its own
 # floor's neighbours on the left and from the floors below, never from above.
 FLOORS = (
-    ("version", "views"),
+    ("version", "views", "collector"),
     (
         "errors",
         "hints",
