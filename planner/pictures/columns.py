@@ -1,7 +1,7 @@
 """Turns JSON's lists of alike objects into columns and back: what repeats itself stands together then, and packs well.
 
 `[{"a": 1, "b": 2}, {"a": 3}]` becomes `{"$of": 2, "$columns": {"a": [1, 3], "b": [2, "$none"]}}`, and a list of lists
-of objects the lengths of these and the columns of all: `{"$lengths": [..], "$all": ..}`. assets/planner.js reads it.
+of objects the lengths of these and the columns of all: `{"$lengths": [..], "$all": ..}`. assets/page.js reads it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -15,10 +15,11 @@ from planner.pictures.words import PART_LABELS, parts_of, words
 
 OPENING = '<script type="application/gzip" id="planner-data">'
 """What stands before the data in a page."""
+SCRIPTS = ("words.js", "job.js", "chart.js", "report.js", "page.js")
 
 
 def report_data(pictured: Sequence[Pictured], title: str = "") -> dict[str, Any]:
-    """What `plannerReport` of assets/planner.js draws: every plan with its picture and its sentences."""
+    """What `plannerReport` of assets/page.js draws: every plan with its picture and its sentences."""
     return {
         "plans": [
             {
@@ -73,11 +74,20 @@ def _assets() -> dict[str, str]:
     names = {
         "uplot_script": "uPlot.iife.min.js",
         "uplot_style": "uPlot.min.css",
-        "script": "planner.js",
         "style": "planner.css",
         "licence": "uPlot.LICENSE",
     }
-    return {name: _without_indents(_asset(file)) for name, file in names.items()}
+    return {name: _without_indents(_asset(file)) for name, file in names.items()} | {"script": script()}
+
+
+def script() -> str:
+    """What draws plans: one script of several files, which see each other's names, and nobody else does."""
+    return as_one([_asset(name) for name in SCRIPTS])
+
+
+def as_one(parts: Sequence[str]) -> str:
+    """The parts of a script in a function of their own."""
+    return _without_indents("\n".join(['"use strict";', "(() => {", *parts, "})();", ""]))
 
 
 def _without_indents(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Reads the curves of a picture: how much is held at a moment, and by whom. assets/planner.js does the same."""
+"""Reads the curves of a picture: how much is held at a moment, and by whom. assets/job.js does the same."""
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
