@@ -35,7 +35,7 @@ class Described(NamedTuple):
     lines: tuple[str, ...]
 
 
-class Kept(NamedTuple):
+class SeenStep(NamedTuple):
     """One device in one step, as the album has it."""
 
     curves: int
@@ -63,7 +63,7 @@ class Album:
     """
 
     curves: list[StepCurves] = field(default_factory=list)
-    steps: list[Kept] = field(default_factory=list)
+    steps: list[SeenStep] = field(default_factory=list)
     """Each device of each step that was seen."""
     drawn: dict[object, Drawn] = field(default_factory=dict)
     """By the step's events."""
@@ -101,7 +101,7 @@ class Album:
             if whats == self.curves[drawn.curves].whats:
                 whats = None
         milestones = tuple((each.tick, each.text) for each in log.milestones)
-        self.steps.append(Kept(drawn.curves, whats, log.length, milestones))
+        self.steps.append(SeenStep(drawn.curves, whats, log.length, milestones))
         return len(self.steps) - 1
 
     def whats_of(self, log: StepLog, shown: Sequence[Handle]) -> list[int]:

@@ -259,26 +259,26 @@ def _mark_peak(
     _put(note, min(places, key=lambda place: _covered(axes, note, place, levels)))
 
 
-class _Place(NamedTuple):
+class _Beside(NamedTuple):
     """Where a callout lies beside its point, in points."""
 
     right: int
     up: int
 
 
-def _places(*, is_right: bool, is_high: bool) -> list[_Place]:
+def _places(*, is_right: bool, is_high: bool) -> list[_Beside]:
     """Where a callout may lie, the nearest first: towards the middle, further off, then on the other side."""
     ups = (-4, -34, -64, -94) if is_high else (10, -34, 40, 70)
-    return [_Place(right, up) for right in ((-12, 12) if is_right else (12, -12)) for up in ups]
+    return [_Beside(right, up) for right in ((-12, 12) if is_right else (12, -12)) for up in ups]
 
 
-def _put(note: Any, place: _Place) -> None:
+def _put(note: Any, place: _Beside) -> None:
     note.set_position(place)
     note.set_ha("right" if place.right < 0 else "left")
     note.set_va("top" if place.up < 0 else "bottom")
 
 
-def _covered(axes: Any, note: Any, place: _Place, levels: Sequence[tuple[float, LevelAt]]) -> int:
+def _covered(axes: Any, note: Any, place: _Beside, levels: Sequence[tuple[float, LevelAt]]) -> int:
     """How much of the lines the callout would cover there: stretches of them, and a thousand for each end outside."""
     _put(note, place)
     from matplotlib.text import Text

@@ -7,7 +7,8 @@ from planner.pictures.condense import Album
 
 def log(layer: str, first: int, nbytes: int = 8) -> StepLog:
     """A step that takes two tensors of this layer and frees one, with handles from `first` on."""
-    about = {first + place: About("gpu", "weights", Owner(f"{layer}.{name}")) for place, name in enumerate(("up", "down"))}
+    owners = Owner(f"{layer}.up"), Owner(f"{layer}.down")
+    about = {first + place: About("gpu", "weights", owner) for place, owner in enumerate(owners)}
     return StepLog(
         device="gpu",
         modifier=None,
