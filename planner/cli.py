@@ -55,7 +55,21 @@ EPILOG = """[bold]Examples[/bold]
 
 planner plan llama-3-8b --recipe gptq_w4a16
 planner compare deepseek-r1 --recipe rtn_fp8_dynamic --recipe gptq_w4a16
-planner graph qwen2.5-vl-7b"""
+planner graph qwen2.5-vl-7b
+
+[bold]Words[/bold] (more: docs/memory-words.md)
+
+subgraph: what is on the GPU together, one decoder layer unless --sequential-targets says otherwise
+
+calibrate, compress, propagate: the three steps of a subgraph; the last one runs it again, compressed, for the next
+
+set by: the step that the peak comes from
+
+binds: what the machine has least to spare of
+
+moved: bytes copied to the GPU and back in the whole job
+
+passes: how often the calibration data go through the model"""
 
 app = typer.Typer(
     name="planner",
