@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from planner.cli import main
+from planner.cli import app, main
 from planner.commands.jobs import make_job, option_of
 from planner.commands.output import check_output, write_result
 from planner.commands.progress import Progress
@@ -191,6 +191,12 @@ def test_every_sub_command_explains_itself(run: Run, command: str) -> None:
     if command in ("plan", "compare"):
         assert "Calibration data" in out
         assert "Examples" in out
+
+
+def test_no_help_is_broken_where_its_source_is() -> None:
+    helps = [command.help or "" for command in app.registered_commands]
+    assert all(helps)
+    assert not [text for text in helps if "\n" in text.replace("\n\n", "")]
 
 
 @pytest.mark.parametrize("command", ["plan", "compare", "graph", "gpus", "machines"])
@@ -452,7 +458,7 @@ def test_progress_says_nothing_into_a_file(capsys: pytest.CaptureFixture[str]) -
 def test_what_needs_no_model_imports_no_torch(arguments: list[str], unwanted: tuple[str, ...]) -> None:
     code = f"""
 import sys
-from planner.cli import main
+from planner.cli import app, main
 main({arguments!r})
 print(sorted(set(sys.modules) & set({unwanted!r})), file=sys.stderr)
 """
