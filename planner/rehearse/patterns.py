@@ -1,4 +1,4 @@
-"""A recipe's patterns, tried on the model's names before the library does: Python's `re` may never come back from one."""
+"""A recipe's patterns, tried on the model's names before the library does: `re` may never come back from one."""
 
 import json
 import subprocess

@@ -37,9 +37,11 @@ def install(settings: Settings, events: Events, hooks: Hooks) -> None:
 
 
 def _tell_kept_batches(module: Any, events: Events) -> None:
-    """llmcompressor/transformers/data/base.py tokenize takes the batch of one off what a processor returns as lists. One
-    that returns tensors unasked (transformers/models/pixtral/processing_pixtral.py PixtralProcessorKwargs) keeps it, and
-    the model may refuse what is then a dimension too many: on a real card, too."""
+    """llmcompressor/transformers/data/base.py tokenize takes the batch of one off what a processor returns as lists.
+
+    One that returns tensors unasked (transformers/models/pixtral/processing_pixtral.py PixtralProcessorKwargs) keeps
+    it, and the model may refuse what is then a dimension too many: on a real card, too.
+    """
     own, told = module.TextGenerationDataset.tokenize, set()
 
     @functools.wraps(own)
