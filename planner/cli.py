@@ -1,7 +1,6 @@
 """The command line: parses, calls, prints, exits. It computes nothing and imports nothing heavy."""
 
 import errno
-import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from planner.collector import collect_seldom
 from planner.commands import (
     accuracy,
     bpw,
@@ -50,10 +50,6 @@ INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
 # typer exports only the most specific of click's error classes; every usage error of both has this base.
 _UsageError: type[Any] = typer.BadParameter.__bases__[0]
-
-COLLECTOR = (100_000, 50, 50)
-"""For gc.set_threshold: nearly all objects stay in use until the end; collecting gains nothing and costs a tenth of a
-plan."""
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -153,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run() -> NoReturn:
     """Entry point of the `planner` command: run `main`, and end the process as soon as the output is written."""
-    gc.set_threshold(*COLLECTOR)
+    collect_seldom()
     open_streams()
     INTERRUPTS.listen()
     code = main()

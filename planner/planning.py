@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from planner.accepted import AnyModel, AnyRecipe, called, check_model, job_of, recipe_of, recipes_of
+from planner.collector import seldom_collected
 from planner.compress.binding import make_program
 from planner.compress.card import card_notes
 from planner.compress.context import Context, Shortcuts
@@ -72,6 +73,7 @@ def compare(
     return _plans(model, recipes_of(recipes), job, method, progress, True, machine, on_plan)
 
 
+@seldom_collected()
 def _plans(
     model: AnyModel,
     recipes: Sequence[Recipe],

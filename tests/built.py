@@ -1,10 +1,13 @@
 """Real models, each built and traced once for all tests of a worker (tests/scheduling.py brings them together)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
+from typing import Protocol, TypeVar
 
 import pytest
 
+from planner.fields import JOB_FIELDS
 from planner.formats.served_model import ServedModel
 from planner.job import Build, Job, dtype_named
 from planner.models import load as loading
@@ -20,15 +23,38 @@ from planner.training import tracing as training
 from planner.training.trace import TraceRequest, TrainingTrace
 from planner.training.tracing import trace_training
 
+
+class JobOnModel(Protocol):
+    @property
+    def model(self) -> str: ...
+    @property
+    def job(self) -> Job: ...
+
+
+AnyCase = TypeVar("AnyCase", bound=JobOnModel)
 PRESETS = frozenset(preset.name for preset in list_presets())
 
 
-@lru_cache(maxsize=16)
 def graph_of(model: str, job: Job) -> ModelGraph:
     """The graph of a preset or a config file that does not change: graphs are frozen, so tests can share them.
 
     A bounded number: objects that stay alive cost the garbage collector time in every test after them.
     """
+    return replace(_graph(model, cutting(job)), job=job)
+
+
+def cutting(job: Job) -> Job:
+    """What of a job decides its model's graph; the rest as in any job."""
+    return Job(**{field.name: getattr(job, field.name) for field in JOB_FIELDS if field.decides_graph})
+
+
+def by_graph(items: Iterable[AnyCase]) -> list[AnyCase]:
+    """Those that share a graph side by side, so that it is still there."""
+    return sorted(items, key=lambda item: (item.model, repr(cutting(item.job))))
+
+
+@lru_cache(maxsize=16)
+def _graph(model: str, job: Job) -> ModelGraph:
     return load_model(model, job)
 
 

@@ -7,7 +7,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +17,6 @@ import pytest
 from planner.cli import app, main
 from planner.commands.jobs import make_job, option_of
 from planner.commands.output import check_output, write_result
-from planner.commands.progress import Progress
 from planner.compress.schema import Plan
 from planner.errors import JobError, ModelError, OutputError
 from planner.fields import JOB_FIELDS
@@ -27,9 +25,6 @@ from planner.recipe.specs import Recipe
 from planner.units import GIB
 
 PLANS = Path(__file__).parent / "data" / "plans"
-SERVER = ("starlette", "uvicorn")
-TORCH = ("torch", "transformers", "accelerate", "compressed_tensors")
-HEAVY = (*TORCH, *SERVER, "networkx", "pydantic")  # typer may use the last
 JOB = ("plan", "llama-3-8b", "--recipe", "gptq_w4a16")
 
 
@@ -394,73 +389,3 @@ def test_a_reader_that_stops_early_is_not_an_error() -> None:
     result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)  # noqa: S607
     assert result.stderr == ""
     assert result.stdout.endswith("0\n")
-
-
-# progress
-
-
-class Terminal:
-    def __init__(self) -> None:
-        self.text = ""
-
-    def isatty(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        self.text += text
-        return len(text)
-
-    def flush(self) -> None: ...
-
-
-def test_progress_appears_on_a_terminal_once_it_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setenv("TERM", "xterm")
-    with Progress(delay=0.01) as progress:
-        progress.say("tracing [a layer]")
-        deadline = time.monotonic() + 10
-        while "tracing [a layer]" not in terminal.text and time.monotonic() < deadline:
-            time.sleep(0.01)
-    assert "tracing [a layer]" in terminal.text
-
-
-def test_progress_says_nothing_when_it_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    with Progress(delay=5) as progress:
-        progress.say("tracing")
-    assert terminal.text == ""
-
-
-def test_progress_says_nothing_into_a_file(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress(delay=0.0) as progress:
-        progress.say("tracing")
-        time.sleep(0.05)
-    assert capsys.readouterr().err == ""
-
-
-# speed
-
-
-@pytest.mark.parametrize(
-    ("arguments", "unwanted"),
-    [
-        (["--help"], HEAVY),
-        (["plan", "--help"], HEAVY[:7]),
-        (["models"], HEAVY[:6]),
-        (["recipes"], HEAVY[:6]),
-        (["gpus"], HEAVY[:7]),
-        (["machines"], HEAVY[:7]),
-        (["plan", "x", "--recipe", "y", "--samples", "0"], HEAVY[:6]),
-    ],
-)
-def test_what_needs_no_model_imports_no_torch(arguments: list[str], unwanted: tuple[str, ...]) -> None:
-    code = f"""
-import sys
-from planner.cli import app, main
-main({arguments!r})
-print(sorted(set(sys.modules) & set({unwanted!r})), file=sys.stderr)
-"""
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stderr.splitlines()[-1] == "[]"

@@ -6,13 +6,10 @@ output is there. The last layer's segment also holds the final norm.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from planner.compress.context import Context, Shortcuts
-from planner.compress.devices import CountingDevice
-from planner.compress.holdings import Peak
-from planner.compress.ledger import Ledger
+from planner.compress.context import Shortcuts
 from planner.compress.modifiers.gptq import GPTQSpec
 from planner.compress.modifiers.mixin import QuantizationMixinSpec
 from planner.compress.modifiers.rtn import QuantizationSpec
@@ -324,85 +321,6 @@ def recipe(*specs: ModifierSpec) -> Recipe:
 def job(**options: Any) -> Job:
     """A small job: two samples of ten tokens, no progress bars."""
     return Job(**({"samples": 2, "seq_len": 10, "progress_bars": False} | options))
-
-
-# ---------------------------------------------------------------------- watching
-@dataclass(slots=True)
-class NaiveBooks:
-    """One device, remembered event by event: (handle, change in bytes, change in blocks)."""
-
-    live: dict[int, int] = field(default_factory=dict)
-    blocks: dict[int, int] = field(default_factory=dict)
-    log: list[tuple[int, int, int]] = field(default_factory=list)
-
-    def peak(self) -> tuple[int, int, dict[int, int]]:
-        """Maximum prefix sums over the log since the step began, and who held what at the first of them."""
-        held, blocks = dict(self.live), dict(self.blocks)
-        best, best_blocks, at = sum(held.values()), sum(blocks.values()), dict(held)
-        for handle, nbytes, nblocks in self.log:
-            held[handle] = held.get(handle, 0) + nbytes
-            blocks[handle] = blocks.get(handle, 0) + nblocks
-            if (total := sum(held.values())) > best:
-                best, at = total, dict(held)
-            best_blocks = max(best_blocks, sum(blocks.values()))
-        self.live, self.blocks, self.log = (
-            {h: n for h, n in held.items() if n},
-            {h: n for h, n in blocks.items() if n},
-            [],
-        )
-        return best, best_blocks, at
-
-
-class WatchedLedger(Ledger):
-    """A ledger that also keeps naive books: every step is (its peak, the naive peak) per device."""
-
-    def __init__(self, gpu_memory: int) -> None:
-        super().__init__(gpu=CountingDevice(gpu_memory), keep="timeline", second=CountingDevice(gpu_memory))
-        self.naive = {"gpu": NaiveBooks(), "cpu": NaiveBooks(), "gpu1": NaiveBooks()}
-        self.steps: list[dict[str, tuple[Peak, tuple[int, int, dict[int, int]]]]] = []
-        self.blocks: dict[int, int] = {}
-
-    def alloc(self, device: Any, nbytes: int, kind: str, owner: Any) -> int:
-        handle = super().alloc(device, nbytes, kind, owner)
-        self._note(handle, nbytes, -(-nbytes // 512) * 512)
-        return handle
-
-    def free(self, handle: int) -> None:
-        self._note(handle, -self.size(handle), -self.blocks[handle])
-        super().free(handle)
-
-    def grow(self, handle: int, nbytes: int, tensors: int = 1) -> None:
-        blocks = tensors * -(-(abs(nbytes) // max(1, tensors)) // 512) * 512
-        self._note(handle, nbytes, blocks if nbytes >= 0 else -blocks)
-        super().grow(handle, nbytes, tensors)
-
-    def give(self, handle: int, heir: int) -> None:
-        self._note_passed(handle, heir, self.size(handle))
-        super().give(handle, heir)
-
-    def part(self, handle: int, nbytes: int, kind: str, owner: Any) -> int:
-        heir = super().part(handle, nbytes, kind, owner)
-        self._note_passed(handle, heir, nbytes)
-        return heir
-
-    def _note_passed(self, handle: int, heir: int, nbytes: int) -> None:
-        blocks = -(-nbytes // 512) * 512
-        self._note(handle, -nbytes, -blocks)
-        self._note(heir, nbytes, blocks)
-
-    def _note(self, handle: int, nbytes: int, blocks: int) -> None:
-        self.blocks[handle] = self.blocks.get(handle, 0) + blocks
-        self.naive[self.about(handle).device].log.append((handle, nbytes, blocks))
-
-    def close_step(self, modifier: str | None = None) -> dict[Any, Peak]:
-        peaks = super().close_step(modifier)
-        self.steps.append({device: (peaks[device], self.naive[device].peak()) for device in peaks})
-        return peaks
-
-
-def watched(toy_job: Job) -> tuple[Context, WatchedLedger]:
-    ledger = WatchedLedger(toy_job.gpu_memory_bytes)
-    return Context(toy_job, ledger), ledger
 
 
 # ---------------------------------------------------------------------- inside

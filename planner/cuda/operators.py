@@ -110,9 +110,9 @@ ELEMENTWISE = frozenset("""
     clamp_ clamp_max clamp_min complex copysign cos cosh div div_ elu eq eq_ erf erfinv exp exp2 exp_ expm1 fill fill_
     floor floor_divide fmod ge gelu gt hardsigmoid hardswish hardtanh isfinite isinf isnan le leaky_relu lerp log log10
     log1p log2 logical_and logical_and_ logical_not logical_or logical_xor logit lt masked_fill masked_fill_ maximum
-    minimum mish mul mul_ nan_to_num ne neg neg_ polar pow pow_ reciprocal relu relu_ remainder round rsqrt rsqrt_
-    rsub sigmoid sigmoid_
-    sign silu silu_ sin sinh softplus sqrt square sub sub_ tan tanh threshold true_divide trunc where xlogy zero_
+    minimum mish mul mul_ nan_to_num ne neg neg_ polar pow pow_ reciprocal relu relu_ remainder round round_ rsqrt
+    rsqrt_ rsub sigmoid sigmoid_ sign silu silu_ sin sinh softplus sqrt square sub sub_ tan tanh threshold true_divide
+    trunc where xlogy zero_
 """.split())  # fmt: skip  # noqa: SIM905
 """TensorIterator loops: native/cuda/Loops.cuh gpu_kernel launches a kernel and allocates nothing; an operand of another
 type is cast inside it."""

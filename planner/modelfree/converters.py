@@ -18,8 +18,11 @@ from planner.modelfree.checkpoint import TORCH_NAMES, split_name
 from planner.recipe.matching import Patterns
 from planner.recipe.schemes import QuantizationFields, resolve_groups
 from planner.recipe.specs import ModuleRef, Scheme
-from planner.sizing.saved import WIDTHS, SavedTensor
+from planner.recipe.targets import LinearModule
+from planner.sizing.saved import WIDTHS, SavedTensor, compressed_tensors
 
+NVFP4_GROUP = 16
+EMBEDDINGS = ("embed_tokens", "embeddings", "word_embeddings", "wte")
 RESULT, TEMPORARY = "converted", "temporaries"
 TYPES = {name: kind for kind, name in TORCH_NAMES.items()}
 
@@ -113,6 +116,19 @@ class ConverterSpec:
     def conversions(self, tensors: Mapping[str, SavedTensor]) -> Iterator[Conversion]:
         """What it does with the tensors of a file, in order."""
 
+    @abstractmethod
+    def parts(self, weight: SavedTensor, module: str) -> tuple[SavedTensor, ...]:
+        """The tensors of a module whose plain weight this is, as they would have to be for this converter."""
+
+    def quantized(self, tensors: Iterable[SavedTensor]) -> Iterator[SavedTensor]:
+        """A plain checkpoint as it would have to be for this converter."""
+        for tensor in tensors:
+            module, parameter = split_name(tensor.name)
+            if parameter == "weight" and len(tensor.shape) == 2:
+                yield from self.parts(tensor, module)
+            else:
+                yield tensor
+
     def _is_named(self, module: str) -> bool:
         """get_dependencies: a target by name, so that no target means no module, and `Linear` is a name."""
         ref = ModuleRef(module, ())
@@ -155,16 +171,12 @@ class Fp8BlockDequantizer(ConverterSpec):
             work = Dequantizing("fp8-block", rows * columns, padded, WIDTHS[self.dtype], 4)
             yield Conversion(gone=(name, scales), made=(tensor._replace(type=self.dtype),), work=work)
 
-    def quantized(self, tensors: Iterable[SavedTensor]) -> Iterator[SavedTensor]:
-        """A plain checkpoint as it would have to be for this converter."""
-        for tensor in tensors:
-            module, parameter = split_name(tensor.name)
-            if parameter == "weight" and len(tensor.shape) == 2 and self._takes(module):
-                blocks = tuple(-(-side // block) for side, block in zip(tensor.shape, self.block, strict=True))
-                yield tensor._replace(type="F8_E4M3")
-                yield SavedTensor(name=f"{module}.weight_scale_inv", type="F32", shape=blocks)
-            else:
-                yield tensor
+    def parts(self, weight: SavedTensor, module: str) -> tuple[SavedTensor, ...]:
+        """A weight of 8 bits and the scales of its blocks."""
+        if not self._takes(module):
+            return (weight,)
+        blocks = tuple(-(-side // block) for side, block in zip(weight.shape, self.block, strict=True))
+        return weight._replace(type="F8_E4M3"), SavedTensor(f"{module}.weight_scale_inv", "F32", blocks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +207,17 @@ class ModelOptNvfp4(ConverterSpec):
             module, parameter = split_name(name)
             if parameter in names and self._takes(module):
                 yield Conversion(gone=(name,), made=(tensor._replace(name=f"{module}.{names[parameter]}"),))
+
+    def parts(self, weight: SavedTensor, module: str) -> tuple[SavedTensor, ...]:
+        """Two numbers in a byte, a scale in 8 bits for each 16 of them, and two in fp32 for all."""
+        rows, columns = weight.shape
+        if not self._takes(module) or columns % NVFP4_GROUP:
+            return (weight,)
+        return (
+            weight._replace(type="U8", shape=(rows, columns // 2)),
+            SavedTensor(f"{module}.weight_scale", "F8_E4M3", (rows, columns // NVFP4_GROUP)),
+            *(SavedTensor(f"{module}.{name}", "F32", ()) for name in ("weight_scale_2", "input_scale")),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +251,19 @@ class CtDequantizer(ConverterSpec):
                 if missing := [part for part in parts if part not in tensors]:
                     raise JobError(f"the checkpoint has no {missing[0]}: {self.type} stops there")
                 yield self._conversion(tensor, group, module, tuple(parts), tensors)
+
+    def parts(self, weight: SavedTensor, module: str) -> tuple[SavedTensor, ...]:
+        """What its compressor saves of the first group that takes the module; embeddings are no Linear."""
+        if module.rpartition(".")[2] in EMBEDDINGS:
+            return (weight,)
+        for group in self.groups:
+            if replace(self, targets=group.targets)._takes(module):
+                rows, columns = weight.shape
+                width = WIDTHS[weight.type]
+                linear = LinearModule(name=module, rows=rows, columns=columns, itemsize=width, scheme=group)
+                saved = compressed_tensors(linear, TORCH_NAMES[weight.type])
+                return tuple(tensor._replace(name=f"{module}.{tensor.name}") for tensor in saved)
+        return (weight,)
 
     def _conversion(
         self,

@@ -15,7 +15,7 @@ from planner.job import DEFAULT_SM, Build, dtype_named
 from planner.modelfree.assume import SHARD, assumed_checkpoint
 from planner.modelfree.card import CardOfFiles, CountedFile
 from planner.modelfree.checkpoint import Checkpoint, in_files, split_name
-from planner.modelfree.converters import ConverterSpec, Fp8BlockDequantizer, converter_of
+from planner.modelfree.converters import EMBEDDINGS, ConverterSpec, converter_of
 from planner.modelfree.files import FilePlan, Stop, plan_file
 from planner.modelfree.host import host_of_files
 from planner.modelfree.jobs import file_jobs
@@ -24,14 +24,14 @@ from planner.modelfree.read import folder_of, read_checkpoint, read_config
 from planner.modelfree.rules import AnyScheme, Rules, rules_of
 from planner.modelfree.schema import FileUse, ModelFreeDisk, ModelFreeGpu, ModelFreePlan, Where
 from planner.modelfree.sinks import Tally, tally
-from planner.models.source import Named
+from planner.models.source import Named, load_source
 from planner.notes import Note
 from planner.sizing.demands import CardNeed, DiskNeed, RamNeed, demands_on
 from planner.sizing.saved import header_bytes
 from planner.upstream import LLMCOMPRESSOR_VERSION
 
 MAX_WORKERS = 10_000
-TABLES = ("embed_tokens", "embeddings", "word_embeddings", "wte", "lm_head", "embed_out")
+TABLES = (*EMBEDDINGS, "lm_head", "embed_out")
 """What embeddings and heads are called."""
 REHEARSAL = WorkPlace(device="gpu", is_meta=True)
 
@@ -75,7 +75,7 @@ def model_free(
         raise JobError(f"max_workers {chosen.max_workers}: write a number from 1 to {MAX_WORKERS:,}")
     rules = rules_of(scheme, config_groups, ignore)
     folder = folder_of(str(model)) if isinstance(model, str) or hasattr(model, "__fspath__") else None
-    config = read_config(folder) if folder is not None else None
+    config = _config(model, folder) if converter is not None else None
     spec = converter_of(converter, converter_targets, converter_ignore, config)
     checkpoint, beside = _checkpoint(model, folder, spec, chosen)
     return plan_checkpoint(checkpoint, rules, spec, chosen, machine, beside)
@@ -96,6 +96,11 @@ def plan_checkpoint(
     return _Planned(checkpoint, rules, converter, options or ModelFreeOptions(), machine).plan(beside)
 
 
+def _config(model: Named, folder: Any) -> Mapping[str, Any] | None:
+    """config.json, of the folder or of a model whose files are assumed."""
+    return read_config(folder) if folder is not None else load_source(model).config
+
+
 def _checkpoint(
     model: Named, folder: Any, spec: ConverterSpec | None, chosen: ModelFreeOptions
 ) -> tuple[Checkpoint, tuple[str, ...]]:
@@ -105,8 +110,6 @@ def _checkpoint(
     checkpoint, beside = assumed_checkpoint(model, build, chosen.shard_bytes)
     if spec is None:
         return checkpoint, beside
-    if not isinstance(spec, Fp8BlockDequantizer):
-        raise ModelError(f"{checkpoint.name}: {spec.type} needs the checkpoint's own tensors: give its folder")
     tensors = [tensor for tensors in checkpoint.files.values() for tensor in tensors]
     files = in_files(spec.quantized(tensors), chosen.shard_bytes)
     return replace(checkpoint, files=files, has_index=len(files) > 1), beside

@@ -17,7 +17,7 @@ Quantized = tuple[torch.Tensor, torch.Tensor, Any]
 """The dequantized tensor, its scales, its zero points."""
 
 # mxfp.py MXFP_FORMAT_CACHE: exponent and mantissa bits, largest exponent, largest value.
-_MX = {4: (2, 3, 2, 6.0), 6: (2, 5, 2, 7.5), 8: (4, 5, 8, 448.0)}
+MX = {4: (2, 3, 2, 6.0), 6: (2, 5, 2, 7.5), 8: (4, 5, 8, 448.0)}
 
 
 def grouped(data: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Size, int]:
@@ -53,7 +53,7 @@ def float8_ste(x: torch.Tensor) -> torch.Tensor:
     return (x.to(torch.float8_e4m3fn).to(x.dtype) - x).detach() + x
 
 
-def _reciprocal(x: torch.Tensor) -> torch.Tensor:
+def reciprocal(x: torch.Tensor) -> torch.Tensor:
     """nvfp.py get_reciprocal."""
     return torch.where(x == 0, torch.zeros_like(x, dtype=x.dtype), 1.0 / x)
 
@@ -107,7 +107,7 @@ def _extremes(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def mx_fp(tensor: torch.Tensor, bits: int, group: int, v: Any, max_scale: Any) -> Quantized:
     """data_type/mxfp.py quant_mx."""
     tensor, shape, pad = grouped(tensor, group)
-    ebits, mbits, emax, max_norm = _MX[bits]
+    ebits, mbits, emax, max_norm = MX[bits]
     orig_dtype = tensor.dtype
     tensor = tensor.to(torch.float32)
     max_val, _ = torch.max(torch.abs(tensor), dim=-1, keepdim=True)
@@ -118,13 +118,13 @@ def mx_fp(tensor: torch.Tensor, bits: int, group: int, v: Any, max_scale: Any) -
     scale = torch.pow(2.0, shared_exp.float())
     tensor = tensor / scale + v
     tensor = torch.clamp(tensor, min=-max_norm, max=max_norm)
-    tensor = _element(tensor, ebits, mbits, max_norm)
+    tensor = mx_element(tensor, ebits, mbits, max_norm)
     tensor = tensor * scale
     tensor = ungrouped(tensor, shape, pad)
     return tensor.to(orig_dtype), shared_exp.to(orig_dtype), None
 
 
-def _element(tensor: torch.Tensor, ebits: int, mbits: int, max_norm: float) -> torch.Tensor:
+def mx_element(tensor: torch.Tensor, ebits: int, mbits: int, max_norm: float) -> torch.Tensor:
     """data_type/mxfp.py quant_element, rounding to even."""
     private_exp = round_ste(torch.log2(torch.abs(tensor) + (tensor == 0).type(tensor.dtype)))
     private_exp = private_exp.clip(min=-(2.0 ** float(ebits - 1)) + 2)
@@ -156,7 +156,7 @@ def nv_fp4_inputs(tensor: torch.Tensor, group: int, tensor_max: torch.Tensor) ->
     tensor_max = tensor_max.to(dtype=torch.float32)
     if tensor_max.numel() != 1:
         tensor_max = tensor_max.to(torch.float32).abs().max()
-    global_scale = FP8_MAX * FP4_MAX * _reciprocal(tensor_max)
+    global_scale = FP8_MAX * FP4_MAX * reciprocal(tensor_max)
     qdq_res, scale = _nv_fp4(tensor, global_scale, 0, 1.0)
     qdq_res = ungrouped(qdq_res, shape, pad)
     return qdq_res.to(orig_dtype), scale, None
@@ -165,7 +165,7 @@ def nv_fp4_inputs(tensor: torch.Tensor, group: int, tensor_max: torch.Tensor) ->
 def weight_range(weight: torch.Tensor) -> torch.Tensor:
     """data_type/nvfp.py calculate_gparam: one number."""
     tensor_amax = weight.to(torch.float32).abs().max()
-    return FP8_MAX * FP4_MAX * _reciprocal(tensor_amax)
+    return FP8_MAX * FP4_MAX * reciprocal(tensor_amax)
 
 
 def _nv_fp4(x: torch.Tensor, global_scale: torch.Tensor, v: Any, coefficient: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -177,13 +177,13 @@ def _nv_fp4(x: torch.Tensor, global_scale: torch.Tensor, v: Any, coefficient: An
     scale = global_scale * (vec_max * (1.0 / FP4_MAX))
     scale = torch.clamp(scale, min=-FP8_MAX, max=FP8_MAX)
     scale = float8_ste(scale).to(torch.float32)
-    output_scale = _reciprocal(scale * _reciprocal(global_scale))
+    output_scale = reciprocal(scale * reciprocal(global_scale))
     scaled_x = x.to(torch.float32) * output_scale + v
     clipped_x = torch.clamp(scaled_x, -6.0, 6.0)
-    return (_cast_to_fp4(clipped_x) * _reciprocal(output_scale)).reshape(m, n), scale
+    return (cast_to_fp4(clipped_x) * reciprocal(output_scale)).reshape(m, n), scale
 
 
-def _cast_to_fp4(x: torch.Tensor) -> torch.Tensor:
+def cast_to_fp4(x: torch.Tensor) -> torch.Tensor:
     """data_type/nvfp.py cast_to_fp4."""
     sign = torch.sign(x)
     x = torch.abs(x)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from planner.collector import seldom_collected
 from planner.errors import JobError, UnsupportedError
 from planner.job import Build, Job
 from planner.models.build import (
@@ -47,6 +48,7 @@ NO_TRACE = ModelTrace(segments=(), crossings={}, sample_bytes=0, batch_bytes=0)
 _POSITIONS = re.compile(r"(layer|block|expert)_?(idx|index|id|number)$|^training$|^name$")
 
 
+@seldom_collected()
 def load_model(model: Named, job: Job | None = None) -> ModelGraph:
     """The graph of a preset, config.json, folder, Hub id or config, under a job's options.
 

@@ -34,6 +34,16 @@ class LinearTuning:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rounding:
+    """How the weights of a layer that is not trained (`iters: 0`) are rounded."""
+
+    sees_data: bool
+    """All samples go through the layer first, and each Linear sums the squares of its inputs."""
+    searches: bool
+    """Each scale is searched for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TuningRequest:
     """A layer to be trained, and the batches that it is trained with."""
 
@@ -47,6 +57,8 @@ class TuningRequest:
     """Rows of the last batch of a pass; 0 where all are whole."""
     trained: tuple[int, ...]
     """Rows of a batch that is trained, in the parts in which it goes through the layer."""
+    rounding: Rounding | None = None
+    """None: it is trained. Else nothing is: of the phases there are at most `observed` and `unwrap`."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -103,3 +115,9 @@ def left(events: Iterable[Event]) -> tuple[int, ...]:
         elif event.kind == "free":
             born.pop(event.id, None)
     return tuple(born)
+
+
+def replaced(before: Iterable[Event], events: Iterable[Event]) -> tuple[int, ...]:
+    """Ids of what one phase leaves and the next one gives back; what it changes in place is not among them."""
+    freed = {event.id for event in events if event.kind == "free"}
+    return tuple(number for number in left(before) if number in freed)

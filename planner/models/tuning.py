@@ -6,7 +6,6 @@ algorithms/quantization/sign_round/quantizer.py quantize_block. Their steps are 
 functions here hold tensors under the names that hold them there.
 """
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -18,20 +17,18 @@ from planner.errors import UnsupportedError
 from planner.job import Job
 from planner.models.autocasting import CudaAutocast
 from planner.models.autograd import MeanSquare, TrainingRecorder
-from planner.models.build import num_experts, quiet
+from planner.models.build import quiet
 from planner.models.built import BuiltModel, built_model, unchanged
-from planner.models.calls import HalfSoftmax, around_calls, patched_forward
+from planner.models.calls import HalfSoftmax, around_calls
+from planner.models.captured import SHARED, passed
 from planner.models.experts import linearize
-from planner.models.failures import forward_of_model, run_for_model, run_forward
-from planner.models.inputs import calibration_batch
-from planner.models.recorder import NoListener, Recorder
+from planner.models.failures import forward_of_model, run_for_model
+from planner.models.recorder import NoListener
+from planner.models.rounded import InputSquares, round_linear
 from planner.models.traces import Event
-from planner.models.tuned import TunedBlock, TuningRequest, left
+from planner.models.tuned import Rounding, TunedBlock, TuningRequest, left
 from planner.models.tuned_linear import InputRange, QuantizedInput, TunedLinear, whole_range
 from planner.models.wrapping import without_lost_masks
-
-SHARED = ("position_ids", "cache_position", "position_embeddings", "cu_seqlens")
-"""auto_round utils/common.py SHARED_CACHE_KEYS: every batch gets the first sample's."""
 
 
 def tune(built: BuiltModel, job: Job, targets: Sequence[str], experts: int, request: TuningRequest) -> TunedBlock:
@@ -52,7 +49,7 @@ def tune(built: BuiltModel, job: Job, targets: Sequence[str], experts: int, requ
         if job.sequential_targets is not None:  # they may be experts, which are there once these are linear
             linearize(model, model.config, job.calibrate_all_experts)
         with without_lost_masks(model, targets), forward_of_model():
-            arguments = _captured(model, job, targets, request.layer)
+            arguments = passed(model, job, targets, request)
             linearize(model.get_submodule(request.layer), model.config, job.calibrate_all_experts)
             with frozen(model):
                 return BlockTuner(model, request, arguments, experts).run()
@@ -69,52 +66,6 @@ def frozen(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
-
-
-class _ReachedError(Exception):
-    """The forward came to the layer whose inputs are wanted."""
-
-    def __init__(self, args: Any, kwargs: Any) -> None:
-        super().__init__()
-        self.arguments = args, kwargs
-
-
-def _captured(model: Any, job: Job, targets: Sequence[str], layer: str) -> dict[str, Any]:
-    """What calibration passes to the layer, by name: base.py input_capture_hook.
-
-    Layers before it hand on tensors like their input.
-    """
-    batch = calibration_batch(model.config, job.batch_shape, getattr(torch, job.dtype))
-    with torch.no_grad(), ExitStack() as stack:
-        for name in targets:
-            module = model.get_submodule(name)
-            stack.enter_context(patched_forward(module, _stop if name == layer else _passed_through))
-        stack.enter_context(HalfSoftmax())
-        stack.enter_context(Recorder(num_experts(model.config)))
-        try:
-            run_forward(model, {**batch.fields, "use_cache": False})
-        except _ReachedError as reached:
-            return _by_name(model.get_submodule(layer), *reached.arguments)
-    raise UnsupportedError(f"{layer} is not called in a forward")
-
-
-def _stop(*args: Any, **kwargs: Any) -> Any:
-    raise _ReachedError(args, kwargs)
-
-
-def _passed_through(*args: Any, **kwargs: Any) -> Any:
-    """A layer's output has the shape of its hidden states."""
-    return args[0] if args else kwargs["hidden_states"]
-
-
-def _by_name(module: torch.nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
-    """calibration/llm.py forward_capture: tensors, lists, tuples and plain values; hidden states come last."""
-    parameters = [name for name in inspect.signature(type(module).forward).parameters if name != "self"]
-    hidden = args[0] if args else kwargs["hidden_states"]
-    named = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-    named |= dict(zip(parameters[1:], args[1:], strict=False))
-    kept = {k: v for k, v in named.items() if v is None or isinstance(v, (torch.Tensor, list, tuple, str, bool))}
-    return {**kept, parameters[0]: hidden}
 
 
 class _Listener(NoListener):
@@ -148,9 +99,10 @@ class BlockTuner:
         self.autocast = CudaAutocast(next(self.block.parameters()).dtype)
         self.tuned: dict[str, TunedLinear] = {}
         self.observers: dict[str, InputRange] = {}
+        self.squares: dict[str, InputSquares] = {}
         self.weights = tuple(_sizes(self.block))
         self.output = 0
-        """Bytes of what a whole batch returns."""
+        """Bytes of what the last batch of a pass returned."""
         self.names: dict[str, Any] = {}
         """Local names of quantize_block that outlive an iteration."""
 
@@ -161,6 +113,8 @@ class BlockTuner:
             stack.enter_context(HalfSoftmax())
             stack.enter_context(self.recorder)
             self.recorder.begin()
+            if self.request.rounding is not None:
+                return self._rounded(self.request.rounding)
             sizes = self.request.sizes
             reference = tuple(self._phase(self._pass, rows) for rows in sizes)
             observed = self._observed(sizes)
@@ -179,7 +133,7 @@ class BlockTuner:
             unwrap=unwrap,
             collect=collect,
             weights=self.weights,
-            output=self.output // self.request.trained[-1],
+            output=self.output // self.request.sizes[-1],
             trained=tuple(p.numel() * p.element_size() for linear in self.tuned.values() for p in linear.trained),
             kept=kept,
             unruled=frozenset(self.recorder.unruled),
@@ -216,7 +170,6 @@ class BlockTuner:
             raw_output: Any = self.block(**batch_others)
         output: torch.Tensor = raw_output[0] if isinstance(raw_output, (tuple, list)) else raw_output
 
-        self.output = output.numel() * output.element_size()
         del raw_output
         batch_others.clear()
         return output
@@ -227,6 +180,7 @@ class BlockTuner:
             batch_others = self._batch(rows)
             with self.autocast:
                 raw_output = self.block(**batch_others)
+            self.output = _hidden_bytes(raw_output)
             del raw_output
             batch_others.clear()
 
@@ -264,6 +218,62 @@ class BlockTuner:
     def _put(self, name: str, module: torch.nn.Module) -> None:
         parent, _, last = name.rpartition(".")
         setattr(self.block.get_submodule(parent), last, module)
+
+    # ------------------------------------------------------------------ instead of the training
+    def _rounded(self, rounding: Rounding) -> TunedBlock:
+        """rtn/quantizer.py: a pass in which inputs are summed, or none; then one Linear after the other."""
+        observed = self._summed() if rounding.sees_data else ()
+        unwrap = self._phase(self._round, rounding.searches)
+        return TunedBlock(
+            reference=(),
+            observed=observed,
+            wrap=(),
+            iteration=(),
+            found=(),
+            unwrap=unwrap,
+            collect=(),
+            weights=self.weights,
+            output=self.output // self.request.sizes[-1],
+            trained=(),
+            kept=frozenset(self.recorder.ids.values()),
+            unruled=frozenset(self.recorder.unruled),
+        )
+
+    def _summed(self) -> tuple[tuple[Event, ...], ...]:
+        """composer.py `_get_fp_act_hooks`: ranges where they are static, then the sums of squares, for every Linear."""
+        handles = []
+        for name, module in self.block.named_modules():
+            how = self.linears.get(f"{self.request.layer}.{name}")
+            if how is None:
+                continue
+            if how.static:
+                seen = self.observers[name] = InputRange(how)
+                handles.append(module.register_forward_hook(lambda _m, args, _out, seen=seen: seen.see(args[0])))
+            summed = self.squares[name] = InputSquares()
+            handles.append(module.register_forward_hook(lambda _m, args, _out, summed=summed: summed.see(args[0])))
+        sizes = self.request.sizes
+        phases = tuple(self._phase(self._pass, rows) for rows in (*sizes[:1], *sizes))
+        for handle in handles:
+            handle.remove()
+        return phases
+
+    def _round(self, search: bool) -> None:
+        """auto_round's BaseQuantizer `_quantize_layer_via_rtn`, Linear by Linear."""
+        parts = [(name, part, self.linears.get(f"{self.request.layer}.{name}")) for name, part in self._parts()]
+        taken = [(name, part, how) for name, part, how in parts if how is not None]
+        with torch.no_grad():
+            ranges = {name: whole_range(part, how) for name, part, how in taken}
+            for name, part, how in taken:
+                with self._running(part):
+                    squares = self.squares[name].total if name in self.squares else None
+                    round_linear(part, how, squares, ranges[name], search)
+
+    @contextmanager
+    def _running(self, part: torch.nn.Module) -> Iterator[None]:
+        """What is made here is this module's."""
+        self.listener.enter(part, (), {})
+        yield
+        self.listener.leave(part, (), {}, None)
 
     # ------------------------------------------------------------------ the training
     def _earlier(self) -> None:
@@ -306,6 +316,12 @@ class BlockTuner:
                 tuned.unwrap()
                 self._put(name, QuantizedInput(tuned) if tuned.how.inputs else tuned.linear)
         self.names.clear()
+
+
+def _hidden_bytes(output: Any) -> int:
+    """Bytes of the hidden states that a layer returns, alone or before others."""
+    hidden: torch.Tensor = output[0] if isinstance(output, (tuple, list)) else output
+    return hidden.numel() * hidden.element_size()
 
 
 def _sizes(block: torch.nn.Module) -> Iterator[int]:

@@ -4,7 +4,6 @@ Planning is Python that keeps the interpreter busy, and a thread of it would hol
 its own, which keeps what it built and traced.
 """
 
-import gc
 import os
 import signal
 import sys
@@ -16,12 +15,11 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from types import FrameType
 
+from planner.collector import collect_seldom
 from planner.errors import PlannerError
 from planner.ui.lines import line
 from planner.ui.question import PageQuestion, one_line
 
-COLLECTOR = (100_000, 50, 50)
-"""For gc.set_threshold, as the command line has it: what was traced stays."""
 AGAIN_SECONDS = 0.05
 BUG = "a fault of planner itself, not of what you asked ({}); the terminal in which `planner ui` runs shows where"
 
@@ -51,7 +49,7 @@ def plans(worker: "Worker") -> Answer:
 def work(pipe: Connection, make: MakeAnswer) -> None:
     """Run a worker until the other end of the pipe is closed: what a new process is started with."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which ends this process
-    gc.set_threshold(*COLLECTOR)
+    collect_seldom()
     Worker(pipe, make).run()
 
 

@@ -9,15 +9,15 @@ import pytest
 from planner.accepted import recipe_of
 from planner.compress.context import EVERYTHING, Shortcuts
 from planner.compress.modifiers.autoround import COMPILED
-from planner.compress.modifiers.autoround_schemes import PRESETS
+from planner.compress.modifiers.autoround_schemes import PRESETS, linear_tuning, rounding
 from planner.compress.schema import Plan, Step
 from planner.errors import JobError, PlannerError, RecipeError, UnsupportedError
 from planner.job import Job
 from planner.models.graph import ModelGraph
 from planner.models.traces import Call, CallValue, Event
-from planner.models.tuned import LinearTuning, TunedBlock, TuningRequest
+from planner.models.tuned import LinearTuning, Rounding, TunedBlock, TuningRequest
 from planner.planning import plan_graph
-from planner.recipe.specs import ModuleRef
+from planner.recipe.specs import ModuleRef, Scheme
 from tests.toys import Layer, Linear, Toy
 
 WEIGHT = 400 * 200 * 2
@@ -211,9 +211,8 @@ def test_the_parts_of_every_peak_sum_to_it() -> None:
 @pytest.mark.parametrize(
     ("fields", "error", "says"),
     [
-        ({"scheme": "W4A16", "iters": 0}, UnsupportedError, "iters"),
         ({"scheme": "W4A16", "device_ids": "0,1"}, UnsupportedError, "device_ids"),
-        ({"scheme": "FP8_BLOCK"}, RecipeError, "strategy block"),
+        ({"scheme": "FP8_BLOCK"}, RecipeError, "stops at the first layer: .* not block"),
         ({"scheme": "NVFP4A16"}, RecipeError, "scheme: NVFP4"),
         ({}, RecipeError, "needs a scheme"),
         ({"scheme": "W4A16", "iterations": 3}, RecipeError, "iters"),
@@ -224,6 +223,63 @@ def test_what_cannot_be_planned_is_refused_by_its_field(
 ) -> None:
     with pytest.raises(error, match=says):
         recipe_of({"quant_stage": {"quant_modifiers": {"AutoRoundModifier": {"targets": ["Linear"], **fields}}}})
+
+
+# ---------------------------------------------------------------------- without iterations
+SQUARES = 1_600
+
+
+def rounded(observed: bool) -> TunedBlock:
+    """The pass leaves sums, which each batch after the first changes in place; rounding takes one tensor."""
+    first = (alloc(0, BATCH), alloc(1, SQUARES), Event("free", 0))
+    again = tuple((alloc(n, BATCH), Event("free", n)) for n in (2, 3))
+    empty: dict[str, Any] = {"reference": (), "wrap": (), "iteration": (), "found": (), "collect": (), "trained": ()}
+    return replace(
+        block((8, 2)),
+        observed=(first, *again) if observed else (),
+        unwrap=(alloc(4, VALUE), Event("free", 4)),
+        kept=frozenset({1} if observed else ()),
+        **empty,
+    )
+
+
+def without_iterations(**fields: Any) -> tuple[Plan, list[TuningRequest]]:
+    asked: list[TuningRequest] = []
+    found = graph(asked)
+
+    def tune(request: TuningRequest) -> TunedBlock:
+        assert found.tune is not None and request.rounding is not None
+        found.tune(request)
+        return rounded(request.rounding.sees_data)
+
+    return plan_graph(replace(found, tune=tune), recipe(iters=0, **fields), Job(samples=10)), asked
+
+
+def test_without_iterations_squares_of_inputs_stay_on_the_modules_and_nothing_is_trained() -> None:
+    plan, asked = without_iterations()
+    assert asked[0].rounding == Rounding(sees_data=True, searches=True)
+    assert step(plan, 2, "compress").gpu.by_kind["autoround"] == SQUARES + VALUE
+    assert step(plan, 4, "compress").gpu.by_kind["autoround"] == 3 * SQUARES + VALUE
+    assert plan.steps[-1].gpu.by_kind["autoround"] == 3 * SQUARES, "to the end of the job"
+
+
+def test_plain_rounding_sees_no_sample() -> None:
+    plan, asked = without_iterations(disable_opt_rtn=True)
+    assert asked[0].rounding == Rounding(sees_data=False, searches=False)
+    assert step(plan, 2, "compress").gpu.by_kind["autoround"] == VALUE
+    assert "outputs of all samples" not in str(step(plan, 2, "compress").cpu)
+
+
+def test_only_the_packages_own_w8a16_is_searched_with_data() -> None:
+    int8 = LinearTuning(weights="int_sym", bits=8, group=128)
+    assert rounding("W8A16", int8, searches=True).sees_data
+    assert not rounding(None, int8, searches=True).sees_data
+    assert not rounding("MXFP4", linear_tuning("MXFP4", Scheme.__new__(Scheme)), searches=True).sees_data
+    assert rounding(None, replace(int8, inputs="int_sym", static=True), searches=False).sees_data
+
+
+def test_one_card_by_its_number_changes_nothing() -> None:
+    assert planned(device_ids="0").steps == planned().steps
 
 
 def test_two_layers_at_once_are_refused_as_the_library_refuses_them() -> None:

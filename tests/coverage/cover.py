@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from planner.errors import PlannerError
+from planner.errors import JobError, PlannerError, RecipeError
 from planner.job import Job
 from tests.coverage.extract import RECIPES
 from tests.coverage.families import model_of
@@ -66,12 +66,17 @@ def as_mapping(recipe: Any) -> dict[str, Any]:
 
 
 def outcome(row: Row) -> Row:
-    """What becomes of one recipe: {"source", "modifiers", "outcome": planned, fails or refused, "why"}."""
+    """What becomes of one recipe: {"source", "modifiers", "outcome": planned, fails or refused, "why"}.
+
+    It fails where the library itself would not finish: an error of the recipe or of the job says so, or a plan's note.
+    """
     told = {"source": row["source"], "modifiers": modifiers_of(row)}
     if "call" not in row:
-        return told | {"outcome": "refused", "why": f"the library itself: {row['failed']}"}
+        return told | {"outcome": "fails", "why": f"the script itself: {row['failed']}"}
     try:
         notes = model_free_notes(row) if row["call"] == "model_free_ptq" else plan_notes(row)
+    except (RecipeError, JobError) as error:
+        return told | {"outcome": "fails", "why": str(error)}
     except PlannerError as error:
         return told | {"outcome": "refused", "why": str(error)}
     fails = [note.text for note in notes if note.kind == "fails"]
@@ -101,6 +106,8 @@ def model_free_notes(row: Row) -> Sequence[Any]:
         given["scheme"],
         ignore=given.get("ignore", ()),
         converter=given.get("converter"),
+        converter_targets=given.get("converter_targets", ()),
+        converter_ignore=given.get("converter_ignore", ()),
         options=options,
     )
     return planned.notes
@@ -118,8 +125,8 @@ def page(outcomes: Sequence[Row]) -> str:
         "config of the family, with two layers. Examples are Python; they are run with mocks in place of models and",
         "data, and with the modifiers of the real library. Written by `python -m tests.coverage.cover`.",
         "",
-        f"Of {len(outcomes)}: **{counts['planned']} planned**, {counts['fails']} planned with a note that the library",
-        f"would not finish the job, {counts['refused']} refused. A recipe with two modifiers counts in both rows.",
+        f"Of {len(outcomes)}: **{counts['planned']} planned**, {counts['fails']} that the library itself would not",
+        f"finish, {counts['refused']} refused. A recipe with two modifiers counts in both rows.",
         "",
         "| modifier | recipes | planned | the library would fail | refused |",
         "| --- | --: | --: | --: | --: |",

@@ -20,7 +20,7 @@ FAMILIES: dict[str, str] = {
     r"Qwen3-Next": "type:qwen3_next",
     r"Qwen3-VL-8B": "type:qwen3_vl",
     r"Qwen3-VL": "type:qwen3_vl_moe",
-    r"Qwen3-Omni": "type:qwen3_omni_moe",
+    r"Qwen3-Omni": "type:qwen3_omni_moe_thinker",
     r"Qwen3\.[56].*-A": "type:qwen3_5_moe",
     r"Qwen3\.8-1\.0B-A": "type:qwen3_5_moe",
     r"Qwen3\.[568]": "type:qwen3_5",
@@ -62,6 +62,28 @@ FAMILIES: dict[str, str] = {
 }
 
 
+QUANTIZED: dict[str, dict[str, Any]] = {
+    "kimi_k25": {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "config_groups": {
+            "group_0": {
+                "targets": ["Linear"],
+                "weights": {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32},
+            }
+        },
+        "ignore": ["re:.*lm_head", "re:.*self_attn.*", "re:.*shared_experts.*", "re:.*vision.*", "re:.*projector.*"],
+    }
+}
+"""quantization_config of families that are published quantized by compressed-tensors."""
+
+
+WIDTHS: dict[str, dict[str, Any]] = {
+    "qwen3_omni_moe_thinker": {"num_attention_heads": 32, "head_dim": 128, "vocab_size": 152064}
+}
+"""Of text models whose default config has sides that no published model has, and that no group divides."""
+
+
 def model_of(name: str | None) -> str | dict[str, Any]:
     """The preset's name, or the content of a config.json. Raises KeyError for a model of which nothing is known."""
     if name is None:
@@ -81,4 +103,8 @@ def default_config(model_type: str) -> dict[str, Any]:
     if mapping is None and type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         mapping = MODEL_FOR_CAUSAL_LM_MAPPING
     data: dict[str, Any] = config.to_dict()
+    if model_type in QUANTIZED:
+        data["quantization_config"] = QUANTIZED[model_type]
+    if model_type in WIDTHS:
+        data["text_config"] = {**data["text_config"], **WIDTHS[model_type]}
     return data if mapping is None else data | {"architectures": [mapping[type(config)].__name__]}

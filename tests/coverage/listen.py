@@ -106,7 +106,12 @@ class Ears:
 
     def model_free_ptq(self, *args: Any, **named: Any) -> Any:
         model = str(named.pop("model_stub", args[0] if args else None))
-        self.jobs.append({"call": "model_free_ptq", "model": model, "arguments": plain(named)})
+        taken = {
+            f"converter_{name}": plain(found)
+            for name in ("targets", "ignore")
+            if isinstance(found := getattr(named.get("converter"), name, None), list | tuple) and found
+        }
+        self.jobs.append({"call": "model_free_ptq", "model": model, "arguments": plain(named) | taken})
         return MagicMock()
 
 

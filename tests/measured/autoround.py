@@ -21,6 +21,9 @@ JOBS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     (str(CONFIGS / "cohere2.json"), "autoround_fp8_dynamic", _SHORT),
     (str(CONFIGS / "qwen3-moe-16.json"), "autoround_w4a16_3iters", {**_SHORT, "linearized": True}),
     ("qwen3-0.6b", "autoround_w4a16_3iters", {"layers": 3, "samples": 16, "seq_len": 1024, "dtype": "float16"}),
+    ("qwen3-0.6b", "autoround_rounded_w4a16", {**_SHORT, "layers": 3, "samples": 10}),
+    ("llama-3-8b", "autoround_rounded_fp8", _SHORT),
+    ("qwen3-8b", "autoround_rounded_mxfp4", _SHORT),
 )
 """(model, recipe, options). qwen3-moe-16 is qwen3-30b-a3b with 16 of its 128 experts, all of which would take long to
 trace. Measured with all of them, every step's GPU bytes are equal too, and its CPU peak is 0.2 % lower than planned."""

@@ -2,11 +2,12 @@
 
 import pytest
 
+from tests.built import by_graph
 from tests.measured.accuracy import PAGE, row
 from tests.measured.cases import Case, cases
 from tests.measured.compare import Device, measured, pairs, peak, predicted, steps
 
-CASES = list(cases())
+CASES = by_graph(cases())
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case.name, scope="module")

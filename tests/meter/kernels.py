@@ -92,6 +92,31 @@ def replace_mask_readers() -> None:
     autoround._collapse_causal_attention_mask = lambda mask: torch.ones(mask.shape[0], mask.shape[-2], dtype=torch.long)
 
 
+def shorten_searches() -> None:
+    """Shape mode: AutoRound without iterations tries four scales of a hundred and more: all tries are alike.
+
+    auto_round/data_type/int.py search_scales and nvfp.py search_nvfp4_scale. No sum of squared inputs is zero, where
+    gguf.py `_imatrix_handle_zero` would read it.
+    """
+    import builtins
+
+    import auto_round.data_type.gguf as gguf
+    import auto_round.data_type.int as integers
+    import auto_round.data_type.nvfp as nvfp
+    import torch
+
+    def few(first, last):
+        return builtins.range(first, min(first + 4, last))
+
+    def with_squares(imatrix, *_args, **_others):
+        if isinstance(imatrix, torch.Tensor):
+            torch.min(imatrix)
+        return imatrix
+
+    integers.range = nvfp.range = few
+    gguf._imatrix_handle_zero = nvfp._imatrix_handle_zero = with_squares
+
+
 def shorten_column_loops() -> None:
     """Shape mode: run only the first columns of loops that pass over every weight column.
 

@@ -150,6 +150,7 @@ def measure(args) -> dict:
     kernels.replace_kernels(shape)
     if shape:
         kernels.shorten_column_loops()
+        kernels.shorten_searches()
         kernels.replace_mask_readers()
     torch.manual_seed(0)
 

@@ -7,7 +7,7 @@ from planner.cuda.build import CudaBuild
 from planner.errors import ModelError, RecipeError
 from planner.modelfree.card import CardOfFiles, CountedFile
 from planner.modelfree.checkpoint import Checkpoint, in_files
-from planner.modelfree.converters import Fp8BlockDequantizer, converter_of
+from planner.modelfree.converters import CtDequantizer, Fp8BlockDequantizer, ModelOptNvfp4, converter_of
 from planner.modelfree.files import FilePlan, plan_file
 from planner.modelfree.fused import fused_sets, partners
 from planner.modelfree.jobs import file_jobs
@@ -195,3 +195,34 @@ def test_the_smallest_card_is_between_what_is_requested_and_what_is_reserved_wit
     assert counted.tally.peak + 100 * MIB <= card.smallest() <= card.reserved() + 101 * MIB
     assert not card.on(card.smallest()).runs_out
     assert card.on(counted.tally.peak + 100 * MIB - 1).refused
+
+
+def test_an_assumed_checkpoint_of_model_optimizer_has_what_its_converter_wants() -> None:
+    converter = ModelOptNvfp4(targets=("re:.*mlp.*",))
+    other, weight = bf16("a.q_proj.weight", 64, 32), bf16("a.mlp.up_proj.weight", 64, 32)
+    made = {tensor.name: tensor for tensor in converter.quantized((other, weight))}
+    assert made.pop(other.name) == other
+    assert {name: tensor.bytes for name, tensor in made.items()} == {
+        "a.mlp.up_proj.weight": 64 * 16,
+        "a.mlp.up_proj.weight_scale": 64 * 2,
+        "a.mlp.up_proj.weight_scale_2": 4,
+        "a.mlp.up_proj.input_scale": 4,
+    }
+    assert set(converter.dependencies("a.mlp.up_proj.weight")) == made.keys() - {"a.mlp.up_proj.weight"}
+    assert all(name.endswith(("packed", "global_scale")) for c in converter.conversions(made) for name, *_ in c.made)
+
+
+def test_an_assumed_checkpoint_of_compressed_tensors_becomes_the_plain_one_again() -> None:
+    weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32}
+    groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
+    config = {"quantization_config": {"config_groups": groups, "ignore": ["re:.*attn.*"]}}
+    converter = converter_of("compressed-tensors", config=config)
+    assert isinstance(converter, CtDequantizer)
+    plain = tuple(bf16(f"{name}.weight", 64, 128) for name in ("attn.q_proj", "mlp.up_proj", "embed_tokens"))
+    made = {tensor.name: tensor for tensor in converter.quantized(plain)}
+    assert made.keys() - {tensor.name for tensor in plain} == {
+        f"mlp.up_proj.weight_{part}" for part in ("packed", "scale", "shape")
+    }
+    assert made["mlp.up_proj.weight_packed"].bytes == 64 * 128 // 2
+    (conversion,) = converter.conversions(made)
+    assert conversion.made == (plain[1],)

@@ -1,10 +1,8 @@
 """The traced forward: exact bytes, what crosses the borders, and layers that are traced once."""
 
 import itertools
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,35 +12,9 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from planner.compress.program import cut
 from planner.job import Job
 from planner.models import tracing
-from planner.models.graph import ModelGraph
 from planner.models.load import load_model
-from planner.models.traces import KEY_STATES, VALUE_STATES, Call, Crossing, Event, ModelTrace, Segment
-
-HEADS, KV_HEADS, WIDTH, MLP, HEAD_DIM = 4, 2, 512, 768, 128
-TINY: dict[str, Any] = {
-    "model_type": "llama",
-    "hidden_size": WIDTH,
-    "intermediate_size": MLP,
-    "num_hidden_layers": 4,
-    "num_attention_heads": HEADS,
-    "num_key_value_heads": KV_HEADS,
-    "vocab_size": 100,
-    "tie_word_embeddings": False,
-}
-SEQ, BATCH = 600, 2
-Loader = Callable[..., ModelGraph]
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> Loader:
-    """Loads the tiny model under job options."""
-
-    def load(config: dict[str, Any] = TINY, **options: Any) -> ModelGraph:
-        path = tmp_path / "config.json"
-        path.write_text(json.dumps(config))
-        return load_model(str(path), Job(**({"samples": BATCH, "batch_size": BATCH, "seq_len": SEQ} | options)))
-
-    return load
+from planner.models.traces import Crossing, Event, ModelTrace, Segment
+from tests.models.tiny import BATCH, HEAD_DIM, HEADS, KV_HEADS, MLP, SEQ, TINY, WIDTH, Loader
 
 
 @pytest.fixture(scope="module")
@@ -325,79 +297,6 @@ def test_what_is_left_of_one_mixture_of_experts_is_done_before_the_next_ones_exp
     experts = [trace.crossings[n].name for n in last.reads if ".experts." in trace.crossings[n].name]
     assert experts == ["model.layers.1.mlp.experts.0", "model.layers.1.mlp.experts.1"]
     assert [trace.crossings[n].name for n in last.reads].count("zeros_like") == 1
-
-
-# ---------------------------------------------------------------------- calls that hooks see
-def calls_of(segment: Segment, kind: str = "exit") -> dict[str, Call]:
-    return {e.call.module: e.call for e in segment.events if e.kind == kind and e.call}
-
-
-@pytest.mark.parametrize(
-    ("targets", "segment"), [(None, 1), (("LlamaAttention", "LlamaMLP"), 1)], ids=["layer", "attention"]
-)
-def test_every_module_with_weights_is_entered_and_left_and_no_other(
-    tiny: Loader, targets: tuple[str, ...] | None, segment: int
-) -> None:
-    running = tiny(sequential_targets=targets).trace.segments[segment]
-    prefix = ".self_attn" if targets else ""
-    attention = {f".self_attn.{name}_proj" for name in "qkvo"} | {".self_attn"}
-    mlp = {f".mlp.{name}_proj" for name in ("gate", "up", "down")} | {".mlp"}
-    norms = {".input_layernorm", ".post_attention_layernorm"}
-    # with attention as a target, its own names are relative and the norm after it is full
-    expected = (
-        {name.removeprefix(prefix) or "." for name in attention} | {"model.layers.0.post_attention_layernorm"}
-        if targets
-        else attention | mlp | norms | {"."}
-    )
-    states = {f"{(prefix and '.') or '.self_attn.'}{name}" for name in (KEY_STATES, VALUE_STATES)}
-    assert set(calls_of(running, "enter")) == expected | states
-    assert set(calls_of(running, "exit")) == expected
-
-
-def test_a_cache_sees_the_keys_and_values_before_they_are_repeated_with_their_heads_side_by_side(tiny: Loader) -> None:
-    entered = calls_of(tiny().trace.segments[1], "enter")
-    for name, projection in ((KEY_STATES, ".self_attn.k_proj"), (VALUE_STATES, ".self_attn.v_proj")):
-        states, made = entered[f".self_attn.{name}"], calls_of(tiny().trace.segments[1])[projection]
-        batch, tokens, columns = made.output
-        assert (states.rows, states.columns, states.itemsize) == (batch * tokens, columns, made.output_itemsize)
-        assert states.dims[0] == batch
-        assert states.dims[1] * states.dims[3] == columns
-        assert states.contiguous
-
-
-def test_a_targets_own_call_lies_in_the_segment_that_begins_with_it(tiny: Loader) -> None:
-    for segment in tiny().trace.segments[1:]:
-        first, *_, last = (e for e in segment.events if e.call and e.call.module.startswith("."))
-        assert (first.kind, last.kind) == ("enter", "exit")
-        assert first.call and last.call
-        assert first.call.module == last.call.module == "."
-        assert [v.name for v in last.call.outputs] == ["output"]
-
-
-def test_modules_that_hold_targets_are_not_called_as_modules(tiny: Loader) -> None:
-    names = {name for segment in tiny().trace.segments for name in calls_of(segment)}
-    assert names.isdisjoint({"", "model", "model.layers"})
-    assert {"model.embed_tokens", "model.norm", "lm_head"} <= names
-
-
-@pytest.mark.parametrize("targets", [None, ("LlamaAttention", "LlamaMLP")], ids=["layer", "parts"])
-def test_whatever_an_attention_block_is_passed_is_found_again(tiny: Loader, targets: tuple[str, ...] | None) -> None:
-    trace = tiny(sequential_targets=targets).trace
-    segment = trace.segments[1]
-    call = calls_of(segment)["." if targets else ".self_attn"]
-    sizes = {"hidden_states": BATCH * SEQ * WIDTH * 2, "attention_mask": BATCH * SEQ * SEQ * 2, "position_ids": SEQ * 8}
-    sizes |= {f"position_embeddings.{i}": SEQ * HEAD_DIM * 2 for i in range(2)}
-    assert {value.name: value.bytes for value in call.arguments} == sizes
-    allocated = {e.id for e in segment.events if e.kind == "alloc"}
-    for value in call.arguments:
-        if value.storage >= 0:
-            assert value.storage in allocated
-        else:
-            assert trace.crossings[segment.reads[value.read]].bytes == value.bytes
-    assert [(v.name, v.dims) for v in call.outputs] == [
-        ("output.0", (BATCH, SEQ, WIDTH)),
-        ("output.1", (BATCH, HEADS, SEQ, SEQ)),
-    ]
 
 
 def test_torchs_modules_are_called_as_before_once_the_trace_is_done(tiny: Loader) -> None:

@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from planner.errors import UnsupportedError
+from planner.errors import JobError, UnsupportedError
 from planner.job import Job
 from planner.models.autograd import TrainingRecorder
 from planner.models.built import BuiltModel
+from planner.models.captured import refuse_other_rows
 from planner.models.load import graph_of, load_built
 from planner.models.recorder import NoListener
+from planner.models.rounded import round_linear
 from planner.models.traces import Event, memory_events
 from planner.models.tuned import LinearTuning, TunedBlock, TuningRequest, left
 from planner.models.tuned_linear import TunedLinear
@@ -90,6 +92,43 @@ def test_a_part_that_another_holds_is_not_changed() -> None:
 
     made = [(event.operator, event.bytes) for event in recorded(run) if event.kind == "alloc"]
     assert ("add", 400) in made[2:], "the first part is the gradient that backward was given"
+
+
+# ---------------------------------------------------------------------- what is passed
+def test_positions_of_each_sample_of_the_first_batch_stop_a_batch_of_other_size() -> None:
+    """AutoRound hands them to every batch: Qwen2.5-VL's have a row for each sample, Llama's one row for all."""
+    one, two = ({"position_embeddings": (torch.empty(3, rows, 16, 8, device="meta"),)} for rows in (1, 2))
+    job = JOB.model_copy(update={"batch_size": 2})
+
+    def asked(rows: int) -> TuningRequest:
+        return TuningRequest(layer="layers.1", linears=(), rows=rows, last_rows=0, trained=(rows,))
+
+    with pytest.raises(JobError, match=r"--batch-size 2: .* position_embeddings of the first one, .* --batch-size 1"):
+        refuse_other_rows(two, one, job, asked(8))
+    refuse_other_rows(two, one, job, asked(2))
+    refuse_other_rows(one, one, job, asked(8))
+
+
+# ---------------------------------------------------------------------- without iterations
+def peak(how: LinearTuning, *, search: bool) -> int:
+    """Bytes that a weight's rounding takes beside it."""
+    linear = torch.nn.Linear(COLUMNS, ROWS, bias=False, device="meta", dtype=torch.bfloat16).requires_grad_(False)
+    squares = torch.empty(COLUMNS, device="meta") if search else None
+    live, most = {}, 0
+    for event in recorded(lambda _: round_linear(linear, how, squares, None, search)):
+        if event.kind == "alloc":
+            live[event.id] = event.bytes
+        elif event.kind == "free":
+            live.pop(event.id, None)
+        most = max(most, sum(live.values()))
+    return most
+
+
+def test_a_search_holds_the_squares_the_loss_and_two_rounded_weights() -> None:
+    """16 bytes of each weight: squares, loss and its root in fp32, two roundings in bf16; and a few of each group."""
+    weights, groups = ROWS * COLUMNS, ROWS * COLUMNS // GROUP
+    assert 16 * weights < peak(INT4, search=True) < 16 * weights + 64 * groups
+    assert 6 * weights < peak(INT4, search=False) < 6 * weights + 64 * groups
 
 
 # ---------------------------------------------------------------------- a whole layer

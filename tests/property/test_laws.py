@@ -24,8 +24,9 @@ from planner.planning import plan_graph
 from planner.recipe.specs import Recipe
 from planner.timeline import MemoryEvent, fold
 from tests import toys
+from tests.books import WatchedLedger, watched
 from tests.property import strategies
-from tests.toys import UNFOLDED, Toy, WatchedLedger
+from tests.toys import UNFOLDED, Toy
 
 Case = tuple[Toy, Recipe, Job]
 DEVICES: tuple[DeviceName, ...] = ("gpu", "cpu")
@@ -45,7 +46,7 @@ def planned(case: Case, shortcuts: Shortcuts | None = None) -> Plan:
 def simulated(case: Case) -> tuple[Outcome, WatchedLedger]:
     """Every layer walked."""
     toy, recipe, job = case
-    context, ledger = toys.watched(job)
+    context, ledger = watched(job)
     context.shortcuts = UNFOLDED
     program, _ = make_program(toy.graph, recipe, job)
     return simulate(program, context), ledger

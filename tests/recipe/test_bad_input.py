@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +84,10 @@ def test_files_that_cannot_be_read_are_told_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", ["[*{0}, *{0}, *{0}, *{0}]", "{{<<: [*{0}, *{0}], k{1}: *{0}}}"])
-def test_aliases_that_would_fill_the_memory_are_refused_at_once(step: str) -> None:
+def test_aliases_that_would_fill_the_memory_are_refused_before_they_are_unfolded(step: str) -> None:
     lines = ["a0: &a0 {k: 1}"]
     lines += [f"a{i + 1}: &a{i + 1} " + step.format(f"a{i}", i) for i in range(40)]
-    start = time.perf_counter()
     assert "holds more than 200000 values" in refusal("\n".join(lines) + "\n")
-    assert time.perf_counter() - start < 2
 
 
 def test_honest_aliases_work() -> None:

@@ -11,6 +11,7 @@ import yaml
 
 from planner import upstream
 from planner.compress.modifiers import MODIFIERS
+from planner.compress.modifiers.awq import AwqSpec
 from planner.compress.modifiers.gptq import GPTQSpec
 from planner.compress.modifiers.quip import QuIPSpec
 from planner.compress.modifiers.reap import REAPSpec
@@ -302,6 +303,9 @@ def as_recorded(spec: ModifierSpec) -> dict[str, Any]:
     """The record in the words of dump.py."""
     if isinstance(spec, SmoothQuantSpec):
         return smoothing(spec)
+    if isinstance(spec, AwqSpec):
+        kept = ("type", "requires_calibration_data", "mappings", "duo_scaling", "n_grid")
+        return {name: getattr(spec, name) for name in kept}
     data: dict[str, Any] = {
         "type": spec.type,
         "requires_calibration_data": spec.requires_calibration_data,

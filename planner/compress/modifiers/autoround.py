@@ -7,6 +7,7 @@ layer, batch by batch. What the GPU holds meanwhile is traced (planner/models/tu
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from typing import Any, ClassVar, Self
 
@@ -15,13 +16,13 @@ from pydantic import Field
 from planner.compress.batches import walk_batches
 from planner.compress.context import Context
 from planner.compress.holdings import Owner
-from planner.compress.modifiers.autoround_schemes import linear_tuning
+from planner.compress.modifiers.autoround_schemes import linear_tuning, refuse_spread, rounding
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.mixin import QuantizationMixinSpec, shared_fields
 from planner.compress.modifiers.training import TrainedLayer
-from planner.errors import RecipeError, UnsupportedError
+from planner.errors import RecipeError
 from planner.models.traces import Call
-from planner.models.tuned import TunedBlock, TuningRequest, left
+from planner.models.tuned import Rounding, TunedBlock, TuningRequest, replaced
 from planner.notes import Note
 from planner.recipe.matching import Patterns
 from planner.recipe.qparams import activation_qparam_sizes, weight_qparam_bytes
@@ -63,12 +64,14 @@ class AutoRoundSpec(QuantizationMixinSpec):
     preset: str | None = None
     """Name of the scheme, where the recipe gives one name."""
     iters: int = 200
+    """0: weights are rounded, and nothing is trained."""
     batch_size: int = 8
     enable_torch_compile: bool = True
+    disable_opt_rtn: bool = False
 
     @classmethod
     def read(cls, fields: Any, where: str) -> Self:
-        """Refuses an entry that says nothing to quantize, and what is not modelled: no training, several GPUs."""
+        """Refuses an entry that says nothing to quantize, and what is not modelled: several GPUs."""
         entry = validated(AutoRoundFields, fields, where)
         must_calibrate(entry, where)
         spec = cls(
@@ -77,15 +80,11 @@ class AutoRoundSpec(QuantizationMixinSpec):
             iters=entry.iters,
             batch_size=entry.batch_size,
             enable_torch_compile=entry.enable_torch_compile,
+            disable_opt_rtn=entry.disable_opt_rtn,
         )
         if not any(group.weights for group in spec.groups):
             raise RecipeError("AutoRound needs a scheme for weights; give scheme (like W4A16) or config_groups", where)
-        if entry.device_ids is not None:
-            raise UnsupportedError(f"{where}.device_ids: planner does not model a layer that is spread over GPUs")
-        if not entry.iters:
-            raise UnsupportedError(
-                f"{where}.iters: planner models AutoRound with iterations, and not its rounding alone"
-            )
+        refuse_spread(entry.device_ids, f"{where}.device_ids")
         for group in spec.groups:
             linear_tuning(spec.preset, group)
         return spec
@@ -137,7 +136,12 @@ class AutoRoundSpec(QuantizationMixinSpec):
             rows=batch * each,
             last_rows=count % batch * each,
             trained=tuple(min(PASS, trained - done) * each for done in range(0, trained, PASS)),
+            rounding=None if self.iters else self._rounding(),
         )
+
+    def _rounding(self) -> Rounding:
+        first = linear_tuning(self.preset, self.groups[0])
+        return rounding(self.preset, first, searches=not self.disable_opt_rtn)
 
     def model(self, context: Context) -> "AutoRoundModel":
         """Captured inputs, and the training."""
@@ -206,8 +210,9 @@ class AutoRoundModel(ModifierModel):
             weights = self._suspend_offloading(layer, block)
             self._collect_garbage()
             ledger.empty_cache("gpu")
-            cast = self._cast()
-            earlier = [*self._compress_block(layer, block, request, cast), cast]
+            cast = self._cast(request)
+            compress = self._compress_block if self.spec.iters else self._round_block
+            earlier = [*compress(layer, block, request, cast), cast]
             self._move_to_cpu(layer, block, weights)
             ledger.free_all(earlier)
             for module in linears:
@@ -217,11 +222,12 @@ class AutoRoundModel(ModifierModel):
         job = self.context.job
         return self.spec.tuning(layer.name, (), {}, job.rank_samples, job.batch_size)
 
-    def _cast(self) -> Handle:
+    def _cast(self, request: TuningRequest) -> Handle:
         """calibration/inputs.py preprocess_block_inputs: of inputs in fp16 there are copies in bfloat16."""
         ledger, job = self.context.ledger, self.context.job
         copies = ledger.open("cpu", "autoround", Owner("inputs of all samples", "in bfloat16"))
-        if job.dtype == "float16":
+        needs_inputs = request.rounding is None or request.rounding.sees_data
+        if job.dtype == "float16" and needs_inputs:
             ledger.grow(copies, self.hidden * job.rank_samples, job.rank_samples)
             ledger.grow(copies, self.halves * job.batches, job.batches)
         return copies
@@ -254,7 +260,9 @@ class AutoRoundModel(ModifierModel):
             request, lambda number, rows: self._forward(trained, block.reference[number], rows, reference)
         )
         if block.observed:
-            self._observe(trained, block, request)
+            unkept = ledger.open("cpu", "autoround", Owner(layer.name, "outputs that nobody keeps"))
+            self._observe(trained, request, unkept)
+            ledger.free(unkept)
         ledger.empty_cache("gpu")
         if self.outputs is not None and context.job.dtype == "float16":  # clear_memory(fp_inputs)
             ledger.grow(cast, -self.hidden * context.job.rank_samples, context.job.rank_samples)
@@ -273,6 +281,20 @@ class AutoRoundModel(ModifierModel):
             earlier.append(self.outputs)
         self.outputs = quantized
         return earlier
+
+    def _round_block(
+        self, layer: LinearModule, block: TunedBlock, request: TuningRequest, _cast: Handle
+    ) -> list[Handle]:
+        """The same over rtn/quantizer.py. What the inputs' squares add up to stays on the modules."""
+        ledger = self.context.ledger
+        trained = TrainedLayer(self.context, layer.name, block)
+        reference = ledger.open("cpu", "autoround", Owner(layer.name, "outputs of all samples"))
+        if block.observed:
+            self._observe(trained, request, reference)
+        ledger.empty_cache("gpu")
+        trained.play(block.unwrap, "autoround")
+        trained.kept()
+        return [reference]
 
     def _all_batches(self, request: TuningRequest, batch: Any) -> None:
         """block_runner.py forward over all samples: whole batches, and a smaller one at the end."""
@@ -297,10 +319,10 @@ class AutoRoundModel(ModifierModel):
             if self.context.device == "gpu":
                 ledger.grow(outputs, trained.block.output * rows, rows)
 
-    def _observe(self, trained: TrainedLayer, block: TunedBlock, request: TuningRequest) -> None:
-        """composer.py `_get_q_act_hooks`: a pass whose outputs nobody keeps."""
-        ledger = self.context.ledger
-        outputs = ledger.open("cpu", "autoround", Owner(trained.layer, "outputs that nobody keeps"))
+    def _observe(self, trained: TrainedLayer, request: TuningRequest, outputs: Handle) -> None:
+        """composer.py compress_block, step 3: a pass with hooks that see each Linear's inputs."""
+        ledger, observed = self.context.ledger, trained.block.observed
+        handed = [(), *(replaced(before, events) for before, events in pairwise(observed))]
         seen = 0
 
         def batch(number: int, rows: int) -> None:
@@ -308,12 +330,11 @@ class AutoRoundModel(ModifierModel):
             phase = number + 1 if seen else 0
             seen += 1
             with ledger.hold("cpu", self.hidden * rows, "autoround", Owner(trained.layer, "batch")):
-                trained.carry(block.observed[phase], "forward", left(block.observed[phase - 1]) if phase else ())
+                trained.carry(observed[phase], "forward", handed[phase], None if phase else handed[1])
                 ledger.grow(outputs, trained.block.output * rows, rows)
 
         self._all_batches(request, batch)
-        trained.settle(block.observed[-1])
-        ledger.free(outputs)
+        trained.settle(observed[-1])
 
     def _train(self, trained: TrainedLayer, layer: LinearModule, block: TunedBlock, request: TuningRequest) -> Handle:
         """sign_round/quantizer.py quantize_block: the best parameters so far wait on the CPU, and so do better ones."""

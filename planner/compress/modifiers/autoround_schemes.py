@@ -8,8 +8,8 @@ scheme are left alone while it trains.
 from collections.abc import Mapping
 from typing import Any
 
-from planner.errors import RecipeError
-from planner.models.tuned import LinearTuning
+from planner.errors import RecipeError, UnsupportedError
+from planner.models.tuned import LinearTuning, Rounding
 from planner.recipe.specs import QuantArgs, Scheme
 
 _MX = {"weights": "mx_fp", "group": 32, "inputs": "mx_fp", "input_group": 32}
@@ -51,6 +51,25 @@ def linear_tuning(preset: str | None, scheme: Scheme) -> LinearTuning:
     )
 
 
+def rounding(preset: str | None, first: LinearTuning, *, searches: bool) -> Rounding:
+    """How layers are rounded that are not trained: auto_round/autoround.py `_select_rtn_compressor_base_cls`.
+
+    The first scheme decides whether samples go through a layer before, as inputs of a static range need; `searches` is
+    false with `disable_opt_rtn`. A W8A16 that AutoRound knows by name is searched for as fewer bits are.
+    """
+    weighs = first.weights == "int_sym" and (first.bits < 8 or (preset or "").startswith("W"))
+    sees_data = (searches and weighs) or first.static
+    return Rounding(sees_data=sees_data, searches=searches)
+
+
+def refuse_spread(device_ids: str | None, where: str) -> None:
+    """compressors/orchestrator.py quantize_block: with one device, the layer goes to the CPU and comes back whole."""
+    if device_ids is not None and "," in device_ids:
+        raise UnsupportedError(
+            f"{where}: {device_ids} spreads each layer over GPUs, which planner does not model; give one of them"
+        )
+
+
 def _weights(args: QuantArgs, where: str) -> Any:
     """data_type/utils.py get_quant_func."""
     if args.type == "int":
@@ -72,7 +91,10 @@ def _group(args: QuantArgs, where: str) -> int:
         return -1
     if args.strategy == "tensor":
         return 0
-    raise RecipeError(f"AutoRound does not take the strategy {args.strategy}; give a group_size", f"{where}.weights")
+    raise RecipeError(
+        f"LLM Compressor stops at the first layer: AutoRound takes channel, tensor or group_size, not {args.strategy}",
+        f"{where}.weights",
+    )
 
 
 def _inputs(args: QuantArgs, where: str) -> dict[str, Any]:

@@ -31,24 +31,29 @@ class TrainedLayer:
                 continue
             if event.kind == "alloc":
                 owner = Owner((self.layer + event.module).rstrip("."), event.operator)
-                self._live[event.id] = self.context.take(
-                    event.bytes, kind if event.category == "forward" else event.category, owner
-                )
+                self._live[event.id] = self.context.take(event.bytes, self._kind(event, kind), owner)
             elif event.kind == "free":
                 if event.id in self._live:  # the first iteration finds nothing of one before it
                     ledger.free(self._live.pop(event.id))
             elif event.kind == "product":
                 self.context.multiply()
 
-    def carry(self, events: Events, kind: str, found: Sequence[int] = ()) -> None:
+    def _kind(self, event: Event, kind: str) -> str:
+        """What stays is AutoRound's, whatever it was made in."""
+        if event.id in self.block.kept:
+            return "autoround"
+        return kind if event.category == "forward" else event.category
+
+    def carry(self, events: Events, kind: str, found: Sequence[int] = (), leaves: Sequence[int] | None = None) -> None:
         """Play one of several equal phases, which finds what the one before it left and leaves the same itself.
 
-        `found`: how the phase calls what it finds, if there is any.
+        `found`: how the phase calls what it finds, if there is any; `leaves`: what it hands on, None for all that it
+        leaves.
         """
         if self._carried:
             self._live.update(zip(found, self._carried, strict=True))
         self.play(events, kind)
-        self._carried = [self._live.pop(number) for number in left(events)]
+        self._carried = [self._live.pop(number) for number in (left(events) if leaves is None else leaves)]
 
     def settle(self, events: Events) -> None:
         """The equal phases are over: what was carried lies where this one leaves it."""

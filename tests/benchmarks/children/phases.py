@@ -3,7 +3,6 @@
 phases.py MODEL RECIPE ROUNDS
 """
 
-import gc
 import json
 import sys
 from collections.abc import Callable
@@ -44,9 +43,9 @@ def main() -> None:
 
     Python's collector is set as the command sets it.
     """
-    from planner.cli import COLLECTOR
+    from planner.collector import collect_seldom
 
-    gc.set_threshold(*COLLECTOR)
+    collect_seldom()
     clock = Clock()
     import torch  # noqa: F401
 

@@ -3,14 +3,13 @@
 what_ifs.py MODEL RECIPE
 """
 
-import gc
 import json
 import sys
 from time import perf_counter
 
 from planner.choose.estimator import Estimator
 from planner.choose.fit import Search
-from planner.cli import COLLECTOR
+from planner.collector import collect_seldom
 from planner.hardware.machine import Machine
 from planner.job import Job
 from planner.units import GIB, MIB
@@ -26,7 +25,7 @@ def on(card: int) -> Machine:
 
 def main() -> None:
     """Simulate each strategy once, then ask all of them about cards from 6 to 80 GiB, evenly spaced."""
-    gc.set_threshold(*COLLECTOR)
+    collect_seldom()
     estimator, job = Estimator(sys.argv[1], sys.argv[2]), Job()
     begun = perf_counter()
     known = Search(estimator, job, on(LARGEST), with_budget=False).quick_choices()

@@ -19,6 +19,7 @@ from llmcompressor.observers import Observer
 from llmcompressor.recipe import Recipe
 
 KEPT = {
+    "AWQModifier": ("mappings", "duo_scaling", "n_grid"),
     "SmoothQuantModifier": ("smoothing_strength", "mappings", "algorithm"),
     "LogarithmicEqualizationModifier": ("smoothing_strength", "mappings", "algorithm"),
     "QuIPModifier": ("rotations", "transform_type", "transform_block_size", "targets", "ignore"),

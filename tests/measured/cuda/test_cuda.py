@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.built import by_graph
 from tests.measured.accuracy import PAGE
 from tests.measured.cases import cases
 from tests.measured.cuda.cases import CudaCase, cuda_cases
@@ -16,7 +17,7 @@ from tests.measured.cuda.compare import (
 )
 from tests.measured.cuda.table import row, smallest_cases
 
-CASES = recorded_cases()
+CASES = by_graph(recorded_cases())
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case.name, scope="module")
