@@ -26,7 +26,7 @@ Action = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TapePart:
     """Actions in order, done so many times."""
 
     actions: Sequence[Action]
@@ -91,7 +91,7 @@ class _Player:
         self.blocks: dict[int, Block] = {}
         self.reserved: list[int] = []
 
-    def play(self, part: Part) -> None:
+    def play(self, part: TapePart) -> None:
         """Do all actions, as often as they are done, or until nothing would change any more."""
         before: Layout | None = None
         for time in range(part.times):
@@ -123,7 +123,7 @@ class _Player:
         self.blocks = {number + shift * (number >= first): block for number, block in self.blocks.items()}
 
 
-def _parts(trace: Trace, device: int) -> tuple[Part, ...]:
+def _parts(trace: Trace, device: int) -> tuple[TapePart, ...]:
     """The tape."""
     records = trace.records
     born, gone = trace.births(device)
@@ -134,15 +134,15 @@ def _parts(trace: Trace, device: int) -> tuple[Part, ...]:
     number_at[gone[freed]] = np.flatnonzero(freed)
     is_birth = np.zeros(len(records), bool)
     is_birth[born] = True
-    parts: list[Part] = []
+    parts: list[TapePart] = []
     done = 0
     for begin, length, times, first in _repetitions(trace, order, number_at, is_birth, born):
-        parts.append(Part(_listed(trace, order[done:begin], number_at, is_birth)))
+        parts.append(TapePart(_listed(trace, order[done:begin], number_at, is_birth)))
         events = order[begin : begin + length]
         actions = _listed(trace, events, number_at, is_birth)
-        parts.append(Part(actions, times, int(np.count_nonzero(is_birth[events])), first))
+        parts.append(TapePart(actions, times, int(np.count_nonzero(is_birth[events])), first))
         done = begin + length * times
-    return (*parts, Part(_listed(trace, order[done:], number_at, is_birth)))
+    return (*parts, TapePart(_listed(trace, order[done:], number_at, is_birth)))
 
 
 def _listed(trace: Trace, events: Array, number_at: Array, is_birth: Array) -> list[Action]:
