@@ -102,8 +102,17 @@ app.command()(models.models)
 app.command()(recipes.recipes)
 app.command(epilog=gpus.EPILOG)(gpus.gpus)
 app.command(epilog=machines.EPILOG)(machines.machines)
+
+
+def _unwrapped(text: str) -> str:
+    """Its paragraphs, a line each: the terminal wraps them, where typer would keep the source's line ends as well."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+
+
 for _command in app.registered_commands:
-    _names = spelled(_command.name or _command.callback.__name__)  # type: ignore[union-attr]  # each has a function
+    _function: Any = _command.callback
+    _command.help = _unwrapped(_function.__doc__ or "")
+    _names = spelled(_command.name or _function.__name__)
     _command.context_settings = {**(_command.context_settings or {}), "token_normalize_func": _names}
 
 
