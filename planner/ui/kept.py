@@ -193,7 +193,7 @@ class KeptEstimator(Estimator):
             graph = self.graph(changed)
             self.kept.say(f"simulating {strategy.name}")
             bound = self.kept.bound(self.choice_of_model, recipe, changed)
-            return Trial(graph, recipe, changed, self.kept.saved(self.choice_of_model, recipe, changed), bound)
+            return Trial(graph, recipe, changed, self.kept.saved(self.choice_of_model, recipe, changed), bound=bound)
 
         return self.kept.trials.get((self.choice_of_model, changed, recipe), make)
 
