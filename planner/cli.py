@@ -55,7 +55,21 @@ EPILOG = """[bold]Examples[/bold]
 
 planner plan llama-3-8b --recipe gptq_w4a16
 planner compare deepseek-r1 --recipe rtn_fp8_dynamic --recipe gptq_w4a16
-planner graph qwen2.5-vl-7b"""
+planner graph qwen2.5-vl-7b
+
+[bold]Words[/bold] (more: docs/memory-words.md)
+
+subgraph: what is on the GPU together, one decoder layer unless --sequential-targets says otherwise
+
+calibrate, compress, propagate: the three steps of a subgraph; the last one runs it again, compressed, for the next
+
+set by: the step that the peak comes from
+
+binds: what the machine has least to spare of
+
+moved: bytes copied to the GPU and back in the whole job
+
+passes: how often the calibration data go through the model"""
 
 app = typer.Typer(
     name="planner",
@@ -88,8 +102,17 @@ app.command()(models.models)
 app.command()(recipes.recipes)
 app.command(epilog=gpus.EPILOG)(gpus.gpus)
 app.command(epilog=machines.EPILOG)(machines.machines)
+
+
+def _unwrapped(text: str) -> str:
+    """Its paragraphs, a line each: the terminal wraps them, where typer would keep the source's line ends as well."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+
+
 for _command in app.registered_commands:
-    _names = spelled(_command.name or _command.callback.__name__)  # type: ignore[union-attr]  # each has a function
+    _function: Any = _command.callback
+    _command.help = _unwrapped(_function.__doc__ or "")
+    _names = spelled(_command.name or _function.__name__)
     _command.context_settings = {**(_command.context_settings or {}), "token_normalize_func": _names}
 
 

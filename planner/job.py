@@ -1,10 +1,11 @@
 """The job that a plan is for, in LLM Compressor's own words and with its defaults."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self, cast, get_args
+from typing import TYPE_CHECKING, Any, Self, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from planner.cuda.settings import AllocatorSettings
 from planner.errors import JobError
@@ -57,14 +58,48 @@ class BatchShape:
     """Height and width in pixels."""
 
 
-class Job(BaseModel):
+if TYPE_CHECKING:  # arguments are checked as pydantic declares them
+    from pydantic._internal._model_construction import ModelMetaclass as _Clear
+else:
+
+    class _Clear(type(BaseModel)):
+        """A call of the class says in one line what is wrong with its values; `model_validate` stays pydantic's."""
+
+        def __call__(cls, **values: Any) -> Any:
+            try:
+                return super().__call__(**values)
+            except ValidationError as error:
+                raise JobError("; ".join(sentence(detail) for detail in error.errors())) from None
+
+
+def sentence(detail: ErrorDetails, spelled: Callable[[str], str] = str) -> str:
+    """One mistake in words: the field as `spelled`, its value, and what it should be."""
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if not detail["loc"]:
+        return message
+    value = f" {detail['input']}" if isinstance(detail["input"], int | float | str) else ""
+    return f"{spelled(str(detail['loc'][0]))}{value}: {message}{_range(detail)}"
+
+
+def _range(detail: ErrorDetails) -> str:
+    """The other end of the field's range, where its value is below the least or beyond the most."""
+    name, other = str(detail["loc"][0]), _OTHER_END.get(detail["type"])
+    field = Job.model_fields.get(name)
+    ends = [getattr(each, other[0]) for each in field.metadata if hasattr(each, other[0])] if field and other else []
+    return f", {other[1]} {ends[0]:,}" if other and ends else ""
+
+
+_OTHER_END = {"greater_than_equal": ("le", "at most"), "less_than_equal": ("ge", "at least")}
+
+
+class Job(BaseModel, metaclass=_Clear):
     """The options of one `oneshot` call and of the machine it runs on.
 
     Defaults are those of `llmcompressor.oneshot` (args/dataset_arguments.py, 0.14.0.1), except
     seq_len: the library does not truncate when it is unset, so a plan needs a number.
 
     A card that is named by `gpu` brings its memory and its compute capability, where these are not given. Raises
-    JobError for a card that nobody knows, and for a PYTORCH_ALLOC_CONF that PyTorch refuses.
+    JobError for a value out of its range, a card that nobody knows, and a PYTORCH_ALLOC_CONF that PyTorch refuses.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -24,6 +24,7 @@ from planner.notes import Note
 from planner.recipe.specs import Recipe
 from planner.serving.kernels import card_support
 from planner.sizing.demands import judged
+from planner.sizing.disk import Saved
 from planner.sizing.sized import sized
 
 Progress = Callable[[str], None]
@@ -126,17 +127,20 @@ def _with_support(plan: Plan, program: Program) -> Plan:
     return plan.model_copy(update={"card_support": card_support(schemes, plan.job.sm)})
 
 
-def drafted_plan(graph: ModelGraph, recipe: Recipe, job: Job) -> Iterator[Plan]:
+def drafted_plan(
+    graph: ModelGraph, recipe: Recipe, job: Job, bound: "Bound | None" = None, saved: Saved | None = None
+) -> Iterator[Plan]:
     """`sized_plan` in two parts, for whoever waits for it: the plan but for the smallest card, then the whole.
 
-    The first has all that decides whether the job gets through on its card. Job with one card alone.
+    The first has all that decides whether the job gets through on its cards. `bound` and `saved`: what `make_program`
+    and `saved_files` said of the same graph and recipe, for whoever kept it.
     """
-    program, notes, notes_on_run = checked_program(graph, recipe, job)
+    program, notes, notes_on_run = checked_program(graph, recipe, job, bound)
     rank = heaviest_rank(program, job)
     rehearsal = Rehearsal(program, job, rank=rank)
     draft = plan_on_card(graph, recipe, rehearsal, (*notes, *notes_on_run), with_smallest=False)
     draft = draft.model_copy(update=placement_facts(program, rank, rehearsal.roomy.steps))
-    draft = _with_support(sized(draft, graph, program), program)
+    draft = _with_support(sized(draft, graph, program, saved), program)
     yield draft
     smallest = rehearsal.smallest() if draft.gpu.peak_reserved_bytes else None
     yield draft.model_copy(update={"gpu": draft.gpu.model_copy(update={"smallest_card_bytes": smallest})})
@@ -195,16 +199,18 @@ def _planned(
 
 
 Notes = tuple[Note, ...]
+Bound = tuple[Program, Notes]
+"""What `make_program` makes of a recipe."""
 Ready = tuple[Program, Notes, Notes]
 """A job that can be simulated; notes on model, recipe and job; notes on how it runs."""
 
 
-def checked_program(graph: ModelGraph, recipe: Recipe, job: Job) -> Ready:
-    """The job ready to simulate.
+def checked_program(graph: ModelGraph, recipe: Recipe, job: Job, bound: Bound | None = None) -> Ready:
+    """The job ready to simulate; `bound` as in `drafted_plan`.
 
     Raises RecipeError or JobError where it cannot start in the library.
     """
-    program, binding_notes = make_program(graph, recipe, job)
+    program, binding_notes = bound or make_program(graph, recipe, job)
     check_ranks(program, job.ranks)
     pipelines = {each.pipeline for each in pipeline_runs(program, job)}
     if "sequential" in pipelines:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from planner.cli import main
+from planner.cli import app, main
 from planner.commands.jobs import make_job, option_of
 from planner.commands.output import check_output, write_result
 from planner.compress.schema import Plan
@@ -186,6 +186,12 @@ def test_every_sub_command_explains_itself(run: Run, command: str) -> None:
     if command in ("plan", "compare"):
         assert "Calibration data" in out
         assert "Examples" in out
+
+
+def test_no_help_is_broken_where_its_source_is() -> None:
+    helps = [command.help or "" for command in app.registered_commands]
+    assert all(helps)
+    assert not [text for text in helps if "\n" in text.replace("\n\n", "")]
 
 
 @pytest.mark.parametrize("command", ["plan", "compare", "graph", "gpus", "machines"])

@@ -21,7 +21,7 @@ def test_the_defaults_are_those_of_oneshot() -> None:
 @given(samples=st.integers(1, 5000), batch_size=st.integers(1, 5000))
 def test_batches_hold_every_sample_and_only_the_last_is_smaller(samples: int, batch_size: int) -> None:
     if samples < batch_size:
-        with pytest.raises(ValidationError, match="larger than samples"):
+        with pytest.raises(JobError, match="larger than samples"):
             Job(samples=samples, batch_size=batch_size)
         return
     job = Job(samples=samples, batch_size=batch_size)
@@ -56,6 +56,14 @@ def test_batches_hold_every_sample_and_only_the_last_is_smaller(samples: int, ba
 def test_absurd_values_are_refused(field: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Job.model_validate(field)
+
+
+def test_a_call_says_in_one_line_which_field_is_wrong_and_its_range() -> None:
+    with pytest.raises(JobError) as told:
+        Job(samples=-1)
+    assert str(told.value) == "samples -1: should be greater than or equal to 1, at most 10,000,000"
+    with pytest.raises(JobError, match=r"^no_such_option 1: Extra inputs are not permitted$"):
+        Job(no_such_option=1)  # type: ignore[call-arg]
 
 
 def test_a_job_is_a_value() -> None:

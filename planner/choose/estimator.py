@@ -30,7 +30,7 @@ from planner.job import Build, Job
 from planner.models.graph import ModelGraph
 from planner.models.source import Named
 from planner.notes import Note
-from planner.planning import checked_program
+from planner.planning import Bound, checked_program
 from planner.recipe.changes import Changes
 from planner.recipe.specs import Recipe
 from planner.sizing.demands import CardNeed, demands_on, disk_need, ram_need
@@ -52,9 +52,11 @@ class Trial:
         job: Job,
         saved: Saved | None = None,
         alike: "Trial | None" = None,
+        bound: Bound | None = None,
     ) -> None:
-        """`saved`: another trial's, with the same model and recipe; `alike`: of a job that differs `on_host` alone."""
-        program, notes, notes_on_run = checked_program(graph, recipe, job)
+        """`saved`: another trial's, with the same model and recipe; `alike`: of a job that differs `on_host` alone;
+        `bound` as in `drafted_plan`."""
+        program, notes, notes_on_run = checked_program(graph, recipe, job, bound)
         self.recipe, self.job = recipe, job
         rank = heaviest_rank(program, job)
         self.rehearsal = Rehearsal(program, job, rank=rank)

@@ -16,6 +16,9 @@ from planner.recipe.files import ON_STDIN, STDIN, list_recipes
 from planner.sizing.demands import ram_of
 from planner.spelling import BYTES
 
+FROM_STDIN = "recipe.yaml"
+"""The file that a recipe from stdin is to be saved to."""
+SAVE_FIRST = f"The recipe came from stdin: save it as {FROM_STDIN}, the file that what is to be pasted names."
 _DEFAULT = Job()
 _ALWAYS = ("samples", "seq_len", "batch_size")
 _DEVICES = {"gpu": "cuda:0", "gpu:1": "cuda:1", "cpu": "cpu"}
@@ -24,9 +27,12 @@ _DEVICES = {"gpu": "cuda:0", "gpu:1": "cuda:1", "cpu": "cpu"}
 def command_line(
     command: str, model: str, recipe: str, job: Job, machine: Machine | None = None, changes: Changes | None = None
 ) -> str:
-    """`planner COMMAND MODEL -r RECIPE` with every option that is not the default."""
+    """`planner COMMAND MODEL -r RECIPE` with every option that is not the default.
+
+    A recipe from stdin is named as the file that it is to be saved to: what is pasted has no stdin.
+    """
     sets = (word for text in written(changes or {}) for word in ("--set", text))
-    typed = STDIN if recipe == ON_STDIN else recipe
+    typed = FROM_STDIN if recipe in (STDIN, ON_STDIN) else recipe
     words = ["planner", command, model, "-r", typed, *sets, *_options(job), *(_machine(machine) if machine else ())]
     return shlex.join(words)
 
@@ -95,7 +101,7 @@ def _of_modifier(name: str) -> str:
 def _recipe_path(recipe: str) -> str:
     """The file of a shipped recipe, whose name alone LLM Compressor does not know, or that of one from stdin."""
     if recipe in (STDIN, ON_STDIN):
-        return "recipe.yaml"
+        return FROM_STDIN
     shipped = {info.name: info.path.name for info in list_recipes()}
     return shipped.get(recipe, recipe)
 

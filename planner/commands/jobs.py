@@ -11,7 +11,7 @@ from planner.commands.options import JobOptions
 from planner.errors import JobError
 from planner.fields import JOB_FIELDS
 from planner.hardware import agreed_gpu
-from planner.job import Job
+from planner.job import Job, sentence
 
 _OPTIONS = {field.name: field.option for field in JOB_FIELDS}
 R = TypeVar("R", bound=BaseModel)
@@ -30,7 +30,7 @@ def checked(record: type[R], values: Mapping[str, Any]) -> R:
     try:
         return record.model_validate(values)
     except ValidationError as error:
-        raise JobError("; ".join(_sentence(detail, record) for detail in error.errors())) from None
+        raise JobError("; ".join(_in_options(detail, record) for detail in error.errors())) from None
 
 
 def option_of(field: str) -> str:
@@ -38,15 +38,10 @@ def option_of(field: str) -> str:
     return _OPTIONS.get(field, "--" + field.replace("_", "-"))
 
 
-def _sentence(detail: ErrorDetails, record: type[BaseModel]) -> str:
-    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    if not detail["loc"]:
-        return _in_options(message, record)
-    value = f" {detail['input']}" if isinstance(detail["input"], int | float | str) else ""
-    return f"{option_of(str(detail['loc'][0]))}{value}: {message}"
-
-
-def _in_options(message: str, record: type[BaseModel]) -> str:
-    """The message with each field of the record spelled as its option: batch_size -> --batch-size."""
+def _in_options(detail: ErrorDetails, record: type[BaseModel]) -> str:
+    """The mistake with each field of the record spelled as its option: batch_size -> --batch-size."""
+    message = sentence(detail, option_of)
+    if detail["loc"]:
+        return message
     fields = sorted(record.model_fields, key=len, reverse=True)
     return re.sub(rf"\b({'|'.join(fields)})\b", lambda match: option_of(match[1]), message)

@@ -48,9 +48,11 @@ def folded(actions: Sequence[T | MemoryEvent], since: Handle) -> list[T | Memory
 
     Holdings from the number `since` on had no tensor before.
     """
+    if len(actions) < LEAST_EVENTS:
+        return list(actions)
     result: list[T | MemoryEvent | Alike] = []
     done = 0
-    shape = shape_of(actions, since) if len(actions) >= LEAST_EVENTS else []
+    shape = shape_of(actions, since)
     for start, end, length in runs(shape):
         if not is_balanced(shape[end - length : end]):
             continue

@@ -160,6 +160,8 @@ class WatchedBooks(Books):
     def _held(self) -> OnCard:
         """What the device holds now, or held since it was last asked, where that was the most of the step."""
         device = self.caught_up()
-        now, most, before = OnCard(*device.held_now), OnCard(*device.held_most), self.highest
-        self.highest = most
+        now, most, before = device.held_now, device.held_most, self.highest
+        if most == before:  # nearly always
+            return OnCard(*now)
+        self.highest = OnCard(*most)
         return OnCard(*(m if m > b else n for n, m, b in zip(now, most, before, strict=True)))

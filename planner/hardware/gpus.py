@@ -70,6 +70,8 @@ def find_gpu(text: str) -> Gpu:
         except JobError as error:
             raise JobError(f"GPU {error}") from None
         return Gpu(name=_size(size), memory_bytes=size, bandwidth=None, source=AS_GIVEN)
+    if re.match(r"\s*[-+.]\s*\d", text):
+        raise JobError(f"GPU {shorten(text)!r}: write its memory as a number above 0 and a unit, like 24GiB")
     names = dict.fromkeys(named[word].name for word in nearest(_plain(text), named, shown=5))
     raise JobError(
         f"unknown GPU {shorten(text)!r}; the nearest names are {', '.join(list(names)[:3])} "

@@ -7,12 +7,14 @@ part is what it really is, so the parts sum to the total there.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from math import isqrt, sqrt
 from typing import NamedTuple
 
 from planner.compress.holdings import About, Owner
 from planner.compress.parts import PARTS, part_number
 from planner.compress.watching import Form, StepLog
+from planner.pictures.reading import levels
 from planner.pictures.schema import KindPicture, Stairs, StepCurves, WhatPicture
 from planner.timeline import Handle
 from planner.upstream_lines import Line, line_of
@@ -33,19 +35,52 @@ class Described(NamedTuple):
     lines: tuple[str, ...]
 
 
+class SeenStep(NamedTuple):
+    """One device in one step, as the album has it."""
+
+    curves: int
+    """Their place in the album."""
+    whats: tuple[int, ...] | None
+    """What its holdings are, where the curves were drawn of another step; as a curve has them."""
+    length: int
+    """Ticks of the step."""
+    milestones: tuple[tuple[int, str], ...]
+
+
+class Drawn(NamedTuple):
+    """Curves, and which of the step's holdings they show one by one."""
+
+    curves: int
+    shown: tuple[int, ...]
+    """Places among the step's holdings in the order of their numbers."""
+
+
 @dataclass(slots=True)
 class Album:
-    """The curves of a job's steps as they are walked, with names and kinds that are written once."""
+    """The curves of a job's steps as they are walked, with names and kinds that are written once.
+
+    Steps whose events are equal but for names share their curves.
+    """
 
     curves: list[StepCurves] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
-    """Ticks of each one's step."""
-    milestones: list[tuple[tuple[int, str], ...]] = field(default_factory=list)
+    steps: list[SeenStep] = field(default_factory=list)
+    """Each device of each step that was seen."""
+    drawn: dict[object, Drawn] = field(default_factory=dict)
+    """By the step's events."""
     whats: dict[tuple[Owner, str, Form | None, Line | None], int] = field(default_factory=dict)
     """By what makes it one: two modifiers allocate what is called alike in two places."""
     sizes: dict[int, int] = field(default_factory=dict)
     """The most that one of each has, by its number."""
     kinds: dict[str, int] = field(default_factory=dict)
+    _on_card: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    def most_on_card(self, number: int) -> tuple[int, int]:
+        """(allocated, reserved) at most in these curves, as they are drawn: many steps share them, and ask."""
+        if number not in self._on_card:
+            curves = self.curves[number]
+            drawn = levels(curves, [0] * (1 + max(accumulate(curves.whats), default=0)))
+            self._on_card[number] = max(each.allocated for each in drawn), max(each.reserved for each in drawn)
+        return self._on_card[number]
 
     def detail(self, most: int) -> int:
         """How much of so much the next curves show: less in a job that has very many steps of its own each."""
@@ -53,10 +88,27 @@ class Album:
 
     def see(self, log: StepLog) -> int:
         """Keep a step; its number."""
-        self.curves.append(_condensed(log, self))
-        self.lengths.append(log.length)
-        self.milestones.append(tuple((each.tick, each.text) for each in log.milestones))
-        return len(self.curves) - 1
+        handles = sorted({*log.opening, *(handle for handle, _, _ in log.events)})
+        key = _events(log, handles)
+        drawn, whats = self.drawn.get(key), None
+        if drawn is None:
+            curves, shown = _condensed(log, self)
+            self.curves.append(curves)
+            places = {handle: place for place, handle in enumerate(handles)}
+            self.drawn[key] = drawn = Drawn(len(self.curves) - 1, tuple(places[handle] for handle in shown))
+        else:
+            whats = _since_before(self.whats_of(log, [handles[place] for place in drawn.shown]))
+            if whats == self.curves[drawn.curves].whats:
+                whats = None
+        milestones = tuple((each.tick, each.text) for each in log.milestones)
+        self.steps.append(SeenStep(drawn.curves, whats, log.length, milestones))
+        return len(self.steps) - 1
+
+    def whats_of(self, log: StepLog, shown: Sequence[Handle]) -> list[int]:
+        """The numbers of what these holdings of the step are."""
+        about = [log.about(handle) for handle in shown]
+        forms = map(log.form, shown)
+        return [self.what(each.owner, each.kind, log.modifier, form) for each, form in zip(about, forms, strict=True)]
 
     def what(self, owner: Owner, kind: str, modifier: str | None, form: Form | None = None) -> int:
         """The number of what this is in a step of this modifier."""
@@ -100,7 +152,22 @@ def _square(line: Line, nbytes: int) -> Form | None:
     return Form((side, side), "float32") if line.is_square and side and side * side * FP32 == nbytes else None
 
 
-def _condensed(log: StepLog, album: Album) -> StepCurves:
+def _events(log: StepLog, handles: Sequence[Handle]) -> object:
+    """All that curves are drawn from, whoever holds the bytes: equal for steps that are drawn alike."""
+    place = {handle: number for number, handle in enumerate(handles)}
+    return (
+        log.device,
+        log.length,
+        tuple(log.about(handle).kind for handle in handles),
+        tuple((place[handle], nbytes) for handle, nbytes in log.opening.items()),
+        tuple((place[handle], nbytes, tensors) for handle, nbytes, tensors in log.events),
+        tuple(log.ticks),
+        tuple(log.on_card),
+    )
+
+
+def _condensed(log: StepLog, album: Album) -> tuple[StepCurves, list[Handle]]:
+    """The step's curves, and the holdings that they show one by one."""
     about = {handle: log.about(handle) for handle in (*log.opening, *(handle for handle, _, _ in log.events))}
     moments, held = _moments(log), _held(log)
     most = album.detail(MOMENTS), album.detail(HELD)
@@ -108,10 +175,10 @@ def _condensed(log: StepLog, album: Album) -> StepCurves:
     order = _ranked(held, max(moments, key=_total)[0], log.length)
     shown = sorted(order[: most[1]], key=lambda handle: (held[handle][0], handle))
     births = [held[handle][0] for handle in shown]
-    whats = [album.what(about[handle].owner, about[handle].kind, log.modifier, log.form(handle)) for handle in shown]
+    whats = album.whats_of(log, shown)
     for what, handle in zip(whats, shown, strict=True):
         album.sizes[what] = max(album.sizes.get(what, 0), *held[handle][1::2])
-    return StepCurves(
+    curves = StepCurves(
         whats=_since_before(whats),
         begins=_since_before(births),
         changes=tuple(_changes(_pairs(held[each]), birth) for each, birth in zip(shown, births, strict=True)),
@@ -121,6 +188,7 @@ def _condensed(log: StepLog, album: Album) -> StepCurves:
         slack=_changes((tick, card[0] - total) for tick, total, card in chosen) if log.on_card[-1].reserved else (),
         reserved=_changes((tick, card[1]) for tick, _, card in chosen),
     )
+    return curves, shown
 
 
 def _ranked(held: Mapping[Handle, Sequence[int]], peak: int, length: int) -> list[Handle]:
@@ -207,7 +275,8 @@ def _rest(
             level[part_of[about[handle].kind]] += nbytes * tensors
             done += 1
         for part, nbytes in enumerate(level):
-            series[part].append((tick, nbytes))
+            if nbytes != (series[part][-1][1] if series[part] else 0):
+                series[part].append((tick, nbytes))
     return tuple(map(_changes, series))
 
 

@@ -97,7 +97,7 @@ def _listed(
         left[parts[shift.what]] += shift.bytes
         more[_key(picture.whats[shift.what])] += shift.bytes
     rows = []
-    for each in alive(picture.curves[place.curves], peak.tick) if place.curves is not None else ():
+    for each in alive(picture.curves[place.curves], peak.tick, place.whats) if place.curves is not None else ():
         what = picture.whats[each.what]
         nbytes = each.bytes + more.pop(_key(what), 0)
         left[parts[each.what]] -= nbytes

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
-from itertools import accumulate
 from typing import Any
 
 from planner.accepted import AnyModel, AnyRecipe, called, recipes_of
@@ -17,7 +16,7 @@ from planner.job import Job
 from planner.models.graph import ModelGraph
 from planner.models.source import Named
 from planner.pictures.condense import Album
-from planner.pictures.reading import levels, on_device
+from planner.pictures.reading import on_device
 from planner.pictures.schema import (
     Capacity,
     DeviceKey,
@@ -25,7 +24,6 @@ from planner.pictures.schema import (
     Picture,
     Pictured,
     Shifted,
-    StepCurves,
     StepPicture,
 )
 from planner.pictures.walk import walked
@@ -156,13 +154,14 @@ def _step(
     number = next((each.curves for each in on.values() if each.curves is not None), None)
     if number is None:
         return StepPicture(ticks=1, devices=on)
-    like = first.setdefault(number, step.index)
     look = next(peak.seen for peak in peaks.values() if peak and peak.seen)
+    kept = album.steps[look.picture]
+    like = first.setdefault(look.picture, step.index)
     return StepPicture(
-        ticks=album.lengths[number],
+        ticks=kept.length,
         like=None if like == step.index else like,
         renames=tuple(look.renames.items()),
-        milestones=album.milestones[number] if like == step.index else (),
+        milestones=kept.milestones if like == step.index else (),
         devices=on,
     )
 
@@ -172,19 +171,18 @@ def _on_device(step: Step, device: DeviceKey, peak: Peak | None, album: Album) -
     planned = on_device(step, device)
     if peak is None or peak.seen is None or planned is None or peak.bytes != planned.peak_bytes:
         return OnDevice(curves=None)
-    number = peak.seen.picture
+    kept = album.steps[peak.seen.picture]
     shifts = tuple(
         Shifted(what=album.what(each.owner, each.kind, step.modifier), bytes=each.bytes) for each in peak.seen.shifts
     )
-    return OnDevice(curves=number, shifts=shifts, own_card=_has_own_card(planned, album.curves[number]))
+    own_card = _has_own_card(planned, kept.curves, album)
+    return OnDevice(curves=kept.curves, whats=kept.whats, shifts=shifts, own_card=own_card)
 
 
-def _has_own_card(planned: GpuStep | CpuStep, curves: StepCurves) -> bool:
-    if isinstance(planned, CpuStep) or not curves.reserved:
+def _has_own_card(planned: GpuStep | CpuStep, number: int, album: Album) -> bool:
+    if isinstance(planned, CpuStep) or not album.curves[number].reserved:
         return True
-    drawn = levels(curves, [0] * (1 + max(accumulate(curves.whats), default=0)))
-    most = max(each.allocated for each in drawn), max(each.reserved for each in drawn)
-    return most == (planned.peak_allocated_bytes, planned.peak_reserved_bytes)
+    return album.most_on_card(number) == (planned.peak_allocated_bytes, planned.peak_reserved_bytes)
 
 
 def on_machine(picture: Picture, plan: Plan) -> Picture:

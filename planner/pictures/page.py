@@ -9,15 +9,17 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from planner.pictures.columns import by_columns, by_rows
 from planner.pictures.schema import Pictured
 from planner.pictures.words import PART_LABELS, parts_of, words
 
 OPENING = '<script type="application/gzip" id="planner-data">'
 """What stands before the data in a page."""
+SCRIPTS = ("words.js", "job.js", "chart.js", "report.js", "page.js")
 
 
 def report_data(pictured: Sequence[Pictured], title: str = "") -> dict[str, Any]:
-    """What `plannerReport` of assets/planner.js draws: every plan with its picture and its sentences."""
+    """What `plannerReport` of assets/page.js draws: every plan with its picture and its sentences."""
     return {
         "plans": [
             {
@@ -55,13 +57,14 @@ def data_in(text: str) -> dict[str, Any]:
     _, opening, rest = text.partition(OPENING)
     if not opening:
         raise ValueError("no page of planner's")
-    found: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(html.unescape(rest.partition("</script>")[0]))))
+    packed = base64.b64decode(html.unescape(rest.partition("</script>")[0]))
+    found: dict[str, Any] = by_rows(json.loads(gzip.decompress(packed)))
     return found
 
 
 def _packed(data: dict[str, Any]) -> str:
-    """JSON, gzip, base64: plans repeat themselves, and this is a tenth of their text."""
-    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False)
+    """JSON by columns, gzip, base64: plans repeat themselves, and this is a twentieth of their text."""
+    text = json.dumps(by_columns(data), separators=(",", ":"), ensure_ascii=False)
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
@@ -71,11 +74,20 @@ def _assets() -> dict[str, str]:
     names = {
         "uplot_script": "uPlot.iife.min.js",
         "uplot_style": "uPlot.min.css",
-        "script": "planner.js",
         "style": "planner.css",
         "licence": "uPlot.LICENSE",
     }
-    return {name: _without_indents(_asset(file)) for name, file in names.items()}
+    return {name: _without_indents(_asset(file)) for name, file in names.items()} | {"script": script()}
+
+
+def script() -> str:
+    """What draws plans: one script of several files, which see each other's names, and nobody else does."""
+    return as_one([_asset(name) for name in SCRIPTS])
+
+
+def as_one(parts: Sequence[str]) -> str:
+    """The parts of a script in a function of their own."""
+    return _without_indents("\n".join(['"use strict";', "(() => {", *parts, "})();", ""]))
 
 
 def _without_indents(text: str) -> str:

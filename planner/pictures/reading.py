@@ -1,4 +1,4 @@
-"""Reads the curves of a picture: how much is held at a moment, and by whom. assets/planner.js does the same."""
+"""Reads the curves of a picture: how much is held at a moment, and by whom. assets/job.js does the same."""
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -94,14 +94,14 @@ def _differences(changes: Stairs) -> Iterator[tuple[int, int]]:
         before = nbytes
 
 
-def births(curves: StepCurves) -> Iterator[tuple[int, int, Stairs]]:
-    """Of every holding the tick of its birth, what it is, and its bytes from then on."""
-    return zip(accumulate(curves.begins), accumulate(curves.whats), curves.changes, strict=True)
+def births(curves: StepCurves, whats: Sequence[int] | None = None) -> Iterator[tuple[int, int, Stairs]]:
+    """Of every holding the tick of its birth, what it is, and its bytes from then on; `whats` as a step has them."""
+    return zip(accumulate(curves.begins), accumulate(whats or curves.whats), curves.changes, strict=True)
 
 
-def alive(curves: StepCurves, tick: int) -> list[Alive]:
-    """The holdings that are shown one by one and hold anything then, the largest first."""
-    found = (Alive(what, at(held, tick - birth)) for birth, what, held in births(curves) if birth <= tick)
+def alive(curves: StepCurves, tick: int, whats: Sequence[int] | None = None) -> list[Alive]:
+    """The holdings that are shown one by one and hold anything then, the largest first; `whats` as a step has them."""
+    found = (Alive(what, at(held, tick - birth)) for birth, what, held in births(curves, whats) if birth <= tick)
     return sorted((each for each in found if each.bytes), key=lambda each: -each.bytes)
 
 

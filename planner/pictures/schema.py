@@ -69,6 +69,10 @@ class OnDevice(Record):
     """One device in one step."""
 
     curves: int | None = Field(description="place in the picture's curves; null where only peak and end are known")
+    whats: tuple[int, ...] | None = Field(
+        default=None,
+        description="what the holdings are, where the curves were drawn of another step's equal events",
+    )
     shifts: tuple[Shifted, ...] = Field(
         default=(), description="holdings that are larger than in the curves, or smaller"
     )

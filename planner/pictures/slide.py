@@ -6,7 +6,8 @@ Every step is as wide as every other: a slide shows where in the job memory is h
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
 
 from planner.compress.parts import PART_NAMES
 from planner.compress.schema import Plan, Step
@@ -27,6 +28,8 @@ STRETCHES = 700
 """Of the whole axis, of each of which the highest moment is drawn."""
 LEAST = 0.004
 """Of the axis: a part that is never higher is not in the legend."""
+PADDING = 12
+"""Dots between the letters of a callout and what is free."""
 INCHES, DPI = (13.333, 7.5), 144
 """A slide of 16:9; as PNG 1920 x 1080."""
 
@@ -242,18 +245,57 @@ def _mark_peak(
         return
     height = level.requested / GIB
     axes.plot([x], [height], "o", ms=7, mfc=colours.paper, mec=colours.ink, mew=1.8, zorder=5, clip_on=False)
-    left, below = x > 0.6 * len(plan.steps), height > 0.7 * top
-    axes.annotate(
+    note = axes.annotate(
         _peak_words(step, planned.peak_bytes),
         (x, height),
-        xytext=(-12 if left else 12, -4 if below else 10),
+        xytext=(0, 0),
+        arrowprops={"arrowstyle": "-", "color": colours.soft, "lw": 0.8},
         textcoords="offset points",
-        ha="right" if left else "left",
-        va="top" if below else "bottom",
         size=11.5,
         zorder=6,
         bbox={"boxstyle": "round,pad=0.35", "facecolor": colours.paper, "edgecolor": colours.rule, "alpha": 0.92},
     )
+    places = _places(is_right=x > 0.6 * len(plan.steps), is_high=height > 0.7 * top)
+    _put(note, min(places, key=lambda place: _covered(axes, note, place, levels)))
+
+
+class _Beside(NamedTuple):
+    """Where a callout lies beside its point, in points."""
+
+    right: int
+    up: int
+
+
+def _places(*, is_right: bool, is_high: bool) -> list[_Beside]:
+    """Where a callout may lie, the nearest first: towards the middle, further off, then on the other side."""
+    ups = (-4, -34, -64, -94) if is_high else (10, -34, 40, 70)
+    return [_Beside(right, up) for right in ((-12, 12) if is_right else (12, -12)) for up in ups]
+
+
+def _put(note: Any, place: _Beside) -> None:
+    note.set_position(place)
+    note.set_ha("right" if place.right < 0 else "left")
+    note.set_va("top" if place.up < 0 else "bottom")
+
+
+def _covered(axes: Any, note: Any, place: _Beside, levels: Sequence[tuple[float, LevelAt]]) -> int:
+    """How much of the lines the callout would cover there: stretches of them, and a thousand for each end outside."""
+    _put(note, place)
+    from matplotlib.text import Text
+
+    renderer = axes.figure._get_renderer()
+    note.update_positions(renderer)
+    box = Text.get_window_extent(note, renderer).padded(PADDING)  # of the letters, without the line to the point
+    (left, low), (right, high) = axes.transData.inverted().transform([(box.x0, box.y0), (box.x1, box.y1)])
+    (first, last), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    outside: int = sum((left < first, right > last, low < bottom, high > top))
+    limits = [line.get_ydata()[0] for line in axes.lines if len(line.get_ydata()) == 2]
+    over: int = sum(low <= limit <= high for limit in limits) * len(levels)
+    for (x, level), (_, after) in pairwise(levels):
+        if left <= x <= right:
+            for here, then in ((level.reserved, after.reserved), (level.allocated, after.allocated)):
+                over += min(here, then) / GIB <= high and max(here, then) / GIB >= low and here > 0
+    return over + 1000 * outside
 
 
 def _peak_words(step: Step, nbytes: int) -> str:

@@ -1,6 +1,6 @@
 """What a recipe targets: modules with their shapes and schemes, unit by unit."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from planner.recipe.specs import Scheme
 
@@ -44,10 +44,16 @@ class UnitTargets:
     """The unit is no sequential target: it runs in the head or the last subgraph."""
     states: tuple[LinearModule, ...] = ()
     """Queries, keys and values of its attentions that are quantized, named like modules (models/traces.py)."""
+    _named: list[LinearModule] = field(default_factory=list, init=False, compare=False, repr=False)
+    """The modules with their full names, once somebody asked: a mixture has ten thousands, and each walk asks."""
 
     def named(self, *, copies: int = 1) -> list[LinearModule]:
         """The modules with their full names."""
-        return [replace(m, name=self.unit + m.name, copies=copies) for m in self.modules]
+        if copies != 1:
+            return [replace(m, name=self.unit + m.name, copies=copies) for m in self.modules]
+        if not self._named:
+            self._named.extend(replace(m, name=self.unit + m.name, copies=1) for m in self.modules)
+        return list(self._named)
 
     def named_states(self) -> list[LinearModule]:
         """The states with their full names."""

@@ -15,11 +15,12 @@ from planner.job import Job
 from planner.job_arguments import oneshot_arguments
 from planner.measure.files import recipe_argument
 from planner.models.architectures import auto_class
-from planner.models.build import model_config
+from planner.models.build import build_model, model_config
 from planner.models.inputs import CONCATENATED, calibration_batch
 from planner.models.source import load_source
-from planner.recipe.files import ON_STDIN, STDIN
+from planner.recipe.files import ON_STDIN, STDIN, recipe_mapping
 from planner.rehearse.child import oneshot
+from planner.rehearse.patterns import check_patterns
 from planner.rehearse.run import ScriptWish, rehearse
 
 SCRIPT = Path(oneshot.__file__)
@@ -31,6 +32,7 @@ def rehearse_job(wish: ScriptWish, model: str, recipe: str, say: Callable[[str],
     folder = Path(tempfile.mkdtemp(prefix="planner_rehearse_job_"))
     try:
         config = model_config(source, wish.job.build)
+        check_patterns(recipe_mapping(recipe)[1], lambda: build_model(source, wish.job.build))
         home = folder / source.name
         home.mkdir()
         config.save_pretrained(home)

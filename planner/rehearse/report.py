@@ -21,7 +21,7 @@ from planner.errors import JobError, StoppedError
 from planner.job import Job
 from planner.notes import Note
 from planner.rehearse.cards import notes_on_cards, reported_card
-from planner.rehearse.child.settings import RETURNING
+from planner.rehearse.child.settings import CAUSE, RETURNING
 from planner.rehearse.events import Told, read_events, read_origins
 from planner.rehearse.tape import RecordedTape
 from planner.rehearse.trace import NOTHING, HeldThen, Trace
@@ -71,7 +71,7 @@ def report(done: Rehearsed) -> Plan:
     job = _job(done.job, told)
     gpu = _gpu_peak(steps, job)
     verdict = _verdict(told, steps, trace.ran_out(card))
-    notes = [*(Note(kind="rehearsal", text=text) for _, text in dict.fromkeys(told.notes))]
+    notes = [Note(kind="rehearsal", text=text) for kind, text in dict.fromkeys(told.notes) if kind != CAUSE]
     notes += [*notes_on_cards(told, card, done.card), Note(kind="rehearsal", text=CUDNN)]
     if gpu.peak_reserved_bytes and verdict.outcome != "out of memory":
         gpu = gpu.model_copy(update={"smallest_card_bytes": _smallest(trace, gpu, job, card)})
@@ -247,11 +247,18 @@ def _script(done: Rehearsed, told: Told, at_end: HeldThen) -> RehearsedScript:
         exit_code=end.get("code", done.exit_code),
         ended=end.get("how", "died"),
         line=end.get("line") or None,
-        stopped=end.get("text", "").partition(ADVICE)[0] or None,
+        stopped=_stopped(told),
         held=held,
         seconds=round(done.seconds, 1),
         resident_bytes=end.get("resident"),
     )
+
+
+def _stopped(told: Told) -> str | None:
+    """What the script ended with, and after a failure what may have been its cause."""
+    text = str(told.end.get("text", "")).partition(ADVICE)[0]
+    causes = [note for kind, note in told.notes if kind == CAUSE and told.end.get("how") == "failed"]
+    return "; ".join([text, *causes]) or None
 
 
 def _job(job: Job, told: Told) -> Job:

@@ -1,26 +1,40 @@
 """A rehearsal's trace as a tape for planner/cuda/allocator.py: what the job does on a card of another size.
 
-Batches that repeat are on the tape three times: the fourth and further ones that ask for the same in the same order,
-and leave as much behind as they found, are left out, and what follows refers to the ones before.
+Batches that repeat, singly or in pairs, are on the tape once with their number. They are played until one leaves all
+blocks where the one before it left them: from there on every further one would, and they are passed over.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from planner.compress.fit import FINE, smallest_card
-from planner.cuda.allocator import Band, Block, OutOfMemory
+from planner.cuda.allocator import Band, Block, CachingAllocator, Layout, OutOfMemory
 from planner.cuda.allocators import allocator
 from planner.cuda.settings import AllocatorSettings
 from planner.rehearse.trace import BATCH, MARK, Array, Trace
 from planner.units import MIB
 
-KEPT = 3
-"""Batches of a run of equal ones that stay on the tape."""
+APART = 2
+"""Batches (or pairs) of a run of equal ones that stand apart: they give back what was taken before the run."""
+PERIODS = (1, 2)
+"""Two names that are bound in turn (an input, and the one before that a progress bar holds) make pairs of batches."""
 
 Action = tuple[int, int, int]
 """(number of the tensor, its bytes, stream), or (number, -1, 0): it is given back, or (-1, step, 0): a step ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class TapePart:
+    """Actions in order, done so many times."""
+
+    actions: Sequence[Action]
+    times: int = 1
+    taken: int = 0
+    """Tensors that they take: each time, all numbers are higher by this."""
+    first: int = 0
+    """Number of the first tensor that is higher each time; those below it lie there throughout."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,26 +54,19 @@ class RecordedTape:
     """What one card was asked for, in order."""
 
     def __init__(self, trace: Trace, device: int = 0) -> None:
-        self.actions = _actions(trace, device)
+        self.parts = _parts(trace, device)
 
     def play(self, total: int | None, context: int, settings: AllocatorSettings) -> Replay:
         """Ask the same of a card of `total` bytes, of which the CUDA context has `context`; None: there is room."""
         card = allocator(total, context, settings)
-        blocks: dict[int, Block] = {}
-        reserved: list[int] = []
+        player = _Player(card)
         ran_out = None
         try:
-            for number, nbytes, stream in self.actions:
-                if number < 0:
-                    reserved.append(card.use.reserved_peak)
-                    card.use.restart()
-                elif nbytes < 0:
-                    card.free(blocks.pop(number))
-                else:
-                    blocks[number] = card.malloc(nbytes, stream)
+            for part in self.parts:
+                player.play(part)
         except OutOfMemory as error:
             ran_out = error.asked, error.free
-        return Replay(reserved=tuple(reserved), retries=card.use.retries, ran_out=ran_out, band=card.band)
+        return Replay(reserved=tuple(player.reserved), retries=card.use.retries, ran_out=ran_out, band=card.band)
 
     def smallest(self, start: int, least: int, context: int, settings: AllocatorSettings) -> int:
         """The smallest card on which the job gets through: bytes in whole MiB. `start`: one on which it does, as far
@@ -76,70 +83,134 @@ class RecordedTape:
         return -(-smallest_card(gets_through, start, FINE, least) // MIB) * MIB
 
 
-def _actions(trace: Trace, device: int) -> list[Action]:
-    """The tape; equal batches are left out where what is left is sound."""
+class _Player:
+    """A card, and where on it each tensor lies."""
+
+    def __init__(self, card: CachingAllocator) -> None:
+        self.card = card
+        self.blocks: dict[int, Block] = {}
+        self.reserved: list[int] = []
+
+    def play(self, part: TapePart) -> None:
+        """Do all actions, as often as they are done, or until nothing would change any more."""
+        before: Layout | None = None
+        for time in range(part.times):
+            retries = self.card.use.retries
+            self._do(part.actions, time * part.taken)
+            if part.times == 1:
+                return
+            now = self.card.layout([self.blocks.values()])
+            if now == before:
+                left = part.times - time - 1
+                self.card.use.retries += left * (self.card.use.retries - retries)
+                self._rename(part.first, left * part.taken)
+                return
+            before = now
+
+    def _do(self, actions: Sequence[Action], shift: int) -> None:
+        card, blocks = self.card, self.blocks
+        for number, nbytes, stream in actions:
+            if number < 0:
+                self.reserved.append(card.use.reserved_peak)
+                card.use.restart()
+            elif nbytes < 0:
+                card.free(blocks.pop(number + shift))
+            else:
+                blocks[number + shift] = card.malloc(nbytes, stream)
+
+    def _rename(self, first: int, shift: int) -> None:
+        """What lies where a tensor of a later batch would: it is that one from now on."""
+        self.blocks = {number + shift * (number >= first): block for number, block in self.blocks.items()}
+
+
+def _parts(trace: Trace, device: int) -> tuple[TapePart, ...]:
+    """The tape."""
     records = trace.records
     born, gone = trace.births(device)
-    places = np.concatenate([born, gone[gone < len(records)], np.flatnonzero(records["action"] == MARK)])
+    freed = gone < len(records)
+    order = np.sort(np.concatenate([born, gone[freed], np.flatnonzero(records["action"] == MARK)]))
     number_at = np.full(len(records), -1, np.int64)
     number_at[born] = np.arange(len(born))
-    freed = gone < len(records)
     number_at[gone[freed]] = np.flatnonzero(freed)
     is_birth = np.zeros(len(records), bool)
     is_birth[born] = True
-    order = np.sort(places)
-    left_out, aliases = _repeated(trace, order, number_at, is_birth, born)
-    if len(left_out):
-        short = _listed(trace, np.setdiff1d(order, left_out), number_at, is_birth, aliases)
-        if _is_sound(short):
-            return short
-    return _listed(trace, order, number_at, is_birth, {})
+    parts: list[TapePart] = []
+    done = 0
+    for begin, length, times, first in _repetitions(trace, order, number_at, is_birth, born):
+        parts.append(TapePart(_listed(trace, order[done:begin], number_at, is_birth)))
+        events = order[begin : begin + length]
+        actions = _listed(trace, events, number_at, is_birth)
+        parts.append(TapePart(actions, times, int(np.count_nonzero(is_birth[events])), first))
+        done = begin + length * times
+    return (*parts, TapePart(_listed(trace, order[done:], number_at, is_birth)))
 
 
-def _listed(trace: Trace, order: Array, number_at: Array, is_birth: Array, aliases: dict[int, int]) -> list[Action]:
-    rows = trace.records[order]
-    columns = (rows["action"], number_at[order], is_birth[order], rows["bytes"], rows["stream"], rows["number"])
+def _listed(trace: Trace, events: Array, number_at: Array, is_birth: Array) -> list[Action]:
+    rows = trace.records[events]
+    columns = (rows["action"], number_at[events], is_birth[events], rows["bytes"], rows["stream"], rows["number"])
     actions: list[Action] = []
     for action, number, is_taken, nbytes, stream, step in zip(*(each.tolist() for each in columns), strict=True):
         if action == MARK:
             actions.append((-1, step, 0))
         else:
-            number = aliases.get(number, number)
             actions.append((number, nbytes, stream) if is_taken else (number, -1, 0))
     return actions
 
 
-def _repeated(
+def _repetitions(
     trace: Trace, order: Array, number_at: Array, is_birth: Array, born: Array
-) -> tuple[Array, dict[int, int]]:
-    """Events that are left out, and for tensors that were born among them those in whose place they are."""
+) -> Iterator[tuple[int, int, int, int]]:
+    """Where in `order` events begin that are done several times, how many they are, how often; the first number of a
+    tensor that is taken in the run of batches that they belong to."""
     position = np.full(len(trace.records), -1, np.int64)
     position[order] = np.arange(len(order))
-    left_out: list[Array] = []
-    aliases: dict[int, int] = {}
     for batches in _runs(trace, order):
-        signatures = [_signature(trace, each, position, number_at, is_birth, born) for each in batches]
-        first = 1
+        asked, left = _signatures(trace, batches, position, number_at, is_birth, born)
+        first = 0
         while first < len(batches):
-            last = first
-            while last < len(batches) and signatures[last] == signatures[first - 1] and signatures[last][1] == 0:
-                last += 1
-            begin, dropped = first - 1 + KEPT, last - (first - 1 + KEPT)
-            if dropped > 0:
-                left_out += batches[begin:last]
-                for place in range(begin, last):
-                    aliases.update(_matched(batches, place, dropped, number_at, is_birth))
-            first = max(last, first + 1)
-    return (np.concatenate(left_out) if left_out else np.empty(0, np.int64)), aliases
+            period, times = _repetition(asked, left, first)
+            found = _template(batches, first, period, number_at, is_birth) if times > APART + 1 else None
+            if found is not None:
+                events, lowest = found
+                yield int(position[events[0]]), len(events), times - APART, lowest
+            first += times * period if found is not None else 1
 
 
-def _matched(batches: Sequence[Array], place: int, shift: int, number_at: Array, is_birth: Array) -> dict[int, int]:
-    """The tensors of a batch by those of the batch `shift` before it."""
-    if place - shift < 0:
-        return {}
-    here, there = batches[place], batches[place - shift]
-    new, old = number_at[here[is_birth[here]]].tolist(), number_at[there[is_birth[there]]].tolist()
-    return dict(zip(new, old, strict=False))
+def _template(
+    batches: Sequence[Array], first: int, period: int, number_at: Array, is_birth: Array
+) -> tuple[Array, int] | None:
+    """The events that are done again and again, and the first number that the run takes; None where they give back
+    what was taken before the run: the next time that would be another tensor."""
+    begin = np.concatenate(batches[first : first + period])
+    events = np.concatenate(batches[first + APART * period : first + (APART + 1) * period])
+    taken = number_at[begin[is_birth[begin]]]
+    if not len(taken) or not len(events) or number_at[events].min() < taken.min():
+        return None
+    return events, int(taken.min())
+
+
+def _repetition(asked: Sequence[int], left: Sequence[int], first: int) -> tuple[int, int]:
+    """How many batches from `first` on make a period that repeats, and how often it is there; (1, 1): none."""
+    found = 1, 1
+    for period in PERIODS:
+        last = first + period
+        if last >= len(asked) or sum(left[first:last]) != 0:
+            continue
+        while last < len(asked) and asked[last] == asked[last - period]:
+            last += 1
+        times = (last - first) // period
+        if times * period > found[0] * found[1] + period:
+            found = period, times
+    return found
+
+
+def _signatures(
+    trace: Trace, batches: Sequence[Array], position: Array, number_at: Array, is_birth: Array, born: Array
+) -> tuple[list[int], list[int]]:
+    """Of each batch a number that equal ones share, and the bytes that it leaves."""
+    known: dict[tuple[bytes, int], int] = {}
+    each = [_signature(trace, batch, position, number_at, is_birth, born) for batch in batches]
+    return [known.setdefault(one, len(known)) for one in each], [left for _, left in each]
 
 
 def _runs(trace: Trace, order: Array) -> list[list[Array]]:
@@ -173,20 +244,3 @@ def _signature(
     what = np.where(taken, sizes, -ago)
     change = int(np.where(taken, sizes, -given).sum())
     return np.stack([what, np.where(taken, stream, -1)]).tobytes(), change
-
-
-def _is_sound(actions: Sequence[Action]) -> bool:
-    """Every tensor is taken once before it is given back."""
-    live: set[int] = set()
-    for number, nbytes, _ in actions:
-        if number < 0:
-            continue
-        if nbytes >= 0:
-            if number in live:
-                return False
-            live.add(number)
-        elif number not in live:
-            return False
-        else:
-            live.remove(number)
-    return True

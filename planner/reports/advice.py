@@ -1,8 +1,9 @@
 """What to do next about a plan: the command that plans other ways to run it. Advice is planned, or not given."""
 
-from planner.choose.paste import command_line
+from planner.choose.paste import SAVE_FIRST, command_line
 from planner.compress.schema import Plan
 from planner.compress.verdicts import Fit, peak_gpu_step, verdict
+from planner.recipe.files import ON_STDIN
 from planner.reports.rehearsal import script_advice
 
 _SENTENCES: dict[Fit, tuple[str, str]] = {
@@ -31,4 +32,6 @@ def advice(plan: Plan) -> tuple[str, str]:
         )
         return text, ""
     command, sentence = _SENTENCES[verdict(plan)]
+    if plan.recipe == ON_STDIN:
+        sentence = f"{SAVE_FIRST} {sentence}"
     return sentence, command_line(command, plan.model.name, plan.recipe, plan.job, plan.machine)

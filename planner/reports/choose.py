@@ -5,10 +5,12 @@ from collections.abc import Iterator, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from planner.choose.paste import SAVE_FIRST
 from planner.choose.schema import Choice, Fit, Largest, Strategies
 from planner.choose.strategies import ASKED
 from planner.hardware.demand import Fits, Resource
 from planner.notes import texts
+from planner.recipe.files import ON_STDIN
 from planner.reports.demands import answer_line, demand_line, machine_line, missing_line
 from planner.reports.drawing import command_lines, draw, pairs, ruled_table
 from planner.reports.forms import Formats, as_json, everywhere
@@ -64,6 +66,7 @@ def render_fit(answer: Fit, *, width: int | None = None, color: bool = False) ->
         parts += [
             Text(f"{first.strategy}, to paste:", style="bold"),
             *map(Text, command_lines(first.command, width, indent=0)),
+            *([Text(SAVE_FIRST)] if answer.recipe == ON_STDIN else []),
             Text(first.python),
         ]
     elif answer.closest:

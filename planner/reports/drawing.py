@@ -1,11 +1,13 @@
 """How tables and texts are drawn with rich, the same in every report."""
 
 import io
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.box import Box
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -44,6 +46,35 @@ def width_of(table: Table) -> int:
     return Console(width=10 * UNLIMITED, file=io.StringIO()).measure(table).maximum
 
 
+class Named:
+    """A text with names of modules in a column: a name that is too long is broken before a dot, and words never are."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __rich_measure__(self, _console: Console, options: ConsoleOptions) -> Measurement:
+        longest = max(map(len, re.split(r"\s+|(?=\.)", self.text)), default=0)
+        return Measurement(longest, len(self.text)).with_maximum(options.max_width)
+
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        yield Text("\n".join(broken(self.text, options.max_width)), overflow="fold")
+
+
+def broken(text: str, width: int) -> list[str]:
+    """The text in lines of this width, broken between words, and before dots in words that are longer than a line."""
+    lines = [""]
+    for word in text.split():
+        blank = " " if lines[-1] else ""
+        pieces = [word] if len(word) <= width else re.split(r"(?<=.)(?=\.)", word)
+        for piece in pieces:
+            if len(lines[-1]) + len(blank) + len(piece) <= width:
+                lines[-1] += blank + piece
+            else:
+                lines.append(piece)
+            blank = ""
+    return lines if lines[0] or len(lines) == 1 else lines[1:]
+
+
 def listed(
     titles: Sequence[str],
     right: Sequence[bool],
@@ -62,7 +93,7 @@ def listed(
                 table.add_column(name, justify="right" if is_number else "left", no_wrap=is_first, overflow="fold")
         for cells in body:
             row = zip(titles, cells, strict=True)
-            table.add_row(*(Text(cell) for name, cell in row if name in shown))
+            table.add_row(*(Text(cell) if name == titles[0] else Named(cell) for name, cell in row if name in shown))
         if title is None or width_of(table) <= (width or UNLIMITED):
             break
         shown.remove(title)

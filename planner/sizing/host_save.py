@@ -51,20 +51,22 @@ def _compress(walk: WeightWalk, before: WeightPages, gpu: bool) -> tuple[SaveMom
     """The highest moment and the last one."""
     limit = walk.constants.heap_block
     weights, copies, free, lost = before.copies, 0, 0, 0
-    highest = last = SaveMoment(pages=before, copies=0, transient=0, kept=0)
+    highest, beside = SaveMoment(pages=before, copies=0, transient=0, kept=0), weights
     for module in walk.model.compressed:
         copy = module.copy_bytes
         transient = 0 if gpu else module.transient_bytes - min(free, module.transient_bytes)
         free -= min(free, copy if copy < limit else 0)
         copies += copy
-        highest = max(highest, _moment(before, weights, copies, transient, free, lost), key=lambda each: each.own)
+        if weights + copies + transient + free + lost > beside:  # a mixture has ten thousands of modules
+            beside = weights + copies + transient + free + lost
+            highest = _moment(before, weights, copies, transient, free, lost)
         if _is_own(module, walk):
             weights -= module.weight_bytes
             free += module.weight_bytes if module.weight_bytes < limit else 0
         if module.unit in walk.on_disk:  # offload/cache/disk.py writes the copy to its file, and lets go of it
             copies -= copy
             lost += copy if copy < limit and not gpu else 0  # measured: the next ones find no use for what is free
-        last = _moment(before, weights, copies, 0, free, lost)
+    last = _moment(before, weights, copies, 0, free, lost) if walk.model.compressed else highest
     return highest, last
 
 

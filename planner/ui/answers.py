@@ -1,5 +1,6 @@
-"""Answers one question of the page in lines, what is soonest known first: verdict, plan, picture, strategies."""
+"""Answers one question of the page in lines, what is soonest known first: verdict, plan, picture, strategies, cards."""
 
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from typing import Any
 
 from planner.choose.fit import FITTING, Search, ranked
 from planner.choose.schema import Choice
-from planner.choose.strategies import ASKED, BATCHED
+from planner.choose.strategies import ASKED, BATCHED, Strategy
 from planner.compress.modifiers.gptq import GPTQSpec
 from planner.compress.schema import Plan
 from planner.errors import PlannerError
@@ -26,6 +27,9 @@ from planner.sizing.demands import judged
 from planner.ui.kept import Kept, KeptEstimator, Latest, Untouched, one_by_one, pasteable
 from planner.ui.lines import line
 from planner.ui.question import START_MODEL, ModelChoice, PageQuestion
+
+CARDS_SECONDS = 60.0
+"""So long smallest cards of other ways are looked for: of a large mixture each takes some seconds."""
 
 
 class Answers:
@@ -47,7 +51,8 @@ class Answers:
             yield line("verdict", draft=True, **_verdict(_as_draft(plan), asked.machine))
         plan = self._with_result(asked, plan)
         if "plan" not in has:
-            yield line("plan", draft=not is_whole, **self._said(asked, plan if is_whole else _as_draft(plan)))
+            said = self._said(asked, plan if is_whole else _as_draft(plan))
+            yield line("plan", draft=not is_whole, vision=self._has_vision(asked), **_outline(plan), **said)
         if "picture" not in has:
             yield from self._picture(asked, judged(plan, asked.machine))
         if not is_whole:
@@ -76,7 +81,12 @@ class Answers:
         """The plan without its smallest card, then the whole."""
         graph = self.kept.graph(asked.question.model, asked.job)
         self.kept.say(f"planning {asked.recipe.name}")
-        return drafted_plan(graph, asked.recipe, asked.job)
+        bound = self.kept.bound(asked.question.model, asked.recipe, asked.job)
+        saved = self.kept.saved(asked.question.model, asked.recipe, asked.job)
+        return drafted_plan(graph, asked.recipe, asked.job, bound, saved)
+
+    def _has_vision(self, asked: "_Asked") -> bool:
+        return self.kept.graph(asked.question.model, asked.job).total("vision") > 0
 
     def _said(self, asked: "_Asked", plan: Plan) -> dict[str, Any]:
         """The plan held against the machine, and in words."""
@@ -114,10 +124,10 @@ class Answers:
             "picture": picture and on_machine(picture, plan).model_dump(mode="json", exclude_defaults=True),
             "parts": parts_of(plan),
         }
-        yield line("picture", entry=entry, options={"parts": PART_LABELS})
+        yield line("picture", **{**_outline(plan), "entry": entry})
 
     def _strategies(self, asked: "_Asked") -> Iterator[bytes]:
-        """Each way to run the job as it is planned, then their order, the best first."""
+        """Each way to run the job as it is planned, then their order, the best first, and then their smallest cards."""
         self.kept.say("planning other ways to run it")
         estimator = KeptEstimator(self.kept, asked.question.model, asked.recipe)
         search = Search(estimator, asked.job, asked.machine)
@@ -137,6 +147,13 @@ class Answers:
             for choice in together:
                 yield line("choice", choice=choice, missing=_missing_of(choice))
         yield line("strategies", order=_order(found), notes=list(texts(search.notes)))
+        end = time.monotonic() + CARDS_SECONDS
+        for choice in ranked(found):
+            if time.monotonic() > end:
+                break
+            self.kept.say(f"looking for the smallest card: {choice.strategy}")
+            strategy = Strategy(name=choice.strategy, changes=choice.changes, recipe_changes=choice.recipe_changes)
+            yield line("card", strategy=choice.strategy, bytes=estimator.trial(search.asked, strategy).smallest_card)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +181,11 @@ def _verdict(plan: Plan, machine: Machine) -> dict[str, Any]:
         "demands": [{**each.model_dump(), "words": demand_line(each)} for each in plan.demands],
         "header": header(plan),
     }
+
+
+def _outline(plan: Plan) -> dict[str, Any]:
+    """What a chart of the plan alone needs beside it: steps by their peaks."""
+    return {"entry": {"parts": parts_of(plan)}, "options": {"parts": PART_LABELS}}
 
 
 def _as_draft(plan: Plan) -> Plan:

@@ -17,6 +17,7 @@ from planner.hardware import list_gpus
 from planner.hardware.machine import MAX_RAM
 from planner.job import MAX_BATCH, MAX_SAMPLES, MAX_TOKENS
 from planner.models.source import list_presets
+from planner.pictures.page import as_one, script
 from planner.recipe.files import list_recipes
 from planner.ui.desk import Desk
 from planner.ui.guard import Guard
@@ -32,12 +33,13 @@ TYPES = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-ON_FORM = ("samples", "seq_len", "batch_size", "weights", "offload_device")
+ON_FORM = ("samples", "seq_len", "batch_size", "images", "image_size", "ranks", "weights", "offload_device")
 PICTURES = ASSETS.parent.parent / "pictures" / "assets"
 FILES = {
-    **{name: ASSETS / name for name in ("ui.js", "ui.css", "icon.svg")},
-    **{name: PICTURES / name for name in ("planner.js", "planner.css", "uPlot.iife.min.js", "uPlot.min.css")},
+    **{name: ASSETS / name for name in ("ui.css", "icon.svg")},
+    **{name: PICTURES / name for name in ("planner.css", "uPlot.iife.min.js", "uPlot.min.css")},
 }
+SCRIPTS = ("form.js", "ask.js", "answer.js", "start.js")
 """All that can be read through the server, by name: nothing of a request becomes a path."""
 
 
@@ -63,7 +65,10 @@ def make_app(desk: Desk, hosts: Iterable[str]) -> Guard:
         return JSONResponse(desk.state())
 
     async def file(request: Request) -> Response:
-        path = FILES.get(request.path_params["name"])
+        name = request.path_params["name"]
+        if name in ("planner.js", "ui.js"):
+            return Response(_script(name), media_type=TYPES["js"])
+        path = FILES.get(name)
         return _file(path) if path else JSONResponse({"error": "there is nothing here"}, 404)
 
     async def missing(_request: Request, error: Exception) -> Response:
@@ -91,6 +96,11 @@ async def _lines(desk: Desk, question: PageQuestion) -> AsyncIterator[bytes]:
 
 def _file(path: Path) -> Response:
     return Response(path.read_bytes(), media_type=TYPES[path.suffix.removeprefix(".")])
+
+
+def _script(name: str) -> str:
+    """The page's own script, or the report's, each of several files."""
+    return script() if name == "planner.js" else as_one([(ASSETS / part).read_text("utf-8") for part in SCRIPTS])
 
 
 def _refused(error: PlannerError) -> Response:

@@ -20,12 +20,18 @@ from planner.ui.question import PASTED_RECIPE, ModelChoice, RecipeChoice
 if TYPE_CHECKING:
     from planner.models.built import BuiltModel
     from planner.models.source import ModelSource
+    from planner.planning import Bound
+    from planner.sizing.disk import Saved
 
 MODELS = 2
 GRAPHS = 8
 """Traces: one for each length, batch size and cut of a model."""
+PROGRAMS = 16
+"""Recipes bound to a model's modules, and the sizes of what they save."""
 TRIALS = 40
 """Simulated jobs: the strategies of two or three questions."""
+BESIDE_PROGRAM = ("samples", "gpu", "gpu_memory_bytes", "sm", "offload_device")
+"""Fields of a job that decide nothing of its program; but samples do where a modifier trains."""
 
 V = TypeVar("V")
 
@@ -75,6 +81,8 @@ class Kept:
         self.graphs: Latest[ModelGraph] = Latest(GRAPHS)
         self.trials: Latest[Trial] = Latest(TRIALS)
         self.recipes: Latest[Recipe] = Latest(32)
+        self.programs: Latest[Bound] = Latest(PROGRAMS)
+        self.saved_files: Latest[Saved] = Latest(PROGRAMS)
 
     def source(self, choice: ModelChoice) -> "ModelSource":
         """The model that was chosen. Raises ModelError, at the latest after the Hub's patience."""
@@ -122,6 +130,26 @@ class Kept:
 
         return self.graphs.get((choice, decides_graph(job)), make)
 
+    def bound(self, choice: ModelChoice, recipe: Recipe, job: Job) -> "Bound":
+        """The recipe on the modules of the model. Raises what `plan` raises."""
+
+        def make() -> "Bound":
+            from planner.compress.binding import make_program
+
+            return make_program(self.graph(choice, job), recipe, job)
+
+        return self.programs.get((choice, recipe, decides_program(recipe, job)), make)
+
+    def saved(self, choice: ModelChoice, recipe: Recipe, job: Job) -> "Saved":
+        """The files that come out of it, as `saved_files` sizes them. Raises what `plan` raises."""
+
+        def make() -> "Saved":
+            from planner.sizing.disk import saved_files
+
+            return saved_files(self.graph(choice, job), self.bound(choice, recipe, job)[0], job)
+
+        return self.saved_files.get((choice, job.build, recipe), make)
+
     def _trained_whole(self, graph: ModelGraph) -> ModelGraph:
         """The graph whose layers are trained without being broken off: torch is at work there, too."""
         tune = graph.tune
@@ -138,6 +166,13 @@ class Kept:
 def decides_graph(job: Job) -> tuple[Any, ...]:
     """The fields on which a trace depends, as a key."""
     return tuple(getattr(job, field.name) for field in JOB_FIELDS if field.decides_graph)
+
+
+def decides_program(recipe: Recipe, job: Job) -> tuple[Any, ...]:
+    """The fields on which `make_program` depends, as a key."""
+    trains = any(spec.trains for spec in recipe.modifiers)
+    beside = set(BESIDE_PROGRAM) - ({"samples"} if trains else set())
+    return tuple(getattr(job, field.name) for field in JOB_FIELDS if field.name not in beside)
 
 
 class KeptEstimator(Estimator):
@@ -157,7 +192,8 @@ class KeptEstimator(Estimator):
         def make() -> Trial:
             graph = self.graph(changed)
             self.kept.say(f"simulating {strategy.name}")
-            return Trial(graph, recipe, changed)
+            bound = self.kept.bound(self.choice_of_model, recipe, changed)
+            return Trial(graph, recipe, changed, self.kept.saved(self.choice_of_model, recipe, changed), bound=bound)
 
         return self.kept.trials.get((self.choice_of_model, changed, recipe), make)
 

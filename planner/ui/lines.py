@@ -6,7 +6,17 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 Kind = Literal[
-    "progress", "verdict", "plan", "picture", "smallest", "choice", "strategies", "error", "done", "superseded"
+    "progress",
+    "verdict",
+    "plan",
+    "picture",
+    "smallest",
+    "choice",
+    "strategies",
+    "card",
+    "error",
+    "done",
+    "superseded",
 ]
 
 

@@ -20,6 +20,9 @@ JOB_FIELDS = (
     "samples",
     "seq_len",
     "batch_size",
+    "images",
+    "image_size",
+    "ranks",
     "weights",
     "offload_device",
     "ram_for_weights_bytes",
@@ -91,6 +94,8 @@ class PageQuestion(Record):
     job: dict[str, Any] = Field(default_factory=dict)
     gpu: str = Field(min_length=1, max_length=80)
     """A card of the table, or a size like 24GiB."""
+    gpus: int | None = None
+    """Cards in the machine; None for one."""
     ram_gib: float | None = Field(default=None, gt=0, le=MAX_RAM / GIB, allow_inf_nan=False)
     disk_gib: float | None = Field(default=None, gt=0, le=MAX_DISK / GIB, allow_inf_nan=False)
     one_by_one: bool = False
@@ -106,7 +111,7 @@ class PageQuestion(Record):
     def machine(self) -> Machine:
         """The machine. Raises JobError for a card that nobody knows."""
         ram, disk = (None if gib is None else f"{int(gib * GIB)} B" for gib in (self.ram_gib, self.disk_gib))
-        return machine_of(gpu=self.gpu, ram=ram, disk=disk).model_copy(update={"source": AS_ON_PAGE})
+        return machine_of(gpu=self.gpu, gpus=self.gpus, ram=ram, disk=disk).model_copy(update={"source": AS_ON_PAGE})
 
     def asked_job(self) -> Job:
         """The job on that machine's card. Raises JobError in one line."""

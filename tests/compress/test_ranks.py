@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from planner.compress.binding import make_program
 from planner.compress.context import Context
@@ -13,7 +12,7 @@ from planner.compress.oneshot import heaviest_rank, simulate
 from planner.compress.program import StepMemory
 from planner.compress.ranks import Rank, check_ranks, dealt
 from planner.compress.recipes import recipe_from_dict
-from planner.errors import UnsupportedError
+from planner.errors import JobError, UnsupportedError
 from planner.planning import plan_graph
 from planner.recipe.specs import ModifierSpec
 from tests import toys
@@ -60,7 +59,7 @@ def test_a_rank_has_its_part_of_the_samples() -> None:
 
 @pytest.mark.parametrize("options", [{"samples": 3, "ranks": 4}, {"samples": 8, "ranks": 4, "batch_size": 3}])
 def test_ranks_without_a_whole_batch_are_refused(options: dict[str, int]) -> None:
-    with pytest.raises(ValidationError, match="ranks"):
+    with pytest.raises(JobError, match="ranks"):
         toys.job(**options)
 
 

@@ -21,9 +21,11 @@ MACHINE = ("--gpu", "24GiB", "--ram", "64GiB")
 COMMANDS = {
     "plan": 40, "model-free": 10, "serve": 10, "train": 8, "graph": 6, "fit": 6, "compare": 5, "bpw": 3, "formats": 2,
     "strategies": 2, "rent": 2, "accuracy": 4, "machines": 3, "gpus": 1, "models": 1, "recipes": 1, "measure": 2,
-    "rehearse": 1,
+    "rehearse": 1, "report": 2, "explain": 2, "drift": 1, "ui": 1,
 }  # fmt: skip
 """How often each is asked."""
+NOWHERE = {"ui": ("--host", "example.org"), "drift": ("--environment", "nowhere")}
+"""What has these commands refused once their arguments are read: no server is left running, no release rehearsed."""
 NEVER = {"--help", "-h", "--output", "-o", "--python", "--recipe", "-r", "--install-completion", "--show-completion"}
 INTEGERS = (
     "0",
@@ -150,22 +152,26 @@ def _asked(command: str, files: dict[str, bytes], rng: random.Random) -> list[st
         table = (DATA / "docs" / "my-machines.csv").read_text(encoding="utf-8")
         files["table.csv"] = edited(table, rng).encode(errors="replace")
         return ["--catalogue", "table.csv"]
-    if command in ("gpus", "models", "recipes"):
+    if command in ("gpus", "models", "recipes", "ui"):
         return []
+    if command == "drift":
+        return rng.sample(("gptq", "awq", "", "nope", "a:b", "config.json:recipe.yaml"), rng.choice((0, 1, 1, 2)))
     words = [_model(files, rng)]
     if command == "model-free":
         words += _scheme(files, rng)
     elif command not in ("serve", "train", "graph", "bpw", "formats"):
         words += ["-r", _recipe_word(files, rng)]
-    return words
+    return [*words, "-o", rng.choice(("out.html", "out.html", "-"))] if command == "report" else words
 
 
 def _base(command: str) -> tuple[str, ...]:
     """What keeps the job short, unless an option after it says otherwise."""
     if command in ("fit", "strategies", "rent"):
         return (*SHORT, *MACHINE)
-    if command in ("plan", "compare", "measure", "rehearse"):
+    if command in ("plan", "compare", "measure", "rehearse", "report", "explain"):
         return SHORT
+    if command in NOWHERE:
+        return NOWHERE[command]
     return {"graph": SHORT[:2], "train": ("--seq-len", "16"), "serve": ("--context", "64")}.get(command, ())
 
 

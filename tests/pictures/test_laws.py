@@ -101,7 +101,7 @@ def test_what_is_alive_at_a_peak_is_what_the_plan_names_there(case: Case) -> Non
         if place.shifts or peak is None or place.curves is None or picture.steps[step.index].like is not None:
             continue
         sums: dict[tuple[str, str], int] = {}
-        for each in alive(picture.curves[place.curves], peak.tick):
+        for each in alive(picture.curves[place.curves], peak.tick, place.whats):
             what = picture.whats[each.what]
             key = what.name, picture.kinds[what.kind].kind + what.role
             sums[key] = sums.get(key, 0) + each.bytes

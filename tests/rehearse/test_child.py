@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from planner.rehearse.child import data, marks, texts
 from planner.rehearse.child.imports import Hooks
@@ -332,3 +333,27 @@ def test_a_script_that_ends_after_running_out_of_memory_says_so_and_no_other_doe
     if how == "out of memory":
         assert code
         assert event["line"] == "job.py:5"
+
+
+def test_an_error_in_traced_code_names_the_model_and_its_own_cause(tmp_path: Path) -> None:
+    _, event = ending(
+        "raise OSError('--- <Autowrapped MyModel 1405>:9 ---\\n code') from ValueError('5 sizes')", tmp_path
+    )
+    traced = "OSError: in the forward of MyModel, as LLM Compressor traced it"
+    assert event["text"] == f"{traced} (from ValueError: 5 sizes)"
+
+
+@pytest.mark.parametrize(("made", "notes"), [(torch.empty(1, 3), 1), (torch.empty(3), 0), ([[1, 2, 3]], 0)])
+def test_a_processor_whose_tensors_keep_their_batch_is_named_once(made: Any, notes: int) -> None:
+    class TextGenerationDataset:
+        processor = types.SimpleNamespace(tokenizer=None)
+
+        def tokenize(self, _row: Any) -> dict[str, Any]:
+            return {"pixel_values": made, "input_ids": [1]}
+
+    events: Any = Told()
+    data._tell_kept_batches(types.SimpleNamespace(TextGenerationDataset=TextGenerationDataset), events)
+    for _ in range(2):
+        assert TextGenerationDataset().tokenize({})["pixel_values"] is made
+    assert len(events.notes) == notes
+    assert all("each sample's pixel_values keep it" in text for text in events.notes)

@@ -1,8 +1,10 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from planner.cuda.settings import DEFAULT
+from planner.rehearse import tape
 from planner.rehearse.events import CodeFrame
 from planner.rehearse.tape import RecordedTape
 from planner.rehearse.trace import (
@@ -112,14 +114,18 @@ def test_a_file_that_was_cut_off_is_read_to_its_last_whole_record(tmp_path: Path
     assert len(Trace.read(tmp_path / "nowhere.bin", {}, SCRIPT).records) == 0
 
 
-def passes(batches: int, *, grows: bool = False) -> Writer:
-    """A step of equal batches: each keeps a result until the next one has made its own."""
+def passes(batches: int, *, grows: bool = False, pairs: bool = False) -> Writer:
+    """A step of equal batches: each keeps a result until the next one has made its own. In pairs: every second one
+    gives back what it takes in another order."""
     writer = Writer()
     writer.alloc(0, 30 * MIB)
     for batch in range(batches):
         writer.mark(BATCH)
         writer.alloc(10, 40 * MIB)
         writer.alloc(11, 25 * MIB)
+        if pairs and batch % 2:
+            writer.alloc(12, 8 * MIB)
+            writer.free(12)
         writer.free(10)
         if batch and not grows:
             writer.free(20 + (batch - 1) % 2)
@@ -133,28 +139,38 @@ def passes(batches: int, *, grows: bool = False) -> Writer:
     return writer
 
 
-def test_equal_batches_are_on_the_tape_a_few_times() -> None:
-    few, many = (RecordedTape(passes(count).trace()) for count in (7, 200))
-    assert len(many.actions) == len(few.actions) < len(passes(200).events) / 10
+def length(tape: RecordedTape) -> int:
+    return sum(len(part.actions) for part in tape.parts)
 
 
-def test_leaving_batches_out_changes_nothing_on_any_card() -> None:
-    short, long = RecordedTape(passes(9).trace()), RecordedTape(passes(60).trace())
-    for total in (None, GIB, 150 * MIB, 120 * MIB, 90 * MIB):
+@pytest.mark.parametrize("pairs", [False, True])
+def test_equal_batches_are_on_the_tape_a_few_times(pairs: bool) -> None:
+    few, many = (RecordedTape(passes(count, pairs=pairs).trace()) for count in (10, 200))
+    assert length(many) == length(few) < len(passes(200).events) / 10
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_passing_over_batches_changes_nothing_on_any_card(pairs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = passes(60, pairs=pairs).trace()
+    short = RecordedTape(trace)
+    monkeypatch.setattr(tape, "PERIODS", ())
+    long = RecordedTape(trace)
+    assert length(short) < length(long) / 3
+    for total in (None, GIB, *range(160 * MIB, 60 * MIB, -4 * MIB)):
         assert short.play(total, 0, DEFAULT) == long.play(total, 0, DEFAULT)
 
 
 def test_batches_that_leave_something_behind_stay_on_the_tape() -> None:
-    tape = RecordedTape(passes(30, grows=True).trace())
-    assert tape.play(None, 0, DEFAULT).reserved[0] >= 30 * 12 * MIB
+    played = RecordedTape(passes(30, grows=True).trace())
+    assert played.play(None, 0, DEFAULT).reserved[0] >= 30 * 12 * MIB
 
 
 def test_the_smallest_card_is_one_on_which_the_tape_gets_through() -> None:
-    tape = RecordedTape(passes(12).trace())
-    reserved = max(tape.play(None, 0, DEFAULT).reserved)
-    smallest = tape.smallest(reserved, 0, 0, DEFAULT)
-    assert tape.play(smallest, 0, DEFAULT).ran_out is None
-    assert tape.play(smallest * 9 // 10, 0, DEFAULT).ran_out is not None
+    played = RecordedTape(passes(12).trace())
+    reserved = max(played.play(None, 0, DEFAULT).reserved)
+    smallest = played.smallest(reserved, 0, 0, DEFAULT)
+    assert played.play(smallest, 0, DEFAULT).ran_out is None
+    assert played.play(smallest * 9 // 10, 0, DEFAULT).ran_out is not None
 
 
 def test_the_workspace_that_cublas_keeps_is_named_as_in_a_plan() -> None:

@@ -1,18 +1,20 @@
 """What a question is answered with, and what is kept between two of them: on real models, in this process."""
 
 import json
+from itertools import islice
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from planner.compress.binding import make_program
 from planner.compress.schema import Plan
 from planner.errors import ModelError, RecipeError
 from planner.models import load as loading
 from planner.planning import drafted_plan, plan, sized_plan
 from planner.sizing.demands import judged
 from planner.ui.answers import Answers
-from planner.ui.kept import GRAPHS, Latest
+from planner.ui.kept import GRAPHS, Latest, decides_program
 from planner.ui.lines import kind_of, line
 from planner.ui.question import PageQuestion
 from tests import built
@@ -76,19 +78,22 @@ def test_what_is_soonest_known_comes_first(answers: Answers) -> None:
     lines = until(answers, asked(), "done")
     kinds = [each["kind"] for each in lines]
     assert kinds[:4] == ["verdict", "plan", "picture", "smallest"]
-    assert kinds[-2:] == ["strategies", "done"]
     choices = [each["choice"]["strategy"] for each in lines if each["kind"] == "choice"]
-    assert sorted(choices) == sorted(lines[-2]["order"])
+    order = next(each["order"] for each in lines if each["kind"] == "strategies")
+    assert sorted(choices) == sorted(order)
     assert "as asked" in choices
-    assert set(kinds[4:-2]) == {"choice"}
+    assert kinds[4:] == [*["choice"] * len(choices), "strategies", *["card"] * len(choices), "done"]
+    cards = {each["strategy"]: each["bytes"] for each in lines if each["kind"] == "card"}
+    assert list(cards) == order
+    assert cards["as asked"] == lines[3]["plan"]["gpu"]["smallest_card_bytes"]
 
 
 def test_a_page_that_made_way_gets_its_smallest_card_though_another_page_had_it_looked_for(answers: Answers) -> None:
     until(answers, asked(), "smallest")  # another page, the same question
-    rest = [json.loads(each) for each in answers(asked(), ("verdict", "plan", "picture"))]
-    assert [each["kind"] for each in rest if each["kind"] != "choice"] == ["smallest", "strategies", "done"]
-    assert rest[0]["plan"]["gpu"]["smallest_card_bytes"]
-    assert "smallest" not in [json.loads(each)["kind"] for each in answers(asked())], "it came with the plan"
+    first = json.loads(next(answers(asked(), ("verdict", "plan", "picture"))))
+    assert first["kind"] == "smallest"
+    assert first["plan"]["gpu"]["smallest_card_bytes"]
+    assert [kind_of(each) for each in islice(answers(asked()), 3)] == ["plan", "picture", "choice"], "with the plan"
 
 
 def test_an_empty_field_of_a_form_is_no_field() -> None:
@@ -105,6 +110,22 @@ def test_the_plan_is_the_one_that_plan_makes(answers: Answers) -> None:
     assert shown["fits"] == whole.fits
     assert f"planner plan {MODEL} -r {RTN} --gpu L40S --ram 64GiB" in shown["words"]["command"]
     assert "oneshot(" in shown["words"]["call"]
+
+
+def test_a_program_does_not_hang_on_what_a_move_changes() -> None:
+    kept, recipe = Answers(print).kept, Answers(print).kept.recipe(asked("gptq_w4a16").recipe)
+    first, other = asked(samples=8).asked_job(), asked(gpu="24GiB", samples=9, offload_device="gpu").asked_job()
+    graph = built.graph_of(MODEL, first)
+    assert decides_program(recipe, first) == decides_program(recipe, other)
+    assert make_program(graph, recipe, first) == make_program(graph, recipe, other)
+    trained = kept.recipe(asked("autoround_w4a16").recipe)
+    assert decides_program(trained, first) != decides_program(trained, other)
+
+
+def test_a_plan_says_whether_the_model_sees_and_what_an_outline_needs(answers: Answers) -> None:
+    shown = until(answers, asked(), "plan")[-1]
+    assert shown["vision"] is False
+    assert set(shown["entry"]["parts"]) == {"gpu", "cpu"}
 
 
 def test_a_drafted_plan_lacks_the_smallest_card_alone() -> None:

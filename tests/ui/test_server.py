@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from planner.errors import PlannerError, UiError
-from planner.ui.app import FILES, make_app
+from planner.ui.app import FILES, _script, make_app
 from planner.ui.desk import Desk
 from planner.ui.guard import MAX_BODY, Guard
 from planner.ui.question import PageQuestion, read_question
@@ -66,7 +66,7 @@ def asked(**changes: Any) -> str:
 def test_the_page_its_files_and_its_choices_are_there(client: Client) -> None:
     page = client.get("/")
     assert page.headers["content-type"].startswith("text/html")
-    for name in FILES:
+    for name in (*FILES, "planner.js", "ui.js"):
         assert f"/assets/{name}" in page.text, name
         assert client.get(f"/assets/{name}").status_code == 200
     choices = client.get("/api/choices").json()
@@ -77,8 +77,8 @@ def test_the_page_its_files_and_its_choices_are_there(client: Client) -> None:
 
 
 def test_a_file_that_changes_is_read_anew_and_nothing_is_loaded_from_elsewhere() -> None:
-    for name, path in FILES.items():
-        text = path.read_text(encoding="utf-8")
+    texts = {name: path.read_text(encoding="utf-8") for name, path in FILES.items()}
+    for name, text in {**texts, "ui.js": _script("ui.js"), "planner.js": _script("planner.js")}.items():
         links = [word for word in text.split() if "https://" in word and not name.startswith("uPlot")]
         assert not links, f"{name} names {links}"
 

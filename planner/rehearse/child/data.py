@@ -8,7 +8,7 @@ from typing import Any
 
 from planner.rehearse.child.events import Events
 from planner.rehearse.child.imports import Hooks
-from planner.rehearse.child.settings import Settings
+from planner.rehearse.child.settings import CAUSE, Settings
 from planner.rehearse.child.texts import rows
 
 FILES = ("json", "csv", "parquet", "text", "arrow", "imagefolder", "audiofolder", "pandas", "xml", "generator")
@@ -23,6 +23,7 @@ _SLICE = re.compile(r"\[\s*(\d*)\s*:\s*(\d+)\s*\]")
 
 def install(settings: Settings, events: Events, hooks: Hooks) -> None:
     """Replace `load_dataset` as soon as the library is there."""
+    hooks.after("llmcompressor.transformers.data.base", lambda module: _tell_kept_batches(module, events))
     if settings.real_data:
         return
 
@@ -33,6 +34,28 @@ def install(settings: Settings, events: Events, hooks: Hooks) -> None:
 
     hooks.after("datasets", hook)
     hooks.after("datasets.fingerprint", _hash_nothing)
+
+
+def _tell_kept_batches(module: Any, events: Events) -> None:
+    """llmcompressor/transformers/data/base.py tokenize takes the batch of one off what a processor returns as lists.
+
+    One that returns tensors unasked (transformers/models/pixtral/processing_pixtral.py PixtralProcessorKwargs) keeps
+    it, and the model may refuse what is then a dimension too many: on a real card, too.
+    """
+    own, told = module.TextGenerationDataset.tokenize, set()
+
+    @functools.wraps(own)
+    def tokenize(dataset: Any, row: Any) -> Any:
+        made = own(dataset, row)
+        kept = [name for name, value in made.items() if hasattr(value, "dim") and value.dim() > 1 and len(value) == 1]
+        processor = type(dataset.processor).__name__
+        if kept and processor not in told and hasattr(dataset.processor, "tokenizer"):
+            told.add(processor)
+            text = f"{processor} returns tensors, and LLM Compressor takes the batch of one off lists alone"
+            events.note(CAUSE, f"{text} (transformers/data/base.py tokenize): each sample's {', '.join(kept)} keep it.")
+        return made
+
+    module.TextGenerationDataset.tokenize = tokenize
 
 
 def _hash_nothing(module: Any) -> None:

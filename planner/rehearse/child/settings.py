@@ -8,6 +8,9 @@ RETURNING = "returning"
 """Phase from calibration's end on. The pipeline's own names are still there: they belong to the next run's setup, as in
 a plan (planner/compress/pipelines/base.py finish), or to this one's finalize where none follows (report.py)."""
 
+CAUSE = "cause"
+"""Kind of a note on what may make the script fail: it is shown if the script does."""
+
 
 class Refused(Exception):  # noqa: N818  (not an error of the script: the rehearsal declines)
     """The script asks for what a rehearsal does not do; the text is for the user."""

@@ -8,6 +8,7 @@ import ctypes
 import faulthandler
 import gc
 import os
+import re
 import resource
 import runpy
 import signal
@@ -21,6 +22,8 @@ from planner.rehearse.child.events import Events
 from planner.rehearse.child.imports import Hooks
 from planner.rehearse.child.settings import Refused, Settings
 
+_TRACED = re.compile(r"--- <Autowrapped (\S+)")
+"""llmcompressor/pipelines/sequential/ast_helpers.py append_autowrap_source_on_fail"""
 PR_SET_PDEATHSIG = 1
 """linux/prctl.h"""
 OWN = str(Path(__file__).parents[2])
@@ -111,7 +114,7 @@ def _failure(error: BaseException, settings: Settings) -> dict[str, Any]:
         return _ran_out(memory, settings)
     traceback.print_exception(error)
     text = _said(error)
-    if error.__cause__ is not None:  # llmcompressor's own error begins with the code that it traced
+    if error.__cause__ is not None:
         text += f" (from {_said(error.__cause__)})"
     if memory is not None:
         return _ran_out(memory, settings, text)
@@ -119,9 +122,11 @@ def _failure(error: BaseException, settings: Settings) -> dict[str, Any]:
 
 
 def _said(error: BaseException) -> str:
-    """The error in a line."""
+    """The error in a line. LLM Compressor's own begins with the code that it traced: then where that is from."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+    traced = _TRACED.match(lines[0]) if lines else None
+    told = f"in the forward of {traced[1]}, as LLM Compressor traced it" if traced else "".join(lines[:1])
+    return f"{type(error).__name__}: {told}"
 
 
 def _ran_out(memory: BaseException, settings: Settings, then: str = "") -> dict[str, Any]:

@@ -70,7 +70,7 @@ extern "C" {
 using Object = void;
 struct Python {
   int (*is_ready)(); int (*ensure)(); void (*release)(int); Object* (*state)(); Object* (*frame)(Object*); Object* (*back)(Object*);
-  Object* (*code)(Object*); int (*line)(Object*); Object* (*attribute)(Object*, const char*); const char* (*text)(Object*); void (*drop)(Object*);
+  Object* (*code)(Object*); int (*line)(Object*); int (*place)(Object*); Object* (*attribute)(Object*, const char*); const char* (*text)(Object*); void (*drop)(Object*);
 };
 }
 static Python g_python;
@@ -84,6 +84,8 @@ static void find_python() {
   find(g_python.is_ready, "Py_IsInitialized"); find(g_python.ensure, "PyGILState_Ensure"); find(g_python.release, "PyGILState_Release");
   find(g_python.state, "PyThreadState_Get"); find(g_python.frame, "PyThreadState_GetFrame"); find(g_python.back, "PyFrame_GetBack");
   find(g_python.code, "PyFrame_GetCode"); find(g_python.line, "PyFrame_GetLineNumber"); find(g_python.attribute, "PyObject_GetAttrString");
+  find(g_python.place, "PyFrame_GetLasti");  // Python 3.11
+  if (!g_python.place) g_python.place = g_python.line;
   find(g_python.text, "PyUnicode_AsUTF8"); find(g_python.drop, "Py_DecRef");
 }
 static std::string text_of(Object* code, const char* name) {
@@ -108,28 +110,47 @@ static std::string json(const std::string& text) {
   for (char c : text) { if (c == '"' || c == '\\') out += '\\'; if ((unsigned char)c >= 32) out += c; else { char b[8]; snprintf(b, sizeof b, "\\u%04x", c); out += b; } }
   return out + "\"";
 }
-// Innermost six frames of libraries, and every frame of the script: file, line, function.
-static uint32_t origin() {
-  if (!g_python.is_ready || !g_python.is_ready()) return 0;
-  int gil = g_python.ensure();
-  std::string key;
+// Innermost six frames of libraries, and every frame of the script: file, line, function. Where in which code is what is
+// looked at each time; lines and names are made out once for each such stack.
+using Stack64 = std::vector<uint64_t>;
+struct HashStack { size_t operator()(const Stack64& stack) const { size_t h = stack.size(); for (uint64_t v : stack) h = (h ^ v) * 0x9E3779B97F4A7C15ull; return h ^ (h >> 29); } };
+static std::unordered_map<Stack64, uint32_t, HashStack> g_stacks;  // behind Python's lock
+
+static uint32_t origin_of(const std::string& key) {
+  std::lock_guard<std::mutex> guard(g_trace_lock);
+  auto [it, fresh] = g_origin_ids.try_emplace(key, (uint32_t)g_origin_ids.size() + 1);
+  if (fresh && g_origins) { fprintf(g_origins, "{\"origin\": %u, \"frames\": %s}\n", it->second, json(key).c_str()); fflush(g_origins); }
+  return it->second;
+}
+template <class F> static void each_shown_frame(F&& f) {
   Object* frame = g_python.frame(g_python.state());
   for (int depth = 0, kept = 0; frame && depth < 150; depth++) {
     Object* code = g_python.code(frame);
     bool is_new;
     const Code& known = known_code(code, &is_new);
-    if ((known.shown && kept < 6) || known.script) { key += known.text + "\t" + std::to_string(g_python.line(frame)) + "\n"; kept++; }
+    if ((known.shown && kept < 6) || known.script) { f(code, known, frame); kept++; }
     if (!is_new) g_python.drop(code);  // a new one is kept, so that its address stays its own
     Object* back = g_python.back(frame);
     g_python.drop(frame);
     frame = back;
   }
   if (frame) g_python.drop(frame);
+}
+static uint32_t origin() {
+  if (!g_python.is_ready || !g_python.is_ready()) return 0;
+  int gil = g_python.ensure();
+  Stack64 stack;
+  stack.reserve(24);
+  each_shown_frame([&](Object* code, const Code&, Object* frame) { stack.push_back((uint64_t)code); stack.push_back((uint64_t)g_python.place(frame)); });
+  auto it = g_stacks.find(stack);
+  if (it == g_stacks.end()) {
+    std::string key;
+    each_shown_frame([&](Object*, const Code& known, Object* frame) { key += known.text + "\t" + std::to_string(g_python.line(frame)) + "\n"; });
+    it = g_stacks.emplace(std::move(stack), origin_of(key)).first;
+  }
+  uint32_t found = it->second;
   g_python.release(gil);
-  std::lock_guard<std::mutex> guard(g_trace_lock);
-  auto [it, fresh] = g_origin_ids.try_emplace(key, (uint32_t)g_origin_ids.size() + 1);
-  if (fresh && g_origins) { fprintf(g_origins, "{\"origin\": %u, \"frames\": %s}\n", it->second, json(key).c_str()); fflush(g_origins); }
-  return it->second;
+  return found;
 }
 static void name_allocations() {
   if (t_unnamed.empty()) return;
