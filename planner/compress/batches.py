@@ -61,6 +61,8 @@ def walk_batches(
     ledger, rounds, settled = context.ledger, Rounds(), context.shortcuts.settled
     if settled is not None:
         settled = None if in_places else min(settled, settled if soon is None else soon)
+    # a second card would not see what the first one does without the books
+    is_alone = [name for name in ledger.devices if ledger.places(name)] == ["gpu"]
     number, ends, quiet = 0, 0 if in_places else 2, Quiet(settled or 0)
     while number < count:
         growth, claims, carried = ledger.growth(), ledger.claims("gpu"), context.traffic.moved
@@ -76,7 +78,7 @@ def walk_batches(
         state = ledger.state(with_places=settled is None and not in_places), places
         length, moves = rounds.add(state, _moves(growth, ledger.growth()))
         quiet.count(is_quiet=ledger.claims("gpu") == claims)
-        if settled and not ledger.watch and ledger.keep == "peaks":
+        if settled and is_alone and not ledger.watch and ledger.keep == "peaks":
             rounds.done.append([action for part in ledger.tape("gpu")[begun:] for action in actions_of(part)])
             if length:
                 number += length * _play(context, rounds, length, moves, (count - ends - number) // length, quiet)

@@ -231,7 +231,7 @@ class Rehearsal:
         usual = Job.model_fields["gpu_memory_bytes"].default
         if not self._asks or self.job.gpu_memory_bytes == usual:
             return self._needed()
-        return _reserved(self._simulated(usual, PLACED_IN_PART, is_strict=False)[1]) + self.context_bytes
+        return _reserved(self._simulated(usual, self._shortcuts, is_strict=False)[1]) + self.context_bytes
 
     def _needed(self) -> int:
         """Bytes of a card on which the allocator never runs into the end of it."""

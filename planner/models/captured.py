@@ -41,11 +41,12 @@ def refuse_other_rows(
     for name in SHARED:
         kept = pytree.tree_leaves(arguments.get(name)), pytree.tree_leaves(single.get(name))
         differ = any(isinstance(a, torch.Tensor) and a.shape != b.shape for a, b in zip(*kept, strict=True))
-        if differ and {*request.sizes, *request.trained} != {job.batch_size}:
+        others = sorted({*request.sizes, *request.trained} - {job.batch_size})
+        if differ and others:
             raise JobError(
                 f"--batch-size {job.batch_size}: LLM Compressor stops at {request.layer}: AutoRound passes all batches "
-                f"the {name} of the first one, which has {job.batch_size} rows here, and trains {request.rows} rows "
-                "together; take --batch-size 1"
+                f"the {name} of the first one, which has {job.batch_size} rows here, and one of them has {others[0]}; "
+                "take --batch-size 1"
             )
 
 

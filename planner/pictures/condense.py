@@ -97,7 +97,10 @@ class Album:
             places = {handle: place for place, handle in enumerate(handles)}
             self.drawn[key] = drawn = Drawn(len(self.curves) - 1, tuple(places[handle] for handle in shown))
         else:
-            whats = _since_before(self.whats_of(log, [handles[place] for place in drawn.shown]))
+            numbers = self.whats_of(log, [handles[place] for place in drawn.shown])
+            for drawn_as, number in zip(accumulate(self.curves[drawn.curves].whats), numbers, strict=True):
+                self.sizes[number] = max(self.sizes.get(number, 0), self.sizes.get(drawn_as, 0))
+            whats = _since_before(numbers)
             if whats == self.curves[drawn.curves].whats:
                 whats = None
         milestones = tuple((each.tick, each.text) for each in log.milestones)

@@ -41,11 +41,11 @@ def check_patterns(recipe: Any, build: Callable[[], torch.nn.Module]) -> None:
 def _try(patterns: Sequence[str], names: Sequence[str]) -> None:
     """Match in a process of its own: `re` cannot be stopped."""
     command = [sys.executable, "-c", _TRY]
-    given = json.dumps([[pattern, names] for pattern in patterns])
+    given = json.dumps([[pattern, names] for pattern in patterns]).encode()
     try:
-        subprocess.run(command, input=given, text=True, capture_output=True, check=False, timeout=SECONDS)  # noqa: S603  (our own lines)
+        subprocess.run(command, input=given, capture_output=True, check=False, timeout=SECONDS)  # noqa: S603  (our own lines)
     except subprocess.TimeoutExpired as late:
-        done = (late.stdout or b"").count(b"done")
+        done = min((late.stdout or b"").count(b"done"), len(patterns) - 1)
         raise RehearseError(
             f"{shorten(patterns[done])} takes over {SECONDS} s to compare with the model's {len(names):,} names, and "
             "LLM Compressor matches as this does; write it without repetitions inside repetitions"

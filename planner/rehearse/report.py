@@ -258,7 +258,7 @@ def _stopped(told: Told) -> str | None:
     """What the script ended with, and after a failure what may have been its cause."""
     text = str(told.end.get("text", "")).partition(ADVICE)[0]
     causes = [note for kind, note in told.notes if kind == CAUSE and told.end.get("how") == "failed"]
-    return "; ".join([text, *causes]) or None
+    return "; ".join(filter(None, [text, *causes])) or None
 
 
 def _job(job: Job, told: Told) -> Job:

@@ -39,8 +39,9 @@ FILES = {
     **{name: ASSETS / name for name in ("ui.css", "icon.svg")},
     **{name: PICTURES / name for name in ("planner.css", "uPlot.iife.min.js", "uPlot.min.css")},
 }
+"""What can be read through the server as it is, by name: nothing of a request becomes a path."""
 SCRIPTS = ("form.js", "ask.js", "answer.js", "start.js")
-"""All that can be read through the server, by name: nothing of a request becomes a path."""
+"""The page's own parts, sent as one: ui.js."""
 
 
 def make_app(desk: Desk, hosts: Iterable[str]) -> Guard:

@@ -3,6 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
+from planner.compress import batches
 from planner.compress.binding import make_program
 from planner.compress.context import Context
 from planner.compress.fit import Rehearsal
@@ -98,3 +101,9 @@ def test_a_card_that_is_large_enough_gets_the_job_through() -> None:
     assert plan.verdict.outcome == "through"
     assert plan.second_gpu is not None
     assert plan.second_gpu.peak_reserved_bytes == plan.second_gpu.device_total_bytes
+
+
+def test_many_batches_lie_there_as_if_each_had_been_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = rehearsal(samples=60).second_on(2_000 * MIB)
+    monkeypatch.setattr(batches, "next_round", lambda *_: None)
+    assert rehearsal(samples=60).second_on(2_000 * MIB) == quick

@@ -158,8 +158,10 @@ class AwqSpec(ModifierSpec):
         rotated = [one.parent for one in self.smoothings if one.parent in self.rotated]
         if rotated:
             # base.py `_run_samples` calls module(**batch); compressed_tensors transform/factory/base.py `input_hook`
-            text = f"AWQ runs {few(rotated)} again by the names of its arguments, where what rotates its input reads"
-            yield _fails(f"{text} args[0] (IndexError). Leave it out of the rotation or of AWQ's mappings.")
+            text = (
+                f"AWQ calls {few(rotated)} again with keyword arguments; the hook that rotates its input reads args[0]"
+            )
+            yield _fails(f"{text} (IndexError). Leave it out of the rotation or of AWQ's mappings.")
         empty = [one.smooth.name for one in self.smoothings if self.duo_scaling and not one.quantized]
         if empty:
             yield _fails(f"AWQ divides by zero: no layer behind {few(empty)} is quantized. Write duo_scaling: false.")
