@@ -30,11 +30,11 @@ def answer_line(fits: Fits, demands: Sequence[Demand], fails: str | None) -> str
 
 def _spare(demand: Demand, has: int) -> str:
     """What is left of the resource, beside the figure that it is left of: what the job needs, or the least of it."""
-    above = f"{human_bytes(has - demand.at_least_bytes)} above the least that it can do with"
+    most = human_bytes(has - demand.at_least_bytes)
     if has < demand.needs_bytes:
-        return above
-    left = f"{human_bytes(has - demand.needs_bytes)} to spare"
-    return left if demand.needs_bytes == demand.at_least_bytes else f"{left} ({above})"
+        return f"{most} above the least that it can do with"
+    left = human_bytes(has - demand.needs_bytes)
+    return f"{left} to spare" if left == most else f"{left} to spare, {most} at most"
 
 
 def missing_line(demands: Sequence[Demand]) -> str:
