@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from planner import plan
-from planner.choose.paste import command_line, library_call
+from planner.choose.paste import FROM_STDIN, command_line, library_call
 from planner.cli import main
 from planner.compress.recipes import load_recipe
 from planner.errors import RecipeError
@@ -109,8 +109,8 @@ def test_measuring_and_rehearsing_give_the_library_the_text(monkeypatch: pytest.
     assert recipe_argument("rtn_w4a16").endswith("/recipes/rtn_w4a16.yaml")
 
 
-def test_what_is_advised_reads_stdin_too() -> None:
-    assert command_line("fit", "m", "stdin", Job()) == "planner fit m -r -"
+def test_what_is_advised_names_the_file_that_the_recipe_from_stdin_is_to_be_saved_to() -> None:
+    assert command_line("fit", "m", "stdin", Job()) == f"planner fit m -r {FROM_STDIN}"
 
 
 def test_what_is_pasted_names_a_file_for_the_recipe_from_stdin() -> None:

@@ -30,18 +30,19 @@ def test_no_input_ends_in_a_traceback_or_without_an_end(source: random.Random) -
 
 @pytest.mark.parametrize("seed", [3, 11])
 def test_a_process_ends_as_a_call_does(seed: int, tmp_path: Path) -> None:
-    asked = case(seeded(seed))
+    asked, folder = case(seeded(seed)), tmp_path / "here"  # by which `run` calls it: it is a model's name in errors
+    folder.mkdir()
     for name, data in asked.files.items():
-        (tmp_path / name).write_bytes(data)
+        (folder / name).write_bytes(data)
     command = [sys.executable, "-m", "planner", *asked.words]
     root = str(Path(__file__).parent.parent.parent)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": root}
     ran = subprocess.run(
-        command, cwd=tmp_path, input=asked.stdin, capture_output=True, check=False, timeout=300, env=environment
+        command, cwd=folder, input=asked.stdin, capture_output=True, check=False, timeout=300, env=environment
     )
     here = run(asked)
     assert (ran.returncode, ran.stderr.decode()) == (here.code, here.err)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(asked.files)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(asked.files)
 
 
 @pytest.mark.parametrize(
