@@ -17,7 +17,8 @@ from planner.compress.recipes import load_recipe
 from planner.errors import RecipeError
 from planner.job import Job
 from planner.measure.files import recipe_argument, recipe_text
-from planner.recipe.files import MAX_BYTES
+from planner.recipe.files import MAX_BYTES, ON_STDIN
+from planner.reports.advice import advice
 
 RECIPE = (Path(__file__).parent.parent / "recipes" / "rtn_w4a16.yaml").read_text(encoding="utf-8")
 JOB = ("qwen3-0.6b", "--layers", "1", "--samples", "1", "--seq-len", "16")
@@ -111,6 +112,13 @@ def test_measuring_and_rehearsing_give_the_library_the_text(monkeypatch: pytest.
 
 def test_what_is_advised_names_the_file_that_the_recipe_from_stdin_is_to_be_saved_to() -> None:
     assert command_line("fit", "m", "stdin", Job()) == f"planner fit m -r {FROM_STDIN}"
+
+
+def test_advice_on_a_recipe_from_stdin_says_to_save_it_first() -> None:
+    told = plan("qwen3-0.6b", "rtn_w4a16", Job(layers=1, samples=1, seq_len=64))
+    sentence, command = advice(told.model_copy(update={"recipe": ON_STDIN}))
+    assert sentence.endswith(f"(first save the recipe from stdin as {FROM_STDIN}):")
+    assert FROM_STDIN in command
 
 
 def test_what_is_pasted_names_a_file_for_the_recipe_from_stdin() -> None:

@@ -18,7 +18,7 @@ from planner.spelling import BYTES
 
 FROM_STDIN = "recipe.yaml"
 """The file that a recipe from stdin is to be saved to."""
-SAVE_FIRST = f"The recipe came from stdin: save it as {FROM_STDIN}, the file that what is to be pasted names."
+SAVE_FIRST = f"first save the recipe from stdin as {FROM_STDIN}"
 _DEFAULT = Job()
 _ALWAYS = ("samples", "seq_len", "batch_size")
 _DEVICES = {"gpu": "cuda:0", "gpu:1": "cuda:1", "cpu": "cpu"}

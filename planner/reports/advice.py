@@ -33,5 +33,5 @@ def advice(plan: Plan) -> tuple[str, str]:
         return text, ""
     command, sentence = _SENTENCES[verdict(plan)]
     if plan.recipe == ON_STDIN:
-        sentence = f"{SAVE_FIRST} {sentence}"
+        sentence = f"{sentence.removesuffix(':')} ({SAVE_FIRST}):"
     return sentence, command_line(command, plan.model.name, plan.recipe, plan.job, plan.machine)

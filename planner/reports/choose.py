@@ -66,7 +66,7 @@ def render_fit(answer: Fit, *, width: int | None = None, color: bool = False) ->
         parts += [
             Text(f"{first.strategy}, to paste:", style="bold"),
             *map(Text, command_lines(first.command, width, indent=0)),
-            *([Text(SAVE_FIRST)] if answer.recipe == ON_STDIN else []),
+            *([Text(f"({SAVE_FIRST})")] if answer.recipe == ON_STDIN else []),
             Text(first.python),
         ]
     elif answer.closest:
