@@ -63,7 +63,7 @@ subgraph: what is on the GPU together, one decoder layer unless --sequential-tar
 
 calibrate, compress, propagate: the three steps of a subgraph; the last one runs it again, compressed, for the next
 
-set by: the step that the peak comes from
+set by: the part of memory that takes most at the peak
 
 binds: what the machine has least to spare of
 

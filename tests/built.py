@@ -1,9 +1,8 @@
 """Real models, each built and traced once for all tests of a worker (tests/scheduling.py brings them together)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Protocol, TypeVar
 
 import pytest
 
@@ -23,15 +22,6 @@ from planner.training import tracing as training
 from planner.training.trace import TraceRequest, TrainingTrace
 from planner.training.tracing import trace_training
 
-
-class JobOnModel(Protocol):
-    @property
-    def model(self) -> str: ...
-    @property
-    def job(self) -> Job: ...
-
-
-AnyCase = TypeVar("AnyCase", bound=JobOnModel)
 PRESETS = frozenset(preset.name for preset in list_presets())
 
 
@@ -46,11 +36,6 @@ def graph_of(model: str, job: Job) -> ModelGraph:
 def cutting(job: Job) -> Job:
     """What of a job decides its model's graph; the rest as in any job."""
     return Job(**{field.name: getattr(job, field.name) for field in JOB_FIELDS if field.decides_graph})
-
-
-def by_graph(items: Iterable[AnyCase]) -> list[AnyCase]:
-    """Those that share a graph side by side, so that it is still there."""
-    return sorted(items, key=lambda item: (item.model, repr(cutting(item.job))))
 
 
 @lru_cache(maxsize=16)

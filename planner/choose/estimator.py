@@ -144,8 +144,7 @@ def _of_card(trial: Trial) -> list[tuple[Any, ...]]:
 
 def _with_context(rehearsal: Rehearsal, attempt: Attempt) -> int:
     """What the attempt reserved, and the CUDA context; 0 where nothing is computed on a GPU."""
-    reserved = max((step.gpu.held.reserved for step in attempt.steps if step.gpu.held), default=0)
-    return reserved + rehearsal.context_bytes if reserved else 0
+    return attempt.reserved + rehearsal.context_bytes if attempt.reserved else 0
 
 
 class Estimator:

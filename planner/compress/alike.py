@@ -57,7 +57,7 @@ def folded(actions: Sequence[T | MemoryEvent], since: Handle) -> list[T | Memory
         if not is_balanced(shape[end - length : end]):
             continue
         result += actions[done:start]
-        result.append(Alike(tuple(actions[start:end]), length))  # type: ignore[arg-type]  # no shape is None there
+        result.append(Alike(tuple(actions[start:end]), length))  # type: ignore[arg-type]  # `runs` repeats no None: events alone
         done = end
     result += actions[done:]
     return result

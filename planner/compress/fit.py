@@ -59,6 +59,11 @@ class Attempt:
         """How often segments were given back because the driver had no more."""
         return sum(step.gpu.held.retries for step in self.steps if step.gpu.held)
 
+    @property
+    def reserved(self) -> int:
+        """Bytes of segments, at most."""
+        return max((step.gpu.held.reserved for step in self.steps if step.gpu.held), default=0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecondCard:
@@ -136,7 +141,7 @@ class Rehearsal:
         """The job on a card of so many bytes."""
         is_own = total == self.job.gpu_memory_bytes and self.settings.memory_fraction is None
         is_told_the_same = is_own or not (self._asks or self.settings.is_limited)
-        if not _reserved(self._roomy) or (is_told_the_same and self._needed() <= total):
+        if not self._roomy.reserved or (is_told_the_same and self._needed() <= total):
             return self._roomy
         if not is_own and (seen := self._seen_like(total)):
             return seen
@@ -154,7 +159,7 @@ class Rehearsal:
     def exactly_on(self, total: int) -> Attempt:
         """`on`, with no shorter walk than on the job's own card: what a plan of the job on this card says."""
         roomy = self._seen[0] if self._seen and self._seen[0].attempt is self._roomy else None
-        if not _reserved(self._roomy) or (roomy is not None and roomy.band.covers(total - self.context_bytes)):
+        if not self._roomy.reserved or (roomy is not None and roomy.band.covers(total - self.context_bytes)):
             return self._roomy
         tried = self._again(total, self._ledger, self._roomy)
         return tried or self._simulated(total, self._shortcuts, is_strict=True)[1]
@@ -231,11 +236,11 @@ class Rehearsal:
         usual = Job.model_fields["gpu_memory_bytes"].default
         if not self._asks or self.job.gpu_memory_bytes == usual:
             return self._needed()
-        return _reserved(self._simulated(usual, self._shortcuts, is_strict=False)[1]) + self.context_bytes
+        return self._simulated(usual, self._shortcuts, is_strict=False)[1].reserved + self.context_bytes
 
     def _needed(self) -> int:
         """Bytes of a card on which the allocator never runs into the end of it."""
-        return _reserved(self._roomy) + self.context_bytes
+        return self._roomy.reserved + self.context_bytes
 
     def _simulated(self, total: int, shortcuts: Shortcuts, *, is_strict: bool) -> tuple[Ledger, Attempt]:
         gpu = card(total, self.context_bytes, self.settings, is_strict=is_strict)
@@ -251,14 +256,10 @@ class Rehearsal:
         attempt = Attempt(steps=tuple(outcome.steps), ran_out=ran_out)
         band = gpu.allocator.band
         if not is_strict and band is not None:  # it was never in want: all that it took must be there
-            band.needs(_reserved(attempt))
+            band.needs(attempt.reserved)
         if is_strict or not self.settings.is_limited:
             self._note(total, gpu, attempt)
         return ledger, attempt
-
-
-def _reserved(attempt: Attempt) -> int:
-    return max((step.gpu.held.reserved for step in attempt.steps if step.gpu.held), default=0)
 
 
 def smallest_card(gets_through: Callable[[int], bool], start: int, resolution: int, least: int = 0) -> int:

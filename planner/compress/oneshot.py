@@ -29,6 +29,7 @@ from planner.compress.pipelines.sequential import SequentialPipeline
 from planner.compress.program import Outcome, Program, Run, StepMemory
 from planner.compress.ranks import Rank
 from planner.compress.saving import retie_embeddings
+from planner.compress.schema import Phase
 from planner.cuda.build import CudaBuild
 from planner.job import Job
 
@@ -70,7 +71,7 @@ def simulate(program: Program, context: Context, outcome: Outcome | None = None)
     return outcome
 
 
-def _close(context: Context, home: ModelHome, outcome: Outcome, phase: str) -> None:
+def _close(context: Context, home: ModelHome, outcome: Outcome, phase: Phase) -> None:
     peaks = context.ledger.close_step()
     step = StepMemory(
         modifier=None,

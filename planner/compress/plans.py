@@ -167,7 +167,7 @@ def _step(index: int, step: StepMemory) -> Step:
         modifier=step.modifier,
         subgraph=step.subgraph,
         of=step.of,
-        phase=step.phase,  # type: ignore[arg-type]  # the pipelines close steps with the contract's phases
+        phase=step.phase,
         unit=step.unit,
         exact=step.exact,
         moved_to_gpu_bytes=step.moved.to_gpu,

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from planner.compress.holdings import Peak
+from planner.compress.schema import Phase
 from planner.compress.traffic import NOTHING, Moved
 from planner.models.traces import ModelTrace
 from planner.models.tuned import TunedBlock
@@ -104,7 +105,7 @@ class StepMemory:
     modifier: str | None
     subgraph: int | None
     of: int | None
-    phase: str
+    phase: Phase
     unit: str
     exact: bool
     gpu: Peak

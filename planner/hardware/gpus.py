@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 from planner.errors import JobError
 from planner.hints import nearest, shorten
@@ -45,10 +46,26 @@ class Gpu:
     """What nvidia-smi shows as the card's total: more than CUDA has of it."""
 
 
+class GpuRow(TypedDict):
+    """One row of the table, as a test holds every one to be; sizes in MiB, rates as data sheets have them."""
+
+    name: str
+    memory_mib: int
+    bandwidth_gb_s: float
+    source: str
+    aliases: NotRequired[list[str]]
+    unified: NotRequired[bool]
+    label_gb: NotRequired[int]
+    sm: NotRequired[int]
+    bf16_tflops: NotRequired[float]
+    bf16_source: NotRequired[str]
+    driver_mib: NotRequired[int]
+
+
 @cache
 def list_gpus() -> tuple[Gpu, ...]:
     """All GPUs of the table, in its order."""
-    return tuple(_gpu(record) for record in json.loads(TABLE.read_text(encoding="utf-8"))["gpus"])
+    return tuple(_gpu(row) for row in json.loads(TABLE.read_text(encoding="utf-8"))["gpus"])
 
 
 @cache
@@ -159,19 +176,19 @@ def _exact(size: int) -> str:
     return f"{size // GIB} GiB" if size % GIB == 0 else format_bytes(size)
 
 
-def _gpu(record: dict[str, object]) -> Gpu:
+def _gpu(row: GpuRow) -> Gpu:
     return Gpu(
-        name=str(record["name"]),
-        memory_bytes=int(str(record["memory_mib"])) * MIB,
-        bandwidth=int(float(str(record["bandwidth_gb_s"])) * 10**9),
-        source=str(record["source"]),
-        aliases=tuple(record.get("aliases", ())),  # type: ignore[arg-type]  # a list of texts, a test says so
-        unified=bool(record.get("unified", False)),
-        label_gb=record.get("label_gb"),  # type: ignore[arg-type]  # a number or nothing, a test says so
-        sm=record.get("sm"),  # type: ignore[arg-type]  # a number or nothing, a test says so
-        bf16_tflops=record.get("bf16_tflops"),  # type: ignore[arg-type]  # likewise
-        bf16_source=record.get("bf16_source"),  # type: ignore[arg-type]  # likewise
-        driver_bytes=int(str(record["driver_mib"])) * MIB if "driver_mib" in record else None,
+        name=row["name"],
+        memory_bytes=row["memory_mib"] * MIB,
+        bandwidth=int(row["bandwidth_gb_s"] * 10**9),
+        source=row["source"],
+        aliases=tuple(row.get("aliases", ())),
+        unified=row.get("unified", False),
+        label_gb=row.get("label_gb"),
+        sm=row.get("sm"),
+        bf16_tflops=row.get("bf16_tflops"),
+        bf16_source=row.get("bf16_source"),
+        driver_bytes=row["driver_mib"] * MIB if "driver_mib" in row else None,
     )
 
 

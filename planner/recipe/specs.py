@@ -216,6 +216,13 @@ class ModifierSpec:
         """
         return self
 
+    def hooked_inputs(
+        self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence["ModifierSpec"]
+    ) -> frozenset[str]:
+        """Linears whose first positional argument it changes in every call for good (compressed-tensors
+        transform/factory/base.py `input_hook`): most leave arguments as they are."""
+        return frozenset()
+
     def select(self, modules: Sequence[ModuleRef]) -> Selection:
         """What it works on; `modules` are all of the model's in the order of named_modules()."""
         raise NotImplementedError(type(self).__name__)

@@ -1,5 +1,6 @@
 import json
 import re
+from typing import get_origin, get_type_hints
 
 import pytest
 
@@ -15,6 +16,7 @@ from planner.hardware import (
     named_gpu,
     size_notes,
 )
+from planner.hardware.gpus import GpuRow
 from planner.units import GB, GIB, MIB
 
 
@@ -52,9 +54,15 @@ def test_no_name_stands_for_two_gpus() -> None:
         assert all(find_gpu(name) == gpu for name in (gpu.name, *gpu.aliases))
 
 
-def test_aliases_are_lists_of_texts() -> None:
-    for record in json.loads(TABLE.read_text(encoding="utf-8"))["gpus"]:
-        assert all(isinstance(name, str) for name in record.get("aliases", []))
+def test_every_row_of_the_table_has_the_fields_and_the_types_of_one() -> None:
+    kinds = {name: get_origin(hint) or hint for name, hint in get_type_hints(GpuRow).items()}
+    for row in json.loads(TABLE.read_text(encoding="utf-8"))["gpus"]:
+        assert GpuRow.__required_keys__ <= row.keys() <= kinds.keys(), row["name"]
+        for name, value in row.items():
+            allowed = (int, float) if kinds[name] is float else kinds[name]
+            assert isinstance(value, allowed), (row["name"], name)
+            assert isinstance(value, bool) == (kinds[name] is bool), (row["name"], name)
+        assert all(isinstance(name, str) for name in row.get("aliases", []))
 
 
 # "GPU 0 has a total capacity of ... GiB" of PyTorch's out-of-memory errors with these cards; several drivers of one

@@ -1,10 +1,10 @@
 """Predicted beside measured, step by step."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Literal, TypeVar
 
 from planner.compress.recipes import load_recipe
 from planner.compress.schema import Plan
@@ -13,7 +13,7 @@ from planner.measure.accuracy import Match, match_steps
 from planner.measure.files import read_measurement
 from planner.planning import plan_graph
 from planner.units import MIB
-from tests.built import graph_of
+from tests.built import cutting, graph_of
 from tests.measured.cases import Case
 
 Device = Literal["gpu", "cpu"]
@@ -42,6 +42,14 @@ class Pair:
     @property
     def is_equal(self) -> bool:
         return abs(self.difference) <= max(self.measured * SHARE, SLACK)
+
+
+AnyCase = TypeVar("AnyCase", bound=Case)
+
+
+def by_graph(found: Iterable[AnyCase]) -> list[AnyCase]:
+    """Those that share a graph side by side, so that it is still there."""
+    return sorted(found, key=lambda case: (case.model, repr(cutting(case.job))))
 
 
 def predicted(case: Case) -> Plan:

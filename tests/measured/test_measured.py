@@ -2,10 +2,9 @@
 
 import pytest
 
-from tests.built import by_graph
 from tests.measured.accuracy import PAGE, row
 from tests.measured.cases import Case, cases
-from tests.measured.compare import Device, measured, pairs, peak, predicted, steps
+from tests.measured.compare import Device, by_graph, measured, pairs, peak, predicted, steps
 
 CASES = by_graph(cases())
 

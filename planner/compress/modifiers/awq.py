@@ -16,7 +16,6 @@ from planner.compress.context import Context
 from planner.compress.modifiers.awq_model import AwqModel
 from planner.compress.modifiers.awq_search import AwqSmoothing
 from planner.compress.modifiers.mixin import QuantizationMixinSpec
-from planner.compress.modifiers.rotations import TransformSpec
 from planner.errors import RecipeError, UnsupportedError
 from planner.hints import few
 from planner.notes import Note
@@ -115,10 +114,9 @@ class AwqSpec(ModifierSpec):
         for mapping in inferred if self.mappings is None else self.mappings:
             resolved.add(mapping)
         default = "cpu" if facts.is_moe else None
-        rotating = (spec for spec in recipe if isinstance(spec, TransformSpec))
         return replace(
             self,
-            rotated=frozenset[str]().union(*(spec.hooked_inputs(facts, modules, recipe) for spec in rotating)),
+            rotated=frozenset[str]().union(*(spec.hooked_inputs(facts, modules, recipe) for spec in recipe)),
             smoothings=tuple(resolved.smoothings),
             idle=tuple(resolved.idle),
             offload_device=default if self.offload_device == "not_provided" else self.offload_device,

@@ -16,7 +16,7 @@ from planner.compress.modifiers.writing import write_back
 from planner.errors import RecipeError, UnsupportedError
 from planner.models.traces import Call
 from planner.notes import Note
-from planner.recipe.specs import ModelTraits, ModifierSpec, ModuleRef
+from planner.recipe.specs import ModifierSpec
 from planner.recipe.targets import LinearModule
 from planner.recipe.validation import ModifierFields
 from planner.timeline import Handle
@@ -74,12 +74,6 @@ class TransformSpec(ModifierSpec):
             if other.trains:
                 text = f"{other.type} trains layers, and what rotates the inputs of their Linears then is not modelled"
                 raise UnsupportedError(f"{self.where}: {text}")
-
-    def hooked_inputs(
-        self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]
-    ) -> frozenset[str]:
-        """Linears whose first positional argument is rotated in every call (factory/base.py `input_hook`)."""
-        raise NotImplementedError(self.type)
 
     def check_side(self, side: int, name: str) -> None:
         """utils/matrix.py `get_transform_size`, and whether there is a matrix of this size (utils/hadamard.py)."""

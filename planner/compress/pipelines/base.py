@@ -1,5 +1,6 @@
 """Common ground of the pipelines: the modifiers that share a pass over the data, and how steps are closed."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -9,10 +10,11 @@ from planner.compress.home import ModelHome
 from planner.compress.modifiers import make_model
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.program import Outcome, Program, Run, StepMemory
+from planner.compress.schema import Phase
 from planner.recipe.targets import LinearModule
 
 
-class Pipeline:
+class Pipeline(ABC):
     """One pipeline run: `runs` are the modifiers that it serves, `outcome` takes its steps, `home` has the model.
 
     `models` are those that were initialized already, by the identity of their run.
@@ -44,12 +46,12 @@ class Pipeline:
         self.staying: Sequence[tuple[Run, ModifierModel]] = ()
         """Those of earlier pipelines whose hooks are in the model for good."""
 
+    @abstractmethod
     def run(self) -> None:
         """Simulate the pipeline from calibration_start to calibration_end."""
-        raise NotImplementedError(type(self).__name__)
 
     def close(
-        self, phase: str, unit: str, *, subgraph: int | None = None, of: int | None = None, exact: bool = True
+        self, phase: Phase, unit: str, *, subgraph: int | None = None, of: int | None = None, exact: bool = True
     ) -> None:
         """End a step and record it."""
         peaks = self.context.ledger.close_step(self.modifier)

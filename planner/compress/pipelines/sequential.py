@@ -12,6 +12,7 @@ from planner.compress.pipelines.base import Pipeline
 from planner.compress.pipelines.passes import NAMES, Pass
 from planner.compress.pipelines.repeats import Repeats
 from planner.compress.program import Run, Subgraph, cut
+from planner.compress.schema import Phase
 from planner.recipe.targets import LinearModule
 
 
@@ -112,5 +113,5 @@ class SequentialPipeline(Pipeline):
         calls = (event.call for segment in segments for event in segment.events)
         return {call.module for call in calls if call is not None and not call.module.startswith(".")}
 
-    def _close(self, subgraph: Subgraph, phase: str) -> None:
+    def _close(self, subgraph: Subgraph, phase: Phase) -> None:
         self.close(phase, subgraph.unit, subgraph=subgraph.number, of=len(self.subgraphs), exact=subgraph.exact)

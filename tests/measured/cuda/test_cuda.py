@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.built import by_graph
 from tests.measured.accuracy import PAGE
 from tests.measured.cases import cases
+from tests.measured.compare import by_graph
 from tests.measured.cuda.cases import CudaCase, cuda_cases
 from tests.measured.cuda.compare import (
     JOB_SHARE,
