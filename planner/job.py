@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from planner.cuda.settings import AllocatorSettings
 from planner.errors import JobError
-from planner.fields import DType, OffloadDevice, Pipeline, Weights
+from planner.fields import JOB_FIELDS, DType, OffloadDevice, Pipeline, Weights
 from planner.hardware import find_gpu, named_gpu
 from planner.hardware.gpus import CUDA_CONTEXT
 from planner.hardware.machine import Machine
@@ -204,6 +204,11 @@ class Job(BaseModel, metaclass=_Clear):
     def has_second_gpu(self) -> bool:
         """Activations wait on a card of their own."""
         return self.offload_device == "gpu:1"
+
+    @property
+    def decides_graph(self) -> tuple[Any, ...]:
+        """The values on which a model's graph depends, as a key: jobs that share them share the graph."""
+        return tuple(getattr(self, field.name) for field in JOB_FIELDS if field.decides_graph)
 
     @property
     def build(self) -> Build:

@@ -1,7 +1,6 @@
 """Real models, each built and traced once for all tests of a worker (tests/scheduling.py brings them together)."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 
 import pytest
@@ -30,7 +29,7 @@ def graph_of(model: str, job: Job) -> ModelGraph:
 
     A bounded number: objects that stay alive cost the garbage collector time in every test after them.
     """
-    return replace(_graph(model, cutting(job)), job=job)
+    return _graph(model, cutting(job))
 
 
 def cutting(job: Job) -> Job:

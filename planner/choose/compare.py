@@ -7,7 +7,6 @@ from planner.accepted import called, check_model
 from planner.choose.strategies import ASKED, Strategy, left_out, strategies
 from planner.compress.schema import Plan
 from planner.errors import JobError
-from planner.fields import JOB_FIELDS
 from planner.hardware.machine import Machine
 from planner.hints import did_you_mean, shorten
 from planner.job import Build, Job
@@ -103,7 +102,7 @@ class Comparison:
     def _graph(self, job: Job) -> ModelGraph:
         from planner.models.load import graph_of, load_built
 
-        key = tuple(getattr(job, field.name) for field in JOB_FIELDS if field.decides_graph)
+        key = job.decides_graph
         if key not in self._graphs:
             if job.build not in self._built:
                 self._say(f"building {called(self.model)} without weights")

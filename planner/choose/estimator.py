@@ -23,7 +23,6 @@ from planner.compress.program import Outcome
 from planner.compress.recipes import load_recipe
 from planner.compress.schema import Plan
 from planner.errors import JobError, PlannerError
-from planner.fields import JOB_FIELDS
 from planner.hardware.demand import Demand, binding, fits
 from planner.hardware.machine import MAX_RAM, Machine
 from planner.job import Build, Job
@@ -177,7 +176,7 @@ class Estimator:
         """The model as this job cuts it. Raises ModelError; JobError for targets that match nothing."""
         from planner.models.load import graph_of, load_built
 
-        key = tuple(getattr(job, field.name) for field in JOB_FIELDS if field.decides_graph)
+        key = job.decides_graph
         if key not in self._graphs:
             if job.build not in self._built:
                 self._say(f"building {called(self.model)} without weights")

@@ -128,7 +128,7 @@ class Kept:
             with self.untouched():
                 return self._trained_whole(graph_of(built, job))
 
-        return self.graphs.get((choice, decides_graph(job)), make)
+        return self.graphs.get((choice, job.decides_graph), make)
 
     def bound(self, choice: ModelChoice, recipe: Recipe, job: Job) -> "Bound":
         """The recipe on the modules of the model. Raises what `plan` raises."""
@@ -161,11 +161,6 @@ class Kept:
                 return tune(request)
 
         return replace(graph, tune=untouched)
-
-
-def decides_graph(job: Job) -> tuple[Any, ...]:
-    """The fields on which a trace depends, as a key."""
-    return tuple(getattr(job, field.name) for field in JOB_FIELDS if field.decides_graph)
 
 
 def decides_program(recipe: Recipe, job: Job) -> tuple[Any, ...]:

@@ -26,7 +26,6 @@ from planner.choose.schema import Choice
 from planner.choose.strategies import ASKED
 from planner.cli import main as command
 from planner.errors import PlannerError
-from planner.fields import JOB_FIELDS
 from planner.hardware.demand import Demand
 from planner.hardware.machine import Machine
 from planner.job import Job
@@ -112,7 +111,7 @@ def built_once() -> Iterator[None]:
         return build(model, shape)
 
     def graph_of(built: Any, job: Job) -> Any:
-        key = id(built), *(getattr(job, field.name) for field in JOB_FIELDS if field.decides_graph)
+        key = id(built), *job.decides_graph
         if key not in graphs:
             graphs[key] = cut(built, job)
         return graphs[key]

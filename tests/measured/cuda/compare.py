@@ -69,7 +69,7 @@ def graph_of(model: str, job: Job) -> ModelGraph:
     """
     if "expert" not in json.dumps(load_source(model).config):
         return built.graph_of(model, job)
-    return replace(_unrouted(model, built.cutting(job)), job=job)
+    return _unrouted(model, built.cutting(job))
 
 
 @lru_cache(maxsize=8)
