@@ -134,6 +134,8 @@ class Job(BaseModel, metaclass=_Clear):
     cuda_context_bytes: int = Field(default=CUDA_CONTEXT, ge=0, le=2**40)
     images: int = Field(default=0, ge=0, le=1024)
     image_size: tuple[int, int] = (448, 448)
+    loss_mask: bool = False
+    """Samples carry a loss mask, and use_loss_mask is set."""
     layers: int | None = Field(default=None, ge=1, le=MAX_LAYERS)
     vision_layers: int | None = Field(default=None, ge=1, le=MAX_LAYERS)
 

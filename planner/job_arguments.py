@@ -15,6 +15,7 @@ ONESHOT_ARGUMENTS: Mapping[str, str] = {
     "offload_device": "sequential_offload_device",
     "propagate_error": "propagate_error",
     "prefetch": "sequential_prefetch",
+    "loss_mask": "use_loss_mask",
     "calibrate_all_experts": "moe_calibrate_all_experts",
 }
 """Our fields, and the arguments that they stand for."""

@@ -60,6 +60,7 @@ ONESHOT_DEFAULTS: Mapping[str, int | str | bool | None] = {
     "sequential_targets_per_subgraph": 1,
     "sequential_offload_device": "cpu",
     "sequential_prefetch": False,
+    "use_loss_mask": False,
     "propagate_error": True,
     "moe_calibrate_all_experts": True,
 }

@@ -99,7 +99,8 @@ def test_every_option_reaches_the_job(planner: Planner, run: Run) -> None:
     options = (
         "--samples 16 --seq-len 128 --batch-size 2 --pipeline sequential --sequential-targets A,B "
         "--targets-per-subgraph 2 --offload-device gpu --no-propagate-error --prefetch --no-calibrate-all-experts "
-        "--linearized --dtype float16 --gpu-memory 24GiB --images 1 --image-size 644x448 --layers 3 --vision-layers 4"
+        "--linearized --dtype float16 --gpu-memory 24GiB --images 1 --image-size 644x448 --layers 3 --vision-layers 4 "
+        "--loss-mask"
     )
     code, _, _ = run(*JOB, *options.split(), "--method", "rule-of-thumb")
     assert code == 0
@@ -115,6 +116,7 @@ def test_every_option_reaches_the_job(planner: Planner, run: Run) -> None:
         offload_device="gpu",
         propagate_error=False,
         prefetch=True,
+        loss_mask=True,
         calibrate_all_experts=False,
         linearized=True,
         dtype="float16",

@@ -17,6 +17,7 @@ OTHERS: dict[str, Any] = {
     "batch_size": 2,
     "images": 1,
     "image_size": (644, 336),
+    "loss_mask": True,
     "pipeline": "sequential",
     "sequential_targets": ("A", "B"),
     "targets_per_subgraph": 2,
@@ -82,7 +83,7 @@ def _number(text: str) -> Any:
 
 def test_the_meter_s_command_line_is_the_one_it_knows() -> None:
     assert " ".join(meter_arguments(Job(**OTHERS))) == (
-        "--samples 16 --seq-len 128 --batch-size 2 --images 1 --image-size 644x336 --pipeline sequential "
+        "--samples 16 --seq-len 128 --batch-size 2 --images 1 --image-size 644x336 --loss-mask --pipeline sequential "
         "--sequential-targets A,B --targets-per-subgraph 2 --offload-device cuda --ranks 2 --no-propagate-error "
         "--prefetch --no-calibrate-all-experts --linearized --dtype float16 --device-map auto_offload --cpu-gib 3.0 "
         "--layers 3 --vision-layers 4 --gpu-memory-gib 24.0"
@@ -97,8 +98,8 @@ def test_the_summary_says_what_is_not_the_default() -> None:
     said = job_line(Job(gpu_memory_bytes=80 * GIB))
     assert said.endswith("independent pipeline, GPU of 80 GiB"), "somebody said it"
     assert job_line(Job(**OTHERS)) == (
-        "16 samples x 128 tokens, batch 2, 1 image of 644x336 each, sequential pipeline, targets A, B, "
-        "2 targets per subgraph, activations offloaded to gpu, 2 ranks, errors not propagated, prefetch, "
+        "16 samples x 128 tokens, batch 2, 1 image of 644x336 each, sequential pipeline, loss masks, "
+        "targets A, B, 2 targets per subgraph, activations offloaded to gpu, 2 ranks, errors not propagated, prefetch, "
         "no progress bars, routed experts only, linear experts, weights on the disk, "
         "3GiB of RAM for them, first 3 layers, first 4 vision layers, "
         "PYTORCH_ALLOC_CONF=max_split_size_mb:128, CUDA context of 400000000 B, L40S of 24 GiB"

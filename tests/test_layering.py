@@ -26,6 +26,7 @@ FLOORS = (
         "hardware",
         "spelling",
         "fields",
+        "job_field",
         "notes",
         "timeline",
     ),

@@ -81,10 +81,10 @@ def test_a_plan_with_the_names_of_oneshot_is_the_plan_with_our_own(capsys: pytes
         assert main(words) == 0
         return json.loads(capsys.readouterr().out)
 
-    ours = "--samples 2 --seq-len 64 --offload-device gpu --prefetch --dtype float16"
+    ours = "--samples 2 --seq-len 64 --offload-device gpu --prefetch --loss-mask --dtype float16"
     theirs = (
         "--num_calibration_samples 2 --max_seq_length 64 --sequential_offload_device cuda:0 --sequential_prefetch "
-        "--torch-dtype fp16"
+        "--use_loss_mask --torch-dtype fp16"
     )
     assert planned(theirs) == planned(ours)
 

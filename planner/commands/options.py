@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from planner.commands import completion
-from planner.fields import JOB_FIELDS, MACHINE, JobField, PlanMethod
+from planner.fields import JOB_FIELDS, MACHINE, PlanMethod
+from planner.job_field import JobField
 from planner.reports.forms import OutputFormat, StepsShown
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ _JOB = {
     "sequential-targets-per-subgraph": "targets-per-subgraph",
     "sequential-offload-device": "offload-device",
     "sequential-prefetch": "prefetch",
+    "use-loss-mask": "loss-mask",
     "no-moe-calibrate-all-experts": "no-calibrate-all-experts",
     "torch-dtype": "dtype",
     **_VALUES,

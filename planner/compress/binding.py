@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from planner.compress.disk import disk_share
+from planner.compress.loss_masks import with_loss_masks
 from planner.compress.program import Program, Run
 from planner.compress.pruning import check_pruning
 from planner.compress.tuning import trainable, tuned_layers
@@ -49,7 +50,7 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
     embedding_bytes = embedding.bytes if embedding else 0
     tensors, disk = _qparam_tensors(quantized), disk_share(graph, runs, quantized)
     program = Program(
-        trace=graph.trace,
+        trace=with_loss_masks(graph.trace, job),
         runs=runs,
         weight_bytes=graph.bytes + graph.buffer_bytes,
         fused_expert_bytes=graph.fused_expert_bytes,
@@ -124,6 +125,7 @@ def _bind(
         *checked,
         *(spec.hidden(hidden) if hidden else ()),
         *spec.failures(_inputs(graph, selection)),
+        *(spec.masked(_outputs(graph, selection), job.batch_size, job.seq_len) if job.loss_mask else ()),
         *spec.uncounted(),
         *_unwatched(graph, spec, selection),
     )
@@ -239,6 +241,16 @@ def _inputs(graph: "ModelGraph", selection: Selection) -> Iterator[tuple[str, in
                 name = full_name(segment.target, event.call.module)
                 if name in selection.weights:
                     yield name, len(event.call.dims)
+
+
+def _outputs(graph: "ModelGraph", selection: Selection) -> Iterator[tuple[str, int, tuple[int, ...]]]:
+    """Full names of the watched modules that are called, with the rows of their input and the shape of their output."""
+    for segment in graph.trace.segments:
+        for event in segment.events:
+            if event.kind == "exit" and event.call is not None:
+                name = full_name(segment.target, event.call.module)
+                if name in selection.watched:
+                    yield name, event.call.rows, event.call.output
 
 
 def _qparam_tensors(quantized: Sequence[UnitTargets]) -> tuple[tuple[int, int], ...]:

@@ -97,6 +97,16 @@ class ActivationCache:
                 ledger.free(self._holdings.pop(number))
         return still_held
 
+    def hand_over(self, name: str) -> Handle | None:
+        """The holding of an input of this name that no subgraph reads: the caller's, for longer than the cache lives.
+
+        None where the cache does not lie on the computing device.
+        """
+        if self.device != self._context.device:
+            return None
+        number = next(number for number in self._holdings if self._trace.crossings[number].name == name)
+        return self._holdings.pop(number)
+
     def rename(self, old: Iterable[int], new: Iterable[int]) -> None:
         """Leave the cache as a repeated subgraph would: free what it consumed (`old`), store what it wrote (`new`)."""
         for number in old:

@@ -20,6 +20,7 @@ from planner.compress.context import Context
 from planner.compress.disk import below
 from planner.compress.home import ModelHome
 from planner.compress.inferred import PipelineName, pipeline_runs
+from planner.compress.loss_masks import LossMasks
 from planner.compress.modifiers import make_model
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.pipelines.base import Pipeline
@@ -58,11 +59,13 @@ def simulate(program: Program, context: Context, outcome: Outcome | None = None)
         models[id(run)].on_initialize(module for unit in run.units for module in unit.named())
     pipelines = pipeline_runs(program, context.job)
     staying: list[tuple[Run, ModifierModel]] = []
+    masks = LossMasks(context)
     for each in pipelines:
         is_last = each is pipelines[-1]
         pipeline = _PIPELINES[each.pipeline](context, program, each.runs, outcome, home, models, followed=not is_last)
         pipeline.ending = tuple(models.values()) if is_last else ()
         pipeline.staying = tuple(staying)
+        pipeline.loss_masks = masks
         pipeline.run()
         staying += [(run, models[id(run)]) for run in each.runs if models[id(run)].stays_in_forward]
     if program.saves and (context.weights_on_gpu or any(each.pipeline != "basic" for each in pipelines)):

@@ -32,6 +32,11 @@ def index(call: OperatorCall, build: CudaBuild) -> Requests:
     return _indexed(call.arguments[1], build, call.selected, (RESULT,))
 
 
+def selection(mask: Operand, selected: int, build: CudaBuild) -> Requests:
+    """tensor[mask], of which so many entries are true: `index` by one mask alone."""
+    return _indexed((mask,), build, (selected,), (RESULT,))
+
+
 def index_put_(call: OperatorCall, build: CudaBuild) -> Requests | None:
     """native/TensorAdvancedIndexing.cpp _index_put_impl_. Accumulating sorts the positions: no rule.
 

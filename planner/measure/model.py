@@ -69,6 +69,8 @@ def calibration_data(config: Any, job: Job) -> "DataLoader[Sample]":
     pattern = calibration_batch(config, replace(job.batch_shape, batch_size=1), getattr(torch, job.dtype))
     random = torch.Generator().manual_seed(1)
     rows = [_sample(pattern.fields, config, random) for _ in range(job.samples)]
+    for row in rows if job.loss_mask else ():
+        row["loss_mask"] = torch.ones(job.seq_len, dtype=torch.long)
     return DataLoader(rows, batch_size=job.batch_size, collate_fn=_collate)  # type: ignore[arg-type]  # a list is a dataset
 
 

@@ -255,6 +255,14 @@ class ModifierSpec:
         """
         return ()
 
+    def masked(self, outputs: Iterable[tuple[str, int, tuple[int, ...]]], samples: int, tokens: int) -> Iterable[Note]:
+        """What loss masks of (samples, tokens) mean for it (`use_loss_mask`): most modifiers do not look at them.
+
+        `outputs` yields, for one call of a watched module after the other, its name, the rows of its input, and the
+        shape of its output.
+        """
+        return ()
+
     def without_data(self) -> Iterable[Note]:
         """What becomes of it in the data-free pipeline, where it needs calibration data (pipelines/data_free)."""
         text = f"The datafree pipeline runs no forward, although {self.type} needs calibration data."

@@ -56,6 +56,7 @@ def rehearse_job(wish: ScriptWish, model: str, recipe: str, say: Callable[[str],
 
 def _values(config: Any, job: Job, home: Path) -> dict[str, Any]:
     pattern = calibration_batch(config, replace(job.batch_shape, batch_size=1), getattr(torch, job.dtype))
+    mask = {"loss_mask": {"dtype": "int64", "values": [1] * job.seq_len}} if job.loss_mask else {}
     return {
         "model": str(home),
         "dtype": job.dtype,
@@ -64,7 +65,7 @@ def _values(config: Any, job: Job, home: Path) -> dict[str, Any]:
         "linearized": job.linearized,
         "samples": job.samples,
         "batch_size": job.batch_size,
-        "sample": {name: _field(name, field) for name, field in pattern.fields.items()},
+        "sample": {**{name: _field(name, field) for name, field in pattern.fields.items()}, **mask},
     }
 
 

@@ -125,7 +125,7 @@ def host_model(graph: "ModelGraph", program: Program, job: Job) -> HostModel:
         modules=len(graph.module_refs()),
         large_views=tuple(size for size in views.values() if size >= PAGE),
         intermediate_size=_intermediate_size(graph),
-        pinned_batch_bytes=sum(next_power_of_two(c.bytes) for c in graph.trace.crossings.values() if c.producer < 0),
+        pinned_batch_bytes=sum(next_power_of_two(c.bytes) for c in program.trace.crossings.values() if c.producer < 0),
         tokens=job.samples * job.seq_len,
     )
 

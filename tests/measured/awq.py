@@ -14,7 +14,18 @@ ROTATED: Jobs = (
 )
 """The blocks that run again rotate inputs, and outputs, as they did before."""
 
+MASKED: Jobs = (
+    ("llama-3-8b", "awq_grid4", {**SHORT, "loss_mask": True}),
+    ("llama-3-8b", "awq_offload_cpu", {**SHORT, "samples": 14, "batch_size": 4, "loss_mask": True}),
+    ("llama-3-8b", "awq_grid4", {**SHORT, "offload_device": "gpu", "loss_mask": True}),
+)
+"""Samples with a loss mask that marks every token."""
+
 METER: Jobs = (
+    *MASKED,
+    ("llama-3-8b", "awq_grid4", {**SHORT, "samples": 64, "loss_mask": True, "pipeline": "basic", "weights": "gpu"}),
+    ("llama-3-8b", "smoothquant_w8a8", {**SHORT, "loss_mask": True}),
+    ("qwen3-8b", "awq_no_duo", {**SHORT, "loss_mask": True, "progress_bars": True}),
     ("llama-3-8b", "awq_w4a16", {**SHORT, "seq_len": 2048}),
     ("llama-3-8b", "awq_w4a16_asym", {**SHORT, "samples": 14, "batch_size": 4}),
     ("llama-3-8b", "awq_no_duo", SHORT),
@@ -47,6 +58,7 @@ METER: Jobs = (
 )
 
 CUDA: Jobs = (
+    *MASKED,
     ("llama-3-8b", "awq_w4a16", {**SHORT, "seq_len": 2048}),
     ("llama-3-8b", "awq_w4a16_asym", {**SHORT, "samples": 14, "batch_size": 4}),
     ("llama-3-8b", "awq_no_duo", SHORT),

@@ -1,6 +1,7 @@
 """Calibration batches of exact sizes: random tokens, and images for the families known here."""
 
 import math
+from dataclasses import dataclass
 
 import fakecuda
 import models
@@ -17,15 +18,29 @@ class UnsupportedImages(SystemExit):
     """Images were asked for a family whose inputs this file cannot build."""
 
 
-def loader(config, dtype, samples, seq_len, batch_size, images=0, image_size=(448, 448)):
-    """A DataLoader of `samples` samples of `seq_len` tokens with `images` images each.
+@dataclass(frozen=True)
+class Data:
+    """`samples` samples of `seq_len` tokens, with `images` images each and a loss mask of all tokens if asked for."""
+
+    samples: int
+    seq_len: int
+    batch_size: int
+    images: int = 0
+    image_size: tuple[int, int] = (448, 448)
+    loss_mask: bool = False
+
+
+def loader(config, dtype, data):
+    """A DataLoader of these samples.
 
     Image placeholder tokens are part of the `seq_len` tokens. Raises UnsupportedImages for a
     family whose image inputs are not known here.
     """
     with fakecuda.kind("calibration_data"):
-        rows = [_sample(config, dtype, seq_len, images, image_size) for _ in range(samples)]
-        return torch.utils.data.DataLoader(rows, batch_size=batch_size, collate_fn=_collate)
+        rows = [_sample(config, dtype, data.seq_len, data.images, data.image_size) for _ in range(data.samples)]
+        for row in rows if data.loss_mask else ():
+            row["loss_mask"] = torch.ones(data.seq_len, dtype=torch.long)
+        return torch.utils.data.DataLoader(rows, batch_size=data.batch_size, collate_fn=_collate)
 
 
 def _sample(config, dtype, seq_len, images, size):

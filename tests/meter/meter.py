@@ -49,6 +49,9 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     data.add_argument("--seq-len", type=int, default=2048, help="tokens per sample, image tokens included")
     data.add_argument("--batch-size", type=int, default=1)
     data.add_argument("--images", type=int, default=0, help="images per sample")
+    data.add_argument(
+        "--loss-mask", action="store_true", help="samples carry a mask of all their tokens: use_loss_mask"
+    )
     data.add_argument("--image-size", default="448x448", help="HEIGHTxWIDTH in pixels, for towers that keep the size")
     job = p.add_argument_group("oneshot")
     job.add_argument("--pipeline", choices=["independent", "sequential", "basic", "datafree"], default="independent")
@@ -106,6 +109,7 @@ def oneshot_arguments(args, model, loader) -> dict:
         "moe_calibrate_all_experts": not args.no_calibrate_all_experts,
         "propagate_error": not args.no_propagate_error,
         "sequential_prefetch": args.prefetch,
+        "use_loss_mask": args.loss_mask,
         "sequential_offload_device": args.offload_device,
         "sequential_targets_per_subgraph": args.targets_per_subgraph,
     }
@@ -167,7 +171,8 @@ def measure(args) -> dict:
     if args.linearized:
         models.linearize(model)  # not frozen: REAP drops experts, and a collection finds them
     size = tuple(int(side) for side in args.image_size.lower().split("x"))
-    loader = batches.loader(config, dtype, own_samples(args), args.seq_len, args.batch_size, args.images, size)
+    data = batches.Data(own_samples(args), args.seq_len, args.batch_size, args.images, size, args.loss_mask)
+    loader = batches.loader(config, dtype, data)
     about_model = models.describe(model)
 
     if args.ranks:

@@ -61,6 +61,7 @@ def jobs(draw: st.DrawFn, **fixed: Any) -> Job:
         "targets_per_subgraph": draw(st.integers(1, 4)),
         "propagate_error": draw(st.booleans()),
         "prefetch": draw(st.booleans()),
+        "loss_mask": draw(st.booleans()),
         "progress_bars": draw(st.booleans()),
         "offload_device": draw(st.sampled_from(("cpu", "gpu", "gpu:1"))),
         "weights": draw(st.sampled_from(("cpu", "cpu", "gpu", "disk"))),

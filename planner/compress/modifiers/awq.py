@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import BaseModel, Field, field_validator
 
 from planner.compress.context import Context
+from planner.compress.modifiers.awq_loss_mask import misfits
 from planner.compress.modifiers.awq_model import AwqModel
 from planner.compress.modifiers.awq_search import AwqSmoothing
 from planner.compress.modifiers.mixin import QuantizationMixinSpec
@@ -163,6 +164,12 @@ class AwqSpec(ModifierSpec):
         empty = [one.smooth.name for one in self.smoothings if self.duo_scaling and not one.quantized]
         if empty:
             yield _fails(f"AWQ divides by zero: no layer behind {few(empty)} is quantized. Write duo_scaling: false.")
+
+    def masked(self, outputs: Iterable[tuple[str, int, tuple[int, ...]]], samples: int, tokens: int) -> Iterable[Note]:
+        """It looks at the marked tokens alone."""
+        hooks = frozenset(one.hook for one in self.smoothings)
+        parents = frozenset(one.parent for one in self.smoothings)
+        return misfits(outputs, hooks, parents, samples, tokens)
 
     def uncounted_in_basic(self) -> Iterable[Note]:
         """basic/pipeline.py sends sequential_epoch_end after it left DisableQuantization: Linears round their weights

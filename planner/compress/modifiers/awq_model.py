@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from planner.compress.context import Context
 from planner.compress.holdings import Owner
+from planner.compress.modifiers.awq_loss_mask import marked_activations
 from planner.compress.modifiers.awq_samples import KeptArguments
 from planner.compress.modifiers.awq_search import AwqSearch, AwqSmoothing, Statistics
 from planner.compress.modifiers.base import ModifierModel
@@ -78,6 +79,8 @@ class AwqModel(ModifierModel):
         numel, width = call.rows * call.columns, call.columns * FP32
         with self.context.frame("awq", Owner(module.name, "activations")) as frame:
             frame.assign("activations", numel * call.itemsize)
+            if self.context.job.loss_mask:
+                marked_activations(frame, call.rows, numel * call.itemsize, is_copied=self._masks_wait_elsewhere)
             frame.assign("in fp32", numel * FP32)
             build = frame.build
             if build is None:
@@ -95,6 +98,11 @@ class AwqModel(ModifierModel):
                         "cpu", width + INT64, "awq", Owner(name, "activation statistics")
                     )
                     self.search.statistics[name] = Statistics(handle, call.columns)
+
+    @property
+    def _masks_wait_elsewhere(self) -> bool:
+        """pipelines/basic/pipeline.py keeps them on the CPU."""
+        return self.context.job.pipeline == "basic" and self.context.device == "gpu"
 
     def on_sequential_epoch_end(self, modules: Sequence[LinearModule]) -> None:
         """base.py `_apply_smoothing`: the mappings whose activations were seen, in the order of the mappings."""

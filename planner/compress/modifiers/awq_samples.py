@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from planner.compress.batches import Batches, walk_batches
 from planner.compress.context import Context, Frame
 from planner.compress.holdings import Owner
+from planner.compress.modifiers.awq_loss_mask import marked_outputs
 from planner.cuda.operands import Operand
 from planner.cuda.reductions import buffer_sizes
 from planner.cuda.requests import temporaries
@@ -125,18 +126,29 @@ class Samples:
         reduced to one number and in what is summed.
         """
         if names.build is None:
-            return
-        names.assign("loss", FP32)
-        names.assign("num_elements", INT64)
+            if self._context.job.loss_mask:
+                self._walk(lambda number: self._mark(number, names))
+        else:
+            names.assign("loss", FP32)
+            names.assign("num_elements", INT64)
+            self._walk(lambda number: self._compare(number, names))
+            names.temporary(FP32, "mean loss")
+            names.delete("loss", "num_elements")
+        names.delete("token_mask", "fp16_masked", "int_w_masked")
 
-        def batch(number: int) -> None:
-            size, numel = self._output(number)
-            with names.during(size, "room of the loss"), names.during(size, "squared differences"):
-                self._reduce(names, numel, _DTYPE[self._kept.itemsize], FP32)
+    def _compare(self, number: int, names: Frame) -> None:
+        """loss += mse_loss(..., reduction="sum")"""
+        if self._context.job.loss_mask:
+            self._mark(number, names)
+        size, numel = self._output(number)
+        with names.during(size, "room of the loss"), names.during(size, "squared differences"):
+            self._reduce(names, numel, _DTYPE[self._kept.itemsize], FP32)
 
-        self._walk(batch)
-        names.temporary(FP32, "mean loss")
-        names.delete("loss", "num_elements")
+    def _mark(self, number: int, names: Frame) -> None:
+        """The marked tokens of both outputs."""
+        job = self._context.job
+        samples = job.last_batch_size if self._batches.is_last(number) else job.batch_size
+        marked_outputs(names, (samples, job.seq_len), self._output(number)[0])
 
     def _output(self, number: int) -> tuple[int, int]:
         """Bytes and numbers of the first output."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from planner.compress.context import Context
 from planner.compress.forward import Hooked, SubgraphForward
 from planner.compress.home import ModelHome
+from planner.compress.loss_masks import LossMasks
 from planner.compress.modifiers import make_model
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.program import Outcome, Program, Run, StepMemory
@@ -43,6 +44,8 @@ class Pipeline(ABC):
         self.models: list[ModifierModel] = [made.get(id(run)) or make_model(run.spec, context) for run in runs]
         self.ending: Sequence[ModifierModel] = ()
         """Those that are finalized when this pipeline ends: all of the job's, if it is the last one."""
+        self.loss_masks = LossMasks(context)
+        """State.loss_masks: one for all pipelines of the job."""
         self.staying: Sequence[tuple[Run, ModifierModel]] = ()
         """Those of earlier pipelines whose hooks are in the model for good."""
 

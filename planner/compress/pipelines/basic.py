@@ -23,6 +23,7 @@ class BasicPipeline(Pipeline):
         names = self.context.frame("batch", "basic pipeline")
         modules = [self.all_modules(run) for run in self.runs]
         hooked = self.hooked(modules, self.all_modules)
+        self.loss_masks.begin()
         self.start()
         self.close("setup", "setup")
         everything = tuple(range(len(trace.segments)))
@@ -34,7 +35,8 @@ class BasicPipeline(Pipeline):
             samples, size = share = batches.share(number)
             nbytes = trace.batch_bytes * samples // size
             names.delete("batch")  # the loop binds it to the dataloader's batch first, then to its copy on the GPU
-            with ledger.hold("cpu", nbytes, "calibration_data", "batch"):
+            kept = self.loss_masks.append(samples, size)
+            with ledger.hold("cpu", nbytes - kept, "calibration_data", "batch"):
                 if self.context.device == "gpu":
                     names.assign("batch", nbytes)
                 ledger.free_all(self.forward.run(whole, hooked, share, again=number > 0).values())

@@ -32,6 +32,7 @@ class SequentialPipeline(Pipeline):
         self.close("setup", "setup")
         self.onload_head()
         self.cache.fill()
+        self.loss_masks.fetch(self.cache)
         self.close("prepare", "activation cache")
         self._walk()
         self.finish()

@@ -25,6 +25,7 @@ ARGUMENTS = {
     "offload_device": "sequential_offload_device",
     "propagate_error": "propagate_error",
     "prefetch": "sequential_prefetch",
+    "loss_mask": "use_loss_mask",
     "calibrate_all_experts": "moe_calibrate_all_experts",
 }
 """planner/job_arguments.py has the same; here nothing of planner can be imported but this folder."""

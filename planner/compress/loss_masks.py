@@ -1,0 +1,82 @@
+"""Loss masks among the calibration data (oneshot's use_loss_mask): what they add to a batch, and who keeps them.
+
+A sample's mask is one more column, an int64 for each token, which no traced forward reads: `Subgraph.input_names` has
+the model's own inputs alone. So in the sequential pipeline it lies in the activation cache until the pipeline returns.
+Beside that core/state.py `State.loss_masks` has the masks of all batches. Nobody clears it: it lasts until a later
+pipeline has made its own list, or else for the rest of the process.
+"""
+
+from dataclasses import replace
+
+from planner.compress.cache import ActivationCache
+from planner.compress.context import Context
+from planner.job import Job
+from planner.models.traces import Crossing, ModelTrace
+from planner.timeline import Handle
+
+LOSS_MASK = "loss_mask"
+INT64 = 8
+
+
+def with_loss_masks(trace: ModelTrace, job: Job) -> ModelTrace:
+    """The trace over batches that carry a loss mask, if the job's do."""
+    if not job.loss_mask:
+        return trace
+    sample = job.seq_len * INT64
+    nbytes, number = sample * job.batch_size, max(trace.crossings, default=-1) + 1
+    mask = Crossing(number, LOSS_MASK, nbytes, producer=-1, last_reader=-1)
+    return replace(
+        trace,
+        crossings={**trace.crossings, number: mask},
+        sample_bytes=trace.sample_bytes + sample,
+        batch_bytes=trace.batch_bytes + nbytes,
+    )
+
+
+class LossMasks:
+    """State.loss_masks of one process, over all its pipelines."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._held: Handle | None = None
+
+    def fetch(self, cache: ActivationCache) -> None:
+        """pipelines/sequential/pipeline.py: the masks of all batches on the computing device, in a new list.
+
+        Where the cache lies there, the list has the cache's own tensors.
+        """
+        job, ledger = self._context.job, self._context.ledger
+        if not job.loss_mask:
+            return
+        new = cache.hand_over(LOSS_MASK)
+        if new is None:
+            new = ledger.open(self._context.device, "batch", "loss masks of all batches")
+            full, last = job.batches - 1, job.last_batch_size * job.seq_len * INT64
+            ledger.grow(new, full * self.batch_bytes, full)
+            ledger.grow(new, last)
+            self._context.traffic.onto_gpu(full * self.batch_bytes + last)
+        self._replace(new)
+
+    def begin(self) -> None:
+        """pipelines/basic/pipeline.py: an empty list, to which `append` adds the masks of one batch after the other."""
+        if self._context.job.loss_mask:
+            self._replace(self._context.ledger.open("cpu", "calibration_data", "loss masks of all batches"))
+
+    def append(self, samples: int, size: int) -> int:
+        """Keep the mask of a batch of `samples` of `size`, as collated on the CPU; returns its bytes."""
+        if self._held is None:
+            return 0
+        nbytes = self.batch_bytes * samples // size
+        self._context.ledger.grow(self._held, nbytes)
+        return nbytes
+
+    @property
+    def batch_bytes(self) -> int:
+        """Bytes of a whole batch's mask."""
+        job = self._context.job
+        return job.batch_size * job.seq_len * INT64
+
+    def _replace(self, new: Handle) -> None:
+        if self._held is not None:
+            self._context.ledger.free(self._held)
+        self._held = new
