@@ -17,6 +17,9 @@ import steps
 
 fakecuda.torch.backends.cudnn.enabled = False  # its stub cannot plan; convolutions take PyTorch's own kernels
 
+if "--loss-mask" in sys.argv:
+    fakecuda.mark_all()  # dense models: a mixture's routing asks nonzero, too
+
 _mark = steps.Recorder.mark
 
 
