@@ -13,11 +13,12 @@ from planner.compress.binding import make_program
 from planner.compress.context import EVERYTHING, Context, Shortcuts
 from planner.compress.devices import Action, CardUse, CountingDevice, PassedOn
 from planner.compress.holdings import DeviceName
+from planner.compress.inferred import pipeline_runs
 from planner.compress.ledger import Ledger
 from planner.compress.modifiers.gptq import GPTQModel, GPTQSpec
 from planner.compress.oneshot import simulate
 from planner.compress.pipelines.base import Pipeline
-from planner.compress.program import Outcome
+from planner.compress.program import Outcome, Program
 from planner.compress.schema import Plan
 from planner.job import Job
 from planner.planning import plan_graph
@@ -155,14 +156,30 @@ def test_a_job_leaves_weights_samples_and_qparams(case: Case, shortcuts: Shortcu
     context = Context(job, shortcuts=shortcuts)
     program, _ = make_program(toy.graph, recipe, job)
     simulate(program, context)
-    samples = {"calibration_data": job.rank_samples * toy.ids}
+    masks = Counter[tuple[str, str]](_masks_left(program, job))
+    own_masks = job.rank_samples * job.seq_len * 8 * job.loss_mask
+    kept = job.rank_samples * toy.ids + own_masks + masks["cpu", "calibration_data"]
+    samples = {"calibration_data": kept}
     home = {
         "model": toy.weight_bytes - program.disk_bytes,
         "qparams": program.qparam_bytes - program.disk_qparam_bytes,
     }
     on_gpu, on_cpu = (home, samples) if job.weights == "gpu" else ({}, home | samples)
+    on_gpu = on_gpu | {kind: masks["gpu", kind] for kind in ("batch", "activation_cache")}
     for device, left in (("gpu", on_gpu), ("cpu", on_cpu)):
         assert context.ledger.live_by_kind(device) == {kind: size for kind, size in left.items() if size}
+
+
+def _masks_left(program: Program, job: Job) -> dict[tuple[str, str], int]:
+    """State.loss_masks at the end, by device and kind: the list of the last pipeline that ran over data."""
+    over_data = [run.pipeline for run in pipeline_runs(program, job) if run.pipeline != "datafree"]
+    if not job.loss_mask or not over_data:
+        return {}
+    if over_data[-1] == "basic":
+        where = "cpu", "calibration_data"
+    else:
+        where = "gpu", "activation_cache" if job.offload_device == "gpu" else "batch"
+    return {where: job.rank_samples * job.seq_len * 8}
 
 
 # ---------------------------------------------------------------------- more of something
