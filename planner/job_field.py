@@ -78,8 +78,11 @@ class JobField:
         return [self._meter_option] if word is True else [self._meter_option, str(word)]
 
     def from_meter(self, job: Mapping[str, Any]) -> Any:
-        """The value in the `job` of the meter's JSON, whose keys are its options. KeyError where it is not there."""
-        if not self.metered:
-            return self.default
+        """The value in the `job` of the meter's JSON, whose keys are its options. KeyError where it is not there.
+
+        A flag may be missing: the run is older than the flag.
+        """
         key = self._meter_option.removeprefix("--").replace("-", "_")
+        if not self.metered or (self.is_flag and key not in job):
+            return self.default
         return (self.meter_spelling or self.spelling).read(job[key])

@@ -47,7 +47,64 @@ def test_a_weight_lies_in_fp64_twice_beside_its_matrix() -> None:
     assert context.ledger.close_step()["gpu"].bytes == ROWS * COLUMNS * (2 + 8 + 8) + 16 * 16 * 8
 
 
-def test_a_random_matrix_is_made_of_three_and_a_half() -> None:
+def test_a_matrix_in_fp32_turns_inputs_and_weights_in_fp32() -> None:
+    _, context = started(toys.linear("m", ROWS, COLUMNS), precision="float32", **BLOCKS)
+    assert context.ledger.close_step()["gpu"].bytes == ROWS * COLUMNS * (2 + 4 + 4) + 16 * 16 * 4
+    assert [kind for _, kind, _ in spec(precision="torch.float32").added(refs())] == ["F32"]
+
+
+def test_outputs_are_turned_by_the_weights_own_matrix_in_fp64() -> None:
+    fields = {"rotations": ["u"], "precision": "float32", **BLOCKS}
+    _, context = started(toys.linear("m", ROWS, COLUMNS), **fields)
+    assert context.ledger.close_step()["gpu"].bytes == ROWS * COLUMNS * (2 + 8 + 8) + 16 * 16 * 8
+
+
+# ---------------------------------------------------------------------- random matrices
+MATRIX = {"transform_type": "random-matrix"}
+
+
+def on_cpu(**fields: Any) -> int:
+    """Bytes on the CPU once one module has been attached to."""
+    _, context = started(toys.linear("m", ROWS, COLUMNS), **fields)
+    return context.ledger.live_by_kind("cpu")["transform"]
+
+
+def test_a_random_matrix_and_its_inverse_are_made_where_the_module_lies() -> None:
+    whole = COLUMNS * COLUMNS * 8
+    _, context = started(toys.linear("m", ROWS, COLUMNS), **MATRIX)
+    peak = context.ledger.close_step()
+    # the matrix, the result by columns, and LU with its pivots; then the copy by rows
+    assert peak["cpu"].bytes == 3 * whole + COLUMNS * 4
+    assert peak["gpu"].bytes == ROWS * COLUMNS * (2 + 8 + 8) + whole, "a product is divided by nothing"
+    assert on_cpu(**MATRIX) == 2 * whole
+
+
+def test_both_sides_have_a_matrix_and_an_inverse_each() -> None:
+    assert on_cpu(rotations=["v", "u"], **MATRIX) == 2 * 8 * (COLUMNS**2 + ROWS**2)
+
+
+def test_an_inverse_in_fp32_is_computed_in_fp64() -> None:
+    _, context = started(toys.linear("m", ROWS, COLUMNS), precision="float32", **MATRIX)
+    in_fp64, in_fp32 = COLUMNS * COLUMNS * 8, COLUMNS * COLUMNS * 4
+    assert context.ledger.close_step()["cpu"].bytes == in_fp32 + 3 * in_fp64 + COLUMNS * 4
+
+
+def test_what_no_hook_needs_goes_at_the_end() -> None:
+    model, context = started(toys.linear("m", ROWS, COLUMNS), rotations=["v", "u"], **MATRIX)
+    model.on_finalize()
+    assert context.ledger.live_by_kind("cpu")["transform"] == 8 * (COLUMNS**2 + ROWS**2)
+
+
+def test_when_pythons_collector_comes_is_not_known_and_that_is_said() -> None:
+    assert [note.kind for note in spec(**MATRIX).uncounted()] == ["estimate"]
+    assert not list(spec().uncounted())
+
+
+def test_a_random_matrix_has_any_size() -> None:
+    assert spec(**MATRIX).within(TRAITS, refs(columns=1187), ()).select(refs()).weights.keys() == {"up"}
+
+
+def test_a_random_hadamard_matrix_is_made_of_three_and_a_half() -> None:
     whole = COLUMNS * COLUMNS * 8
     _, known = started(toys.linear("m", 1, COLUMNS))
     # the diagonal, a copy of it and the product, beside the known matrix
@@ -136,9 +193,8 @@ def phases(program: Program, pipeline: str) -> dict[str, int]:
         ({"randomize": True}, r"quip\.randomize: is not supported"),
         ({"learnable": True}, r"quip\.learnable: is not supported"),
         ({"rotations": ["w"]}, r"quip\.rotations"),
-        ({"transform_type": "random-matrix"}, "planner models hadamard and random-hadamard alone"),
         ({"transform_config": {}}, r"quip\.transform_config: planner models the one"),
-        ({"precision": "torch.float32"}, r"quip\.precision: planner models float64 alone"),
+        ({"precision": "torch.float16"}, r"quip\.precision: planner models float64 and float32, not float16"),
         ({"targets": ["re:("]}, r"quip\.targets"),
     ],
 )

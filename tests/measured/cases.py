@@ -37,6 +37,9 @@ QUIP_JOBS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("qwen2.5-7b", "spinquant_random", {"layers": 2, "samples": 4}),
     ("llama-3-8b", "spinquant_r4_gptq", {"layers": 2, "samples": 4}),
     ("qwen3-0.6b", "spinquant_r4", {"layers": 4, "samples": 4, "seq_len": 512}),
+    ("llama-3-8b", "quip_matrix_gptq", TINY),
+    ("qwen3-0.6b", "spinquant_matrix", TINY),
+    ("qwen3-0.6b", "quip_fp32_gptq", TINY),
 )
 """QuIP on inputs alone and on outputs too, in blocks and whole, on a tied head, and on experts."""
 

@@ -15,12 +15,12 @@ from planner.compress.context import Context
 from planner.compress.holdings import Owner
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.rotations import (
+    FP64,
     Matrices,
     RotatedInputs,
     TransformFields,
     TransformSpec,
     TransformType,
-    refuse_random_matrix,
     saved_matrices,
 )
 from planner.errors import RecipeError, UnsupportedError
@@ -64,11 +64,8 @@ class QuIPSpec(TransformSpec):
         """Refuses what the library refuses, and what is not modelled."""
         entry = validated(QuIPFields, fields, where)
         entry.refuse_unfinished(where)
-        refuse_random_matrix(entry.transform_type, where)
         if entry.transform_config is not None:
             raise UnsupportedError(f"{where}.transform_config: planner models the one that QuIPModifier makes itself")
-        if entry.precision is not None and str(entry.precision).removeprefix("torch.") != "float64":
-            raise UnsupportedError(f"{where}.precision: planner models float64 alone, the default")
         targets, ignore = _listed(entry.targets), _listed(entry.ignore)
         check_patterns(targets, f"{where}.targets")
         check_patterns(ignore, f"{where}.ignore", may_be_empty=True)
@@ -77,6 +74,7 @@ class QuIPSpec(TransformSpec):
             rotations=tuple(name for name in ("v", "u") if name in entry.rotations),
             transform_type=entry.transform_type,
             transform_block_size=entry.transform_block_size,
+            itemsize=entry.precision_itemsize(where),
             targets=targets,
             ignore=ignore,
         )
@@ -107,7 +105,8 @@ class QuIPSpec(TransformSpec):
         """One matrix for each size, of inputs and of outputs."""
         refs = selected(self.targets, self.ignore, modules)
         if "v" in self.rotations:
-            yield from saved_matrices("v_input", ((ref.name, ref.columns) for ref in refs), self.transform_block_size)
+            sides = ((ref.name, ref.columns) for ref in refs)
+            yield from saved_matrices("v_input", sides, self.transform_block_size, self.itemsize)
         if "u" in self.rotations:
             yield from saved_matrices("u_output", ((ref.name, ref.rows) for ref in refs), self.transform_block_size)
 
@@ -142,7 +141,8 @@ class QuIPModel(ModifierModel):
     def __init__(self, context: Context, spec: QuIPSpec) -> None:
         super().__init__(context)
         block = spec.transform_block_size
-        matrices = {name: Matrices(context, name, spec.transform_type) for name in spec.rotations}
+        width = {"v": spec.itemsize, "u": FP64}  # of U, weights come first
+        matrices = {name: Matrices(context, name, spec.transform_type, width[name]) for name in spec.rotations}
         self.block = block
         self.inputs = RotatedInputs(matrices["v"], block) if "v" in matrices else None
         self.outputs = matrices.get("u")
@@ -156,8 +156,17 @@ class QuIPModel(ModifierModel):
         if self.outputs is not None:
             for module in found:
                 self.outputs.rotate(module, self.block or module.rows)
+            for module in found:
+                self.outputs.invert(self.block or module.rows)
             self.outputs.keep_scales(len(found))
         self.context.keep_onloaded = kept
+
+    def on_finalize(self) -> None:
+        """matrix_multiply.py RandomMatrixFactory: of a matrix and its inverse, the hooks have one."""
+        if self.inputs is not None:
+            self.inputs.finalize()
+        if self.outputs is not None and self.outputs.inverses:
+            self.outputs.forget(self.outputs.made)
 
     def before_forward(self, module: LinearModule, call: Call) -> None:
         """The input hook."""

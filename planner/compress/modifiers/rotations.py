@@ -1,6 +1,7 @@
 """What SpinQuant and QuIP share: the fields of a transform, the matrices it makes, and the product with one of them.
 
-compressed_tensors transform/factory/{base,hadamard,random_hadamard}.py and transform/utils/{hadamard,matrix}.py.
+compressed_tensors transform/factory/{base,hadamard,random_hadamard,matrix_multiply}.py and
+transform/utils/{hadamard,matrix}.py.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +15,7 @@ from planner.compress.context import Context, Frame
 from planner.compress.holdings import DeviceName, Owner
 from planner.compress.modifiers.writing import write_back
 from planner.errors import RecipeError, UnsupportedError
+from planner.hints import shorten
 from planner.models.traces import Call
 from planner.notes import Note
 from planner.recipe.specs import ModifierSpec
@@ -23,8 +25,11 @@ from planner.timeline import Handle
 
 FP64 = 8
 SCALE = 8
+PIVOT = 4
 HADAMARD_SIZES = (1, 2, *range(4, 257, 4))
 """Those in transform/utils/hadamards.safetensors, in ascending order."""
+
+PRECISIONS = {"float64": FP64, "float32": 4}
 
 TransformType = Literal["hadamard", "random-hadamard", "random-matrix"]
 
@@ -45,6 +50,14 @@ class TransformFields(ModifierFields):
             if getattr(self, name):
                 raise RecipeError("is not supported by LLM Compressor as of now", f"{where}.{name}")
 
+    def precision_itemsize(self, where: str) -> int:
+        """Bytes of a number in a matrix that a hook multiplies with (factory/hadamard.py, matrix_multiply.py
+        `create_transform`: those of weights alone are in float64)."""
+        name = "float64" if self.precision is None else str(self.precision).removeprefix("torch.")
+        if name not in PRECISIONS:
+            raise UnsupportedError(f"{where}.precision: planner models {' and '.join(PRECISIONS)}, not {shorten(name)}")
+        return PRECISIONS[name]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransformSpec(ModifierSpec):
@@ -52,6 +65,9 @@ class TransformSpec(ModifierSpec):
 
     transform_type: TransformType = "hadamard"
     transform_block_size: int | None = None
+    itemsize: int = FP64
+    """Of the matrices that hooks multiply inputs with. The weights of these modules meet them first or second, and
+    `ParameterizedDefaultDict` finds a matrix by its size: they are multiplied with the very same."""
 
     @property
     def requires_calibration_data(self) -> bool:
@@ -75,6 +91,15 @@ class TransformSpec(ModifierSpec):
                 text = f"{other.type} trains layers, and what rotates the inputs of their Linears then is not modelled"
                 raise UnsupportedError(f"{self.where}: {text}")
 
+    def uncounted(self) -> Iterable[Note]:
+        """Random matrices whose inverse is used, and inverses that are in weights, are garbage in a cycle."""
+        if self.transform_type == "random-matrix":
+            text = (
+                "its random matrices and their inverses stay on the CPU until Python's collector comes, sooner or "
+                "later; planned as if it came at the end, and without what LAPACK or cuSOLVER takes to invert them"
+            )
+            yield Note(kind="estimate", text=f"{self.where}: {text}")
+
     def check_side(self, side: int, name: str) -> None:
         """utils/matrix.py `get_transform_size`, and whether there is a matrix of this size (utils/hadamard.py)."""
         block = self.transform_block_size
@@ -87,12 +112,6 @@ class TransformSpec(ModifierSpec):
         if self.transform_type == "random-hadamard" and known_divisor(size) is None:
             text = f"LLM Compressor cannot make a random hadamard matrix of {size} ({name}); ignore that module"
             raise RecipeError(f"{text}, or take a transform_block_size", self.where)
-
-
-def refuse_random_matrix(kind: TransformType, where: str) -> None:
-    """Its inverses are computed on the CPU, by LAPACK."""
-    if kind == "random-matrix":
-        raise UnsupportedError(f"{where}.transform_type: planner models hadamard and random-hadamard alone")
 
 
 def known_divisor(size: int) -> int | None:
@@ -119,10 +138,15 @@ class Matrices:
     kind: TransformType
     itemsize: int = FP64
     made: dict[int, Handle] = field(default_factory=dict)
+    inverses: dict[int, Handle] = field(default_factory=dict)
+    """Of random matrices; a Hadamard matrix is turned round instead."""
 
     def make(self, size: int) -> None:
         """hadamard.py HadamardFactory.create_transform: the matrix of this size, if it is not there yet."""
         if size in self.made:
+            return
+        if self.kind == "random-matrix":
+            self.made[size] = self._uniform(size)
             return
         with self.context.frame("compress", self.label(size)) as frame:
             if self.kind == "hadamard":
@@ -130,6 +154,31 @@ class Matrices:
             else:
                 self._random(frame, size)
             self.made[size] = self._put_away(frame, size)
+
+    def invert(self, size: int) -> None:
+        """matrix_multiply.py RandomMatrixFactory.create_transform: the inverse of this size, if it is not there yet.
+
+        high_precision_invert, where the matrix lies: native/BatchLinearAlgebra.cpp linalg_inv_ex_out solves for the
+        identity, which becomes the result, by columns, beside an LU decomposition. Then it is copied by rows.
+        """
+        if self.kind != "random-matrix" or size in self.inverses:
+            return
+        ledger, place, nbytes = self.context.ledger, self._place, self.bytes(size)
+        owner = Owner(self.label(size), "inverse")
+        wide, pivots = size * size * FP64, size * PIVOT
+        with ledger.hold(place, wide if self.itemsize != FP64 else 0, "transform", owner.part("matrix in fp64")):
+            result = ledger.alloc(place, wide, "transform", owner.part("by columns"))
+            with (
+                ledger.hold(place, wide, "transform", owner.part("LU")),
+                ledger.hold(place, pivots, "transform", owner.part("pivots")),
+            ):
+                pass
+        if self.itemsize != FP64:
+            narrow = ledger.alloc(place, nbytes, "transform", owner.part("by columns"))
+            ledger.free(result)
+            result = narrow
+        self.inverses[size] = ledger.alloc(place, nbytes, "transform", owner)
+        ledger.free(result)
 
     def bytes(self, size: int) -> int:
         """Of the matrix."""
@@ -144,11 +193,13 @@ class Matrices:
         if self.context.device == "gpu" and not self.context.weights_on_gpu:
             frame.bind("matrix", self.context.copied_to_gpu(f"{reader} matrix", self.bytes(size), "transform"))
 
-    def rotate(self, module: LinearModule, size: int) -> None:
+    def rotate(self, module: LinearModule, size: int, *, inverse: bool = False) -> None:
         """factory/base.py `_apply_to_module` on a weight, which is written back; size 0: no matrix that counts."""
         elements, context = module.rows * module.columns, self.context
         if size:
             self.make(size)
+        if size and inverse:
+            self.invert(size)
         with context.frame("compress", module.name) as frame, aligned(context, module):
             if size:
                 self.copied(frame, size, module.name)
@@ -157,6 +208,8 @@ class Matrices:
 
     def keep_scales(self, count: int) -> None:
         """hadamard.py HadamardTransform: `_scale`, a number on the CPU for each that stays, and no parameter."""
+        if self.kind == "random-matrix":
+            return
         self.context.ledger.alloc("cpu", count * SCALE, "transform", Owner(f"{self.name} scales"))
 
     def rotated(self, size: int, elements: int, itemsize: int, owner: Owner) -> Handle:
@@ -167,13 +220,19 @@ class Matrices:
             return frame.hand_over("rotated")
 
     def multiply(self, frame: Frame, elements: int, itemsize: int) -> None:
-        """hadamard.py HadamardTransform.forward: `frame` gets the name `rotated`, of the value's own type."""
+        """hadamard.py HadamardTransform.forward: `frame` gets the name `rotated`, of the value's own type.
+
+        matrix_multiply.py RandomMatrixTransform.forward divides by nothing.
+        """
         wide = elements * self.itemsize
         with frame.during(wide if itemsize != self.itemsize else 0, "value"):
             frame.assign("product", wide)
             self.context.multiply()
-        frame.assign("quotient", wide)
-        frame.delete("product")
+        if self.kind == "random-matrix":
+            frame.move("product", "quotient")
+        else:
+            frame.assign("quotient", wide)
+            frame.delete("product")
         if itemsize == self.itemsize:
             frame.move("quotient", "rotated")
         else:
@@ -182,8 +241,26 @@ class Matrices:
 
     def free(self) -> None:
         """Nobody refers to them any more."""
-        self.context.ledger.free_all(self.made.values())
-        self.made.clear()
+        self.forget(self.made)
+        self.forget(self.inverses)
+
+    def forget(self, matrices: dict[int, Handle]) -> None:
+        """Only the factory had these: Python's collector has come."""
+        self.context.ledger.free_all(matrices.values())
+        matrices.clear()
+
+    @property
+    def _place(self) -> DeviceName:
+        """utils/offload.py get_offloaded_device of a module."""
+        return "gpu" if self.context.weights_on_gpu else "cpu"
+
+    def _uniform(self, size: int) -> Handle:
+        """matrix_multiply.py RandomMatrixFactory._create_weight: torch.rand on the CPU, where the generator is."""
+        ledger, owner, nbytes = self.context.ledger, Owner(self.label(size)), self.bytes(size)
+        if self._place == "cpu":
+            return ledger.alloc("cpu", nbytes, "transform", owner)
+        with ledger.hold("cpu", nbytes, "transform", owner.part("on the CPU")):
+            return ledger.alloc("gpu", nbytes, "transform", owner)
 
     def _deterministic(self, frame: Frame, nbytes: int) -> None:
         """hadamard.py `deterministic_hadamard_matrix`: four copies of the one before, until it is large enough."""
@@ -222,8 +299,7 @@ class Matrices:
         frame.delete("input", "hadK", "Q")
 
     def _put_away(self, frame: Frame, size: int) -> Handle:
-        context = self.context
-        place: DeviceName = "gpu" if context.weights_on_gpu else "cpu"
+        context, place = self.context, self._place
         if place == context.device:  # .to(device) returns the same tensor
             handle = frame.hand_over("H")
             context.ledger.relabel(handle, frame.owner)
@@ -245,7 +321,11 @@ class RotatedInputs:
             self.matrices.make(self._size(module))
         self.matrices.keep_scales(len(modules))
         for module in modules:
-            self.matrices.rotate(module, self._size(module))
+            self.matrices.rotate(module, self._size(module), inverse=True)
+
+    def finalize(self) -> None:
+        """The inverses are in the weights."""
+        self.matrices.forget(self.matrices.inverses)
 
     def enter(self, module: LinearModule, call: Call) -> None:
         """factory/base.py `input_hook`: the Linear gets the rotated input, its caller keeps the other."""
@@ -262,10 +342,11 @@ class RotatedInputs:
 
 
 def saved_matrices(
-    location: str, sides: Iterable[tuple[str, int]], block: int | None
+    location: str, sides: Iterable[tuple[str, int]], block: int | None, itemsize: int = FP64
 ) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """apply.py `_register_tied_transform_weights`: a matrix goes by the first module that has it, in fp64."""
+    """apply.py `_register_tied_transform_weights`: a matrix goes by the first module that has it."""
     first: dict[int, str] = {}
     for name, side in sides:
         first.setdefault(block or side, name)
-    yield from ((f"{owner}.{location}.weight", "F64", (size, size)) for size, owner in first.items())
+    kind = "F64" if itemsize == FP64 else "F32"
+    yield from ((f"{owner}.{location}.weight", kind, (size, size)) for size, owner in first.items())

@@ -22,7 +22,6 @@ from planner.compress.modifiers.rotations import (
     TransformFields,
     TransformSpec,
     aligned,
-    refuse_random_matrix,
     saved_matrices,
 )
 from planner.compress.modifiers.writing import write_back
@@ -103,13 +102,13 @@ class SpinQuantSpec(TransformSpec):
                 raise UnsupportedError(
                     f"{where}.rotations: planner models R1, R2 and R4, and not what rotates queries and keys"
                 )
-        refuse_random_matrix(entry.transform_type, where)
         return cls(
             where=where,
             notes=tuple(_unread(entry, where)),
             rotations=tuple(dict.fromkeys(rotations)),
             transform_type=entry.transform_type,
             transform_block_size=entry.transform_block_size,
+            itemsize=entry.precision_itemsize(where),
         )
 
     def within(self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
@@ -146,7 +145,7 @@ class SpinQuantSpec(TransformSpec):
         """R4's matrices, which stay."""
         if "R4" in self.rotations:
             sides = ((ref.name, ref.columns) for ref in Patterns(MLP_OUT).of(modules))
-            yield from saved_matrices("R4_input", sides, self.transform_block_size)
+            yield from saved_matrices("R4_input", sides, self.transform_block_size, self.itemsize)
 
     def model(self, context: Context) -> "SpinQuantModel":
         """Weights in fp64, one at a time."""
@@ -236,6 +235,8 @@ class SpinQuantModel(ModifierModel):
         """hadamard.py HadamardFactory refers to itself, so that Python's collector must come for its matrices."""
         for matrices in self.matrices:
             matrices.free()
+        if self.inputs is not None:
+            self.inputs.finalize()
 
     def _center(self, module: LinearModule) -> None:
         """fuse.py center_embeddings"""
@@ -269,7 +270,7 @@ class SpinQuantModel(ModifierModel):
 
     def _attach(self, rotation: Rotation) -> None:
         """base.py `_create_r4_scheme`: its matrices lie with the model for good."""
-        matrices = Matrices(self.context, rotation.name, self.spec.transform_type)
+        matrices = Matrices(self.context, rotation.name, self.spec.transform_type, self.spec.itemsize)
         self.inputs, self.rotated = RotatedInputs(matrices, self.spec.transform_block_size), frozenset(rotation.inputs)
         self.inputs.attach([self.modules[name] for name in rotation.inputs])
 
@@ -282,7 +283,7 @@ class SpinQuantModel(ModifierModel):
                 module = self.modules[name]
                 side = _side(module.rows, module.columns, module.embedding, outputs)
                 size = self.spec.transform_block_size or side if rotation.name == "R1" else 0
-                matrices.rotate(module, size)
+                matrices.rotate(module, size, inverse=not outputs)
 
     def _aligned(self, module: LinearModule) -> AbstractContextManager[None]:
         """align_module_device: onloaded inside."""
