@@ -134,6 +134,31 @@ def test_rotations_reach_both_sides_of_each_weight() -> None:
     assert selection.watched == set(NORMS)
 
 
+def test_a_mixture_of_cohere_fuses_its_last_norm_alone_and_wants_a_preparation() -> None:
+    routed = SpinQuantSpec.read({}, "spin").within(ModelTraits(architecture="Cohere2MoeForCausalLM"), refs(), ())
+    assert routed.fused == (("model.norm", ("lm_head",)),)
+    assert routed.rotated == spec().rotated
+    (note,) = routed.check(refs(), routed.select(refs()))
+    assert note.kind == "result"
+    assert "prepare_cohere2_moe_for_spinquant" in note.text
+    assert list(spec().check(refs(), spec().select(refs()))) == []
+
+
+def test_what_no_weight_needs_any_more_goes_at_the_end() -> None:
+    model, context = run(transform_type="random-matrix", rotations=["R1"])
+    assert context.ledger.live_by_kind("cpu") == {"transform": 2 * MATRIX}
+    model.on_finalize()
+    assert context.ledger.live("cpu") == 0
+
+
+def test_matrices_that_stay_are_as_wide_as_the_precision() -> None:
+    fields = {"rotations": ["R4"], "precision": "torch.float32", "transform_block_size": 16}
+    _, context = run(**fields)
+    kept = context.ledger.live_by_kind("cpu")["transform"]
+    assert kept == 16 * 16 * 4 + 8
+    assert [kind for _, kind, _ in spec(**fields).added(refs())] == ["F32"]
+
+
 def test_a_size_without_a_hadamard_matrix_is_refused() -> None:
     odd = refs(embed_tokens=(VOCABULARY, 96))
     with pytest.raises(RecipeError, match=r"a hadamard matrix of 96 \(model\.embed_tokens\) does not exist"):

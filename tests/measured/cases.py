@@ -40,6 +40,8 @@ QUIP_JOBS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("llama-3-8b", "quip_matrix_gptq", TINY),
     ("qwen3-0.6b", "spinquant_matrix", TINY),
     ("qwen3-0.6b", "quip_fp32_gptq", TINY),
+    (str(CONFIGS / "cohere2-moe.json"), "spinquant_moe", TINY),
+    (str(CONFIGS / "cohere2-moe.json"), "spinquant_moe", {**TINY, "linearized": True}),
 )
 """QuIP on inputs alone and on outputs too, in blocks and whole, on a tied head, and on experts."""
 

@@ -49,7 +49,10 @@ NORMS: tuple[tuple[str, ...], ...] = (
 )
 """norm_mappings.py `_default_mappings`: a norm and the Linears behind it."""
 ROUTED = "Cohere2MoeForCausalLM"
-"""The one family with mappings of its own, which wants its model prepared by a script."""
+"""norm_mappings.py `_cohere2_moe_mappings`: the one family with mappings of its own, of norms the last one alone.
+
+They have the router as well, which is a Linear only once `prepare_cohere2_moe_for_spinquant` has made it one.
+"""
 
 
 class SpinQuantFields(TransformFields):
@@ -83,6 +86,8 @@ class SpinQuantSpec(TransformSpec):
     fused: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Norms with the Linears behind them, found in a model (`bound`)."""
     rotated: tuple[Rotation, ...] = ()
+    is_routed: bool = False
+    """The model is of the family that wants a preparation."""
 
     @classmethod
     def read(cls, fields: Any, where: str) -> Self:
@@ -113,19 +118,23 @@ class SpinQuantSpec(TransformSpec):
 
     def within(self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
         """Raises RecipeError where the library cannot group norms, or make a matrix of a weight's size."""
-        if facts.architecture == ROUTED:
-            raise UnsupportedError(f"{self.where}: {ROUTED} needs a preparation by script, which is not modelled")
         if "R4" in self.rotations:
             self.refuse_beside_training(recipe)
         where = f"{self.where} ({facts.architecture})"
         try:
-            fused = tuple(_fused(modules))
+            fused = tuple(_fused(modules, NORMS[-1:] if facts.architecture == ROUTED else NORMS))
         except ModuleSetError as error:
             raise RecipeError(f"{error}; LLM Compressor cannot fuse the norms of this model", where) from error
         rotated = tuple(self._rotations(modules))
         self._check_sizes(modules, rotated)
         embeddings = tuple(ref.name for ref in Patterns((EMBEDDING,)).of(modules))
-        return replace(self, embeddings=embeddings, fused=fused, rotated=rotated)
+        is_routed = facts.architecture == ROUTED
+        return replace(self, embeddings=embeddings, fused=fused, rotated=rotated, is_routed=is_routed)
+
+    def check(self, modules: Sequence[ModuleRef], selection: Selection) -> Iterable[Note]:
+        """What a script must have done before."""
+        if self.is_routed:
+            yield _unprepared(self.where)
 
     def hooked_inputs(
         self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]
@@ -183,8 +192,20 @@ def _unread(entry: SpinQuantFields, where: str) -> Iterator[Note]:
             yield Note(kind="recipe", text=f"{where}.{name} is not heeded: LLM Compressor infers them anew")
 
 
-def _fused(modules: Sequence[ModuleRef]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    for patterns in NORMS:
+def _unprepared(where: str) -> Note:
+    """modeling/moe/cohere2_moe.py `prepare_cohere2_moe_for_spinquant` is a script's, before `oneshot`."""
+    text = (
+        f"{where}: {ROUTED} is worth nothing afterwards unless prepare_cohere2_moe_for_spinquant has changed it before "
+        "oneshot; planned from the model as it is loaded (--linearized: with its experts linear, as that leaves them), "
+        "without the routers' weights, which are small"
+    )
+    return Note(kind="result", text=text)
+
+
+def _fused(
+    modules: Sequence[ModuleRef], norm_mappings: Sequence[tuple[str, ...]]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for patterns in norm_mappings:
         for norms, *linears in module_sets(patterns, modules):
             if len(norms) != 1:
                 raise ModuleSetError(f"{norms[0].name} and {len(norms) - 1} more norms share their Linears")
