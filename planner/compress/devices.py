@@ -305,9 +305,20 @@ class CachingDevice:
         """So many of the oldest tensors of this size, which leave the holding."""
         blocks = self._blocks.get(handle, [])
         if len(blocks) != count or any(block[0] != nbytes for block in blocks):
-            return [self._popped(handle, nbytes) for _ in range(count)]
+            return self._picked(handle, nbytes, count)
         del self._blocks[handle]
         return blocks
+
+    def _picked(self, handle: Handle, nbytes: int, count: int) -> list[Block]:
+        """The same among tensors of other sizes, in one walk over them."""
+        taken, left = list[Block](), list[Block]()
+        for block in self._blocks.pop(handle, ()):
+            (taken if block[0] == nbytes and len(taken) < count else left).append(block)
+        if len(taken) < count:
+            raise ValueError(f"no {count} tensors of {nbytes} bytes are held")
+        if left:
+            self._blocks[handle] = left
+        return taken
 
     def free_bytes(self, live: int) -> int:
         return max(0, self.total - self.context - self.allocator.use.reserved)

@@ -17,7 +17,9 @@ PLANNER = (sys.executable, "-m", "planner")
 GIB, MIB = 2**30, 2**20
 
 SMALL, LARGE = "llama-3-8b", "deepseek-r1"
-RECIPE = "gptq_w4a16"
+RECIPE, SEARCH = "gptq_w4a16", "awq_w4a16"
+SMALL_SEARCH = f"{SMALL}, {SEARCH}"
+"""AWQ runs all samples again at each point of its grid: of the shipped recipes it asks most of the allocator."""
 MAX_RSS = 2 * GIB
 MAX_WHAT_IFS = 5.0
 """Seconds of a thousand what-ifs on the small model, once it is traced and its strategies are simulated."""
@@ -30,8 +32,10 @@ MAX_SECONDS = {
     (SMALL, "Rehearsal"): 0.2,
     (LARGE, "Rehearsal"): 2.0,
     (SMALL, "Rehearsal.smallest"): 1.0,
+    (SMALL_SEARCH, "simulate"): 0.5,
+    (SMALL_SEARCH, "Rehearsal"): 0.5,
 }
-"""What we want of a planner function on a traced model, by model and function."""
+"""What we want of a planner function on a traced model, by model (and recipe, where it is another one) and function."""
 # RTN with data, RTN without, and the two with Hessians.
 WHOLE_SIZE_RECIPES = ("rtn_w8a8_static", "rtn_fp8_dynamic", "gptq_w4a16", "sparsegpt_2of4")
 HEAVY = ("torch", "transformers", "accelerate", "compressed_tensors", "numpy", "networkx", "pydantic")
@@ -149,6 +153,9 @@ def _simulations(rounds: str) -> Iterator[tuple[tuple[str, str], Spread]]:
         found = json.loads(_output(_module("phases", model, RECIPE, rounds)))
         for function in FUNCTIONS:
             yield (model, function), Spread.of(found[function])
+    found = json.loads(_output(_module("phases", SMALL, SEARCH, rounds, "no smallest card")))
+    for function in ("simulate", "Rehearsal"):
+        yield (SMALL_SEARCH, function), Spread.of(found[function])
 
 
 def _allocator(rounds: str) -> dict[str, Spread]:

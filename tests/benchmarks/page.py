@@ -72,7 +72,7 @@ WHOLE_SIZE = """
 SIMULATION = """
 ## The simulation alone
 
-In one process, with the model's graph and trace in hand, GPTQ W4A16. `simulate` walks the job;
+In one process, with the model's graph and trace in hand, GPTQ W4A16 or the named recipe. `simulate` walks the job;
 `plan_graph` also matches the recipe with the modules and makes the Plan record. `Rehearsal` walks the job with the
 caching allocator in its seat; `Rehearsal.smallest` then looks for the smallest card.
 

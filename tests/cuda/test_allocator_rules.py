@@ -244,6 +244,16 @@ def test_a_device_refuses_to_free_a_tensor_that_nobody_holds() -> None:
     device.do([(7, 40 * MIB, 1)], [])
     with pytest.raises(ValueError, match="no tensor of 512 bytes"):
         device.do([(7, 512, -1)], [])
+    with pytest.raises(ValueError, match="no 2 tensors of 41943040 bytes"):
+        device.do([(7, 40 * MIB, -2)], [])
+
+
+def test_of_tensors_of_several_sizes_the_oldest_of_one_size_go_together() -> None:
+    device = card(1000 * MIB, 0)
+    device.do([(7, 40 * MIB, 1), (7, 30 * MIB, 1), (7, 40 * MIB, 2), (7, 40 * MIB, -2)], [])
+    (left,) = device.layout([7])[2]
+    assert [block[0] for block in left] == [30 * MIB, 40 * MIB]
+    assert left[1][1] == max(block[1] for block in left), "the youngest stays"
 
 
 def test_a_device_that_was_restored_is_what_it_was_for_other_holdings() -> None:
