@@ -28,10 +28,7 @@ def auto_class(config: Any, name: str) -> Any:
 
     choices = _choices(config)
     if not choices:
-        raise ModelError(
-            f"{name}: transformers has neither a causal language model nor an image-text-to-text model "
-            f"of model_type {config.model_type!r}"
-        )
+        raise ModelError(f"{name}: {_without_class(config)}")
     named = config.architectures or []
     # bart is among the masked ones too, with encoder and decoder
     masked = () if config.is_encoder_decoder else (MASKED,)
@@ -44,6 +41,19 @@ def auto_class(config: Any, name: str) -> Any:
                 f"what {CAUSAL}, {VISION} and {MASKED} load: for {default} alone, write that into architectures"
             )
     return getattr(transformers, chosen)
+
+
+def _without_class(config: Any) -> str:
+    """Why nothing here builds the config: it hears, or transformers has no language model of this kind."""
+    hearing = sorted(_names("MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES", config.model_type))
+    if not hearing:
+        text = "transformers has neither a causal language model nor an image-text-to-text model"
+        return f"{text} of model_type {config.model_type!r}"
+    text = f"planner plans models that read and see, and none that hear, like {hearing[0]}"
+    thinker = getattr(config, "thinker_config", None)
+    return (
+        text if thinker is None else f"{text}; of this one it plans the thinker, from a config.json of thinker_config"
+    )
 
 
 def class_notes(named: Sequence[str], config: Any, built: str) -> Iterator[str]:

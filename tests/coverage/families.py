@@ -72,16 +72,33 @@ QUANTIZED: dict[str, dict[str, Any]] = {
                 "weights": {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32},
             }
         },
-        "ignore": ["re:.*lm_head", "re:.*self_attn.*", "re:.*shared_experts.*", "re:.*vision.*", "re:.*projector.*"],
+        "ignore": [
+            "re:.*self_attn.*",
+            "re:.*shared_experts.*",
+            r"re:.*mlp\.(gate|up|gate_up|down)_proj.*",
+            "re:.*lm_head.*",
+            "re:.*vision_tower.*",
+            "re:.*mm_projector.*",
+        ],
     }
 }
-"""quantization_config of families that are published quantized by compressed-tensors."""
+"""quantization_config of families that are published quantized by compressed-tensors.
+
+kimi_k25: routed experts alone are packed, not the MLPs of dense layers. InternLM/lmdeploy's tests of its
+CompressedTensorsW4A16Config have the six patterns; ROCm/ATOM recipes/Kimi-K2.5.md says INT4 in groups of 32.
+"""
 
 
 WIDTHS: dict[str, dict[str, Any]] = {
     "qwen3_omni_moe_thinker": {"num_attention_heads": 32, "head_dim": 128, "vocab_size": 152064}
 }
-"""Of text models whose default config has sides that no published model has, and that no group divides."""
+"""Of text models whose default config has sides that no published model has, and that no group divides.
+
+transformers' Qwen3OmniMoeTextConfig has 28 heads, which do not divide 2048, and the vocabulary of 3584 that is another
+model's hidden size. Qwen3-Omni-30B-A3B has 32 heads beside 4 (keras-team/keras-hub qwen3_omni_presets.py), of 128 (the
+rotary embedding's output in a recorded run, tzhouam/vllm-omni qwen3_omni_layers.md); the vocabulary is that of
+transformers' Qwen2_5OmniThinkerConfig.
+"""
 
 
 def model_of(name: str | None) -> str | dict[str, Any]:

@@ -172,6 +172,8 @@ def test_building_is_silent(capfd: pytest.CaptureFixture[str], caplog: pytest.Lo
         ({"vision_config": "x"}, "vision|str"),
         ({"self": 1}, "self"),
         ({"model_type": "clip_vision_model"}, "neither a causal language model nor an image-text-to-text model"),
+        ({"model_type": "qwen2_audio"}, "none that hear, like Qwen2AudioForConditionalGeneration$"),
+        ({"model_type": "qwen2_5_omni"}, "none that hear, .*; of this one it plans the thinker, from a config.json"),
     ],
 )
 def test_an_absurd_config_is_refused_at_once(change: dict[str, Any], reason: str) -> None:
