@@ -95,7 +95,9 @@ def test_a_machine_on_which_only_strategies_together_fit_is_an_offer() -> None:
 
 def test_at_80_columns_names_and_figures_of_a_machine_stay_whole() -> None:
     name = "8x_RTX-PRO-6000-BLACKWELL_SECURE"
-    large = machine(name, 13.0, ram=2048 * GIB, cloud="runpod", gpus=8).model_copy(update={"gpu": "RTX PRO 6000 Server"})
+    large = machine(name, 13.0, ram=2048 * GIB, cloud="runpod", gpus=8).model_copy(
+        update={"gpu": "RTX PRO 6000 Server"}
+    )
     lines = render(found(large, machine("tiny", 0.1, gpu=NEEDS["GPU"] * 7 // 10)), width=80).splitlines()
     assert max(map(len, lines)) <= 80
     (row,) = (place for place, line in enumerate(lines) if line.startswith(f"runpod {name} "))
