@@ -3,9 +3,9 @@
     python -m tests.choose.advice [--layers N] [--seconds S] [MODEL ...]
 
 follows the advice for every shipped recipe on every shipped preset (or these) and five machines around what the job
-asks, until the time is up, and prints what does not do what it says. The first round meets every model and every recipe,
-each further one with another partner. Without `--layers` the models are whole: hours; `--skip` goes on where an earlier
-sweep ended.
+asks, until the time is up, and prints what does not do what it says. The first round meets every model and every
+recipe, each further one with another partner. Without `--layers` the models are whole: hours; `--skip` goes on where an
+earlier sweep ended.
 """
 
 import argparse
