@@ -8,7 +8,6 @@ from planner.units import GIB
 from tests.measured.cases import options
 from tests.measured.cuda.cases import CudaCase, cuda_cases
 from tests.measured.cuda.compare import (
-    SEARCH_SHARE,
     CudaStep,
     job_ratio,
     planned_smallest,
@@ -29,9 +28,8 @@ cuSOLVER's and cuDNN's own workspaces and the true size of the CUDA context are 
 Measured figures are the job's highest, in GiB (2^30): **requested** (what was asked for), **allocated** (with rounding
 and what was not split off), **reserved** (segments taken from the driver). A ratio is planned over measured; a worst
 step is the one whose figure is furthest off. Every step's requested bytes are within 1 % and its reserved bytes within
-2 % ({search:.0f} % for AWQ, whose search repeats every batch at each point of its grid: most are passed over), or a
-test fails. Progress bars were off. In a mixture of experts no token is routed to any expert, as `nonzero` reads zeros
-there; for this page the planner was told so.
+2 %, or a test fails. Progress bars were off. In a mixture of experts no token is routed to any expert, as `nonzero`
+reads zeros there; for this page the planner was told so.
 
 Over {jobs} jobs and {steps} steps: requested bytes of {exact} steps are equal to the byte or within 64 bytes of it;
 the worst step is off by {worst_requested:.2%} in requested and by {worst_reserved:.2%} in reserved bytes.
@@ -105,7 +103,6 @@ def _head(cases: list[CudaCase]) -> str:
     requested, reserved = (max(abs(part - 1) for part in ratios) for ratios in _ratios(every))
     return HEAD.format(
         torch=_versions(cases[0])["torch"].partition("+")[0],
-        search=SEARCH_SHARE * 100,
         jobs=len(cases),
         steps=len(every),
         exact=sum(abs(step.planned[0] - step.measured[0]) <= 64 for step in every),
