@@ -19,7 +19,7 @@ from planner.compress.holdings import Owner
 from planner.compress.modifiers.autoround_schemes import linear_tuning, refuse_spread, rounding
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.mixin import QuantizationMixinSpec, shared_fields
-from planner.compress.modifiers.training import TrainedLayer
+from planner.compress.modifiers.training import TrainedLayer, data_parallel
 from planner.errors import RecipeError
 from planner.models.traces import Call
 from planner.models.tuned import Rounding, TunedBlock, TuningRequest, replaced
@@ -98,6 +98,10 @@ class AutoRoundSpec(QuantizationMixinSpec):
     def shares_work(self) -> bool:
         """Each rank would train every layer with its own samples."""
         return False
+
+    def in_ranks(self) -> Iterable[Note]:
+        """What training together takes beside."""
+        return (data_parallel(self.where),) if self.iters else ()
 
     @property
     def trains(self) -> bool:

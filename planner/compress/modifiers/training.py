@@ -6,12 +6,27 @@ from planner.compress.context import Context
 from planner.compress.holdings import Mark, Owner
 from planner.models.traces import Event
 from planner.models.tuned import TunedBlock, left
+from planner.notes import Note
 from planner.timeline import Handle
 
 Events = tuple[Event, ...]
 
 WALKED = 4
 """Equal iterations that are walked before the others are passed over, if these show that they change nothing."""
+
+
+def data_parallel(where: str) -> Note:
+    """auto_round/utils/distributed.py setup_ddp_if_needed_ wraps each layer in DistributedDataParallel.
+
+    torch/nn/parallel/distributed.py: its reducer copies gradients into buckets of its own (gradient_as_bucket_view is
+    off), so they lie there twice; what rounds is a fp32 number for each weight. Parameters and buffers are sent first,
+    flattened to 250 MiB at a time (broadcast_bucket_size). Not measured: the meter has one process.
+    """
+    text = (
+        "ranks train each layer together, in DistributedDataParallel: its copy of all gradients on each card, about 4 "
+        "bytes for each weight of the layer that is rounded, is not counted, nor are 250 MiB while it begins"
+    )
+    return Note(kind="estimate", text=f"{where}: {text}")
 
 
 class TrainedLayer:
