@@ -38,6 +38,7 @@ JOB_FIELDS = {
     "targets_per_subgraph": "sequential_targets_per_subgraph",
     "offload_device": "sequential_offload_device",
     "prefetch": "sequential_prefetch",
+    "loss_mask": "use_loss_mask",
     "propagate_error": "propagate_error",
     "calibrate_all_experts": "moe_calibrate_all_experts",
 }

@@ -51,8 +51,8 @@ class TransformFields(ModifierFields):
                 raise RecipeError("is not supported by LLM Compressor as of now", f"{where}.{name}")
 
     def precision_itemsize(self, where: str) -> int:
-        """Bytes of a number in a matrix that a hook multiplies with (factory/hadamard.py, matrix_multiply.py
-        `create_transform`: those of weights alone are in float64)."""
+        """Bytes of a number in a matrix that a hook multiplies with: `create_transform` of factory/hadamard.py makes
+        those of weights alone in float64."""
         name = "float64" if self.precision is None else str(self.precision).removeprefix("torch.")
         if name not in PRECISIONS:
             raise UnsupportedError(f"{where}.precision: planner models {' and '.join(PRECISIONS)}, not {shorten(name)}")
@@ -251,7 +251,7 @@ class Matrices:
 
     @property
     def _place(self) -> DeviceName:
-        """utils/offload.py get_offloaded_device of a module."""
+        """Where a module lies while it does not compute: get_offloaded_device."""
         return "gpu" if self.context.weights_on_gpu else "cpu"
 
     def _uniform(self, size: int) -> Handle:
