@@ -17,7 +17,6 @@ APART = frozenset(
     {
         "tests/formats/test_compressed.py",
         "tests/models/test_touched.py",
-        "tests/property/test_laws.py",
         "tests/property/test_folding.py",
         "tests/serving/test_cache_layers.py",
         "tests/test_docs.py",
