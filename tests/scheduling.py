@@ -15,6 +15,7 @@ from planner.models.source import list_presets
 # Files whose tests share nothing: each test goes to whichever worker is free.
 APART = frozenset(
     {
+        "tests/choose/test_stories.py",
         "tests/formats/test_compressed.py",
         "tests/models/test_touched.py",
         "tests/property/test_folding.py",

@@ -162,9 +162,10 @@ def test_where_weights_wait_on_the_host_does_not_matter_to_a_card() -> None:
 
 
 def test_a_mixture_of_experts_is_told_to_load_linear_experts() -> None:
-    whole = search(LARGE, config=MIXTURE).fit().answer.demand("RAM")
+    job = Job(samples=8, seq_len=128)
+    whole = search(LARGE, job, config=MIXTURE).fit().answer.demand("RAM")
     assert whole is not None
-    answer = search(machine(ram=whole.at_least_bytes - 8 * MIB), config=MIXTURE).fit()
+    answer = search(machine(ram=whole.at_least_bytes - 8 * MIB), job, config=MIXTURE).fit()
     assert answer.fits == "no"
     assert any(fix.changes.get("linearized") for fix in answer.fixes)
 
