@@ -1,15 +1,14 @@
 """Recipes, strategies and machines side by side: each combination planned, with its own verdict."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
-from planner.accepted import called, check_model
+from planner.choose.graphs import Graphs
 from planner.choose.strategies import ASKED, Strategy, left_out, strategies
 from planner.compress.schema import Plan
 from planner.errors import JobError
 from planner.hardware.machine import Machine
 from planner.hints import did_you_mean, shorten
-from planner.job import Build, Job
+from planner.job import Job
 from planner.models.graph import ModelGraph
 from planner.models.source import Named
 from planner.planning import sized_plan
@@ -24,13 +23,11 @@ OnChosen = Callable[[ModelGraph, Recipe, Plan, Recipe], None]
 
 
 class Comparison:
-    """Plans of one model, which is built once for each size, and traced once for each cut of it."""
+    """Plans of one model."""
 
     def __init__(self, model: Named, say: Callable[[str], None], on_plan: OnChosen | None = None) -> None:
-        check_model(model)
-        self.model, self._say, self._on_plan = model, say, on_plan
-        self._built: dict[Build, Any] = {}
-        self._graphs: dict[tuple[object, ...], ModelGraph] = {}
+        self.graphs = Graphs(model, say)
+        self._say, self._on_plan = say, on_plan
 
     def plans(
         self, recipes: Sequence[Recipe], job: Job, machines: Sequence[Machine], names: Sequence[str]
@@ -54,7 +51,7 @@ class Comparison:
         """Of each machine and recipe the strategies with these names, in their order."""
         if not names:
             return [(machine, recipe, (ASKED,)) for machine in machines for recipe in recipes]
-        graph = self._graph(Job.model_validate({**job.model_dump(exclude_unset=True), "sequential_targets": None}))
+        graph = self.graphs.of(Job.model_validate({**job.model_dump(exclude_unset=True), "sequential_targets": None}))
         known = [
             (on, recipe, {each.name: each for each in strategies(graph, recipe, job.on(on), gpus=on.gpus)})
             for on in machines
@@ -78,7 +75,7 @@ class Comparison:
             changed = strategy.job(job)
         except ValueError as error:
             raise JobError(f"--strategy {strategy.name}: {error}") from None
-        graph = self._graph(changed)
+        graph = self.graphs.of(changed)
         self._say(f"planning {recipe.name}: {strategy.name}")
         chosen = strategy.recipe(recipe)
         plan = sized_plan(graph, chosen, changed)
@@ -92,20 +89,9 @@ class Comparison:
 
         self._say("sizing the results")
         first = dict(reversed(plans))  # by the recipe, not by its name: two texts are both called "recipe text"
-        sized = with_results(list(first.values()), list(first), self._built[plans[0][1].job.build])
+        sized = with_results(list(first.values()), list(first), self.graphs.built(plans[0][1].job.build))
         results = dict(zip(first, sized, strict=True))
         for recipe, plan in plans:
             found = results[recipe]
             notes = (note for note in found.notes if note.kind == "result")
             yield plan.model_copy(update={"result": found.result, "notes": tuple(dict.fromkeys((*plan.notes, *notes)))})
-
-    def _graph(self, job: Job) -> ModelGraph:
-        from planner.models.load import graph_of, load_built
-
-        key = job.decides_graph
-        if key not in self._graphs:
-            if job.build not in self._built:
-                self._say(f"building {called(self.model)} without weights")
-                self._built[job.build] = load_built(self.model, job.build)
-            self._graphs[key] = graph_of(self._built[job.build], job)
-        return self._graphs[key]

@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from planner.accepted import AnyRecipe, called, check_model, recipe_of
+from planner.accepted import AnyRecipe, called, recipe_of
+from planner.choose.graphs import Graphs
 from planner.choose.paste import command_line, library_call
 from planner.choose.schema import Choice, moved_from_gpu, moved_to_gpu, passes
 from planner.choose.strategies import ASKED, Strategy
@@ -159,14 +160,12 @@ class Estimator:
         say: Callable[[str], None] | None = None,
         changes: Changes | None = None,
     ) -> None:
-        check_model(model)
+        self._say = say or (lambda _text: None)
+        self._graphs = Graphs(model, self._say)
         self.model, self.changes = model, dict(changes or {})
         self.recipe = load_recipe(str(recipe), self.changes) if self.changes else recipe_of(recipe)
         self.recipe_text = str(recipe)
         self.model_name = called(model)
-        self._say = say or (lambda _text: None)
-        self._built: dict[Build, Any] = {}
-        self._graphs: dict[tuple[Any, ...], ModelGraph] = {}
         self._trials: dict[tuple[Job, Recipe], Trial] = {}
         self._refused: dict[tuple[Job, Recipe], PlannerError] = {}
         self._alike: dict[tuple[Job, Recipe], Trial] = {}
@@ -174,16 +173,7 @@ class Estimator:
 
     def graph(self, job: Job) -> ModelGraph:
         """The model as this job cuts it. Raises ModelError; JobError for targets that match nothing."""
-        from planner.models.load import graph_of, load_built
-
-        key = job.decides_graph
-        if key not in self._graphs:
-            if job.build not in self._built:
-                self._say(f"building {called(self.model)} without weights")
-                self._built[job.build] = load_built(self.model, job.build)
-            self._say(f"tracing {called(self.model)}")
-            self._graphs[key] = graph_of(self._built[job.build], job)
-        return self._graphs[key]
+        return self._graphs.of(job)
 
     def trial(self, job: Job, strategy: Strategy = ASKED) -> Trial:
         """The strategy's job, simulated on a card with room. Raises what `plan` raises."""
@@ -251,8 +241,7 @@ class Estimator:
         """Tokens that the model takes at most, by its config; None where that does not say it."""
         from planner.models.build import max_positions
 
-        self.graph(without_card(job))
-        return max_positions(self._built[job.build].module.config)
+        return max_positions(self._graphs.built(job.build).module.config)
 
     def _changes(self, strategy: Strategy) -> dict[str, Any]:
         """Fields of the recipe's modifiers that are not the recipe's."""
