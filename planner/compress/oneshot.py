@@ -23,14 +23,13 @@ from planner.compress.inferred import PipelineName, pipeline_runs
 from planner.compress.loss_masks import LossMasks
 from planner.compress.modifiers import make_model
 from planner.compress.modifiers.base import ModifierModel
-from planner.compress.pipelines.base import Pipeline
+from planner.compress.pipelines.base import Pipeline, end_step
 from planner.compress.pipelines.basic import BasicPipeline
 from planner.compress.pipelines.datafree import DataFreePipeline
 from planner.compress.pipelines.sequential import SequentialPipeline
-from planner.compress.program import Outcome, Program, Run, StepMemory
+from planner.compress.program import Outcome, Program, Run
 from planner.compress.ranks import Rank
 from planner.compress.saving import retie_embeddings
-from planner.compress.schema import Phase
 from planner.cuda.build import CudaBuild
 from planner.job import Job
 
@@ -49,7 +48,7 @@ def simulate(program: Program, context: Context, outcome: Outcome | None = None)
         context.is_on_disk = below(program.on_disk)
     context.losses.keeps_modules = any(run.spec.keeps_modules for run in program.runs)
     home.load()
-    _close(context, home, outcome, "load")
+    outcome.steps.append(end_step(context, home, "load"))
     samples = program.trace.sample_bytes * context.job.rank_samples
     ledger.alloc("cpu", samples, "calibration_data", "calibration samples")
     home.linearize()
@@ -70,26 +69,8 @@ def simulate(program: Program, context: Context, outcome: Outcome | None = None)
         staying += [(run, models[id(run)]) for run in each.runs if models[id(run)].stays_in_forward]
     if program.saves and (context.weights_on_gpu or any(each.pipeline != "basic" for each in pipelines)):
         retie_embeddings(context, program)  # what the basic pipeline alone has seen was never offloaded
-    _close(context, home, outcome, "save")
+    outcome.steps.append(end_step(context, home, "save"))
     return outcome
-
-
-def _close(context: Context, home: ModelHome, outcome: Outcome, phase: Phase) -> None:
-    peaks = context.ledger.close_step()
-    step = StepMemory(
-        modifier=None,
-        subgraph=None,
-        of=None,
-        phase=phase,
-        unit=phase,
-        exact=True,
-        gpu=peaks["gpu"],
-        cpu=peaks["cpu"],
-        moved=context.traffic.close_step(),
-        second_gpu=peaks.get("gpu1"),
-        shared_cpu=home.cpu_bytes,
-    )
-    outcome.steps.append(step)
 
 
 def heaviest_rank(program: Program, job: Job) -> Rank | None:

@@ -15,6 +15,24 @@ from planner.compress.schema import Phase
 from planner.recipe.targets import LinearModule
 
 
+def end_step(context: Context, home: ModelHome, phase: Phase, modifier: str | None = None) -> StepMemory:
+    """What was held since the last step ended, as a step of the whole model."""
+    peaks = context.ledger.close_step(modifier)
+    return StepMemory(
+        modifier=modifier,
+        subgraph=None,
+        of=None,
+        phase=phase,
+        unit=phase,
+        exact=True,
+        gpu=peaks["gpu"],
+        cpu=peaks["cpu"],
+        moved=context.traffic.close_step(),
+        second_gpu=peaks.get("gpu1"),
+        shared_cpu=home.cpu_bytes,
+    )
+
+
 class Pipeline(ABC):
     """One pipeline run: `runs` are the modifiers that it serves, `outcome` takes its steps, `home` has the model.
 
@@ -57,21 +75,8 @@ class Pipeline(ABC):
         self, phase: Phase, unit: str, *, subgraph: int | None = None, of: int | None = None, exact: bool = True
     ) -> None:
         """End a step and record it."""
-        peaks = self.context.ledger.close_step(self.modifier)
-        step = StepMemory(
-            modifier=self.modifier,
-            subgraph=subgraph,
-            of=of,
-            phase=phase,
-            unit=unit,
-            exact=exact,
-            gpu=peaks["gpu"],
-            cpu=peaks["cpu"],
-            moved=self.context.traffic.close_step(),
-            second_gpu=peaks.get("gpu1"),
-            shared_cpu=self.home.cpu_bytes,
-        )
-        self.outcome.steps.append(step)
+        step = end_step(self.context, self.home, phase, self.modifier)
+        self.outcome.steps.append(replace(step, unit=unit, subgraph=subgraph, of=of, exact=exact))
 
     def start(self) -> None:
         """calibration_start of every modifier; untying copies the embeddings first."""
