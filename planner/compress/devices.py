@@ -205,7 +205,7 @@ class CachingDevice:
         self._stream = self._more_streams = 0
         self._blocks: dict[Handle, list[Block]] = {}
         """What each holding has, the oldest first."""
-        self._retries = self._asked = 0
+        self._retries = self._asked = self._most_reserved = 0
 
     @property
     def claims(self) -> Claims:
@@ -272,7 +272,10 @@ class CachingDevice:
         if band is None:
             return
         if question.answer > 1:
-            band.needs(reserved + question.free_for(question.answer))
+            needed = reserved + question.free_for(question.answer)
+            band.needs(needed)
+            if not self.allocator.use.retries:
+                band.tells_otherwise(max(self._most_reserved, self.allocator.use.reserved_peak), needed)
         if question.answer < question.wanted:
             band.lacks(reserved + question.free_for(question.answer + 1))
 
@@ -332,6 +335,7 @@ class CachingDevice:
             asked=self._asked,
         )
         self._retries, self._asked = use.retries, 0
+        self._most_reserved = max(self._most_reserved, use.reserved_peak)
         use.restart()
         return held
 
