@@ -163,11 +163,10 @@ class Kept:
         return self.saved_files.get((choice, job.build, recipe), make)
 
     def rehearse(self, choice: ModelChoice, recipe: Recipe) -> "Rehearse":
-        """Makes the rehearsal of a job, or takes it from one that differs in the size of its card alone."""
+        """Makes the rehearsal of a job, or takes it from one that differs in its card alone, of the same generation."""
 
         def rehearsal(program: "Program", job: Job, /, *, rank: "Rank | None") -> "Rehearsal":
-            size = {"gpu": None, "gpu_memory_bytes": Job().gpu_memory_bytes, "sm": job.capability}
-            key = choice, recipe, job.model_copy(update=size)
+            key = choice, recipe, without_card(job)
             known = self.rehearsals[key].on_card_of(job) if key in self.rehearsals else None
             if known is None:
                 known = Rehearsal(program, job, rank=rank)
