@@ -1,6 +1,7 @@
 """One job in, one Plan out: where graph, recipe, modifiers and pipeline meet."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 from planner.accepted import AnyModel, AnyRecipe, called, check_model, job_of, recipe_of, recipes_of
 from planner.collector import seldom_collected
@@ -14,7 +15,7 @@ from planner.compress.inferred import check_sequential, pipeline_notes, pipeline
 from planner.compress.oneshot import heaviest_rank, simulate
 from planner.compress.plans import placement_facts, plan_on_card, rule_plan, simulated_plan
 from planner.compress.program import Program
-from planner.compress.ranks import check_ranks, rank_notes
+from planner.compress.ranks import Rank, check_ranks, rank_notes
 from planner.compress.schema import Plan
 from planner.fields import PlanMethod
 from planner.hardware.machine import Machine
@@ -28,6 +29,14 @@ from planner.sizing.disk import Saved
 from planner.sizing.sized import sized
 
 Progress = Callable[[str], None]
+
+
+class Rehearse(Protocol):
+    """Makes a job's rehearsal."""
+
+    def __call__(self, program: Program, job: Job, /, *, rank: Rank | None) -> Rehearsal: ...
+
+
 OnPlan = Callable[[ModelGraph, Recipe, Plan], None]
 """Told of each plan while its graph is there; its result is not sized yet, and it is not held against a machine."""
 
@@ -128,16 +137,22 @@ def _with_support(plan: Plan, program: Program) -> Plan:
 
 
 def drafted_plan(
-    graph: ModelGraph, recipe: Recipe, job: Job, bound: "Bound | None" = None, saved: Saved | None = None
+    graph: ModelGraph,
+    recipe: Recipe,
+    job: Job,
+    bound: "Bound | None" = None,
+    saved: Saved | None = None,
+    rehearse: Rehearse = Rehearsal,
 ) -> Iterator[Plan]:
     """`sized_plan` in two parts, for whoever waits for it: the plan but for the smallest card, then the whole.
 
     The first has all that decides whether the job gets through on its cards. `bound` and `saved`: what `make_program`
-    and `saved_files` said of the same graph and recipe, for whoever kept it.
+    and `saved_files` said of the same graph and recipe, for whoever kept it; `rehearse` makes a rehearsal, or knows it
+    of another card.
     """
     program, notes, notes_on_run = checked_program(graph, recipe, job, bound)
     rank = heaviest_rank(program, job)
-    rehearsal = Rehearsal(program, job, rank=rank)
+    rehearsal = rehearse(program, job, rank=rank)
     draft = plan_on_card(graph, recipe, rehearsal, (*notes, *notes_on_run), with_smallest=False)
     draft = draft.model_copy(update=placement_facts(program, rank, rehearsal.roomy.steps))
     draft = _with_support(sized(draft, graph, program, saved), program)

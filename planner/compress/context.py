@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
-from planner.compress.devices import CountingDevice
+from planner.compress.devices import STREAMS, CountingDevice
 from planner.compress.holdings import DeviceName, Owner
 from planner.compress.ledger import Keep, Ledger
 from planner.compress.losses import Losses
@@ -33,8 +33,6 @@ T = TypeVar("T")
 
 WORKSPACE = "cuda_workspace"
 """The kind of what CUDA's own libraries and operators take."""
-STREAMS = 32
-"""c10/cuda/CUDAStream.cpp kStreamsPerPool: streams of one priority that a process makes; then the first comes again."""
 BLOCKS = 3
 """Blocks walked at the start of a weight: the first shows what a block needs, the others what is left over."""
 
@@ -268,16 +266,16 @@ class Context:
         if self.ledger.keep == "timeline":  # every layer's events, not one layer's for many
             self.shortcuts = replace(self.shortcuts, subgraphs=False, calls=False, modules=False)
         if self.ledger.places("gpu"):
-            # a cache on the GPU and prefetching streams differ in each layer
-            are_alike = job.offload_device == "cpu" and not job.prefetch
-            self.shortcuts = replace(self.shortcuts, subgraphs=self.shortcuts.subgraphs and are_alike)
+            # what the second card does is not done again
+            self.shortcuts = replace(self.shortcuts, subgraphs=self.shortcuts.subgraphs and not job.has_second_gpu)
         self.cuda = cuda
         """The CUDA build that is modelled; None: the counting device, which takes results alone."""
         self.traffic = Traffic()
         self._has_multiplied = False
         self.cached: set[str] = set()
         """What the library's own caches keep (`Frame.once`)."""
-        self._streams = 0
+        self.streams = 0
+        """How many CUDA streams were made."""
         self.weights_on_gpu = job.weights == "gpu" and device == "gpu"
         """Weights and qparams lie on the GPU for all of the job: to onload them does nothing."""
         self.device: DeviceName = device
@@ -321,8 +319,8 @@ class Context:
 
     def new_stream(self) -> int:
         """torch.Stream(): the next of PyTorch's pool, round about (c10/cuda/CUDAStream.cpp getStreamFromPool)."""
-        self._streams = self._streams % STREAMS + 1
-        return self._streams
+        self.streams += 1
+        return (self.streams - 1) % STREAMS + 1
 
     def onload(self, name: str, nbytes: int, kind: str = "weights") -> None:
         """compressed_tensors offload/cache/base.py OffloadCache.__getitem__: copied on first access."""

@@ -46,11 +46,19 @@ class PassedOn:
     nbytes: int
 
 
+STREAMS = 32
+"""c10/cuda/CUDAStream.cpp kStreamsPerPool: streams of one priority that a process makes; then the first comes again."""
+
+
 @dataclass(frozen=True, slots=True)
 class OnStream:
-    """Tensors are taken on this CUDA stream from now on."""
+    """Tensors are taken on this CUDA stream from now on: 0, the process's own, or one of PyTorch's pool."""
 
     stream: int
+
+    def later(self, streams: int) -> int:
+        """The stream where so many more were made before."""
+        return self.stream and (self.stream - 1 + streams) % STREAMS + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +151,11 @@ class Device(Protocol):
         """Equal where equal events would be met alike from here on. `handles` are all live holdings, in an order that
         says which of them play the same part in another layout."""
 
-    def replay(self, script: Script, begin: Sequence[Handle], helds: list[CardUse]) -> None:
-        """`do` the script, beginning with the holdings `begin` in the parts of its own, which are live afterwards."""
+    def replay(self, script: Script, begin: Sequence[Handle], helds: list[CardUse], streams: int = 0) -> None:
+        """`do` the script, beginning with the holdings `begin` in the parts of its own, which are live afterwards.
+
+        `streams`: how many more CUDA streams were made by now.
+        """
 
     def restore(self, layout: Layout, handles: Sequence[Handle]) -> None:
         """Make the device what it was in this layout, with these holdings in the place of those of then."""
@@ -173,7 +184,7 @@ class CountingDevice:
     def layout(self, handles: Sequence[Handle]) -> None:
         """Nothing: a count depends on the live bytes alone, which the books know."""
 
-    def replay(self, script: Script, begin: Sequence[Handle], helds: list[CardUse]) -> None:
+    def replay(self, script: Script, begin: Sequence[Handle], helds: list[CardUse], streams: int = 0) -> None:
         """Nothing either."""
 
     def restore(self, layout: Layout, handles: Sequence[Handle]) -> None:
@@ -191,10 +202,10 @@ class CachingDevice:
 
     def __init__(self, allocator: CachingAllocator, total: int, context: int) -> None:
         self.allocator, self.total, self.context = allocator, total, context
-        self._stream = 0
+        self._stream = self._more_streams = 0
         self._blocks: dict[Handle, list[Block]] = {}
         """What each holding has, the oldest first."""
-        self._retries = self._asked = 0
+        self._retries = self._asked = self._most_reserved = 0
 
     @property
     def claims(self) -> Claims:
@@ -246,7 +257,7 @@ class CachingDevice:
             block = self._popped(action.handle, action.nbytes)
             self._blocks.setdefault(action.heir, []).append(block)
         elif isinstance(action, OnStream):
-            self._stream = action.stream
+            self._stream = action.later(self._more_streams)
         elif isinstance(action, Emptied):
             self.allocator.empty()
         elif isinstance(action, Question):
@@ -261,7 +272,10 @@ class CachingDevice:
         if band is None:
             return
         if question.answer > 1:
-            band.needs(reserved + question.free_for(question.answer))
+            needed = reserved + question.free_for(question.answer)
+            band.needs(needed)
+            if not self.allocator.use.retries:
+                band.tells_otherwise(max(self._most_reserved, self.allocator.use.reserved_peak), needed)
         if question.answer < question.wanted:
             band.lacks(reserved + question.free_for(question.answer + 1))
 
@@ -332,19 +346,25 @@ class CachingDevice:
             asked=self._asked,
         )
         self._retries, self._asked = use.retries, 0
+        self._most_reserved = max(self._most_reserved, use.reserved_peak)
         use.restart()
         return held
 
     def layout(self, handles: Sequence[Handle]) -> Layout:
         return self.allocator.layout(self._blocks.get(handle, ()) for handle in handles)  # one may be drained by now
 
-    def replay(self, script: Script, begin: Sequence[Handle], helds: list[CardUse]) -> None:
+    def replay(self, script: Script, begin: Sequence[Handle], helds: list[CardUse], streams: int = 0) -> None:
         self._blocks = {old: self._blocks[new] for old, new in zip(script.begin, begin, strict=True)}
-        self.do(script.actions, helds)
+        self._more_streams = streams
+        try:
+            self.do(script.actions, helds)
+        finally:
+            self._more_streams = 0
 
     def restore(self, layout: Layout, handles: Sequence[Handle]) -> None:
         groups = zip(handles, self.allocator.rebuild(layout), strict=True)
         self._blocks = {handle: blocks for handle, blocks in groups if blocks}
+        self._retries, self._asked = self.allocator.use.retries, 0  # some may be of a script that was broken off
 
 
 def card(total: int, context: int, settings: AllocatorSettings = DEFAULT, *, is_strict: bool = False) -> CachingDevice:

@@ -6,6 +6,7 @@ anew on that card.
 """
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, replace
 
 from planner.compress.context import PLACED, PLACED_IN_PART, Context, Shortcuts
@@ -115,6 +116,8 @@ class Rehearsal:
         self._is_large = modules > MANY_MODULES
         self._shortcuts = shortcuts or (PLACED_IN_PART if self._is_large else PLACED)
         self._seen: list[Seen] = []
+        self._told: Band | None = None
+        """The cards of which the job would be told what it was told; None where that hangs on more than their size."""
         self._ledger, self._roomy = self._simulated(job.gpu_memory_bytes, self._shortcuts, is_strict=False)
         self._asks = any(step.gpu.held.asked for step in self._roomy.steps if step.gpu.held)
         self._adapted: tuple[Ledger, Attempt] | None = None
@@ -124,6 +127,20 @@ class Rehearsal:
     def roomy(self) -> Attempt:
         """The job on a card that tells how much of the job's is free, and has room for all."""
         return self._roomy
+
+    def on_card_of(self, job: Job) -> "Rehearsal | None":
+        """The rehearsal of this job, which differs in its card's size alone; None where it must be simulated for that,
+        as it is told otherwise there."""
+        if self.job.has_second_gpu or not self._is_told_the_same(job.gpu_memory_bytes):
+            return None
+        other = copy(self)
+        other.job, other._adapted = job, None
+        other._seen = [seen for seen in self._seen if seen.attempt is self._roomy]
+        return other
+
+    def _is_told_the_same(self, total: int) -> bool:
+        """On a card of so many bytes, with room for all, the job is told what it was told."""
+        return self._told is not None and self._told.covers(total - self.context_bytes)
 
     @property
     def notes(self) -> tuple[Note, ...]:
@@ -171,6 +188,9 @@ class Rehearsal:
 
     def _again(self, total: int, ledger: Ledger, attempt: Attempt) -> Attempt | None:
         """What was simulated for another card, on one of so many bytes; None where the job does otherwise there."""
+        seen = next((each for each in self._seen if each.attempt is attempt), None)
+        if seen is not None and seen.band.is_told_otherwise(total - self.context_bytes):
+            return None
         device = card(total, self.context_bytes, self.settings, is_strict=True)
         try:
             played = play(ledger.tape("gpu"), device, self._shortcuts.settled)
@@ -234,7 +254,7 @@ class Rehearsal:
         It may get through on a size and not on a larger one, so that where the search begins decides where it ends.
         """
         usual = Job.model_fields["gpu_memory_bytes"].default
-        if not self._asks or self.job.gpu_memory_bytes == usual:
+        if not self._asks or self.job.gpu_memory_bytes == usual or self._is_told_the_same(usual):
             return self._needed()
         return self._simulated(usual, self._shortcuts, is_strict=False)[1].reserved + self.context_bytes
 
@@ -256,6 +276,8 @@ class Rehearsal:
         attempt = Attempt(steps=tuple(outcome.steps), ran_out=ran_out)
         band = gpu.allocator.band
         if not is_strict and band is not None:  # it was never in want: all that it took must be there
+            if not self._seen and not self.settings.is_limited:
+                self._told = Band(band.least, band.below)
             band.needs(attempt.reserved)
         if is_strict or not self.settings.is_limited:
             self._note(total, gpu, attempt)

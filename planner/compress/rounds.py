@@ -90,11 +90,14 @@ def _is_plain(batch: Batch) -> bool:
 
 
 def _born(batches: Sequence[Batch], growing: Collection[Handle]) -> list[Handle]:
-    """The holdings that are taken in this round, by birth."""
+    """The holdings that are taken in this round, or get another one's tensor, by birth."""
     first: dict[Handle, int] = {}
     for action in (action for batch in batches for action in batch):
         if type(action) is tuple:
             first.setdefault(action[0], action[2])
+        elif isinstance(action, PassedOn):
+            first.setdefault(action.handle, -1)
+            first.setdefault(action.heir, 1)
     return [handle for handle, tensors in first.items() if tensors > 0 and handle not in growing]
 
 

@@ -24,6 +24,8 @@ class Repeated:
     script: Script
     begin: tuple[Handle, ...]
     end: tuple[Handle, ...]
+    streams: int = 0
+    """How many more CUDA streams were made by then."""
 
 
 Part = list[Action] | Repeated
@@ -42,10 +44,11 @@ Outcome = tuple[Layout, tuple[CardUse, ...]]
 
 @dataclass(slots=True)
 class Outcomes:
-    """How a script comes out on one device, by the layout in which it begins: it is done once for each."""
+    """How a script comes out on one device, by the layout in which it begins, and the CUDA stream: it is done once for
+    each."""
 
     script: Script
-    seen: dict[Layout, Outcome] = field(default_factory=dict)
+    seen: dict[tuple[Layout, int], Outcome] = field(default_factory=dict)
     last: Outcome | None = None
     quiet: int = 0
     """How often in a row it needed nothing from the driver."""
@@ -54,14 +57,15 @@ class Outcomes:
     def __post_init__(self) -> None:
         self.is_long = _tensors(self.script.actions) > LONG
 
-    def of(self, device: Device, begin: Sequence[Handle], settled: int | None) -> Outcome:
-        """How it comes out with the holdings `begin` in the parts of its own; `settled` as in `Shortcuts`.
+    def of(self, device: Device, begin: Sequence[Handle], settled: int | None, streams: int = 0) -> Outcome:
+        """How it comes out with the holdings `begin` in the parts of its own; `settled` as in `Shortcuts`, `streams` as
+        in `Device.replay`.
 
         The device is to be restored to the layout afterwards. Raises DiffersError, the device as it was, where a
         question has another answer; OutOfMemory half-way.
         """
         before = device.layout(begin)
-        known = self.seen.get(before)
+        known = self.seen.get((before, streams))
         if settled is not None and self.is_long:
             settled = min(settled, SOON)
         if known is None and settled is not None and self.quiet >= settled:
@@ -70,7 +74,7 @@ class Outcomes:
             return known
         claims, helds = device.claims, list[CardUse]()
         try:
-            device.replay(self.script, begin, helds)
+            device.replay(self.script, begin, helds, streams)
         except DiffersError:
             device.restore(before, begin)
             raise
@@ -78,7 +82,7 @@ class Outcomes:
             error.steps = len(helds)
             raise
         self.quiet = self.quiet + 1 if device.claims == claims else 0
-        self.last = self.seen[before] = device.layout(self.script.end), tuple(helds)
+        self.last = self.seen[before, streams] = device.layout(self.script.end), tuple(helds)
         return self.last
 
 
@@ -106,7 +110,7 @@ def play(tape: Iterable[Part], device: CachingDevice, settled: int | None = None
         for part in tape:
             if isinstance(part, Repeated):
                 known = outcomes.setdefault(id(part.script), Outcomes(part.script))
-                after, helds = known.of(device, part.begin, settled)
+                after, helds = known.of(device, part.begin, settled, part.streams)
                 device.restore(after, part.end)
                 played.helds += helds
             else:

@@ -129,6 +129,8 @@ class Band:
     least: int = 0
     below: int | None = None
     """None: without end."""
+    told_otherwise: set[tuple[int, int]] = field(default_factory=set)
+    """(from, below): on these cards all goes alike up to a question, which has another answer there."""
 
     def needs(self, nbytes: int) -> None:
         """With less than this it would have gone otherwise."""
@@ -137,6 +139,15 @@ class Band:
     def lacks(self, nbytes: int) -> None:
         """With this much it would have gone otherwise."""
         self.below = nbytes if self.below is None else min(self.below, nbytes)
+
+    def tells_otherwise(self, most: int, needed: int) -> None:
+        """A question has another answer with less than was `needed`; up to it, `most` was reserved, and that did."""
+        if most < needed:
+            self.told_otherwise.add((most, needed))
+
+    def is_told_otherwise(self, nbytes: int) -> bool:
+        """On a card of which PyTorch may take so many bytes, some question surely has another answer."""
+        return any(least <= nbytes < below for least, below in self.told_otherwise)
 
     def covers(self, nbytes: int) -> bool:
         """A card of which PyTorch may take so many bytes is one of them."""

@@ -9,7 +9,7 @@ from planner.errors import UnsupportedError
 from planner.job import Job
 from planner.sizing.host_constants import HostConstants
 from planner.sizing.host_facts import HostModel
-from planner.sizing.saved import header_bytes, saved_tensors, shards
+from planner.sizing.saved import file_bytes, saved_tensors, shards
 from planner.sizing.weight_pages import WIDTHS, WeightWalk
 from planner.units import format_bytes
 
@@ -61,8 +61,8 @@ def saved_files(graph: "ModelGraph", program: Program, job: Job, constants: Host
         tensors = saved_tensors(graph, program, job)
     except UnsupportedError as error:
         return Saved(notes=(str(error),))
-    files = shards(tensors, constants.shard)
-    return Saved(sum(tensor.bytes for tensor in tensors), sum(map(header_bytes, files)), len(files))
+    files = [file_bytes(each) for each in shards(tensors, constants.shard)]
+    return Saved(sum(nbytes for nbytes, _ in files), sum(header for _, header in files), len(files))
 
 
 def _offload_folder(walk: WeightWalk) -> int:

@@ -6,6 +6,7 @@ name (safetensors/src/tensor.rs `prepare`, 0.8). huggingface_hub serialization/_
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
@@ -172,11 +173,31 @@ def shards(tensors: Iterable[SavedTensor], most: int) -> list[list[SavedTensor]]
 
 def header_bytes(tensors: Sequence[SavedTensor], metadata: Mapping[str, object] = METADATA) -> int:
     """The length and the names at the beginning of a safetensors file, filled up to whole 8 bytes."""
-    table: dict[str, object] = dict(metadata)
-    offset = 0
-    for tensor in sorted(tensors, key=lambda each: (-RANK[each.type], each.name)):
-        end = offset + tensor.bytes
-        table[tensor.name] = {"dtype": tensor.type, "shape": tensor.shape, "data_offsets": (offset, end)}
-        offset = end
-    length = len(json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode())
-    return 8 + -(-length // 8) * 8
+    return file_bytes(tensors, metadata)[1]
+
+
+def file_bytes(tensors: Iterable[SavedTensor], metadata: Mapping[str, object] = METADATA) -> tuple[int, int]:
+    """Of a safetensors file: bytes of its tensors, and its `header_bytes`. No name is written twice.
+
+    The header is counted, not written: a mixture of experts has a hundred thousand tensors of a few shapes.
+    """
+    by_kind: dict[str, list[SavedTensor]] = defaultdict(list)
+    for tensor in tensors:
+        by_kind[tensor.type].append(tensor)
+    names = [name for group in by_kind.values() for name, _, _ in group]
+    length, offset = len(_json(dict(metadata) | dict.fromkeys(names, 0))), 0
+    for kind in sorted(by_kind, key=RANK.__getitem__, reverse=True):
+        known: dict[tuple[int, ...], tuple[int, int]] = {}
+        for _, _, shape in sorted(by_kind[kind]):
+            size = known.get(shape)
+            if size is None:
+                entry = _json({"dtype": kind, "shape": shape, "data_offsets": (0, 0)})
+                size = known[shape] = prod(shape) * WIDTHS[kind], len(entry) - len("000")  # its zeros, and the name's
+            length += size[1] + len(str(offset))
+            offset += size[0]
+            length += len(str(offset))
+    return offset, 8 + -(-length // 8) * 8
+
+
+def _json(content: object) -> bytes:
+    return json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()

@@ -84,7 +84,8 @@ class Answers:
         self.kept.say(f"planning {asked.recipe.name}")
         bound = self.kept.bound(asked.question.model, asked.recipe, asked.job)
         saved = self.kept.saved(asked.question.model, asked.recipe, asked.job)
-        return drafted_plan(graph, asked.recipe, asked.job, bound, saved)
+        rehearse = self.kept.rehearse(asked.question.model, asked.recipe)
+        return drafted_plan(graph, asked.recipe, asked.job, bound, saved, rehearse)
 
     def _has_vision(self, asked: "_Asked") -> bool:
         return self.kept.graph(asked.question.model, asked.job).total("vision") > 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from planner.choose.estimator import Estimator, Trial, without_card
 from planner.choose.strategies import ASKED, Strategy
+from planner.compress.fit import Rehearsal
 from planner.compress.recipes import load_recipe, recipe_from_dict
 from planner.fields import JOB_FIELDS
 from planner.job import Build, Job
@@ -18,9 +19,11 @@ from planner.recipe.specs import Recipe
 from planner.ui.question import PASTED_RECIPE, ModelChoice, RecipeChoice
 
 if TYPE_CHECKING:
+    from planner.compress.program import Program
+    from planner.compress.ranks import Rank
     from planner.models.built import BuiltModel
     from planner.models.source import ModelSource
-    from planner.planning import Bound
+    from planner.planning import Bound, Rehearse
     from planner.sizing.disk import Saved
 
 MODELS = 2
@@ -32,6 +35,9 @@ TRIALS = 40
 """Simulated jobs: the strategies of two or three questions."""
 BESIDE_PROGRAM = ("samples", "gpu", "gpu_memory_bytes", "sm", "offload_device")
 """Fields of a job that decide nothing of its program; but samples do where a modifier trains."""
+
+REHEARSALS = 4
+"""Jobs on the card of the question: another size of it is mostly told the same, and is not simulated again."""
 
 V = TypeVar("V")
 
@@ -61,10 +67,15 @@ class Latest(Generic[V]):
     def get(self, key: Hashable, make: Callable[[], V]) -> V:
         """The value of this key, made where it is not there. Nothing is kept of one that could not be made."""
         if key not in self._values:
-            self._values[key] = make()
-            while len(self._values) > self.most:
-                self._values.popitem(last=False)
+            self.put(key, make())
         return self[key]
+
+    def put(self, key: Hashable, value: V) -> None:
+        """Keep this value, in the place of the one that is there."""
+        self._values[key] = value
+        self._values.move_to_end(key)
+        while len(self._values) > self.most:
+            self._values.popitem(last=False)
 
 
 Untouched = Callable[[], AbstractContextManager[None]]
@@ -83,6 +94,7 @@ class Kept:
         self.recipes: Latest[Recipe] = Latest(32)
         self.programs: Latest[Bound] = Latest(PROGRAMS)
         self.saved_files: Latest[Saved] = Latest(PROGRAMS)
+        self.rehearsals: Latest[Rehearsal] = Latest(REHEARSALS)
 
     def source(self, choice: ModelChoice) -> "ModelSource":
         """The model that was chosen. Raises ModelError, at the latest after the Hub's patience."""
@@ -149,6 +161,19 @@ class Kept:
             return saved_files(self.graph(choice, job), self.bound(choice, recipe, job)[0], job)
 
         return self.saved_files.get((choice, job.build, recipe), make)
+
+    def rehearse(self, choice: ModelChoice, recipe: Recipe) -> "Rehearse":
+        """Makes the rehearsal of a job, or takes it from one that differs in its card alone, of the same generation."""
+
+        def rehearsal(program: "Program", job: Job, /, *, rank: "Rank | None") -> "Rehearsal":
+            key = choice, recipe, without_card(job)
+            known = self.rehearsals[key].on_card_of(job) if key in self.rehearsals else None
+            if known is None:
+                known = Rehearsal(program, job, rank=rank)
+                self.rehearsals.put(key, known)
+            return known
+
+        return rehearsal
 
     def _trained_whole(self, graph: ModelGraph) -> ModelGraph:
         """The graph whose layers are trained without being broken off: torch is at work there, too."""

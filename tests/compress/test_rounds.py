@@ -8,7 +8,7 @@ import pytest
 from planner.compress import batches as walking
 from planner.compress.batches import walk_batches
 from planner.compress.context import Context, Shortcuts
-from planner.compress.devices import card
+from planner.compress.devices import PassedOn, card
 from planner.compress.ledger import Ledger
 from planner.compress.rounds import Quiet, Round, next_round
 from planner.compress.tape import play
@@ -38,6 +38,11 @@ def test_rounds_that_differ_in_the_size_of_a_tensor_are_not_alike() -> None:
     rounds = [kept_round(first, first - 10) for first in (110, 120, 130)]
     rounds[2][0] = (130, 4 * MIB, 1)
     assert next_round(rounds, {GROWS}) is None
+
+
+def test_a_round_may_pass_on_a_tensor_that_grew_and_free_the_one_of_the_round_before() -> None:
+    rounds = [[event(GROWS), PassedOn(GROWS, part, 3 * MIB), event(part - 10, -1)] for part in (110, 120, 130)]
+    assert next_round(rounds, {GROWS}) == ((event(GROWS), PassedOn(GROWS, 130, 3 * MIB), event(130, -1)),)
 
 
 def test_a_round_that_frees_what_others_do_not_is_not_done_again() -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -112,6 +113,28 @@ def test_what_the_card_with_room_says_of_others_is_what_a_simulation_on_them_say
         real = rehearsal(case)._simulated(total, EVERYTHING, is_strict=True)[1]
         assert figures(told.steps) == figures(real.steps)
         assert real.ran_out is None
+
+
+@EXAMPLES
+@given(strategies.cases(), st.integers(1, 300))
+def test_a_rehearsal_taken_to_another_card_is_the_one_of_that_card(case: Case, percent: int) -> None:
+    known = rehearsal(case)
+    job = case[2].model_copy(update={"gpu_memory_bytes": max(1, needed(known.roomy) * percent // 100)})
+    taken, real = known.on_card_of(job), rehearsal(case, job)
+    if taken is not None:
+        assert figures(taken.roomy.steps) == figures(real.roomy.steps)
+        assert taken.on(job.gpu_memory_bytes) == real.on(job.gpu_memory_bytes)
+        assert taken.smallest() == real.smallest()
+
+
+@EXAMPLES
+@given(strategies.cases(), st.integers(0, 100))
+def test_where_a_question_is_said_to_have_another_answer_the_tape_finds_that(case: Case, percent: int) -> None:
+    known = rehearsal(case)
+    total = max(1, needed(known.roomy) * percent // 100)
+    if any(seen.band.is_told_otherwise(total) for seen in known._seen):
+        with pytest.raises(DiffersError):
+            play(known._ledger.tape("gpu"), card(total, 0, is_strict=True))
 
 
 @EXAMPLES

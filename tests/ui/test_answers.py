@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from planner.compress.binding import make_program
+from planner.compress.fit import Rehearsal
 from planner.compress.schema import Plan
 from planner.errors import ModelError, RecipeError
 from planner.models import load as loading
@@ -175,6 +176,16 @@ def test_other_ram_is_held_against_the_same_plan_without_another_simulation(
     second = until(answers, asked(ram=0.25), "plan")[-1]
     assert (first["fits"], second["fits"]) == ("yes", "no")
     assert Plan.model_validate(second["plan"]) == judged(Plan.model_validate(first["plan"]), asked(ram=0.25).machine())
+
+
+def test_a_card_on_which_the_job_is_told_the_same_needs_no_simulation(
+    answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, other = (asked("gptq_w4a16", gpu=size, samples=4) for size in ("80GiB", "40GiB"))
+    fresh = next(iter(Answers(lambda _text: None)(other)))
+    assert next(iter(answers(first))) != fresh
+    monkeypatch.setattr(Rehearsal, "_simulated", None)
+    assert next(iter(answers(other))) == fresh
 
 
 def test_only_the_latest_values_are_kept() -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from planner.compress.cache import ActivationCache
 from planner.compress.context import Context, Frame
-from planner.compress.devices import Action, CardUse, DiffersError, Script
+from planner.compress.devices import STREAMS, Action, CardUse, DiffersError, Script
 from planner.compress.holdings import DeviceName, Owner, Peak, Shift
 from planner.compress.pipelines.drains import Drains, shifted
 from planner.compress.pipelines.passes import NAMES
@@ -33,6 +33,8 @@ class Template:
     steps: tuple[StepMemory, ...]
     leftovers: Leftovers
     drains: Drains
+    streams: tuple[int, int]
+    """How many CUDA streams were made before it, and after it."""
     outcomes: Outcomes
     """What it did on the GPU, if tensors have places there, and how that comes out."""
 
@@ -83,7 +85,7 @@ class Repeats:
         ledger, first, before = self.context.ledger, len(steps), self.surroundings()
         begin = ledger.parts("gpu", self._parts())
         start = len(ledger.tape("gpu"))
-        drains = Drains.now(self.context)
+        drains, streams = Drains.now(self.context), self.context.streams
         do(subgraph)
         if self.surroundings() == before:
             end = ledger.parts("gpu", self._parts())
@@ -92,6 +94,7 @@ class Repeats:
                 steps=tuple(steps[first:]),
                 leftovers=self._leftovers(),
                 drains=drains.until_now(self.context),
+                streams=(streams, self.context.streams),
                 outcomes=Outcomes(Script(actions=tuple(self._actions(start)), begin=begin, end=end)),
             )
 
@@ -106,9 +109,9 @@ class Repeats:
         None, and nothing is changed, where the library asks how much is free, and hears something else here.
         """
         ledger = self.context.ledger
-        begin = ledger.parts("gpu", self._parts())
+        begin, streams = ledger.parts("gpu", self._parts()), self._more_streams(template)
         try:
-            outcome = self._outcome(template, begin)
+            outcome = self._outcome(template, begin, streams)
         except DiffersError:
             return None
         renames = self._renames(template.subgraph, subgraph)
@@ -124,17 +127,23 @@ class Repeats:
         if outcome is not None:
             after, helds = outcome
             ledger.restore("gpu", after, end)
-            ledger.note("gpu", Repeated(template.outcomes.script, begin, end))
+            ledger.note("gpu", Repeated(template.outcomes.script, begin, end, streams))
+        before, after = template.streams
+        self.context.streams += after - before
         return [
             _renamed(step, subgraph, renames, shifts, held) for step, held in zip(template.steps, helds, strict=True)
         ]
 
-    def _outcome(self, template: Template, begin: tuple[Handle, ...]) -> Outcome | None:
+    def _more_streams(self, template: Template) -> int:
+        """How many more CUDA streams were made by now than before the template, round about."""
+        return (self.context.streams - template.streams[0]) % STREAMS
+
+    def _outcome(self, template: Template, begin: tuple[Handle, ...], streams: int) -> Outcome | None:
         """How a subgraph that begins with these holdings leaves the GPU, if tensors have places there."""
         ledger = self.context.ledger
         if not ledger.places("gpu"):
             return None
-        return template.outcomes.of(ledger.device("gpu"), begin, self.context.shortcuts.settled)
+        return template.outcomes.of(ledger.device("gpu"), begin, self.context.shortcuts.settled, streams)
 
     def _leave(self, name: str, group: list[tuple[str, Owner, int]]) -> None:
         """Let the name hold these tensors; where it holds equal ones already, only their owners change."""
