@@ -53,6 +53,7 @@ class Trace:
         named = records[records["action"] == ORIGIN]
         self._origin_of = dict(zip(named["number"].tolist(), named["bytes"].tolist(), strict=True))
         self._marks = np.flatnonzero(records["action"] == MARK)
+        self._births: dict[int | None, tuple[Array, Array]] = {}
 
     @classmethod
     def read(cls, path: Path, origins: Mapping[int, Sequence[CodeFrame]], script: str) -> "Trace":
@@ -104,6 +105,11 @@ class Trace:
 
     def births(self, device: int | None) -> tuple[Array, Array]:
         """Where each tensor was taken, and where given back; one behind the last record where it never was."""
+        if device not in self._births:
+            self._births[device] = self._found_births(device)
+        return self._births[device]
+
+    def _found_births(self, device: int | None) -> tuple[Array, Array]:
         records = self.records
         taken, given = (CPU_ALLOC, CPU_FREE) if device is None else (ALLOC, FREED)
         action = records["action"]
