@@ -92,7 +92,7 @@ def test_the_meter_s_command_line_is_the_one_it_knows() -> None:
 def test_the_summary_says_what_is_not_the_default() -> None:
     assert (
         job_line(Job())
-        == "512 samples x 2,048 tokens, batch 1, independent pipeline, GPU of 80 GiB (assumed: --gpu says)"
+        == "512 samples x 2,048 tokens, batch 1, independent pipeline, GPU of 80 GiB (assumed: say yours with --gpu)"
     )
     said = job_line(Job(gpu_memory_bytes=80 * GIB))
     assert said.endswith("independent pipeline, GPU of 80 GiB"), "somebody said it"

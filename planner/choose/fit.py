@@ -87,7 +87,7 @@ class Search:
         """All strategies, and where none of them fits alone, what fits together."""
         start = self._start()
         found = [self._choice(each) for each in (ASKED, *self.candidates) if self._state(each) is not None]
-        found, idle = _without_idle(found)
+        found, idle = without_idle(found)
         if all(choice.fits == "no" for choice in found):
             found += [choice for choice in self._fixes(start) if choice.strategy not in {c.strategy for c in found}]
         plan = start.trial.plan
@@ -96,7 +96,7 @@ class Search:
             recipe=plan.recipe,
             job=self.asked,
             machine=self.machine,
-            notes=(*plan.notes, *card_notes(self.asked), *self.notes, *_on_idle(idle)),
+            notes=(*plan.notes, *card_notes(self.asked), *self.notes, *on_idle(idle)),
             choices=ranked(found),
         )
 
@@ -271,7 +271,7 @@ class Search:
         return tuple(self._choice(state.strategy) for state in sorted(states, key=lambda state: state.lacks)[:3])
 
 
-def _without_idle(choices: Sequence[Choice]) -> tuple[list[Choice], list[str]]:
+def without_idle(choices: Sequence[Choice]) -> tuple[list[Choice], list[str]]:
     """The choices, the job as asked first, without those that take and move what it does; and the names of these."""
     asked, *others = choices
     idle = [each for each in others if _figures(each) == _figures(asked)]
@@ -284,7 +284,8 @@ def _figures(choice: Choice) -> tuple[object, ...]:
     return demands, moved, choice.passes, choice.fails, choice.samples, choice.seq_len, choice.is_same_result
 
 
-def _on_idle(names: Sequence[str]) -> Iterator[Note]:
+def on_idle(names: Sequence[str]) -> Iterator[Note]:
+    """What becomes of those: a note that names them, or none."""
     if names:
         yield Note(kind="job", text=f"The same figures as the job as asked: {', '.join(names)}.")
 

@@ -1,7 +1,7 @@
 """A job as text to paste: the planner's command line, and the call of LLM Compressor."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from planner.spelling import BYTES
 
 FROM_STDIN = "recipe.yaml"
 """The file that a recipe from stdin is to be saved to."""
+NARROW = 80
+"""Columns of the terminal that what is to be pasted is written for."""
 SAVE_FIRST = f"first save the recipe from stdin as {FROM_STDIN}"
 _DEFAULT = Job()
 _ALWAYS = ("samples", "seq_len", "batch_size")
@@ -136,14 +138,22 @@ def _plain(value: Any) -> Any:
 
 def _loading(job: Job, auto: str) -> list[str]:
     """from_pretrained, inside the context managers that the job's way of loading needs."""
-    more = "".join(f", {name}={value}" for name, value in _placement(job))
-    call = f'model = {auto}.from_pretrained(MODEL_ID, dtype="{job.dtype}"{more})'
     manager = _MANAGERS.get((job.weights == "disk" or job.ranks > 1, job.linearized))
+    arguments = ["MODEL_ID", f'dtype="{job.dtype}"', *(f"{name}={value}" for name, value in _placement(job))]
+    call = _call(f"model = {auto}.from_pretrained", arguments, indent=4 if manager else 0)
     if manager is None:
-        return [call]
+        return call
     module, name = manager
     argument = "" if auto == "AutoModelForCausalLM" else auto
-    return [f"from {module} import {name}", f"with {name}({argument}):", f"    {call}"]
+    return [f"from {module} import {name}", f"with {name}({argument}):", *call]
+
+
+def _call(called: str, arguments: Sequence[str], indent: int) -> list[str]:
+    """The call in one line, or with a line for each argument where a terminal of 80 columns would break it."""
+    before, line = " " * indent, f"{called}({', '.join(arguments)})"
+    if indent + len(line) < NARROW:
+        return [before + line]
+    return [f"{before}{called}(", *(f"{before}    {each}," for each in arguments), f"{before})"]
 
 
 _INIT = "from compressed_tensors.distributed import init_dist; init_dist()"

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from rich.console import Group, RenderableType
+from rich.console import Group, JustifyMethod, RenderableType
 from rich.text import Text
 
 from planner.choose.schema import Choice, Offer, Rent
@@ -18,6 +18,11 @@ from planner.reports.summary import job_line
 
 TITLES = ("machine", "price an hour", "GPUs", "card GiB", "RAM GiB", "strategy", "binds", "needs GiB of it")
 RIGHT = (False, True, False, True, True, False, False, True)
+SHORT = ("machine", "an hour", "binds, in GiB")
+"""On a narrow terminal: cards and strategy stand under the machine, what binds beside what the machine has of it."""
+_NUMBERS = {SHORT[1], *(title for title, is_number in zip(TITLES, RIGHT, strict=True) if is_number)}
+WIDE = 140
+"""Columns from which on every title has a place of its own."""
 SHOWN = 15
 LEGEND = "card: what CUDA sees of one   prices: of the day that `planner machines` names   1 GiB is 2^30 bytes"
 
@@ -32,11 +37,11 @@ def render(answer: Rent, *, width: int | None = None, color: bool = False) -> st
     ]
     parts: list[RenderableType] = [pairs(head), Text()]
     if answer.offers:
-        parts += [_table(answer.offers[:SHOWN], TITLES), Text(LEGEND, style="dim")]
+        parts += [_table(answer.offers[:SHOWN], width), Text(LEGEND, style="dim")]
     if len(answer.offers) > SHOWN:
         parts.append(Text(f"and {len(answer.offers) - SHOWN} more: --format json has all"))
     if answer.near_misses:
-        parts += [Text(), Text("Near misses:", style="bold"), _table(answer.near_misses, _NEAR)]
+        parts += [Text(), Text("Near misses:", style="bold"), _table(answer.near_misses, width, is_near=True)]
     of_choices = choice_notes([offer.choice for offer in answer.offers[:SHOWN]])
     notes = [("" if place else "notes", text) for place, text in enumerate((*texts(answer.notes), *of_choices))]
     return draw(Group(*parts, Text(), pairs(notes)), width=width, color=color)
@@ -60,17 +65,31 @@ def price(machine: Machine) -> str:
     return f"{machine.price.amount:,.2f} {machine.price.currency}" if machine.price else "no price"
 
 
-_NEAR = (*TITLES[:-2], "what is missing")
+_MISSING = "what is missing"
+_NEAR = (*TITLES[:-2], _MISSING)
 
 
-def _table(offers: Sequence[Offer], titles: Sequence[str]) -> RenderableType:
+def _table(offers: Sequence[Offer], width: int | None, *, is_near: bool = False) -> RenderableType:
+    is_wide = width is None or width >= WIDE
+    titles = (_NEAR if is_near else TITLES) if is_wide else (*SHORT[:-1], _MISSING if is_near else SHORT[-1])
+    rows = [_cells(offer, is_near=is_near) if is_wide else _short(offer, is_near=is_near) for offer in offers]
     table = ruled_table()
-    for title, right in zip(titles, RIGHT, strict=False):
-        fold = title in ("strategy", "what is missing")
-        table.add_column(title, justify="right" if right else "left", no_wrap=not fold, overflow="fold")
-    for offer in offers:
-        table.add_row(*(Text(cell) for cell in _cells(offer, is_near=titles is _NEAR)))
+    for title in titles:
+        wraps = title in ("strategy", _MISSING) or (title == "machine" and not is_wide)
+        justify: JustifyMethod = "right" if title in _NUMBERS else "left"
+        table.add_column(title, justify=justify, no_wrap=not wraps, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
     return table
+
+
+def _short(offer: Offer, *, is_near: bool) -> list[str]:
+    """The cells of a narrow terminal."""
+    name, cost, gpus, _card, _ram, strategy, *last = _cells(offer, is_near=is_near)
+    demand = offer.choice.demand(offer.choice.binds) if offer.choice.binds else None
+    if not is_near and demand is not None:
+        last = [f"{demand.resource} {_gib(demand.needs_bytes)} of {_gib(demand.has_bytes)}"]
+    return [f"{name}\n  {gpus}: {strategy}", cost, last[0]]
 
 
 def _cells(offer: Offer, *, is_near: bool) -> list[str]:

@@ -56,7 +56,7 @@ def room(job: Job) -> str:
 def _assumed(job: Job) -> str:
     """Where nobody said which card there is. A job that was read from a file tells no more what was said."""
     is_said = job.gpu is not None or "gpu_memory_bytes" in job.model_fields_set
-    return "" if is_said else " (assumed: --gpu says)"
+    return "" if is_said else " (assumed: say yours with --gpu)"
 
 
 def gpu_lines(plan: Plan) -> list[str]:

@@ -6,7 +6,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from planner.choose.fit import FITTING, Search, ranked
+from planner.choose.estimator import Estimator
+from planner.choose.fit import FITTING, Search, on_idle, ranked, without_idle
 from planner.choose.schema import Choice
 from planner.choose.strategies import ASKED, BATCHED, Strategy
 from planner.compress.modifiers.gptq import GPTQSpec
@@ -147,13 +148,28 @@ class Answers:
             for choice in together:
                 yield line("choice", choice=choice, missing=_missing_of(choice))
         yield line("strategies", order=_order(found), notes=list(texts(search.notes)))
+        yield from self._cards(estimator, search, ranked(found))
+
+    def _cards(self, estimator: Estimator, search: Search, choices: Sequence[Choice]) -> Iterator[bytes]:
+        """Their smallest cards, and what is missing to these, as far as time goes; then which change nothing."""
         end = time.monotonic() + CARDS_SECONDS
-        for choice in ranked(found):
+        exact: dict[str, Choice] = {}
+        for choice in choices:
             if time.monotonic() > end:
                 break
             self.kept.say(f"looking for the smallest card: {choice.strategy}")
-            strategy = Strategy(name=choice.strategy, changes=choice.changes, recipe_changes=choice.recipe_changes)
-            yield line("card", strategy=choice.strategy, bytes=estimator.trial(search.asked, strategy).smallest_card)
+            strategy = Strategy(
+                name=choice.strategy,
+                changes=choice.changes,
+                recipe_changes=choice.recipe_changes,
+                is_same_result=choice.is_same_result,
+            )
+            found = exact[choice.strategy] = estimator.choice(search.asked, strategy, search.machine)
+            card = estimator.trial(search.asked, strategy).smallest_card
+            yield line("card", strategy=choice.strategy, bytes=card, missing=_missing_of(found))
+        if asked := exact.pop(ASKED.name, None):
+            _, idle = without_idle((asked, *exact.values()))
+            yield line("idle", names=idle, notes=list(texts(tuple(on_idle(idle)))))
 
 
 @dataclass(frozen=True, slots=True)

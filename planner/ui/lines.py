@@ -14,6 +14,7 @@ Kind = Literal[
     "choice",
     "strategies",
     "card",
+    "idle",
     "error",
     "done",
     "superseded",

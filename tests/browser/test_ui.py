@@ -248,3 +248,11 @@ def test_every_control_has_a_name_and_the_keyboard_reaches_the_results(page: Any
 def test_the_pictures_of_the_docs(server: str, open_page: OpenPage, screenshots: Path) -> None:
     page = planned(open_page(f"{server}?gpu=16GiB&ram=32&weights=gpu", width=1180, height=740))
     page.screenshot(path=screenshots / "ui.png")
+
+
+def test_a_way_that_changes_nothing_becomes_a_sentence(page: Any) -> None:
+    planned(page)
+    name = "weights in RAM as far as they go, the others on the disk"
+    assert page.locator("#idle").is_visible()
+    assert name in str(page.locator("#idle").text_content())
+    assert page.locator("#ways tbody th", has_text=name).count() == 0

@@ -3,18 +3,18 @@
     python -m tests.choose.advice [--layers N] [--seconds S] [MODEL ...]
 
 follows the advice for every shipped recipe on every shipped preset (or these) and five machines around what the job
-asks, in an order that mixes models and recipes, until the time is up, and prints what does not do what it says. Without
-`--layers` the models are whole: hours; `--skip` goes on where an earlier sweep ended.
+asks, until the time is up, and prints what does not do what it says. The first round meets every model and every
+recipe, each further one with another partner. Without `--layers` the models are whole: hours; `--skip` goes on where an
+earlier sweep ended.
 """
 
 import argparse
 import contextlib
 import io
 import json
-import random
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from time import monotonic
 from typing import Any
@@ -126,13 +126,11 @@ def main() -> int:
     parser.add_argument("--layers", type=int)
     parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--seconds", type=float, default=float("inf"))
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--skip", type=int, default=0, help="pairs of model and recipe that an earlier sweep did")
     parser.add_argument("models", nargs="*")
     options = parser.parse_args()
     models = options.models or [preset.name for preset in list_presets()]
-    pairs = [(model, info.name) for model in models for info in list_recipes()]
-    random.Random(options.seed).shuffle(pairs)  # noqa: S311  (an order, no secret)
+    pairs = list(rounds(models, [info.name for info in list_recipes()]))
     job, begun, found = Job(samples=options.samples, layers=options.layers), monotonic(), 0
     done = options.skip
     for model, recipe in pairs[options.skip :]:
@@ -143,6 +141,15 @@ def main() -> int:
         print(f"{done} of {len(pairs)}, {monotonic() - begun:,.0f} s: {model} {recipe}", file=sys.stderr, flush=True)
     print(f"{done - options.skip} of {len(pairs)} pairs, {found} with something to mend", file=sys.stderr)
     return 1 if found else 0
+
+
+def rounds(models: Sequence[str], recipes: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Every pair once, in rounds: as many as the longer of the two has entries, so that the first meets all of both."""
+    shorter, longer = sorted((models, recipes), key=len)
+    for first in range(len(shorter)):
+        for place, each in enumerate(longer):
+            other = shorter[(first + place) % len(shorter)]
+            yield (each, other) if longer is models else (other, each)
 
 
 def _followed(model: str, recipe: str, job: Job) -> bool:

@@ -1,12 +1,14 @@
 """What `fit` advises is accepted as a command and does what it says; `python -m tests.choose.advice` follows all."""
 
+from itertools import product
+
 import pytest
 
 from planner.choose.estimator import Estimator
 from planner.choose.strategies import ASKED
 from planner.hardware.machine import Machine
 from planner.job import Job
-from tests.choose.advice import MACHINES, agree, broken_advice, built_once, machine, planned
+from tests.choose.advice import MACHINES, agree, broken_advice, built_once, machine, planned, rounds
 
 JOB = Job(samples=32, seq_len=512, layers=2)
 SAMPLE = (
@@ -50,3 +52,12 @@ def test_a_fix_of_the_recipe_is_in_its_command() -> None:
         status, plan = planned(choice.command)
         assert status == 0
         assert any("batched_quantization is 1 here" in note["text"] for note in plan["notes"])
+
+
+def test_the_sweep_meets_every_model_and_every_recipe_in_its_first_round() -> None:
+    for models, recipes in ((["a", "b"], ["1", "2", "3"]), (["a", "b", "c"], ["1", "2"]), (["a"], ["1"])):
+        pairs = list(rounds(models, recipes))
+        first = pairs[: max(len(models), len(recipes))]
+        assert sorted(set(pairs)) == sorted(pairs) == sorted(product(models, recipes))
+        assert {model for model, _ in first} == set(models)
+        assert {recipe for _, recipe in first} == set(recipes)

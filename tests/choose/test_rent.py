@@ -10,7 +10,7 @@ from planner.choose.schema import Rent
 from planner.choose.strategies import ASKED
 from planner.errors import JobError
 from planner.hardware.machine import HourlyPrice, Machine
-from planner.reports.rent import conclusion
+from planner.reports.rent import conclusion, render
 from planner.units import GIB, MIB
 from tests.choose.small import JOB, LARGE, estimator
 
@@ -91,3 +91,16 @@ def test_a_machine_on_which_only_strategies_together_fit_is_an_offer() -> None:
     (offer,) = rent(estimator(), job, [small], Wish()).offers
     assert len(offer.choice.changes) > 1
     assert "batch of 1" in offer.choice.strategy
+
+
+def test_at_80_columns_names_and_figures_of_a_machine_stay_whole() -> None:
+    name = "8x_RTX-PRO-6000-BLACKWELL_SECURE"
+    large = machine(name, 13.0, ram=2048 * GIB, cloud="runpod", gpus=8).model_copy(
+        update={"gpu": "RTX PRO 6000 Server"}
+    )
+    lines = render(found(large, machine("tiny", 0.1, gpu=NEEDS["GPU"] * 7 // 10)), width=80).splitlines()
+    assert max(map(len, lines)) <= 80
+    (row,) = (place for place, line in enumerate(lines) if line.startswith(f"runpod {name} "))
+    assert "13.00 USD" in lines[row]
+    assert " of 24.00" in lines[row]
+    assert lines[row + 1].startswith("  8 x RTX PRO 6000 Server: ")

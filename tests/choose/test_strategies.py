@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from planner.choose.paste import command_line
+from planner.choose.paste import NARROW, command_line
 from planner.choose.schema import Choice
 from planner.choose.strategies import ASKED, Strategy
 from planner.choose.targets import finer_targets
@@ -126,13 +126,14 @@ def test_what_is_pasted_is_python_and_names_the_changed_arguments(choices: dict[
         "two targets a subgraph": "sequential_targets_per_subgraph=2",
         "next batch prefetched": "sequential_prefetch=True",
         "errors not propagated": "propagate_error=False",
-        "all weights on the disk": 'device_map="auto_offload", max_memory={"cpu": 0}',
+        "all weights on the disk": '        device_map="auto_offload",\n        max_memory={"cpu": 0},\n',
         "weights on the GPU": 'device_map="cuda:0"',
         "GPTQ one module at a time": "batched_quantization: 1",
     }
     for name, words in expected.items():
         ast.parse(choices[name].python)
         assert words in choices[name].python
+        assert all(len(line) < NARROW for line in choices[name].python.splitlines() if not line.startswith("#"))
 
 
 def test_a_shipped_recipe_is_pasted_as_the_file_that_it_is(choices: dict[str, Choice]) -> None:

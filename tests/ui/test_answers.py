@@ -17,6 +17,7 @@ from planner.ui.answers import Answers
 from planner.ui.kept import GRAPHS, Latest, decides_program
 from planner.ui.lines import kind_of, line
 from planner.ui.question import PageQuestion
+from planner.units import MIB, human_bytes
 from tests import built
 from tests.ui.fakes import CONFIG
 
@@ -82,10 +83,25 @@ def test_what_is_soonest_known_comes_first(answers: Answers) -> None:
     order = next(each["order"] for each in lines if each["kind"] == "strategies")
     assert sorted(choices) == sorted(order)
     assert "as asked" in choices
-    assert kinds[4:] == [*["choice"] * len(choices), "strategies", *["card"] * len(choices), "done"]
+    assert kinds[4:] == [*["choice"] * len(choices), "strategies", *["card"] * len(choices), "idle", "done"]
     cards = {each["strategy"]: each["bytes"] for each in lines if each["kind"] == "card"}
     assert list(cards) == order
     assert cards["as asked"] == lines[3]["plan"]["gpu"]["smallest_card_bytes"]
+
+
+def test_once_its_smallest_card_is_known_a_way_says_what_is_missing_to_that_and_those_that_change_nothing_leave(
+    answers: Answers,
+) -> None:
+    lines = until(answers, asked(gpu="500MiB"), "done")
+    choices = {each["choice"]["strategy"]: each for each in lines if each["kind"] == "choice"}
+    cards = {each["strategy"]: each for each in lines if each["kind"] == "card"}
+    lacking = [name for name, each in cards.items() if "GPU missing" in each["missing"]]
+    assert lacking
+    for name in lacking:
+        assert cards[name]["missing"].startswith(human_bytes(cards[name]["bytes"] - 500 * MIB)), name
+    assert any(cards[name]["missing"] != choices[name]["missing"] for name in lacking), "before: at most so much"
+    idle = next(each for each in lines if each["kind"] == "idle")
+    assert set(idle["names"]) < set(choices) - {"as asked"}
 
 
 def test_a_page_that_made_way_gets_its_smallest_card_though_another_page_had_it_looked_for(answers: Answers) -> None:

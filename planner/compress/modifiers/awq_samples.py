@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from planner.compress.batches import Batches, walk_batches
+from planner.compress.batches import PATIENCE, Batches, walk_batches
 from planner.compress.context import Context, Frame
 from planner.compress.holdings import Owner
 from planner.cuda.operands import Operand
@@ -12,8 +12,6 @@ from planner.cuda.requests import temporaries
 from planner.models.traces import Call
 from planner.timeline import Handle
 
-SETTLED = 8
-"""Batches in a row that needed nothing from the driver: a run of all of them is one of many equal ones."""
 _DTYPE = {2: "bfloat16", 4: "float32"}
 FP32, INT64 = 4, 8
 
@@ -69,7 +67,7 @@ class Samples:
         return outputs
 
     def _walk(self, batch: Callable[[int], None]) -> None:
-        walk_batches(self._context, self._batches.count, batch, soon=SETTLED)
+        walk_batches(self._context, self._batches.count, batch, patience=PATIENCE)
 
     def _batch(self, number: int, names: Frame, outputs: Handle, others: Handle) -> None:
         """outputs = [module(**batch) for batch in batch_iter]"""

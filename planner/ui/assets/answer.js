@@ -7,6 +7,7 @@ const SHOW = {
   picture: line => { showPicture(line); },
   choice: line => { addWay(line.choice, line.missing); },
   card: line => { showCard(line); },
+  idle: line => { leaveOut(line); },
   strategies: line => { orderWays(line.order); },
   error: line => { fail(line.text); },
 };
@@ -60,7 +61,7 @@ function showPicture({entry, options}) {
 // ---------------------------------------------------------------- strategies
 let rows = null; // of the answer that comes in; null until its first
 function addWay(choice, missing) {
-  if (!rows) { rows = new Map(); $("ways").tBodies[0].replaceChildren(); }
+  if (!rows) { rows = new Map(); $("ways").tBodies[0].replaceChildren(); $("idle").hidden = true; }
   const demand = name => choice.demands.find(each => each.resource === name);
   const gib = (name, field) => demand(name) ? (demand(name)[field] / GIB).toFixed(2) + (demand(name).what.startsWith("an estimate") ? "~" : "") : "-";
   const name = make("th", {scope: "row", textContent: choice.strategy});
@@ -78,9 +79,16 @@ function addWay(choice, missing) {
   rows.set(choice.strategy, row);
   $("ways").tBodies[0].append(row);
 }
-function showCard({strategy, bytes}) {
+function showCard({strategy, bytes, missing}) {
   const row = rows?.get(strategy);
-  if (row) row.children[2].textContent = bytes ? (bytes / GIB).toFixed(2) : "-";
+  if (!row) return;
+  row.children[2].textContent = bytes ? (bytes / GIB).toFixed(2) : "-";
+  row.children[5].textContent = missing;
+}
+function leaveOut({names, notes}) { // what changes nothing is a sentence, no row
+  for (const name of names) rows?.get(name)?.remove();
+  $("idle").textContent = notes.join(" ");
+  $("idle").hidden = !notes.length;
 }
 function orderWays(order) {
   if (!rows) return;

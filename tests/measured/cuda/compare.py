@@ -35,8 +35,6 @@ CONTEXT = 520_000_000
 
 STEP_SHARE = 0.01
 JOB_SHARE = 0.02
-SEARCH_SHARE = 0.03
-"""For AWQ, which runs all batches again at each point of its grid: most are passed over, though places differ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,11 +117,6 @@ def _beside(peaks: Iterable[tuple[StepMemory, Peak]], rows: Iterable[tuple[Any, 
         figures = gpu["peak_bytes"], gpu["peak_allocated_bytes"], gpu["peak_reserved_bytes"]
         measured[key] = _largest(measured.get(key, (0, 0, 0)), figures)
     return tuple(_step(key, planned[key], figures) for key, figures in measured.items())
-
-
-def job_share(case: CudaCase) -> float:
-    """How far off what a job reserves may be."""
-    return SEARCH_SHARE if case.recipe.startswith("awq") else JOB_SHARE
 
 
 def job_ratio(case: CudaCase, figure: int) -> float:

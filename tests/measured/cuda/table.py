@@ -7,7 +7,14 @@ from planner.hardware.gpus import CUDA_CONTEXT
 from planner.units import GIB
 from tests.measured.cases import options
 from tests.measured.cuda.cases import CudaCase, cuda_cases
-from tests.measured.cuda.compare import CudaStep, job_ratio, planned_smallest, recorded_cases, second_steps, steps
+from tests.measured.cuda.compare import (
+    CudaStep,
+    job_ratio,
+    planned_smallest,
+    recorded_cases,
+    second_steps,
+    steps,
+)
 from tests.measured.cuda.smallest import RECORDED
 
 HEAD = """

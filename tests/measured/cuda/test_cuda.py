@@ -10,7 +10,6 @@ from tests.measured.cuda.compare import (
     JOB_SHARE,
     STEP_SHARE,
     job_ratio,
-    job_share,
     recorded_cases,
     second_steps,
     steps,
@@ -26,13 +25,13 @@ def case(request: pytest.FixtureRequest) -> CudaCase:
 
 
 def test_every_step_requests_and_reserves_what_the_real_one_does(case: CudaCase) -> None:
-    far = [s for s in steps(case) if abs(s.requested - 1) > STEP_SHARE or abs(s.reserved - 1) > job_share(case)]
+    far = [s for s in steps(case) if abs(s.requested - 1) > STEP_SHARE or abs(s.reserved - 1) > JOB_SHARE]
     assert not far, "\n".join(f"{s.name}: {s.planned} planned, {s.measured} measured" for s in far)
 
 
 @pytest.mark.parametrize("figure", [1, 2], ids=["allocated", "reserved"])
 def test_the_job_allocates_and_reserves_what_the_real_one_does(case: CudaCase, figure: int) -> None:
-    assert abs(job_ratio(case, figure) - 1) <= job_share(case)
+    assert abs(job_ratio(case, figure) - 1) <= JOB_SHARE
 
 
 def test_its_row_on_the_page_is_up_to_date(case: CudaCase) -> None:
