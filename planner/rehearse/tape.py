@@ -21,6 +21,8 @@ APART = 2
 """Batches (or pairs) of a run of equal ones that stand apart: they give back what was taken before the run."""
 PERIODS = (1, 2)
 """Two names that are bound in turn (an input, and the one before that a progress bar holds) make pairs of batches."""
+AT_A_TIME = 100_000
+"""Events that are made into actions together."""
 CYCLE = 4
 """Layouts that are remembered: two blocks that change places with each pair of batches lie as before after two."""
 
@@ -154,15 +156,27 @@ def _parts(trace: Trace, device: int) -> tuple[TapePart, ...]:
 
 
 def _listed(trace: Trace, events: Array, number_at: Array, is_birth: Array) -> list[Action]:
-    rows = trace.records[events]
-    columns = (rows["action"], number_at[events], is_birth[events], rows["bytes"], rows["stream"], rows["number"])
     actions: list[Action] = []
-    for action, number, is_taken, nbytes, stream, step in zip(*(each.tolist() for each in columns), strict=True):
+    live: dict[int, int] = {}  # one object for a tensor's number and one for each size: there are millions
+    sizes: dict[int, int] = {}
+    for action, number, is_taken, nbytes, stream, step in _rows(trace, events, number_at, is_birth):
         if action == MARK:
             actions.append((-1, step, 0))
+        elif is_taken:
+            live[number] = number
+            actions.append((number, sizes.setdefault(nbytes, nbytes), stream))
         else:
-            actions.append((number, nbytes, stream) if is_taken else (number, -1, 0))
+            actions.append((live.pop(number, number), -1, 0))
     return actions
+
+
+def _rows(trace: Trace, events: Array, number_at: Array, is_birth: Array) -> Iterator[tuple[int, ...]]:
+    """What `_listed` reads of each event; Python's numbers for a part of them at a time."""
+    for begin in range(0, len(events), AT_A_TIME):
+        part = events[begin : begin + AT_A_TIME]
+        rows = trace.records[part]
+        columns = (rows["action"], number_at[part], is_birth[part], rows["bytes"], rows["stream"], rows["number"])
+        yield from zip(*(each.tolist() for each in columns), strict=True)
 
 
 def _repetitions(
