@@ -11,6 +11,7 @@ from planner.job import Build, Job, dtype_named
 from planner.models import load as loading
 from planner.models.built import BuiltModel
 from planner.models.graph import ModelGraph
+from planner.models.load import graph_of as graph_of_built
 from planner.models.load import load_built, load_model
 from planner.models.source import ModelSource, list_presets, load_source
 from planner.serving import model as serving
@@ -43,14 +44,27 @@ def _graph(model: str, job: Job) -> ModelGraph:
 
 
 def share_presets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until the test ends, planner takes presets that an earlier test of this worker built: a preset never changes."""
+    """Until the test ends, planner takes presets that an earlier test of this worker built, and their graphs: a preset
+    never changes."""
     monkeypatch.setattr(loading, "load_built", _shared_built)
+    monkeypatch.setattr(loading, "graph_of", _shared_graph)
     monkeypatch.setattr(serving, "load_served", _shared_served)
     monkeypatch.setattr(training, "trace_training", _shared_trace)
 
 
 def _shared_built(model: object, build: Build) -> BuiltModel:
     return _built(model, build) if isinstance(model, str) and model in PRESETS else load_built(model, build)
+
+
+def _shared_graph(built: BuiltModel, job: Job) -> ModelGraph:
+    name = built.source.name
+    is_shared = name in PRESETS and built is _built(name, built.build)
+    return _traced(name, cutting(job)) if is_shared else graph_of_built(built, job)
+
+
+@lru_cache(maxsize=8)
+def _traced(preset: str, job: Job) -> ModelGraph:
+    return graph_of_built(_built(preset, job.build), job)
 
 
 def _shared_served(model: object, dtype: str = "bfloat16") -> tuple[ServedModel, Activations]:

@@ -15,9 +15,9 @@ from planner.models.source import list_presets
 # Files whose tests share nothing: each test goes to whichever worker is free.
 APART = frozenset(
     {
+        "tests/choose/test_stories.py",
         "tests/formats/test_compressed.py",
         "tests/models/test_touched.py",
-        "tests/property/test_laws.py",
         "tests/property/test_folding.py",
         "tests/serving/test_cache_layers.py",
         "tests/test_docs.py",

@@ -11,7 +11,7 @@ from planner.cli import app, main
 from tests.built import share_presets
 from tests.test_docs import check_finishes, shown_commands, update
 
-COMMANDS: list[str] = sorted(getattr(get_command(app), "commands"))  # noqa: B009  (typer's type does not say it)
+COMMANDS: dict[str, Any] = getattr(get_command(app), "commands")  # noqa: B009  (typer's type does not say it)
 WITHOUT = ("models", "recipes")
 """Commands that have nothing to ask for, and so no examples."""
 NEED_MORE = ("rehearse", "measure", "drift", "report", "explain", "ui")
@@ -27,16 +27,23 @@ def examples(command: str) -> list[str]:
     return re.findall(r"^ (planner .*)$", told, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS])
+def written(command: str) -> list[str]:
+    """The same as the source has it, which costs no rendering; `examples` has of each what fits a line."""
+    return re.findall(r"^(planner .*)$", COMMANDS[command].epilog or "", re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", ["", *sorted(COMMANDS)])
 def test_every_example_of_a_help_is_run_by_the_test_of_the_docs(command: str) -> None:
     shown = examples(command)
+    if command:
+        assert [whole[: len(line)] for line, whole in zip(shown, written(command), strict=True)] == shown
     assert bool(shown) == (command not in WITHOUT), f"planner {command} --help shows {len(shown)} examples"
     assert {each for each in shown if each.split()[1] not in NEED_MORE} <= set(shown_commands())
 
 
 def _jobs() -> list[str]:
     """Examples of these commands that name a job: a model and a recipe."""
-    return [each for command in NEED_MORE for each in examples(command) if " -r " in each or " --recipe " in each]
+    return [each for command in NEED_MORE for each in written(command) if " -r " in each or " --recipe " in each]
 
 
 def _as_plan(example: str) -> list[str]:

@@ -109,22 +109,20 @@ def is_heavy(path: Path) -> bool:
     return bool({module.partition(".")[0] for module in at_import(path)} & HEAVY)
 
 
-def closure() -> set[str]:
+@cache
+def heavy_files() -> frozenset[str]:
     """The files whose import imports torch, themselves or through other files of planner."""
     heavy = {name_of(path) for path in FILES if is_heavy(path)}
     while True:
         reached = {name_of(path) for path in FILES if heavy & first_imports(path)}
         if reached <= heavy:
-            return heavy
+            return frozenset(heavy)
         heavy |= reached
 
 
 def first_imports(path: Path) -> set[str]:
     """What of planner the file imports when it is imported itself."""
     return {module.removeprefix("planner.") for module in at_import(path) if module.startswith("planner.")}
-
-
-HEAVY_FILES = closure()
 
 
 def graph(level: int) -> networkx.DiGraph:
@@ -160,13 +158,13 @@ def test_every_floor_is_lived_in() -> None:
 
 
 def test_torch_is_imported_where_models_are_built_and_nowhere_else() -> None:
-    assert {room_of(name) for name in HEAVY_FILES} == TORCH_FOLDERS
+    assert {room_of(name) for name in heavy_files()} == TORCH_FOLDERS
 
 
 def heavy_arrows() -> Iterator[tuple[str, str]]:
     """(file, file of planner that imports torch) for each import, wherever the statement stands."""
     for path in FILES:
-        yield from ((name_of(path), module) for module, _ in planner_imports(path) if module in HEAVY_FILES)
+        yield from ((name_of(path), module) for module, _ in planner_imports(path) if module in heavy_files())
 
 
 def test_the_simulation_and_the_formats_never_reach_torch() -> None:
@@ -190,7 +188,7 @@ def test_no_function_is_too_long_to_read() -> None:
 
 
 def test_pure_rooms_bring_no_torch_when_they_are_imported() -> None:
-    pure = [f"planner.{name_of(path)}" for path in FILES if name_of(path) not in HEAVY_FILES | {"__main__"}]
+    pure = [f"planner.{name_of(path)}" for path in FILES if name_of(path) not in heavy_files() | {"__main__"}]
     code = f"""
 import importlib, sys
 for name in {pure!r}:

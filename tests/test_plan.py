@@ -11,6 +11,7 @@ import planner
 from planner import Job, Plan, compare, load_model, load_recipe, plan
 from planner.errors import JobError, ModelError, PlannerError, RecipeError
 from planner.models import load as loading
+from planner.models.source import load_source
 from planner.notes import texts
 from planner.planning import plan_graph
 from planner.units import GIB
@@ -18,6 +19,7 @@ from planner.units import GIB
 SMALL: dict[str, Any] = {"layers": 2, "samples": 4, "seq_len": 256}
 LAYER = 436_224_000  # bytes of one Llama-3-8B layer
 EMBEDDING = 128_256 * 4096 * 2
+SMALL_MIXTURE = load_source("qwen3-30b-a3b").config | {"num_experts": 16}
 Writer = Callable[..., str]
 
 
@@ -109,7 +111,7 @@ def test_a_tied_embedding_that_is_quantized_is_untied_first(recipe: Writer) -> N
 
 
 def test_a_smaller_card_makes_smaller_gptq_batches() -> None:
-    large, small = (plan("qwen3-30b-a3b", "gptq_w4a16", job(layers=1, gpu_memory_bytes=n * GIB)) for n in (80, 12))
+    large, small = (plan(SMALL_MIXTURE, "gptq_w4a16", job(layers=1, gpu_memory_bytes=n * GIB)) for n in (80, 3))
     assert small.gpu.peak_bytes < large.gpu.peak_bytes
 
 
@@ -349,7 +351,7 @@ def test_two_modifiers_are_told_to_take_two_passes(recipe: Writer) -> None:
 
 
 def test_a_lost_mask_is_told_where_a_forward_runs() -> None:
-    with_data, without = compare("qwen3-30b-a3b", ["gptq_w4a16", "rtn_w4a16"], job(layers=1))
+    with_data, without = compare(SMALL_MIXTURE, ["gptq_w4a16", "rtn_w4a16"], job(layers=1))
     assert noted("gets no mask while calibrating", with_data)
     assert not noted("gets no mask", without)
 

@@ -32,7 +32,7 @@ that nearly each card means a simulation."""
 
 SETTLED = (
     f"This job has more than {MANY_MODULES:,} modules to compress: what the caching allocator reserves is taken as "
-    "settled after three equal batches and three equal layers that took no new segment."
+    "settled after eight equal batches and three equal layers that took no new segment."
 )
 
 

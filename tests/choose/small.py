@@ -1,5 +1,7 @@
 """A small Llama whose jobs are planned in milliseconds, and machines of its size."""
 
+import json
+from functools import cache
 from typing import Any
 
 from planner.choose.estimator import Estimator
@@ -37,7 +39,13 @@ def machine(gpu: int = 80 * GIB, ram: int | None = 64 * GIB, **fields: Any) -> M
 
 
 def estimator(recipe: str = "gptq_w4a16", config: dict[str, Any] = CONFIG) -> Estimator:
-    return Estimator(config, recipe)
+    """The one that all tests share: a trial is made once, whoever asks."""
+    return _shared(recipe, json.dumps(config))
+
+
+@cache
+def _shared(recipe: str, config: str) -> Estimator:
+    return Estimator(json.loads(config), recipe)
 
 
 def search(on: Machine, job: Job = JOB, recipe: str = "gptq_w4a16", config: dict[str, Any] = CONFIG) -> Search:

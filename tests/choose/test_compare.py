@@ -11,16 +11,18 @@ from planner.cli import main
 from planner.compress.recipes import load_recipe
 from planner.compress.schema import Plan
 from planner.errors import JobError
+from planner.job import Job
 from planner.planning import plan
 from planner.reports import compare
 from planner.units import GIB
-from tests.choose.small import CONFIG, JOB, LARGE, estimator, machine
+from tests.choose.small import CONFIG, LARGE, estimator, machine
 
+FEW = Job(samples=32, seq_len=512)
 ON_GPU = "activations on the GPU"
 
 
 def plans(*names: str, on: Any = (LARGE,), recipes: Any = ("gptq_w4a16",)) -> tuple[Plan, ...]:
-    return Comparison(CONFIG, lambda _: None).plans([load_recipe(each) for each in recipes], JOB, on, names)
+    return Comparison(CONFIG, lambda _: None).plans([load_recipe(each) for each in recipes], FEW, on, names)
 
 
 def test_every_recipe_is_planned_with_every_strategy_on_every_machine() -> None:
@@ -37,9 +39,9 @@ def test_every_recipe_is_planned_with_every_strategy_on_every_machine() -> None:
 
 def test_a_combination_is_what_plan_says_of_it() -> None:
     (asked, changed) = plans("as asked", ON_GPU)
-    whole = plan(CONFIG, "gptq_w4a16", JOB, machine=LARGE)
+    whole = plan(CONFIG, "gptq_w4a16", FEW, machine=LARGE)
     assert asked == whole
-    alone = plan(CONFIG, "gptq_w4a16", JOB.model_copy(update={"offload_device": "gpu"}), machine=LARGE)
+    alone = plan(CONFIG, "gptq_w4a16", FEW.model_copy(update={"offload_device": "gpu"}), machine=LARGE)
     assert changed.demands == alone.demands
     assert changed.result == alone.result
 
@@ -88,5 +90,5 @@ def test_a_rule_of_thumb_knows_no_strategies(capsys: pytest.CaptureFixture[str])
 
 def test_the_estimator_and_the_comparison_agree() -> None:
     (changed,) = plans(ON_GPU)
-    trial = estimator().trial(JOB.on(LARGE).model_copy(update={"offload_device": "gpu"}))
+    trial = estimator().trial(FEW.on(LARGE).model_copy(update={"offload_device": "gpu"}))
     assert trial.plan.host == changed.host

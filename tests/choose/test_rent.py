@@ -1,5 +1,6 @@
 """rent: machines on which a job fits, the cheapest first; near misses by what they lack."""
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -14,7 +15,11 @@ from planner.reports.rent import conclusion, render
 from planner.units import GIB, MIB
 from tests.choose.small import JOB, LARGE, estimator
 
-NEEDS = {demand.resource: demand.at_least_bytes for demand in estimator().choice(JOB, ASKED, LARGE).demands}
+
+@cache
+def needs() -> dict[str, int]:
+    """Bytes by resource that the job takes."""
+    return {demand.resource: demand.at_least_bytes for demand in estimator().choice(JOB, ASKED, LARGE).demands}
 
 
 def machine(name: str, price: float | None, gpu: int | None = 24 * GIB, ram: int = 64 * GIB, **more: Any) -> Machine:
@@ -43,7 +48,7 @@ def test_every_offer_has_the_strategy_that_moves_least_of_those_that_fit() -> No
 
 
 def test_a_machine_that_lacks_a_little_is_a_near_miss_by_what_it_lacks_least() -> None:
-    answer = found(machine("tiny", 0.1, gpu=NEEDS["GPU"] * 7 // 10), machine("none", 0.1, gpu=64 * MIB))
+    answer = found(machine("tiny", 0.1, gpu=needs()["GPU"] * 7 // 10), machine("none", 0.1, gpu=64 * MIB))
     assert answer.offers == ()
     (near,) = answer.near_misses
     assert near.machine.name == "tiny"
@@ -56,7 +61,7 @@ def test_a_machine_of_which_nobody_said_the_card_is_no_offer() -> None:
 
 
 def test_wishes_leave_machines_out() -> None:
-    machines = [machine("cheap", 0.5, ram=NEEDS["RAM"] + 64 * MIB), machine("dear", 3.0)]
+    machines = [machine("cheap", 0.5, ram=needs()["RAM"] + 64 * MIB), machine("dear", 3.0)]
     assert names(found(*machines, max_price=1.0)) == ["cheap"]
     roomy = found(*machines, min_headroom=0.5)
     assert names(roomy) == ["dear"]
@@ -86,7 +91,7 @@ def test_amounts_of_two_currencies_are_never_compared() -> None:
 # ---------------------------------------------------------------------- several strategies together
 def test_a_machine_on_which_only_strategies_together_fit_is_an_offer() -> None:
     job = JOB.model_copy(update={"batch_size": 16})
-    small = machine("small", 1.0, gpu=NEEDS["GPU"] + 64 * MIB, ram=NEEDS["RAM"] - 120 * MIB)
+    small = machine("small", 1.0, gpu=needs()["GPU"] + 64 * MIB, ram=needs()["RAM"] - 120 * MIB)
     assert not any(choice.fits == "yes" for choice in Search(estimator(), job, small).quick_choices())
     (offer,) = rent(estimator(), job, [small], Wish()).offers
     assert len(offer.choice.changes) > 1
@@ -98,7 +103,7 @@ def test_at_80_columns_names_and_figures_of_a_machine_stay_whole() -> None:
     large = machine(name, 13.0, ram=2048 * GIB, cloud="runpod", gpus=8).model_copy(
         update={"gpu": "RTX PRO 6000 Server"}
     )
-    lines = render(found(large, machine("tiny", 0.1, gpu=NEEDS["GPU"] * 7 // 10)), width=80).splitlines()
+    lines = render(found(large, machine("tiny", 0.1, gpu=needs()["GPU"] * 7 // 10)), width=80).splitlines()
     assert max(map(len, lines)) <= 80
     (row,) = (place for place, line in enumerate(lines) if line.startswith(f"runpod {name} "))
     assert "13.00 USD" in lines[row]

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from planner.choose.estimator import Estimator
 from planner.choose.paste import NARROW, command_line
 from planner.choose.schema import Choice
 from planner.choose.strategies import ASKED, Strategy
@@ -110,7 +111,7 @@ def test_a_model_is_built_once_and_traced_once_for_each_cut(monkeypatch: pytest.
     build, trace = load.load_built, load.graph_of
     monkeypatch.setattr(load, "load_built", lambda *a: builds.append(a) or build(*a))
     monkeypatch.setattr(load, "graph_of", lambda *a: traces.append(a) or trace(*a))
-    trials = estimator()
+    trials = Estimator(CONFIG, "gptq_w4a16")
     for samples in (8, 16, 32):
         for targets in (None, ("LlamaAttention", "LlamaMLP")):
             trials.trial(Job(samples=samples, seq_len=256, sequential_targets=targets))

@@ -48,6 +48,15 @@ SMALL = ModelSource(
 )
 
 
+def one_layer(preset: str) -> ModelSource:
+    """A preset without the layers that a test of one layer would build and run too."""
+    source = load_source(preset)
+    return replace(source, config=source.config | {"num_hidden_layers": 1})
+
+
+LLAMA_LAYER, QWEN_MOE_LAYER = one_layer("llama-3-8b"), one_layer("qwen3-30b-a3b")
+
+
 def gpt(**asked: Any) -> TrainingTrace:
     return trace_training(
         GPT, TraceRequest(seq_len=SEQ, batch_size=BATCH, **asked), ["transformer.h.0", "transformer.h.1"]
@@ -165,8 +174,8 @@ def test_a_frozen_linear_keeps_no_input_and_an_adapter_its_own() -> None:
     seq = 512
     one = frozenset({"model.layers.0.mlp.down_proj"})
     asked: dict[str, Any] = {"seq_len": seq, "trainable": False, "autocast": "bfloat16"}
-    bare = llama(load_source("llama-3-8b"), 1, **asked).pieces[0]
-    adapted = llama(load_source("llama-3-8b"), 1, **asked, adapters=one, rank=8).pieces[0]
+    bare = llama(LLAMA_LAYER, 1, **asked).pieces[0]
+    adapted = llama(LLAMA_LAYER, 1, **asked, adapters=one, rank=8).pieces[0]
     assert bare.weight_gradients == 0
     assert adapted.weight_gradients == 4 * 8 * (14336 + 4096)
     copy_of_input, rank_outputs, casts = 2 * seq * 14336, 2 * seq * 8, 2 * 8 * (14336 + 4096)
@@ -176,8 +185,7 @@ def test_a_frozen_linear_keeps_no_input_and_an_adapter_its_own() -> None:
 def test_dropout_of_an_adapter_keeps_a_mask_of_one_byte_an_element() -> None:
     one = frozenset({"model.layers.0.mlp.down_proj"})
     asked: dict[str, Any] = {"seq_len": 512, "trainable": False, "autocast": "bfloat16", "adapters": one}
-    source = load_source("llama-3-8b")
-    with_masks, without = llama(source, 1, **asked, dropout=0.1), llama(source, 1, **asked)
+    with_masks, without = llama(LLAMA_LAYER, 1, **asked, dropout=0.1), llama(LLAMA_LAYER, 1, **asked)
     assert with_masks.pieces[0].saved - without.pieces[0].saved == 512 * 14336
 
 
@@ -230,10 +238,9 @@ def test_an_adapted_expert_tensor_is_made_anew_and_kept() -> None:
     # peft ParamWrapper: W + BA of (128, 1536, 2048) and (128, 2048, 768) in the weights' 16 bit
     experts = "model.layers.0.mlp.experts"
     asked: dict[str, Any] = {"seq_len": 256, "trainable": False, "autocast": "bfloat16"}
-    source = load_source("qwen3-30b-a3b")
-    bare = llama(source, 1, **asked).pieces[0]
+    bare = llama(QWEN_MOE_LAYER, 1, **asked).pieces[0]
     both = frozenset({f"{experts}.gate_up_proj", f"{experts}.down_proj"})
-    piece = llama(source, 1, **asked, adapters=both).pieces[0]
+    piece = llama(QWEN_MOE_LAYER, 1, **asked, adapters=both).pieces[0]
     whole, factors = 2 * 128 * (1536 + 768) * 2048, 128 * (32 * (1536 + 2048) + 16 * (2048 + 768))
     rows = 2 * 256 * 8 * (2048 + 768)
     assert piece.weight_gradients == 4 * factors
@@ -243,8 +250,10 @@ def test_an_adapted_expert_tensor_is_made_anew_and_kept() -> None:
 def test_an_adapted_router_keeps_its_input() -> None:
     router = frozenset({"model.layers.0.mlp.gate.weight"})
     asked: dict[str, Any] = {"seq_len": 256, "trainable": False, "autocast": "bfloat16"}
-    source = load_source("qwen3-30b-a3b")
-    bare, piece = llama(source, 1, **asked).pieces[0], llama(source, 1, **asked, adapters=router).pieces[0]
+    bare, piece = (
+        llama(QWEN_MOE_LAYER, 1, **asked).pieces[0],
+        llama(QWEN_MOE_LAYER, 1, **asked, adapters=router).pieces[0],
+    )
     assert piece.weight_gradients == 4 * 16 * (128 + 2048)
     assert piece.saved > bare.saved
 

@@ -37,10 +37,18 @@ def test_its_row_on_the_page_is_up_to_date(case: CudaCase) -> None:
     "case", [case for case in CASES if case.model in ("qwen3-30b-a3b", "mixtral-8x7b")], ids=lambda case: case.name
 )
 def test_with_tokens_routed_evenly_the_smallest_card_is_no_further_off_than_is_known(case: CudaCase) -> None:
+    """Some card up to so much larger is enough, one so much smaller is not: the search of the test above would be ten
+    simulations. Several are tried, since a job that adapts may get through on a card and not on a larger one."""
     job = case.job.model_copy(update={"sm": case.sm})
     program, _ = make_program(built.graph_of(case.model, job), load_recipe(str(case.recipe_path)), job)
-    known = KNOWN_GAPS.get(case.name, 1 - SHARE)
-    assert abs(Rehearsal(program, job).smallest() / MEASURED[case.name] - 1) <= 1 - known + 0.0005
+    off = 1 - KNOWN_GAPS.get(case.name, 1 - SHARE) + 0.0005
+    rehearsal = Rehearsal(program, job)
+
+    def gets_through(share: float) -> bool:
+        return rehearsal.on(round(MEASURED[case.name] * (1 + share))).ran_out is None
+
+    assert any(map(gets_through, (off, off / 2, 0)))
+    assert not gets_through(-off)
 
 
 def test_enough_jobs_were_tried() -> None:
