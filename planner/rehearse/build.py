@@ -18,7 +18,7 @@ from planner.rehearse.driver import stubs
 
 SOURCES = Path(stubs.__file__).parent
 LIBRARIES = ("libpretended.so", "libcuda.so.1", "libbooks.so")
-CPP = ("-O1", "-shared", "-fPIC", "-std=c++20", "-w")
+CPP = ("-O2", "-shared", "-fPIC", "-std=c++20", "-w")
 
 _LOOK = """
 import sys

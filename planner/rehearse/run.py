@@ -196,6 +196,7 @@ def environment(wish: ScriptWish, driver: PretendedDriver, folder: Path) -> dict
         "PRETENDED_COPY": "65536",
         "PYTORCH_ALLOC_CONF": job.alloc_conf,
         "TORCHDYNAMO_DISABLE": "1",  # what it would compile runs on no card
+        "OMP_NUM_THREADS": own.get("OMP_NUM_THREADS", "1"),  # what is computed is small: more of them wait in a loop
         **(torchrun(wish) if job.ranks > 1 else {}),
         **({} if job.progress_bars else {"TQDM_DISABLE": "1"}),
         "TOKENIZERS_PARALLELISM": own.get("TOKENIZERS_PARALLELISM", "false"),

@@ -1,9 +1,10 @@
 """A rehearsal's trace as a tape for planner/cuda/allocator.py: what the job does on a card of another size.
 
 Batches that repeat, singly or in pairs, are on the tape once with their number. They are played until one leaves all
-blocks where the one before it left them: from there on every further one would, and they are passed over.
+blocks where one of the last few left them: from there on everything comes again, and is passed over.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,10 @@ APART = 2
 """Batches (or pairs) of a run of equal ones that stand apart: they give back what was taken before the run."""
 PERIODS = (1, 2)
 """Two names that are bound in turn (an input, and the one before that a progress bar holds) make pairs of batches."""
+AT_A_TIME = 100_000
+"""Events that are made into actions together."""
+CYCLE = 4
+"""Layouts that are remembered: two blocks that change places with each pair of batches lie as before after two."""
 
 Action = tuple[int, int, int]
 """(number of the tensor, its bytes, stream), or (number, -1, 0): it is given back, or (-1, step, 0): a step ends."""
@@ -92,20 +97,25 @@ class _Player:
         self.reserved: list[int] = []
 
     def play(self, part: TapePart) -> None:
-        """Do all actions, as often as they are done, or until nothing would change any more."""
-        before: Layout | None = None
-        for time in range(part.times):
-            retries = self.card.use.retries
+        """Do all actions, as often as they are done; what would lead to where the blocks lay before is passed over."""
+        seen: deque[tuple[Layout, int]] = deque(maxlen=CYCLE)
+        time = 0
+        while time < part.times:
             self._do(part.actions, time * part.taken)
-            if part.times == 1:
-                return
-            now = self.card.layout([self.blocks.values()])
-            if now == before:
-                left = part.times - time - 1
-                self.card.use.retries += left * (self.card.use.retries - retries)
-                self._rename(part.first, left * part.taken)
-                return
-            before = now
+            time += 1
+            if time < part.times:
+                time += self._passed_over(part, part.times - time, seen)
+
+    def _passed_over(self, part: TapePart, left: int, seen: "deque[tuple[Layout, int]]") -> int:
+        """Of so many times that are left, how many need not be done: whole rounds from this layout to itself."""
+        now, retries = self.card.layout([self.blocks.values()]), self.card.use.retries
+        found = next((ago for ago, (layout, _) in enumerate(reversed(seen), 1) if layout == now), None)
+        rounds = left // found if found else 0
+        if found and rounds:
+            self.card.use.retries += rounds * (retries - seen[-found][1])
+            self._rename(part.first, rounds * found * part.taken)
+        seen.append((now, retries))
+        return rounds * (found or 0)
 
     def _do(self, actions: Sequence[Action], shift: int) -> None:
         card, blocks = self.card, self.blocks
@@ -146,15 +156,27 @@ def _parts(trace: Trace, device: int) -> tuple[TapePart, ...]:
 
 
 def _listed(trace: Trace, events: Array, number_at: Array, is_birth: Array) -> list[Action]:
-    rows = trace.records[events]
-    columns = (rows["action"], number_at[events], is_birth[events], rows["bytes"], rows["stream"], rows["number"])
     actions: list[Action] = []
-    for action, number, is_taken, nbytes, stream, step in zip(*(each.tolist() for each in columns), strict=True):
+    live: dict[int, int] = {}  # one object for a tensor's number and one for each size: there are millions
+    sizes: dict[int, int] = {}
+    for action, number, is_taken, nbytes, stream, step in _rows(trace, events, number_at, is_birth):
         if action == MARK:
             actions.append((-1, step, 0))
+        elif is_taken:
+            live[number] = number
+            actions.append((number, sizes.setdefault(nbytes, nbytes), stream))
         else:
-            actions.append((number, nbytes, stream) if is_taken else (number, -1, 0))
+            actions.append((live.pop(number, number), -1, 0))
     return actions
+
+
+def _rows(trace: Trace, events: Array, number_at: Array, is_birth: Array) -> Iterator[tuple[int, ...]]:
+    """What `_listed` reads of each event; Python's numbers for a part of them at a time."""
+    for begin in range(0, len(events), AT_A_TIME):
+        part = events[begin : begin + AT_A_TIME]
+        rows = trace.records[part]
+        columns = (rows["action"], number_at[part], is_birth[part], rows["bytes"], rows["stream"], rows["number"])
+        yield from zip(*(each.tolist() for each in columns), strict=True)
 
 
 def _repetitions(

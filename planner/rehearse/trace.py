@@ -4,7 +4,7 @@ driver/books.cpp writes it: records of 24 bytes.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,11 @@ class Trace:
     def __init__(self, records: Array, origins: Mapping[int, Sequence[CodeFrame]], script: str) -> None:
         self.records, self._origins, self._script = records, origins, script
         named = records[records["action"] == ORIGIN]
-        self._origin_of = dict(zip(named["number"].tolist(), named["bytes"].tolist(), strict=True))
+        self._origin_of = np.zeros(int(records["number"].max(initial=0)) + 1, np.uint32)
+        """Of the tensor with each number; 0: nobody said."""
+        self._origin_of[named["number"]] = named["bytes"]
         self._marks = np.flatnonzero(records["action"] == MARK)
+        self._births: dict[int | None, tuple[Array, Array]] = {}
 
     @classmethod
     def read(cls, path: Path, origins: Mapping[int, Sequence[CodeFrame]], script: str) -> "Trace":
@@ -104,6 +107,11 @@ class Trace:
 
     def births(self, device: int | None) -> tuple[Array, Array]:
         """Where each tensor was taken, and where given back; one behind the last record where it never was."""
+        if device not in self._births:
+            self._births[device] = self._found_births(device)
+        return self._births[device]
+
+    def _found_births(self, device: int | None) -> tuple[Array, Array]:
         records = self.records
         taken, given = (CPU_ALLOC, CPU_FREE) if device is None else (ALLOC, FREED)
         action = records["action"]
@@ -136,18 +144,32 @@ class Trace:
 
     def _frames(self, number: int) -> tuple[CodeFrame, ...]:
         """The code that asked for this tensor, the innermost frame first."""
-        return tuple(self._origins.get(self._origin_of.get(number, 0), ()))
+        return self._frames_of(int(self._origin_of[number]))
+
+    def _frames_of(self, origin: int) -> tuple[CodeFrame, ...]:
+        return tuple(self._origins.get(origin, ()))
 
     def _held(self, places: Array, on_card: bool, workspaces: frozenset[int]) -> HeldThen:
-        groups: dict[tuple[CodeFrame, ...], list[int]] = defaultdict(list)
-        numbers, sizes = self.records["number"][places].tolist(), self.records["bytes"][places].tolist()
-        kept: list[int] = []
-        for place, number, size in zip(places.tolist(), numbers, sizes, strict=True):
-            (kept if place in workspaces else groups[self._frames(number)]).append(size)
-        all_owned = [owned(frames, self._script, len(each), sum(each), on_card) for frames, each in groups.items()]
-        all_owned += cublas_workspaces(kept)
+        rows = self.records[places]
+        sizes, is_kept = rows["bytes"].astype(np.int64), np.isin(places, list(workspaces))
+        groups: dict[tuple[CodeFrame, ...], tuple[int, int]] = {}
+        for origin, count, nbytes in _by_origin(self._origin_of[rows["number"][~is_kept]], sizes[~is_kept]):
+            frames = self._frames_of(origin)
+            before = groups.get(frames, (0, 0))
+            groups[frames] = before[0] + count, before[1] + nbytes
+        all_owned = [owned(frames, self._script, *each, on_card) for frames, each in groups.items()]
+        all_owned += cublas_workspaces(sizes[is_kept].tolist())
         by_kind: dict[str, int] = defaultdict(int)
         for each in all_owned:
             by_kind[each.kind] += each.bytes
         largest = sorted(all_owned, key=lambda each: -each.bytes)[:LARGEST]
-        return HeldThen(bytes=sum(sizes), largest=tuple(largest), by_kind=dict(by_kind))
+        return HeldThen(bytes=int(sizes.sum()), largest=tuple(largest), by_kind=dict(by_kind))
+
+
+def _by_origin(origins: Array, sizes: Array) -> Iterator[tuple[int, int, int]]:
+    """Each origin, how many tensors it has and their bytes, in the order in which they are met first."""
+    found, first, group = np.unique(origins, return_index=True, return_inverse=True)
+    counts, totals = np.bincount(group, minlength=len(found)), np.zeros(len(found), np.int64)
+    np.add.at(totals, group, sizes)
+    for place in np.argsort(first).tolist():
+        yield int(found[place]), int(counts[place]), int(totals[place])

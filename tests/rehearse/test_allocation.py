@@ -52,3 +52,14 @@ def test_variables_that_differ_or_that_pytorch_refuses_are_errors(monkeypatch: p
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size:65")
     with pytest.raises(JobError, match="no setting"):
         told_by_environment(Job())
+
+
+@pytest.mark.parametrize(("own", "threads"), [({}, "1"), ({"OMP_NUM_THREADS": "3"}, "3")])
+def test_what_is_computed_is_computed_by_one_thread_unless_the_user_says_another_number(
+    own: dict[str, str], threads: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    wish = ScriptWish(script=Path("job.py"), arguments=(), job=Job())
+    assert environment(wish, PretendedDriver(folder=Path("/x")), Path("/y"))["OMP_NUM_THREADS"] == threads

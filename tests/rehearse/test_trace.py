@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,44 @@ def test_passing_over_batches_changes_nothing_on_any_card(pairs: bool, monkeypat
     assert length(short) < length(long) / 3
     for total in (None, GIB, *range(160 * MIB, 60 * MIB, -4 * MIB)):
         assert short.play(total, 0, DEFAULT) == long.play(total, 0, DEFAULT)
+
+
+def changing_places(batches: int) -> Writer:
+    """A step of equal batches whose result takes the place of the last one but one."""
+    writer = Writer()
+    for batch in range(batches):
+        writer.mark(BATCH)
+        writer.alloc(20 + batch % 2, 12 * MIB)
+        writer.alloc(10, 40 * MIB)
+        writer.free(10)
+        if batch:
+            writer.free(20 + (batch - 1) % 2)
+    writer.mark()
+    writer.alloc(5, 14 * MIB)
+    writer.free(20 + (batches - 1) % 2)
+    writer.alloc(6, 12 * MIB)
+    writer.mark()
+    return writer
+
+
+@pytest.mark.parametrize("batches", [200, 201])
+def test_batches_whose_results_change_places_are_passed_over_in_whole_rounds(
+    batches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played = RecordedTape(changing_places(batches).trace())
+    done: list[int] = []
+    own = tape._Player._do
+
+    def counted(player: tape._Player, actions: Sequence[tape.Action], shift: int) -> None:
+        done.append(shift)
+        own(player, actions, shift)
+
+    monkeypatch.setattr(tape._Player, "_do", counted)
+    short = [played.play(total, 0, DEFAULT) for total in (None, 100 * MIB, 64 * MIB, 40 * MIB)]
+    few = len(done)
+    monkeypatch.setattr(tape, "CYCLE", 0)
+    assert short == [played.play(total, 0, DEFAULT) for total in (None, 100 * MIB, 64 * MIB, 40 * MIB)]
+    assert few < 40 < 200 < len(done) - few
 
 
 def test_batches_that_leave_something_behind_stay_on_the_tape() -> None:

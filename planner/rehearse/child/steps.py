@@ -153,6 +153,7 @@ class _EntryPoints:
     def _start(self, function: Any) -> Any:
         def wrapped(cls: Any, **named: Any) -> Any:
             result = function(cls, **named)
+            _freeze()  # nor at observers and hooks, which each Linear of each expert has
             self.steps.begin(_AFTER_START.get(self.pipeline, "compress"))
             return result
 
@@ -174,14 +175,14 @@ class _EntryPoints:
         count = _modules_of(self.model)
         if count < self._modules:
             gc.unfreeze()
-            gc.collect()
-            gc.freeze()
+            _freeze()
         self._modules = count
 
     def _end(self, function: Any) -> Any:
         def wrapped(cls: Any, **named: Any) -> Any:
             self.steps.rename("finalize")
             result = function(cls, **named)
+            gc.unfreeze()  # the next pipeline's first collection finds what this one's observers leave in circles
             self.steps.begin(RETURNING)
             return result
 
@@ -195,8 +196,7 @@ class _EntryPoints:
         def wrapped(model: Any, sample: Any, targets: Any, *rest: Any, **named: Any) -> Any:
             subgraphs = function(model, sample, targets, *rest, **named)
             self.steps.names = subgraph_names(model, targets, subgraphs)
-            gc.collect()
-            gc.freeze()  # nor at the graphs
+            _freeze()  # nor at the graphs
             return subgraphs
 
         return wrapped
@@ -233,8 +233,7 @@ class _EntryPoints:
 
     def _oneshot_runs(self, function: Any) -> Any:
         def wrapped(oneshot: Any, *values: Any, **named: Any) -> Any:
-            gc.collect()
-            gc.freeze()  # collections during the run need not look at the libraries and the model
+            _freeze()  # collections during the run need not look at the libraries and the model
             self.steps.tell_job(oneshot)
             self.model = getattr(oneshot, "model", None)
             self._modules = _modules_of(self.model)
@@ -257,9 +256,24 @@ class _EntryPoints:
         return wrapped
 
 
+def _freeze() -> None:
+    """Collections from now on pass over all that is there."""
+    gc.collect()
+    gc.freeze()
+
+
 def _modules_of(model: Any) -> int:
-    """How many modules a model has; 0 for what is no model."""
-    return sum(1 for _ in model.modules()) if hasattr(model, "modules") else 0
+    """How many modules a model has; 0 for what is no model.
+
+    What `modules()` yields, without its generators: a mixture of experts has 60,000, counted for each subgraph.
+    """
+    found, waiting = set(), [model] if hasattr(model, "modules") else []
+    while waiting:
+        module = waiting.pop()
+        if module is not None and id(module) not in found:
+            found.add(id(module))
+            waiting.extend(module._modules.values())
+    return len(found)
 
 
 def _recipe(oneshot: Any) -> str:
