@@ -16,6 +16,10 @@ from planner.compress.traffic import Moved
 from planner.job import Job
 from planner.timeline import Handle
 
+PATIENCE = 8
+"""For AWQ, where the search begins with what a calibration leaves, and each of its runs with what the one before left.
+Without it, 12 samples of Qwen2.5-7B came out 4 % too high in reserved bytes, and 100 of Llama-2-13B 1.4 % too low."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batches:
@@ -46,6 +50,7 @@ def walk_batches(
     count: int,
     batch: Callable[[int], None],
     *,
+    patience: int = 1,
     in_places: bool = False,
     called: str = "",
 ) -> None:
@@ -53,12 +58,14 @@ def walk_batches(
 
     A batch that leaves all as an earlier one did is the end of a round, and further rounds would be equal. As many as
     fit before the last two batches are passed over; what grew in one grows on by their number. Where tensors have
-    places, batches that differ in these alone settle (`Shortcuts.settled_batches`). `in_places`: a few long rounds,
-    which are over only where every large tensor lies where it lay, and every large free block. `called`: what one is to
-    those who watch; empty for nothing.
+    places, batches that differ in these alone settle (`Shortcuts.settled`): after `patience` times as many, where the
+    places in which they end decide what all of a job needs. `in_places`: a few long rounds, which are over only where
+    every large tensor lies where it lay, and every large free block. `called`: what one is to those who watch; empty
+    for nothing.
     """
-    ledger, rounds = context.ledger, Rounds()
-    settled = None if in_places else context.shortcuts.settled_batches
+    ledger, rounds, settled = context.ledger, Rounds(), context.shortcuts.settled
+    if settled is not None:
+        settled = None if in_places else settled * patience
     # a second card would not see what the first one does without the books
     is_alone = [name for name in ledger.devices if ledger.places(name)] == ["gpu"]
     number, ends, quiet = 0, 0 if in_places else 2, Quiet(settled or 0)

@@ -52,10 +52,8 @@ class Shortcuts:
     modules: bool = True
     """Equal units of the data-free pipeline."""
     settled: int | None = None
-    """Subgraphs that differ in places alone: after so many in a row that needed nothing from the driver, the rest is
-    taken to need nothing either. None: they are walked until their places return."""
-    settled_batches: int | None = None
-    """The same for batches. They are many more, and cost less: the device does them alone (compress/rounds.py)."""
+    """Batches and subgraphs that differ in places alone: after so many in a row that needed nothing from the
+    driver, the rest is taken to need nothing either. None: they are walked until their places return."""
 
     def of_blocks(self, blocks: Sequence[T]) -> Sequence[T]:
         """The blocks to walk: the first ones and the last."""
@@ -64,10 +62,9 @@ class Shortcuts:
         return [*blocks[:BLOCKS], blocks[-1]]
 
 
-PLACED = Shortcuts(blocks=False, modules=False, settled=8, settled_batches=64)
-"""For a device that gives each tensor a place: what is walked once for several must be equal in places too. With 8
-batches, AWQ on Qwen2.5-7B (12 samples) came out 4 % too high in reserved bytes, on Llama-2-13B (100) 1.4 % too low."""
-PLACED_IN_PART = Shortcuts(settled=3, settled_batches=8)
+PLACED = Shortcuts(blocks=False, modules=False, settled=8)
+"""For a device that gives each tensor a place: what is walked once for several must be equal in places too."""
+PLACED_IN_PART = Shortcuts(settled=3)
 """The same for jobs with thousands of modules, where that would take minutes."""
 EVERYTHING = Shortcuts(subgraphs=False, batches=False, calls=False, blocks=False, modules=False)
 """Walk all of the job."""

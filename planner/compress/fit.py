@@ -33,7 +33,7 @@ that nearly each card means a simulation."""
 
 SETTLED = (
     f"This job has more than {MANY_MODULES:,} modules to compress: what the caching allocator reserves is taken as "
-    "settled after eight equal batches and three equal layers that took no new segment."
+    "settled after three equal batches and three equal layers that took no new segment."
 )
 
 

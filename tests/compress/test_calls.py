@@ -24,8 +24,8 @@ from tests.built import cutting, graph_of
 MODEL = "qwen3-30b-a3b"
 FEWER = load_source(MODEL).config | {"num_experts": 24}
 """Many more than are walked, and not so many that walking each takes seconds."""
-EACH = Shortcuts(calls=False, settled=3, settled_batches=3)
-FEW = Shortcuts(settled=3, settled_batches=3)
+EACH = Shortcuts(calls=False, settled=3)
+FEW = Shortcuts(settled=3)
 
 
 @lru_cache(maxsize=1)

@@ -72,7 +72,7 @@ def keeping(context: Context) -> Callable[[int], None]:
 
 
 def walked(monkeypatch: pytest.MonkeyPatch | None) -> tuple[Context, list[int]]:
-    context = Context(toys.job(samples=60), Ledger(gpu=card(80 * GIB, 0)), shortcuts=Shortcuts(settled_batches=8))
+    context = Context(toys.job(samples=60), Ledger(gpu=card(80 * GIB, 0)), shortcuts=Shortcuts(settled=8))
     if monkeypatch:
         monkeypatch.setattr(walking, "next_round", lambda *_: None)
     batch, numbers = keeping(context), list[int]()

@@ -22,7 +22,7 @@ from tests.property import strategies
 from tests.toys import Toy
 
 Case = tuple[Toy, Recipe, Job]
-EXACT = replace(PLACED, settled=None, settled_batches=None)
+EXACT = replace(PLACED, settled=None)
 EXAMPLES = settings(
     max_examples=40,
     deadline=None,

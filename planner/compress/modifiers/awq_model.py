@@ -34,6 +34,8 @@ class _Hook:
 class AwqModel(ModifierModel):
     """Hooks on parents and on the first of balanced layers."""
 
+    keeps_batches = True
+
     def __init__(self, context: Context, smoothings: Sequence[AwqSmoothing], points: Sequence[bool], *, offload: bool):
         super().__init__(context)
         self.smoothings = tuple(smoothings)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from planner.compress.batches import Batches, walk_batches
+from planner.compress.batches import PATIENCE, Batches, walk_batches
 from planner.compress.context import Context, Frame
 from planner.compress.holdings import Owner
 from planner.compress.modifiers.awq_loss_mask import marked_outputs
@@ -68,7 +68,7 @@ class Samples:
         return outputs
 
     def _walk(self, batch: Callable[[int], None]) -> None:
-        walk_batches(self._context, self._batches.count, batch)
+        walk_batches(self._context, self._batches.count, batch, patience=PATIENCE)
 
     def _batch(self, number: int, names: Frame, outputs: Handle, others: Handle) -> None:
         """outputs = [module(**batch) for batch in batch_iter]"""

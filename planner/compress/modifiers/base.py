@@ -46,6 +46,8 @@ from planner.recipe.targets import LinearModule
 class ModifierModel:
     """Memory model of one modifier: override the hooks that allocate; the rest costs nothing."""
 
+    keeps_batches: bool = False
+    """It keeps tensors of every batch on the computing device: where they come to lie decides what comes after."""
     stays_in_forward: bool = False
     """Its hooks are the model's own and run in every forward: HooksMixin.disable_hooks does not know them."""
 

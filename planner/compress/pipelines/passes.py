@@ -18,8 +18,9 @@ lock when it waits for the stream's event.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
-from planner.compress.batches import Batches, walk_batches
+from planner.compress.batches import PATIENCE, Batches, walk_batches
 from planner.compress.cache import ActivationCache
 from planner.compress.context import Context, Frame
 from planner.compress.forward import Hooked, SubgraphForward
@@ -54,7 +55,10 @@ class Pass:
         if self.context.job.prefetch:
             self.stream = self.context.new_stream()
         batches = Batches(self.context.job)
-        walk_batches(self.context, batches.count, lambda number: self._batch(number, batches), called="batch")
+        keeps = any(hooked.modifier.keeps_batches for hooked in self.hooked)
+        patience = PATIENCE if keeps else 1
+        one = partial(self._batch, batches=batches)
+        walk_batches(self.context, batches.count, one, patience=patience, called="batch")
         self.names.delete(ENUMERATED)
 
     def _batch(self, number: int, batches: Batches) -> None:
