@@ -178,8 +178,12 @@ class Rehearsal:
         roomy = self._seen[0] if self._seen and self._seen[0].attempt is self._roomy else None
         if not self._roomy.reserved or (roomy is not None and roomy.band.covers(total - self.context_bytes)):
             return self._roomy
-        tried = self._again(total, self._ledger, self._roomy)
-        return tried or self._simulated(total, self._shortcuts, is_strict=True)[1]
+        return self._again(total, self._ledger, self._roomy) or self._own(total).on(total)
+
+    def _own(self, total: int) -> "Rehearsal":
+        """The job whose own card has so many bytes, as a plan rehearses it."""
+        job = self.job.model_copy(update={"gpu_memory_bytes": total})
+        return Rehearsal(self.program, job, context_bytes=self.context_bytes, shortcuts=self._shortcuts, rank=self.rank)
 
     def _may_serve(self, attempt: Attempt, total: int) -> bool:
         """False where a card of so many bytes is too large for what was answered on the attempt's."""

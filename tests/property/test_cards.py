@@ -13,11 +13,13 @@ from planner.compress.fit import Attempt, Rehearsal, smallest_card
 from planner.compress.ledger import Ledger
 from planner.compress.oneshot import simulate
 from planner.compress.program import Program, StepMemory
+from planner.compress.recipes import load_recipe
 from planner.compress.tape import play
 from planner.cuda.build import CudaBuild
 from planner.job import Job
 from planner.recipe.specs import Recipe
 from planner.units import MIB
+from tests import built
 from tests.property import strategies
 from tests.toys import Toy
 
@@ -158,3 +160,13 @@ def test_a_job_that_adapts_is_said_to_need_the_card_above_the_last_that_failed()
 
     found = smallest_card(gets_through, 1000 * MIB, 200)
     assert 900 * MIB <= found <= 905 * MIB
+
+
+def test_a_card_that_is_asked_about_gets_the_verdict_of_a_plan_on_that_card() -> None:
+    """A card so near to the limit that a walk in other steps would end otherwise: found by `tests.choose.advice`."""
+    asked, total = Job(samples=64, layers=2, sequential_targets=("LlamaAttention", "LlamaMLP")), 5_494_328_524
+    program = make_program(built.graph_of("llama-2-13b", asked), load_recipe("gptq_w4a16"), asked)[0]
+    planned = Rehearsal(program, asked.model_copy(update={"gpu_memory_bytes": total})).on(total)
+    found = Rehearsal(program, asked).exactly_on(total)
+    assert found.ran_out is None
+    assert figures(found.steps) == figures(planned.steps)
