@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from rich.console import Group, JustifyMethod, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from planner.choose.schema import Choice, Offer, Rent
@@ -10,7 +11,7 @@ from planner.hardware.machine import Machine
 from planner.notes import texts
 from planner.reports.choose import choice_notes
 from planner.reports.demands import missing_line
-from planner.reports.drawing import draw, pairs, ruled_table
+from planner.reports.drawing import draw, pairs, ruled_table, width_of
 from planner.reports.forms import Formats, as_json, everywhere
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import number
@@ -21,8 +22,6 @@ RIGHT = (False, True, False, True, True, False, False, True)
 SHORT = ("machine", "an hour", "binds, in GiB")
 """On a narrow terminal: cards and strategy stand under the machine, what binds beside what the machine has of it."""
 _NUMBERS = {SHORT[1], *(title for title, is_number in zip(TITLES, RIGHT, strict=True) if is_number)}
-WIDE = 140
-"""Columns from which on every title has a place of its own."""
 SHOWN = 15
 LEGEND = "card: what CUDA sees of one   prices: of the day that `planner machines` names   1 GiB is 2^30 bytes"
 
@@ -70,14 +69,19 @@ _NEAR = (*TITLES[:-2], _MISSING)
 
 
 def _table(offers: Sequence[Offer], width: int | None, *, is_near: bool = False) -> RenderableType:
-    is_wide = width is None or width >= WIDE
-    titles = (_NEAR if is_near else TITLES) if is_wide else (*SHORT[:-1], _MISSING if is_near else SHORT[-1])
-    rows = [_cells(offer, is_near=is_near) if is_wide else _short(offer, is_near=is_near) for offer in offers]
+    """Every title in a column of its own where there is room for that, or the short form."""
+    wide = _columns(_NEAR if is_near else TITLES, [_cells(offer, is_near=is_near) for offer in offers])
+    if width is None or width_of(wide) <= width:
+        return wide
+    titles = (*SHORT[:-1], _MISSING if is_near else SHORT[-1])
+    return _columns(titles, [_short(offer, is_near=is_near) for offer in offers], wraps=("machine", _MISSING))
+
+
+def _columns(titles: Sequence[str], rows: Sequence[Sequence[str]], wraps: Sequence[str] = ()) -> Table:
     table = ruled_table()
     for title in titles:
-        wraps = title in ("strategy", _MISSING) or (title == "machine" and not is_wide)
         justify: JustifyMethod = "right" if title in _NUMBERS else "left"
-        table.add_column(title, justify=justify, no_wrap=not wraps, overflow="fold")
+        table.add_column(title, justify=justify, no_wrap=title not in wraps, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
     return table
