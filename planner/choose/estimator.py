@@ -175,6 +175,10 @@ class Estimator:
         """The model as this job cuts it. Raises ModelError; JobError for targets that match nothing."""
         return self._graphs.of(job)
 
+    def built(self, build: Build) -> Any:
+        """The model of this size on the meta device. Raises ModelError."""
+        return self._graphs.built(build)
+
     def trial(self, job: Job, strategy: Strategy = ASKED) -> Trial:
         """The strategy's job, simulated on a card with room. Raises what `plan` raises."""
         changed, recipe = without_card(self._job(job, strategy)), strategy.recipe(self.recipe)
@@ -241,7 +245,7 @@ class Estimator:
         """Tokens that the model takes at most, by its config; None where that does not say it."""
         from planner.models.build import max_positions
 
-        return max_positions(self._graphs.built(job.build).module.config)
+        return max_positions(self.built(job.build).module.config)
 
     def _changes(self, strategy: Strategy) -> dict[str, Any]:
         """Fields of the recipe's modifiers that are not the recipe's."""

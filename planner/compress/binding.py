@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from planner.compress.disk import disk_share
-from planner.compress.loss_masks import with_loss_masks
+from planner.compress.loss_masks import uncounted, with_loss_masks
 from planner.compress.program import Program, Run
 from planner.compress.pruning import check_pruning
 from planner.compress.tuning import trainable, tuned_layers
@@ -125,11 +125,21 @@ def _bind(
         *checked,
         *(spec.hidden(hidden) if hidden else ()),
         *spec.failures(_inputs(graph, selection)),
-        *(spec.masked(_outputs(graph, selection), job.batch_size, job.seq_len) if job.loss_mask else ()),
+        *(_masked(graph, spec, selection, job) if job.loss_mask else ()),
         *spec.uncounted(),
         *_unwatched(graph, spec, selection),
     )
     return run, notes
+
+
+def _masked(graph: "ModelGraph", spec: ModifierSpec, selection: Selection, job: Job) -> Iterator[Note]:
+    """What samples with a loss mask change, where there is a forward over them."""
+    if job.pipeline == "datafree" or not spec.requires_calibration_data:
+        return
+    notes = tuple(spec.masked(_outputs(graph, selection), job.batch_size, job.seq_len))
+    yield from notes
+    if notes and job.pipeline == "basic":
+        yield uncounted(job)
 
 
 def _traits(graph: "ModelGraph") -> ModelTraits:

@@ -1,7 +1,8 @@
 """Loss masks among the calibration data (oneshot's use_loss_mask): what they add to a batch, and who keeps them.
 
-A sample's mask is one more column, an int64 for each token, which no traced forward reads: `Subgraph.input_names` has
-the model's own inputs alone. So in the sequential pipeline it lies in the activation cache until the pipeline returns.
+A sample's mask is one more column, an int64 for each token. In the sequential pipeline no forward reads it, as
+`Subgraph.input_names` has the model's own inputs alone: it lies in the activation cache until the pipeline returns. In
+the basic one `model(**batch)` hands it on, and AWQ keeps it among a parent's arguments, which `uncounted` says.
 Beside that core/state.py `State.loss_masks` has the masks of all batches. Nobody clears it: it lasts until a later
 pipeline has made its own list, or else for the rest of the process.
 """
@@ -12,7 +13,9 @@ from planner.compress.cache import ActivationCache
 from planner.compress.context import Context
 from planner.job import Job
 from planner.models.traces import Crossing, ModelTrace
+from planner.notes import Note
 from planner.timeline import Handle
+from planner.units import human_bytes
 
 LOSS_MASK = "loss_mask"
 INT64 = 8
@@ -31,6 +34,13 @@ def with_loss_masks(trace: ModelTrace, job: Job) -> ModelTrace:
         sample_bytes=trace.sample_bytes + sample,
         batch_bytes=trace.batch_bytes + nbytes,
     )
+
+
+def uncounted(job: Job) -> Note:
+    """What a plan of the basic pipeline leaves out where AWQ keeps the arguments of parents."""
+    most = human_bytes(job.samples * job.seq_len * INT64)
+    text = f"in the basic pipeline AWQ keeps the loss masks among its parents' arguments; not counted, {most} at most"
+    return Note(kind="estimate", text=text)
 
 
 class LossMasks:

@@ -148,11 +148,12 @@ class Answers:
             found += together
             for choice in together:
                 yield line("choice", choice=choice, missing=_missing_of(choice))
-        yield line("strategies", order=_order(found), notes=list(texts(search.notes)))
+        yield line("strategies", order=_order(found))
         yield from self._cards(estimator, search, ranked(found))
 
     def _cards(self, estimator: Estimator, search: Search, choices: Sequence[Choice]) -> Iterator[bytes]:
-        """Their smallest cards, and what is missing to these, as far as time goes; then which change nothing."""
+        """All that is known once their smallest cards are, as far as time goes: whether they fit may be otherwise than
+        in a shorter walk. Then their order again, and which of them change nothing."""
         end = time.monotonic() + CARDS_SECONDS
         exact: dict[str, Choice] = {}
         for choice in choices:
@@ -167,7 +168,8 @@ class Answers:
             )
             found = exact[choice.strategy] = estimator.choice(search.asked, strategy, search.machine)
             card = estimator.trial(search.asked, strategy).smallest_card
-            yield line("card", strategy=choice.strategy, bytes=card, missing=_missing_of(found))
+            yield line("card", choice=found, bytes=card, missing=_missing_of(found))
+        yield line("strategies", order=_order([exact.get(each.strategy, each) for each in choices]))
         if asked := exact.pop(ASKED.name, None):
             _, idle = without_idle((asked, *exact.values()))
             yield line("idle", names=idle, notes=list(texts(tuple(on_idle(idle)))))

@@ -206,6 +206,9 @@ class KeptEstimator(Estimator):
     def graph(self, job: Job) -> ModelGraph:
         return self.kept.graph(self.choice_of_model, job)
 
+    def built(self, build: Build) -> "BuiltModel":
+        return self.kept.model(self.choice_of_model, build)
+
     def trial(self, job: Job, strategy: Strategy = ASKED) -> Trial:
         changed, recipe = without_card(self._job(job, strategy)), strategy.recipe(self.recipe)
 

@@ -96,10 +96,18 @@ def test_dense_models_are_planned_with_every_token_marked() -> None:
     assert [note.kind for note in notes] == ["job"]
 
 
+def test_where_no_forward_runs_no_mask_is_looked_at() -> None:
+    assert not [note for note in notes_of("llama-3-8b", pipeline="datafree") if "loss masks" in note.text]
+
+
+def test_masks_that_awq_keeps_in_the_basic_pipeline_are_said_to_be_uncounted() -> None:
+    (note,) = (note for note in notes_of("llama-3-8b", pipeline="basic") if "not counted" in note.text)
+    assert note.kind == "estimate"
+    assert "1.000 KiB at most" in note.text  # 2 samples, 64 tokens, 8 bytes
+
+
 @pytest.mark.parametrize("recipe", ["gptq_w4a16", "rtn_w8a8_static"])
 def test_other_modifiers_say_nothing_of_masks(recipe: str) -> None:
-    job = Job(layers=1, seq_len=64, samples=2, loss_mask=True)
     spec = load_recipe(recipe).modifiers[0]
     assert not isinstance(spec, AwqSpec)
     assert list(spec.masked([("any", 1, (1, 1))], 1, 64)) == []
-    assert job.loss_mask

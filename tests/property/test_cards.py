@@ -170,3 +170,22 @@ def test_a_card_that_is_asked_about_gets_the_verdict_of_a_plan_on_that_card() ->
     found = Rehearsal(program, asked).exactly_on(total)
     assert found.ran_out is None
     assert figures(found.steps) == figures(planned.steps)
+
+
+def test_a_job_that_asks_how_much_is_free_is_taken_to_cards_that_tell_it_the_same_and_to_no_others() -> None:
+    asked = Job(samples=4, seq_len=512, layers=2)
+    program = make_program(built.graph_of("qwen3-30b-a3b", asked), load_recipe("gptq_w4a16"), asked)[0]
+    known, met = Rehearsal(program, asked), set()
+    for percent in (25, 60, 100, 140, 400):
+        total = known._needed() * percent // 100
+        taken = known.on_card_of(asked.model_copy(update={"gpu_memory_bytes": total}))
+        if taken is not None:
+            met.add("told the same")
+            real = Rehearsal(program, taken.job)
+            assert figures(taken.roomy.steps) == figures(real.roomy.steps)
+            assert taken.on(total) == real.on(total)
+        elif known._seen[0].band.is_told_otherwise(total - known.context_bytes):
+            met.add("told otherwise")
+            with pytest.raises(DiffersError):
+                play(known._ledger.tape("gpu"), card(total, known.context_bytes, is_strict=True))
+    assert met == {"told the same", "told otherwise"}

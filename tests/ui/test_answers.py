@@ -84,8 +84,9 @@ def test_what_is_soonest_known_comes_first(answers: Answers) -> None:
     order = next(each["order"] for each in lines if each["kind"] == "strategies")
     assert sorted(choices) == sorted(order)
     assert "as asked" in choices
-    assert kinds[4:] == [*["choice"] * len(choices), "strategies", *["card"] * len(choices), "idle", "done"]
-    cards = {each["strategy"]: each["bytes"] for each in lines if each["kind"] == "card"}
+    ways = [*["choice"] * len(choices), "strategies", *["card"] * len(choices), "strategies", "idle"]
+    assert kinds[4:] == [*ways, "done"]
+    cards = {each["choice"]["strategy"]: each["bytes"] for each in lines if each["kind"] == "card"}
     assert list(cards) == order
     assert cards["as asked"] == lines[3]["plan"]["gpu"]["smallest_card_bytes"]
 
@@ -95,12 +96,18 @@ def test_once_its_smallest_card_is_known_a_way_says_what_is_missing_to_that_and_
 ) -> None:
     lines = until(answers, asked(gpu="500MiB"), "done")
     choices = {each["choice"]["strategy"]: each for each in lines if each["kind"] == "choice"}
-    cards = {each["strategy"]: each for each in lines if each["kind"] == "card"}
+    cards = {each["choice"]["strategy"]: each for each in lines if each["kind"] == "card"}
     lacking = [name for name, each in cards.items() if "GPU missing" in each["missing"]]
     assert lacking
     for name in lacking:
         assert cards[name]["missing"].startswith(human_bytes(cards[name]["bytes"] - 500 * MIB)), name
     assert any(cards[name]["missing"] != choices[name]["missing"] for name in lacking), "before: at most so much"
+    verdict = next(each for each in lines if each["kind"] == "smallest")
+    assert cards["as asked"]["choice"]["fits"] == verdict["fits"]
+    demands = [{key: value for key, value in each.items() if key != "words"} for each in verdict["demands"]]
+    assert cards["as asked"]["choice"]["demands"] == demands
+    orders = [each["order"] for each in lines if each["kind"] == "strategies"]
+    assert sorted(orders[-1]) == sorted(orders[0]) == sorted(choices)
     idle = next(each for each in lines if each["kind"] == "idle")
     assert set(idle["names"]) < set(choices) - {"as asked"}
 

@@ -95,8 +95,9 @@ class TransformSpec(ModifierSpec):
         """Random matrices whose inverse is used, and inverses that are in weights, are garbage in a cycle."""
         if self.transform_type == "random-matrix":
             text = (
-                "its random matrices and their inverses stay on the CPU until Python's collector comes, sooner or "
-                "later; planned as if it came at the end, and without what LAPACK or cuSOLVER takes to invert them"
+                "its random matrices and their inverses stay where the weights lie until Python's collector comes, "
+                "sooner or later; planned as if it came at the end, and without what LAPACK or cuSOLVER takes to "
+                "invert them"
             )
             yield Note(kind="estimate", text=f"{self.where}: {text}")
 

@@ -195,9 +195,9 @@ def _unread(entry: SpinQuantFields, where: str) -> Iterator[Note]:
 def _unprepared(where: str) -> Note:
     """modeling/moe/cohere2_moe.py `prepare_cohere2_moe_for_spinquant` is a script's, before `oneshot`."""
     text = (
-        f"{where}: {ROUTED} is worth nothing afterwards unless prepare_cohere2_moe_for_spinquant has changed it before "
-        "oneshot; planned from the model as it is loaded (--linearized: with its experts linear, as that leaves them), "
-        "without the routers' weights, which are small"
+        f"{where}: the result is right only if the script calls prepare_cohere2_moe_for_spinquant before oneshot, "
+        f"which changes {ROUTED}. Planned from the model as it is loaded; with --linearized its experts are linear, as "
+        "that call leaves them. The routers' weights are small, and left out."
     )
     return Note(kind="result", text=text)
 

@@ -62,11 +62,16 @@ function showPicture({entry, options}) {
 let rows = null; // of the answer that comes in; null until its first
 function addWay(choice, missing) {
   if (!rows) { rows = new Map(); $("ways").tBodies[0].replaceChildren(); $("idle").hidden = true; }
+  const row = wayRow(choice, missing);
+  rows.set(choice.strategy, row);
+  $("ways").tBodies[0].append(row);
+}
+function wayRow(choice, missing, card) {
   const demand = name => choice.demands.find(each => each.resource === name);
   const gib = (name, field) => demand(name) ? (demand(name)[field] / GIB).toFixed(2) + (demand(name).what.startsWith("an estimate") ? "~" : "") : "-";
   const name = make("th", {scope: "row", textContent: choice.strategy});
   if (!choice.is_same_result) name.append(make("small", {textContent: " another result"}));
-  const cells = [FITS[choice.fits], demand("GPU") ? `≤ ${gib("GPU", "needs_bytes")}` : "-", gib("RAM", "needs_bytes"), ((choice.moved_to_gpu_bytes + choice.moved_from_gpu_bytes) / 1e9).toFixed(0), missing];
+  const cells = [FITS[choice.fits], cardCell(demand("GPU"), card), gib("RAM", "needs_bytes"), ((choice.moved_to_gpu_bytes + choice.moved_from_gpu_bytes) / 1e9).toFixed(0), missing];
   const row = make("tr", {}, name, ...cells.map(textContent => make("td", {textContent})));
   ["card GiB", "RAM GiB", "moved GB"].forEach((title, index) => { row.children[index + 2].dataset.title = title; });
   row.dataset.fits = choice.fits;
@@ -76,14 +81,18 @@ function addWay(choice, missing) {
   const isAsked = !Object.keys(choice.changes).length && !Object.keys(choice.recipe_changes).length;
   row.append(make("td", {}, ...(isAsked ? [] : [use])));
   if (isAsked) row.classList.add("ui-asked");
-  rows.set(choice.strategy, row);
-  $("ways").tBodies[0].append(row);
+  return row;
 }
-function showCard({strategy, bytes, missing}) {
-  const row = rows?.get(strategy);
-  if (!row) return;
-  row.children[2].textContent = bytes ? (bytes / GIB).toFixed(2) : "-";
-  row.children[5].textContent = missing;
+function cardCell(gpu, card) { // what is reserved with room is enough; the smallest card comes later
+  const bytes = card ?? gpu?.needs_bytes;
+  return bytes && gpu ? `${card === undefined ? "≤ " : ""}${(bytes / GIB).toFixed(2)}` : "-";
+}
+function showCard({choice, bytes, missing}) {
+  const before = rows?.get(choice.strategy), row = wayRow(choice, missing, bytes);
+  if (!before) return;
+  if (before.contains(document.activeElement)) requestAnimationFrame(() => row.querySelector("button")?.focus());
+  before.replaceWith(row);
+  rows.set(choice.strategy, row);
 }
 function leaveOut({names, notes}) { // what changes nothing is a sentence, no row
   for (const name of names) rows?.get(name)?.remove();
