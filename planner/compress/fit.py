@@ -243,24 +243,26 @@ class Rehearsal:
         return -(-smallest_card(gets_through, own.reserved + self.context_bytes, FINE) // MIB) * MIB
 
     def smallest(self) -> int:
-        """`smallest_card` of this job: whole MiB."""
+        """`smallest_card` of this job: whole MiB, the same whatever card it was simulated for or asked about before."""
+        search = self._afresh()
         found = smallest_card(
-            lambda total: self.on(total).ran_out is None,
-            start=self._first_tried(),
+            lambda total: search.on(total).ran_out is None,
+            start=search._needed(),
             resolution=COARSE if self._asks and self._is_large else FINE,
             least=self.least,
         )
         return -(-found // MIB) * MIB
 
-    def _first_tried(self) -> int:
-        """Where the search begins: for a job that adapts, the same size whatever card it was simulated for.
+    def _afresh(self) -> "Rehearsal":
+        """Where to look for the smallest card: for a job that adapts, the usual card, of which nothing was asked yet.
 
-        It may get through on a size and not on a larger one, so that where the search begins decides where it ends.
+        It may get through on a size and not on a larger one, and near the limit by one walk and not by another, so that
+        where a search begins, and what is known by then, decide where it ends.
         """
+        if not self._asks:
+            return self
         usual = Job.model_fields["gpu_memory_bytes"].default
-        if not self._asks or self.job.gpu_memory_bytes == usual or self._is_told_the_same(usual):
-            return self._needed()
-        return self._simulated(usual, self._shortcuts, is_strict=False)[1].reserved + self.context_bytes
+        return self.on_card_of(self.job.model_copy(update={"gpu_memory_bytes": usual})) or self._own(usual)
 
     def _needed(self) -> int:
         """Bytes of a card on which the allocator never runs into the end of it."""

@@ -189,3 +189,15 @@ def test_a_job_that_asks_how_much_is_free_is_taken_to_cards_that_tell_it_the_sam
             with pytest.raises(DiffersError):
                 play(known._ledger.tape("gpu"), card(total, known.context_bytes, is_strict=True))
     assert met == {"told the same", "told otherwise"}
+
+
+def test_the_smallest_card_is_the_same_whatever_card_was_asked_about() -> None:
+    """By `tests.choose.advice`: a search that knew of other cards ended a tenth lower."""
+    asked = Job(samples=64, seq_len=1024, layers=2, sequential_targets=("Qwen3Attention", "Qwen3MLP"))
+    program = make_program(built.graph_of("qwen3-8b", asked), load_recipe("smoothquant_w8a8"), asked)[0]
+    total = 4_768_609_075
+    small = Rehearsal(program, asked.model_copy(update={"gpu_memory_bytes": total}))
+    other = Rehearsal(program, asked)
+    for card_size in (3 * total // 2, total, 4_500_000_000):
+        other.on(card_size)
+    assert small.smallest() == other.smallest() == Rehearsal(program, asked).smallest()
