@@ -6,7 +6,7 @@ answers what the job asks of any machine. Another card costs a replay of its tap
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -36,6 +36,9 @@ from planner.recipe.specs import Recipe
 from planner.sizing.demands import CardNeed, demands_on, disk_need, ram_need
 from planner.sizing.disk import Saved, saved_files
 from planner.sizing.sized import sized
+
+if TYPE_CHECKING:
+    from planner.models.built import BuiltModel
 
 CAPABILITIES = (100, 90, 80)
 """Compute capabilities from which on PyTorch's operators ask for other sizes (planner/cuda/build.py)."""
@@ -175,7 +178,7 @@ class Estimator:
         """The model as this job cuts it. Raises ModelError; JobError for targets that match nothing."""
         return self._graphs.of(job)
 
-    def built(self, build: Build) -> Any:
+    def built(self, build: Build) -> "BuiltModel":
         """The model of this size on the meta device. Raises ModelError."""
         return self._graphs.built(build)
 

@@ -1,12 +1,15 @@
 """One model in all the ways in which jobs cut it."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from planner.accepted import called, check_model
 from planner.job import Build, Job
 from planner.models.graph import ModelGraph
 from planner.models.source import Named
+
+if TYPE_CHECKING:
+    from planner.models.built import BuiltModel
 
 
 class Graphs:
@@ -15,7 +18,7 @@ class Graphs:
     def __init__(self, model: Named, say: Callable[[str], None]) -> None:
         check_model(model)
         self.model, self._say = model, say
-        self._built: dict[Build, Any] = {}
+        self._built: dict[Build, BuiltModel] = {}
         self._graphs: dict[tuple[object, ...], ModelGraph] = {}
 
     def of(self, job: Job) -> ModelGraph:
@@ -29,7 +32,7 @@ class Graphs:
             self._graphs[key] = graph_of(built, job)
         return self._graphs[key]
 
-    def built(self, build: Build) -> Any:
+    def built(self, build: Build) -> "BuiltModel":
         """The model of this size on the meta device. Raises ModelError."""
         from planner.models.load import load_built
 

@@ -1,7 +1,7 @@
 """Which tensors each file's job loads: compressed_tensors entrypoints/convert/converters/base.py
 build_inverse_weight_maps."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from planner.errors import ModelError
@@ -57,7 +57,7 @@ def file_jobs(checkpoint: Checkpoint, rules: Rules, converters: Sequence[Convert
     )
 
 
-def _needs(name: str, names: Iterable[str], rules: Rules, converters: Sequence[ConverterSpec]) -> tuple[str, ...]:
+def _needs(name: str, names: Collection[str], rules: Rules, converters: Sequence[ConverterSpec]) -> tuple[str, ...]:
     """All that a tensor needs, and what that needs in turn."""
     found: dict[str, None] = {}
     waiting = [name]
@@ -67,6 +67,6 @@ def _needs(name: str, names: Iterable[str], rules: Rules, converters: Sequence[C
         wanted += partners(each) if rules.has_fused else ()
         for dep in wanted:
             if dep not in found:
-                found[known(dep, names)] = None  # type: ignore[arg-type]
+                found[known(dep, names)] = None
                 waiting.append(dep)
     return tuple(sorted(found))

@@ -246,7 +246,7 @@ def around_calls(before: Before, after: After) -> Iterator[None]:
     try:
         yield
     finally:
-        torch.nn.Module.__call__ = original  # type: ignore[method-assign]
+        torch.nn.Module.__call__ = original  # type: ignore[method-assign]  # what was there before
 
 
 def _output_head(model: torch.nn.Module) -> torch.nn.Linear | None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
+SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]  # a descriptor, of which the stubs say nothing
 """What a TorchFunctionMode is shown where `tensor.shape` is read."""
 
 

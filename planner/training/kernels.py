@@ -99,7 +99,7 @@ def flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dtype: to
     if query.dtype == torch.float32 and dtype != torch.float32:
         query, key, value = (each.to(dtype or torch.bfloat16) for each in (query, key, value))
     out = _Flash.apply(query, key, value)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    return out[..., :width]  # type: ignore[no-any-return]
+    return out[..., :width]  # type: ignore[no-any-return]  # a tensor: `apply` is untyped
 
 
 def _flash_attention(
@@ -193,10 +193,10 @@ class LoraLinear(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         result = self.base(x)
         if isinstance(result, tuple):  # Llama4Router: peft's own forward fails there
-            return result  # type: ignore[return-value]
+            return result  # type: ignore[return-value]  # a router is called for a tuple
         kind = result.dtype
         wide = torch.nn.functional.dropout(x.to(self.lora_a.weight.dtype), self.rate, self.training)
-        return (result + self.lora_b(self.lora_a(wide)) * 2.0).to(kind)  # type: ignore[no-any-return]
+        return (result + self.lora_b(self.lora_a(wide)) * 2.0).to(kind)  # type: ignore[no-any-return]  # modules return Any
 
 
 class LoraParameters(torch.nn.Module):

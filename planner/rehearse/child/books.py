@@ -49,7 +49,7 @@ class TensorBooks:
             self._c.books_watch(1)
             run(thread)
 
-        threading.Thread.run = watched  # type: ignore[method-assign,assignment]
+        threading.Thread.run = watched  # type: ignore[method-assign,assignment]  # for every thread of the script
 
     def mark(self, number: int) -> None:
         """Write into the trace that a step ends here."""

@@ -38,7 +38,7 @@ def _alone(module: Any, settings: Settings) -> None:
     own = module.init_process_group
 
     def init_process_group(*_values: Any, **_named: Any) -> None:
-        from torch.testing._internal.distributed.fake_pg import FakeStore  # type: ignore[attr-defined,unused-ignore]
+        from torch.testing._internal.distributed.fake_pg import FakeStore  # type: ignore[attr-defined,unused-ignore]  # private
 
         torch.cuda.set_device(settings.rank)
         own("fake", rank=settings.rank, world_size=settings.ranks, store=FakeStore())

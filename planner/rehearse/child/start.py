@@ -41,7 +41,7 @@ def main(file: str) -> int:
     from planner.rehearse.child.models import Shelf
 
     os.environ["PRETENDED_BINARY"] = str(_binary(torch._C._cuda_getArchFlags(), os.environ.get("PRETENDED_SM", "90")))
-    torch.cuda.init()  # type: ignore[no-untyped-call]
+    torch.cuda.init()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     books = TensorBooks(settings.books, settings.folder, settings.script, OWN)
     hooks = Hooks()
     hooks.install()

@@ -15,7 +15,7 @@ def install(settings: Settings, books: TensorBooks, hooks: Hooks) -> None:
     """Put all of it in place."""
     torch.backends.cudnn.enabled = False
     # else, where algorithms must be deterministic (AutoRound says so), NaN is written into all memory that is taken
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined,unused-ignore]
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined,unused-ignore]  # not in stubs
     hooks.after("triton.runtime.jit", _launch_nothing)
     _watch_questions(books)
     _device_constructors()  # `with torch.device(...)` knows these functions by identity: it must know the real ones
