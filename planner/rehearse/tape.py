@@ -6,7 +6,7 @@ blocks where one of the last few left them: from there on everything comes again
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from planner.compress.fit import FINE, smallest_card
 from planner.cuda.allocator import Band, Block, CachingAllocator, Layout, OutOfMemory
 from planner.cuda.allocators import allocator
 from planner.cuda.settings import AllocatorSettings
-from planner.rehearse.trace import BATCH, MARK, Array, Trace
+from planner.rehearse.trace import AGAIN, BATCH, MARK, ROUNDS_END, Array, Trace
 from planner.units import MIB
 
 APART = 2
@@ -40,6 +40,8 @@ class TapePart:
     """Tensors that they take: each time, all numbers are higher by this."""
     first: int = 0
     """Number of the first tensor that is higher each time; those below it lie there throughout."""
+    unwritten: int = 0
+    """Of the times, those that the rehearsal did not run: its trace counts no tensors for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +107,8 @@ class _Player:
             time += 1
             if time < part.times:
                 time += self._passed_over(part, part.times - time, seen)
+        if part.unwritten:
+            self._rename(part.first, -part.unwritten * part.taken)
 
     def _passed_over(self, part: TapePart, left: int, seen: "deque[tuple[Layout, int]]") -> int:
         """Of so many times that are left, how many need not be done: whole rounds from this layout to itself."""
@@ -146,12 +150,13 @@ def _parts(trace: Trace, device: int) -> tuple[TapePart, ...]:
     is_birth[born] = True
     parts: list[TapePart] = []
     done = 0
-    for begin, length, times, first in _repetitions(trace, order, number_at, is_birth, born):
-        parts.append(TapePart(_listed(trace, order[done:begin], number_at, is_birth)))
-        events = order[begin : begin + length]
+    for each in _repetitions(trace, order, number_at, is_birth, born):
+        parts.append(TapePart(_listed(trace, order[done : each.begin], number_at, is_birth)))
+        events = order[each.begin : each.begin + each.length]
         actions = _listed(trace, events, number_at, is_birth)
-        parts.append(TapePart(actions, times, int(np.count_nonzero(is_birth[events])), first))
-        done = begin + length * times
+        taken = int(np.count_nonzero(is_birth[events]))
+        parts.append(TapePart(actions, each.written + each.unwritten, taken, each.first, each.unwritten))
+        done = each.begin + each.length * each.written
     return (*parts, TapePart(_listed(trace, order[done:], number_at, is_birth)))
 
 
@@ -179,23 +184,58 @@ def _rows(trace: Trace, events: Array, number_at: Array, is_birth: Array) -> Ite
         yield from zip(*(each.tolist() for each in columns), strict=True)
 
 
-def _repetitions(
-    trace: Trace, order: Array, number_at: Array, is_birth: Array, born: Array
-) -> Iterator[tuple[int, int, int, int]]:
-    """Where in `order` events begin that are done several times, how many they are, how often; the first number of a
-    tensor that is taken in the run of batches that they belong to."""
+@dataclass(frozen=True, slots=True)
+class _Repetition:
+    """Events that are done several times."""
+
+    begin: int
+    """Where in the order they begin."""
+    length: int
+    written: int
+    """How often they are in the trace, one after the other."""
+    unwritten: int
+    """How often they come behind that, and are not in the trace."""
+    first: int
+    """The first number of a tensor that is another one each time."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """Batches that follow each other: of each its events, by their places in the trace."""
+
+    batches: list[Array] = field(default_factory=list)
+    again: list[tuple[int, int, int]] = field(default_factory=list)
+    """(how many of the batches came before, how many of these came again, how often), as the child says."""
+
+
+def _repetitions(trace: Trace, order: Array, number_at: Array, is_birth: Array, born: Array) -> Iterator[_Repetition]:
     position = np.full(len(trace.records), -1, np.int64)
     position[order] = np.arange(len(order))
-    for batches in _runs(trace, order):
-        asked, left = _signatures(trace, batches, position, number_at, is_birth, born)
-        first = 0
-        while first < len(batches):
-            period, times = _repetition(asked, left, first)
-            found = _template(batches, first, period, number_at, is_birth) if times > APART + 1 else None
-            if found is not None:
-                events, lowest = found
-                yield int(position[events[0]]), len(events), times - APART, lowest
-            first += times * period if found is not None else 1
+    for run in _runs(trace, order):
+        begin = 0
+        for before, period, times in run.again:
+            yield from _found(trace, run.batches[begin : before - period], position, number_at, is_birth, born)
+            begin = before
+            events = np.concatenate(run.batches[before - period : before])
+            if len(events):
+                first = int(number_at[events].min())
+                yield _Repetition(int(position[events[0]]), len(events), 1, times, first)
+        yield from _found(trace, run.batches[begin:], position, number_at, is_birth, born)
+
+
+def _found(
+    trace: Trace, batches: Sequence[Array], position: Array, number_at: Array, is_birth: Array, born: Array
+) -> Iterator[_Repetition]:
+    """What these batches do several times, as they show; all from the first number on that was taken in them."""
+    asked, left = _signatures(trace, batches, position, number_at, is_birth, born)
+    first = 0
+    while first < len(batches):
+        period, times = _repetition(asked, left, first)
+        found = _template(batches, first, period, number_at, is_birth) if times > APART + 1 else None
+        if found is not None:
+            events, lowest = found
+            yield _Repetition(int(position[events[0]]), len(events), times - APART, 0, lowest)
+        first += times * period if found is not None else 1
 
 
 def _template(
@@ -235,11 +275,12 @@ def _signatures(
     return [known.setdefault(one, len(known)) for one in each], [left for _, left in each]
 
 
-def _runs(trace: Trace, order: Array) -> list[list[Array]]:
-    """Of each step that has batches, the events of each batch, by their places in the trace."""
+def _runs(trace: Trace, order: Array) -> list[_Run]:
+    """The batches of each loop: those of one step, where nobody says that it is over."""
     action = trace.records["action"]
-    cuts = np.flatnonzero((action == BATCH) | (action == MARK))
-    runs: list[list[Array]] = []
+    cuts = np.flatnonzero(np.isin(action, (BATCH, ROUNDS_END, MARK)))
+    again = np.flatnonzero(action == AGAIN)
+    runs: list[_Run] = []
     events = order[action[order] != MARK]
     is_open = False
     for cut, following in zip(cuts.tolist(), [*cuts.tolist()[1:], len(action)], strict=True):
@@ -247,10 +288,13 @@ def _runs(trace: Trace, order: Array) -> list[list[Array]]:
             is_open = False
             continue
         if not is_open:
-            runs.append([])
+            runs.append(_Run())
             is_open = True
+        low, high = np.searchsorted(again, [cut, following])
+        for row in trace.records[again[low:high]]:
+            runs[-1].again.append((len(runs[-1].batches), int(row["bytes"]), int(row["number"])))
         low, high = np.searchsorted(events, [cut, following])
-        runs[-1].append(events[low:high])
+        runs[-1].batches.append(events[low:high])
     return runs
 
 

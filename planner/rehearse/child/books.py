@@ -3,8 +3,10 @@
 import ctypes
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,6 +17,34 @@ GPU_FIGURES = {
 }
 
 
+class Deeds(NamedTuple):
+    """What a batch did. Equal ones asked for the same in the same order, and the cards gave the same addresses."""
+
+    card: int
+    """A hash of all that was asked of the cards, and where it was put."""
+    held: int
+    """A hash of where tensors lie on the cards when it ends."""
+    questions: int
+    """How often the driver was asked for a segment or given one, memory ran out, or somebody asked what is free."""
+    cpu: int
+    """A hash of the sizes of all CPU tensors that were taken and given back."""
+    large_taken: int
+    large_given: int
+    """CPU tensors that the trace names."""
+    change: int
+    """Bytes of CPU tensors that it left behind; negative: that it gave back."""
+    rise: int
+    """By how many bytes CPU tensors were more at most than when it began."""
+
+
+class _Deeds(ctypes.Structure):
+    """driver/books.cpp Deeds."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_int64 if name in ("change", "rise") else ctypes.c_uint64) for name in Deeds._fields
+    )
+
+
 class TensorBooks:
     """One per process."""
 
@@ -23,7 +53,10 @@ class TensorBooks:
         for name, kind in (("books_cpu_live", ctypes.c_int64), ("books_cpu_peak", ctypes.c_int64)):
             getattr(self._c, name).restype = kind
         self._c.books_selected.argtypes = [ctypes.c_double]
-        self._c.books_unknown.argtypes = [ctypes.c_void_p]
+        for function in (self._c.books_unknown, self._c.books_knows, self._c.books_origin):
+            function.argtypes = [ctypes.c_void_p]
+        self._c.books_origin.restype = ctypes.c_uint32
+        self._c.books_rise.argtypes = [ctypes.c_int64]
         names = (folder / "trace.bin", folder / "origins.jsonl", script, own)
         self._c.books_open(*(os.fsencode(name) for name in names))
         self._retries: dict[int, int] = {}
@@ -55,9 +88,36 @@ class TensorBooks:
         """Write into the trace that a step ends here."""
         self._c.books_mark(number)
 
-    def batch(self) -> None:
-        """Write into the trace that a batch begins."""
-        self._c.books_batch()
+    def batch(self) -> Deeds:
+        """Write into the trace that a batch begins; what was done since the one before began."""
+        done = _Deeds()
+        self._c.books_batch(ctypes.byref(done))
+        return Deeds(*(getattr(done, name) for name in Deeds._fields))
+
+    def again(self, batches: int, times: int) -> None:
+        """Write into the trace that the last `batches` batches would come so many times more."""
+        self._c.books_again(batches, times)
+
+    def rounds_end(self) -> None:
+        """Write into the trace that what follows belongs to no batch."""
+        self._c.books_rounds_end()
+
+    def rise(self, nbytes: int) -> None:
+        """CPU tensors would be so many bytes more now, for a moment."""
+        self._c.books_rise(nbytes)
+
+    def knows(self, storage: Any) -> bool:
+        """The values of this CPU storage are not made up."""
+        return bool(self._c.books_knows(storage.data_ptr()))
+
+    @contextmanager
+    def made_where(self, storage: Any) -> Iterator[None]:
+        """What is taken here counts as asked for by the code that asked for this storage."""
+        self._c.books_made_at(self._c.books_origin(storage.data_ptr()))
+        try:
+            yield
+        finally:
+            self._c.books_made_at(0)
 
     def asked(self) -> None:
         """Write into the trace that the job was told how much of the card is free."""

@@ -26,6 +26,10 @@ _TRACED = re.compile(r"--- <Autowrapped (\S+)")
 """llmcompressor/pipelines/sequential/ast_helpers.py append_autowrap_source_on_fail"""
 PR_SET_PDEATHSIG = 1
 """linux/prctl.h"""
+PASSED = (
+    "{:,} batches and points of searches were not run: those before them had asked for the same, and left everything "
+    "as it was (--every-batch runs them all)."
+)
 OWN = str(Path(__file__).parents[2])
 """Planner's folder, as its code names it: frames in it are not the script's."""
 
@@ -36,7 +40,7 @@ def main(file: str) -> int:
     events = Events(settings.folder / "events.jsonl")
     import torch
 
-    from planner.rehearse.child import data, generation, marks, pretrained, ranks, steps, values, web
+    from planner.rehearse.child import data, generation, grid, marks, passing, pretrained, ranks, steps, values, web
     from planner.rehearse.child.books import TensorBooks
     from planner.rehearse.child.models import Shelf
 
@@ -46,7 +50,9 @@ def main(file: str) -> int:
     hooks = Hooks()
     hooks.install()
     step = steps.Steps(books, events, settings.most_samples)
-    steps.watch(step, hooks)
+    passed = passing.Passing(books, every_batch=settings.every_batch)
+    steps.watch(step, passed, hooks)
+    hooks.after("llmcompressor.modifiers.transform.awq.base", lambda module: grid.install(module, books, passed.points))
     marks.install(step)
     values.install(settings, books, hooks)
     data.install(settings, events, hooks)
@@ -59,6 +65,8 @@ def main(file: str) -> int:
         torch.cuda.reset_peak_memory_stats(card)
     books.watch()
     code = _run(settings, events, step, shelf)
+    if passing.passed():
+        events.note("rehearsal", PASSED.format(passing.passed()))
     books.close()
     return code
 

@@ -23,6 +23,7 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAFunctions.h>
 #include <dlfcn.h>
 #include <sys/mman.h>
 #include <torch/library.h>
@@ -44,14 +45,17 @@ constexpr size_t SMALL_FRACTIONS = 1 << 16;
 constexpr size_t NAMED = 1 << 20;    // tensors from this size on are written into the trace with their origin
 
 // ------------------------------------------------------------------ the trace
-enum Action : uint8_t { ALLOC, FREE, FREED, SEGMENT, SEGMENT_FREE, OUT_OF_MEMORY, MARK, ORIGIN, CPU_ALLOC, CPU_FREE, ASKED, BATCH };
+enum Action : uint8_t { ALLOC, FREE, FREED, SEGMENT, SEGMENT_FREE, OUT_OF_MEMORY, MARK, ORIGIN, CPU_ALLOC, CPU_FREE, ASKED, BATCH, AGAIN, ROUNDS_END };
 struct Event { uint8_t action, device; uint16_t stream; uint32_t number; uint64_t bytes, address; };
 static_assert(sizeof(Event) == 24, "planner/rehearse/trace.py reads 24 bytes");
 static FILE* g_trace = nullptr;
 static FILE* g_origins = nullptr;
 static std::mutex g_trace_lock;
 static uint32_t g_allocs = 0;           // serial of what is allocated, device and CPU together
-static thread_local std::vector<uint32_t> t_unnamed;   // serials of large allocations of the running operator
+struct Unnamed { uint32_t serial; void* cpu; };
+static thread_local std::vector<Unnamed> t_unnamed;   // large allocations of the running operator
+static thread_local uint32_t t_origin = 0;           // where they are from, if that is said; 0: whoever runs
+static std::unordered_map<void*, uint32_t> g_cpu_origins;  // of large CPU tensors
 static std::unordered_map<void*, uint16_t> g_streams;
 
 static uint16_t stream_number(void* stream) {
@@ -62,6 +66,20 @@ static void write(const Event& event) { if (g_trace) fwrite(&event, sizeof event
 static void note(uint8_t action, int device, uint32_t number, uint64_t bytes, uint64_t address) {
   std::lock_guard<std::mutex> guard(g_trace_lock);
   write({action, (uint8_t)device, 0, number, bytes, address});
+}
+
+// ------------------------------------------------------------------ what batches do
+// Equal numbers: the same was asked for in the same order, on the card with the same answers.
+struct Deeds { uint64_t card, held, questions, cpu, large_taken, large_given; int64_t change, rise; };
+static Deeds g_deeds = {};              // since the last batch began; `held` is what lies on the cards, ever
+static int64_t g_batch_live = 0, g_batch_peak = 0;
+static uint64_t mixed(uint64_t sum, uint64_t value) { sum = (sum ^ value) * 0x9E3779B97F4A7C15ull; return sum ^ (sum >> 29); }
+static void did_on_card(const Event& e) {  // with g_trace_lock
+  g_deeds.card = mixed(mixed(mixed(g_deeds.card, e.action | e.device << 8 | (uint64_t)e.stream << 16), e.bytes), e.address);
+  uint64_t where = mixed(mixed(e.device, e.address), 1);
+  if (e.action == ALLOC) g_deeds.held += where;
+  else if (e.action == FREED) g_deeds.held -= where;
+  else if (e.action != FREE) g_deeds.questions++;
 }
 
 // ------------------------------------------------------------------ origins: the script's own lines
@@ -154,10 +172,13 @@ static uint32_t origin() {
 }
 static void name_allocations() {
   if (t_unnamed.empty()) return;
-  std::vector<uint32_t> serials;
-  serials.swap(t_unnamed);
-  uint32_t where = origin();
-  for (uint32_t serial : serials) note(ORIGIN, 0, serial, where, 0);
+  std::vector<Unnamed> unnamed;
+  unnamed.swap(t_unnamed);
+  uint32_t where = t_origin ? t_origin : origin();
+  for (const Unnamed& each : unnamed) {
+    note(ORIGIN, 0, each.serial, where, 0);
+    if (each.cpu) { std::lock_guard<std::mutex> guard(g_trace_lock); g_cpu_origins[each.cpu] = where; }
+  }
 }
 
 // ------------------------------------------------------------------ which values are known
@@ -202,8 +223,14 @@ static void cpu_delete(void* p) {
     g_cpu.erase(it);
     g_unknown_cpu.erase(p); g_truths.erase(p); g_never_all.erase(p);
     g_live -= bytes;
+    g_deeds.cpu = mixed(g_deeds.cpu, bytes << 1 | 1);
+    g_deeds.large_given += bytes >= NAMED;
   }
-  if (bytes >= NAMED) { note(CPU_FREE, 0, 0, bytes, (uint64_t)p); munmap(p, bytes); } else free(p);
+  if (bytes >= NAMED) {
+    { std::lock_guard<std::mutex> guard(g_trace_lock); g_cpu_origins.erase(p); }
+    note(CPU_FREE, 0, 0, bytes, (uint64_t)p);
+    munmap(p, bytes);
+  } else free(p);
 }
 struct Cpu final : c10::Allocator {
   at::DataPtr allocate(size_t bytes) override {
@@ -219,11 +246,19 @@ struct Cpu final : c10::Allocator {
   }
   static void taken(void* p, size_t bytes) {
     int64_t live;
-    { std::lock_guard<std::mutex> guard(g_lock); g_cpu[p] = bytes; live = g_live += bytes; if (live > g_peak) g_peak = live; }
+    {
+      std::lock_guard<std::mutex> guard(g_lock);
+      g_cpu[p] = bytes;
+      live = g_live += bytes;
+      if (live > g_peak) g_peak = live;
+      if (live > g_batch_peak) g_batch_peak = live;
+      g_deeds.cpu = mixed(g_deeds.cpu, bytes << 1);
+      g_deeds.large_taken += bytes >= NAMED;
+    }
     if (bytes < NAMED) return;
     std::lock_guard<std::mutex> guard(g_trace_lock);
     write({CPU_ALLOC, 0, 0, ++g_allocs, bytes, (uint64_t)p});
-    t_unnamed.push_back(g_allocs);
+    t_unnamed.push_back({g_allocs, p});
   }
   at::DeleterFnPtr raw_deleter() const override { return &cpu_delete; }
   void copy_data(void* d, const void* s, size_t n) const override { if (n < NAMED) memcpy(d, s, n); }
@@ -242,14 +277,18 @@ static void on_card(const Entry& e) {
     g_never_all.erase((void*)e.addr_);
   }
   std::lock_guard<std::mutex> guard(g_trace_lock);
-  auto put = [&](Action action, uint32_t number) { write({action, (uint8_t)e.device_, stream_number(e.stream_), number, (uint64_t)e.size_, (uint64_t)e.addr_}); };
+  auto put = [&](Action action, uint32_t number) {
+    Event event = {action, (uint8_t)e.device_, stream_number(e.stream_), number, (uint64_t)e.size_, (uint64_t)e.addr_};
+    did_on_card(event);
+    write(event);
+  };
   switch (e.action_) {
-    case Entry::ALLOC: put(ALLOC, ++g_allocs); if (e.size_ >= NAMED) t_unnamed.push_back(g_allocs); break;
+    case Entry::ALLOC: put(ALLOC, ++g_allocs); if (e.size_ >= NAMED) t_unnamed.push_back({g_allocs, nullptr}); break;
     case Entry::FREE_REQUESTED: put(FREE, 0); break;
     case Entry::FREE_COMPLETED: put(FREED, 0); break;
     case Entry::SEGMENT_ALLOC: put(SEGMENT, 0); break;
     case Entry::SEGMENT_FREE: put(SEGMENT_FREE, 0); break;
-    case Entry::OOM: write({OUT_OF_MEMORY, (uint8_t)e.device_, stream_number(e.stream_), 0, (uint64_t)e.size_, (uint64_t)e.addr_}); break;
+    case Entry::OOM: put(OUT_OF_MEMORY, 0); break;
     default: break;
   }
 }
@@ -636,8 +675,32 @@ void books_open(const char* trace, const char* origins, const char* script, cons
 }
 void books_watch(int on) { c10::impl::tls_set_dispatch_key_included(DispatchKey::Fake, on != 0); }
 void books_mark(uint32_t number) { note(MARK, 0, number, 0, 0); std::lock_guard<std::mutex> guard(g_trace_lock); if (g_trace) fflush(g_trace); }
-void books_batch() { note(BATCH, 0, 0, 0, 0); }
-void books_asked() { note(ASKED, 0, 0, 0, 0); }
+// A batch begins: what was done since the one before began.
+void books_batch(Deeds* done) {
+  uint64_t blocks = 0;  // larger than what was asked for, where what was left of one was too small for a block of its own
+  for (int card = 0; card < c10::cuda::device_count(); card++) {
+    auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(card);
+    blocks = mixed(mixed(blocks, stats.allocated_bytes[0].current), stats.inactive_split_bytes[0].current);
+  }
+  std::scoped_lock guard(g_lock, g_trace_lock);
+  write({BATCH, 0, 0, 0, 0, 0});
+  *done = g_deeds;
+  done->held = mixed(g_deeds.held, blocks);
+  done->change = g_live - g_batch_live;
+  done->rise = g_batch_peak - g_batch_live;
+  g_batch_live = g_batch_peak = g_live;
+  uint64_t held = g_deeds.held;
+  g_deeds = {};
+  g_deeds.held = held;
+}
+void books_again(uint32_t batches, uint32_t times) { note(AGAIN, 0, times, batches, 0); }
+void books_rounds_end() { note(ROUNDS_END, 0, 0, 0, 0); }
+// A batch that is passed over would have risen so far.
+void books_rise(int64_t bytes) { std::lock_guard<std::mutex> guard(g_lock); if (g_live + bytes > g_peak) g_peak = g_live + bytes; }
+uint32_t books_origin(void* p) { std::lock_guard<std::mutex> guard(g_trace_lock); auto it = g_cpu_origins.find(p); return it == g_cpu_origins.end() ? 0 : it->second; }
+void books_made_at(uint32_t origin) { t_origin = origin; }  // until it is 0 again
+int books_knows(void* p) { std::lock_guard<std::mutex> guard(g_lock); return !g_unknown_cpu.count(p); }
+void books_asked() { std::lock_guard<std::mutex> guard(g_trace_lock); g_deeds.questions++; write({ASKED, 0, 0, 0, 0, 0}); }
 void books_close() { std::lock_guard<std::mutex> guard(g_trace_lock); if (g_trace) fclose(g_trace); if (g_origins) fclose(g_origins); g_trace = g_origins = nullptr; }
 void books_forget() { std::lock_guard<std::mutex> guard(g_trace_lock); g_trace = g_origins = nullptr; }  // in a forked child
 void books_selected(double share) { g_selected = share; }

@@ -1,0 +1,62 @@
+"""Tells code of the libraries from the user's own: what the latter remembers from batch to batch, nobody knows."""
+
+import functools
+import sys
+import types
+from collections.abc import Iterable
+from typing import Any
+
+LIBRARIES = frozenset(
+    {"torch", "transformers", "llmcompressor", "compressed_tensors", "accelerate", "pydantic", "planner"}
+)
+HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+
+
+def is_of_libraries(call: Any) -> bool:
+    """All the code that this runs, as far as it was wrapped, is of libraries."""
+    while True:
+        if isinstance(call, functools.partial):
+            call = call.func
+        elif isinstance(call, types.MethodType | classmethod | staticmethod):
+            call = call.__func__
+        elif isinstance(call, types.FunctionType):
+            if not is_module_of_libraries(call.__globals__.get("__name__")):
+                return False
+            if not hasattr(call, "__wrapped__"):
+                return True
+            call = call.__wrapped__
+        elif isinstance(call, type):
+            return is_module_of_libraries(call.__module__)
+        else:
+            return isinstance(call, types.BuiltinFunctionType) or is_module_of_libraries(type(call).__module__)
+
+
+def is_class_of_libraries(owner: type) -> bool:
+    """The class, what it inherits from, and every method that somebody put into it."""
+    return all(
+        is_module_of_libraries(base.__module__)
+        and all(is_of_libraries(each) for each in vars(base).values() if isinstance(each, types.FunctionType))
+        for base in owner.__mro__
+    )
+
+
+def are_modules_of_libraries(modules: Iterable[Any]) -> bool:
+    """Their classes, the forwards that were put on single ones, and all hooks."""
+    known: set[type] = set()
+    for module in modules:
+        if type(module) not in known:
+            if not is_module_of_libraries(type(module).__module__) or not is_of_libraries(type(module).forward):
+                return False
+            known.add(type(module))
+        own = vars(module)
+        if "forward" in own and not is_of_libraries(own["forward"]):
+            return False
+        if not all(is_of_libraries(hook) for name in HOOKS for hook in (own.get(name) or {}).values()):
+            return False
+    return True
+
+
+def is_module_of_libraries(module: Any) -> bool:
+    """By its name."""
+    root = str(module).partition(".")[0]
+    return root in LIBRARIES or root in sys.stdlib_module_names
