@@ -37,12 +37,31 @@ class Deeds(NamedTuple):
     """By how many bytes CPU tensors were more at most than when it began."""
 
 
-class _Deeds(ctypes.Structure):
-    """driver/books.cpp Deeds."""
+class Recorded(NamedTuple):
+    """What a call did."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_int64 if name in ("change", "rise") else ctypes.c_uint64) for name in Deeds._fields
-    )
+    hash: int
+    """Of what it asked the card for, and what of that it gave back when."""
+    cpu: int
+    """Of the sizes of all CPU tensors that were taken and given back."""
+    large: int
+    """CPU tensors that the trace names, taken or given back."""
+    survivors: int
+    """Tensors on the card that outlive it."""
+    plain: int
+    """1 where it used one card and one stream, gave back nothing that others had taken, and asked nothing."""
+    change: int
+    rise: int
+    """As those of a batch."""
+
+
+def _structure(fields: tuple[str, ...]) -> Any:
+    """driver/books.cpp has the same."""
+    each = [(name, ctypes.c_int64 if name in ("change", "rise") else ctypes.c_uint64) for name in fields]
+    return type("Structure", (ctypes.Structure,), {"_fields_": each})
+
+
+_Deeds, _Recorded = _structure(Deeds._fields), _structure(Recorded._fields)
 
 
 class TensorBooks:
@@ -53,9 +72,13 @@ class TensorBooks:
         for name, kind in (("books_cpu_live", ctypes.c_int64), ("books_cpu_peak", ctypes.c_int64)):
             getattr(self._c, name).restype = kind
         self._c.books_selected.argtypes = [ctypes.c_double]
-        for function in (self._c.books_unknown, self._c.books_knows, self._c.books_origin):
+        for function in (self._c.books_unknown, self._c.books_origin):
             function.argtypes = [ctypes.c_void_p]
+        self._c.books_numbers.argtypes = [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int]
         self._c.books_origin.restype = ctypes.c_uint32
+        self._c.books_numbers.restype = self._c.books_keep.restype = ctypes.c_uint64
+        self._c.books_play.argtypes = [ctypes.c_int64, ctypes.c_void_p]
+        self._c.books_play.restype = ctypes.c_int64
         self._c.books_rise.argtypes = [ctypes.c_int64]
         names = (folder / "trace.bin", folder / "origins.jsonl", script, own)
         self._c.books_open(*(os.fsencode(name) for name in names))
@@ -106,22 +129,59 @@ class TensorBooks:
         """CPU tensors would be so many bytes more now, for a moment."""
         self._c.books_rise(nbytes)
 
-    def knows(self, storage: Any) -> bool:
-        """The values of this CPU storage are not made up."""
-        return bool(self._c.books_knows(storage.data_ptr()))
+    def asked(self) -> None:
+        """Write into the trace that the job was told how much of the card is free."""
+        self._c.books_asked()
+
+    def numbers(self, tensor: torch.Tensor) -> int:
+        """A hash of all numbers of its storage; 0 where they are made up."""
+        storage = tensor.untyped_storage()
+        found: int = self._c.books_numbers(storage.data_ptr(), storage.nbytes(), tensor.is_cuda)
+        return found
 
     @contextmanager
     def made_where(self, storage: Any) -> Iterator[None]:
         """What is taken here counts as asked for by the code that asked for this storage."""
-        self._c.books_made_at(self._c.books_origin(storage.data_ptr()))
+        with self.made_at(self._c.books_origin(storage.data_ptr())):
+            yield
+
+    @contextmanager
+    def made_at(self, origin: int) -> Iterator[None]:
+        """What is taken here counts as asked for by the code with this number."""
+        self._c.books_made_at(origin)
         try:
             yield
         finally:
             self._c.books_made_at(0)
 
-    def asked(self) -> None:
-        """Write into the trace that the job was told how much of the card is free."""
-        self._c.books_asked()
+    def record(self) -> None:
+        """A call begins that may be played later."""
+        self._c.books_record()
+
+    def recorded(self) -> Recorded:
+        """The call is over."""
+        done = _Recorded()
+        self._c.books_recorded(ctypes.byref(done))
+        return Recorded(*(getattr(done, name) for name in Recorded._fields))
+
+    def keep(self, survivors: int) -> list[int]:
+        """The call that was recorded last is what is played from now on; addresses of what outlives it, by birth."""
+        addresses = (ctypes.c_uint64 * survivors)()
+        self._c.books_keep(addresses, ctypes.c_uint64(survivors))
+        return list(addresses)
+
+    def has_room(self) -> bool:
+        """Whatever that call asks for, the card has."""
+        return bool(self._c.books_has_room())
+
+    def play(self, place: int) -> tuple[int, int]:
+        """Ask the card for what the call asks for, from this place to where the next tensor is taken that outlives it,
+        which the caller takes, or to the end: the place, and the number of the code that asks there."""
+        origin = ctypes.c_uint32()
+        found: int = self._c.books_play(place, ctypes.byref(origin))
+        if found < 0:
+            raise RuntimeError("planner rehearse: memory ran out where there was room")
+        return found, origin.value
 
     def close(self) -> None:
         """Write the rest of the trace."""

@@ -4,7 +4,6 @@ llmcompressor/pipelines/cache.py IntermediatesCache: for each batch a dictionary
 CPU, in lists, tuples, dictionaries and dataclasses.
 """
 
-import ctypes
 import sys
 from collections.abc import Hashable, Iterator
 from dataclasses import fields, is_dataclass
@@ -14,8 +13,8 @@ import torch
 
 from planner.rehearse.child.books import TensorBooks
 
-SMALL = LARGE = 1 << 20
-"""driver/books.cpp: storages up to this size may have known values; from it on the trace names them."""
+LARGE = 1 << 20
+"""driver/books.cpp: CPU tensors from this size on are named in the trace."""
 PLAIN = (int, float, str, bool, torch.dtype, torch.device, type(None))
 
 
@@ -55,7 +54,7 @@ def shape(value: Any, books: TensorBooks | None = None) -> Hashable:
     said: list[Hashable] = []
     for each in parts(value):
         if type(each) is torch.Tensor:
-            said.append((tuple(each.shape), each.stride(), each.dtype, _numbers(each, books) if books else None))
+            said.append((each.shape, each.stride(), each.dtype, each.device, books.numbers(each) if books else None))
         elif type(each) in PLAIN:
             said.append(each)
         else:
@@ -87,17 +86,9 @@ def alike(value: Any, books: TensorBooks, made: dict[int, torch.Tensor]) -> Any:
     return value
 
 
-def _numbers(tensor: torch.Tensor, books: TensorBooks) -> int | None:
-    """Of its numbers, where they are known."""
-    storage = tensor.untyped_storage()
-    if tensor.device.type != "cpu" or storage.nbytes() > SMALL or not books.knows(storage):
-        return None
-    return hash(ctypes.string_at(storage.data_ptr(), storage.nbytes()))
-
-
 def _tensor_like(tensor: torch.Tensor, books: TensorBooks) -> torch.Tensor:
     storage = tensor.untyped_storage()
-    if storage.nbytes() <= SMALL and books.knows(storage):
+    if books.numbers(tensor):
         return tensor.clone()
     with books.made_where(storage):
         made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")

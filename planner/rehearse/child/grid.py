@@ -52,14 +52,11 @@ class GridPoints(list[Any]):
         self._books.rise(done.rise)
 
 
-def install(module: Any, books: TensorBooks, rounds: Callable[[GridPoints], Rounds | None]) -> None:
-    """Wrap the search's parameters, where this release has such a function."""
-    owner = getattr(module, "AWQModifier", None)
-    own = getattr(owner, "_get_grid_search_params", None)
-    if own is None:
-        return
-
-    def _get_grid_search_params(modifier: Any) -> GridPoints:
-        return GridPoints(own(modifier), books, rounds)
-
-    owner._get_grid_search_params = _get_grid_search_params  # type: ignore[union-attr]
+def install(module: Any, books: TensorBooks, passing: Any) -> None:
+    """Wrap the search's parameters and what runs its samples, where this release has such functions."""
+    owner: Any = getattr(module, "AWQModifier", None)
+    points, samples = (getattr(owner, name, None) for name in ("_get_grid_search_params", "_run_samples"))
+    if points is not None:
+        owner._get_grid_search_params = lambda modifier: GridPoints(points(modifier), books, passing.points)
+    if samples is not None:
+        owner._run_samples = lambda modifier, called: samples(modifier, passing.called(called))

@@ -8,6 +8,7 @@ import torch
 
 from planner.rehearse.child.batches import PATIENCE, CachedBatches, each_batch
 from planner.rehearse.child.books import TensorBooks
+from planner.rehearse.child.calls import PlayedModule
 from planner.rehearse.child.grid import PATIENCE as POINTS
 from planner.rehearse.child.grid import GridPoints
 from planner.rehearse.child.rounds import Rounds
@@ -22,6 +23,7 @@ class Passing:
         self._model: Any = None
         self._subgraphs: list[Any] = []
         self._known: dict[int, bool] = {}
+        """Of subgraphs, since a pass over one began."""
         self._is_known_model = False
         self.subgraph: int | None = None
         """Number of the one that is run, from 1."""
@@ -39,6 +41,7 @@ class Passing:
 
     def batches(self, own: Any, cache: Any, names: Any, *, is_plain: bool) -> Iterator[Any]:
         """The pipeline's batches; a mark in the trace for each that is run. `is_plain`: fetched one by one."""
+        self._known.clear()
         may = is_plain and hasattr(cache, "batch_intermediates") and self._may()
         if may:
             batches = CachedBatches(self._books, cache, names)
@@ -48,6 +51,10 @@ class Passing:
     def points(self, points: GridPoints) -> Rounds | None:
         """The rounds of a search; None where all of its points are run."""
         return Rounds(self._books, points, POINTS) if self._may() else None
+
+    def called(self, module: Any) -> Any:
+        """What a search calls for each of its samples: the module, or one that does the same to the card."""
+        return PlayedModule(module, self._books) if self._may() else module
 
     def _each(self, own: Any) -> Iterator[Any]:
         for item in own:
@@ -59,16 +66,22 @@ class Passing:
         if self._every_batch or not self._is_known_model or _is_watched() or not _are_known_modifiers():
             return False
         number = (self.subgraph or 0) - 1
+        if number not in self._known:
+            self._known[number] = self._is_known(number)
+        return self._known[number]
+
+    def _is_known(self, number: int) -> bool:
+        """What the subgraph runs is of libraries."""
         if not 0 <= number < len(self._subgraphs):
             return False
-        graph, subgraph = self._subgraphs[number].graph, self._subgraphs[number]
-        calls = (node.target for node in graph.nodes if node.op == "call_function")
+        subgraph = self._subgraphs[number]
+        calls = (node.target for node in subgraph.graph.nodes if node.op == "call_function")
         return all(map(is_of_libraries, calls)) and are_modules_of_libraries(subgraph.submodules(self._model))
 
 
-def passed() -> int:
-    """How many were passed over, in all loops."""
-    return Rounds.passed
+def passed() -> tuple[int, int]:
+    """How many batches were passed over, and how many calls were played."""
+    return Rounds.passed, PlayedModule.played
 
 
 def _is_watched() -> bool:

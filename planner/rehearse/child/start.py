@@ -27,8 +27,8 @@ _TRACED = re.compile(r"--- <Autowrapped (\S+)")
 PR_SET_PDEATHSIG = 1
 """linux/prctl.h"""
 PASSED = (
-    "{:,} batches and points of searches were not run: those before them had asked for the same, and left everything "
-    "as it was (--every-batch runs them all)."
+    "Not run, because those before them had done the same: {:,} batches and points of searches that leave the card as "
+    "it was, and {:,} calls of modules, whose tensors were taken and given back without them (--every-batch runs all)."
 )
 OWN = str(Path(__file__).parents[2])
 """Planner's folder, as its code names it: frames in it are not the script's."""
@@ -52,7 +52,7 @@ def main(file: str) -> int:
     step = steps.Steps(books, events, settings.most_samples)
     passed = passing.Passing(books, every_batch=settings.every_batch)
     steps.watch(step, passed, hooks)
-    hooks.after("llmcompressor.modifiers.transform.awq.base", lambda module: grid.install(module, books, passed.points))
+    hooks.after("llmcompressor.modifiers.transform.awq.base", lambda module: grid.install(module, books, passed))
     marks.install(step)
     values.install(settings, books, hooks)
     data.install(settings, events, hooks)
@@ -65,8 +65,8 @@ def main(file: str) -> int:
         torch.cuda.reset_peak_memory_stats(card)
     books.watch()
     code = _run(settings, events, step, shelf)
-    if passing.passed():
-        events.note("rehearsal", PASSED.format(passing.passed()))
+    if any(passing.passed()):
+        events.note("rehearsal", PASSED.format(*passing.passed()))
     books.close()
     return code
 

@@ -24,9 +24,11 @@
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAStream.h>
 #include <dlfcn.h>
 #include <sys/mman.h>
 #include <torch/library.h>
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <mutex>
@@ -80,6 +82,27 @@ static void did_on_card(const Event& e) {  // with g_trace_lock
   if (e.action == ALLOC) g_deeds.held += where;
   else if (e.action == FREED) g_deeds.held -= where;
   else if (e.action != FREE) g_deeds.questions++;
+}
+
+// ------------------------------------------------------------------ calls that are played again
+// What a call asks of the card: tensors by their number in the call. It is played to the same allocator.
+struct Ask { uint64_t bytes; uint32_t which, origin, serial; bool taken; };
+struct Recording { bool on = false, plain = true; uint64_t hash = 0, cpu = 0, large = 0; int64_t live = 0, peak = 0; std::vector<Ask> asks; std::unordered_map<uint64_t, uint32_t> alive; };
+static Recording g_recording, g_kept;
+static std::vector<void*> g_played;      // blocks of the call that is being played, by number
+static void recorded_on_card(const Event& e) {  // with g_trace_lock
+  Recording& r = g_recording;
+  if (!r.on || e.action == FREE || e.action == SEGMENT || e.action == SEGMENT_FREE) return;
+  if (e.device || e.stream || (e.action != ALLOC && e.action != FREED)) { r.plain = false; return; }
+  uint32_t which = (uint32_t)r.asks.size();
+  if (e.action == FREED) {
+    auto it = r.alive.find(e.address);
+    if (it == r.alive.end()) { r.plain = false; return; }  // it gives back what others took
+    which = it->second;
+    r.alive.erase(it);
+  } else r.alive[e.address] = which;
+  r.asks.push_back({e.bytes, which, 0, e.number, e.action == ALLOC});
+  r.hash = mixed(mixed(mixed(r.hash, e.bytes), which), e.action);
 }
 
 // ------------------------------------------------------------------ origins: the script's own lines
@@ -177,7 +200,9 @@ static void name_allocations() {
   uint32_t where = t_origin ? t_origin : origin();
   for (const Unnamed& each : unnamed) {
     note(ORIGIN, 0, each.serial, where, 0);
-    if (each.cpu) { std::lock_guard<std::mutex> guard(g_trace_lock); g_cpu_origins[each.cpu] = where; }
+    std::lock_guard<std::mutex> guard(g_trace_lock);
+    if (each.cpu) g_cpu_origins[each.cpu] = where;
+    else if (g_recording.on) for (auto ask = g_recording.asks.rbegin(); ask != g_recording.asks.rend(); ++ask) if (ask->serial == each.serial) { ask->origin = where; break; }
   }
 }
 
@@ -224,6 +249,7 @@ static void cpu_delete(void* p) {
     g_unknown_cpu.erase(p); g_truths.erase(p); g_never_all.erase(p);
     g_live -= bytes;
     g_deeds.cpu = mixed(g_deeds.cpu, bytes << 1 | 1);
+    if (g_recording.on) { g_recording.cpu = mixed(g_recording.cpu, bytes << 1 | 1); g_recording.large += bytes >= NAMED; }
     g_deeds.large_given += bytes >= NAMED;
   }
   if (bytes >= NAMED) {
@@ -253,6 +279,7 @@ struct Cpu final : c10::Allocator {
       if (live > g_peak) g_peak = live;
       if (live > g_batch_peak) g_batch_peak = live;
       g_deeds.cpu = mixed(g_deeds.cpu, bytes << 1);
+      if (g_recording.on) { g_recording.cpu = mixed(g_recording.cpu, bytes << 1); g_recording.large += bytes >= NAMED; if (live > g_recording.peak) g_recording.peak = live; }
       g_deeds.large_taken += bytes >= NAMED;
     }
     if (bytes < NAMED) return;
@@ -280,6 +307,7 @@ static void on_card(const Entry& e) {
   auto put = [&](Action action, uint32_t number) {
     Event event = {action, (uint8_t)e.device_, stream_number(e.stream_), number, (uint64_t)e.size_, (uint64_t)e.addr_};
     did_on_card(event);
+    recorded_on_card(event);
     write(event);
   };
   switch (e.action_) {
@@ -699,8 +727,67 @@ void books_rounds_end() { note(ROUNDS_END, 0, 0, 0, 0); }
 void books_rise(int64_t bytes) { std::lock_guard<std::mutex> guard(g_lock); if (g_live + bytes > g_peak) g_peak = g_live + bytes; }
 uint32_t books_origin(void* p) { std::lock_guard<std::mutex> guard(g_trace_lock); auto it = g_cpu_origins.find(p); return it == g_cpu_origins.end() ? 0 : it->second; }
 void books_made_at(uint32_t origin) { t_origin = origin; }  // until it is 0 again
-int books_knows(void* p) { std::lock_guard<std::mutex> guard(g_lock); return !g_unknown_cpu.count(p); }
-void books_asked() { std::lock_guard<std::mutex> guard(g_trace_lock); g_deeds.questions++; write({ASKED, 0, 0, 0, 0, 0}); }
+void books_asked() { std::lock_guard<std::mutex> guard(g_trace_lock); g_deeds.questions++; g_recording.plain = false; write({ASKED, 0, 0, 0, 0, 0}); }
+// Of a storage's numbers, 0 where they are not known.
+uint64_t books_numbers(void* p, uint64_t bytes, int on_card) {
+  std::lock_guard<std::mutex> guard(g_lock);
+  if (bytes > SMALL || (on_card ? !g_known_gpu.count(p) : g_unknown_cpu.count(p) > 0)) return 0;
+  uint64_t sum = 1;
+  for (uint64_t i = 0; i < bytes; i += 8) { uint64_t word = 0; memcpy(&word, (char*)p + i, std::min<uint64_t>(8, bytes - i)); sum = mixed(sum, word); }
+  return sum | 1;
+}
+
+struct Recorded { uint64_t hash, cpu, large, survivors, plain; int64_t change, rise; };
+void books_record() {
+  std::scoped_lock guard(g_lock, g_trace_lock);
+  g_recording = {};
+  g_recording.on = true;
+  g_recording.live = g_recording.peak = g_live;
+}
+void books_recorded(Recorded* done) {
+  std::scoped_lock guard(g_lock, g_trace_lock);
+  Recording& r = g_recording;
+  r.on = false;
+  *done = {r.hash, r.cpu, r.large, r.alive.size(), r.plain, g_live - r.live, r.peak - r.live};
+}
+// What was recorded last is what will be played; its tensors that outlive it, by the order of their birth.
+uint64_t books_keep(uint64_t* addresses, uint64_t most) {
+  std::lock_guard<std::mutex> guard(g_trace_lock);
+  g_kept = g_recording;
+  std::vector<std::pair<uint32_t, uint64_t>> found;
+  for (auto& each : g_kept.alive) found.emplace_back(each.second, each.first);
+  std::sort(found.begin(), found.end());
+  for (size_t i = 0; i < found.size() && i < most; i++) addresses[i] = found[i].second;
+  g_kept.alive.clear();
+  for (auto& each : found) g_kept.alive[each.first] = 1;  // from here on by number
+  g_played.assign(g_kept.asks.size(), nullptr);
+  return found.size();
+}
+// The driver has so much left that whatever the call asks for is there.
+int books_has_room() {
+  static auto information = (int (*)(size_t*, size_t*))dlsym(RTLD_DEFAULT, "cudaMemGetInfo");
+  size_t free = 0, total = 0, needed = 0;
+  if (!information || c10::cuda::current_device() != 0 || c10::cuda::getCurrentCUDAStream().stream() || information(&free, &total)) return 0;
+  for (auto& ask : g_kept.asks) if (ask.taken) needed += (ask.bytes + (32 << 20)) & ~(uint64_t)((2 << 20) - 1);
+  return free > needed;
+}
+// Play on from this place to where the next tensor is taken that outlives the call, or to the end: that place. Whoever
+// calls takes that tensor. -1: memory ran out.
+int64_t books_play(int64_t place, uint32_t* origin) {
+  auto& asks = g_kept.asks;
+  try {
+    for (; place < (int64_t)asks.size(); place++) {
+      const Ask& ask = asks[place];
+      if (!ask.taken) { c10::cuda::CUDACachingAllocator::raw_delete(g_played[ask.which]); continue; }
+      if (g_kept.alive.count(ask.which)) { *origin = ask.origin; return place; }
+      g_played[ask.which] = c10::cuda::CUDACachingAllocator::raw_alloc(ask.bytes);
+      std::vector<Unnamed> unnamed;
+      unnamed.swap(t_unnamed);
+      for (auto& each : unnamed) note(ORIGIN, 0, each.serial, ask.origin, 0);
+    }
+  } catch (const std::exception&) { return -1; }
+  return place;
+}
 void books_close() { std::lock_guard<std::mutex> guard(g_trace_lock); if (g_trace) fclose(g_trace); if (g_origins) fclose(g_origins); g_trace = g_origins = nullptr; }
 void books_forget() { std::lock_guard<std::mutex> guard(g_trace_lock); g_trace = g_origins = nullptr; }  // in a forked child
 void books_selected(double share) { g_selected = share; }
