@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from planner.compress.fit import FINE, smallest_card
+from planner.compress.fit import FINE
 from planner.cuda.allocator import Band, Block, CachingAllocator, Layout, OutOfMemory
 from planner.cuda.allocators import allocator
 from planner.cuda.settings import AllocatorSettings
@@ -21,6 +21,8 @@ APART = 2
 """Batches (or pairs) of a run of equal ones that stand apart: they give back what was taken before the run."""
 PERIODS = (1, 2)
 """Two names that are bound in turn (an input, and the one before that a progress bar holds) make pairs of batches."""
+NEAR = 8
+"""Of the sizes between one that fails and one that does not, an eighth from the former is tried."""
 AT_A_TIME = 100_000
 """Events that are made into actions together."""
 CYCLE = 4
@@ -62,6 +64,7 @@ class RecordedTape:
 
     def __init__(self, trace: Trace, device: int = 0) -> None:
         self.parts = _parts(trace, device)
+        self.steps = int(np.count_nonzero(trace.records["action"] == MARK))
 
     def play(self, total: int | None, context: int, settings: AllocatorSettings) -> Replay:
         """Ask the same of a card of `total` bytes, of which the CUDA context has `context`; None: there is room."""
@@ -75,19 +78,36 @@ class RecordedTape:
             ran_out = error.asked, error.free
         return Replay(reserved=tuple(player.reserved), retries=card.use.retries, ran_out=ran_out, band=card.band)
 
-    def smallest(self, start: int, least: int, context: int, settings: AllocatorSettings) -> int:
-        """The smallest card on which the job gets through: bytes in whole MiB. `start`: one on which it does, as far
-        as known; no card of `least` bytes does."""
+    def smallest(
+        self, start: int, least: int, context: int, settings: AllocatorSettings, *, is_known: bool = False
+    ) -> int:
+        """The smallest card on which the job gets through, of those that are tried: bytes in whole MiB.
+
+        `start`: one on which it does, as far as known; where that `is_known`, nobody tries. No card of `least` bytes
+        does. A card that is too small fails early, and one that is large enough plays the whole tape: so sizes near
+        the failing one are tried first, as long as failing stays cheap.
+        """
         seen: list[Replay] = []
 
-        def gets_through(total: int) -> bool:
+        def played(total: int) -> Replay:
             known = next((each for each in seen if each.band and each.band.covers(total - context)), None)
             if known is None:
                 known = self.play(total, context, settings)
                 seen.append(known)
-            return known.ran_out is None
+            return known
 
-        return -(-smallest_card(gets_through, start, FINE, least) // MIB) * MIB
+        passes, fails, share = start, least, NEAR
+        while not is_known and played(passes).ran_out is not None:
+            fails, passes = passes, passes + max(passes // 8, MIB)
+        while passes - fails > max(4 * MIB, passes // FINE):
+            middle = fails + (passes - fails) // share
+            found = played(middle)
+            if found.ran_out is None:
+                passes = middle
+            else:
+                fails = middle
+                share = 2 if len(found.reserved) > self.steps // 4 else share
+        return -(-passes // MIB) * MIB
 
 
 class _Player:
