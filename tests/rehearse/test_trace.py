@@ -9,6 +9,7 @@ from planner.rehearse import tape
 from planner.rehearse.events import CodeFrame
 from planner.rehearse.tape import RecordedTape
 from planner.rehearse.trace import (
+    AGAIN,
     ALLOC,
     BATCH,
     CPU_ALLOC,
@@ -18,6 +19,7 @@ from planner.rehearse.trace import (
     ORIGIN,
     OUT_OF_MEMORY,
     RECORD,
+    ROUNDS_END,
     Trace,
 )
 from planner.units import GIB, MIB
@@ -50,6 +52,9 @@ class Writer:
 
     def mark(self, action: int = MARK, *, nbytes: int = 0, address: int = 0, device: int = 0) -> None:
         self.events.append((action, device, 0, 0, nbytes, address))
+
+    def again(self, batches: int, times: int) -> None:
+        self.events.append((AGAIN, 0, 0, times, batches, 0))
 
     def trace(self) -> Trace:
         return Trace(np.array(self.events, dtype=RECORD), {1: FORWARD, 2: HESSIAN}, SCRIPT)
@@ -115,13 +120,17 @@ def test_a_file_that_was_cut_off_is_read_to_its_last_whole_record(tmp_path: Path
     assert len(Trace.read(tmp_path / "nowhere.bin", {}, SCRIPT).records) == 0
 
 
-def passes(batches: int, *, grows: bool = False, pairs: bool = False) -> Writer:
+def passes(batches: int, *, grows: bool = False, pairs: bool = False, passed: range = range(0)) -> Writer:
     """A step of equal batches: each keeps a result until the next one has made its own. In pairs: every second one
-    gives back what it takes in another order."""
+    gives back what it takes in another order. Those that are `passed` were not run."""
     writer = Writer()
     writer.alloc(0, 30 * MIB)
     for batch in range(batches):
+        if batch in passed:
+            continue
         writer.mark(BATCH)
+        if passed and batch == passed.stop:
+            writer.again(2, len(passed) // 2)
         writer.alloc(10, 40 * MIB)
         writer.alloc(11, 25 * MIB)
         if pairs and batch % 2:
@@ -159,6 +168,30 @@ def test_passing_over_batches_changes_nothing_on_any_card(pairs: bool, monkeypat
     assert length(short) < length(long) / 3
     for total in (None, GIB, *range(160 * MIB, 60 * MIB, -4 * MIB)):
         assert short.play(total, 0, DEFAULT) == long.play(total, 0, DEFAULT)
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("passed", [range(8, 50), range(12, 40), range(6, 58)])
+def test_batches_that_were_not_run_are_played(pairs: bool, passed: range) -> None:
+    whole = RecordedTape(passes(60, pairs=pairs).trace())
+    short = RecordedTape(passes(60, pairs=pairs, passed=passed).trace())
+    for total in (None, GIB, *range(160 * MIB, 60 * MIB, -4 * MIB)):
+        assert short.play(total, 0, DEFAULT) == whole.play(total, 0, DEFAULT)
+
+
+def test_batches_that_were_not_run_are_no_higher_than_those_that_were() -> None:
+    whole, short = passes(60).trace(), passes(60, passed=range(8, 50)).trace()
+    assert short.at_peaks(0) == whole.at_peaks(0)
+    assert short.at_end(0) == whole.at_end(0)
+
+
+def test_what_follows_a_loop_is_none_of_its_batches() -> None:
+    writer = passes(20)
+    writer.mark(ROUNDS_END)
+    for name in range(30, 40):
+        writer.alloc(name, 64 * MIB)
+    writer.mark()
+    assert RecordedTape(writer.trace()).play(None, 0, DEFAULT).reserved[-1] >= 640 * MIB
 
 
 def changing_places(batches: int) -> Writer:

@@ -31,9 +31,7 @@ class Passing:
     def traced(self, model: Any, subgraphs: Any) -> None:
         """These are run from now on."""
         self._model, self._subgraphs = model, list(subgraphs)
-        self._is_known_model = all(
-            is_of_libraries(kind.forward) for kind in {type(module) for module in model.modules()}
-        )
+        self._is_known_model = all(map(is_class_of_libraries, {type(module) for module in model.modules()}))
 
     def end(self) -> None:
         """The model is let go of."""
@@ -85,10 +83,13 @@ def passed() -> tuple[int, int]:
 
 
 def _is_watched() -> bool:
-    """Somebody sees every operator, or every module that is called."""
+    """Somebody sees every operator, or every module that is called, or has an attention of his own."""
     modules: Any = torch.nn.modules.module
     hooks = (modules._global_forward_hooks, modules._global_forward_pre_hooks)
-    return bool(torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack() or any(hooks))
+    if torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack() or any(hooks):
+        return True
+    functions: Any = getattr(sys.modules.get("transformers.modeling_utils"), "ALL_ATTENTION_FUNCTIONS", {})
+    return not all(is_of_libraries(functions[name]) for name in functions)
 
 
 def _are_known_modifiers() -> bool:

@@ -180,6 +180,7 @@ class _EntryPoints:
     def _end(self, function: Any) -> Any:
         def wrapped(cls: Any, **named: Any) -> Any:
             self.steps.rename("finalize")
+            self.passing.end()
             result = function(cls, **named)
             gc.unfreeze()  # the next pipeline's first collection finds what this one's observers leave in circles
             self.steps.begin(RETURNING)

@@ -12,6 +12,12 @@ LIBRARIES = frozenset(
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
+def is_module_of_libraries(module: Any) -> bool:
+    """By its name."""
+    root = str(module).partition(".")[0]
+    return root in LIBRARIES or root in sys.stdlib_module_names
+
+
 def is_of_libraries(call: Any) -> bool:
     """All the code that this runs, as far as it was wrapped, is of libraries."""
     while True:
@@ -33,30 +39,23 @@ def is_of_libraries(call: Any) -> bool:
 
 def is_class_of_libraries(owner: type) -> bool:
     """The class, what it inherits from, and every method that somebody put into it."""
-    return all(
-        is_module_of_libraries(base.__module__)
-        and all(is_of_libraries(each) for each in vars(base).values() if isinstance(each, types.FunctionType))
-        for base in owner.__mro__
-    )
+    return all(is_module_of_libraries(base.__module__) and _are_own_functions(base) for base in owner.__mro__)
 
 
 def are_modules_of_libraries(modules: Iterable[Any]) -> bool:
-    """Their classes, the forwards that were put on single ones, and all hooks."""
-    known: set[type] = set()
+    """Their classes, the files that these stand in, the forwards that were put on single modules, and all hooks."""
+    classes: set[type] = set()
     for module in modules:
-        if type(module) not in known:
-            if not is_module_of_libraries(type(module).__module__) or not is_of_libraries(type(module).forward):
-                return False
-            known.add(type(module))
         own = vars(module)
+        classes.add(type(module))
         if "forward" in own and not is_of_libraries(own["forward"]):
             return False
         if not all(is_of_libraries(hook) for name in HOOKS for hook in (own.get(name) or {}).values()):
             return False
-    return True
+    files = {sys.modules.get(each.__module__) for each in classes}
+    return all(map(is_class_of_libraries, classes)) and all(map(_are_own_functions, filter(None, files)))
 
 
-def is_module_of_libraries(module: Any) -> bool:
-    """By its name."""
-    root = str(module).partition(".")[0]
-    return root in LIBRARIES or root in sys.stdlib_module_names
+def _are_own_functions(place: Any) -> bool:
+    """Nobody put a function of his own into this class or file."""
+    return all(is_of_libraries(each) for each in list(vars(place).values()) if isinstance(each, types.FunctionType))
