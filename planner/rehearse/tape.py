@@ -25,8 +25,8 @@ NEAR = 8
 """Of the sizes between one that fails and one that does not, an eighth from the former is tried."""
 AT_A_TIME = 100_000
 """Events that are made into actions together."""
-CYCLE = 4
-"""Layouts that are remembered: two blocks that change places with each pair of batches lie as before after two."""
+CYCLE = 64
+"""Layouts that are remembered: two blocks that change places lie as before after two batches, others after 24."""
 
 Action = tuple[int, int, int]
 """(number of the tensor, its bytes, stream), or (number, -1, 0): it is given back, or (-1, step, 0): a step ends."""

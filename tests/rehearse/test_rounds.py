@@ -19,7 +19,7 @@ NOTHING = Deeds(card=1, held=1, questions=0, cpu=0, large_taken=0, large_given=0
 class Books:
     """As far as rounds need them: every batch did what `deeds` says."""
 
-    def __init__(self, deeds: Any = lambda number: NOTHING) -> None:
+    def __init__(self, deeds: Any = lambda _number: NOTHING) -> None:
         self.deeds, self.number = deeds, -1
         self.told: list[tuple[int, int]] = []
         self.rises: list[int] = []
@@ -89,13 +89,14 @@ def test_equal_batches_are_passed_over_up_to_the_last_ones() -> None:
     assert books.told == [(1, len(loop.passed))]
 
 
-@pytest.mark.parametrize("period", [2, 4])
-def test_batches_in_pairs_are_passed_over_in_whole_rounds(period: int) -> None:
-    loop, books = Loop(["a"] * 51), Books(lambda number: NOTHING._replace(card=number % period, held=number % period))
+@pytest.mark.parametrize(("asked", "period"), [(1, 1), (1, 5), (2, 2), (2, 12), (1, 24)])
+def test_batches_are_passed_over_in_whole_rounds(asked: int, period: int) -> None:
+    loop = Loop(["a"] * 70)
+    books = Books(lambda number: NOTHING._replace(card=number % asked, held=number % period))
     done = run(loop, books)
     assert len(loop.passed) % period == 0 < len(loop.passed)
-    assert sorted(done + loop.passed) == list(range(51))
-    assert books.told[0][0] == period
+    assert sorted(done + loop.passed) == list(range(70))
+    assert books.told == [(asked, len(loop.passed) // asked)]
 
 
 @pytest.mark.parametrize(
@@ -103,8 +104,9 @@ def test_batches_in_pairs_are_passed_over_in_whole_rounds(period: int) -> None:
     [
         lambda number: NOTHING._replace(card=number),
         lambda number: NOTHING._replace(held=number),
-        lambda number: NOTHING._replace(questions=1),
+        lambda _number: NOTHING._replace(questions=1),
         lambda number: NOTHING._replace(cpu=number),
+        lambda number: NOTHING._replace(rise=number),
     ],
 )
 def test_batches_that_differ_in_what_they_do_are_run(deeds: Any) -> None:
@@ -123,10 +125,18 @@ def test_few_batches_are_all_run() -> None:
 
 
 def test_patience_is_a_number_of_batches() -> None:
-    assert settled([1] * 7, 8) == 0
-    assert settled([1] * 8, 8) == 1
-    assert settled([None] + [1] * 7, 8) == 0
-    assert settled([1, 2, 1, 2], 4) == 2
+    same, other = ("did", 1), ("did otherwise", 1)
+    assert settled([same] * 7, 8) == (0, 0)
+    assert settled([same] * 8, 8) == (1, 1)
+    assert settled([None] + [same] * 7, 8) == (0, 0)
+    assert settled([same, other] * 2, 4) == (2, 2)
+    assert settled([same, same, same, other], 4) == (0, 0)
+
+
+def test_tensors_must_lie_as_before_while_the_same_was_asked_for() -> None:
+    before, then = [("did otherwise", 7), ("did otherwise", 8)], [("did", place) for place in (1, 2, 3, 4, 7)]
+    assert settled([*before, *then], 4) == (0, 0)
+    assert settled([*then, *then[:3]], 4) == (1, 5)
 
 
 @dataclass

@@ -18,12 +18,12 @@ GPU_FIGURES = {
 
 
 class Deeds(NamedTuple):
-    """What a batch did. Equal ones asked for the same in the same order, and the cards gave the same addresses."""
+    """What a batch did."""
 
     card: int
-    """A hash of all that was asked of the cards, and where it was put."""
+    """A hash of all that was asked of the cards in its order; what was given back by how long ago it was taken."""
     held: int
-    """A hash of where tensors lie on the cards when it ends."""
+    """A hash of where which tensors lie on the cards when it ends: with the segments, where free blocks lie."""
     questions: int
     """How often the driver was asked for a segment or given one, memory ran out, or somebody asked what is free."""
     cpu: int

@@ -1,8 +1,8 @@
 """Tells when a loop's batches do nothing new, and how many of those to come need not be run.
 
-A batch asks for tensors and gives some back. Where some in a row asked for the same, got the same addresses, and left
-every card as those before them did, the next one does that again: the allocator starts where it started then. So does
-the library's loop, as far as memory tells. Whatever differs, and whatever is not known, is run.
+A batch asks for tensors and gives some back. Where some in a row asked for the same in the same order, and the last one
+left every tensor where one of them left it, all that came since comes again: the allocator stands where it stood then,
+and so does the library's loop, as far as memory tells. Whatever differs, and whatever is not known, is run.
 """
 
 from collections.abc import Hashable
@@ -10,10 +10,16 @@ from typing import Protocol
 
 from planner.rehearse.child.books import Deeds, TensorBooks
 
-PERIODS = (1, 2, 4)
-"""Two names that are bound in turn make pairs of batches; two blocks that change places, pairs of pairs."""
+PERIODS = (1, 2)
+"""Two names that are bound in turn make pairs of batches."""
+LONGEST = 64
+"""Batches after which tensors may lie as before: some come round in 6, 8, 12, or 24."""
 LAST = 2
 """Batches that are run at the end, whatever was passed over."""
+
+
+Batch = tuple[Hashable, int]
+"""What it did, and where tensors lie since."""
 
 
 class Batches(Protocol):
@@ -39,7 +45,7 @@ class Rounds:
 
     def __init__(self, books: TensorBooks, batches: Batches, patience: int) -> None:
         self._books, self._batches, self._patience = books, batches, patience
-        self._done: list[Hashable | None] = []
+        self._done: list[Batch | None] = []
         self._kinds: dict[int, Hashable | None] = {}
 
     def begin(self, number: int) -> int:
@@ -47,39 +53,56 @@ class Rounds:
         deeds = self._books.batch()
         effect = self._batches.effect(deeds) if number else None
         is_quiet = effect is not None and not deeds.questions
-        self._done.append((deeds, effect) if is_quiet else None)
-        period = settled(self._done, self._patience)
-        times = self._times(number, period) if period else 0
+        self._done.append(((deeds._replace(held=0), effect), deeds.held) if is_quiet else None)
+        asked, period = settled(self._done, self._patience)
+        times = self._times(number, asked) // period * period if period else 0
         self._kinds[number] = self._batches.kind(number)
         if not times:
             return 0
-        self._books.again(period, times)
-        for each in range(number, number + period * times):
+        self._books.again(asked, times // asked)
+        for each in range(number, number + times):
             self._batches.pass_over(each, deeds)
-        Rounds.passed += period * times
+        Rounds.passed += times
         self._done.clear()
-        self._kinds[number + period * times] = self._kinds[number]
-        return period * times
+        self._kinds[number + times] = self._kinds[number]
+        return times
 
-    def _times(self, number: int, period: int) -> int:
-        """How many rounds from this batch on have the inputs of the last one; the batch behind them, too."""
+    def _times(self, number: int, asked: int) -> int:
+        """How many batches from this one on have the inputs of those before; the batch behind them, too."""
         end = number
-        while end < len(self._batches) - LAST + 1 and self._is_like_last(end, period):
+        while end < len(self._batches) - LAST + 1 and self._is_like_before(end, asked):
             end += 1
-        return max(0, end - 1 - number) // period
+        return max(0, end - 1 - number)
 
-    def _is_like_last(self, number: int, period: int) -> bool:
-        kind = self._kinds.setdefault(number, self._batches.kind(number))
-        return kind is not None and kind == self._kinds.get(number - period)
+    def _is_like_before(self, number: int, asked: int) -> bool:
+        if number not in self._kinds:
+            self._kinds[number] = self._batches.kind(number)
+        kind = self._kinds[number]
+        return kind is not None and kind == self._kinds.get(number - asked)
 
 
-def settled(done: "list[Hashable | None]", patience: int) -> int:
-    """After how many batches all comes again: the least of which the last two rounds, and `patience` batches, did the
-    same as those before them; 0 where there is none."""
-    for period in PERIODS:
-        window = done[-max(2 * period, patience) :]
-        if len(window) < max(2 * period, patience) or None in window:
+def settled(done: list[Batch | None], patience: int) -> tuple[int, int]:
+    """(after how many batches the same is asked for again, after how many tensors lie as before); (0, 0): never yet.
+
+    The same was asked for in the last `patience` batches, and in all since tensors lay so.
+    """
+    for asked in PERIODS:
+        alike = _alike(done, asked)
+        if alike < max(patience, 2 * asked):
             continue
-        if all(one == other for one, other in zip(window, window[period:], strict=False)):
-            return period
-    return 0
+        last = done[-1]
+        for period in range(asked, min(alike, LONGEST) + 1, asked):
+            before = done[-1 - period] if period < len(done) else None
+            if before is not None and last is not None and before[1] == last[1]:
+                return asked, period
+    return 0, 0
+
+
+def _alike(done: list[Batch | None], asked: int) -> int:
+    """How many of the last batches did the same as those `asked` before each, with these."""
+    alike = 0
+    for one, before in zip(reversed(done), reversed(done[:-asked]), strict=False):
+        if one is None or before is None or one[0] != before[0]:
+            break
+        alike += 1
+    return alike + asked if alike else 0

@@ -71,17 +71,22 @@ static void note(uint8_t action, int device, uint32_t number, uint64_t bytes, ui
 }
 
 // ------------------------------------------------------------------ what batches do
-// Equal numbers: the same was asked for in the same order, on the card with the same answers.
+// Equal numbers: the same was asked for in the same order; what is given back counts by how long ago it was taken.
 struct Deeds { uint64_t card, held, questions, cpu, large_taken, large_given; int64_t change, rise; };
 static Deeds g_deeds = {};              // since the last batch began; `held` is what lies on the cards, ever
 static int64_t g_batch_live = 0, g_batch_peak = 0;
 static uint64_t mixed(uint64_t sum, uint64_t value) { sum = (sum ^ value) * 0x9E3779B97F4A7C15ull; return sum ^ (sum >> 29); }
+static uint64_t g_card_allocs = 0;
+static std::unordered_map<uint64_t, uint64_t> g_taken;  // by address and card: which tensor it was, counted
 static void did_on_card(const Event& e) {  // with g_trace_lock
-  g_deeds.card = mixed(mixed(mixed(g_deeds.card, e.action | e.device << 8 | (uint64_t)e.stream << 16), e.bytes), e.address);
-  uint64_t where = mixed(mixed(e.device, e.address), 1);
-  if (e.action == ALLOC) g_deeds.held += where;
-  else if (e.action == FREED) g_deeds.held -= where;
-  else if (e.action != FREE) g_deeds.questions++;
+  if (e.action == FREE) return;
+  if (e.action != ALLOC && e.action != FREED) { g_deeds.questions++; return; }
+  uint64_t where = mixed(mixed(e.device, e.address), 1), ago = 0;
+  if (e.action == ALLOC) g_taken[where] = ++g_card_allocs;
+  else { auto it = g_taken.find(where); if (it != g_taken.end()) { ago = 1 + g_card_allocs - it->second; g_taken.erase(it); } }
+  g_deeds.card = mixed(mixed(g_deeds.card, e.action | e.device << 8 | (uint64_t)e.stream << 16), e.action == ALLOC ? e.bytes : ago);
+  uint64_t block = mixed(where, e.bytes);
+  g_deeds.held += e.action == ALLOC ? block : -block;
 }
 
 // ------------------------------------------------------------------ calls that are played again
