@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from planner.cuda.settings import DEFAULT
-from planner.rehearse import tape
+from planner.rehearse import actions, tape
 from planner.rehearse.events import CodeFrame
 from planner.rehearse.tape import RecordedTape
 from planner.rehearse.trace import (
@@ -163,7 +163,7 @@ def test_equal_batches_are_on_the_tape_a_few_times(pairs: bool) -> None:
 def test_passing_over_batches_changes_nothing_on_any_card(pairs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     trace = passes(60, pairs=pairs).trace()
     short = RecordedTape(trace)
-    monkeypatch.setattr(tape, "PERIODS", ())
+    monkeypatch.setattr(actions, "PERIODS", ())
     long = RecordedTape(trace)
     assert length(short) < length(long) / 3
     for total in (None, GIB, *range(160 * MIB, 60 * MIB, -4 * MIB)):
@@ -220,9 +220,9 @@ def test_batches_whose_results_change_places_are_passed_over_in_whole_rounds(
     done: list[int] = []
     own = tape._Player._do
 
-    def counted(player: tape._Player, actions: Sequence[tape.Action], shift: int) -> None:
+    def counted(player: tape._Player, events: Sequence[actions.Action], shift: int) -> None:
         done.append(shift)
-        own(player, actions, shift)
+        own(player, events, shift)
 
     monkeypatch.setattr(tape._Player, "_do", counted)
     short = [played.play(total, 0, DEFAULT) for total in (None, 100 * MIB, 64 * MIB, 40 * MIB)]
@@ -243,6 +243,24 @@ def test_the_smallest_card_is_one_on_which_the_tape_gets_through() -> None:
     smallest = played.smallest(reserved, 0, 0, DEFAULT)
     assert played.play(smallest, 0, DEFAULT).ran_out is None
     assert played.play(smallest * 9 // 10, 0, DEFAULT).ran_out is not None
+
+
+def test_a_play_that_begins_where_an_earlier_one_was_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = passes(12)
+    for step in range(40):
+        writer.alloc(50, (20 + step) * MIB)
+        writer.mark()
+        writer.free(50)
+    trace = writer.trace()
+    sizes = [*range(200 * MIB, 60 * MIB, -7 * MIB), *range(63 * MIB, 190 * MIB, 9 * MIB)]
+    played = RecordedTape(trace)
+    begun: list[int] = []
+    own = tape._Player.stand_at
+    monkeypatch.setattr(tape._Player, "stand_at", lambda player, moment: begun.append(own(player, moment)) or begun[-1])
+    again = [played.play(total, 0, DEFAULT) for total in sizes]
+    assert len(begun) > len(sizes) / 2
+    assert max(begun) > 30
+    assert again == [RecordedTape(trace).play(total, 0, DEFAULT) for total in sizes]
 
 
 def test_the_workspace_that_cublas_keeps_is_named_as_in_a_plan() -> None:
