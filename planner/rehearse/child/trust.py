@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from typing import Any
 
 LIBRARIES = frozenset(
-    {"torch", "transformers", "llmcompressor", "compressed_tensors", "accelerate", "pydantic", "planner"}
+    {"torch", "transformers", "llmcompressor", "compressed_tensors", "accelerate", "auto_round", "pydantic", "planner"}
 )
+"""Auto-round changes transformers' classes when it is imported."""
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
