@@ -32,6 +32,8 @@ class TapePart:
     """Tensors that they take: each time, all numbers are higher by this."""
     first: int = 0
     """Number of the first tensor that is higher each time; those below it lie there throughout."""
+    is_closed: bool = False
+    """All that they take they give back, and nothing else."""
     unwritten: int = 0
     """Of the times, those that the rehearsal did not run: its trace counts no tensors for them."""
 
@@ -53,8 +55,10 @@ def tape_parts(trace: Trace, device: int) -> tuple[TapePart, ...]:
         parts += _step_by_step(trace, order[done : each.begin], number_at, is_birth)
         events = order[each.begin : each.begin + each.length]
         actions = _listed(trace, events, number_at, is_birth)
-        taken = int(np.count_nonzero(is_birth[events]))
-        parts.append(TapePart(actions, each.written + each.unwritten, taken, each.first, each.unwritten))
+        taken = number_at[events[is_birth[events]]]
+        is_closed = np.array_equal(np.sort(taken), np.sort(number_at[events[~is_birth[events]]]))
+        times = each.written + each.unwritten
+        parts.append(TapePart(actions, times, len(taken), each.first, is_closed, each.unwritten))
         done = each.begin + each.length * each.written
     return (*parts, *_step_by_step(trace, order[done:], number_at, is_birth))
 

@@ -151,10 +151,13 @@ class _Player:
     def play(self, part: TapePart) -> None:
         """Do all actions, as often as they are done; what would lead to where the blocks lay before is passed over."""
         seen: deque[tuple[Layout, int]] = deque(maxlen=CYCLE)
-        time = 0
+        time, segments = 0, self.card.segments
         while time < part.times:
+            before = len(segments)
             self._do(part.actions, time * part.taken)
             time += 1
+            if part.is_closed and len(segments) == before and not self.card.ages:
+                return  # what was free is free again
             if time < part.times:
                 time += self._passed_over(part, part.times - time, seen)
         if part.unwritten:

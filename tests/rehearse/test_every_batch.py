@@ -26,7 +26,7 @@ pytestmark = [
 JOBS: list[tuple[str, str, dict[str, Any]]] = [
     ("llama-3-8b", "gptq_w4a16", {"layers": 3, "samples": 40}),
     ("llama-3-8b", "gptq_w4a16", {"layers": 2, "samples": 41, "batch_size": 2, "gpu_memory_bytes": 24 * GIB}),
-    ("llama-3-8b", "gptq_w4a16", {"layers": 2, "samples": 30, "offload_device": "gpu:0"}),
+    ("llama-3-8b", "gptq_w4a16", {"layers": 2, "samples": 30, "offload_device": "gpu"}),
     ("llama-3-8b", "sparsegpt_2of4", {"layers": 2, "samples": 30}),
     ("llama-3-8b", "smoothquant_w8a8", {"layers": 2, "samples": 30}),
     ("llama-3-8b", "awq_w4a16", {"layers": 2, "samples": 30, "seq_len": 512}),

@@ -76,9 +76,11 @@ class TensorBooks:
             function.argtypes = [ctypes.c_void_p]
         self._c.books_numbers.argtypes = [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int]
         self._c.books_origin.restype = ctypes.c_uint32
-        self._c.books_numbers.restype = self._c.books_keep.restype = ctypes.c_uint64
-        self._c.books_play.argtypes = [ctypes.c_int64, ctypes.c_void_p]
-        self._c.books_play.restype = ctypes.c_int64
+        self._c.books_numbers.restype = ctypes.c_uint64
+        self._c.books_keep.argtypes = [ctypes.c_int64, ctypes.c_void_p, ctypes.c_uint64]
+        self._c.books_has_room.argtypes = [ctypes.c_int64]
+        self._c.books_play.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
+        self._c.books_keep.restype = self._c.books_play.restype = ctypes.c_int64
         self._c.books_rise.argtypes = [ctypes.c_int64]
         names = (folder / "trace.bin", folder / "origins.jsonl", script, own)
         self._c.books_open(*(os.fsencode(name) for name in names))
@@ -164,24 +166,33 @@ class TensorBooks:
         self._c.books_recorded(ctypes.byref(done))
         return Recorded(*(getattr(done, name) for name in Recorded._fields))
 
-    def keep(self, survivors: int) -> list[int]:
-        """The call that was recorded last is what is played from now on; addresses of what outlives it, by birth."""
+    def keep(self, call: int, survivors: int) -> tuple[int, list[int]]:
+        """The call that was recorded last is what is played under this number from now on (-1: under a new one): the
+        number, and addresses of what outlives the call, by birth."""
         addresses = (ctypes.c_uint64 * survivors)()
-        self._c.books_keep(addresses, ctypes.c_uint64(survivors))
-        return list(addresses)
+        number: int = self._c.books_keep(call, addresses, survivors)
+        return number, list(addresses)
 
-    def has_room(self) -> bool:
+    def has_room(self, call: int) -> bool:
         """Whatever that call asks for, the card has."""
-        return bool(self._c.books_has_room())
+        return bool(self._c.books_has_room(call))
 
-    def play(self, place: int) -> tuple[int, int]:
+    def play(self, call: int, place: int) -> tuple[int, int]:
         """Ask the card for what the call asks for, from this place to where the next tensor is taken that outlives it,
         which the caller takes, or to the end: the place, and the number of the code that asks there."""
         origin = ctypes.c_uint32()
-        found: int = self._c.books_play(place, ctypes.byref(origin))
+        found: int = self._c.books_play(call, place, ctypes.byref(origin))
         if found < 0:
             raise RuntimeError("planner rehearse: memory ran out where there was room")
         return found, origin.value
+
+    def round(self) -> None:
+        """A round begins: work that may be like the round before, and is then not written but counted."""
+        self._c.books_round()
+
+    def rounds_over(self) -> None:
+        """The last round is over."""
+        self._c.books_rounds_over()
 
     def close(self) -> None:
         """Write the rest of the trace."""

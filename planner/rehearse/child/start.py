@@ -6,6 +6,7 @@ does. How it ended is the last event.
 
 import ctypes
 import faulthandler
+import functools
 import gc
 import os
 import re
@@ -40,7 +41,19 @@ def main(file: str) -> int:
     events = Events(settings.folder / "events.jsonl")
     import torch
 
-    from planner.rehearse.child import data, generation, grid, marks, passing, pretrained, ranks, steps, values, web
+    from planner.rehearse.child import (
+        data,
+        experts,
+        generation,
+        grid,
+        marks,
+        passing,
+        pretrained,
+        ranks,
+        steps,
+        values,
+        web,
+    )
     from planner.rehearse.child.books import TensorBooks
     from planner.rehearse.child.models import Shelf
 
@@ -52,11 +65,12 @@ def main(file: str) -> int:
     step = steps.Steps(books, events, settings.most_samples)
     passed = passing.Passing(books, every_batch=settings.every_batch)
     steps.watch(step, passed, hooks)
+    hooks.after("llmcompressor.modeling.moe.linear_experts", functools.partial(experts.install, books, passed))
     hooks.after("llmcompressor.modifiers.transform.awq.base", lambda module: grid.install(module, books, passed))
     marks.install(step)
     values.install(settings, books, hooks)
     data.install(settings, events, hooks)
-    generation.install(step, hooks)
+    generation.install(step, passed, hooks)
     ranks.install(settings, hooks)
     web.install(settings, events, hooks)
     shelf = Shelf(settings, books, events)
