@@ -842,67 +842,6 @@ int64_t books_play(int64_t number, int64_t place, uint32_t* origin) {
   } catch (const std::exception&) { return -1; }
   return place;
 }
-void books_asked() { std::lock_guard<std::mutex> guard(g_trace_lock); g_deeds.questions++; g_recording.plain = false; write({ASKED, 0, 0, 0, 0, 0}); }
-// Of a storage's numbers, 0 where they are not known.
-uint64_t books_numbers(void* p, uint64_t bytes, int on_card) {
-  std::lock_guard<std::mutex> guard(g_lock);
-  if (bytes > SMALL || (on_card ? !g_known_gpu.count(p) : g_unknown_cpu.count(p) > 0)) return 0;
-  uint64_t sum = 1;
-  for (uint64_t i = 0; i < bytes; i += 8) { uint64_t word = 0; memcpy(&word, (char*)p + i, std::min<uint64_t>(8, bytes - i)); sum = mixed(sum, word); }
-  return sum | 1;
-}
-
-struct Recorded { uint64_t hash, cpu, large, survivors, plain; int64_t change, rise; };
-void books_record() {
-  std::scoped_lock guard(g_lock, g_trace_lock);
-  g_recording = {};
-  g_recording.on = true;
-  g_recording.live = g_recording.peak = g_live;
-}
-void books_recorded(Recorded* done) {
-  std::scoped_lock guard(g_lock, g_trace_lock);
-  Recording& r = g_recording;
-  r.on = false;
-  *done = {r.hash, r.cpu, r.large, r.alive.size(), r.plain, g_live - r.live, r.peak - r.live};
-}
-// What was recorded last is what will be played; its tensors that outlive it, by the order of their birth.
-uint64_t books_keep(uint64_t* addresses, uint64_t most) {
-  std::lock_guard<std::mutex> guard(g_trace_lock);
-  g_kept = g_recording;
-  std::vector<std::pair<uint32_t, uint64_t>> found;
-  for (auto& each : g_kept.alive) found.emplace_back(each.second, each.first);
-  std::sort(found.begin(), found.end());
-  for (size_t i = 0; i < found.size() && i < most; i++) addresses[i] = found[i].second;
-  g_kept.alive.clear();
-  for (auto& each : found) g_kept.alive[each.first] = 1;  // from here on by number
-  g_played.assign(g_kept.asks.size(), nullptr);
-  return found.size();
-}
-// The driver has so much left that whatever the call asks for is there.
-int books_has_room() {
-  static auto information = (int (*)(size_t*, size_t*))dlsym(RTLD_DEFAULT, "cudaMemGetInfo");
-  size_t free = 0, total = 0, needed = 0;
-  if (!information || c10::cuda::current_device() != 0 || c10::cuda::getCurrentCUDAStream().stream() || information(&free, &total)) return 0;
-  for (auto& ask : g_kept.asks) if (ask.taken) needed += (ask.bytes + (32 << 20)) & ~(uint64_t)((2 << 20) - 1);
-  return free > needed;
-}
-// Play on from this place to where the next tensor is taken that outlives the call, or to the end: that place. Whoever
-// calls takes that tensor. -1: memory ran out.
-int64_t books_play(int64_t place, uint32_t* origin) {
-  auto& asks = g_kept.asks;
-  try {
-    for (; place < (int64_t)asks.size(); place++) {
-      const Ask& ask = asks[place];
-      if (!ask.taken) { c10::cuda::CUDACachingAllocator::raw_delete(g_played[ask.which]); continue; }
-      if (g_kept.alive.count(ask.which)) { *origin = ask.origin; return place; }
-      g_played[ask.which] = c10::cuda::CUDACachingAllocator::raw_alloc(ask.bytes);
-      std::vector<Unnamed> unnamed;
-      unnamed.swap(t_unnamed);
-      for (auto& each : unnamed) note(ORIGIN, 0, each.serial, ask.origin, 0);
-    }
-  } catch (const std::exception&) { return -1; }
-  return place;
-}
 void books_close() { if (g_holding) books_rounds_over(); std::lock_guard<std::mutex> guard(g_trace_lock); if (g_trace) fclose(g_trace); if (g_origins) fclose(g_origins); g_trace = g_origins = nullptr; }
 void books_forget() { std::lock_guard<std::mutex> guard(g_trace_lock); g_trace = g_origins = nullptr; }  // in a forked child
 void books_selected(double share) { g_selected = share; }
