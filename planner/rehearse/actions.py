@@ -111,7 +111,7 @@ class _Repetition:
 
 
 @dataclass(slots=True)
-class _Run:
+class _BatchRun:
     """Batches that follow each other: of each its events, by their places in the trace."""
 
     batches: list[Array] = field(default_factory=list)
@@ -186,12 +186,12 @@ def _signatures(
     return [known.setdefault(one, len(known)) for one in each], [left for _, left in each]
 
 
-def _runs(trace: Trace, order: Array) -> list[_Run]:
+def _runs(trace: Trace, order: Array) -> list[_BatchRun]:
     """The batches of each loop: those of one step, where nobody says that it is over."""
     action = trace.records["action"]
     cuts = np.flatnonzero(np.isin(action, (BATCH, ROUNDS_END, MARK)))
     again = np.flatnonzero(action == AGAIN)
-    runs: list[_Run] = []
+    runs: list[_BatchRun] = []
     events = order[action[order] != MARK]
     is_open = False
     for cut, following in zip(cuts.tolist(), [*cuts.tolist()[1:], len(action)], strict=True):
@@ -199,7 +199,7 @@ def _runs(trace: Trace, order: Array) -> list[_Run]:
             is_open = False
             continue
         if not is_open:
-            runs.append(_Run())
+            runs.append(_BatchRun())
             is_open = True
         low, high = np.searchsorted(again, [cut, following])
         for row in trace.records[again[low:high]]:

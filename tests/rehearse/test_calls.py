@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from planner.rehearse.child import calls
-from planner.rehearse.child.books import Recorded
+from planner.rehearse.child.books import RecordedCall
 from planner.rehearse.child.calls import EQUAL, PlayedModule
 
-CALM = Recorded(hash=1, cpu=0, large=0, survivors=1, plain=1, change=0, rise=7)
+CALM = RecordedCall(hash=1, cpu=0, large=0, survivors=1, plain=1, change=0, rise=7)
 
 
 class Books:
@@ -23,7 +23,7 @@ class Books:
 
     def record(self) -> None: ...
 
-    def recorded(self) -> Recorded:
+    def recorded(self) -> RecordedCall:
         return self.does
 
     def keep(self, call: int, _survivors: int) -> tuple[int, list[int]]:

@@ -11,7 +11,7 @@ from planner.rehearse.child import batches as own
 from planner.rehearse.child.batches import CachedBatches, each_batch
 from planner.rehearse.child.books import Deeds
 from planner.rehearse.child.grid import GridPoints
-from planner.rehearse.child.rounds import LAST, Rounds, settled
+from planner.rehearse.child.rounds import LAST, LoopRounds, settled
 
 NOTHING = Deeds(card=1, held=1, questions=0, cpu=0, large_taken=0, large_given=0, change=0, rise=0)
 
@@ -52,7 +52,7 @@ class Books:
 
 @dataclass
 class Loop:
-    """Batches of these kinds."""
+    """LoopBatches of these kinds."""
 
     kinds: list[Hashable | None]
     passed: list[int] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Loop:
 
 def run(loop: Loop, books: Books, patience: int = 4) -> list[int]:
     """The numbers of the batches that are run."""
-    rounds, number, done = Rounds(books, loop, patience), 0, []  # type: ignore[arg-type]
+    rounds, number, done = LoopRounds(books, loop, patience), 0, []  # type: ignore[arg-type]
     while number < len(loop):
         number += rounds.begin(number)
         done.append(number)
@@ -165,7 +165,7 @@ class Cache:
 def pipeline(cache: Cache, books: Books, keep: list[Any] | None = None) -> list[int]:
     """llmcompressor/pipelines/sequential/pipeline.py's loop that propagates."""
     batches = CachedBatches(books, cache, {"ids"})  # type: ignore[arg-type]
-    rounds, done = Rounds(books, batches, 4), []  # type: ignore[arg-type]
+    rounds, done = LoopRounds(books, batches, 4), []  # type: ignore[arg-type]
     for number, inputs in each_batch(cache.batches(), rounds, batches, cache):
         done.append(number)
         made = torch.empty(inputs["ids"].value.shape[0], 3)
@@ -223,7 +223,7 @@ def test_who_holds_a_cached_tensor_is_noticed() -> None:
 def test_points_with_exponents_of_their_own_kernels_are_run() -> None:
     points = [(number / 9, both) for number in range(10) for both in (False, True)]
     books = Books(lambda number: NOTHING._replace(card=number % 2))
-    grid = GridPoints(points, books, lambda points: Rounds(books, points, 4))  # type: ignore[arg-type]
+    grid = GridPoints(points, books, lambda points: LoopRounds(books, points, 4))  # type: ignore[arg-type]
     done = list(grid)
     assert done[:2] == points[:2]
     assert done[-2:] == points[-2:]

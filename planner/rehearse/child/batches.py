@@ -13,7 +13,7 @@ import torch
 
 from planner.rehearse.child.books import Deeds, TensorBooks
 from planner.rehearse.child.cached import LARGE, Doubt, alike, holders, shape, tensors
-from planner.rehearse.child.rounds import Rounds
+from planner.rehearse.child.rounds import LoopRounds
 
 PATIENCE = 8
 """Batches in a row that did the same: planner/compress/batches.py has as many."""
@@ -99,7 +99,7 @@ class CachedBatches:
             del entry[name]
 
 
-def each_batch(own: Any, rounds: Rounds, batches: CachedBatches, cache: Any) -> Iterator[Item]:
+def each_batch(own: Any, rounds: LoopRounds, batches: CachedBatches, cache: Any) -> Iterator[Item]:
     """The library's batches, but for those that would do nothing new.
 
     The inputs of a batch that is passed over are there already: they become those of the next one that is not.

@@ -37,7 +37,7 @@ class Deeds(NamedTuple):
     """By how many bytes CPU tensors were more at most than when it began."""
 
 
-class Recorded(NamedTuple):
+class RecordedCall(NamedTuple):
     """What a call did."""
 
     hash: int
@@ -61,7 +61,7 @@ def _structure(fields: tuple[str, ...]) -> Any:
     return type("Structure", (ctypes.Structure,), {"_fields_": each})
 
 
-_Deeds, _Recorded = _structure(Deeds._fields), _structure(Recorded._fields)
+_Deeds, _RecordedCall = _structure(Deeds._fields), _structure(RecordedCall._fields)
 
 
 class TensorBooks:
@@ -160,11 +160,11 @@ class TensorBooks:
         """A call begins that may be played later."""
         self._c.books_record()
 
-    def recorded(self) -> Recorded:
+    def recorded(self) -> RecordedCall:
         """The call is over."""
-        done = _Recorded()
+        done = _RecordedCall()
         self._c.books_recorded(ctypes.byref(done))
-        return Recorded(*(getattr(done, name) for name in Recorded._fields))
+        return RecordedCall(*(getattr(done, name) for name in RecordedCall._fields))
 
     def keep(self, call: int, survivors: int) -> tuple[int, list[int]]:
         """The call that was recorded last is what is played under this number from now on (-1: under a new one): the

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from planner.rehearse.child.books import Recorded, TensorBooks
+from planner.rehearse.child.books import RecordedCall, TensorBooks
 from planner.rehearse.child.cached import Doubt, shape
 
 EQUAL = 3
@@ -20,7 +20,7 @@ EMPTY = -1
 """Of a tensor without rows: it takes nothing."""
 
 
-class Result(NamedTuple):
+class CallResult(NamedTuple):
     """A tensor that a call returns: the how many-th of those that outlive it, or EMPTY, and its form."""
 
     number: int
@@ -36,7 +36,7 @@ class Did(NamedTuple):
     card: int
     cpu: int
     rise: int
-    results: tuple[Result | None, ...]
+    results: tuple[CallResult | None, ...]
     is_tuple: bool
     """It returns several, some of which may be None."""
 
@@ -86,7 +86,7 @@ class PlayedModule:
         except Doubt:
             return None
 
-    def _judged(self, inputs: Hashable | None, done: Recorded, made: Any) -> Did | None:
+    def _judged(self, inputs: Hashable | None, done: RecordedCall, made: Any) -> Did | None:
         """The call, if it can be played: all that outlives it is what it returns, and of that nothing is known."""
         if inputs is None or not done.plain or done.large or done.change:
             return None
@@ -105,7 +105,7 @@ class PlayedModule:
         return tensor.is_cuda and is_whole and not tensor.requires_grad and not self._books.numbers(tensor)
 
     def _play(self, did: Did) -> Any:
-        books, place, made = self._books, 0, dict[Result, torch.Tensor]()
+        books, place, made = self._books, 0, dict[CallResult, torch.Tensor]()
         books.rise(did.rise)
         for result in sorted((each for each in did.results if each), key=lambda each: each.number):
             if result.number == EMPTY:
@@ -123,10 +123,10 @@ class PlayedModule:
         return self._books.has_room(self._call)
 
 
-def _tensor(result: Result) -> torch.Tensor:
+def _tensor(result: CallResult) -> torch.Tensor:
     return torch.empty_strided(result.shape, result.stride, dtype=result.dtype, device=CARD)
 
 
-def _result(tensor: torch.Tensor, addresses: list[int]) -> Result:
+def _result(tensor: torch.Tensor, addresses: list[int]) -> CallResult:
     number = addresses.index(tensor.untyped_storage().data_ptr()) if tensor.nbytes else EMPTY
-    return Result(number, tuple(tensor.shape), tensor.stride(), tensor.dtype)
+    return CallResult(number, tuple(tensor.shape), tensor.stride(), tensor.dtype)

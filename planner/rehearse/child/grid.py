@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 from planner.rehearse.child.books import Deeds, TensorBooks
-from planner.rehearse.child.rounds import Rounds
+from planner.rehearse.child.rounds import LoopRounds
 
 PATIENCE = 4
 SPECIAL = (0.0, 0.5, 1.0, 2.0)
@@ -19,7 +19,7 @@ SPECIAL = (0.0, 0.5, 1.0, 2.0)
 class GridPoints(list[Any]):
     """The points, and what a loop over them does."""
 
-    def __init__(self, points: Any, books: TensorBooks, rounds: Callable[["GridPoints"], Rounds | None]) -> None:
+    def __init__(self, points: Any, books: TensorBooks, rounds: Callable[["GridPoints"], LoopRounds | None]) -> None:
         super().__init__(points)
         self._books, self._rounds = books, rounds
 

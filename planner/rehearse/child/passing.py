@@ -12,7 +12,7 @@ from planner.rehearse.child.books import TensorBooks
 from planner.rehearse.child.calls import PlayedModule
 from planner.rehearse.child.grid import PATIENCE as POINTS
 from planner.rehearse.child.grid import GridPoints
-from planner.rehearse.child.rounds import Rounds
+from planner.rehearse.child.rounds import LoopRounds
 from planner.rehearse.child.trust import are_modules_of_libraries, is_class_of_libraries, is_of_libraries
 
 
@@ -56,12 +56,12 @@ class Passing:
         may = is_plain and hasattr(cache, "batch_intermediates") and self._may()
         if may:
             batches = CachedBatches(self._books, cache, names)
-            return each_batch(own, Rounds(self._books, batches, PATIENCE), batches, cache)
+            return each_batch(own, LoopRounds(self._books, batches, PATIENCE), batches, cache)
         return self._each(own)
 
-    def points(self, points: GridPoints) -> Rounds | None:
+    def points(self, points: GridPoints) -> LoopRounds | None:
         """The rounds of a search; None where all of its points are run."""
-        return Rounds(self._books, points, POINTS) if self._may() else None
+        return LoopRounds(self._books, points, POINTS) if self._may() else None
 
     def called(self, module: Any) -> Any:
         """What a search calls for each of its samples: the module, or one that does the same to the card."""
@@ -92,7 +92,7 @@ class Passing:
 
 def passed() -> tuple[int, int]:
     """How many batches were passed over, and how many calls were played."""
-    return Rounds.passed, PlayedModule.played
+    return LoopRounds.passed, PlayedModule.played
 
 
 def _is_watched() -> bool:

@@ -22,7 +22,7 @@ Batch = tuple[Hashable, int]
 """What it did, and where tensors lie since."""
 
 
-class Batches(Protocol):
+class LoopBatches(Protocol):
     """What a loop's batches are, and what one that is not run would leave on the CPU."""
 
     def __len__(self) -> int: ...
@@ -37,13 +37,13 @@ class Batches(Protocol):
         """Leave behind what batch `number` would."""
 
 
-class Rounds:
+class LoopRounds:
     """One loop."""
 
     passed = 0
     """Batches that were passed over, in all loops."""
 
-    def __init__(self, books: TensorBooks, batches: Batches, patience: int) -> None:
+    def __init__(self, books: TensorBooks, batches: LoopBatches, patience: int) -> None:
         self._books, self._batches, self._patience = books, batches, patience
         self._done: list[Batch | None] = []
         self._kinds: dict[int, Hashable | None] = {}
@@ -62,7 +62,7 @@ class Rounds:
         self._books.again(asked, times // asked)
         for each in range(number, number + times):
             self._batches.pass_over(each, deeds)
-        Rounds.passed += times
+        LoopRounds.passed += times
         self._done.clear()
         self._kinds[number + times] = self._kinds[number]
         return times
