@@ -7,7 +7,7 @@ output is there. The last layer's segment also holds the final norm.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from planner.compress.context import Shortcuts
 from planner.compress.modifiers.gptq import GPTQSpec
@@ -312,6 +312,15 @@ def gptq(args: QuantArgs | None = None, **changes: Any) -> GPTQSpec:
 def sparsegpt(**changes: Any) -> SparseGPTSpec:
     values = {"where": "toy.yaml: sparsegpt", "sparsity": 0.5, "prune_n": 2, "prune_m": 4, "ignore": ("re:.*lm_head",)}
     return SparseGPTSpec(**(values | changes))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnreadSpec(ModifierSpec):
+    """A modifier of a test, which no recipe asks for by name."""
+
+    @classmethod
+    def read(cls, fields: Any, where: str) -> Self:
+        return cls(where=where)
 
 
 def recipe(*specs: ModifierSpec) -> Recipe:
