@@ -61,7 +61,11 @@ def _best(search: Search, wish: Wish) -> Choice:
     """The strategy that fits and moves the least, or several together; where none fits, what comes closest."""
     hopeless = [each for each in search.candidates if search.is_hopeless(each)]
     hopeful = [ASKED, *(each for each in search.candidates if each not in hopeless)]
-    choices = [_with_headroom(choice, wish) for choice in search.quick_choices(hopeful)]
+    choices: list[Choice] = []
+    for is_same_result in (True, False):  # another compressed model is taken only where this one is not to be had
+        if not any(map(_does_fit, choices)):
+            some = [each for each in hopeful if each.is_same_result is is_same_result]
+            choices += [_with_headroom(choice, wish) for choice in search.quick_choices(some)]
     if not any(map(_does_fit, choices)):  # a hopeless one may still be near
         near = [each for each in hopeless if not search.is_hopeless(each, IN_REACH)]
         choices += [_with_headroom(choice, wish) for choice in (search.quick_choices(near) if near else ())]
