@@ -6,7 +6,7 @@ output is there. The last layer's segment also holds the final norm.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from planner.compress.context import Shortcuts
@@ -17,7 +17,7 @@ from planner.compress.modifiers.sparsegpt import SparseGPTSpec
 from planner.compress.program import Program, Run
 from planner.job import Job
 from planner.models.graph import Edge, ModelGraph, ModuleInfo, Onload, Parameter, Structure, Unit
-from planner.models.traces import Call, Crossing, Event, ModelTrace, Segment
+from planner.models.traces import Call, CallValue, Crossing, Event, ModelTrace, Segment
 from planner.recipe.specs import ModifierSpec, ModuleRef, QuantArgs, Recipe, Scheme
 from planner.recipe.targets import LinearModule, UnitTargets
 
@@ -140,16 +140,24 @@ class Toy:
         if layer.scores:
             yield Event("alloc", 80, layer.scores, ".attention", "scores")
             yield Event("free", 80)
+        given = self._value("input", self.hidden, read=0)
         for number, linear in enumerate(layer.linears):
+            returned = self._value("output", linear.rows * self.tokens * self.itemsize, storage=number)
             call = linear_call(linear.name, self.tokens, linear.rows, linear.columns, self.itemsize)
+            call = replace(call, arguments=(given,))
             yield Event("enter", call=call)
             yield Event("onload", bytes=linear.bytes(self.itemsize), parameter=f"{linear.name}.weight")
-            yield Event("alloc", number, linear.rows * self.tokens * self.itemsize, linear.name, "mm")
-            yield Event("exit", call=call)
+            yield Event("alloc", number, returned.bytes, linear.name, "mm")
+            yield Event("exit", call=replace(call, outputs=(returned,)))
+            given = returned
             if number:
                 yield Event("free", number - 1)
         yield Event("alloc", LAST_HANDLE_OF_A_LAYER, self.hidden, ".", "add")
         yield Event("free", len(layer.linears) - 1)
+
+    def _value(self, name: str, nbytes: int, **origin: int) -> CallValue:
+        """Some bytes of each sample."""
+        return CallValue(name, nbytes, (self.batch_size, nbytes // (self.batch_size * self.itemsize)), **origin)
 
     def _tail(self) -> Iterator[Event]:
         yield Event("onload", bytes=self.norm, parameter=f"{NORM}.weight")
