@@ -12,7 +12,8 @@ def last_fitting(
 ) -> int:
     """The last value that fits, between one that does (or 0) and a larger one that does not.
 
-    Looked for where `guess(fitting, failing)` says and beside it, then half-way between those that are known.
+    Looked for where `guess(fitting, failing)` says and beside it, then half-way between those that are known. First of
+    all 1 is tried: where it does not fit, none does.
     """
 
     def narrow(value: int) -> None:
@@ -20,6 +21,8 @@ def last_fitting(
         if fitting < value < failing:
             fitting, failing = (value, failing) if fits(value) else (fitting, value)
 
+    if not fitting:
+        narrow(1)
     while failing - fitting > 1:
         guessed = guess(fitting, failing)
         if guessed is not None:

@@ -22,6 +22,12 @@ def test_the_last_value_that_fits_is_found_whatever_is_guessed(last: int, more: 
     assert all(0 < value < last + more for value in tried)
 
 
+def test_where_not_even_one_fits_nothing_else_is_tried() -> None:
+    tried: list[int] = []
+    assert last_fitting(lambda value: bool(tried.append(value)), lambda *_: None, 0, 1000) == 0
+    assert tried == [1]
+
+
 @given(st.integers(1, 2**16), st.integers(0, 10**9), st.integers(1, 10**6), st.integers(0, 2**16))
 def test_what_grows_evenly_is_known_after_two_trials(last: int, base: int, each: int, less: int) -> None:
     tried, has = 0, base + last * each + each // 2
@@ -36,7 +42,7 @@ def test_what_grows_evenly_is_known_after_two_trials(last: int, base: int, each:
     guessed = reached(fitting, asked, 2 * last, [demand(base + 2 * last * each, has)])
     assert guessed == last or not fitting
     assert last_fitting(fits, lambda *_: last, fitting, 2 * last) == last
-    assert tried <= 2
+    assert tried <= (2 if fitting else 3)
 
 
 @pytest.mark.parametrize(("asked", "over", "has"), [(5, 5, 4), (6, 5, 4), (5, 6, None)])
