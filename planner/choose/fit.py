@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 
+from planner.choose.boundary import last_fitting, reached
 from planner.choose.estimator import Estimator, Trial
 from planner.choose.floors import times_too_little
 from planner.choose.schema import Choice, Fit, Largest, Strategies
@@ -110,7 +111,8 @@ class Search:
 
     def quick_choices(self, steps: Sequence[Strategy] | None = None) -> tuple[Choice, ...]:
         """The strategies that can be planned, or those of these, without their smallest cards."""
-        found = [each for each in steps or (ASKED, *self.candidates) if self._state(each) is not None]
+        chosen = (ASKED, *self.candidates) if steps is None else steps
+        found = [each for each in chosen if self._state(each) is not None]
         return tuple(self.estimator.choice(self.asked, each, self.machine, quick=True) for each in found)
 
     def as_planned(self, choice: Choice) -> Choice:
@@ -156,21 +158,25 @@ class Search:
 
     def _most(self, base: Strategy, fixed: Mapping[str, int], field: str, limit: int, step: int) -> int:
         """The largest value of the field, in steps, with which `base` and the `fixed` fields fit; 0 where none does."""
+        tried: dict[int, Sequence[Demand]] = {}
 
-        def fits(value: int) -> bool:
-            state = self._state(_shorter(base, {**fixed, **_with(self.asked, field, value)}))
+        def fits(steps: int) -> bool:
+            state = self._state(_shorter(base, {**fixed, **_with(self.asked, field, steps * step)}))
+            if state is not None:
+                tried[steps] = self._quick(state.trial)
             return state is not None and self._does_fit(state)
+
+        def guess(fitting: int, failing: int) -> int | None:
+            is_known = fitting in tried and failing in tried
+            return reached(fitting, tried[fitting], failing, tried[failing]) if is_known else None
 
         top = limit // step
         least, most = 0, min(max(1, getattr(self.asked, field) // step), top)
-        while fits(most * step):
+        while fits(most):
             least, most = most, min(2 * most, top)
             if least == top:
                 return top * step
-        while most - least > 1:
-            middle = (least + most) // 2
-            least, most = (middle, most) if fits(middle * step) else (least, middle)
-        return least * step
+        return last_fitting(fits, guess, least, most) * step
 
     def _fixes(self, start: State) -> tuple[Choice, ...]:
         if not self.machine.gpus:
