@@ -3,6 +3,9 @@
 The search plans every state that it looks at. It begins with the job as asked; at each depth it extends the states that
 come closest by each strategy that lowers what is over, and stops at the first depth where something fits. Changes that
 leave the result alone go first; only where they do not suffice, samples and their length are cut.
+
+A job that asks what is free is judged by shorter walks until it seems to fit; then by those of a plan, which may say
+otherwise near the limit of a card.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +16,7 @@ from planner.choose.boundary import last_fitting, reached
 from planner.choose.estimator import Estimator, Trial
 from planner.choose.floors import times_too_little
 from planner.choose.schema import Choice, Fit, Largest, Strategies
-from planner.choose.strategies import ASKED, Strategy, left_out, strategies
+from planner.choose.strategies import ASKED, Strategy, left_out, strategies, strategy_of
 from planner.compress.card import card_notes
 from planner.errors import PlannerError
 from planner.hardware.demand import Demand, Resource, rank
@@ -112,6 +115,10 @@ class Search:
         found = [each for each in chosen if self._state(each) is not None]
         return tuple(self.estimator.choice(self.asked, each, self.machine, quick=True) for each in found)
 
+    def as_planned(self, choice: Choice) -> Choice:
+        """A quick choice as a plan judges it, still without its smallest card."""
+        return self.estimator.choice(self.asked, strategy_of(choice), self.machine, quick=True, exactly=True)
+
     def largest(self, field: str) -> Largest:
         """The largest value of this field of the job that fits."""
         limit, step = self._limit(field), STEPS[field]
@@ -157,7 +164,7 @@ class Search:
             state = self._state(_shorter(base, {**fixed, **_with(self.asked, field, steps * step)}))
             if state is not None:
                 tried[steps] = self._quick(state.trial)
-            return state is not None and not state.lacks
+            return state is not None and self._does_fit(state)
 
         def guess(fitting: int, failing: int) -> int | None:
             is_known = fitting in tried and failing in tried
@@ -196,7 +203,7 @@ class Search:
 
     def _fitting(self, steps: Sequence[Strategy]) -> list[State]:
         hopeful = [each for each in steps if not self.is_hopeless(each)]
-        return [state for each in hopeful if (state := self._state(each)) and not state.lacks]
+        return [state for each in hopeful if (state := self._state(each)) and self._does_fit(state)]
 
     def _shrunk(self, base: Strategy) -> Iterator[State]:
         """The most samples that fit, at the length as asked and at shorter ones: the compressed model is another one.
@@ -222,7 +229,7 @@ class Search:
         for _ in range(DEPTH):
             for is_hopeless in (False, True):  # those that cannot fit may still come closest
                 tried = self._followers(states, steps, is_hopeless)
-                if found := [each for each in tried if not each.lacks]:
+                if found := [each for each in tried if self._does_fit(each)]:
                     return found, []
             states = sorted(tried, key=lambda state: state.lacks)[:WIDTH]
             reached += states
@@ -253,6 +260,10 @@ class Search:
             return False
         return any(_asks(self._quick(alone.trial), each) < _asks(start, each) for each in over)
 
+    def _does_fit(self, state: State) -> bool:
+        """Nothing is over, in a plan's walks neither."""
+        return not state.lacks and not _lacks(state.trial.quick_demands(self.machine, exactly=True))
+
     def _quick(self, trial: Trial) -> tuple[Demand, ...]:
         return trial.quick_demands(self.machine)
 
@@ -273,7 +284,7 @@ class Search:
         return self.estimator.choice(self.asked, strategy, self.machine)
 
     def _closest(self) -> tuple[Choice, ...]:
-        states = [state for each in self.candidates if (state := self._state(each)) and state.lacks]
+        states = [state for each in self.candidates if (state := self._state(each))]
         return tuple(self._choice(state.strategy) for state in sorted(states, key=lambda state: state.lacks)[:3])
 
 
