@@ -15,10 +15,9 @@ from planner.job import Job
 from planner.models.traces import Crossing, ModelTrace
 from planner.notes import Note
 from planner.timeline import Handle
-from planner.units import human_bytes
+from planner.units import INT64, human_bytes
 
 LOSS_MASK = "loss_mask"
-INT64 = 8
 
 
 def with_loss_masks(trace: ModelTrace, job: Job) -> ModelTrace:
