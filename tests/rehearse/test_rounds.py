@@ -52,7 +52,7 @@ class Books:
 
 @dataclass
 class Loop:
-    """LoopBatches of these kinds."""
+    """Batches of these kinds."""
 
     kinds: list[Hashable | None]
     passed: list[int] = field(default_factory=list)
