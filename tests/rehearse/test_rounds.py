@@ -164,7 +164,7 @@ class Cache:
 
 def pipeline(cache: Cache, books: Books, keep: list[Any] | None = None) -> list[int]:
     """llmcompressor/pipelines/sequential/pipeline.py's loop that propagates."""
-    batches = CachedBatches(books, cache, {"ids"})  # type: ignore[arg-type]
+    batches = CachedBatches(books, cache)  # type: ignore[arg-type]
     rounds, done = LoopRounds(books, batches, 4), []  # type: ignore[arg-type]
     for number, inputs in each_batch(cache.batches(), rounds, batches, cache):
         done.append(number)
@@ -201,13 +201,21 @@ def test_batches_of_other_lengths_and_other_known_numbers_are_run() -> None:
     assert 20 in pipeline(cache, Books(moving))
 
 
+def test_batches_whose_masks_differ_are_run() -> None:
+    """AWQ's hook takes the rows of the batch's loss mask, which no subgraph reads."""
+    cache = Cache([[1, 2, 3, 4]] * 30)
+    for number, entry in enumerate(cache.batch_intermediates):
+        entry["loss_mask"] = IntermediateValue(torch.tensor([number % 7, 1]), None)
+    assert len(pipeline(cache, Books(moving))) == 30
+
+
 def test_what_somebody_keeps_is_no_reason_to_pass_over() -> None:
     assert len(pipeline(Cache([[1, 2, 3, 4]] * 30), Books(lambda number: moving(number)._replace(change=99)))) == 30
 
 
 def test_who_holds_a_cached_tensor_is_noticed() -> None:
     cache, books = Cache([[1, 2, 3, 4]] * 30), Books()
-    batches = CachedBatches(books, cache, {"ids"})  # type: ignore[arg-type]
+    batches = CachedBatches(books, cache)  # type: ignore[arg-type]
     batches.begin(3)
     assert batches.effect(NOTHING) == ((), ())
     kept = cache.batch_intermediates[3]["ids"].value

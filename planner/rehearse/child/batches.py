@@ -44,8 +44,8 @@ class Cached:
 class CachedBatches:
     """The batches of one pass over a subgraph."""
 
-    def __init__(self, books: TensorBooks, cache: Any, names: Any) -> None:
-        self._books, self._entries, self._names = books, cache.batch_intermediates, frozenset(names)
+    def __init__(self, books: TensorBooks, cache: Any) -> None:
+        self._books, self._entries = books, cache.batch_intermediates
         self._number = 0
         self._before: Cached | None = None
         self._made: list[str] = []
@@ -55,12 +55,10 @@ class CachedBatches:
         return len(self._entries)
 
     def kind(self, number: int) -> Hashable | None:
-        """Shapes of all that the cache has of the batch, and the known numbers of what the subgraph reads."""
+        """Shapes of all that the cache has of the batch, and all known numbers: hooks may read a mask that the subgraph
+        does not."""
         try:
-            return tuple(
-                (name, shape(value, self._books if name in self._names else None))
-                for name, value in self._entries[number].items()
-            )
+            return tuple((name, shape(value, self._books)) for name, value in self._entries[number].items())
         except Doubt:
             return None
 

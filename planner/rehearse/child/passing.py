@@ -25,7 +25,7 @@ class Passing:
         self._subgraphs: list[Any] = []
         self._known: dict[int, bool] = {}
         """Of subgraphs, since a pass over one began."""
-        self._is_known_model = False
+        self._is_known_model = self._is_plain = False
         self.subgraph: int | None = None
         """Number of the one that is run, from 1."""
         self.played: dict[Any, PlayedModule] | None = None
@@ -50,12 +50,13 @@ class Passing:
         finally:
             self.played = None
 
-    def batches(self, own: Any, cache: Any, names: Any, *, is_plain: bool) -> Iterator[Any]:
-        """The pipeline's batches; a mark in the trace for each that is run. `is_plain`: fetched one by one."""
+    def batches(self, own: Any, cache: Any, *, is_plain: bool) -> Iterator[Any]:
+        """The pipeline's batches; a mark in the trace for each that is run. `is_plain`: by the library's own loop, and
+        fetched one by one."""
         self._known.clear()
-        may = is_plain and hasattr(cache, "batch_intermediates") and self._may()
-        if may:
-            batches = CachedBatches(self._books, cache, names)
+        self._is_plain = is_plain
+        if hasattr(cache, "batch_intermediates") and self._may():
+            batches = CachedBatches(self._books, cache)
             return each_batch(own, LoopRounds(self._books, batches, PATIENCE), batches, cache)
         return self._each(own)
 
@@ -74,7 +75,8 @@ class Passing:
 
     def _may(self) -> bool:
         """Everything that would be run is known, and nobody looks on."""
-        if self._every_batch or not self._is_known_model or _is_watched() or not _are_known_modifiers():
+        is_possible = self._is_plain and self._is_known_model and not self._every_batch
+        if not is_possible or _is_watched() or not _are_known_modifiers():
             return False
         number = (self.subgraph or 0) - 1
         if number not in self._known:

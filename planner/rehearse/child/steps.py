@@ -213,7 +213,7 @@ class _EntryPoints:
             self.passing.subgraph = subgraph
             is_plain = not any(rest) and is_module_of_libraries(sys._getframe(1).f_globals["__name__"])
             own = function(activations, count, names, description, *rest)
-            for number, item in enumerate(self.passing.batches(own, activations, names, is_plain=is_plain)):
+            for number, item in enumerate(self.passing.batches(own, activations, is_plain=is_plain)):
                 yield item
                 if number < COLLECTED_BATCHES:  # a cycle of the first forward keeps its inputs until Python collects
                     gc.collect()
