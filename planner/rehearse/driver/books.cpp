@@ -383,7 +383,7 @@ template <class F> static void replace_tensors(Stack& stack, size_t first, F&& f
 
 // ------------------------------------------------------------------ operators
 enum class Reader { NONE, SCALAR, IS_NONZERO, EQUAL, NONZERO, MASKED_SELECT, INDEX, INDEX_PUT, REPEAT, COPY, RANDOM, EMPTY, FILL, METADATA, CHOLESKY, COMPILED };
-struct Info { Reader reader = Reader::NONE; bool is_view = false, is_composite_cpu = false, is_composite_cuda = false, is_truth = false, is_count = false, all_written = false; std::vector<bool> written; };
+struct Info { Reader reader = Reader::NONE; bool is_view = false, is_composite_cpu = false, is_composite_cuda = false, is_truth = false, is_never = false, is_count = false, all_written = false; std::vector<bool> written; };
 
 static Reader reader_of(const std::string& name, bool is_random) {
   static const std::unordered_map<std::string, Reader> readers = {
@@ -405,6 +405,7 @@ static Info make_info(const c10::OperatorHandle& op) {
   info.reader = reader_of(name, op.hasTag(at::Tag::nondeterministic_seeded));
   if (op.hasTag(at::Tag::inplace_view)) info.reader = Reader::METADATA;
   info.is_truth = name == "aten::all" || name == "aten::eq" || name == "aten::isfinite" || name == "aten::_is_all_true";
+  info.is_never = name == "aten::isnan" || name == "aten::isinf";
   info.is_count = name == "aten::sum" || name == "aten::count_nonzero";
   for (const auto& a : schema.arguments()) info.written.push_back(a.alias_info() && a.alias_info()->isWrite());
   info.all_written = !schema.returns().empty() || std::count(info.written.begin(), info.written.end(), true);
@@ -560,6 +561,15 @@ static void note_truth(const Info& info, const Stack& args, const Stack& stack) 
   if (!has_memory(in) || !g_never_all.count(address(in))) g_truths.insert(address(out));
 }
 
+// A healthy run has no NaN and nothing infinite: the mask selects nothing, and that is known.
+static bool no_such_value(const Info& info, const Stack& stack) {
+  if (!info.is_never || stack.empty() || !stack.back().isTensor()) return false;
+  const Tensor& out = stack.back().toTensor();
+  if (!has_memory(out) || is_large(out) || !covers_storage(out)) return false;
+  memset(address(out), 0, out.storage().nbytes());
+  set_known(out, true);
+  return true;
+}
 // How many an unknown mask selects is known: its share. So it agrees with the rows that nonzero finds.
 static bool count_mask(const Info& info, const Stack& args, const Stack& stack) {
   if (!info.is_count || stack.empty() || !stack.back().isTensor() || args.empty() || !args[0].isTensor()) return false;
@@ -638,7 +648,7 @@ static void on_card(const c10::OperatorHandle& op, const Info& info, c10::Dispat
   if (known) known = results_are_small(*stack, nret) && compute_beside(op, args, *stack, nret);
   mark_written(info, args, known);
   mark_results(*stack, nret, known);
-  if (!known && !count_mask(info, args, *stack)) note_truth(info, args, *stack);
+  if (!known && !no_such_value(info, *stack) && !count_mask(info, args, *stack)) note_truth(info, args, *stack);
   if (info.reader == Reader::CHOLESKY && nret == 2) set_known((*stack)[stack->size() - 1].toTensor(), true);  // its `info` is 0: success
 }
 
@@ -675,7 +685,7 @@ static void on_cpu(const c10::OperatorHandle& op, const Info& info, c10::Dispatc
     if (info.reader == Reader::RANDOM) known = true;  // samples and shuffles of the script are real
     mark_written(info, args, known);
     mark_results(*stack, nret, known);
-    if (!known && !count_mask(info, args, *stack)) note_truth(info, args, *stack);
+    if (!known && !no_such_value(info, *stack) && !count_mask(info, args, *stack)) note_truth(info, args, *stack);
     return;
   }
   if (info.all_written) {  // in place: the arguments are the results
