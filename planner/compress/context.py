@@ -329,15 +329,20 @@ class Context:
         else:
             self.ledger.free(handle)
 
-    def rebind(self, name: str, handle: Handle) -> None:
+    def rebind(self, name: str, handle: Handle, stored: int | None = None) -> None:
         """parameter.data = a new tensor: on the GPU copy alone where there is one (`keep_onloaded_values`).
 
-        Elsewhere the new tensor takes the place of the old one, which is counted with the model.
+        Elsewhere it takes the old one's place in the model for good. Qparams of `stored` bytes may change their size.
         """
-        old = self.onloaded.get(name)
-        self.ledger.free(handle if old is None else old)
+        old, size, qparams = self.onloaded.get(name), self.ledger.size(handle), self.losses.qparams
         if old is not None:
             self.onloaded[name] = handle
+        elif stored and qparams is not None and not self.is_on_disk(name):
+            self.ledger.grow(qparams, -self.losses.resized.get(name, stored))
+            self.ledger.give(handle, qparams)
+            self.losses.resized[name] = size
+            return
+        self.ledger.free(handle if old is None else old)
 
     def written(self, nbytes: int, copies: int = 1) -> None:
         """compressed_tensors offload/cache/base.py OffloadCache.__setitem__: a new value goes where the old one is."""

@@ -55,6 +55,8 @@ class SubgraphForward:
         """Of the subgraph that ran last, the hooks that are in the model for good."""
         self._alike: dict[int, list[Calls]] = {}
         """Those that these modifiers treat alike, by the index of the segment."""
+        self._leaving: tuple[Hooked, ...] = ()
+        """The same in the order in which they run behind a forward."""
 
     def run(
         self,
@@ -74,7 +76,7 @@ class SubgraphForward:
         crossing; those that the activation cache shares with the forward are not among them. `again`: these modifiers
         have seen the subgraph's modules before, in another batch of this pass.
         """
-        self._staying = tuple(hooks for hooks in hooked if hooks.modifier.stays_in_forward)
+        self._staying = self._leaving = tuple(hooks for hooks in hooked if hooks.modifier.stays_in_forward)
         outputs: dict[int, Handle] = {}
         inner: dict[int, tuple[int, Handle]] = {}
         self._crossed, self._last = dict(inputs or {}), subgraph.segments[-1]
@@ -133,7 +135,8 @@ class SubgraphForward:
         def play(where: slice) -> None:
             for event in segment.events[where]:
                 if event.call is not None:
-                    _run_hooks(segment, event.kind == "enter", event.call, self._staying, share)
+                    begins = event.kind == "enter"
+                    _run_hooks(segment, begins, event.call, self._staying if begins else self._leaving, share)
                 elif event.kind != "free" or event.id in born:  # the caller holds the arguments
                     self._play(segment, event, live, share)
 
@@ -150,6 +153,10 @@ class SubgraphForward:
         handles = tuple(live.pop(storage) for storage in storages)
         self.context.ledger.free_all(live.values())
         return handles
+
+    def enable(self, own: Hooked) -> None:
+        """What these modules do in their own forward from now on, inside of all hooks: in each replay."""
+        self._staying, self._leaving = (*self._staying, own), (own, *self._leaving)
 
     def tuned(self, layer: str) -> TunedBlock | None:
         """How a modifier of this job trains the layer; None where it does not."""

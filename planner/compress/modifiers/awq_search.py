@@ -113,7 +113,8 @@ class AwqSearch:
             for name, stored in weight_qparam_bytes(layer).items():
                 parameter = f"{layer.name}.weight_{name}"
                 context.onload(parameter, stored, "qparams")
-                context.rebind(parameter, context.take(self._stored[name], "observer", Owner(layer.name, name)))
+                new = context.take(self._stored[name], "observer", Owner(layer.name, name))
+                context.rebind(parameter, new, stored)
             context.rebind(f"{layer.name}.weight", context.take(layer.weight_bytes, "awq", owner))
         context.ledger.free(self.statistics.pop(one.smooth.name).handle)
 
@@ -197,7 +198,7 @@ class AwqSearch:
                 assert handle is not None, f"{parameter}: nothing computed"
                 self._stored[name] = self.context.ledger.size(handle)
                 self.context.onload(parameter, stored, "qparams")
-                self.context.rebind(parameter, handle)
+                self.context.rebind(parameter, handle, stored)
 
     def _quantize(self, layer: LinearModule, names: Frame, width: int) -> None:
         """balance_layer.weight.data = (forward_quantize(...) / _scalesview).to(dtype)"""

@@ -7,9 +7,10 @@
 from dataclasses import replace
 
 from planner.compress.batches import Batches, walk_batches
-from planner.compress.forward import SubgraphForward
+from planner.compress.forward import Hooked, SubgraphForward
 from planner.compress.pipelines.base import Pipeline
 from planner.compress.program import Subgraph
+from planner.compress.quantized_forward import QuantizedForwards, quantizing
 from planner.models.traces import ModelTrace
 
 
@@ -43,6 +44,9 @@ class BasicPipeline(Pipeline):
 
         walk_batches(self.context, batches.count, batch, called="batch")
         self.close("calibrate", "model")
+        # DisableQuantization is left: who runs a block again has its Linears quantize
+        targeted = (module for run in self.runs for module in self.all_modules(run))
+        self.forward.enable(Hooked(QuantizedForwards(self.context), quantizing(targeted)))
         self.compress(modules)
         self.close("compress", "model")
         self.finish()
