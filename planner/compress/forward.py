@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from planner.compress.calls import Calls, equal_calls
-from planner.compress.context import Context, Share
+from planner.compress.context import Context
 from planner.compress.holdings import Mark, Owner
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.program import Subgraph
+from planner.compress.traced_forward import Share
 from planner.compress.watching import Form
 from planner.errors import UnsupportedError
 from planner.models.traces import COUNTED, CUDA, Call, CallValue, Event, ModelTrace, Segment, full_name
@@ -109,6 +110,14 @@ class SubgraphForward:
             self.context.ledger.bequeath(tensor, holding)
         elif value.read >= 0:
             self.cached[self._segment.reads[value.read]] = holding
+
+    def crossing(self, value: CallValue) -> int | None:
+        """The crossing that a tensor of the running call is; None for one that no other segment sees."""
+        if value.read >= 0:
+            return self._segment.reads[value.read]
+        crossings = self.trace.crossings
+        own = (n for n, local in self._segment.writes if local == value.storage)
+        return next((n for n in own if crossings[n].bytes == value.bytes), None)
 
     def replace(self, value: CallValue, new: Handle) -> None:
         """In a hook: the call returns this tensor in the place of `value`, which goes; an empty one is nobody's."""

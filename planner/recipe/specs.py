@@ -263,6 +263,11 @@ class ModifierSpec:
         """
         return ()
 
+    @property
+    def keeps_arguments(self) -> bool:
+        """It keeps all that watched modules are passed, whatever it is."""
+        return False
+
     def without_data(self) -> Iterable[Note]:
         """What becomes of it in the data-free pipeline, where it needs calibration data (pipelines/data_free)."""
         text = f"The datafree pipeline runs no forward, although {self.type} needs calibration data."

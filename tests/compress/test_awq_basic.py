@@ -5,6 +5,7 @@ from typing import Any
 
 from planner.compress.binding import make_program
 from planner.compress.context import EVERYTHING, Context
+from planner.compress.inferred import pipeline_notes
 from planner.compress.oneshot import simulate
 from planner.compress.recipes import load_recipe
 from planner.recipe.specs import Recipe
@@ -69,3 +70,26 @@ def test_scales_that_are_wider_than_those_before_them_stay_on_a_gpu_with_the_wei
         program, _ = make_program(graph_of("llama-3-8b", job), recipe("NVFP4A16"), job)
         last = next(s for s in reversed(simulate(program, Context(job)).steps) if s.phase == "finalize")
         assert last.gpu.by_kind.get("qparams", 0) == (0 if more is None else program.qparam_bytes + more)
+
+
+def test_a_tensor_that_all_layers_are_passed_is_copied_once_and_pinned_for_each() -> None:
+    """offload_values of pipelines/cache.py: the mask and the rotary embedding, in the basic pipeline."""
+    context = context_of(recipe("W4A16", "{n_grid: 3, offload_device: cpu}"), **GPU)
+    timeline, batches = context.ledger.timeline("cpu"), 3
+    mask, cos_and_sin = 2 * 64 * 64 * 2, 2 * 64 * 128 * 2
+    copied: dict[str, int] = {}
+    for handle, size, number in timeline.events:
+        owner = timeline.about[handle].owner
+        if number > 0 and owner.role == "arguments of all batches, for others too":
+            copied[owner.name] = copied.get(owner.name, 0) + size * number
+    positions = batches * 64 * 8
+    assert copied == {"model.layers.0.self_attn": batches * (mask + cos_and_sin) + positions}
+
+
+def test_attention_that_rounds_its_states_is_said_to_be_uncounted() -> None:
+    scheme = "W4A16, kv_cache_scheme: {num_bits: 8, type: float, strategy: tensor, dynamic: false, symmetric: true}"
+    job = toys.job(**{**SMALL, **GPU})
+    program, _ = make_program(graph_of("llama-3-8b", job), recipe(scheme), job)
+    assert any("keys and values rounded" in note.text for note in pipeline_notes(program, job))
+    program, _ = make_program(graph_of("llama-3-8b", job), recipe("W4A16"), job)
+    assert not any("keys and values rounded" in note.text for note in pipeline_notes(program, job))

@@ -21,12 +21,21 @@ MASKED: Jobs = (
 )
 """Samples with a loss mask that marks every token."""
 
+ON_GPU: dict[str, Any] = {"pipeline": "basic", "weights": "gpu"}
 WIDE: dict[str, Any] = {"layers": 2, "samples": 64, "batch_size": 16, "seq_len": 128, "pipeline": "basic"}
 BASIC: Jobs = (
     ("qwen3-0.6b", "awq_w8a8", {**WIDE, "weights": "gpu"}),
     ("qwen3-0.6b", "awq_nvfp4_inputs", {**WIDE, "weights": "gpu"}),
+    ("qwen3-0.6b", "awq_offload_cpu", {"layers": 3, "samples": 40, "seq_len": 512, **ON_GPU}),
+    (
+        "qwen3-0.6b",
+        "awq_offload_cpu",
+        {"layers": 3, "samples": 6, "seq_len": 256, "batch_size": 4, **ON_GPU, "loss_mask": True},
+    ),
+    ("llama-3-8b", "awq_grid4", {**SHORT, "samples": 6, "batch_size": 4, **ON_GPU, "loss_mask": True}),
 )
-"""Blocks that run again round inputs as well as weights: batches of so many rows that it shows."""
+"""Blocks that run again round inputs as well as weights: batches of so many rows that it shows. All layers keep the
+same masks."""
 
 METER: Jobs = (
     *MASKED,
