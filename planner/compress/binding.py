@@ -180,7 +180,12 @@ def _unit_targets(graph: "ModelGraph", selection: Selection) -> Iterator[UnitTar
 
 def _states(unit: "Unit", graph: "ModelGraph", selection: Selection) -> Iterator[LinearModule]:
     """Queries, keys and values of the unit's attentions that are quantized."""
-    for info in graph.structures[unit.structure].modules if selection.attention else ():
+    for info in graph.structures[unit.structure].modules if selection.attention or selection.keys else ():
+        if unit.name + info.name in selection.keys:
+            heads = graph.facts.kv_heads or 1
+            yield LinearModule(
+                name=f"{info.name}.{KEY_STATES}", rows=0, columns=0, itemsize=graph.itemsize, heads=heads
+            )
         attention = selection.attention.get(unit.name + info.name)
         if attention is None:
             continue

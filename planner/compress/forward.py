@@ -120,8 +120,11 @@ class SubgraphForward:
         return next((n for n in own if crossings[n].bytes == value.bytes), None)
 
     def replace(self, value: CallValue, new: Handle) -> None:
-        """In a hook: the call returns this tensor in the place of `value`, which goes; an empty one is nobody's."""
-        if value.storage in self._live:
+        """In a hook: this tensor takes the place of `value`, which goes; an empty one is nobody's. One that takes the
+        place of a part of a tensor goes as soon as the call is over.
+        """
+        old = self._live.get(value.storage)
+        if old is not None and self.context.ledger.size(old) == self.context.ledger.size(new):
             self.context.ledger.free(self._live[value.storage])
             self._live[value.storage] = new
         else:
@@ -234,7 +237,9 @@ class SubgraphForward:
             return
         if event.kind == "alloc":
             owner = _owner(segment.target, event.module, event.operator)
-            live[event.id] = context.ledger.alloc(context.device, _scaled(event.bytes, share), event.category, owner)
+            is_whole = bool(event.dims) and event.dims[0] % share[1] != 0  # as cos and sin, the same for all samples
+            nbytes = event.bytes if is_whole else _scaled(event.bytes, share)
+            live[event.id] = context.ledger.alloc(context.device, nbytes, event.category, owner)
             if context.ledger.watch and event.dtype:
                 context.ledger.watch.forms[live[event.id]] = Form(_scaled_dims(event.dims, share), event.dtype)
         elif event.kind == "free":

@@ -84,6 +84,8 @@ class ModelTraits:
     """Attention heads of the text decoder, and"""
     kv_heads: int = 0
     """heads of its keys and values."""
+    head_dim: int = 0
+    """Width of a head."""
     experts: int = 0
     """Routed experts in a layer, and"""
     experts_per_token: int = 0
@@ -104,6 +106,8 @@ class Selection:
     """Modules whose calls it sees and whose weights stay: a parent block, a norm."""
     attention: Mapping[str, AttentionScheme] = field(default_factory=dict)
     """Attentions whose states it quantizes."""
+    keys: frozenset[str] = frozenset()
+    """Attentions whose keys it changes in every forward."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,7 +178,6 @@ def test_norms_that_cannot_be_grouped_are_refused() -> None:
     [
         ({"randomize": True}, r"spin\.randomize: is not supported"),
         ({"rotations": ["R5"]}, r"spin\.rotations: R5 is not one of"),
-        ({"rotations": ["R1", "R3"]}, "planner models R1, R2 and R4"),
         ({"precision": "bfloat16"}, r"spin\.precision: planner models float64 and float32, not bfloat16"),
         ({"transform_config": {}}, r"spin\.transform_config: LLM Compressor infers no mappings"),
         ({"transform_type": "dct"}, r"spin\.transform_type"),

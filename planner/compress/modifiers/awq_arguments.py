@@ -37,7 +37,7 @@ class KeptArguments:
 
 
 @dataclass(slots=True)
-class _Shared:
+class _OneCopy:
     """One copy for several parents, of all batches."""
 
     handle: Handle
@@ -51,7 +51,7 @@ class ParentsArguments:
     def __init__(self, context: Context, *, copies: bool) -> None:
         self._context, self.copies = context, copies
         self._kept: dict[str, KeptArguments] = {}
-        self._shared: dict[int, _Shared] = {}
+        self._shared: dict[int, _OneCopy] = {}
         """By the crossing that the tensor is."""
 
     def keep(self, parent: str, call: Call) -> None:
@@ -113,7 +113,7 @@ class ParentsArguments:
         shared = self._shared.get(crossing)
         if shared is None:
             handle = self._open(parent, "arguments of all batches, for others too")
-            shared = self._shared[crossing] = _Shared(handle, [])
+            shared = self._shared[crossing] = _OneCopy(handle, [])
         if parent not in shared.parents:
             shared.parents.append(parent)
         return shared.handle if shared.parents[0] == parent else None

@@ -101,9 +101,12 @@ class TransformSpec(ModifierSpec):
             )
             yield Note(kind="estimate", text=f"{self.where}: {text}")
 
-    def check_side(self, side: int, name: str) -> None:
-        """utils/matrix.py `get_transform_size`, and whether there is a matrix of this size (utils/hadamard.py)."""
-        block = self.transform_block_size
+    def check_side(self, side: int, name: str, *, block: int | None = None) -> None:
+        """utils/matrix.py `get_transform_size`, and whether there is a matrix of this size (utils/hadamard.py).
+
+        `block`: a size that is not the recipe's.
+        """
+        block = block or self.transform_block_size
         if block and side % block:
             raise RecipeError(f"{block} must divide {side} of {name}", f"{self.where}.transform_block_size")
         size = block or side
@@ -213,20 +216,24 @@ class Matrices:
             return
         self.context.ledger.alloc("cpu", count * SCALE, "transform", Owner(f"{self.name} scales"))
 
-    def rotated(self, size: int, elements: int, itemsize: int, owner: Owner) -> Handle:
+    def rotated(self, size: int, elements: int, itemsize: int, owner: Owner, *, copied: bool = False) -> Handle:
         """A hook: the matrix is on the GPU until the subgraph ends; what it returns is the caller's."""
         with self.context.frame("forward", owner) as frame:
             self.context.onload(self.label(size), self.bytes(size), "transform")
-            self.multiply(frame, elements, itemsize)
+            self.multiply(frame, elements, itemsize, copied=copied)
             return frame.hand_over("rotated")
 
-    def multiply(self, frame: Frame, elements: int, itemsize: int) -> None:
+    def multiply(self, frame: Frame, elements: int, itemsize: int, *, copied: bool = False) -> None:
         """hadamard.py HadamardTransform.forward: `frame` gets the name `rotated`, of the value's own type.
 
-        matrix_multiply.py RandomMatrixTransform.forward divides by nothing.
+        matrix_multiply.py RandomMatrixTransform.forward divides by nothing. `copied`: torch.matmul lays the value out
+        anew.
         """
         wide = elements * self.itemsize
-        with frame.during(wide if itemsize != self.itemsize else 0, "value"):
+        with (
+            frame.during(wide if itemsize != self.itemsize else 0, "value"),
+            frame.during(wide if copied else 0, "value in order"),
+        ):
             frame.assign("product", wide)
             self.context.multiply()
         if self.kind == "random-matrix":
