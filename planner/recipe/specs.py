@@ -227,6 +227,11 @@ class ModifierSpec:
         transform/factory/base.py `input_hook`): most leave arguments as they are."""
         return frozenset()
 
+    def online(self, layer: str, modules: Sequence[ModuleRef]) -> Iterable[Any]:
+        """The transforms that it leaves in this layer, of these modules, as `planner.models.tuned.OnlineRotation`: most
+        leave none."""
+        return ()
+
     def select(self, modules: Sequence[ModuleRef]) -> Selection:
         """What it works on; `modules` are all of the model's in the order of named_modules()."""
         raise NotImplementedError(type(self).__name__)

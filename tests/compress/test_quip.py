@@ -7,14 +7,13 @@ import pytest
 
 from planner.compress.context import Context, Shortcuts
 from planner.compress.forward import Hooked, SubgraphForward
-from planner.compress.modifiers.autoround import AutoRoundSpec
 from planner.compress.modifiers.awq import AwqSpec
 from planner.compress.modifiers.quip import QuIPModel, QuIPSpec
 from planner.compress.modifiers.rotations import known_divisor
 from planner.compress.modifiers.rtn import QuantizationSpec
 from planner.compress.oneshot import simulate
 from planner.compress.program import Program, cut
-from planner.errors import PlannerError, RecipeError, UnsupportedError
+from planner.errors import PlannerError, RecipeError
 from planner.models.traces import CallValue, Event, ModelTrace, Segment
 from planner.recipe.specs import ModelTraits, ModuleRef
 from planner.recipe.targets import LinearModule
@@ -216,12 +215,6 @@ def test_a_size_without_a_matrix_is_refused() -> None:
 def test_what_is_no_plain_linear_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"quip\.targets: takes up, which is no plain Linear"):
         spec().within(TRAITS, refs(classes=("Router", "Linear")), ())
-
-
-def test_beside_what_trains_layers_it_is_refused() -> None:
-    trained = AutoRoundSpec.read({"scheme": "W4A16"}, "autoround")
-    with pytest.raises(UnsupportedError, match="quip: AutoRoundModifier trains layers"):
-        spec().within(TRAITS, refs(), (trained,))
 
 
 @pytest.mark.parametrize(("rotations", "fails"), [(["v"], True), (["u"], False), (["v", "u"], True)])

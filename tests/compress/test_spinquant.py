@@ -5,11 +5,10 @@ from typing import Any
 import pytest
 
 from planner.compress.context import Context
-from planner.compress.modifiers.autoround import AutoRoundSpec
 from planner.compress.modifiers.rotations import Matrices
 from planner.compress.modifiers.spinquant import SpinQuantModel, SpinQuantSpec
 from planner.cuda.build import CudaBuild
-from planner.errors import PlannerError, RecipeError, UnsupportedError
+from planner.errors import PlannerError, RecipeError
 from planner.recipe.specs import ModelTraits, ModuleRef
 from planner.recipe.targets import LinearModule
 from tests import toys
@@ -209,13 +208,6 @@ def test_only_r4_rotates_inputs_in_the_forward_and_its_matrix_stays() -> None:
     assert context.ledger.live("cpu") == matrix + 8
     assert model.stays_in_forward
     assert not run()[0].stays_in_forward
-
-
-def test_r4_is_refused_beside_what_trains_layers() -> None:
-    trained = AutoRoundSpec.read({"scheme": "W4A16"}, "autoround")
-    with pytest.raises(UnsupportedError, match="spin: AutoRoundModifier trains layers"):
-        SpinQuantSpec.read({"rotations": ["R4"]}, "spin").within(LLAMA, refs(), (trained,))
-    SpinQuantSpec.read({}, "spin").within(LLAMA, refs(), (trained,))
 
 
 def test_r4_hooks_the_inputs_of_down_projections_alone() -> None:

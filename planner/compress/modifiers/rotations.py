@@ -17,6 +17,7 @@ from planner.compress.modifiers.writing import write_back
 from planner.errors import RecipeError, UnsupportedError
 from planner.hints import shorten
 from planner.models.traces import Call
+from planner.models.tuned import OnlineRotation, Place
 from planner.notes import Note
 from planner.recipe.specs import ModifierSpec
 from planner.recipe.targets import LinearModule
@@ -84,12 +85,19 @@ class TransformSpec(ModifierSpec):
         text = f"{self.where}: {self.type} in several ranks is not modelled: its figures are those of one process"
         yield Note(kind="estimate", text=text)
 
-    def refuse_beside_training(self, recipe: Sequence[ModifierSpec]) -> None:
-        """Raises UnsupportedError beside a modifier that trains layers: their hooks run then too."""
-        for other in recipe:
-            if other.trains:
-                text = f"{other.type} trains layers, and what rotates the inputs of their Linears then is not modelled"
-                raise UnsupportedError(f"{self.where}: {text}")
+    def transform(
+        self, name: str, module: str, place: Place, size: int, itemsize: int, *, inverse: bool = False
+    ) -> OnlineRotation:
+        """One that stays in a layer: factory/base.py `_apply_to_module`."""
+        return OnlineRotation(
+            name=name,
+            module=module,
+            place=place,
+            size=size,
+            dtype="float64" if itemsize == FP64 else "float32",
+            inverse=inverse,
+            scales=self.transform_type != "random-matrix",
+        )
 
     def uncounted(self) -> Iterable[Note]:
         """Random matrices whose inverse is used, and inverses that are in weights, are garbage in a cycle."""

@@ -29,6 +29,7 @@ from planner.cuda.reductions import dense_buffers
 from planner.cuda.requests import temporaries
 from planner.errors import RecipeError
 from planner.models.traces import KEY_STATES, Call
+from planner.models.tuned import OnlineRotation, Place
 from planner.notes import Note
 from planner.recipe.matching import Patterns
 from planner.recipe.module_sets import ModuleSetError, module_sets
@@ -118,8 +119,6 @@ class SpinQuantSpec(TransformSpec):
 
     def within(self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
         """Raises RecipeError where the library cannot group norms, or make a matrix of a weight's size."""
-        if "R3" in self.rotations or "R4" in self.rotations:
-            self.refuse_beside_training(recipe)
         where = f"{self.where} ({facts.architecture})"
         try:
             fused = tuple(_fused(modules, NORMS[-1:] if facts.architecture == ROUTED else NORMS))
@@ -156,6 +155,18 @@ class SpinQuantSpec(TransformSpec):
         """Those of R4."""
         rotated = self.within(facts, modules, recipe).rotated
         return frozenset(name for each in rotated if each.name == "R4" for name in each.inputs)
+
+    def online(self, layer: str, modules: Sequence[ModuleRef]) -> Iterable[OnlineRotation]:
+        """base.py `_create_r3_scheme`, `_create_r4_scheme`."""
+        below = {ref.name: ref.name[len(layer) :] for ref in modules}
+        places: tuple[tuple[str, Place], ...] = (("R3_q_attn", "query"), ("R3_k_cache", "key"))
+        for name, place in places:
+            for attention in (each for each in self.attentions if each in below):
+                yield self.transform(name, below[attention], place, self.head_dim, self.itemsize)
+        sides = {ref.name: ref.columns for ref in modules}
+        for name in (name for each in self.rotated if each.name == "R4" for name in each.inputs if name in below):
+            size = self.transform_block_size or sides[name]
+            yield self.transform("R4_input", below[name], "input", size, self.itemsize)
 
     def select(self, modules: Sequence[ModuleRef]) -> Selection:
         """All that is centered, fused or multiplied; norms are watched."""
