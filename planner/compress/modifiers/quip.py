@@ -5,7 +5,7 @@ forward from then on: each rotated input lives beside the input itself while its
 the output's place.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -131,8 +131,17 @@ class QuIPSpec(TransformSpec):
         if not selection.weights:
             yield nothing_left(self.where)
             return
+        yield from self.garbage(self._garbage(modules))
         text = "whoever serves the result rotates inputs or outputs anew; its matrices are saved, and not sized there"
         yield Note(kind="result", text=f"{self.where}: {text}")
+
+    def _garbage(self, modules: Sequence[ModuleRef]) -> Iterator[int]:
+        """Of a random matrix and its inverse, hooks have one; of a Hadamard matrix, they have it."""
+        if self.transform_type == "random-matrix":
+            refs = selected(self.targets, self.ignore, modules)
+            for rotation in self.rotations:
+                sides = {ref.columns if rotation == "v" else ref.rows for ref in refs}
+                yield from {self.transform_block_size} if self.transform_block_size else sides
 
     def model(self, context: Context) -> "QuIPModel":
         """Weights in fp64 one at a time, then inputs and outputs in fp64, one at a time too."""

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from planner.compress.context import Context, Frame
 from planner.compress.holdings import DeviceName, Owner
+from planner.compress.modifiers.inverses import solved
 from planner.compress.modifiers.writing import write_back
 from planner.errors import RecipeError, UnsupportedError
 from planner.hints import shorten
@@ -23,10 +24,10 @@ from planner.recipe.specs import ModifierSpec
 from planner.recipe.targets import LinearModule
 from planner.recipe.validation import ModifierFields
 from planner.timeline import Handle
+from planner.units import human_bytes
 
 FP64 = 8
 SCALE = 8
-PIVOT = 4
 HADAMARD_SIZES = (1, 2, *range(4, 257, 4))
 """Those in transform/utils/hadamards.safetensors, in ascending order."""
 
@@ -99,14 +100,22 @@ class TransformSpec(ModifierSpec):
             scales=self.transform_type != "random-matrix",
         )
 
-    def uncounted(self) -> Iterable[Note]:
-        """Random matrices whose inverse is used, and inverses that are in weights, are garbage in a cycle."""
-        if self.transform_type == "random-matrix":
+    def garbage(self, sizes: Iterable[int]) -> Iterator[Note]:
+        """Matrices that have done their work, `sizes`: factory/hadamard.py HadamardFactory and matrix_multiply.py
+        RandomMatrixFactory refer to themselves by way of a bound method, so that only Python's collector frees them.
+
+        When it comes is not known: a factory that outlives two young collections, while it works on many modules,
+        waits for one of all objects.
+        """
+        nbytes = sum(size * size * FP64 for size in sizes)
+        if nbytes:
             text = (
-                "its random matrices and their inverses stay where the weights lie until Python's collector comes, "
-                "sooner or later; planned as if it came at the end, and without what LAPACK or cuSOLVER takes to "
-                "invert them"
+                f"{human_bytes(nbytes)} of matrices that have done their work stay where the weights lie until "
+                "Python's collector comes, sooner or later; planned as if it came at the end, which is the most"
             )
+            yield Note(kind="estimate", text=f"{self.where}: {text}")
+        if self.transform_type == "random-matrix":
+            text = "what LAPACK or cuSOLVER takes to invert a random matrix, beside tensors, is not counted"
             yield Note(kind="estimate", text=f"{self.where}: {text}")
 
     def check_side(self, side: int, name: str, *, block: int | None = None) -> None:
@@ -170,21 +179,15 @@ class Matrices:
     def invert(self, size: int) -> None:
         """matrix_multiply.py RandomMatrixFactory.create_transform: the inverse of this size, if it is not there yet.
 
-        high_precision_invert, where the matrix lies: native/BatchLinearAlgebra.cpp linalg_inv_ex_out solves for the
-        identity, which becomes the result, by columns, beside an LU decomposition. Then it is copied by rows.
+        high_precision_invert, where the matrix lies. Then the inverse is copied by rows.
         """
         if self.kind != "random-matrix" or size in self.inverses:
             return
         ledger, place, nbytes = self.context.ledger, self._place, self.bytes(size)
         owner = Owner(self.label(size), "inverse")
-        wide, pivots = size * size * FP64, size * PIVOT
-        with ledger.hold(place, wide if self.itemsize != FP64 else 0, "transform", owner.part("matrix in fp64")):
-            result = ledger.alloc(place, wide, "transform", owner.part("by columns"))
-            with (
-                ledger.hold(place, wide, "transform", owner.part("LU")),
-                ledger.hold(place, pivots, "transform", owner.part("pivots")),
-            ):
-                pass
+        wide = size * size * FP64 if self.itemsize != FP64 else 0
+        with ledger.hold(place, wide, "transform", owner.part("matrix in fp64")):
+            result = solved(self.context, place, size, owner)
         if self.itemsize != FP64:
             narrow = ledger.alloc(place, nbytes, "transform", owner.part("by columns"))
             ledger.free(result)

@@ -5,7 +5,7 @@ Linears behind them (llmcompressor/modeling/fuse.py), and every weight multiplie
 (compressed_tensors/transform/factory/{base,hadamard}.py).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
@@ -148,6 +148,7 @@ class SpinQuantSpec(TransformSpec):
             yield _unprepared(self.where)
         if self.attentions:
             yield _unturned(self.where)
+        yield from self.garbage(self._garbage({ref.name: ref for ref in modules}))
 
     def hooked_inputs(
         self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]
@@ -202,6 +203,17 @@ class SpinQuantSpec(TransformSpec):
             yield Rotation("R3", (), ())
         if "R4" in self.rotations:
             yield Rotation("R4", (), names(*MLP_OUT))
+
+    def _garbage(self, refs: Mapping[str, ModuleRef]) -> Iterator[int]:
+        """R1's matrices and the inverses of random ones, and R4's inverses: all of these are in weights."""
+        for each in self.rotated:
+            for names, outputs in ((each.outputs, True), (each.inputs, False)):
+                shapes = ((refs[name].rows, refs[name].columns, "Embedding" in refs[name].classes) for name in names)
+                sides = {_side(rows, columns, is_embedding, outputs) for rows, columns, is_embedding in shapes}
+                sizes = {self.transform_block_size} if self.transform_block_size and sides else sides
+                is_in_weights = each.name == "R1" if outputs else self.transform_type == "random-matrix"
+                if each.name != "R2" and is_in_weights:
+                    yield from (size for size in sizes if size)
 
     def _check_sizes(self, modules: Sequence[ModuleRef], rotated: Sequence[Rotation]) -> None:
         refs = {ref.name: ref for ref in modules}
