@@ -13,8 +13,8 @@ from planner.models.failures import pass_on, stands_in
 from planner.models.tuned import OnlineRotation
 
 
-class Rotation(torch.nn.Module):
-    """hadamard.py HadamardTransform, matrix_multiply.py RandomMatrixTransform: a value times the matrix."""
+class RunningTransform(torch.nn.Module):
+    """hadamard.py HadamardTransform: a value times the matrix. A random one's product is not scaled."""
 
     def __init__(self, rotation: OnlineRotation, beside: torch.Tensor) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Rotation(torch.nn.Module):
 class RotatingCache:
     """modeling/kvcache.py QuantizedKVCache: nothing is kept, and keys are rotated on the way."""
 
-    def __init__(self, rotation: Rotation) -> None:
+    def __init__(self, rotation: RunningTransform) -> None:
         self.rotation = rotation
 
     def update(self, key: torch.Tensor, value: torch.Tensor, *_args: Any, **_kwargs: Any) -> Any:
@@ -56,7 +56,7 @@ def rotated(block: torch.nn.Module, rotations: Sequence[OnlineRotation]) -> Iter
     with ExitStack() as stack:
         for rotation in rotations:
             module = block.get_submodule(rotation.module.removeprefix("."))
-            part = Rotation(rotation, anchor)
+            part = RunningTransform(rotation, anchor)
             module.add_module(rotation.name, part)
             stack.callback(delattr, module, rotation.name)
             handle = _hooked(module, part)
@@ -65,7 +65,7 @@ def rotated(block: torch.nn.Module, rotations: Sequence[OnlineRotation]) -> Iter
         yield
 
 
-def _hooked(module: torch.nn.Module, part: Rotation) -> Any:
+def _hooked(module: torch.nn.Module, part: RunningTransform) -> Any:
     """factory/base.py `_apply_to_module`. Queries are not rotated: calibration goes past their hooks."""
 
     @stands_in
