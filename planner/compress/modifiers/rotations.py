@@ -101,7 +101,7 @@ class TransformSpec(ModifierSpec):
         )
 
     def garbage(self, sizes: Iterable[int]) -> Iterator[Note]:
-        """Matrices of these sizes that have done their work. Their factory refers to itself by way of a bound method, so
+        """Matrices of these sizes that have done their work. Their factory refers to itself through a bound method, so
         that only Python's collector frees them (factory/hadamard.py HadamardFactory).
 
         When it comes is not known: a factory that outlives two young collections, while it works on many modules,
