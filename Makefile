@@ -24,8 +24,9 @@ help:
 demo: $(STAMP)
 	$(VENV)/bin/planner compare deepseek-r1 --recipe rtn_fp8_dynamic --recipe gptq_w4a16
 
+# The variable, where it is set: the workers, and each command that a test starts, would compile all of planner anew.
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+	env -u PYTHONDONTWRITEBYTECODE $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check .

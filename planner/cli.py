@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as end:  # typer, when it has told the shell what to complete
         code = end.code
     except _UsageError as error:
-        return _misused(error)
+        return _misused(error, sys.argv[1:] if arguments is None else arguments)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except StdoutError as error:
@@ -179,7 +179,7 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _misused(error: Any) -> int:
+def _misused(error: Any, arguments: Sequence[str]) -> int:
     """One line for an option or argument that is missing, unknown or unreadable."""
     message = error.format_message().rstrip(".")
     if not message:  # `planner` alone: typer has shown the help already
@@ -188,7 +188,13 @@ def _misused(error: Any) -> int:
     for noise in ("Value error, ", "Input "):  # pydantic's, through which newer typer reads values
         message = message.replace(noise, "")
     context = getattr(error, "ctx", None)
-    return _fail(f"{message} (see {context.command_path if context else 'planner'} --help)", 2)
+    return _fail(f"{message} (see {context.command_path if context else _command_path(arguments)} --help)", 2)
+
+
+def _command_path(arguments: Sequence[str]) -> str:
+    """The command that was called, for errors of click's that do not say it."""
+    names = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    return f"planner {arguments[0]}" if arguments and arguments[0] in names else "planner"
 
 
 def _meant(error: Any) -> str:

@@ -12,7 +12,7 @@ from planner.compress.disk import disk_notes
 from planner.compress.fit import Rehearsal
 from planner.compress.holdings import DeviceName
 from planner.compress.inferred import check_sequential, pipeline_notes, pipeline_runs
-from planner.compress.oneshot import heaviest_rank, simulate
+from planner.compress.oneshot import heaviest, heaviest_rank, simulate
 from planner.compress.plans import placement_facts, plan_on_card, rule_plan, simulated_plan
 from planner.compress.program import Program
 from planner.compress.ranks import Rank, check_ranks, rank_notes
@@ -202,13 +202,15 @@ def _planned(
     if method == "rule-of-thumb":
         return rule_plan(graph, recipe, job, notes)
     notes += notes_on_run
-    rank = heaviest_rank(program, job)
     if on_card and not without_gpu:
+        rank = heaviest_rank(program, job)
         rehearsal = Rehearsal(program, job, shortcuts=shortcuts, rank=rank)
         planned, steps = plan_on_card(graph, recipe, rehearsal, notes), rehearsal.roomy.steps
     else:
-        device: DeviceName = "cpu" if without_gpu else "gpu"
-        outcome = simulate(program, Context(job, shortcuts=shortcuts, device=device, rank=rank))
+        rank, outcome = heaviest(program, job, None)
+        if outcome is None or shortcuts is not None or without_gpu:
+            device: DeviceName = "cpu" if without_gpu else "gpu"
+            outcome = simulate(program, Context(job, shortcuts=shortcuts, device=device, rank=rank))
         planned, steps = simulated_plan(graph, recipe, job, outcome, notes), tuple(outcome.steps)
     return planned.model_copy(update=placement_facts(program, rank, steps))
 

@@ -1,6 +1,8 @@
 """Books that are kept twice: the ledger's own, and naive ones, event by event, to hold beside them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from planner.compress.context import Context
@@ -20,20 +22,22 @@ class NaiveBooks:
 
     def peak(self) -> tuple[int, int, dict[int, int]]:
         """Maximum prefix sums over the log since the step began, and who held what at the first of them."""
-        held, blocks = dict(self.live), dict(self.blocks)
-        best, best_blocks, at = sum(held.values()), sum(blocks.values()), dict(held)
-        for handle, nbytes, nblocks in self.log:
-            held[handle] = held.get(handle, 0) + nbytes
-            blocks[handle] = blocks.get(handle, 0) + nblocks
-            if (total := sum(held.values())) > best:
-                best, at = total, dict(held)
-            best_blocks = max(best_blocks, sum(blocks.values()))
-        self.live, self.blocks, self.log = (
-            {h: n for h, n in held.items() if n},
-            {h: n for h, n in blocks.items() if n},
-            [],
-        )
+        heights = list(accumulate((nbytes for _, nbytes, _ in self.log), initial=sum(self.live.values())))
+        in_blocks = accumulate((nblocks for _, _, nblocks in self.log), initial=sum(self.blocks.values()))
+        best, best_blocks = max(heights), max(in_blocks)
+        at = _after(self.live, ((handle, nbytes) for handle, nbytes, _ in self.log[: heights.index(best)]))
+        self.live = _after(self.live, ((handle, nbytes) for handle, nbytes, _ in self.log))
+        self.blocks = _after(self.blocks, ((handle, nblocks) for handle, _, nblocks in self.log))
+        self.log = []
         return best, best_blocks, at
+
+
+def _after(before: dict[int, int], changes: Iterable[tuple[int, int]]) -> dict[int, int]:
+    """What each handle holds once all changes are made; those that hold something."""
+    held = dict(before)
+    for handle, change in changes:
+        held[handle] = held.get(handle, 0) + change
+    return {handle: size for handle, size in held.items() if size}
 
 
 class WatchedLedger(Ledger):
@@ -51,7 +55,11 @@ class WatchedLedger(Ledger):
         return handle
 
     def free(self, handle: int) -> None:
-        self._note(handle, -self.size(handle), -self.blocks[handle])
+        size, heir = self.size(handle), self._heirs.get(handle)
+        if size and heir in self._home[handle].holdings:
+            self._note_passed(handle, heir, size)
+        else:
+            self._note(handle, -size, -self.blocks.get(handle, 0))
         super().free(handle)
 
     def grow(self, handle: int, nbytes: int, tensors: int = 1) -> None:

@@ -9,6 +9,7 @@ import re
 from functools import cache
 
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 from planner.models.source import list_presets
 
@@ -25,13 +26,25 @@ APART = frozenset(
 )
 
 
+LONG = "tests/choose/test_stories.py"
+"""Some of its tests take as long as hundreds of others."""
+
+
 class GroupScheduling(LoadScopeScheduling):
-    """Gives a worker all tests of a model, which is built and traced once then, or of a file; large groups first."""
+    """Gives a worker all tests of a model, which is built and traced once then, or of a file; large groups first, but
+    for single tests that take long: what begins last is short, and the workers end together."""
 
     def _split_scope(self, nodeid: str) -> str:
         return group_of(nodeid)
 
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        long = next((group for group in self.workqueue if group.startswith(LONG)), None)
+        if long is not None:
+            self.workqueue.move_to_end(long, last=False)
+        super()._assign_work_unit(node)
 
+
+@cache
 def group_of(nodeid: str) -> str:
     """The model that the test's parameters name, else its file, else the test itself."""
     path, _, name = nodeid.partition("::")

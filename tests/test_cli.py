@@ -243,9 +243,21 @@ def test_several_mistakes_are_named_together(planner: Planner, run: Run) -> None
     assert "--layers -1" in message
 
 
-@pytest.mark.parametrize("arguments", [["plan"], ["plan", "x"], ["compare", "x"], ["plam"], ["models", "x"]])
-def test_a_wrong_usage_points_to_the_help(run: Run, arguments: list[str]) -> None:
-    assert "--help" in refused(run(*arguments))
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["plan"], "planner plan"),
+        (["plan", "x"], "planner plan"),
+        (["compare", "x"], "planner compare"),
+        (["plan", "x", "-r", "y", "--loss-mask=3"], "planner plan"),
+        (["model-free", "x", "--version=3"], "planner model-free"),
+        (["plam"], "planner"),
+        (["--version=3"], "planner"),
+        (["models", "x"], "planner models"),
+    ],
+)
+def test_a_wrong_usage_points_to_the_help_of_its_command(run: Run, arguments: list[str], command: str) -> None:
+    assert f"(see {command} --help)" in refused(run(*arguments))
 
 
 def test_the_command_alone_shows_the_help_and_is_a_usage_error(run: Run) -> None:

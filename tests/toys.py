@@ -6,8 +6,8 @@ output is there. The last layer's segment also holds the final norm.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from planner.compress.context import Shortcuts
 from planner.compress.modifiers.gptq import GPTQSpec
@@ -17,7 +17,7 @@ from planner.compress.modifiers.sparsegpt import SparseGPTSpec
 from planner.compress.program import Program, Run
 from planner.job import Job
 from planner.models.graph import Edge, ModelGraph, ModuleInfo, Onload, Parameter, Structure, Unit
-from planner.models.traces import Call, Crossing, Event, ModelTrace, Segment
+from planner.models.traces import Call, CallValue, Crossing, Event, ModelTrace, Segment
 from planner.recipe.specs import ModifierSpec, ModuleRef, QuantArgs, Recipe, Scheme
 from planner.recipe.targets import LinearModule, UnitTargets
 
@@ -140,16 +140,24 @@ class Toy:
         if layer.scores:
             yield Event("alloc", 80, layer.scores, ".attention", "scores")
             yield Event("free", 80)
+        given = self._value("input", self.hidden, read=0)
         for number, linear in enumerate(layer.linears):
+            returned = self._value("output", linear.rows * self.tokens * self.itemsize, storage=number)
             call = linear_call(linear.name, self.tokens, linear.rows, linear.columns, self.itemsize)
+            call = replace(call, arguments=(given,))
             yield Event("enter", call=call)
             yield Event("onload", bytes=linear.bytes(self.itemsize), parameter=f"{linear.name}.weight")
-            yield Event("alloc", number, linear.rows * self.tokens * self.itemsize, linear.name, "mm")
-            yield Event("exit", call=call)
+            yield Event("alloc", number, returned.bytes, linear.name, "mm")
+            yield Event("exit", call=replace(call, outputs=(returned,)))
+            given = returned
             if number:
                 yield Event("free", number - 1)
         yield Event("alloc", LAST_HANDLE_OF_A_LAYER, self.hidden, ".", "add")
         yield Event("free", len(layer.linears) - 1)
+
+    def _value(self, name: str, nbytes: int, **origin: int) -> CallValue:
+        """Some bytes of each sample."""
+        return CallValue(name, nbytes, (self.batch_size, nbytes // (self.batch_size * self.itemsize)), **origin)
 
     def _tail(self) -> Iterator[Event]:
         yield Event("onload", bytes=self.norm, parameter=f"{NORM}.weight")
@@ -312,6 +320,15 @@ def gptq(args: QuantArgs | None = None, **changes: Any) -> GPTQSpec:
 def sparsegpt(**changes: Any) -> SparseGPTSpec:
     values = {"where": "toy.yaml: sparsegpt", "sparsity": 0.5, "prune_n": 2, "prune_m": 4, "ignore": ("re:.*lm_head",)}
     return SparseGPTSpec(**(values | changes))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnreadSpec(ModifierSpec):
+    """A modifier of a test, which no recipe asks for by name."""
+
+    @classmethod
+    def read(cls, fields: Any, where: str) -> Self:
+        return cls(where=where)
 
 
 def recipe(*specs: ModifierSpec) -> Recipe:

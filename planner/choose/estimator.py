@@ -99,9 +99,9 @@ class Trial:
         """What it asks of each resource of the machine, and what the machine has of it."""
         return self._demands(machine, self.smallest_card, exactly=True)
 
-    def quick_demands(self, machine: Machine) -> tuple[Demand, ...]:
-        """`demands`, but by shorter walks, and nothing is said of cards smaller than one with room."""
-        return self._demands(machine, _with_context(self.rehearsal, self.rehearsal.roomy), exactly=False)
+    def quick_demands(self, machine: Machine, *, exactly: bool = False) -> tuple[Demand, ...]:
+        """`demands` with nothing said of cards smaller than one with room; less than exactly, by shorter walks."""
+        return self._demands(machine, _with_context(self.rehearsal, self.rehearsal.roomy), exactly=exactly)
 
     def _demands(self, machine: Machine, smallest: int, *, exactly: bool) -> tuple[Demand, ...]:
         disk, second = disk_need(self.plan.disk), self._second(machine)
@@ -205,14 +205,17 @@ class Estimator:
         self._alike.setdefault(alike, trial)
         return trial
 
-    def choice(self, job: Job, strategy: Strategy, machine: Machine, *, quick: bool = False) -> Choice:
-        """The strategy on the machine, with all its figures; `quick` without the smallest card.
+    def choice(
+        self, job: Job, strategy: Strategy, machine: Machine, *, quick: bool = False, exactly: bool = False
+    ) -> Choice:
+        """The strategy on the machine, with all its figures; `quick` without the smallest card, and unless `exactly`
+        by shorter walks than a plan's, by which a card near the limit may be judged otherwise.
 
         Raises what `plan` raises.
         """
         trial = self.trial(job, strategy)
         if quick:
-            demands = trial.quick_demands(machine)
+            demands = trial.quick_demands(machine, exactly=exactly)
         else:
             self._say(f"looking for the smallest card: {strategy.name}")
             demands = trial.demands(machine)

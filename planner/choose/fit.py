@@ -3,16 +3,20 @@
 The search plans every state that it looks at. It begins with the job as asked; at each depth it extends the states that
 come closest by each strategy that lowers what is over, and stops at the first depth where something fits. Changes that
 leave the result alone go first; only where they do not suffice, samples and their length are cut.
+
+A job that asks what is free is judged by shorter walks until it seems to fit; then by those of a plan, which may say
+otherwise near the limit of a card.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 
+from planner.choose.boundary import last_fitting, reached
 from planner.choose.estimator import Estimator, Trial
 from planner.choose.floors import times_too_little
 from planner.choose.schema import Choice, Fit, Largest, Strategies
-from planner.choose.strategies import ASKED, Strategy, left_out, strategies
+from planner.choose.strategies import ASKED, Strategy, left_out, strategies, strategy_of
 from planner.compress.card import card_notes
 from planner.errors import PlannerError
 from planner.hardware.demand import Demand, Resource, rank
@@ -107,8 +111,13 @@ class Search:
 
     def quick_choices(self, steps: Sequence[Strategy] | None = None) -> tuple[Choice, ...]:
         """The strategies that can be planned, or those of these, without their smallest cards."""
-        found = [each for each in steps or (ASKED, *self.candidates) if self._state(each) is not None]
+        chosen = (ASKED, *self.candidates) if steps is None else steps
+        found = [each for each in chosen if self._state(each) is not None]
         return tuple(self.estimator.choice(self.asked, each, self.machine, quick=True) for each in found)
+
+    def as_planned(self, choice: Choice) -> Choice:
+        """A quick choice as a plan judges it, still without its smallest card."""
+        return self.estimator.choice(self.asked, strategy_of(choice), self.machine, quick=True, exactly=True)
 
     def largest(self, field: str) -> Largest:
         """The largest value of this field of the job that fits."""
@@ -149,21 +158,25 @@ class Search:
 
     def _most(self, base: Strategy, fixed: Mapping[str, int], field: str, limit: int, step: int) -> int:
         """The largest value of the field, in steps, with which `base` and the `fixed` fields fit; 0 where none does."""
+        tried: dict[int, Sequence[Demand]] = {}
 
-        def fits(value: int) -> bool:
-            state = self._state(_shorter(base, {**fixed, **_with(self.asked, field, value)}))
-            return state is not None and not state.lacks
+        def fits(steps: int) -> bool:
+            state = self._state(_shorter(base, {**fixed, **_with(self.asked, field, steps * step)}))
+            if state is not None:
+                tried[steps] = self._quick(state.trial)
+            return state is not None and self._does_fit(state)
+
+        def guess(fitting: int, failing: int) -> int | None:
+            is_known = fitting in tried and failing in tried
+            return reached(fitting, tried[fitting], failing, tried[failing]) if is_known else None
 
         top = limit // step
         least, most = 0, min(max(1, getattr(self.asked, field) // step), top)
-        while fits(most * step):
+        while fits(most):
             least, most = most, min(2 * most, top)
             if least == top:
                 return top * step
-        while most - least > 1:
-            middle = (least + most) // 2
-            least, most = (middle, most) if fits(middle * step) else (least, middle)
-        return least * step
+        return last_fitting(fits, guess, least, most) * step
 
     def _fixes(self, start: State) -> tuple[Choice, ...]:
         if not self.machine.gpus:
@@ -190,7 +203,7 @@ class Search:
 
     def _fitting(self, steps: Sequence[Strategy]) -> list[State]:
         hopeful = [each for each in steps if not self.is_hopeless(each)]
-        return [state for each in hopeful if (state := self._state(each)) and not state.lacks]
+        return [state for each in hopeful if (state := self._state(each)) and self._does_fit(state)]
 
     def _shrunk(self, base: Strategy) -> Iterator[State]:
         """The most samples that fit, at the length as asked and at shorter ones: the compressed model is another one.
@@ -216,7 +229,7 @@ class Search:
         for _ in range(DEPTH):
             for is_hopeless in (False, True):  # those that cannot fit may still come closest
                 tried = self._followers(states, steps, is_hopeless)
-                if found := [each for each in tried if not each.lacks]:
+                if found := [each for each in tried if self._does_fit(each)]:
                     return found, []
             states = sorted(tried, key=lambda state: state.lacks)[:WIDTH]
             reached += states
@@ -247,6 +260,10 @@ class Search:
             return False
         return any(_asks(self._quick(alone.trial), each) < _asks(start, each) for each in over)
 
+    def _does_fit(self, state: State) -> bool:
+        """Nothing is over, in a plan's walks neither."""
+        return not state.lacks and not _lacks(state.trial.quick_demands(self.machine, exactly=True))
+
     def _quick(self, trial: Trial) -> tuple[Demand, ...]:
         return trial.quick_demands(self.machine)
 
@@ -267,7 +284,7 @@ class Search:
         return self.estimator.choice(self.asked, strategy, self.machine)
 
     def _closest(self) -> tuple[Choice, ...]:
-        states = [state for each in self.candidates if (state := self._state(each)) and state.lacks]
+        states = [state for each in self.candidates if (state := self._state(each))]
         return tuple(self._choice(state.strategy) for state in sorted(states, key=lambda state: state.lacks)[:3])
 
 

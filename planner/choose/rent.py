@@ -39,12 +39,13 @@ def rent(estimator: Estimator, job: Job, machines: Sequence[Machine], wish: Wish
         what = "a price up to --max-price" if wish.max_price is not None else f"a price in {wish.currency}"
         raise JobError(f"no machine of the catalogue has {what}; leave that out, or name a catalogue")
     plan = estimator.trial(job).plan
-    fitting: list[Offer] = []
-    missing: list[Offer] = []
-    for machine in affordable:
-        choice = _best(Search(estimator, job, machine, with_budget=False), wish)
-        (fitting if _does_fit(choice) else missing).append(Offer(machine=machine, choice=choice))
+    offers = [
+        Offer(machine=machine, choice=_best(Search(estimator, job, machine, with_budget=False), wish))
+        for machine in affordable
+    ]
+    missing = [offer for offer in offers if not _does_fit(offer.choice)]
     near = sorted((offer for offer in missing if _is_near(offer.choice)), key=_lacks)[:SHOWN]
+    fitting = [offer for offer in offers if _does_fit(offer.choice)]
     return Rent(
         model=plan.model,
         recipe=plan.recipe,
@@ -58,18 +59,34 @@ def rent(estimator: Estimator, job: Job, machines: Sequence[Machine], wish: Wish
 
 
 def _best(search: Search, wish: Wish) -> Choice:
-    """The strategy that fits and moves the least, or several together; where none fits, what comes closest."""
+    """The strategy that fits and moves the least, or several together; where none fits, what comes closest.
+
+    As a plan has it: near the limit of a card quick choices may fit and their plan may not, and the next one counts.
+    """
+    tried: list[Choice] = []
+    for choices in _in_turn(search, tried):
+        left = [_with_headroom(choice, wish) for choice in choices]
+        while fitting := list(filter(_does_fit, left)):
+            best = min(fitting, key=lambda choice: (not choice.is_same_result, rank(choice.fits), choice.moved_bytes))
+            planned = _with_headroom(search.as_planned(best), wish)
+            if _does_fit(planned):
+                return planned
+            left.remove(best)
+            tried.append(planned)
+        tried += left
+    closest = min(tried, key=lambda choice: (choice.fails is not None, max(_over(choice), default=1.0)))
+    return _with_headroom(search.as_planned(closest), wish) if _is_near(closest) else closest
+
+
+def _in_turn(search: Search, tried: Sequence[Choice]) -> Iterator[tuple[Choice, ...]]:
+    """Quick choices, in the order in which they are looked at where none before them fits."""
     hopeless = [each for each in search.candidates if search.is_hopeless(each)]
     hopeful = [ASKED, *(each for each in search.candidates if each not in hopeless)]
-    choices = [_with_headroom(choice, wish) for choice in search.quick_choices(hopeful)]
-    if not any(map(_does_fit, choices)):  # a hopeless one may still be near
-        near = [each for each in hopeless if not search.is_hopeless(each, IN_REACH)]
-        choices += [_with_headroom(choice, wish) for choice in (search.quick_choices(near) if near else ())]
-    if not any(map(_does_fit, choices)) and any(_is_near(choice, IN_REACH) for choice in choices):
-        choices += [_with_headroom(choice, wish) for choice in search.quick_combinations()]
-    if fitting := list(filter(_does_fit, choices)):
-        return min(fitting, key=lambda choice: (not choice.is_same_result, rank(choice.fits), choice.moved_bytes))
-    return min(choices, key=lambda choice: (choice.fails is not None, max(_over(choice), default=1.0)))
+    for is_same_result in (True, False):  # another compressed model is taken only where this one is not to be had
+        yield search.quick_choices([each for each in hopeful if each.is_same_result is is_same_result])
+    yield search.quick_choices([each for each in hopeless if not search.is_hopeless(each, IN_REACH)])  # may be near
+    if any(_is_near(choice, IN_REACH) for choice in tried):
+        yield search.quick_combinations()
 
 
 def _does_fit(choice: Choice) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from planner.choose.schema import Choice
 from planner.choose.targets import count_targets, finer_targets
 from planner.compress.modifiers.gptq import GPTQSpec
 from planner.job import Job
@@ -58,6 +59,16 @@ class Strategy:
 
 
 ASKED = Strategy(name=AS_ASKED)
+
+
+def strategy_of(choice: Choice) -> Strategy:
+    """The strategy that was chosen."""
+    return Strategy(
+        name=choice.strategy,
+        changes=choice.changes,
+        recipe_changes=choice.recipe_changes,
+        is_same_result=choice.is_same_result,
+    )
 
 
 def strategies(

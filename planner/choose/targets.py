@@ -5,6 +5,7 @@ infer_sequential_targets); the classes must cover each decoder layer, or what li
 one before.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 
 from planner.models.graph import ModelGraph, ModuleInfo, Structure
@@ -60,11 +61,11 @@ def _experts(layer: Structure) -> Iterator[ModuleInfo]:
     """The same, where each list of experts counts expert by expert, and what lies beside it in its part on its own."""
     for part in _parts(layer):
         inside = [module for module in layer.modules if module.name.startswith(f"{part.name}.")]
-        lists = [module.name for module in inside if _is_list_of_experts(module.name, inside)]
+        lists = _lists_of_experts(inside)
         if not lists:
             yield part
             continue
-        yield from (m for m in inside if _is_numbered(m.name, lists))
+        yield from (m for m in inside if _parent_of_numbered(m) in lists)
         linears = [name for name in _linears(layer) if not name.startswith(tuple(f"{each}." for each in lists))]
         yield from (
             m
@@ -75,15 +76,16 @@ def _experts(layer: Structure) -> Iterator[ModuleInfo]:
         )
 
 
-def _is_list_of_experts(name: str, modules: list[ModuleInfo]) -> bool:
-    """Several of its parts are numbered."""
-    return sum(_is_numbered(module.name, [name]) for module in modules) > 1
+def _lists_of_experts(modules: list[ModuleInfo]) -> set[str | None]:
+    """Those of which several parts are numbered."""
+    numbered = Counter(map(_parent_of_numbered, modules))
+    return {module.name for module in modules if numbered[module.name] > 1}
 
 
-def _is_numbered(name: str, lists: list[str]) -> bool:
-    """One of the numbered parts of these lists."""
-    parent, _, last = name.rpartition(".")
-    return parent in lists and last.isdigit()
+def _parent_of_numbered(module: ModuleInfo) -> str | None:
+    """What the module is a numbered part of; None for one with a name."""
+    parent, _, last = module.name.rpartition(".")
+    return parent if last.isdigit() else None
 
 
 def _linears(layer: Structure) -> list[str]:

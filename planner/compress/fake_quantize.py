@@ -12,8 +12,7 @@ from planner.recipe.qparams import scale_count
 from planner.recipe.specs import QuantArgs
 from planner.recipe.targets import LinearModule
 from planner.timeline import Handle
-
-FP32 = 4
+from planner.units import FP32
 
 
 def fake_quantized(frame: Frame, module: LinearModule, args: QuantArgs) -> Handle:

@@ -17,8 +17,8 @@ from planner.cuda import indexing, reductions
 from planner.cuda.operands import Operand, OperatorCall
 from planner.cuda.requests import Requests, temporaries
 from planner.recipe.specs import QuantArgs
+from planner.units import FP32
 
-FP32 = 4
 CANDIDATES = 2
 """Candidates walked: the first one, and one that finds its leftovers. All after it find the same."""
 

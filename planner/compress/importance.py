@@ -14,9 +14,10 @@ from planner.recipe.observers import observer_named
 from planner.recipe.specs import QuantArgs, Scheme
 from planner.recipe.targets import LinearModule
 from planner.timeline import Handle
+from planner.units import FP32, INT64
 
-FP32, COUNT = 4, 8
-"""Bytes of an element of the sum, and of the int64 count of tokens."""
+COUNT = INT64
+"""Bytes of the count of tokens."""
 
 
 def measures_importance(args: QuantArgs | None) -> bool:

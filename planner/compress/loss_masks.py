@@ -18,13 +18,12 @@ from planner.job import Job
 from planner.models.traces import CallValue, Crossing, ModelTrace, Segment, full_name
 from planner.notes import Note
 from planner.timeline import Handle
-from planner.units import human_bytes
+from planner.units import INT64, human_bytes
 
 if TYPE_CHECKING:
     from planner.models.graph import ModelGraph
 
 LOSS_MASK = "loss_mask"
-INT64 = 8
 
 
 def mask_receivers(graph: "ModelGraph", keeps_arguments: bool, job: Job) -> tuple[frozenset[str], tuple[Note, ...]]:

@@ -78,12 +78,17 @@ def heaviest_rank(program: Program, job: Job) -> Rank | None:
 
     They differ by the modules that are dealt to them. Counted without PyTorch's allocator.
     """
+    return heaviest(program, job, CudaBuild(sm=job.capability))[0]
+
+
+def heaviest(program: Program, job: Job, cuda: CudaBuild | None) -> tuple[Rank | None, Outcome | None]:
+    """The heaviest rank, and what it takes, which is None where nothing had to be simulated to know it."""
     if job.ranks == 1:
-        return None
+        return None, None
+    ranks = [Rank(number, job.ranks) for number in range(job.ranks)]
     if not any(run.spec.shares_work for run in program.runs):
-        return Rank(0, job.ranks)
-    peaks = []
-    for number in range(job.ranks):
-        context = Context(job, rank=Rank(number, job.ranks), cuda=CudaBuild(sm=job.capability))
-        peaks.append(max(step.gpu.bytes for step in simulate(program, context).steps))
-    return Rank(peaks.index(max(peaks)), job.ranks)
+        return ranks[0], None
+    outcomes = [simulate(program, Context(job, rank=rank, cuda=cuda)) for rank in ranks]
+    peaks = [max(step.gpu.bytes for step in outcome.steps) for outcome in outcomes]
+    first = peaks.index(max(peaks))
+    return ranks[first], outcomes[first]

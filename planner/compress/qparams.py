@@ -10,8 +10,7 @@ from planner.compress.context import Frame
 from planner.recipe.dtypes import itemsize, zero_point_itemsize
 from planner.recipe.specs import QuantArgs
 from planner.timeline import Handle
-
-FP32 = 4
+from planner.units import FP32
 
 
 @dataclass(slots=True)

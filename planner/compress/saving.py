@@ -15,9 +15,7 @@ from planner.recipe.dtypes import itemsize
 from planner.recipe.qparams import weight_qparam_bytes
 from planner.recipe.specs import Scheme
 from planner.recipe.targets import LinearModule
-
-INT32 = 4
-"""Bytes of an element into which narrow integers are packed (compressors/pack_quantized)."""
+from planner.units import INT32
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +53,7 @@ def _end(name: str, nbytes: int, module: LinearModule | None, dtype: str) -> _En
     if module is None or args is None:
         return _End(name, (nbytes,), nbytes // itemsize(dtype), None)
     weight = module.rows * module.columns * args.num_bits // 8
+    # narrow integers are packed into int32 (compressors/pack_quantized)
     elements = weight // INT32 if args.type == "int" and args.num_bits < 8 else weight
     kept = {key: size for key, size in weight_qparam_bytes(module).items() if key != "zero_point" or not args.symmetric}
     return _End(name, (weight, *kept.values()), elements, module.scheme)

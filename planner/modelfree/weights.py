@@ -24,6 +24,7 @@ from planner.recipe.dtypes import zero_point_itemsize
 from planner.recipe.qparams import scale_count
 from planner.recipe.specs import QuantArgs, Scheme
 from planner.timeline import Handle
+from planner.units import INT32, INT64
 
 Way = Literal["kernel", "eager", "meta"]
 
@@ -31,7 +32,6 @@ COPY, QPARAMS, RESULT, TEMPORARY = "weight copies", "scales", "compressed", "tem
 """Kinds of what one weight holds."""
 WORDS = 32
 """pack_quantized/helpers.py pack_to_int32: values that are packed together."""
-INT32, INT64 = 4, 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

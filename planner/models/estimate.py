@@ -15,12 +15,12 @@ from planner.errors import UnsupportedError
 from planner.job import Job
 from planner.models.traces import Call, CallValue, Crossing, Event, ModelTrace, Segment
 from planner.notes import Note
+from planner.units import FP32
 
 if TYPE_CHECKING:
     from planner.models.graph import ModuleInfo, Structure, Unit
 
 TOKEN_BYTES = 8
-FP32 = 4
 
 
 def estimate_trace(

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from planner.cuda.requests import NOTHING, Requests
 from planner.errors import UnsupportedError
 from planner.models.failures import first_line, is_called_by_model, pass_on, stands_in
+from planner.models.meta_results import result_of
 from planner.models.operands import counted_workspaces, cuda_requests, masks
 from planner.models.traces import Event
 
@@ -191,9 +192,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         converted = _map(args, _to_meta)
         device = {"device": torch.device("meta")} if kwargs.get("device") is not None else {}
         result = self._run(func, name, converted, {**_map_dict(kwargs, _to_meta), **device})
-        if mutates_known:
-            return target
-        if func._schema.is_mutable and target is not None and isinstance(result, torch.Tensor) and not target.is_cpu:
+        is_written = func._schema.is_mutable and isinstance(result, torch.Tensor)
+        if mutates_known or (target is not None and is_written and not target.is_cpu):
             return target
         return result
 
@@ -216,7 +216,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
 
     def _run(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         try:
-            return pass_on(func, args, kwargs)
+            return result_of(func, args, kwargs)
         except RuntimeError as error:
             if not is_called_by_model():
                 raise

@@ -17,9 +17,9 @@ from planner.compress.watching import Form, StepLog
 from planner.pictures.reading import levels
 from planner.pictures.schema import KindPicture, Stairs, StepCurves, WhatPicture
 from planner.timeline import Handle
+from planner.units import FP32
 from planner.upstream_lines import Line, line_of
 
-FP32 = 4
 MOMENTS = 600
 """Of a step on one device."""
 MANY = 150

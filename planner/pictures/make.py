@@ -7,7 +7,6 @@ from typing import Any
 from planner.accepted import AnyModel, AnyRecipe, called, recipes_of
 from planner.choose.compare import Comparison
 from planner.compress.holdings import Peak
-from planner.compress.oneshot import heaviest_rank
 from planner.compress.program import StepMemory
 from planner.compress.schema import CpuStep, GpuStep, Plan, Step
 from planner.compress.watching import Form
@@ -81,7 +80,7 @@ def picture_of(graph: ModelGraph, recipe: Recipe, plan: Plan) -> Picture | None:
         return None
     program, _, _ = checked_program(graph, recipe, plan.job)
     album = Album()
-    steps = walked(program, plan, heaviest_rank(program, plan.job), album.see)
+    steps = walked(program, plan, album.see)
     return _assembled(plan, steps, album, _shapes(graph))
 
 

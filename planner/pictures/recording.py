@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from planner.compress.holdings import DeviceName, Owner, Sight
-from planner.compress.oneshot import heaviest_rank
 from planner.compress.schema import Plan
 from planner.compress.watching import Form, StepLog
 from planner.models.graph import ModelGraph
@@ -43,7 +42,7 @@ def recorded(
     A step that was not walked is the one that it copies, under its own names. Pure: no torch, no files.
     """
     program, _, _ = checked_program(graph, recipe, plan.job)
-    seen = walked(program, plan, heaviest_rank(program, plan.job), _events)
+    seen = walked(program, plan, _events)
     found = []
     for index in steps:
         peak = on_device(seen[index], device) if index < len(seen) else None

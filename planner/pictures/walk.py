@@ -15,12 +15,13 @@ from planner.cuda.allocator import OutOfMemory
 from planner.cuda.build import CudaBuild
 
 
-def walked(program: Program, plan: Plan, rank: Rank | None, watcher: Watcher) -> Sequence[StepMemory]:
+def walked(program: Program, plan: Plan, watcher: Watcher) -> Sequence[StepMemory]:
     """The plan's steps again, as far as they come, shown to the watcher.
 
     On the plan's card; where the job runs out of memory there, on one with room, which the plan's steps are of then.
     """
     job, context = plan.job, plan.job.cuda_context_bytes
+    rank = Rank(plan.ranks.simulated, job.ranks) if plan.ranks else None
     is_strict = plan.verdict is not None and plan.verdict.outcome != "out of memory"
     gpu = card(job.gpu_memory_bytes, context, job.allocator_settings, is_strict=is_strict)
     second = card(job.gpu_memory_bytes, context, job.allocator_settings) if job.has_second_gpu else None

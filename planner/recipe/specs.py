@@ -4,6 +4,7 @@ Fields are named as in LLM Compressor and compressed-tensors. `planner.recipe.lo
 modifier that `planner.compress.modifiers` knows.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
@@ -121,7 +122,7 @@ class HiddenModule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModifierSpec:
+class ModifierSpec(ABC):
     """One modifier of a recipe: what it says, and what LLM Compressor's class of that name does with a model.
 
     A subclass has LLM Compressor's fields with their defaults and answers the questions below. All of them are
@@ -137,13 +138,13 @@ class ModifierSpec:
     """Notes on fields of the recipe that LLM Compressor accepts and ignores."""
 
     @classmethod
+    @abstractmethod
     def read(cls, fields: Any, where: str) -> Self:
         """The record for a recipe's entry at `where`.
 
         Raises RecipeError where LLM Compressor would refuse the entry, with the path of what is wrong;
         UnsupportedError for what planner does not model.
         """
-        raise NotImplementedError(cls.__name__)
 
     @property
     def requires_calibration_data(self) -> bool:
@@ -232,9 +233,9 @@ class ModifierSpec:
         leave none."""
         return ()
 
+    @abstractmethod
     def select(self, modules: Sequence[ModuleRef]) -> Selection:
         """What it works on; `modules` are all of the model's in the order of named_modules()."""
-        raise NotImplementedError(type(self).__name__)
 
     def attached(self, selection: Selection) -> Selection:
         """The schemes that stay on the modules once it is initialized, before any modifier runs."""

@@ -17,9 +17,8 @@ from planner.serving.activations import Attention
 from planner.serving.prefill_run import PrefillModel, PrefillRun
 from planner.serving.served_kernels import FLASH
 from planner.serving.shards import build_shard
-from planner.units import in_blocks
+from planner.units import FP32, in_blocks
 
-FP32 = 4
 OWN_CODE = (
     "transformers has no flash attention for this model: its own attention is traced, without the scores of all new "
     "tokens, which servers' kernels do not hold."

@@ -9,7 +9,7 @@ from typing import Any
 from planner.choose.estimator import Estimator
 from planner.choose.fit import FITTING, Search, on_idle, ranked, without_idle
 from planner.choose.schema import Choice
-from planner.choose.strategies import ASKED, BATCHED, Strategy
+from planner.choose.strategies import ASKED, BATCHED, strategy_of
 from planner.compress.modifiers.gptq import GPTQSpec
 from planner.compress.schema import Plan
 from planner.errors import PlannerError
@@ -160,12 +160,7 @@ class Answers:
             if time.monotonic() > end:
                 break
             self.kept.say(f"looking for the smallest card: {choice.strategy}")
-            strategy = Strategy(
-                name=choice.strategy,
-                changes=choice.changes,
-                recipe_changes=choice.recipe_changes,
-                is_same_result=choice.is_same_result,
-            )
+            strategy = strategy_of(choice)
             found = exact[choice.strategy] = estimator.choice(search.asked, strategy, search.machine)
             card = estimator.trial(search.asked, strategy).smallest_card
             yield line("card", choice=found, bytes=card, missing=_missing_of(found))

@@ -76,6 +76,17 @@ def test_nothing_is_looked_for_where_nobody_said_what_there_is() -> None:
     assert (answer.fits, answer.fixes, answer.closest) == ("not said", (), ())
 
 
+def test_the_largest_value_is_one_that_a_plan_lets_through() -> None:
+    """Near the limit of this card shorter walks than a plan's let the job through that is all on it."""
+    job = Job(samples=64, seq_len=512, weights="gpu", offload_device="gpu")
+    on = machine(2040 * MIB)
+    largest = search(on, job, config=MIXTURE).largest("samples")
+    assert largest.value is not None
+    fitting, larger = (job.model_copy(update={"samples": largest.value + more}) for more in (0, 1))
+    assert plan(MIXTURE, "gptq_w4a16", fitting, machine=on).fits in FITTING
+    assert plan(MIXTURE, "gptq_w4a16", larger, machine=on).fits == "no"
+
+
 # ---------------------------------------------------------------------- fixes
 def too_large_a_batch() -> tuple[Machine, Job]:
     """A card for a batch of one."""

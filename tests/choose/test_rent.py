@@ -8,12 +8,14 @@ import pytest
 from planner.choose.fit import Search
 from planner.choose.rent import Wish, rent
 from planner.choose.schema import Rent
-from planner.choose.strategies import ASKED
+from planner.choose.strategies import ASKED, strategy_of
 from planner.errors import JobError
 from planner.hardware.machine import HourlyPrice, Machine
+from planner.job import Job
+from planner.planning import plan
 from planner.reports.rent import conclusion, render
 from planner.units import GIB, MIB
-from tests.choose.small import JOB, LARGE, estimator
+from tests.choose.small import JOB, LARGE, MIXTURE, estimator
 
 
 @cache
@@ -54,6 +56,20 @@ def test_a_machine_that_lacks_a_little_is_a_near_miss_by_what_it_lacks_least() -
     assert near.machine.name == "tiny"
     assert near.choice.demand("GPU") is not None
     assert near.choice.strategy != "all of the job on the GPU"
+
+
+def test_an_offer_near_the_limit_of_a_card_is_what_a_plan_says_of_it() -> None:
+    """On this card the job that is all on it gets through by the shorter walks of a search, and not by a plan's."""
+    job, card = Job(samples=64, seq_len=512), machine("limit", 1.0, gpu=2040 * MIB)
+    trials = estimator(config=MIXTURE)
+    search = Search(trials, job, card, with_budget=False)
+    (all_on_it,) = [each for each in search.quick_choices() if each.strategy == "all of the job on the GPU"]
+    assert (all_on_it.fits, search.as_planned(all_on_it).fits) == ("slow", "no")
+
+    (offer,) = rent(trials, job, [card], Wish()).offers
+    assert offer.choice.strategy != all_on_it.strategy
+    planned = plan(MIXTURE, "gptq_w4a16", strategy_of(offer.choice).job(job), machine=card)
+    assert planned.fits == offer.choice.fits != "no"
 
 
 def test_a_machine_of_which_nobody_said_the_card_is_no_offer() -> None:

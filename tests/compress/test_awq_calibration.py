@@ -18,7 +18,7 @@ from planner.compress.modifiers.base import ModifierModel
 from planner.compress.oneshot import simulate
 from planner.job import Job
 from planner.models.traces import Call
-from planner.recipe.specs import ModifierSpec, ModuleRef, Selection
+from planner.recipe.specs import ModuleRef, Selection
 from planner.recipe.targets import LinearModule
 from tests import toys
 from tests.built import graph_of
@@ -40,7 +40,7 @@ MEASURED = [
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AwqLikeSpec(ModifierSpec):
+class AwqLikeSpec(toys.UnreadSpec):
     """Watches what AWQ hooks in a Llama."""
 
     type: ClassVar[str] = "AwqLikeModifier"

@@ -48,7 +48,7 @@ class BlockToy(Toy):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SmoothingSpec(ModifierSpec):
+class SmoothingSpec(toys.UnreadSpec):
     """Keeps every block's arguments, and the extremes of what norms give."""
 
     type: ClassVar[str] = "SmoothingModifier"
@@ -165,11 +165,19 @@ def test_what_has_no_matrix_of_weights_is_not_compressed() -> None:
     assert all(m.weight_bytes for run in program.runs for unit in run.units for m in unit.modules)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuietSpec(toys.UnreadSpec):
+    """Answers nothing that it need not."""
+
+    def select(self, modules: Sequence[ModuleRef]) -> Selection:
+        return Selection(weights={})
+
+
 def test_a_spec_that_answers_nothing_wants_data_and_has_no_model() -> None:
-    spec = ModifierSpec()
+    spec = QuietSpec()
     assert (spec.requires_calibration_data, spec.has_hessians, spec.unties_embeddings) == (True, False, False)
     assert (spec.prunes, spec.kv_cache, spec.notes) == (False, None, ())
-    with pytest.raises(UnsupportedError, match="ModifierSpec has no memory model"):
+    with pytest.raises(UnsupportedError, match="QuietSpec has no memory model"):
         make_model(spec, Context(toys.job()))
 
 

@@ -23,7 +23,7 @@ from planner.errors import UnsupportedError
 from planner.job import Job
 from planner.models.graph import ModelGraph
 from planner.models.traces import Call, CallValue, Event, memory_events
-from planner.recipe.specs import ModifierSpec, ModuleRef, Selection
+from planner.recipe.specs import ModuleRef, Selection
 from planner.recipe.targets import LinearModule
 from planner.timeline import Handle, fold
 from tests import toys
@@ -43,7 +43,7 @@ CROSSINGS = MASK + COS + SIN + POSITIONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeepingSpec(ModifierSpec):
+class KeepingSpec(toys.UnreadSpec):
     """Watches every attention block and the norm before it."""
 
     type: ClassVar[str] = "KeepingModifier"

@@ -19,7 +19,7 @@ from planner.models.load import load_model
 from planner.models.traces import ModelTrace, Segment
 from planner.notes import Note
 from planner.planning import plan_graph
-from planner.recipe.specs import ModifierSpec, ModuleRef, Selection
+from planner.recipe.specs import ModuleRef, Selection
 from tests import toys
 from tests.toys import EMBEDDING, UNFOLDED, Toy
 
@@ -132,7 +132,7 @@ def test_estimated_layers_fold_and_leave_nothing(untraceable: str) -> None:
 
 def test_an_estimate_says_which_hooks_do_not_run_in_it(untraceable: str) -> None:
     @dataclass(frozen=True, slots=True, kw_only=True)
-    class Watching(ModifierSpec):
+    class Watching(toys.UnreadSpec):
         type: ClassVar[str] = "WatchingModifier"
 
         def select(self, modules: Sequence[ModuleRef]) -> Selection:

@@ -5,7 +5,6 @@ from itertools import pairwise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from planner.compress.oneshot import heaviest_rank
 from planner.compress.schema import CpuStep, GpuStep, Plan, Step
 from planner.compress.watching import StepLog
 from planner.job import Job
@@ -42,7 +41,7 @@ def watched(case: Case) -> list[list[StepLog]]:
     logs: list[StepLog] = []
     plan = plan_graph(toy.graph, chosen, asked, on_card=True)
     program, _, _ = checked_program(toy.graph, chosen, asked)
-    walked(program, plan, heaviest_rank(program, asked), lambda log: logs.append(log))
+    walked(program, plan, lambda log: logs.append(log))
     devices = 3 if asked.has_second_gpu else 2
     return [logs[start : start + devices] for start in range(0, len(logs), devices)]
 

@@ -4,9 +4,11 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from planner.compress.modifiers.awq import AwqSpec
 from planner.compress.modifiers.gptq import GPTQSpec
 from planner.compress.modifiers.wanda import WandaSpec
 from planner.job import Job
+from planner.recipe.awq_mappings import AwqMapping
 from planner.recipe.specs import ModifierSpec, QuantArgs, Recipe
 from tests import toys
 from tests.toys import Layer, Linear, Toy
@@ -113,8 +115,28 @@ def modifiers() -> st.SearchStrategy[ModifierSpec]:
     return st.one_of(weights().map(toys.rtn), weights().map(toys.static_rtn), gptqs(), sparsegpts(), wandas())
 
 
-def recipes() -> st.SearchStrategy[Recipe]:
-    return st.lists(modifiers(), min_size=1, max_size=2).map(lambda specs: toys.recipe(*specs))
+@st.composite
+def smoothed(draw: st.DrawFn) -> tuple[ModifierSpec, ...]:
+    """AWQ, which scales one Linear of each layer by another's inputs, and what quantizes after it."""
+    quantizer = draw(st.one_of(weights().map(toys.rtn), weights().map(toys.static_rtn), gptqs()))
+    has_one_scale = quantizer.groups[0].weights.strategy == "tensor"  # the library refuses duo scaling of these
+    smooth, balance = draw(st.permutations(NAMES[:2]))
+    awq = AwqSpec(
+        where="toy.yaml: awq",
+        mappings=(AwqMapping(f"re:.*{smooth[1:]}$", (f"re:.*{balance[1:]}$",)),),
+        offload_device=draw(st.sampled_from((None, "cpu", "not_provided"))),
+        duo_scaling=not has_one_scale and draw(st.sampled_from((True, False, "both"))),
+        n_grid=4,
+    )
+    return awq, quantizer
+
+
+def recipes(model: Toy) -> st.SearchStrategy[Recipe]:
+    """One modifier or two; AWQ where all layers have the two Linears of its mapping."""
+    some: st.SearchStrategy[Any] = st.lists(modifiers(), min_size=1, max_size=2)
+    if all(len(model.layer(index).linears) > 1 for index in range(model.layers)):
+        some = st.one_of(some, some, smoothed())
+    return some.map(lambda specs: toys.recipe(*specs))
 
 
 @st.composite
@@ -122,4 +144,5 @@ def cases(draw: st.DrawFn, **fixed: Any) -> tuple[Toy, Recipe, Job]:
     """A model, a recipe and a job that belong together."""
     job, some = draw(jobs(**fixed)), ({""}, {"model.layers.0", "lm_head"}, {"model.layers.1", "model.embed_tokens"})
     on_disk = draw(st.sampled_from(some)) if job.weights == "disk" else ()
-    return draw(models(batch_size=job.batch_size, on_disk=frozenset(on_disk))), draw(recipes()), job
+    model = draw(models(batch_size=job.batch_size, on_disk=frozenset(on_disk)))
+    return model, draw(recipes(model)), job

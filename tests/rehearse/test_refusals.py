@@ -104,6 +104,7 @@ def test_the_current_folder_does_not_stand_for_what_is_installed(
     (tmp_path / "torch" / "__init__.py").touch()
     (tmp_path / "glob.py").write_text("raise SystemExit('taken')")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # where it names the current folder, that is asked for
     with pytest.raises(RehearseError, match="is no CUDA build"):
         build.interpreter(None)
 

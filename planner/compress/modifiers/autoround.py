@@ -32,8 +32,7 @@ from planner.recipe.specs import ModuleRef, Scheme
 from planner.recipe.targets import LinearModule
 from planner.recipe.validation import must_calibrate, validated
 from planner.timeline import Handle
-
-FP32 = 4
+from planner.units import FP32
 
 PASS = 8
 """auto_round algorithms/block_runner.py from_orchestrator: samples that go through a layer together, whatever the

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from math import prod
 
 from planner.compress.context import WORKSPACE, Frame
-from planner.compress.loss_masks import INT64
 from planner.cuda.indexing import selection
 from planner.cuda.operands import Operand
 from planner.hints import few
 from planner.notes import Note
+from planner.units import INT64
 
 
 def marked_activations(names: Frame, rows: int, nbytes: int, *, is_copied: bool) -> None:

@@ -17,8 +17,7 @@ from planner.cuda.reductions import buffer_sizes
 from planner.cuda.requests import RESULT, temporaries, then
 from planner.models.traces import Call
 from planner.recipe.targets import LinearModule
-
-FP32, INT64 = 4, 8
+from planner.units import FP32, INT64
 
 
 @dataclass(slots=True)

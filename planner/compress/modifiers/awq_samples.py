@@ -11,9 +11,9 @@ from planner.cuda.operands import Operand
 from planner.cuda.reductions import buffer_sizes
 from planner.cuda.requests import temporaries
 from planner.timeline import Handle
+from planner.units import FP32, INT64
 
 _DTYPE = {2: "bfloat16", 4: "float32"}
-FP32, INT64 = 4, 8
 
 
 class Samples:

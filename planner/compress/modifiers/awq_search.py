@@ -26,8 +26,7 @@ from planner.recipe.qparams import weight_qparam_bytes
 from planner.recipe.specs import Scheme
 from planner.recipe.targets import LinearModule
 from planner.timeline import Handle
-
-FP32, FP64, INT64 = 4, 8, 8
+from planner.units import FP32, FP64, INT64
 
 ALIKE = 3
 """Equal mappings that are walked before others are passed over."""

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from planner.compress.context import Context
 from planner.compress.modifiers.gptq_batch import Batch
-from planner.compress.modifiers.hessian import FP32, Hessians
+from planner.compress.modifiers.hessian import Hessians
 from planner.compress.modifiers.mixin import (
     QuantizationMixinSpec,
     attention_notes,
@@ -34,6 +34,7 @@ from planner.recipe.schemes import QuantizationFields
 from planner.recipe.specs import HiddenModule, ModifierSpec, ModuleRef, Scheme, Selection
 from planner.recipe.targets import LinearModule
 from planner.recipe.validation import must_calibrate, validated
+from planner.units import FP32
 from planner.upstream import GPTQ_AUTO_SHARE_PERCENT
 
 # Strategies that gptq/base.py `resolve_actorder` runs for; no other one suits a Linear's weights.

@@ -7,13 +7,14 @@ from typing import Protocol
 
 from planner.compress.context import Context, Frame
 from planner.compress.holdings import Owner
-from planner.compress.modifiers.hessian import FP32, Hessians, hessian_bytes
+from planner.compress.modifiers.hessian import Hessians, hessian_bytes
 from planner.compress.qparams import QParams
 from planner.cuda import linalg
 from planner.recipe.dtypes import zero_point_itemsize
 from planner.recipe.qparams import scale_count
 from planner.recipe.specs import QuantArgs
 from planner.recipe.targets import LinearModule
+from planner.units import FP32
 from planner.upstream import GPTQ_MIN_BATCHED_CHOLESKY, GPTQ_TRITON_MAX_BLOCK
 
 

@@ -5,8 +5,7 @@ from planner.compress.holdings import Owner
 from planner.models.traces import Call
 from planner.recipe.targets import LinearModule
 from planner.timeline import Handle
-
-FP32 = 4
+from planner.units import FP32
 
 
 def hessian_bytes(columns: int) -> int:

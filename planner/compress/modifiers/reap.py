@@ -23,9 +23,10 @@ from planner.recipe.specs import ModelTraits, ModifierSpec, ModuleRef, Selection
 from planner.recipe.targets import LinearModule
 from planner.recipe.validation import ModifierFields, must_calibrate, validated
 from planner.timeline import Handle
+from planner.units import FP32, FP64, INT64
 from planner.upstream import REAP_EXPERTS_ATTRS, REAP_ROUTER_ATTRS
 
-FP32, FP64, INDEX = 4, 8, 8
+INDEX = INT64
 _EXPERT = re.compile(r"\.experts\.(\d+)(\.|$)")
 
 

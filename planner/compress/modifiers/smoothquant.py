@@ -28,9 +28,9 @@ from planner.recipe.specs import ModelTraits, ModifierSpec, ModuleRef, Selection
 from planner.recipe.targets import LinearModule
 from planner.recipe.validation import ModifierFields, check_patterns, must_calibrate, validated
 from planner.timeline import Handle
+from planner.units import FP32, INT64
 
-FP32 = 4
-INDEX = 8
+INDEX = INT64
 EXTREME = 16
 """Bytes of a partial result of torch.max over a dimension: value and int64 index (native/cuda/ReduceOps.cpp)."""
 

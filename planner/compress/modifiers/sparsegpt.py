@@ -9,13 +9,14 @@ from pydantic import Field
 from planner.compress.context import Context, Frame
 from planner.compress.holdings import Owner
 from planner.compress.modifiers.base import ModifierModel
-from planner.compress.modifiers.hessian import FP32, Hessians, hessian_bytes
+from planner.compress.modifiers.hessian import Hessians, hessian_bytes
 from planner.compress.modifiers.sparsity import SparsityFields, SparsitySpec, deep_inputs, failure, shared_fields
 from planner.cuda import linalg
 from planner.models.traces import Call
 from planner.notes import Note
 from planner.recipe.targets import LinearModule
 from planner.recipe.validation import validated
+from planner.units import FP32
 
 
 class SparseGPTFields(SparsityFields):

@@ -19,9 +19,9 @@ from planner.notes import Note
 from planner.recipe.targets import LinearModule
 from planner.recipe.validation import validated
 from planner.timeline import Handle
+from planner.units import FP32, INT64
 
-FP32 = 4
-INDEX = 8
+INDEX = INT64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

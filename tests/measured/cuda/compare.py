@@ -70,7 +70,7 @@ def graph_of(model: str, job: Job) -> ModelGraph:
     return _unrouted(model, built.cutting(job))
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def _unrouted(model: str, job: Job) -> ModelGraph:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(load, "num_experts", lambda _config: 0)
