@@ -101,8 +101,8 @@ class TransformSpec(ModifierSpec):
         )
 
     def garbage(self, sizes: Iterable[int]) -> Iterator[Note]:
-        """Matrices of these sizes that have done their work. Their factory refers to itself through a bound method, so
-        that only Python's collector frees them (factory/hadamard.py HadamardFactory).
+        """Matrices of these sizes that have done their work. Their factory refers to itself by way of a bound method:
+        only Python's collector frees them (factory/hadamard.py HadamardFactory).
 
         When it comes is not known: a factory that outlives two young collections, while it works on many modules,
         waits for one of all objects.
