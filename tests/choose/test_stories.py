@@ -66,7 +66,9 @@ def test_too_many_long_samples_are_told_what_helps(capsys: pytest.CaptureFixture
 # (d) FP8 against GPTQ against NVFP4, to be served on an L40S
 def test_three_recipes_for_one_model_are_compared_by_what_people_choose_by(capsys: pytest.CaptureFixture[str]) -> None:
     recipes = "-r rtn_fp8_dynamic -r gptq_w4a16 -r rtn_nvfp4"
-    plans = answer(capsys, f"compare llama-3-8b {recipes} --samples 64 --gpu l40s --ram 256GiB")["plans"]
+    plans = answer(capsys, f"compare qwen3-30b-a3b {recipes} --linearized --samples 64 --gpu l40s --ram 256GiB")[
+        "plans"
+    ]
     assert [plan["recipe"] for plan in plans] == ["rtn_fp8_dynamic", "gptq_w4a16", "rtn_nvfp4"]
     for plan in plans:
         assert plan["fits"] in FITTING
