@@ -9,9 +9,10 @@ change by what each round of them changed.
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
-from planner.compress.context import Context, Share
+from planner.compress.context import Context
 from planner.compress.rounds import WALKED, Batch, Quiet, again, next_round, play_on
 from planner.compress.tape import actions_of
+from planner.compress.traced_forward import Share
 from planner.compress.traffic import Moved
 from planner.job import Job
 from planner.timeline import Handle

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from planner.compress.disk import disk_share
-from planner.compress.loss_masks import uncounted, with_loss_masks
+from planner.compress.loss_masks import mask_receivers, with_loss_masks
 from planner.compress.program import Program, Run
 from planner.compress.pruning import check_pruning
 from planner.compress.tuning import trainable, tuned_layers
@@ -49,8 +49,9 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
     embedding = next((u for u in graph.units if u.name == graph.embedding), None)
     embedding_bytes = embedding.bytes if embedding else 0
     tensors, disk = _qparam_tensors(quantized), disk_share(graph, runs, quantized)
+    receivers, masked = mask_receivers(graph, any(spec.keeps_arguments for spec in specs), job)
     program = Program(
-        trace=with_loss_masks(graph.trace, job),
+        trace=with_loss_masks(graph.trace, job, receivers),
         runs=runs,
         weight_bytes=graph.bytes + graph.buffer_bytes,
         fused_expert_bytes=graph.fused_expert_bytes,
@@ -68,7 +69,7 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
         disk_qparam_bytes=disk.qparams,
         disk_written_bytes=disk.qparams + disk.rewritten,
     )
-    return program, tuple(note for _, notes in bound for note in notes)
+    return program, (*(note for _, notes in bound for note in notes), *masked)
 
 
 def _of_what_is_left(specs: Sequence[ModifierSpec], selections: Sequence[Selection], job: Job) -> Iterator[Selection]:
@@ -136,10 +137,7 @@ def _masked(graph: "ModelGraph", spec: ModifierSpec, selection: Selection, job: 
     """What samples with a loss mask change, where there is a forward over them."""
     if job.pipeline == "datafree" or not spec.requires_calibration_data:
         return
-    notes = tuple(spec.masked(_outputs(graph, selection), job.batch_size, job.seq_len))
-    yield from notes
-    if notes and job.pipeline == "basic":
-        yield uncounted(job)
+    yield from spec.masked(_outputs(graph, selection), job.batch_size, job.seq_len)
 
 
 def _traits(graph: "ModelGraph") -> ModelTraits:
@@ -182,7 +180,12 @@ def _unit_targets(graph: "ModelGraph", selection: Selection) -> Iterator[UnitTar
 
 def _states(unit: "Unit", graph: "ModelGraph", selection: Selection) -> Iterator[LinearModule]:
     """Queries, keys and values of the unit's attentions that are quantized."""
-    for info in graph.structures[unit.structure].modules if selection.attention else ():
+    for info in graph.structures[unit.structure].modules if selection.attention or selection.keys else ():
+        if unit.name + info.name in selection.keys:
+            heads = graph.facts.kv_heads or 1
+            yield LinearModule(
+                name=f"{info.name}.{KEY_STATES}", rows=0, columns=0, itemsize=graph.itemsize, heads=heads
+            )
         attention = selection.attention.get(unit.name + info.name)
         if attention is None:
             continue

@@ -14,19 +14,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Self, TypeVar
 
 from planner.compress.devices import STREAMS, CountingDevice
 from planner.compress.holdings import DeviceName, Owner
 from planner.compress.ledger import Keep, Ledger
 from planner.compress.losses import Losses
 from planner.compress.ranks import Rank
+from planner.compress.traced_forward import TracedForward
 from planner.compress.traffic import Traffic
 from planner.cuda.build import CudaBuild
 from planner.cuda.requests import Requests
 from planner.job import Job
-from planner.models.traces import CallValue
-from planner.models.tuned import TunedBlock
 from planner.timeline import Handle
 
 T = TypeVar("T")
@@ -68,29 +67,6 @@ PLACED_IN_PART = Shortcuts(settled=3)
 """The same for jobs with thousands of modules, where that would take minutes."""
 EVERYTHING = Shortcuts(subgraphs=False, batches=False, calls=False, blocks=False, modules=False)
 """Walk all of the job."""
-
-Share = tuple[int, int]
-"""The part of a whole batch that runs: (samples, batch size)."""
-
-
-class TracedForward(Protocol):
-    """The forward that the pipeline runs, as a modifier uses it."""
-
-    def retain(self, value: CallValue, holding: Handle) -> None:
-        """In a hook: keep this very tensor of the call, counted in a growing holding on the computing device."""
-
-    def replace(self, value: CallValue, new: Handle) -> None:
-        """In a hook: the call returns this tensor in the place of another."""
-
-    def replay(self, module: str, share: Share = (1, 1)) -> tuple[Handle, ...]:
-        """Run one module's forward again, on the caller's arguments; what it returns is the caller's."""
-
-    def tuned(self, layer: str) -> TunedBlock | None:
-        """How a modifier of this job trains the layer; None where it does not."""
-
-    @property
-    def left_out(self) -> str:
-        """The category of traced events that are not this device's."""
 
 
 class Frame:
@@ -329,15 +305,20 @@ class Context:
         else:
             self.ledger.free(handle)
 
-    def rebind(self, name: str, handle: Handle) -> None:
+    def rebind(self, name: str, handle: Handle, stored: int | None = None) -> None:
         """parameter.data = a new tensor: on the GPU copy alone where there is one (`keep_onloaded_values`).
 
-        Elsewhere the new tensor takes the place of the old one, which is counted with the model.
+        Elsewhere it takes the old one's place in the model for good. Qparams of `stored` bytes may change their size.
         """
-        old = self.onloaded.get(name)
-        self.ledger.free(handle if old is None else old)
+        old, size, qparams = self.onloaded.get(name), self.ledger.size(handle), self.losses.qparams
         if old is not None:
             self.onloaded[name] = handle
+        elif stored and qparams is not None and not self.is_on_disk(name):
+            self.ledger.grow(qparams, -self.losses.resized.get(name, stored))
+            self.ledger.give(handle, qparams)
+            self.losses.resized[name] = size
+            return
+        self.ledger.free(handle if old is None else old)
 
     def written(self, nbytes: int, copies: int = 1) -> None:
         """compressed_tensors offload/cache/base.py OffloadCache.__setitem__: a new value goes where the old one is."""

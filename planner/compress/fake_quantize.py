@@ -1,4 +1,4 @@
-"""Quantize and dequantize a weight at once, allocation by allocation.
+"""Quantize and dequantize a tensor at once, allocation by allocation.
 
 Mirrors compressed_tensors/quantization/lifecycle/{forward,forward_helpers}.py and quant_args.py. What is returned has
 the weight's dtype; what is computed has the wider of the weight's and the scale's.
@@ -20,7 +20,7 @@ def fake_quantized(frame: Frame, module: LinearModule, args: QuantArgs) -> Handl
     if args.strategy == "block":
         return _in_whole_blocks(frame, module, args)
     numel = module.rows * module.columns
-    return _quantized(frame, module, args, numel, scale_count(module.rows, module.columns, args))
+    return quantized_values(frame, args, numel, scale_count(module.rows, module.columns, args), module.itemsize)
 
 
 def _in_whole_blocks(frame: Frame, module: LinearModule, args: QuantArgs) -> Handle:
@@ -29,14 +29,18 @@ def _in_whole_blocks(frame: Frame, module: LinearModule, args: QuantArgs) -> Han
     rows, columns = -(-module.rows // height) * height, -(-module.columns // width) * width
     if (rows, columns) != (module.rows, module.columns):
         frame.assign("padded", rows * columns * module.itemsize)
-    output = _quantized(frame, module, args, rows * columns, scale_count(module.rows, module.columns, args))
+    count = scale_count(module.rows, module.columns, args)
+    output = quantized_values(frame, args, rows * columns, count, module.itemsize)
     frame.delete("padded")
     return output
 
 
-def _quantized(frame: Frame, module: LinearModule, args: QuantArgs, numel: int, count: int) -> Handle:
-    """forward_helpers.py _quantize_dequantize; _process_group casts its result to the weight's dtype."""
-    small, wide = module.itemsize, module.itemsize
+def quantized_values(frame: Frame, args: QuantArgs, numel: int, count: int, itemsize: int) -> Handle:
+    """forward_helpers.py _quantize_dequantize of `numel` numbers with `count` scales; the caller frees what it returns.
+
+    _process_group casts its result to the numbers' own dtype.
+    """
+    small, wide = itemsize, itemsize
     if args.strategy == "tensor_group":  # scale / global_scale: both are fp32 by now
         wide = FP32
         frame.assign("scale", count * FP32)

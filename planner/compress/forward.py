@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from planner.compress.calls import Calls, equal_calls
-from planner.compress.context import Context, Share
+from planner.compress.context import Context
 from planner.compress.holdings import Mark, Owner
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.program import Subgraph
+from planner.compress.traced_forward import Share
 from planner.compress.watching import Form
 from planner.errors import UnsupportedError
 from planner.models.traces import COUNTED, CUDA, Call, CallValue, Event, ModelTrace, Segment, full_name
@@ -55,6 +56,8 @@ class SubgraphForward:
         """Of the subgraph that ran last, the hooks that are in the model for good."""
         self._alike: dict[int, list[Calls]] = {}
         """Those that these modifiers treat alike, by the index of the segment."""
+        self._leaving: tuple[Hooked, ...] = ()
+        """The same in the order in which they run behind a forward."""
 
     def run(
         self,
@@ -74,7 +77,7 @@ class SubgraphForward:
         crossing; those that the activation cache shares with the forward are not among them. `again`: these modifiers
         have seen the subgraph's modules before, in another batch of this pass.
         """
-        self._staying = tuple(hooks for hooks in hooked if hooks.modifier.stays_in_forward)
+        self._staying = self._leaving = tuple(hooks for hooks in hooked if hooks.modifier.stays_in_forward)
         outputs: dict[int, Handle] = {}
         inner: dict[int, tuple[int, Handle]] = {}
         self._crossed, self._last = dict(inputs or {}), subgraph.segments[-1]
@@ -108,9 +111,20 @@ class SubgraphForward:
         elif value.read >= 0:
             self.cached[self._segment.reads[value.read]] = holding
 
+    def crossing(self, value: CallValue) -> int | None:
+        """The crossing that a tensor of the running call is; None for one that no other segment sees."""
+        if value.read >= 0:
+            return self._segment.reads[value.read]
+        crossings = self.trace.crossings
+        own = (n for n, local in self._segment.writes if local == value.storage)
+        return next((n for n in own if crossings[n].bytes == value.bytes), None)
+
     def replace(self, value: CallValue, new: Handle) -> None:
-        """In a hook: the call returns this tensor in the place of `value`, which goes; an empty one is nobody's."""
-        if value.storage in self._live:
+        """In a hook: this tensor takes the place of `value`, which goes; an empty one is nobody's. One that takes the
+        place of a part of a tensor goes as soon as the call is over.
+        """
+        old = self._live.get(value.storage)
+        if old is not None and self.context.ledger.size(old) == self.context.ledger.size(new):
             self.context.ledger.free(self._live[value.storage])
             self._live[value.storage] = new
         else:
@@ -133,7 +147,8 @@ class SubgraphForward:
         def play(where: slice) -> None:
             for event in segment.events[where]:
                 if event.call is not None:
-                    _run_hooks(segment, event.kind == "enter", event.call, self._staying, share)
+                    begins = event.kind == "enter"
+                    _run_hooks(segment, begins, event.call, self._staying if begins else self._leaving, share)
                 elif event.kind != "free" or event.id in born:  # the caller holds the arguments
                     self._play(segment, event, live, share)
 
@@ -150,6 +165,10 @@ class SubgraphForward:
         handles = tuple(live.pop(storage) for storage in storages)
         self.context.ledger.free_all(live.values())
         return handles
+
+    def enable(self, own: Hooked) -> None:
+        """What these modules do in their own forward from now on, inside of all hooks: in each replay."""
+        self._staying, self._leaving = (*self._staying, own), (own, *self._leaving)
 
     def tuned(self, layer: str) -> TunedBlock | None:
         """How a modifier of this job trains the layer; None where it does not."""
@@ -218,7 +237,9 @@ class SubgraphForward:
             return
         if event.kind == "alloc":
             owner = _owner(segment.target, event.module, event.operator)
-            live[event.id] = context.ledger.alloc(context.device, _scaled(event.bytes, share), event.category, owner)
+            is_whole = bool(event.dims) and event.dims[0] % share[1] != 0  # as cos and sin, the same for all samples
+            nbytes = event.bytes if is_whole else _scaled(event.bytes, share)
+            live[event.id] = context.ledger.alloc(context.device, nbytes, event.category, owner)
             if context.ledger.watch and event.dtype:
                 context.ledger.watch.forms[live[event.id]] = Form(_scaled_dims(event.dims, share), event.dtype)
         elif event.kind == "free":

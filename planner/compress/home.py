@@ -77,13 +77,16 @@ class ModelHome:
 
     def add_qparams(self) -> None:
         """initialize_quantization: empty scales and zero points beside each targeted weight."""
-        program, ledger = self._program, self._context.ledger
+        program, ledger, owner = self._program, self._context.ledger, "quantization parameters"
         if self._device == "cpu":
-            self._keep_on_cpu(program.qparam_bytes - program.disk_qparam_bytes, "qparams", "quantization parameters")
-            return
-        holding = ledger.open("gpu", "qparams", "quantization parameters")
-        for nbytes, tensors in program.qparam_tensors:
-            ledger.grow(holding, nbytes * tensors, tensors)
+            self._keep_on_cpu(program.qparam_bytes - program.disk_qparam_bytes, "qparams", owner)
+            holding = self._on_cpu[-1]
+        else:
+            holding = ledger.open("gpu", "qparams", owner)
+            for nbytes, tensors in program.qparam_tensors:
+                ledger.grow(holding, nbytes * tensors, tensors)
+        self._context.losses.qparams = holding
+        self._context.losses.draining.add(holding)
 
     def untie(self) -> None:
         """utils/transformers.py untie_word_embeddings: both weights cloned in turn, onloaded before if they have to.

@@ -2,41 +2,77 @@
 
 A sample's mask is one more column, an int64 for each token. In the sequential pipeline no forward reads it, as
 `Subgraph.input_names` has the model's own inputs alone: it lies in the activation cache until the pipeline returns. In
-the basic one `model(**batch)` hands it on, and AWQ keeps it among a parent's arguments, which `uncounted` says.
+the basic one `model(**batch)` hands it on to all whose forwards take whatever comes, and AWQ keeps it among the
+arguments of its parents.
 Beside that core/state.py `State.loss_masks` has the masks of all batches. Nobody clears it: it lasts until a later
 pipeline has made its own list, or else for the rest of the process.
 """
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from planner.compress.cache import ActivationCache
 from planner.compress.context import Context
+from planner.errors import UnsupportedError
 from planner.job import Job
-from planner.models.traces import Crossing, ModelTrace
+from planner.models.traces import CallValue, Crossing, ModelTrace, Segment, full_name
 from planner.notes import Note
 from planner.timeline import Handle
 from planner.units import INT64, human_bytes
 
+if TYPE_CHECKING:
+    from planner.models.graph import ModelGraph
+
 LOSS_MASK = "loss_mask"
 
 
-def with_loss_masks(trace: ModelTrace, job: Job) -> ModelTrace:
-    """The trace over batches that carry a loss mask, if the job's do."""
+def mask_receivers(graph: "ModelGraph", keeps_arguments: bool, job: Job) -> tuple[frozenset[str], tuple[Note, ...]]:
+    """Modules whose arguments have the mask, where somebody keeps these, and what is to be said of that."""
+    if not (job.loss_mask and job.pipeline == "basic" and keeps_arguments):
+        return frozenset(), ()
+    if graph.receivers is None or not all(segment.exact for segment in graph.trace.segments):
+        return frozenset(), (_uncounted(job),)
+    try:
+        return graph.receivers(LOSS_MASK), ()
+    except UnsupportedError as error:
+        text = f"the basic pipeline calls the model with all columns of a batch, and with {LOSS_MASK} {error}"
+        note = Note(kind="fails", text=f"This job fails in LLM Compressor: {text}")
+        return frozenset(), (note if "unexpected keyword" in str(error) else _uncounted(job),)
+
+
+def with_loss_masks(trace: ModelTrace, job: Job, receivers: frozenset[str] = frozenset()) -> ModelTrace:
+    """The trace over batches that carry a loss mask, if the job's do; `receivers` have it among their arguments."""
     if not job.loss_mask:
         return trace
     sample = job.seq_len * INT64
     nbytes, number = sample * job.batch_size, max(trace.crossings, default=-1) + 1
     mask = Crossing(number, LOSS_MASK, nbytes, producer=-1, last_reader=-1)
+    value = CallValue(LOSS_MASK, nbytes, (job.batch_size, job.seq_len))
     return replace(
         trace,
+        segments=tuple(_received(segment, number, value, receivers) for segment in trace.segments),
         crossings={**trace.crossings, number: mask},
         sample_bytes=trace.sample_bytes + sample,
         batch_bytes=trace.batch_bytes + nbytes,
     )
 
 
-def uncounted(job: Job) -> Note:
-    """What a plan of the basic pipeline leaves out where AWQ keeps the arguments of parents."""
+def _received(segment: Segment, number: int, mask: CallValue, receivers: frozenset[str]) -> Segment:
+    """The segment, whose calls of these modules are passed the mask."""
+    if not any(name.startswith(segment.target) for name in receivers):
+        return segment
+    value = replace(mask, read=len(segment.reads))
+    events = tuple(
+        replace(event, call=replace(event.call, arguments=(*event.call.arguments, value)))
+        if event.call is not None and full_name(segment.target, event.call.module) in receivers
+        else event
+        for event in segment.events
+    )
+    return replace(segment, events=events, reads=(*segment.reads, number))
+
+
+def _uncounted(job: Job) -> Note:
+    """What a plan leaves out where AWQ keeps the arguments of parents, and nobody knows of which."""
     most = human_bytes(job.samples * job.seq_len * INT64)
     text = f"in the basic pipeline AWQ keeps the loss masks among its parents' arguments; not counted, {most} at most"
     return Note(kind="estimate", text=text)

@@ -11,12 +11,14 @@ class Losses:
 
     model: Handle | None = None
     """The weights that wait on the CPU."""
+    qparams: Handle | None = None
+    """Scales and zero points, where the model lies."""
     keeps_modules: bool = False
     """A modifier refers to modules that another one drops."""
     draining: set[Handle] = field(default_factory=set)
     """Holdings that each subgraph takes its own part of: all others are the same for equal subgraphs."""
     resized: dict[str, int] = field(default_factory=dict)
-    """Bytes of parameters that took the place of larger ones."""
+    """Bytes of parameters that took the place of ones of another size."""
     outgoing: int = 0
     """Bytes of weights that the model has lost, and that have not gone yet."""
 

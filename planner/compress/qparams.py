@@ -28,8 +28,13 @@ class QParams:
         return [h for h in (self.scale, self.zero_point, self.global_scale) if h is not None]
 
 
-def calculate_qparams(frame: Frame, count: int, itemsize: int, args: QuantArgs, *, rounded: bool = True) -> QParams:
-    """Scales and zero points of `count` groups; `rounded=False` leaves out scale_dtype."""
+def calculate_qparams(
+    frame: Frame, count: int, itemsize: int, args: QuantArgs, *, rounded: bool = True, has_global: bool = False
+) -> QParams:
+    """Scales and zero points of `count` groups; `rounded=False` leaves out scale_dtype.
+
+    `has_global`: a global scale is there already (compute_dynamic_scales_and_zp); else it is made here if there is one.
+    """
     small = count * itemsize
     for name in ("mins", "maxs"):
         with frame.during(small, "zeros"):
@@ -47,9 +52,9 @@ def calculate_qparams(frame: Frame, count: int, itemsize: int, args: QuantArgs, 
         with frame.during(small, "min / scale"):
             frame.assign("zero_point", small)
         frame.assign("zero_point", small)
-    has_global = args.strategy == "tensor_group" and rounded
-    width = 4 if has_global else itemsize  # a (1,) fp32 global scale promotes the scales to fp32
-    if has_global:
+    is_scaled = args.strategy == "tensor_group" and rounded
+    width = 4 if is_scaled else itemsize  # a (1,) fp32 global scale promotes the scales to fp32
+    if is_scaled:
         frame.assign("scale", count * 4)
     if args.scale_dtype is not None and rounded:
         _round_scale(frame, count, width, args.scale_dtype)
@@ -57,7 +62,7 @@ def calculate_qparams(frame: Frame, count: int, itemsize: int, args: QuantArgs, 
         frame.assign("without zeros", count * width, label="scale")
     frame.move("without zeros", "scale")
     zero_bytes = _round_zero_point(frame, count, itemsize, args)
-    global_scale = frame.assign("global_scale", 4) if has_global else None
+    global_scale = frame.assign("global_scale", 4) if is_scaled and not has_global else None
     if global_scale is not None:
         frame.hand_over("global_scale")
     result = QParams(frame.hand_over("scale"), frame.hand_over("zero_point"), global_scale, count * width, zero_bytes)

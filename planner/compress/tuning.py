@@ -1,12 +1,13 @@
 """Which layers a modifier trains, and the trace of each kind of them."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from planner.compress.program import Run
 from planner.errors import JobError, UnsupportedError
 from planner.job import Job
 from planner.models.traces import Segment
-from planner.models.tuned import TunedBlock
+from planner.models.tuned import OnlineRotation, TunedBlock
 from planner.recipe.specs import ModuleRef
 
 if TYPE_CHECKING:
@@ -52,9 +53,10 @@ def tuned_layers(graph: "ModelGraph", runs: "Sequence[Run]", job: Job) -> dict[s
         for segment in graph.trace.segments:
             if segment.target not in names:
                 continue
-            key = units[segment.target], run.signature(segment.target), _passed(segment)
+            hooked = _hooked(graph, runs, run, segment.target, job)
+            key = units[segment.target], run.signature(segment.target), _passed(segment), hooked
             if key not in traces:
-                traces[key] = _trace(graph, run, segment.target, job)
+                traces[key] = _trace(graph, run, segment.target, job, hooked)
             trained[segment.target] = traces[key]
     return trained
 
@@ -65,17 +67,28 @@ def _passed(segment: Segment) -> object:
     return None if call is None else tuple((v.name, v.dims, v.bytes) for v in call.arguments)
 
 
-def _trace(graph: "ModelGraph", run: Run, layer: str, job: Job) -> TunedBlock:
+def _hooked(graph: "ModelGraph", runs: "Sequence[Run]", run: Run, layer: str, job: Job) -> tuple[OnlineRotation, ...]:
+    """What other modifiers have hooked by then: the earlier ones, where each has its own pipeline."""
+    earlier = runs[: runs.index(run)] if job.pipeline == "independent" else runs
+    modules = _modules(graph, layer)
+    return tuple(rotation for other in earlier for rotation in other.spec.online(layer, modules))
+
+
+def _modules(graph: "ModelGraph", layer: str) -> list[ModuleRef]:
+    unit = next(unit for unit in graph.units if unit.name == layer)
+    parts = graph.structures[unit.structure].modules
+    return [ModuleRef(unit.name + m.name, m.classes, m.rows, m.columns, m.itemsize) for m in parts]
+
+
+def _trace(graph: "ModelGraph", run: Run, layer: str, job: Job, hooked: tuple[OnlineRotation, ...]) -> TunedBlock:
     if graph.tune is None:
         raise UnsupportedError(
             f"{run.spec.type} trains layers, whose code a graph does not have: name its model instead"
         )
-    unit = next(unit for unit in graph.units if unit.name == layer)
-    parts = graph.structures[unit.structure].modules
-    modules = [ModuleRef(unit.name + m.name, m.classes, m.rows, m.columns, m.itemsize) for m in parts]
     targets = run.of(layer)
     schemes = {m.name: m.scheme for m in targets.named()} if targets else {}
     try:
-        return graph.tune(run.spec.tuning(layer, modules, schemes, job.rank_samples, job.batch_size))
+        request = run.spec.tuning(layer, _modules(graph, layer), schemes, job.rank_samples, job.batch_size)
+        return graph.tune(replace(request, rotations=hooked))
     except UnsupportedError as error:
         raise UnsupportedError(f"{layer}: {error}") from error

@@ -4,7 +4,8 @@ compressed_tensors modeling/kvcache.py `QuantizedKVCache` takes the place of the
 and its hooks get keys and values with their positions in them, before they are repeated for the query heads. Without a
 cache the same tensors go to `eager_attention_forward` of the model's own file, one step later: this is where they are
 written down. Queries are not: calibration forces eager attention (llmcompressor utils/helpers.py
-`use_eager_attention`), which passes the hooks of compressed_tensors modeling/attention.py by.
+`use_eager_attention`), which passes the hooks of compressed_tensors modeling/attention.py by. So SpinQuant's R3 rotates
+keys here, and no queries.
 """
 
 import sys

@@ -58,7 +58,9 @@ class CudaAutocast(TorchFunctionMode):
     def _to(self, value: Any, wanted: torch.dtype) -> Any:
         if isinstance(value, list | tuple):
             return type(value)(self._to(each, wanted) for each in value)
-        if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.dtype == wanted:
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            return value
+        if value.dtype in (wanted, torch.float64):  # aten/src/ATen/autocast_mode.h is_eligible: no double
             return value
         if not (self.caching and isinstance(value, torch.nn.Parameter) and value.requires_grad):
             return value.to(wanted)

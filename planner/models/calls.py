@@ -119,6 +119,7 @@ class ModuleCalls:
             itemsize=tensor.element_size(),
             contiguous=tensor.transpose(1, 2).is_contiguous(),
             dims=tuple(tensor.shape),
+            arguments=tuple(self._values([(states, tensor)])),
         )
         self.recorder.append(Event("enter", call=call))
 

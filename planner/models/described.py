@@ -58,13 +58,17 @@ def ref_of(name: str, module: torch.nn.Module) -> ModuleRef:
 def facts_of(config: Any) -> ModelTraits:
     """What modifiers go by in a model's config.
 
-    compressed_tensors utils/helpers.py `get_num_attn_heads`, `get_num_kv_heads`; reap/utils.py `get_moe_attrs`.
+    compressed_tensors utils/helpers.py `get_num_attn_heads`, `get_num_kv_heads`, `get_head_dim`; reap/utils.py
+    `get_moe_attrs`.
     """
     text = text_config(config)
     heads = {"heads": ("num_attention_heads",), "kv_heads": ("num_key_value_heads",)}
     entries = {name: _first(text, keys) for name, keys in {**heads, **REAP_CONFIG_KEYS}.items()}
     numbers: dict[str, Any] = {name: int(value) for name, value in entries.items() if isinstance(value, int)}
-    return ModelTraits(**numbers)
+    width, hidden = _first(text, ("head_dim",)), _first(text, ("hidden_size",))
+    if width is None and numbers.get("heads") and hidden is not None:
+        width = hidden // numbers["heads"]
+    return ModelTraits(**numbers, head_dim=width if isinstance(width, int) else 0)
 
 
 def _first(config: Any, keys: Iterable[str]) -> Any:

@@ -147,6 +147,10 @@ class ModelGraph:
     """Trains one of its layers, for a recipe that does (planner/models/tuning.py): asks torch. None where the graph
     was not loaded from a model."""
 
+    receivers: Callable[[str], frozenset[str]] | None = field(default=None, compare=False, repr=False)
+    """The modules that a forward hands one more keyword argument of this name to (planner/models/keywords.py): asks
+    torch, and raises UnsupportedError where the forward does not take it."""
+
     _refs: list[ModuleRef] = field(default_factory=list, init=False, compare=False, repr=False)
     """What `module_refs` returns, once it was asked for."""
 

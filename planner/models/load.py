@@ -31,6 +31,7 @@ from planner.models.failures import forward_of_model
 from planner.models.graph import Edge, ModelGraph, Structure, Unit, UnitKind
 from planner.models.guesses import guess, guessed_onload
 from planner.models.inputs import calibration_batch
+from planner.models.keywords import receivers
 from planner.models.offload import disk_modules
 from planner.models.source import Named, load_source
 from planner.models.touched import untouched, untouched_note, with_onloads
@@ -68,8 +69,12 @@ def graph_of(built: BuiltModel, job: Job) -> ModelGraph:
     """The graph of a built model, traced for this job. Raises JobError for sequential targets that match nothing."""
     with unchanged(built.module):
         graph = _Loader(built, job).load()
-    targets = tuple(unit.name for unit in graph.units if unit.is_target)
-    return replace(graph, tune=partial(tune, built, job, targets, num_experts(built.module.config)))
+    targets = {unit.name: unit.structure for unit in graph.units if unit.is_target}
+    return replace(
+        graph,
+        tune=partial(tune, built, job, tuple(targets), num_experts(built.module.config)),
+        receivers=partial(receivers, built, job, targets),
+    )
 
 
 def list_parts(built: BuiltModel) -> ModelGraph:

@@ -12,6 +12,7 @@ from typing import Literal
 from planner.models.traces import Event
 
 WeightType = Literal["int_sym", "int_asym", "mx_fp", "nv_fp", "fp8"]
+Place = Literal["input", "output", "query", "key"]
 InputType = Literal["int_sym", "mx_fp", "nv_fp", "fp8"]
 
 
@@ -44,6 +45,28 @@ class Rounding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OnlineRotation:
+    """A matrix that another modifier's hooks multiply with: compressed_tensors transform/transform_args.py."""
+
+    name: str
+    """Of the transform, a part of the module."""
+    module: str
+    """Name in the layer (`.mlp.down_proj`)."""
+    place: Place
+    size: int
+    dtype: str = "float64"
+    inverse: bool = False
+    """The matrix turned round."""
+    scales: bool = True
+    """The product is divided by a number."""
+
+    @property
+    def bytes(self) -> int:
+        """Of the matrix."""
+        return self.size**2 * (8 if self.dtype == "float64" else 4)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TuningRequest:
     """A layer to be trained, and the batches that it is trained with."""
 
@@ -59,6 +82,8 @@ class TuningRequest:
     """Rows of a batch that is trained, in the parts in which it goes through the layer."""
     rounding: Rounding | None = None
     """None: it is trained. Else nothing is: of the phases there are at most `observed` and `unwrap`."""
+    rotations: tuple[OnlineRotation, ...] = ()
+    """What other modifiers have hooked, in the order in which they did."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -96,6 +121,8 @@ class TunedBlock:
     """Bytes of the layer's output, for one row of a batch."""
     trained: tuple[int, ...]
     """Bytes of each tensor that the optimizer changes."""
+    rotations: tuple[int, ...] = ()
+    """Of `weights`, the matrices that other modifiers left there."""
     kept: frozenset[int]
     """What is still there at the end because it refers to itself: until Python's collector runs."""
     unruled: frozenset[str] = frozenset()

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from planner.models.fake_quant import grouped, quantized_inputs, quantized_weight, weight_range
+from planner.models.rotated import rotated_inputs, rotated_outputs
 from planner.models.tuned import LinearTuning
 
 
@@ -81,9 +82,11 @@ class TunedLinear(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weight_q, *_ = self._quantized(self.value, self.min_scale, self.max_scale)
+        x = rotated_inputs(self.linear, x)
         if self.how.inputs:
             x = self.quantized_input(x)
-        return torch.nn.functional.linear(x, weight_q, self.linear.bias)
+        output = torch.nn.functional.linear(x, weight_q, self.linear.bias)
+        return rotated_outputs(self.linear, x, output)
 
     def unwrap(self) -> None:
         """`unwrapper`: the weight is quantized with the best parameters, which come from the CPU."""
@@ -93,7 +96,8 @@ class TunedLinear(torch.nn.Module):
 
 
 class QuantizedInput(torch.nn.Module):
-    """wrapper.py WrapperWALayer: the trained Linear, which goes on to quantize its input."""
+    """wrapper.py WrapperWALayer: the trained Linear, which goes on to quantize its input. It passes over what is hooked
+    behind the Linear."""
 
     def __init__(self, tuned: TunedLinear) -> None:
         super().__init__()
@@ -110,7 +114,7 @@ class QuantizedInput(torch.nn.Module):
         return self.tuned.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.tuned.quantized_input(x)
+        x = self.tuned.quantized_input(rotated_inputs(self.tuned.linear, x))
         return torch.nn.functional.linear(x, self.tuned.linear.weight, self.tuned.linear.bias)
 
 

@@ -24,6 +24,7 @@ from planner.models.captured import SHARED, passed
 from planner.models.experts import linearize
 from planner.models.failures import forward_of_model, run_for_model
 from planner.models.recorder import NoListener
+from planner.models.rotated import rotated
 from planner.models.rounded import InputSquares, round_linear
 from planner.models.traces import Event
 from planner.models.tuned import Rounding, TunedBlock, TuningRequest, left
@@ -51,7 +52,7 @@ def tune(built: BuiltModel, job: Job, targets: Sequence[str], experts: int, requ
         with without_lost_masks(model, targets), forward_of_model():
             arguments = passed(model, job, targets, request)
             linearize(model.get_submodule(request.layer), model.config, job.calibrate_all_experts)
-            with frozen(model):
+            with frozen(model), rotated(model.get_submodule(request.layer), request.rotations):
                 return BlockTuner(model, request, arguments, experts).run()
 
 
@@ -135,6 +136,7 @@ class BlockTuner:
             weights=self.weights,
             output=self.output // self.request.sizes[-1],
             trained=tuple(p.numel() * p.element_size() for linear in self.tuned.values() for p in linear.trained),
+            rotations=tuple(each.bytes for each in self.request.rotations),
             kept=kept,
             unruled=frozenset(self.recorder.unruled),
         )
@@ -235,6 +237,7 @@ class BlockTuner:
             weights=self.weights,
             output=self.output // self.request.sizes[-1],
             trained=(),
+            rotations=tuple(each.bytes for each in self.request.rotations),
             kept=frozenset(self.recorder.ids.values()),
             unruled=frozenset(self.recorder.unruled),
         )

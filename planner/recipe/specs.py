@@ -85,6 +85,8 @@ class ModelTraits:
     """Attention heads of the text decoder, and"""
     kv_heads: int = 0
     """heads of its keys and values."""
+    head_dim: int = 0
+    """Width of a head."""
     experts: int = 0
     """Routed experts in a layer, and"""
     experts_per_token: int = 0
@@ -105,6 +107,8 @@ class Selection:
     """Modules whose calls it sees and whose weights stay: a parent block, a norm."""
     attention: Mapping[str, AttentionScheme] = field(default_factory=dict)
     """Attentions whose states it quantizes."""
+    keys: frozenset[str] = frozenset()
+    """Attentions whose keys it changes in every forward."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +228,11 @@ class ModifierSpec(ABC):
         transform/factory/base.py `input_hook`): most leave arguments as they are."""
         return frozenset()
 
+    def online(self, layer: str, modules: Sequence[ModuleRef]) -> Iterable[Any]:
+        """The transforms that it leaves in this layer, of these modules, as `planner.models.tuned.OnlineRotation`: most
+        leave none."""
+        return ()
+
     @abstractmethod
     def select(self, modules: Sequence[ModuleRef]) -> Selection:
         """What it works on; `modules` are all of the model's in the order of named_modules()."""
@@ -263,6 +272,11 @@ class ModifierSpec(ABC):
         shape of its output.
         """
         return ()
+
+    @property
+    def keeps_arguments(self) -> bool:
+        """It keeps all that watched modules are passed, whatever it is."""
+        return False
 
     def without_data(self) -> Iterable[Note]:
         """What becomes of it in the data-free pipeline, where it needs calibration data (pipelines/data_free)."""

@@ -176,16 +176,20 @@ class Kept:
         return rehearsal
 
     def _trained_whole(self, graph: ModelGraph) -> ModelGraph:
-        """The graph whose layers are trained without being broken off: torch is at work there, too."""
-        tune = graph.tune
-        if tune is None:
+        """The graph whose layers are trained and run again without being broken off: torch is at work there, too."""
+        tune, receivers = graph.tune, graph.receivers
+        if tune is None or receivers is None:
             return graph
 
         def untouched(request: TuningRequest) -> TunedBlock:
             with self.untouched():
                 return tune(request)
 
-        return replace(graph, tune=untouched)
+        def received(keyword: str) -> frozenset[str]:
+            with self.untouched():
+                return receivers(keyword)
+
+        return replace(graph, tune=untouched, receivers=received)
 
 
 def decides_program(recipe: Recipe, job: Job) -> tuple[Any, ...]:

@@ -15,11 +15,13 @@ def program(*needs_data: bool) -> Any:
     return SimpleNamespace(
         runs=tuple(
             SimpleNamespace(
+                units=(),
                 spec=SimpleNamespace(
                     requires_calibration_data=needs,
                     uncounted_in_basic=tuple,
+                    keeps_arguments=False,
                     without_data=lambda: [Note(kind="job", text="no data")],
-                )
+                ),
             )
             for needs in needs_data
         )

@@ -1,5 +1,6 @@
 """Loss masks: where they lie, and what AWQ does with them."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from planner.compress.modifiers.awq import AwqSpec
 from planner.compress.oneshot import simulate
 from planner.compress.program import StepMemory
 from planner.compress.recipes import load_recipe
+from planner.errors import UnsupportedError
 from planner.job import Job
 from planner.models.graph import ModelGraph
 from planner.notes import Note
@@ -100,8 +102,41 @@ def test_where_no_forward_runs_no_mask_is_looked_at() -> None:
     assert not [note for note in notes_of("llama-3-8b", pipeline="datafree") if "loss masks" in note.text]
 
 
-def test_masks_that_awq_keeps_in_the_basic_pipeline_are_said_to_be_uncounted() -> None:
-    (note,) = (note for note in notes_of("llama-3-8b", pipeline="basic") if "not counted" in note.text)
+def test_in_the_basic_pipeline_awq_keeps_the_masks_among_the_arguments_of_attention() -> None:
+    """One tensor for each batch, whoever has it: the copy that the forward was called with."""
+    both = walked("awq_w4a16", pipeline="basic", weights="gpu")
+    (plain, masked) = next(pair for pair in both if pair[0].phase == "calibrate")
+    assert masked.gpu.end - plain.gpu.end == MASKS
+
+
+def test_there_an_offload_device_has_one_copy_for_all_layers() -> None:
+    recipe = load_recipe("awq_w4a16")
+    first = recipe.modifiers[0]
+    assert isinstance(first, AwqSpec)
+    waiting = replace(recipe, modifiers=(replace(first, offload_device="cpu"), *recipe.modifiers[1:]))
+    (plain, masked) = next(
+        pair for pair in walked(waiting, pipeline="basic", weights="gpu") if pair[0].phase == "calibrate"
+    )
+    with_the_samples_and_the_state = 3 * MASKS
+    assert masked.cpu.end - plain.cpu.end == with_the_samples_and_the_state
+
+
+def test_a_forward_that_takes_no_mask_ends_the_basic_pipeline() -> None:
+    def refuse(keyword: str) -> frozenset[str]:
+        raise UnsupportedError(f"its forward got an unexpected keyword argument '{keyword}'")
+
+    job = Job(layers=1, seq_len=64, samples=2, loss_mask=True, pipeline="basic", weights="gpu")
+    graph = replace(graph_of("llama-3-8b", job), receivers=refuse)
+    _, notes = make_program(graph, load_recipe("awq_w4a16"), job)
+    (note,) = (note for note in notes if note.kind == "fails")
+    assert "unexpected keyword argument 'loss_mask'" in note.text
+
+
+def test_where_nobody_knows_who_is_passed_them_they_are_said_to_be_uncounted() -> None:
+    job = Job(layers=1, seq_len=64, samples=2, loss_mask=True, pipeline="basic", weights="gpu")
+    graph = replace(graph_of("llama-3-8b", job), receivers=None)
+    _, notes = make_program(graph, load_recipe("awq_w4a16"), job)
+    (note,) = (note for note in notes if "not counted" in note.text)
     assert note.kind == "estimate"
     assert "1.000 KiB at most" in note.text  # 2 samples, 64 tokens, 8 bytes
 

@@ -21,6 +21,22 @@ MASKED: Jobs = (
 )
 """Samples with a loss mask that marks every token."""
 
+ON_GPU: dict[str, Any] = {"pipeline": "basic", "weights": "gpu"}
+WIDE: dict[str, Any] = {"layers": 2, "samples": 64, "batch_size": 16, "seq_len": 128, "pipeline": "basic"}
+BASIC: Jobs = (
+    ("qwen3-0.6b", "awq_w8a8", {**WIDE, "weights": "gpu"}),
+    ("qwen3-0.6b", "awq_nvfp4_inputs", {**WIDE, "weights": "gpu"}),
+    ("qwen3-0.6b", "awq_offload_cpu", {"layers": 3, "samples": 40, "seq_len": 512, **ON_GPU}),
+    (
+        "qwen3-0.6b",
+        "awq_offload_cpu",
+        {"layers": 3, "samples": 6, "seq_len": 256, "batch_size": 4, **ON_GPU, "loss_mask": True},
+    ),
+    ("llama-3-8b", "awq_grid4", {**SHORT, "samples": 6, "batch_size": 4, **ON_GPU, "loss_mask": True}),
+)
+"""Blocks that run again round inputs as well as weights: batches of so many rows that it shows. All layers keep the
+same masks."""
+
 METER: Jobs = (
     *MASKED,
     ("llama-3-8b", "awq_grid4", {**SHORT, "samples": 64, "loss_mask": True, "pipeline": "basic", "weights": "gpu"}),
@@ -40,6 +56,8 @@ METER: Jobs = (
     ("llama-3-8b", "awq_grid4", {**SHORT, "pipeline": "sequential"}),
     ("llama-3-8b", "awq_grid4", {**SHORT, "propagate_error": False}),
     ("llama-3-8b", "awq_grid4", {**SHORT, "pipeline": "basic", "weights": "gpu"}),
+    *BASIC,
+    ("llama-3-8b", "awq_nvfp4", {**SHORT, "weights": "gpu", "layers": 3}),
     ("llama-3-8b", "awq_grid4", {**SHORT, "offload_device": "gpu"}),
     ("llama-3-8b", "awq_grid4", {**SHORT, "targets_per_subgraph": 2, "layers": 3}),
     ("llama-3-8b", "awq_grid4", {**SHORT, "sequential_targets": BLOCKS}),

@@ -42,8 +42,17 @@ QUIP_JOBS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("qwen3-0.6b", "quip_fp32_gptq", TINY),
     (str(CONFIGS / "cohere2-moe.json"), "spinquant_moe", TINY),
     (str(CONFIGS / "cohere2-moe.json"), "spinquant_moe", {**TINY, "linearized": True}),
+    ("qwen3-0.6b", "spinquant_r3", {"layers": 2, "samples": 64, "batch_size": 16, "seq_len": 128}),
+    ("llama-2-7b", "spinquant_r3", {"layers": 2, "samples": 32, "batch_size": 16, "seq_len": 64}),
+    ("llama-2-7b", "spinquant_r3", {"layers": 2, "samples": 2, "seq_len": 256}),
+    (str(CONFIGS / "gemma2.json"), "spinquant_r3", TINY),
+    ("qwen3-30b-a3b", "spinquant_r3", {**TINY, "layers": 1}),
+    ("qwen3-0.6b", "spinquant_r3_r4_gptq", TINY),
+    ("qwen3-0.6b", "spinquant_r3_kv", {"layers": 2, "samples": 5, "batch_size": 2, "seq_len": 512}),
+    ("llama-3-8b", "spinquant_r3_awq_norms", {"layers": 2, "samples": 6, "batch_size": 4, "seq_len": 256}),
 )
-"""QuIP on inputs alone and on outputs too, in blocks and whole, on a tied head, and on experts."""
+"""QuIP on inputs alone and on outputs too, in blocks and whole, on a tied head, and on experts. R3, which rotates keys,
+where these products are the peak, and beside R4, quantized caches, and blocks that run again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

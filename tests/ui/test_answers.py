@@ -215,7 +215,7 @@ def test_what_could_not_be_made_is_not_kept() -> None:
 
 
 def test_traces_are_bounded_by_their_number(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "graph_of", lambda _built, job: SimpleNamespace(job=job, tune=None))
+    monkeypatch.setattr(loading, "graph_of", lambda _built, job: SimpleNamespace(job=job, tune=None, receivers=None))
     for number in range(GRAPHS + 3):
         answers.kept.graph(asked().model, asked(seq_len=128 + number).asked_job())
     assert len(answers.kept.graphs) == GRAPHS

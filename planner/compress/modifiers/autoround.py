@@ -5,6 +5,7 @@ together: rounding and clipping of every weight get gradients in a few hundred f
 layer, batch by batch. What the GPU holds meanwhile is traced (planner/models/tuning.py); what surrounds it is here.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,13 +20,13 @@ from planner.compress.holdings import Owner
 from planner.compress.modifiers.autoround_schemes import linear_tuning, refuse_spread, rounding
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.mixin import QuantizationMixinSpec, shared_fields
-from planner.compress.modifiers.training import TrainedLayer, data_parallel
+from planner.compress.modifiers.training import TrainedLayer, all_qparams, data_parallel
 from planner.errors import RecipeError
 from planner.models.traces import Call
 from planner.models.tuned import Rounding, TunedBlock, TuningRequest, replaced
 from planner.notes import Note
 from planner.recipe.matching import Patterns
-from planner.recipe.qparams import activation_qparam_sizes, weight_qparam_bytes
+from planner.recipe.qparams import weight_qparam_bytes
 from planner.recipe.schemes import QuantizationFields
 from planner.recipe.specs import ModuleRef, Scheme
 from planner.recipe.targets import LinearModule
@@ -161,6 +162,9 @@ class AutoRoundModel(ModifierModel):
         self.outputs: Handle | None = None
         """`_q_input`: what the last layer's quantized outputs are, sample by sample."""
         self.zero_points = context.ledger.open("cpu", "autoround", Owner("zero points", "that stay on their modules"))
+        self.matrices = context.ledger.open("cpu", "transform", Owner("matrices", "that trained layers have alone"))
+        """Modules that shared one before have one each: suspend_offloading gave each its own."""
+        context.losses.draining.add(self.matrices)
         self.garbage: list[Handle] = []
         """What refers to itself and waits for Python's collector."""
         self.calls = 0
@@ -237,7 +241,7 @@ class AutoRoundModel(ModifierModel):
 
     def _preprocess(self, module: LinearModule, names: Any) -> None:
         """base.py `_preprocess_qparams`: a copy of each, then the module forgets them."""
-        sizes = list(_qparams(module))
+        sizes = list(all_qparams(module))
         onloaded = []
         for name, nbytes in sizes:
             if self.context.device == "gpu" and not self.context.weights_on_gpu:
@@ -358,8 +362,10 @@ class AutoRoundModel(ModifierModel):
         if not weights:
             return
         holding = ledger.open("cpu", "model", Owner(layer.name, "weights before they were trained"))
+        matrices = Counter(block.rotations)
         for handle, nbytes in zip(weights, block.weights, strict=True):
-            ledger.grow(holding, nbytes)
+            ledger.grow(self.matrices if matrices[nbytes] > 0 else holding, nbytes)
+            matrices[nbytes] -= 1
             ledger.free(handle)
             self.context.traffic.off_gpu(nbytes)
         self.context.onloaded[f"{layer.name} before it was trained"] = holding
@@ -380,18 +386,3 @@ class AutoRoundModel(ModifierModel):
         if self.outputs is not None:
             self.context.ledger.free(self.outputs)
             self.outputs = None
-
-
-def _qparams(module: LinearModule) -> Iterable[tuple[str, int]]:
-    """Names and bytes, in the order of quantization/quant_metadata.py all_qparam_names."""
-    scheme = module.scheme
-    if scheme is None:
-        return
-    parts = (
-        ("input", activation_qparam_sizes(module, scheme.input_activations)),
-        ("weight", weight_qparam_bytes(module)),
-    )
-    for part, sizes in parts:
-        for name in ("global_scale", "scale", "zero_point"):
-            if name in sizes:
-                yield f"{part}_{name}", sizes[name]

@@ -171,6 +171,11 @@ class AwqSpec(ModifierSpec):
         parents = frozenset(one.parent for one in self.smoothings)
         return misfits(outputs, hooks, parents, samples, tokens)
 
+    @property
+    def keeps_arguments(self) -> bool:
+        """base.py `cache_parent_kwargs_hook`."""
+        return True
+
     def uncounted_in_basic(self) -> Iterable[Note]:
         """basic/pipeline.py sends sequential_epoch_end after it left DisableQuantization: Linears round their weights
         then, with scales that compressed_tensors initialize.py made by torch.empty and nothing has computed. Where they

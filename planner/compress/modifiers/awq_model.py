@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from planner.compress.context import Context
 from planner.compress.holdings import Owner
 from planner.compress.modifiers.awq_loss_mask import marked_activations
-from planner.compress.modifiers.awq_samples import KeptArguments
 from planner.compress.modifiers.awq_search import AwqSearch, AwqSmoothing, Statistics
 from planner.compress.modifiers.base import ModifierModel
 from planner.cuda.operands import Operand
@@ -47,23 +46,10 @@ class AwqModel(ModifierModel):
             hook.smooths = (*hook.smooths, one.smooth.name)
 
     def before_forward(self, module: LinearModule, call: Call) -> None:
-        """cache_parent_kwargs_hook: IntermediatesCache.append, which copies nothing without an offload device."""
+        """cache_parent_kwargs_hook."""
         hook = self._hooks.get(module.name)
-        if hook is None or not hook.is_parent:
-            return
-        ledger, search, kept = self.context.ledger, self.search, self.search.arguments.get(module.name)
-        if kept is None:
-            device = "cpu" if search.copies else self.context.device
-            owner = Owner(module.name, "arguments of all batches")
-            handle = ledger.open(device, "activation_cache" if search.copies else "forward", owner)
-            kept = search.arguments[module.name] = KeptArguments(handle, tuple(v.bytes for v in call.arguments))
-        kept.last = tuple(value.bytes for value in call.arguments)
-        for value in call.arguments:
-            if search.copies:
-                ledger.grow(kept.handle, value.bytes)
-                self.context.traffic.off_gpu(value.bytes)
-            else:
-                self.context.forward.retain(value, kept.handle)
+        if hook is not None and hook.is_parent:
+            self.search.arguments.keep(module.name, call)
 
     def after_forward(self, module: LinearModule, call: Call) -> None:
         """cache_smooth_activations_hook; of a parent, what it returns."""
@@ -71,7 +57,7 @@ class AwqModel(ModifierModel):
         if hook is None:
             return
         if hook.is_parent and call.outputs:
-            self.search.arguments[module.name].returns(call)
+            self.search.arguments.returned(module.name, call)
         for name in hook.smooths:
             self._observe(name, module, call)
 

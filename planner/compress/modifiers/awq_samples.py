@@ -1,42 +1,19 @@
 """A parent module run again on all batches: transform/awq/base.py `_run_samples`, and what is done with its outputs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from planner.compress.batches import PATIENCE, Batches, walk_batches
 from planner.compress.context import Context, Frame
 from planner.compress.holdings import Owner
+from planner.compress.modifiers.awq_arguments import KeptArguments
 from planner.compress.modifiers.awq_loss_mask import marked_outputs
 from planner.cuda.operands import Operand
 from planner.cuda.reductions import buffer_sizes
 from planner.cuda.requests import temporaries
-from planner.models.traces import Call
 from planner.timeline import Handle
 from planner.units import FP32, INT64
 
 _DTYPE = {2: "bfloat16", 4: "float32"}
-
-
-@dataclass(slots=True)
-class KeptArguments:
-    """A parent's arguments of all batches."""
-
-    handle: Handle
-    first: tuple[int, ...]
-    """Bytes of each tensor in a whole batch, and"""
-    last: tuple[int, ...] = ()
-    """in the batch that was seen last."""
-    outputs: dict[int, int] = field(default_factory=dict)
-    """Bytes of the first output by the number of the bytes that came in."""
-    itemsize: int = 2
-    is_new: bool = True
-    """The first output is made in the parent, and is none of its arguments."""
-
-    def returns(self, call: Call) -> None:
-        """What the call returned."""
-        first = call.outputs[0]
-        self.outputs[sum(self.last)] = first.bytes
-        self.itemsize, self.is_new = call.output_itemsize, first.storage >= 0
 
 
 class Samples:

@@ -18,8 +18,9 @@ from planner.compress.batches import walk_batches
 from planner.compress.context import Context, Frame
 from planner.compress.fake_quantize import fake_quantized
 from planner.compress.holdings import Owner
+from planner.compress.modifiers.awq_arguments import ParentsArguments
 from planner.compress.modifiers.awq_means import layer_means
-from planner.compress.modifiers.awq_samples import KeptArguments, Samples
+from planner.compress.modifiers.awq_samples import Samples
 from planner.compress.observers import WeightObservers, siblings_of
 from planner.recipe.qparams import weight_qparam_bytes
 from planner.recipe.specs import Scheme
@@ -68,10 +69,7 @@ class AwqSearch:
 
     def __init__(self, context: Context, points: Sequence[bool], *, copies: bool) -> None:
         self.context, self.points = context, tuple(points)
-        self.copies = copies
-        """The arguments wait on the CPU, as copies."""
-        self.arguments: dict[str, KeptArguments] = {}
-        """base.py `_parent_args_cache`."""
+        self.arguments = ParentsArguments(context, copies=copies)
         self.statistics: dict[str, Statistics] = {}
         self._stored: dict[str, int] = {}
         """Bytes of the qparams that were computed last, by name."""
@@ -84,8 +82,8 @@ class AwqSearch:
 
     def _cost(self, one: AwqSmoothing) -> object:
         """Equal for mappings that cost the same with what was kept for them."""
-        kept = self.arguments.get(one.parent)
-        return one.shape, kept and (kept.first, kept.last)
+        kept = self.arguments.of(one.parent)
+        return one.shape, kept and (kept.first, kept.last, self.arguments.is_shared(one.parent))
 
     def _equal(self, smoothings: Sequence[AwqSmoothing], names: Frame) -> None:
         """Equal mappings one after the other: the first few and the last, and of the others what they leave behind.
@@ -105,34 +103,34 @@ class AwqSearch:
 
     def _leave(self, one: AwqSmoothing, names: Frame) -> None:
         """What one mapping leaves behind: new weights and scales, and nothing of what was kept for it."""
-        kept, context = self.arguments.pop(one.parent, None), self.context
+        kept, context = self.arguments.pop(one.parent), self.context
         names.bind("cache", *([kept.handle] if kept else []))
+        if kept:
+            self.arguments.pin(one.parent, kept)
         for layer in one.quantized if kept else ():
             owner = Owner(layer.name, "scaled weight")
             for name, stored in weight_qparam_bytes(layer).items():
                 parameter = f"{layer.name}.weight_{name}"
                 context.onload(parameter, stored, "qparams")
-                context.rebind(parameter, context.take(self._stored[name], "observer", Owner(layer.name, name)))
+                new = context.take(self._stored[name], "observer", Owner(layer.name, name))
+                context.rebind(parameter, new, stored)
             context.rebind(f"{layer.name}.weight", context.take(layer.weight_bytes, "awq", owner))
         context.ledger.free(self.statistics.pop(one.smooth.name).handle)
 
     def clear(self) -> None:
         """base.py `on_finalize`."""
-        free = self.context.ledger.free
-        for kept in self.arguments.values():
-            free(kept.handle)
-        for seen in self.statistics.values():
-            free(seen.handle)
         self.arguments.clear()
+        self.context.ledger.free_all(seen.handle for seen in self.statistics.values())
         self.statistics.clear()
 
     def _smoothed(self, one: AwqSmoothing, names: Frame) -> None:
         """One turn of the loop. A parent that was never called as a module has no arguments, and is passed over."""
-        kept, context = self.arguments.pop(one.parent, None), self.context
-        samples = Samples(context, one.parent, kept, copies=self.copies) if kept else None
+        kept, context = self.arguments.pop(one.parent), self.context
+        samples = Samples(context, one.parent, kept, copies=self.arguments.copies) if kept else None
         names.bind("cache", *([kept.handle] if kept else []))
-        if samples:
+        if samples and kept:
             samples.pin()
+            self.arguments.pin(one.parent, kept)
         context.onload(*context.head)
         if samples:
             names.bind("fp16_outputs", samples.run("outputs"))
@@ -196,7 +194,7 @@ class AwqSearch:
                 assert handle is not None, f"{parameter}: nothing computed"
                 self._stored[name] = self.context.ledger.size(handle)
                 self.context.onload(parameter, stored, "qparams")
-                self.context.rebind(parameter, handle)
+                self.context.rebind(parameter, handle, stored)
 
     def _quantize(self, layer: LinearModule, names: Frame, width: int) -> None:
         """balance_layer.weight.data = (forward_quantize(...) / _scalesview).to(dtype)"""

@@ -5,7 +5,7 @@ forward from then on: each rotated input lives beside the input itself while its
 the output's place.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -25,6 +25,7 @@ from planner.compress.modifiers.rotations import (
 )
 from planner.errors import RecipeError, UnsupportedError
 from planner.models.traces import Call
+from planner.models.tuned import OnlineRotation
 from planner.notes import Note
 from planner.recipe.matching import ignore_notes, nothing_left, selected, target_matches
 from planner.recipe.specs import ModelTraits, ModifierSpec, ModuleRef, Selection
@@ -80,8 +81,7 @@ class QuIPSpec(TransformSpec):
         )
 
     def within(self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
-        """Raises RecipeError where the library finds no matrix for a module, UnsupportedError beside what trains."""
-        self.refuse_beside_training(recipe)
+        """Raises RecipeError where the library finds no matrix for a module."""
         for ref in selected(self.targets, self.ignore, modules) if self.rotations else ():
             if ref.classes[:1] != ("Linear",):
                 text = f"takes {ref.name}, which is no plain Linear: LLM Compressor fails on it"
@@ -110,6 +110,17 @@ class QuIPSpec(TransformSpec):
         if "u" in self.rotations:
             yield from saved_matrices("u_output", ((ref.name, ref.rows) for ref in refs), self.transform_block_size)
 
+    def online(self, layer: str, modules: Sequence[ModuleRef]) -> Iterable[OnlineRotation]:
+        """base.py `_create_v_scheme`, `_create_u_scheme`."""
+        refs = selected(self.targets, self.ignore, modules)
+        for rotation in self.rotations:
+            for ref in refs:
+                place, size = ref.name[len(layer) :], self.transform_block_size
+                if rotation == "v":
+                    yield self.transform("v_input", place, "input", size or ref.columns, self.itemsize)
+                else:
+                    yield self.transform("u_output", place, "output", size or ref.rows, FP64, inverse=True)
+
     def check(self, modules: Sequence[ModuleRef], selection: Selection) -> Iterable[Note]:
         """Slips in targets and ignores."""
         where = f"{self.where}.targets"
@@ -120,8 +131,17 @@ class QuIPSpec(TransformSpec):
         if not selection.weights:
             yield nothing_left(self.where)
             return
+        yield from self.garbage(self._garbage(modules))
         text = "whoever serves the result rotates inputs or outputs anew; its matrices are saved, and not sized there"
         yield Note(kind="result", text=f"{self.where}: {text}")
+
+    def _garbage(self, modules: Sequence[ModuleRef]) -> Iterator[int]:
+        """Of a random matrix and its inverse, hooks have one; of a Hadamard matrix, they have it."""
+        if self.transform_type == "random-matrix":
+            refs = selected(self.targets, self.ignore, modules)
+            for rotation in self.rotations:
+                sides = {ref.columns if rotation == "v" else ref.rows for ref in refs}
+                yield from {self.transform_block_size} if self.transform_block_size else sides
 
     def model(self, context: Context) -> "QuIPModel":
         """Weights in fp64 one at a time, then inputs and outputs in fp64, one at a time too."""

@@ -13,19 +13,21 @@ from pydantic import Field
 
 from planner.compress.context import Context, Frame
 from planner.compress.holdings import DeviceName, Owner
+from planner.compress.modifiers.inverses import solved
 from planner.compress.modifiers.writing import write_back
 from planner.errors import RecipeError, UnsupportedError
 from planner.hints import shorten
 from planner.models.traces import Call
+from planner.models.tuned import OnlineRotation, Place
 from planner.notes import Note
 from planner.recipe.specs import ModifierSpec
 from planner.recipe.targets import LinearModule
 from planner.recipe.validation import ModifierFields
 from planner.timeline import Handle
+from planner.units import human_bytes
 
 FP64 = 8
 SCALE = 8
-PIVOT = 4
 HADAMARD_SIZES = (1, 2, *range(4, 257, 4))
 """Those in transform/utils/hadamards.safetensors, in ascending order."""
 
@@ -84,26 +86,44 @@ class TransformSpec(ModifierSpec):
         text = f"{self.where}: {self.type} in several ranks is not modelled: its figures are those of one process"
         yield Note(kind="estimate", text=text)
 
-    def refuse_beside_training(self, recipe: Sequence[ModifierSpec]) -> None:
-        """Raises UnsupportedError beside a modifier that trains layers: their hooks run then too."""
-        for other in recipe:
-            if other.trains:
-                text = f"{other.type} trains layers, and what rotates the inputs of their Linears then is not modelled"
-                raise UnsupportedError(f"{self.where}: {text}")
+    def transform(
+        self, name: str, module: str, place: Place, size: int, itemsize: int, *, inverse: bool = False
+    ) -> OnlineRotation:
+        """One that stays in a layer: factory/base.py `_apply_to_module`."""
+        return OnlineRotation(
+            name=name,
+            module=module,
+            place=place,
+            size=size,
+            dtype="float64" if itemsize == FP64 else "float32",
+            inverse=inverse,
+            scales=self.transform_type != "random-matrix",
+        )
 
-    def uncounted(self) -> Iterable[Note]:
-        """Random matrices whose inverse is used, and inverses that are in weights, are garbage in a cycle."""
-        if self.transform_type == "random-matrix":
+    def garbage(self, sizes: Iterable[int]) -> Iterator[Note]:
+        """Matrices of these sizes that have done their work. Their factory refers to itself by way of a bound method:
+        only Python's collector frees them (factory/hadamard.py HadamardFactory).
+
+        When it comes is not known: a factory that outlives two young collections, while it works on many modules,
+        waits for one of all objects.
+        """
+        nbytes = sum(size * size * FP64 for size in sizes)
+        if nbytes:
             text = (
-                "its random matrices and their inverses stay where the weights lie until Python's collector comes, "
-                "sooner or later; planned as if it came at the end, and without what LAPACK or cuSOLVER takes to "
-                "invert them"
+                f"{human_bytes(nbytes)} of matrices that have done their work stay where the weights lie until "
+                "Python's collector comes, sooner or later; planned as if it came at the end, which is the most"
             )
             yield Note(kind="estimate", text=f"{self.where}: {text}")
+        if self.transform_type == "random-matrix":
+            text = "what LAPACK or cuSOLVER takes to invert a random matrix, beside tensors, is not counted"
+            yield Note(kind="estimate", text=f"{self.where}: {text}")
 
-    def check_side(self, side: int, name: str) -> None:
-        """utils/matrix.py `get_transform_size`, and whether there is a matrix of this size (utils/hadamard.py)."""
-        block = self.transform_block_size
+    def check_side(self, side: int, name: str, *, block: int | None = None) -> None:
+        """utils/matrix.py `get_transform_size`, and whether there is a matrix of this size (utils/hadamard.py).
+
+        `block`: a size that is not the recipe's.
+        """
+        block = block or self.transform_block_size
         if block and side % block:
             raise RecipeError(f"{block} must divide {side} of {name}", f"{self.where}.transform_block_size")
         size = block or side
@@ -159,21 +179,15 @@ class Matrices:
     def invert(self, size: int) -> None:
         """matrix_multiply.py RandomMatrixFactory.create_transform: the inverse of this size, if it is not there yet.
 
-        high_precision_invert, where the matrix lies: native/BatchLinearAlgebra.cpp linalg_inv_ex_out solves for the
-        identity, which becomes the result, by columns, beside an LU decomposition. Then it is copied by rows.
+        high_precision_invert, where the matrix lies. Then the inverse is copied by rows.
         """
         if self.kind != "random-matrix" or size in self.inverses:
             return
         ledger, place, nbytes = self.context.ledger, self._place, self.bytes(size)
         owner = Owner(self.label(size), "inverse")
-        wide, pivots = size * size * FP64, size * PIVOT
-        with ledger.hold(place, wide if self.itemsize != FP64 else 0, "transform", owner.part("matrix in fp64")):
-            result = ledger.alloc(place, wide, "transform", owner.part("by columns"))
-            with (
-                ledger.hold(place, wide, "transform", owner.part("LU")),
-                ledger.hold(place, pivots, "transform", owner.part("pivots")),
-            ):
-                pass
+        wide = size * size * FP64 if self.itemsize != FP64 else 0
+        with ledger.hold(place, wide, "transform", owner.part("matrix in fp64")):
+            result = solved(self.context, place, size, owner)
         if self.itemsize != FP64:
             narrow = ledger.alloc(place, nbytes, "transform", owner.part("by columns"))
             ledger.free(result)
@@ -213,20 +227,24 @@ class Matrices:
             return
         self.context.ledger.alloc("cpu", count * SCALE, "transform", Owner(f"{self.name} scales"))
 
-    def rotated(self, size: int, elements: int, itemsize: int, owner: Owner) -> Handle:
+    def rotated(self, size: int, elements: int, itemsize: int, owner: Owner, *, copied: bool = False) -> Handle:
         """A hook: the matrix is on the GPU until the subgraph ends; what it returns is the caller's."""
         with self.context.frame("forward", owner) as frame:
             self.context.onload(self.label(size), self.bytes(size), "transform")
-            self.multiply(frame, elements, itemsize)
+            self.multiply(frame, elements, itemsize, copied=copied)
             return frame.hand_over("rotated")
 
-    def multiply(self, frame: Frame, elements: int, itemsize: int) -> None:
+    def multiply(self, frame: Frame, elements: int, itemsize: int, *, copied: bool = False) -> None:
         """hadamard.py HadamardTransform.forward: `frame` gets the name `rotated`, of the value's own type.
 
-        matrix_multiply.py RandomMatrixTransform.forward divides by nothing.
+        matrix_multiply.py RandomMatrixTransform.forward divides by nothing. `copied`: torch.matmul lays the value out
+        anew.
         """
         wide = elements * self.itemsize
-        with frame.during(wide if itemsize != self.itemsize else 0, "value"):
+        with (
+            frame.during(wide if itemsize != self.itemsize else 0, "value"),
+            frame.during(wide if copied else 0, "value in order"),
+        ):
             frame.assign("product", wide)
             self.context.multiply()
         if self.kind == "random-matrix":

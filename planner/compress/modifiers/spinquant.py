@@ -1,11 +1,11 @@
-"""SpinQuantModifier (R1, R2, R4): transform/spinquant/{base,mappings,norm_mappings}.py.
+"""SpinQuantModifier: transform/spinquant/{base,mappings,norm_mappings}.py.
 
-All but R4 happens once, before the first batch, weight by weight in fp64: embeddings are centered, norms fused into the
+R1 and R2 happen once, before the first batch, weight by weight in fp64: embeddings are centered, norms fused into the
 Linears behind them (llmcompressor/modeling/fuse.py), and every weight multiplied with a Hadamard matrix
 (compressed_tensors/transform/factory/{base,hadamard}.py).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
@@ -27,8 +27,9 @@ from planner.compress.modifiers.rotations import (
 from planner.compress.modifiers.writing import write_back
 from planner.cuda.reductions import dense_buffers
 from planner.cuda.requests import temporaries
-from planner.errors import RecipeError, UnsupportedError
-from planner.models.traces import Call
+from planner.errors import RecipeError
+from planner.models.traces import KEY_STATES, Call
+from planner.models.tuned import OnlineRotation, Place
 from planner.notes import Note
 from planner.recipe.matching import Patterns
 from planner.recipe.module_sets import ModuleSetError, module_sets
@@ -37,9 +38,9 @@ from planner.recipe.targets import LinearModule
 from planner.recipe.validation import validated
 
 DEFAULT = ("R1", "R2")
-MODELLED = ("R1", "R2", "R4")
 
 EMBEDDING, HEAD, ATTENTION_OUT = "re:.*embed_tokens$", "lm_head", "re:.*o_proj$"
+ATTENTION = "re:.*self_attn$"
 QUERY, KEY, VALUE = "re:.*q_proj$", "re:.*k_proj$", "re:.*v_proj$"
 MLP_IN, MLP_OUT = ("re:.*up_proj$", "re:.*gate_proj$"), ("re:.*down_proj$",)
 NORMS: tuple[tuple[str, ...], ...] = (
@@ -67,7 +68,7 @@ class SpinQuantFields(TransformFields):
 class Rotation:
     """One scheme: the weights that are multiplied on the side of their outputs, then those on the side of their inputs.
 
-    R4 stays in the forward, where inputs are rotated. R2's matrix is as wide as a head of attention, at most a few MB:
+    R4 stays in the forward too, and R3 is there alone. R2's matrix is as wide as a head of attention, at most a few MB:
     it is not counted.
     """
 
@@ -86,12 +87,16 @@ class SpinQuantSpec(TransformSpec):
     fused: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Norms with the Linears behind them, found in a model (`bound`)."""
     rotated: tuple[Rotation, ...] = ()
+    attentions: tuple[str, ...] = ()
+    """R3: those whose queries and keys are rotated in every forward, and"""
+    head_dim: int = 0
+    """the size of the matrix."""
     is_routed: bool = False
     """The model is of the family that wants a preparation."""
 
     @classmethod
     def read(cls, fields: Any, where: str) -> Self:
-        """Refuses what the library refuses, and R3, which is not modelled."""
+        """Refuses what the library refuses."""
         entry = validated(SpinQuantFields, fields, where)
         entry.refuse_unfinished(where)
         if entry.transform_config is not None:
@@ -103,10 +108,6 @@ class SpinQuantSpec(TransformSpec):
         for rotation in rotations:
             if rotation not in ("R1", "R2", "R3", "R4"):
                 raise RecipeError(f"{rotation} is not one of R1, R2, R3, R4", f"{where}.rotations")
-            if rotation not in MODELLED:
-                raise UnsupportedError(
-                    f"{where}.rotations: planner models R1, R2 and R4, and not what rotates queries and keys"
-                )
         return cls(
             where=where,
             notes=tuple(_unread(entry, where)),
@@ -118,8 +119,6 @@ class SpinQuantSpec(TransformSpec):
 
     def within(self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
         """Raises RecipeError where the library cannot group norms, or make a matrix of a weight's size."""
-        if "R4" in self.rotations:
-            self.refuse_beside_training(recipe)
         where = f"{self.where} ({facts.architecture})"
         try:
             fused = tuple(_fused(modules, NORMS[-1:] if facts.architecture == ROUTED else NORMS))
@@ -128,13 +127,28 @@ class SpinQuantSpec(TransformSpec):
         rotated = tuple(self._rotations(modules))
         self._check_sizes(modules, rotated)
         embeddings = tuple(ref.name for ref in Patterns((EMBEDDING,)).of(modules))
-        is_routed = facts.architecture == ROUTED
-        return replace(self, embeddings=embeddings, fused=fused, rotated=rotated, is_routed=is_routed)
+        attentions = tuple(ref.name for ref in Patterns((ATTENTION,)).of(modules)) if "R3" in self.rotations else ()
+        if attentions and not facts.head_dim:
+            raise RecipeError("the config does not say how wide a head is, which R3 goes by", f"{where}.rotations")
+        for name in attentions:
+            self.check_side(facts.head_dim, f"the heads of {name}", block=facts.head_dim)
+        return replace(
+            self,
+            embeddings=embeddings,
+            fused=fused,
+            rotated=rotated,
+            attentions=attentions,
+            head_dim=facts.head_dim,
+            is_routed=facts.architecture == ROUTED,
+        )
 
     def check(self, modules: Sequence[ModuleRef], selection: Selection) -> Iterable[Note]:
         """What a script must have done before."""
         if self.is_routed:
             yield _unprepared(self.where)
+        if self.attentions:
+            yield _unturned(self.where)
+        yield from self.garbage(self._garbage({ref.name: ref for ref in modules}))
 
     def hooked_inputs(
         self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]
@@ -143,15 +157,31 @@ class SpinQuantSpec(TransformSpec):
         rotated = self.within(facts, modules, recipe).rotated
         return frozenset(name for each in rotated if each.name == "R4" for name in each.inputs)
 
+    def online(self, layer: str, modules: Sequence[ModuleRef]) -> Iterable[OnlineRotation]:
+        """base.py `_create_r3_scheme`, `_create_r4_scheme`."""
+        below = {ref.name: ref.name[len(layer) :] for ref in modules}
+        places: tuple[tuple[str, Place], ...] = (("R3_q_attn", "query"), ("R3_k_cache", "key"))
+        for name, place in places:
+            for attention in (each for each in self.attentions if each in below):
+                yield self.transform(name, below[attention], place, self.head_dim, self.itemsize)
+        sides = {ref.name: ref.columns for ref in modules}
+        for name in (name for each in self.rotated if each.name == "R4" for name in each.inputs if name in below):
+            size = self.transform_block_size or sides[name]
+            yield self.transform("R4_input", below[name], "input", size, self.itemsize)
+
     def select(self, modules: Sequence[ModuleRef]) -> Selection:
         """All that is centered, fused or multiplied; norms are watched."""
         rotated = (name for each in self.rotated for name in (*each.outputs, *each.inputs))
         taken = {*self.embeddings, *(name for _, names in self.fused for name in names), *rotated}
         weights = {ref.name: None for ref in modules if ref.name in taken and ref.itemsize}
-        return Selection(weights=weights, watched=frozenset(norm for norm, _ in self.fused))
+        watched = frozenset(norm for norm, _ in self.fused)
+        return Selection(weights=weights, watched=watched, keys=frozenset(self.attentions))
 
     def added(self, modules: Sequence[ModuleRef]) -> Iterable[tuple[str, str, tuple[int, ...]]]:
-        """R4's matrices, which stay."""
+        """The matrices that stay: R3's one, and R4's."""
+        if self.attentions:
+            sides = ((name, self.head_dim) for name in self.attentions)
+            yield from saved_matrices("R3_q_attn", sides, None, self.itemsize)
         if "R4" in self.rotations:
             sides = ((ref.name, ref.columns) for ref in Patterns(MLP_OUT).of(modules))
             yield from saved_matrices("R4_input", sides, self.transform_block_size, self.itemsize)
@@ -169,8 +199,21 @@ class SpinQuantSpec(TransformSpec):
             yield Rotation("R1", names(EMBEDDING, ATTENTION_OUT, *MLP_OUT), inputs)
         if "R2" in self.rotations:
             yield Rotation("R2", names(VALUE), names(ATTENTION_OUT))
+        if "R3" in self.rotations:
+            yield Rotation("R3", (), ())
         if "R4" in self.rotations:
             yield Rotation("R4", (), names(*MLP_OUT))
+
+    def _garbage(self, refs: Mapping[str, ModuleRef]) -> Iterator[int]:
+        """R1's matrices and the inverses of random ones, and R4's inverses: all of these are in weights."""
+        for each in self.rotated:
+            for names, outputs in ((each.outputs, True), (each.inputs, False)):
+                shapes = ((refs[name].rows, refs[name].columns, "Embedding" in refs[name].classes) for name in names)
+                sides = {_side(rows, columns, is_embedding, outputs) for rows, columns, is_embedding in shapes}
+                sizes = {self.transform_block_size} if self.transform_block_size and sides else sides
+                is_in_weights = each.name == "R1" if outputs else self.transform_type == "random-matrix"
+                if each.name != "R2" and is_in_weights:
+                    yield from (size for size in sizes if size)
 
     def _check_sizes(self, modules: Sequence[ModuleRef], rotated: Sequence[Rotation]) -> None:
         refs = {ref.name: ref for ref in modules}
@@ -202,6 +245,16 @@ def _unprepared(where: str) -> Note:
     return Note(kind="result", text=text)
 
 
+def _unturned(where: str) -> Note:
+    """compressed_tensors modeling/attention.py QuantizedAttentionImpl, utils/helpers.py `use_eager_attention`."""
+    text = (
+        f"{where}: R3 rotates keys alone while LLM Compressor runs samples. Calibration forces eager attention, which "
+        "goes past the hooks of queries, so that what is learnt from activations behind attention is of scores that "
+        "no one will compute."
+    )
+    return Note(kind="result", text=text)
+
+
 def _fused(
     modules: Sequence[ModuleRef], norm_mappings: Sequence[tuple[str, ...]]
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -225,7 +278,11 @@ class SpinQuantModel(ModifierModel):
         """R4."""
         self.rotated: frozenset[str] = frozenset()
         """Modules that R4 hooks."""
-        self.stays_in_forward = "R4" in spec.rotations
+        self.keys: Matrices | None = None
+        """R3."""
+        self.hooked = frozenset(f"{name}.{KEY_STATES}" for name in spec.attentions)
+        """States that R3 hooks."""
+        self.stays_in_forward = "R3" in spec.rotations or "R4" in spec.rotations
 
     def on_calibration_start(self, modules: Iterable[LinearModule]) -> None:
         """base.py `on_calibration_start`: nothing that is onloaded stays so."""
@@ -236,16 +293,20 @@ class SpinQuantModel(ModifierModel):
         for norm, linears in self.spec.fused:
             self._fuse(norm, [self.modules[name] for name in linears])
         for rotation in self.spec.rotated:
-            if rotation.name == "R4":
+            if rotation.name == "R3":
+                self._attach_keys()
+            elif rotation.name == "R4":
                 self._attach(rotation)
             else:
                 self._rotate(rotation)
         self.context.keep_onloaded = kept
 
     def before_forward(self, module: LinearModule, call: Call) -> None:
-        """R4's input hook."""
+        """R4's input hook, and R3's of keys."""
         if self.inputs is not None and module.name in self.rotated:
             self.inputs.enter(module, call)
+        if self.keys is not None and module.name in self.hooked:
+            self._rotate_keys(self.keys, module, call)
 
     def returned(self, module: LinearModule, call: Call) -> None:
         """The rotated input goes."""
@@ -294,6 +355,23 @@ class SpinQuantModel(ModifierModel):
         matrices = Matrices(self.context, rotation.name, self.spec.transform_type, self.spec.itemsize)
         self.inputs, self.rotated = RotatedInputs(matrices, self.spec.transform_block_size), frozenset(rotation.inputs)
         self.inputs.attach([self.modules[name] for name in rotation.inputs])
+
+    def _attach_keys(self) -> None:
+        """base.py `_create_r3_scheme`: one matrix, and two hooks for each attention."""
+        self.keys = Matrices(self.context, "R3", self.spec.transform_type, self.spec.itemsize)
+        self.keys.make(self.spec.head_dim)
+        self.keys.keep_scales(2 * len(self.spec.attentions))
+
+    def _rotate_keys(self, matrices: Matrices, module: LinearModule, call: Call) -> None:
+        """factory/base.py `key_hook`: the attention gets the rotated keys, and lets go of the others.
+
+        native/LinearAlgebra.cpp matmul makes (batch * heads, tokens, width) of them: a copy where heads lie side by
+        side, in more than one sample.
+        """
+        copied = call.dims[0] > 1 and call.dims[1] > 1 and call.contiguous
+        owner, elements = Owner(module.name, "rotated"), call.rows * call.columns
+        rotated = matrices.rotated(self.spec.head_dim, elements, call.itemsize, owner, copied=copied)
+        self.context.forward.replace(call.arguments[0], rotated)
 
     def _rotate(self, rotation: Rotation) -> None:
         """factory/base.py `_apply_to_module`, with one matrix for each size."""

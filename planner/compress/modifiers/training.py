@@ -1,12 +1,14 @@
 """Plays the phases of a layer that is trained on the books (planner/models/tuned.py)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from planner.compress.context import Context
 from planner.compress.holdings import Mark, Owner
 from planner.models.traces import Event
 from planner.models.tuned import TunedBlock, left
 from planner.notes import Note
+from planner.recipe.qparams import activation_qparam_sizes, weight_qparam_bytes
+from planner.recipe.targets import LinearModule
 from planner.timeline import Handle
 
 Events = tuple[Event, ...]
@@ -89,3 +91,18 @@ class TrainedLayer:
     def kept(self) -> list[Handle]:
         """What refers to itself, and all else that is still there."""
         return [self._live.pop(number) for number in sorted(self._live)]
+
+
+def all_qparams(module: LinearModule) -> Iterable[tuple[str, int]]:
+    """Names and bytes, in the order of quantization/quant_metadata.py all_qparam_names."""
+    scheme = module.scheme
+    if scheme is None:
+        return
+    parts = (
+        ("input", activation_qparam_sizes(module, scheme.input_activations)),
+        ("weight", weight_qparam_bytes(module)),
+    )
+    for part, sizes in parts:
+        for name in ("global_scale", "scale", "zero_point"):
+            if name in sizes:
+                yield f"{part}_{name}", sizes[name]

@@ -7,10 +7,13 @@
 from dataclasses import replace
 
 from planner.compress.batches import Batches, walk_batches
-from planner.compress.forward import SubgraphForward
+from planner.compress.forward import Hooked, SubgraphForward
+from planner.compress.holdings import Owner
 from planner.compress.pipelines.base import Pipeline
 from planner.compress.program import Subgraph
+from planner.compress.quantized_forward import QuantizedForwards, quantizing
 from planner.models.traces import ModelTrace
+from planner.timeline import Handle
 
 
 class BasicPipeline(Pipeline):
@@ -33,22 +36,33 @@ class BasicPipeline(Pipeline):
 
         def batch(number: int) -> None:
             samples, size = share = batches.share(number)
-            nbytes = trace.batch_bytes * samples // size
             names.delete("batch")  # the loop binds it to the dataloader's batch first, then to its copy on the GPU
             kept = self.loss_masks.append(samples, size)
-            with ledger.hold("cpu", nbytes - kept, "calibration_data", "batch"):
-                if self.context.device == "gpu":
-                    names.assign("batch", nbytes)
-                ledger.free_all(self.forward.run(whole, hooked, share, again=number > 0).values())
+            with ledger.hold("cpu", trace.batch_bytes * samples // size - kept, "calibration_data", "batch"):
+                inputs = self._inputs(samples, size) if self.context.device == "gpu" else {}
+                names.bind("batch", *inputs.values())
+                ledger.free_all(self.forward.run(whole, hooked, share, inputs, again=number > 0).values())
 
         walk_batches(self.context, batches.count, batch, called="batch")
         self.close("calibrate", "model")
+        # DisableQuantization is left: who runs a block again has its Linears quantize
+        targeted = (module for run in self.runs for module in self.all_modules(run))
+        self.forward.enable(Hooked(QuantizedForwards(self.context), quantizing(targeted)))
         self.compress(modules)
         self.close("compress", "model")
         self.finish()
         names.delete("batch")
         self.context.device = before
         self.returned()
+
+    def _inputs(self, samples: int, size: int) -> dict[int, Handle]:
+        """pytorch/utils/helpers.py tensors_to_device: a copy of every column of the batch, by its crossing."""
+        crossings = self.program.trace.crossings.values()
+        columns = [each for each in crossings if each.producer < 0]
+        return {
+            each.id: self.context.take(each.bytes * samples // size, "batch", Owner("basic pipeline batch", each.name))
+            for each in columns
+        }
 
 
 def _named(trace: ModelTrace) -> ModelTrace:

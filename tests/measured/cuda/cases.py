@@ -235,5 +235,7 @@ def _rotated() -> Iterator[CudaCase]:
     """SpinQuant, with tied embeddings and with experts."""
     yield _case("qwen3-0.6b", "spinquant_w4a16", base=TWO)
     yield _case("qwen3-30b-a3b", "spinquant", base=TWO, layers=1)
+    # the meter does not compute whole random matrices
+    yield _case("qwen3-0.6b", "quip_matrix_whole", base={"progress_bars": False}, layers=2, samples=4, seq_len=512)
     for model, recipe, options in QUIP_JOBS[1:]:  # the first is a shipped recipe
         yield _case(model, recipe, base={"progress_bars": False}, **options)

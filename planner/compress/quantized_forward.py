@@ -1,0 +1,74 @@
+"""Linears that quantize: compressed_tensors quantization/lifecycle/forward.py `set_forward_quantized`.
+
+Every Linear with a scheme has such a forward from `initialize_quantization` on. `DisableQuantization` turns it off
+while the sequential pipeline works on a subgraph, and in the basic one while batches run. There it is back on when
+modifiers get `sequential_epoch_end`: who runs a block again (AWQ) rounds its weights and inputs in every call.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from planner.compress.context import Context
+from planner.compress.fake_quantize import fake_quantized, quantized_values
+from planner.compress.grid_search import Observed, take_extreme
+from planner.compress.holdings import Owner
+from planner.compress.modifiers.base import ModifierModel
+from planner.compress.qparams import calculate_qparams
+from planner.models.traces import Call
+from planner.recipe.specs import QuantArgs
+from planner.recipe.targets import LinearModule
+from planner.timeline import Handle
+
+
+class QuantizedForwards(ModifierModel):
+    """What `quantized_forward` holds beside a Linear's own forward: rounded inputs and weights, until it returns."""
+
+    stays_in_forward = True
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._held: dict[str, list[Handle]] = {}
+
+    def before_forward(self, module: LinearModule, call: Call) -> None:
+        """input = forward_quantize(...); weight_data = forward_quantize(...): nothing of an empty tensor."""
+        scheme = module.scheme
+        if scheme is None:
+            return
+        held = self._held.setdefault(module.name, [])
+        if scheme.input_activations is not None and call.rows:
+            held.append(self._values(module, "input", scheme.input_activations, (call.rows, call.columns)))
+        if scheme.weights is not None:
+            with self.context.frame("forward", Owner(module.name, "rounded weight")) as frame:
+                held.append(fake_quantized(frame, module, scheme.weights))
+
+    def after_forward(self, module: LinearModule, call: Call) -> None:
+        """output = forward_quantize(...), and the forward returns it."""
+        args = module.scheme.output_activations if module.scheme else None
+        if args is not None and call.rows:
+            rounded = self._values(module, "output", args, (call.rows, call.output[-1]))
+            self.context.forward.replace(call.outputs[0], rounded)
+        self.context.ledger.free_all(self._held.pop(module.name, ()))
+
+    def _values(self, module: LinearModule, base: str, args: QuantArgs, shape: tuple[int, int]) -> Handle:
+        """forward_quantize of (rows, columns): with scales of its own where they are dynamic, else with those stored.
+
+        The scales live until the caller has the result.
+        """
+        rows, columns = shape
+        per_row = columns // args.group_size if args.group_size else 1
+        count = rows * per_row if args.dynamic and args.strategy != "tensor" else per_row
+        with self.context.frame("forward", Owner(module.name, f"rounded {base}")) as frame:
+            if args.dynamic:
+                extremes = Observed(
+                    observations=1, count=count, group=rows * columns // count, itemsize=module.itemsize
+                )
+                for name in ("min_val", "max_val"):
+                    take_extreme(frame, name, extremes)
+                qparams = calculate_qparams(frame, count, module.itemsize, args, has_global=True)
+                frame.delete("min_val", "max_val")
+                frame.bind("scales", *qparams.handles)
+            return quantized_values(frame, args, rows * columns, count, module.itemsize)
+
+
+def quantizing(modules: Iterable[LinearModule]) -> Mapping[str, LinearModule]:
+    """Those with a scheme and a weight, by name."""
+    return {module.name: module for module in modules if module.scheme is not None and not module.heads}

@@ -1,0 +1,107 @@
+"""Layers that AutoRound trains while other modifiers' transforms are in them: what a trace of the training shows."""
+
+from typing import Any
+
+import pytest
+
+from planner.compress.binding import make_program
+from planner.compress.context import EVERYTHING, Context
+from planner.compress.oneshot import simulate
+from planner.compress.program import Program
+from planner.compress.recipes import load_recipe
+from planner.models.tuned import TunedBlock
+from planner.recipe.specs import Recipe
+from tests import toys
+from tests.built import graph_of
+
+SMALL: dict[str, Any] = {"layers": 3, "seq_len": 32, "samples": 4}
+HIDDEN, MLP, HEAD = 1024, 3072, 128
+ROWS = 4 * 32
+QUIP = "QuIPModifier: {rotations: [v, u], transform_block_size: 128}"
+R3, R4 = "SpinQuantModifier: {rotations: [R3]}", "SpinQuantModifier: {rotations: [R4], transform_type: random-hadamard}"
+
+
+def recipe(first: str, scheme: str = "W4A16", iters: int = 3) -> Recipe:
+    fields = f"targets: [Linear], scheme: {scheme}, ignore: [lm_head], iters: {iters}, enable_torch_compile: false"
+    return load_recipe(f"a_stage:\n  a_modifiers:\n    {first}\n    AutoRoundModifier: {{{fields}}}\n")
+
+
+def program(which: Recipe, **options: Any) -> Program:
+    job = toys.job(**{**SMALL, **options})
+    return make_program(graph_of("qwen3-0.6b", job), which, job)[0]
+
+
+def trained(which: Recipe, **options: Any) -> TunedBlock:
+    return program(which, **options).tuned["model.layers.1"]
+
+
+def wide(events: Any, module: str) -> list[tuple[str, tuple[int, ...]]]:
+    """Operators with results in fp64 that run in this module."""
+    return [(e.operator, e.dims) for e in events if e.kind == "alloc" and e.dtype == "float64" and e.module == module]
+
+
+def test_inputs_are_rotated_forward_and_back_in_every_iteration() -> None:
+    block, name = trained(recipe(R4)), ".mlp.down_proj.R4_input"
+    forward = [("to_copy", (4, 32, MLP)), ("mm", (ROWS, MLP)), ("div", (4, 32, MLP))]
+    assert wide(block.reference[0], name) == forward
+    assert wide(block.iteration, name)[:3] == forward
+    assert wide(block.collect[0], name) == forward
+    gradients = [dims for operator, dims in wide(block.iteration, ".") if operator == "mm"]
+    assert gradients == [(ROWS, MLP)]  # autocast leaves double alone
+
+
+@pytest.mark.parametrize(
+    ("first", "matrices"),
+    [(R3, [HEAD] * 2), (R4, [MLP]), (QUIP, [128] * 14), ("SpinQuantModifier: {rotations: [R1, R2]}", [])],
+)
+def test_each_transform_of_a_trained_layer_has_a_matrix_of_its_own(first: str, matrices: list[int]) -> None:
+    block = trained(recipe(first))
+    assert sorted(block.rotations) == sorted(side * side * 8 for side in matrices)
+    assert len(block.weights) == len(trained(recipe("QuIPModifier: {rotations: []}")).weights) + len(matrices)
+
+
+def test_queries_stay_as_they_are_and_keys_do_not() -> None:
+    block = trained(recipe(R3))
+    assert not wide(block.reference[0], ".self_attn.R3_q_attn")
+    assert wide(block.reference[0], ".self_attn.R3_k_cache")[0] == ("to_copy", (4, 8, 32, HEAD))
+
+
+def test_outputs_are_rotated_but_for_those_of_a_linear_that_quantizes_its_input_once_it_is_trained() -> None:
+    """auto_round wrapper.py WrapperWALayer calls its Linear's forward, past what is hooked behind it."""
+    name = ".mlp.up_proj.u_output"
+    assert wide(trained(recipe(QUIP)).collect[0], name)
+    quantized = trained(recipe(QUIP, "FP8"))
+    assert wide(quantized.reference[0], name)
+    assert not wide(quantized.collect[0], name)
+    assert wide(quantized.collect[0], ".mlp.up_proj.v_input")
+
+
+def test_a_layer_that_is_rounded_without_training_is_rotated_while_samples_pass() -> None:
+    block = trained(recipe(QUIP, iters=0))
+    assert wide(block.observed[0], ".mlp.down_proj.v_input")
+
+
+def test_a_later_modifier_has_hooked_nothing_yet_where_each_has_its_own_pipeline() -> None:
+    fields = "targets: [Linear], scheme: W4A16, ignore: [lm_head], iters: 3, enable_torch_compile: false"
+    after = load_recipe(f"a_stage:\n  a_modifiers:\n    AutoRoundModifier: {{{fields}}}\n    {R3}\n")
+    assert not trained(after).rotations
+    assert trained(after, pipeline="sequential").rotations
+
+
+def test_matrices_that_were_one_are_one_for_each_on_the_cpu_afterwards() -> None:
+    job, ends = toys.job(**SMALL), []
+    for first in (R4, "SpinQuantModifier: {rotations: [R1]}"):
+        steps = simulate(program(recipe(first)), Context(job)).steps
+        ends.append([s.cpu.end for s in steps if s.phase == "compress" and s.subgraph])
+    grown = [with_r4 - without for with_r4, without in zip(*ends, strict=True)]
+    matrix, r1 = MLP * MLP * 8, HIDDEN * HIDDEN * 8
+    assert [more - grown[0] for more in grown] == [0, matrix, 2 * matrix, 3 * matrix]
+    assert grown[0] == matrix + 3 * 8 - r1
+
+
+def test_folding_changes_no_figure() -> None:
+    job, which = toys.job(**{**SMALL, "layers": 5}), program(recipe(R4), layers=5)
+    folded, whole = (simulate(which, Context(job, shortcuts=shortcuts)).steps for shortcuts in (None, EVERYTHING))
+    assert [(s.gpu.bytes, s.cpu.bytes, s.cpu.end) for s in folded] == [
+        (s.gpu.bytes, s.cpu.bytes, s.cpu.end) for s in whole
+    ]

@@ -1,0 +1,95 @@
+"""AWQ in the basic pipeline, where blocks that run again quantize, and where many layers keep the same tensors."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from planner.compress.binding import make_program
+from planner.compress.context import EVERYTHING, Context
+from planner.compress.inferred import pipeline_notes
+from planner.compress.oneshot import simulate
+from planner.compress.recipes import load_recipe
+from planner.recipe.specs import Recipe
+from tests import toys
+from tests.built import graph_of
+
+SMALL: dict[str, Any] = {"layers": 3, "seq_len": 64, "batch_size": 2, "samples": 6}
+GPU: dict[str, Any] = {"pipeline": "basic", "weights": "gpu"}
+HIDDEN, WIDE = 4096, 14336
+ROWS = 2 * 64
+
+
+def recipe(scheme: str, awq: str = "{n_grid: 3}") -> Recipe:
+    after = f"QuantizationModifier: {{targets: [Linear], scheme: {scheme}, ignore: [lm_head]}}"
+    return load_recipe(f"a_stage:\n  a_modifiers:\n    AWQModifier: {awq}\n    {after}\n")
+
+
+def context_of(which: Recipe, **options: Any) -> Context:
+    """The walked job, with its events."""
+    job = toys.job(**{**SMALL, **options})
+    program, _ = make_program(graph_of("llama-3-8b", job), which, job)
+    context = Context(job, keep="timeline", shortcuts=EVERYTHING)
+    simulate(program, context)
+    return context
+
+
+def sizes(context: Context, role: str) -> Iterator[tuple[str, int]]:
+    """(module, bytes) of all that was taken in this role."""
+    timeline = context.ledger.timeline("gpu")
+    for handle, size, number in timeline.events:
+        owner = timeline.about[handle].owner
+        if number > 0 and owner.role.startswith(role):
+            yield owner.name, size
+
+
+def test_its_linears_round_their_weights_in_every_call() -> None:
+    taken = list(sizes(context_of(recipe("W4A16"), **GPU), "rounded weight output"))
+    name = "model.layers.1.self_attn.o_proj"
+    runs = 3 * (1 + 3)  # batches, by the run as it is and the points of the grid
+    assert [size for module, size in taken if module == name] == [HIDDEN * HIDDEN * 2] * runs
+    assert {module for module, _ in taken} >= {name, "model.layers.0.mlp.down_proj"}
+
+
+def test_they_round_their_inputs_where_the_scheme_has_these() -> None:
+    context = context_of(recipe("W8A8"), **GPU)
+    inputs = {
+        size for module, size in sizes(context, "rounded input output") if module.endswith("layers.1.mlp.down_proj")
+    }
+    assert inputs == {ROWS * WIDE * 2}
+    assert not list(sizes(context_of(recipe("W8A16"), **GPU), "rounded input"))
+
+
+def test_the_sequential_pipeline_leaves_its_linears_as_they_are() -> None:
+    assert not list(sizes(context_of(recipe("W8A8"), weights="gpu"), "rounded weight"))
+
+
+def test_scales_that_are_wider_than_those_before_them_stay_on_a_gpu_with_the_weights() -> None:
+    """NVFP4's come out in fp32 and were bf16. Where weights wait elsewhere, only the copy on the GPU is new."""
+    scales = 3 * ((HIDDEN + 2 * 1024) * HIDDEN + 3 * WIDE * HIDDEN) // 16
+    for options, more in ({"weights": "gpu"}, 2 * scales), (GPU, 2 * scales), ({}, None):
+        job = toys.job(**{**SMALL, **options})
+        program, _ = make_program(graph_of("llama-3-8b", job), recipe("NVFP4A16"), job)
+        last = next(s for s in reversed(simulate(program, Context(job)).steps) if s.phase == "finalize")
+        assert last.gpu.by_kind.get("qparams", 0) == (0 if more is None else program.qparam_bytes + more)
+
+
+def test_a_tensor_that_all_layers_are_passed_is_copied_once_and_pinned_for_each() -> None:
+    """offload_values of pipelines/cache.py: the mask and the rotary embedding, in the basic pipeline."""
+    context = context_of(recipe("W4A16", "{n_grid: 3, offload_device: cpu}"), **GPU)
+    timeline, batches = context.ledger.timeline("cpu"), 3
+    mask, cos_and_sin = 2 * 64 * 64 * 2, 2 * 64 * 128 * 2
+    copied: dict[str, int] = {}
+    for handle, size, number in timeline.events:
+        owner = timeline.about[handle].owner
+        if number > 0 and owner.role == "arguments of all batches, for others too":
+            copied[owner.name] = copied.get(owner.name, 0) + size * number
+    positions = batches * 64 * 8
+    assert copied == {"model.layers.0.self_attn": batches * (mask + cos_and_sin) + positions}
+
+
+def test_attention_that_rounds_its_states_is_said_to_be_uncounted() -> None:
+    scheme = "W4A16, kv_cache_scheme: {num_bits: 8, type: float, strategy: tensor, dynamic: false, symmetric: true}"
+    job = toys.job(**{**SMALL, **GPU})
+    program, _ = make_program(graph_of("llama-3-8b", job), recipe(scheme), job)
+    assert any("keys and values rounded" in note.text for note in pipeline_notes(program, job))
+    program, _ = make_program(graph_of("llama-3-8b", job), recipe("W4A16"), job)
+    assert not any("keys and values rounded" in note.text for note in pipeline_notes(program, job))
