@@ -120,13 +120,14 @@ def smoothed(draw: st.DrawFn) -> tuple[ModifierSpec, ...]:
     """AWQ, which scales one Linear of each layer by another's inputs, and what quantizes after it."""
     quantizer = draw(st.one_of(weights().map(toys.rtn), weights().map(toys.static_rtn), gptqs()))
     has_one_scale = quantizer.groups[0].weights.strategy == "tensor"  # the library refuses duo scaling of these
+    duo, points = draw(st.sampled_from(((False, 2), (True, 3), ("both", 4))))  # as few points as the library takes
     smooth, balance = draw(st.permutations(NAMES[:2]))
     awq = AwqSpec(
         where="toy.yaml: awq",
         mappings=(AwqMapping(f"re:.*{smooth[1:]}$", (f"re:.*{balance[1:]}$",)),),
         offload_device=draw(st.sampled_from((None, "cpu", "not_provided"))),
-        duo_scaling=not has_one_scale and draw(st.sampled_from((True, False, "both"))),
-        n_grid=4,
+        duo_scaling=False if has_one_scale else duo,
+        n_grid=points,
     )
     return awq, quantizer
 
@@ -135,7 +136,7 @@ def recipes(model: Toy) -> st.SearchStrategy[Recipe]:
     """One modifier or two; AWQ where all layers have the two Linears of its mapping."""
     some: st.SearchStrategy[Any] = st.lists(modifiers(), min_size=1, max_size=2)
     if all(len(model.layer(index).linears) > 1 for index in range(model.layers)):
-        some = st.one_of(some, some, smoothed())
+        some = st.one_of(some, some, some, some, smoothed())
     return some.map(lambda specs: toys.recipe(*specs))
 
 

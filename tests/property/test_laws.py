@@ -208,7 +208,9 @@ def test_weights_on_the_gpu_never_lower_its_peak_and_never_raise_the_cpu_s(case:
     toy, recipe, job = case
     plain, resident = (planned((toy, recipe, job.model_copy(update={"weights": w}))) for w in ("cpu", "gpu"))
     for before, after in zip(plain.steps, resident.steps, strict=True):
-        assert after.gpu.peak_bytes >= before.gpu.peak_bytes
+        # what waits on the CPU is tied again while both ends are onloaded: more than the model, if that is small
+        is_tied_again = before.phase == "save" and toy.tied and before.gpu.by_kind == {"weights": 2 * toy.embedding}
+        assert is_tied_again or after.gpu.peak_bytes >= before.gpu.peak_bytes
         assert after.cpu.peak_bytes <= before.cpu.peak_bytes
 
 
