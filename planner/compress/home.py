@@ -78,13 +78,14 @@ class ModelHome:
     def add_qparams(self) -> None:
         """initialize_quantization: empty scales and zero points beside each targeted weight."""
         program, ledger, owner = self._program, self._context.ledger, "quantization parameters"
-        if self._device == "cpu":
+        if program.disk_qparam_bytes or (self._device == "cpu" and not program.qparam_tensors):
             self._keep_on_cpu(program.qparam_bytes - program.disk_qparam_bytes, "qparams", owner)
-            holding = self._on_cpu[-1]
-        else:
-            holding = ledger.open("gpu", "qparams", owner)
-            for nbytes, tensors in program.qparam_tensors:
-                ledger.grow(holding, nbytes * tensors, tensors)
+            return
+        holding = ledger.open(self._device, "qparams", owner)
+        for nbytes, tensors in program.qparam_tensors:
+            ledger.grow(holding, nbytes * tensors, tensors)
+        if self._device == "cpu":
+            self._on_cpu.append(holding)
         self._context.losses.qparams = holding
         self._context.losses.draining.add(holding)
 

@@ -122,6 +122,17 @@ def config_entry(config: Any, key: str) -> Any:
         return None
 
 
+def differs_by_layer(config: Any, key: str) -> bool:
+    """Whether each layer has an entry of its own, so that to ask for one is an error (gemma4's head_dim)."""
+    from transformers.integrations.heterogeneity import AmbiguousGlobalPerLayerAttributeError
+
+    try:
+        getattr(config, key, None)
+    except AmbiguousGlobalPerLayerAttributeError:
+        return True
+    return False
+
+
 def num_experts(config: Any) -> int:
     """Routed experts per MoE layer, 0 for a dense model."""
     text = text_config(config)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from planner.models.build import config_entry, text_config
+from planner.models.build import config_entry, differs_by_layer, text_config
 from planner.models.graph import ModuleInfo, Parameter, Structure
 from planner.recipe.specs import ModelTraits, ModuleRef
 from planner.upstream import REAP_CONFIG_KEYS
@@ -66,7 +66,7 @@ def facts_of(config: Any) -> ModelTraits:
     entries = {name: _first(text, keys) for name, keys in {**heads, **REAP_CONFIG_KEYS}.items()}
     numbers: dict[str, Any] = {name: int(value) for name, value in entries.items() if isinstance(value, int)}
     width, hidden = _first(text, ("head_dim",)), _first(text, ("hidden_size",))
-    if width is None and numbers.get("heads") and hidden is not None:
+    if width is None and numbers.get("heads") and hidden is not None and not differs_by_layer(text, "head_dim"):
         width = hidden // numbers["heads"]
     return ModelTraits(**numbers, head_dim=width if isinstance(width, int) else 0)
 

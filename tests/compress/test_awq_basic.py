@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
 from planner.compress.binding import make_program
 from planner.compress.context import EVERYTHING, Context
 from planner.compress.inferred import pipeline_notes
@@ -93,3 +95,14 @@ def test_attention_that_rounds_its_states_is_said_to_be_uncounted() -> None:
     assert any("keys and values rounded" in note.text for note in pipeline_notes(program, job))
     program, _ = make_program(graph_of("llama-3-8b", job), recipe("W4A16"), job)
     assert not any("keys and values rounded" in note.text for note in pipeline_notes(program, job))
+
+
+@pytest.mark.parametrize("options", [GPU, {"weights": "gpu"}, {"pipeline": "basic"}], ids=str)
+@pytest.mark.parametrize("scheme", ["W4A16", "NVFP4A16"])
+def test_mappings_that_are_passed_over_leave_what_walked_ones_do(scheme: str, options: dict[str, Any]) -> None:
+    job = toys.job(**{**SMALL, "layers": 5, **options})
+    program, _ = make_program(graph_of("qwen3-0.6b", job), recipe(scheme), job)
+    folded, whole = (simulate(program, Context(job, shortcuts=shortcuts)).steps for shortcuts in (None, EVERYTHING))
+    assert [(s.gpu.bytes, s.gpu.end, s.cpu.bytes, s.cpu.end) for s in folded] == [
+        (s.gpu.bytes, s.gpu.end, s.cpu.bytes, s.cpu.end) for s in whole
+    ]

@@ -16,6 +16,7 @@ from planner.models.graph import ModelGraph
 from planner.recipe.specs import Recipe
 from tests import toys
 from tests.built import graph_of
+from tests.measured.cases import CONFIGS
 
 SMALL: dict[str, Any] = {"layers": 2, "seq_len": 64, "batch_size": 2, "samples": 6}
 HEADS, WIDTH = 8, 128
@@ -108,6 +109,14 @@ def test_heads_without_a_hadamard_matrix_are_refused() -> None:
     with pytest.raises(RecipeError, match="does not say how wide a head is"):
         SpinQuantSpec.read({"rotations": ["R3"]}, "spin").within(replace(facts, head_dim=0), modules, ())
     SpinQuantSpec.read({"rotations": ["R3"], "transform_block_size": 32}, "spin").within(model.facts, modules, ())
+
+
+def test_heads_that_differ_by_layer_are_refused_as_the_library_refuses_them() -> None:
+    """compressed_tensors utils/helpers.py get_head_dim asks gemma4's config for the one width that it has not."""
+    model = graph_of(str(CONFIGS / "gemma4.json"), toys.job(**SMALL))
+    for rotations in (["R3"], ["R4"]):
+        with pytest.raises(RecipeError, match="does not say how wide a head is"):
+            SpinQuantSpec.read({"rotations": rotations}, "spin").within(model.facts, model.module_refs(), ())
 
 
 def test_its_matrix_is_saved_once() -> None:

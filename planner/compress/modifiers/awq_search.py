@@ -71,8 +71,8 @@ class AwqSearch:
         self.context, self.points = context, tuple(points)
         self.arguments = ParentsArguments(context, copies=copies)
         self.statistics: dict[str, Statistics] = {}
-        self._stored: dict[str, int] = {}
-        """Bytes of the qparams that were computed last, by name."""
+        self._stored: dict[tuple[int, str], int] = {}
+        """Bytes of the qparams that were computed last, by the layer's place in its mapping and by name."""
 
     def run(self, smoothings: Sequence[AwqSmoothing]) -> None:
         """base.py `_apply_smoothing` of these mappings."""
@@ -107,12 +107,12 @@ class AwqSearch:
         names.bind("cache", *([kept.handle] if kept else []))
         if kept:
             self.arguments.pin(one.parent, kept)
-        for layer in one.quantized if kept else ():
+        for place, layer in enumerate(one.quantized if kept else ()):
             owner = Owner(layer.name, "scaled weight")
             for name, stored in weight_qparam_bytes(layer).items():
                 parameter = f"{layer.name}.weight_{name}"
                 context.onload(parameter, stored, "qparams")
-                new = context.take(self._stored[name], "observer", Owner(layer.name, name))
+                new = context.take(self._stored[place, name], "observer", Owner(layer.name, name))
                 context.rebind(parameter, new, stored)
             context.rebind(f"{layer.name}.weight", context.take(layer.weight_bytes, "awq", owner))
         context.ledger.free(self.statistics.pop(one.smooth.name).handle)
@@ -186,13 +186,13 @@ class AwqSearch:
         by_name = {layer.name: layer for layer in layers}
         for layer in layers:
             observers.observe(layer, [by_name[name] for name in siblings_of(layer.name, names)])
-        for layer in layers:
+        for place, layer in enumerate(layers):
             qparams = observers.qparams(layer, siblings_of(layer.name, names))
             computed = {"scale": qparams.scale, "zero_point": qparams.zero_point, "global_scale": qparams.global_scale}
             for name, stored in weight_qparam_bytes(layer).items():
                 parameter, handle = f"{layer.name}.weight_{name}", computed[name]
                 assert handle is not None, f"{parameter}: nothing computed"
-                self._stored[name] = self.context.ledger.size(handle)
+                self._stored[place, name] = self.context.ledger.size(handle)
                 self.context.onload(parameter, stored, "qparams")
                 self.context.rebind(parameter, handle, stored)
 

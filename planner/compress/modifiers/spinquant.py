@@ -120,6 +120,8 @@ class SpinQuantSpec(TransformSpec):
     def within(self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
         """Raises RecipeError where the library cannot group norms, or make a matrix of a weight's size."""
         where = f"{self.where} ({facts.architecture})"
+        if not facts.head_dim and ("R3" in self.rotations or facts.heads):  # base.py on_initialize asks in any case
+            raise RecipeError("the config does not say how wide a head is: LLM Compressor stops there", where)
         try:
             fused = tuple(_fused(modules, NORMS[-1:] if facts.architecture == ROUTED else NORMS))
         except ModuleSetError as error:
@@ -128,8 +130,6 @@ class SpinQuantSpec(TransformSpec):
         self._check_sizes(modules, rotated)
         embeddings = tuple(ref.name for ref in Patterns((EMBEDDING,)).of(modules))
         attentions = tuple(ref.name for ref in Patterns((ATTENTION,)).of(modules)) if "R3" in self.rotations else ()
-        if attentions and not facts.head_dim:
-            raise RecipeError("the config does not say how wide a head is, which R3 goes by", f"{where}.rotations")
         for name in attentions:
             self.check_side(facts.head_dim, f"the heads of {name}", block=facts.head_dim)
         return replace(
