@@ -5,7 +5,7 @@ come closest by each strategy that lowers what is over, and stops at the first d
 leave the result alone go first; only where they do not suffice, samples and their length are cut.
 
 A job that asks what is free is judged by shorter walks until it seems to fit; then by those of a plan, which may say
-otherwise near the limit of a card.
+otherwise near the limit of a card. So whatever is taken as fitting is what a plan says.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,12 +43,10 @@ STEPS = {"samples": 1, "seq_len": 128, "batch_size": 1}
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """One strategy, or several together, and how far it is from fitting."""
+    """One strategy, or several together."""
 
     strategy: Strategy
     trial: Trial
-    lacks: float
-    """0 where nothing is over; else the sum of how many times too little there is, as logarithms."""
 
 
 class Search:
@@ -69,6 +67,7 @@ class Search:
         )[1:]
         self.refused: dict[str, str] = dict(left_out(graph))
         """Strategies that cannot be planned for this model, and why."""
+        self._asked_for: dict[Trial, tuple[Demand, ...]] = {}
 
     def fit(self) -> Fit:
         """The answer, and where it is no, what makes it yes."""
@@ -163,7 +162,7 @@ class Search:
         def fits(steps: int) -> bool:
             state = self._state(_shorter(base, {**fixed, **_with(self.asked, field, steps * step)}))
             if state is not None:
-                tried[steps] = self._quick(state.trial)
+                tried[steps] = self._demands(state.trial)
             return state is not None and self._does_fit(state)
 
         def guess(fitting: int, failing: int) -> int | None:
@@ -186,7 +185,7 @@ class Search:
         same = [each for each in self.candidates if each.is_same_result]
         found, reached = self._extend([start], same)
         if not found:
-            closest = sorted(reached, key=lambda state: state.lacks)[:WIDTH]
+            closest = sorted(reached, key=self._lacks)[:WIDTH]
             found = self._other_results([start.strategy, *(state.strategy for state in closest)])
         by_name = {state.strategy.name: state.strategy for state in found}
         choices = [self._choice(strategy) for strategy in by_name.values()]
@@ -231,7 +230,7 @@ class Search:
                 tried = self._followers(states, steps, is_hopeless)
                 if found := [each for each in tried if self._does_fit(each)]:
                     return found, []
-            states = sorted(tried, key=lambda state: state.lacks)[:WIDTH]
+            states = sorted(tried, key=self._lacks)[:WIDTH]
             reached += states
             if not states:
                 break
@@ -241,7 +240,7 @@ class Search:
         """The states, each extended by each step that helps it; the same changes in another order count once."""
         following = {}
         for state in states:
-            over = [demand.resource for demand in self._quick(state.trial) if demand.outcome == "over"]
+            over = [demand.resource for demand in _over(self._demands(state.trial))]
             for step in steps:
                 strategy = _joined(state.strategy, step)
                 is_tried = with_hopeless or not self.is_hopeless(strategy)
@@ -255,17 +254,26 @@ class Search:
 
     def _lowers(self, step: Strategy, over: Sequence[Resource]) -> bool:
         """Alone, the step lowers one of these resources."""
-        alone, start = self._state(step), self._quick(self.estimator.trial(self.asked))
+        alone, start = self._state(step), self._demands(self.estimator.trial(self.asked))
         if alone is None:
             return False
-        return any(_asks(self._quick(alone.trial), each) < _asks(start, each) for each in over)
+        return any(_asks(self._demands(alone.trial), each) < _asks(start, each) for each in over)
 
     def _does_fit(self, state: State) -> bool:
-        """Nothing is over, in a plan's walks neither."""
-        return not state.lacks and not _lacks(state.trial.quick_demands(self.machine, exactly=True))
+        return not self._lacks(state)
 
-    def _quick(self, trial: Trial) -> tuple[Demand, ...]:
-        return trial.quick_demands(self.machine)
+    def _lacks(self, state: State) -> float:
+        """0 where nothing is over; else the sum of how many times too little there is, as logarithms."""
+        over = _over(self._demands(state.trial))
+        missing = (log(max(demand.at_least_bytes, 2) / max(demand.has_bytes or 0, 1)) + 0.001 for demand in over)
+        return float("inf") if state.trial.fails else sum(missing)
+
+    def _demands(self, trial: Trial) -> tuple[Demand, ...]:
+        """What a trial asks of the machine: by shorter walks if something is over by these, else as a plan has it."""
+        if trial not in self._asked_for:
+            quick = trial.quick_demands(self.machine)
+            self._asked_for[trial] = quick if _over(quick) else trial.quick_demands(self.machine, exactly=True)
+        return self._asked_for[trial]
 
     def _state(self, strategy: Strategy) -> State | None:
         """The strategy, simulated; None where it cannot be planned for this model."""
@@ -278,14 +286,14 @@ class Search:
                 raise
             self.refused[strategy.name] = str(error)
             return None
-        return State(strategy, trial, _lacks(self._quick(trial)) if not trial.fails else float("inf"))
+        return State(strategy, trial)
 
     def _choice(self, strategy: Strategy) -> Choice:
         return self.estimator.choice(self.asked, strategy, self.machine)
 
     def _closest(self) -> tuple[Choice, ...]:
         states = [state for each in self.candidates if (state := self._state(each))]
-        return tuple(self._choice(state.strategy) for state in sorted(states, key=lambda state: state.lacks)[:3])
+        return tuple(self._choice(state.strategy) for state in sorted(states, key=self._lacks)[:3])
 
 
 def without_idle(choices: Sequence[Choice]) -> tuple[list[Choice], list[str]]:
@@ -341,10 +349,9 @@ def _with(asked: Job, field: str, value: int) -> dict[str, int]:
     return changes
 
 
-def _lacks(demands: Sequence[Demand]) -> float:
-    """How much is missing of all that is over."""
-    over = [demand for demand in demands if demand.outcome == "over"]
-    return sum(log(max(demand.at_least_bytes, 2) / max(demand.has_bytes or 0, 1)) + 0.001 for demand in over)
+def _over(demands: Sequence[Demand]) -> list[Demand]:
+    """Those of which there is too little."""
+    return [demand for demand in demands if demand.outcome == "over"]
 
 
 def _asks(demands: Sequence[Demand], resource: Resource) -> int:

@@ -69,10 +69,9 @@ def _best(search: Search, wish: Wish) -> Choice:
         while fitting := list(filter(_does_fit, left)):
             best = min(fitting, key=lambda choice: (not choice.is_same_result, rank(choice.fits), choice.moved_bytes))
             planned = _with_headroom(search.as_planned(best), wish)
-            if _does_fit(planned):
+            if planned.fits == best.fits:
                 return planned
-            left.remove(best)
-            tried.append(planned)
+            left[left.index(best)] = planned  # known better now
         tried += left
     closest = min(tried, key=lambda choice: (choice.fails is not None, max(_over(choice), default=1.0)))
     return _with_headroom(search.as_planned(closest), wish) if _is_near(closest) else closest

@@ -19,6 +19,9 @@ from planner.units import GIB, MIB
 from tests.choose.small import CONFIG, JOB, LARGE, MIXTURE, estimator, machine, search
 
 FITTING = ("yes", "slow")
+ALL_ON_CARD = Job(samples=64, seq_len=512, weights="gpu", offload_device="gpu")
+NEAR_LIMIT = machine(2040 * MIB)
+"""On this card the mixture's job that is all on it gets through by shorter walks than a plan's, and not by these."""
 
 
 def asks(resource: Resource, job: Job = JOB, recipe: str = "gptq_w4a16") -> int:
@@ -76,10 +79,16 @@ def test_nothing_is_looked_for_where_nobody_said_what_there_is() -> None:
     assert (answer.fits, answer.fixes, answer.closest) == ("not said", (), ())
 
 
+def test_a_job_that_fails_by_a_plan_alone_is_told_what_leaves_the_result_alone() -> None:
+    """By the shorter walks of the search nothing is over here."""
+    answer = search(NEAR_LIMIT, ALL_ON_CARD, config=MIXTURE).fit()
+    assert answer.fits == "no"
+    assert answer.fixes
+    assert all(fix.is_same_result and fix.fits in FITTING for fix in answer.fixes)
+
+
 def test_the_largest_value_is_one_that_a_plan_lets_through() -> None:
-    """Near the limit of this card shorter walks than a plan's let the job through that is all on it."""
-    job = Job(samples=64, seq_len=512, weights="gpu", offload_device="gpu")
-    on = machine(2040 * MIB)
+    job, on = ALL_ON_CARD, NEAR_LIMIT
     largest = search(on, job, config=MIXTURE).largest("samples")
     assert largest.value is not None
     fitting, larger = (job.model_copy(update={"samples": largest.value + more}) for more in (0, 1))
