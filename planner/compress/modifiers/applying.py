@@ -21,7 +21,7 @@ class Groups:
         self.context = context
         self.groups = [tuple(group) for _, group in groupby(applied, key=lambda each: id(each.transform))]
         self.has_hooks = any(each.application.is_online for each in applied)
-        self._hooks: dict[tuple[str, str], list[_Hook]] = defaultdict(list)
+        self._hooks: dict[tuple[str, str], list[_Rotating]] = defaultdict(list)
         """By module and location, in the order in which they came."""
         self._matrices: list[Matrices] = []
         self._passed: dict[str, Handle] = {}
@@ -98,10 +98,10 @@ class Groups:
         if each.application.inverse:
             matrices.invert(size)
         matrices.keep_scales(1)
-        self._hooks[name, each.application.location].append(_Hook(matrices, size, each.application.inverse))
+        self._hooks[name, each.application.location].append(_Rotating(matrices, size, each.application.inverse))
 
 
-class _Hook:
+class _Rotating:
     def __init__(self, matrices: Matrices, size: int, inverse: bool) -> None:
         self.matrices, self.size, self.inverse = matrices, size, inverse
         self.has_inverse = inverse and matrices.kind == "random-matrix"

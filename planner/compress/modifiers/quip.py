@@ -116,8 +116,7 @@ class QuIPSpec(TransformSpec):
         is_random = any(each.type == "random-matrix" for each in self.transforms)
         unused = sum(transforms.unused(each, modules) for each in self.transforms)
         yield from self.garbage(unused, inverts=is_random)
-        if selection.keys:
-            yield transforms.unturned(self.where)
+        yield from transforms.unturned(self._applications, "it", self.where)
         if any(each.is_online for each in self._applications):
             text = (
                 "whoever serves the result rotates inputs or outputs anew; its matrices are saved, and not sized there"

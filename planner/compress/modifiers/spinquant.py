@@ -175,10 +175,9 @@ class SpinQuantSpec(TransformSpec):
         """What a script must have done before."""
         if self.is_routed:
             yield _unprepared(self.where)
-        if selection.keys:
-            yield transforms.unturned(self.where)
+        places = [each for group in self.transforms for each in group.apply]
+        yield from transforms.unturned(places, "R3" if self.given is None else "it", self.where)
         if self.given is not None:
-            places = [each for group in self.given.groups for each in group.apply]
             yield from transforms.slips(places, modules)
         inverts = any(each.type == "random-matrix" for each in self.transforms)
         yield from self.garbage(sum(transforms.unused(each, modules) for each in self.transforms), inverts=inverts)

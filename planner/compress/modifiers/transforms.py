@@ -310,14 +310,20 @@ def online(transform: Transform, layer: str, modules: Sequence[ModuleRef]) -> It
             )
 
 
-def unturned(where: str) -> Note:
-    """compressed_tensors modeling/attention.py QuantizedAttentionImpl, utils/helpers.py `use_eager_attention`."""
-    text = (
-        f"{where}: keys alone are rotated while LLM Compressor runs samples. Calibration forces eager attention, which "
-        "goes past the hooks of queries, so that what is learnt from activations behind attention is of scores that "
-        "no one will compute."
-    )
-    return Note(kind="result", text=text)
+def unturned(applications: Collection[Application], what: str, where: str) -> Iterator[Note]:
+    """compressed_tensors modeling/attention.py QuantizedAttentionImpl, utils/helpers.py `use_eager_attention`.
+
+    `what` rotates.
+    """
+    locations = {each.location for each in applications}
+    if "q_attn" in locations:
+        rotated = "keys alone" if "k_cache" in locations else "no queries"
+        text = (
+            f"{where}: {what} rotates {rotated} while LLM Compressor runs samples. Calibration forces eager attention, "
+            "which goes past the hooks of queries, so that what is learnt from activations behind attention is of "
+            "scores that no one will compute."
+        )
+        yield Note(kind="result", text=text)
 
 
 def distinct(applications: Iterable[Application]) -> list[Application]:
