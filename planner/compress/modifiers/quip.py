@@ -76,26 +76,24 @@ class QuIPSpec(TransformSpec):
 
     def within(self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
         """Raises RecipeError where the library finds no matrix for a module."""
-        transforms.check_modules(self.transforms, modules, facts.head_dim)
-        bound = tuple(each.within(modules) for each in self.transforms)
-        return replace(self, transforms=bound, applied=tuple(transforms.applied(bound, modules)))
+        groups, applied = transforms.bound(self.transforms, modules, facts.head_dim)
+        return replace(self, transforms=groups, applied=applied)
 
     def select(self, modules: Sequence[ModuleRef]) -> Selection:
         """All that is multiplied, and all that gets hooks."""
-        states = [each for each in self._applications if each.of_states]
-        others = transforms.distinct(each for each in self._applications if not each.of_states)
-        taken = {ref.name for each in others for ref in each.of(modules)}
+        found = transforms.Found(modules)
+        taken = {ref.name for each in self._applications if not each.of_states for ref in found.of(each)}
         return Selection(
             weights={ref.name: None for ref in modules if ref.name in taken},
-            keys=frozenset(ref.name for each in states for ref in each.of(modules)),
+            keys=frozenset(ref.name for each in self._applications if each.of_states for ref in found.of(each)),
         )
 
     def hooked_inputs(
         self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]
     ) -> frozenset[str]:
         """Those of the location `input`: of V, all targets."""
-        applications = [each for each in self._applications if each.location == "input"]
-        return frozenset(ref.name for each in applications for ref in each.of(modules))
+        found = transforms.Found(modules)
+        return frozenset(ref.name for each in self._applications if each.location == "input" for ref in found.of(each))
 
     def added(self, modules: Sequence[ModuleRef]) -> Iterable[tuple[str, str, tuple[int, ...]]]:
         """One matrix of each group for each size."""
@@ -114,8 +112,7 @@ class QuIPSpec(TransformSpec):
             yield nothing_left(self.where)
             return
         is_random = any(each.type == "random-matrix" for each in self.transforms)
-        unused = sum(transforms.unused(each, modules) for each in self.transforms)
-        yield from self.garbage(unused, inverts=is_random)
+        yield from self.garbage(sum(each.unused for each in self.transforms), inverts=is_random)
         yield from transforms.unturned(self._applications, "it", self.where)
         if any(each.is_online for each in self._applications):
             text = (

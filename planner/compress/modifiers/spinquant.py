@@ -155,8 +155,7 @@ class SpinQuantSpec(TransformSpec):
         except ModuleSetError as error:
             raise RecipeError(f"{error}; LLM Compressor cannot fuse the norms of this model", where) from error
         groups = tuple(self._groups(facts.head_dim)) if given is None else given.groups
-        transforms.check_modules(groups, modules, facts.head_dim)
-        groups = tuple(each.within(modules) for each in groups)
+        groups, applied = transforms.bound(groups, modules, facts.head_dim)
         embeddings = Patterns((EMBEDDING if given is None else given.embedding,)).of(modules)
         if given is not None:
             _check_weights(
@@ -167,7 +166,7 @@ class SpinQuantSpec(TransformSpec):
             embeddings=tuple(ref.name for ref in embeddings),
             fused=fused,
             transforms=groups,
-            applied=tuple(transforms.applied(groups, modules)),
+            applied=applied,
             is_routed=facts.architecture == ROUTED,
         )
 
@@ -180,7 +179,7 @@ class SpinQuantSpec(TransformSpec):
         if self.given is not None:
             yield from transforms.slips(places, modules)
         inverts = any(each.type == "random-matrix" for each in self.transforms)
-        yield from self.garbage(sum(transforms.unused(each, modules) for each in self.transforms), inverts=inverts)
+        yield from self.garbage(sum(each.unused for each in self.transforms), inverts=inverts)
 
     def hooked_inputs(
         self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]

@@ -103,10 +103,6 @@ class Application:
         """utils/matrix.py `get_transform_size`."""
         return self.location in ("output", "weight_output")
 
-    def of(self, modules: Sequence[ModuleRef]) -> list[ModuleRef]:
-        """The modules that it is applied to."""
-        return selected(self.targets, self.ignore, modules)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transform:
@@ -123,7 +119,9 @@ class Transform:
     where: str = field(default="", compare=False)
     """Path of its block size in the recipe file."""
     widths: tuple[tuple[int, int], ...] = ()
-    """Bytes of a number in each matrix, by its size, found in a model (`within`)."""
+    """Bytes of a number in each matrix, by its size, found in a model (`within`), and"""
+    unused: int = 0
+    """bytes of the matrices and inverses that no hook has: they are in weights."""
 
     def size(self, rows: int, columns: int, is_embedding: bool, application: Application) -> int:
         """utils/matrix.py `get_transform_size`."""
@@ -137,18 +135,25 @@ class Transform:
         """A matrix of its own; a Hadamard matrix is turned round instead."""
         return application.inverse and self.type == "random-matrix"
 
-    def steps(self, modules: Sequence[ModuleRef]) -> Iterator[tuple[Application, ModuleRef, int]]:
+    def steps(self, found: "Found") -> Iterator[tuple[Application, ModuleRef, int]]:
         """What is applied, in the order of factory/base.py `apply_to_model`, with the sizes of the matrices."""
         for application in self.apply:
-            for ref in application.of(modules):
+            for ref in found.of(application):
                 yield application, ref, self.size_of(ref, application)
 
-    def within(self, modules: Sequence[ModuleRef]) -> Self:
+    def within(self, found: "Found") -> Self:
         """The record for a model. The first that asks for a matrix decides how wide its numbers are."""
-        found: dict[int, int] = {}
-        for application, _, size in self.steps(modules):
-            found.setdefault(size, self.itemsize if application.is_online else FP64)
-        return replace(self, widths=tuple(found.items()))
+        widths: dict[int, int] = {}
+        asked: set[tuple[int, bool]] = set()
+        hooked: set[tuple[int, bool]] = set()
+        for application, _, size in self.steps(found):
+            widths.setdefault(size, self.itemsize if application.is_online else FP64)
+            key = (size, self.has_inverse(application))
+            asked |= {(size, False), key}
+            if application.is_online:
+                hooked.add(key)
+        unused = sum(bytes_of(size, widths[size]) for size, _ in asked - hooked)
+        return replace(self, widths=tuple(widths.items()), unused=unused)
 
     def width(self, size: int) -> int:
         """Bytes of a number in the matrix of this size."""
@@ -164,11 +169,37 @@ class Applied:
     names: tuple[str, ...]
 
 
-def applied(transforms: Iterable[Transform], modules: Sequence[ModuleRef]) -> Iterator[Applied]:
-    """What is applied to this model, in order."""
-    for transform in transforms:
-        for application in transform.apply:
-            yield Applied(transform, application, tuple(ref.name for ref in application.of(modules)))
+class Found:
+    """The modules of one model that applications take: looked for once, where they take the same."""
+
+    def __init__(self, modules: Sequence[ModuleRef]) -> None:
+        self.modules = modules
+        self._known: dict[tuple[tuple[str, ...], tuple[str, ...]], list[ModuleRef]] = {}
+
+    def of(self, application: Application) -> list[ModuleRef]:
+        """In the model's order: match.py `match_named_modules`."""
+        key = (application.targets, application.ignore)
+        if key not in self._known:
+            self._known[key] = selected(*key, self.modules)
+        return self._known[key]
+
+
+def bound(
+    transforms: Iterable[Transform], modules: Sequence[ModuleRef], head_dim: int
+) -> tuple[tuple[Transform, ...], tuple[Applied, ...]]:
+    """The groups for this model, whose heads are so wide, and what is applied, in order.
+
+    Raises RecipeError where the library would fail on a module, UnsupportedError where planner has no model.
+    """
+    found = Found(modules)
+    _check_modules(transforms, found, head_dim)
+    groups = tuple(each.within(found) for each in transforms)
+    applied = (
+        Applied(group, application, tuple(ref.name for ref in found.of(application)))
+        for group in groups
+        for application in group.apply
+    )
+    return groups, tuple(applied)
 
 
 # ---------------------------------------------------------------------- reading
@@ -215,21 +246,17 @@ def _application(fields: ArgsFields, where: str) -> Application:
 
 
 # ---------------------------------------------------------------------- a model
-def check_modules(transforms: Iterable[Transform], modules: Sequence[ModuleRef], head_dim: int) -> None:
-    """Raises RecipeError where the library would fail on a module, UnsupportedError where planner has no model.
-
-    `head_dim`: how wide the model's heads are.
-    """
+def _check_modules(transforms: Iterable[Transform], found: Found, head_dim: int) -> None:
     for transform in transforms:
         for application in sorted(transform.apply, key=lambda each: each.is_online):
-            for ref in application.of(modules):
+            for ref in found.of(application):
                 if application.of_states:
                     _check_states(ref, transform, application, head_dim)
                     continue
                 _check_class(ref, application)
                 own = side(ref.rows, ref.columns, "Embedding" in ref.classes, application.is_output)
                 check_size(transform.type, own, ref.name, transform.block, transform.where)
-        _check_twice(transform, modules)
+        _check_twice(transform, found)
 
 
 def _check_class(ref: ModuleRef, application: Application) -> None:
@@ -258,11 +285,11 @@ def _check_states(ref: ModuleRef, transform: Transform, application: Application
     check_size(transform.type, head_dim or block, f"the heads of {ref.name}", block, transform.where)
 
 
-def _check_twice(transform: Transform, modules: Sequence[ModuleRef]) -> None:
+def _check_twice(transform: Transform, found: Found) -> None:
     """Both hooks would run, and the module have but the second one's matrix."""
     seen: set[tuple[str, str]] = set()
     for application in transform.apply:
-        for ref in application.of(modules) if application.is_online else ():
+        for ref in found.of(application) if application.is_online else ():
             if (ref.name, application.location) in seen:
                 text = f"takes the {application.location} of {ref.name} a second time in its group, which planner"
                 raise UnsupportedError(f"{application.where}.targets: {text} does not model")
@@ -273,7 +300,8 @@ def saved(transform: Transform, modules: Sequence[ModuleRef]) -> Iterator[tuple[
     """The matrices that stay in hooks: apply.py `_register_tied_transform_weights`: each goes by the first module, in
     the model's order, that has it."""
     online = [application for application in transform.apply if application.is_online]
-    taken = [(application, {ref.name for ref in application.of(modules)}) for application in online]
+    found = Found(modules)
+    taken = [(application, {ref.name for ref in found.of(application)}) for application in online]
     first: dict[tuple[int, bool], str] = {}
     for ref in modules:
         for application in (application for application, names in taken if ref.name in names):
@@ -283,21 +311,9 @@ def saved(transform: Transform, modules: Sequence[ModuleRef]) -> Iterator[tuple[
         yield name, "F64" if transform.width(size) == FP64 else "F32", (size, size)
 
 
-def unused(transform: Transform, modules: Sequence[ModuleRef]) -> int:
-    """Bytes of the matrices and inverses that no hook has: they are in weights."""
-    asked: set[tuple[int, bool]] = set()
-    hooked: set[tuple[int, bool]] = set()
-    for application, _, size in transform.steps(modules):
-        key = (size, transform.has_inverse(application))
-        asked |= {(size, False), key}
-        if application.is_online:
-            hooked.add(key)
-    return sum(bytes_of(size, transform.width(size)) for size, _ in asked - hooked)
-
-
 def online(transform: Transform, layer: str, modules: Sequence[ModuleRef]) -> Iterator[OnlineRotation]:
     """The transforms that stay in a layer: factory/base.py `_apply_to_module`."""
-    for application, ref, size in transform.steps(modules):
+    for application, ref, size in transform.steps(Found(modules)):
         if application.is_online:
             yield OnlineRotation(
                 name=f"{transform.name}_{application.location}",
