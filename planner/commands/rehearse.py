@@ -102,6 +102,16 @@ TrustOption = Annotated[
         rich_help_panel=REHEARSING,
     ),
 ]
+EveryBatchOption = Annotated[
+    bool,
+    typer.Option(
+        "--every-batch",
+        metavar=FLAG,
+        help="Run those batches, too, that would do what batches before them did. Else they are passed over: the "
+        "report is the same.",
+        rich_help_panel=REHEARSING,
+    ),
+]
 QuietOption = Annotated[
     bool,
     typer.Option("--quiet", metavar=FLAG, help="Hide what the script prints.", rich_help_panel=REHEARSING),
@@ -121,6 +131,7 @@ def rehearse(
     save: SaveOption = False,
     real_data: RealDataOption = False,
     trust_remote_code: TrustOption = False,
+    every_batch: EveryBatchOption = False,
     quiet: QuietOption = False,
     steps: StepsOption = "folded",
     check: CheckOption = False,
@@ -150,6 +161,7 @@ def rehearse(
         real_data=real_data,
         trust_remote_code=trust_remote_code,
         quiet=quiet,
+        every_batch=every_batch,
     )
     from planner.reports.plan import formats
     from planner.sizing.demands import judged

@@ -74,7 +74,7 @@ def report(done: Rehearsed) -> Plan:
     notes = [Note(kind="rehearsal", text=text) for kind, text in dict.fromkeys(told.notes) if kind != CAUSE]
     notes += [*notes_on_cards(told, card, done.card), Note(kind="rehearsal", text=CUDNN)]
     if gpu.peak_reserved_bytes and verdict.outcome != "out of memory":
-        gpu = gpu.model_copy(update={"smallest_card_bytes": _smallest(trace, gpu, job, card)})
+        gpu = gpu.model_copy(update={"smallest_card_bytes": _smallest(trace, gpu, job, card, verdict.retries)})
         notes += [Note(kind="rehearsal", text=ASKS)] if trace.questions else []
     highest = max(steps, key=lambda step: (step.cpu.peak_bytes, -step.index))
     return Plan(
@@ -217,10 +217,11 @@ def _gpu_peak(steps: Sequence[Step], job: Job) -> GpuPeak:
     )
 
 
-def _smallest(trace: Trace, gpu: GpuPeak, job: Job, card: int) -> int:
+def _smallest(trace: Trace, gpu: GpuPeak, job: Job, card: int, retries: int) -> int:
     context = job.cuda_context_bytes
     start, least = (gpu.peak_reserved_bytes or 0) + context, gpu.peak_bytes + context
-    return RecordedTape(trace, card).smallest(start, min(least, start - 1), context, job.allocator_settings)
+    tape = RecordedTape(trace, card)
+    return tape.smallest(start, min(least, start - 1), context, job.allocator_settings, is_known=not retries)
 
 
 def _verdict(told: Told, steps: Sequence[Step], ran_out: tuple[int, int] | None) -> Verdict:

@@ -45,6 +45,8 @@ class ScriptWish:
     real_data: bool = False
     trust_remote_code: bool = False
     quiet: bool = False
+    every_batch: bool = False
+    """Run those, too, that would do what batches before them did."""
     rank: int = 0
     """Which process of a torchrun job this is."""
 
@@ -166,6 +168,7 @@ def _write_settings(wish: ScriptWish, driver: PretendedDriver, folder: Path) -> 
         "ram_bytes": wish.ram_bytes,
         "ranks": wish.job.ranks,
         "rank": wish.rank,
+        "every_batch": wish.every_batch,
         "most_samples": wish.job.samples if "samples" in wish.job.model_fields_set else None,
     }
     (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")

@@ -27,6 +27,8 @@ RECORD = np.dtype(
     ]
 )
 ALLOC, FREE, FREED, SEGMENT, SEGMENT_FREE, OUT_OF_MEMORY, MARK, ORIGIN, CPU_ALLOC, CPU_FREE, ASKED, BATCH = range(12)
+AGAIN, ROUNDS_END = 12, 13
+"""The last `bytes` batches come `number` times more; what follows belongs to no batch."""
 LARGEST = 8
 """Holdings that a step names."""
 WORKSPACES = (CUBLAS_WORKSPACE, CUBLAS_WORKSPACE_FROM_SM_90)

@@ -139,6 +139,7 @@ assert x.prod(-1).tolist() == [0, 60] and x[x > 2].tolist() == [3, 4, 5] and x.u
 assert torch.tensor([7], device="cuda").item() == 7 and (x == 4).any().item() and x.max().item() == 5
 w = torch.randn(500, 500, device="cuda")
 assert torch.isfinite(w).all() and not torch.isnan(w).any() and not (w == 0).all()
+assert torch.isnan(w).sum() == 0 and torch.isinf(w).nonzero().shape == (0, 2) and w[torch.isnan(w)].numel() == 0
 assert w.sum().item() > w.mean().item() > 0
 assert torch.linalg.svd(w)[1].shape == (500,) and torch.linalg.cholesky(w).shape == (500, 500)
 huge = torch.zeros(200_000, 200_000) * 2

@@ -40,7 +40,7 @@ def test_collections_pass_over_what_a_pipeline_attached_until_it_ends() -> None:
         LifecycleCallbacks=type("Own", (LifecycleCallbacks,), dict(vars(LifecycleCallbacks)))
     )
     steps = Steps()
-    _EntryPoints(steps).callbacks(module)
+    _EntryPoints(steps, types.SimpleNamespace(end=lambda: None)).callbacks(module)
     try:
         module.LifecycleCallbacks.calibration_start()
         attached = module.LifecycleCallbacks.kept[-1]

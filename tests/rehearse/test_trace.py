@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from planner.cuda.settings import DEFAULT
-from planner.rehearse import tape
+from planner.rehearse import actions, tape
 from planner.rehearse.events import CodeFrame
 from planner.rehearse.tape import RecordedTape
 from planner.rehearse.trace import (
+    AGAIN,
     ALLOC,
     BATCH,
     CPU_ALLOC,
@@ -18,6 +19,7 @@ from planner.rehearse.trace import (
     ORIGIN,
     OUT_OF_MEMORY,
     RECORD,
+    ROUNDS_END,
     Trace,
 )
 from planner.units import GIB, MIB
@@ -50,6 +52,9 @@ class Writer:
 
     def mark(self, action: int = MARK, *, nbytes: int = 0, address: int = 0, device: int = 0) -> None:
         self.events.append((action, device, 0, 0, nbytes, address))
+
+    def again(self, batches: int, times: int) -> None:
+        self.events.append((AGAIN, 0, 0, times, batches, 0))
 
     def trace(self) -> Trace:
         return Trace(np.array(self.events, dtype=RECORD), {1: FORWARD, 2: HESSIAN}, SCRIPT)
@@ -115,13 +120,17 @@ def test_a_file_that_was_cut_off_is_read_to_its_last_whole_record(tmp_path: Path
     assert len(Trace.read(tmp_path / "nowhere.bin", {}, SCRIPT).records) == 0
 
 
-def passes(batches: int, *, grows: bool = False, pairs: bool = False) -> Writer:
+def passes(batches: int, *, grows: bool = False, pairs: bool = False, passed: range = range(0)) -> Writer:
     """A step of equal batches: each keeps a result until the next one has made its own. In pairs: every second one
-    gives back what it takes in another order."""
+    gives back what it takes in another order. Those that are `passed` were not run."""
     writer = Writer()
     writer.alloc(0, 30 * MIB)
     for batch in range(batches):
+        if batch in passed:
+            continue
         writer.mark(BATCH)
+        if passed and batch == passed.stop:
+            writer.again(2, len(passed) // 2)
         writer.alloc(10, 40 * MIB)
         writer.alloc(11, 25 * MIB)
         if pairs and batch % 2:
@@ -154,11 +163,35 @@ def test_equal_batches_are_on_the_tape_a_few_times(pairs: bool) -> None:
 def test_passing_over_batches_changes_nothing_on_any_card(pairs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     trace = passes(60, pairs=pairs).trace()
     short = RecordedTape(trace)
-    monkeypatch.setattr(tape, "PERIODS", ())
+    monkeypatch.setattr(actions, "PERIODS", ())
     long = RecordedTape(trace)
     assert length(short) < length(long) / 3
     for total in (None, GIB, *range(160 * MIB, 60 * MIB, -4 * MIB)):
         assert short.play(total, 0, DEFAULT) == long.play(total, 0, DEFAULT)
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("passed", [range(8, 50), range(12, 40), range(6, 58)])
+def test_batches_that_were_not_run_are_played(pairs: bool, passed: range) -> None:
+    whole = RecordedTape(passes(60, pairs=pairs).trace())
+    short = RecordedTape(passes(60, pairs=pairs, passed=passed).trace())
+    for total in (None, GIB, *range(160 * MIB, 60 * MIB, -4 * MIB)):
+        assert short.play(total, 0, DEFAULT) == whole.play(total, 0, DEFAULT)
+
+
+def test_batches_that_were_not_run_are_no_higher_than_those_that_were() -> None:
+    whole, short = passes(60).trace(), passes(60, passed=range(8, 50)).trace()
+    assert short.at_peaks(0) == whole.at_peaks(0)
+    assert short.at_end(0) == whole.at_end(0)
+
+
+def test_what_follows_a_loop_is_none_of_its_batches() -> None:
+    writer = passes(20)
+    writer.mark(ROUNDS_END)
+    for name in range(30, 40):
+        writer.alloc(name, 64 * MIB)
+    writer.mark()
+    assert RecordedTape(writer.trace()).play(None, 0, DEFAULT).reserved[-1] >= 640 * MIB
 
 
 def changing_places(batches: int) -> Writer:
@@ -187,9 +220,9 @@ def test_batches_whose_results_change_places_are_passed_over_in_whole_rounds(
     done: list[int] = []
     own = tape._Player._do
 
-    def counted(player: tape._Player, actions: Sequence[tape.Action], shift: int) -> None:
+    def counted(player: tape._Player, events: Sequence[actions.Action], shift: int) -> None:
         done.append(shift)
-        own(player, actions, shift)
+        own(player, events, shift)
 
     monkeypatch.setattr(tape._Player, "_do", counted)
     short = [played.play(total, 0, DEFAULT) for total in (None, 100 * MIB, 64 * MIB, 40 * MIB)]
@@ -210,6 +243,24 @@ def test_the_smallest_card_is_one_on_which_the_tape_gets_through() -> None:
     smallest = played.smallest(reserved, 0, 0, DEFAULT)
     assert played.play(smallest, 0, DEFAULT).ran_out is None
     assert played.play(smallest * 9 // 10, 0, DEFAULT).ran_out is not None
+
+
+def test_a_play_that_begins_where_an_earlier_one_was_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = passes(12)
+    for step in range(40):
+        writer.alloc(50, (20 + step) * MIB)
+        writer.mark()
+        writer.free(50)
+    trace = writer.trace()
+    sizes = [*range(200 * MIB, 60 * MIB, -7 * MIB), *range(63 * MIB, 190 * MIB, 9 * MIB)]
+    played = RecordedTape(trace)
+    begun: list[int] = []
+    own = tape._Player.stand_at
+    monkeypatch.setattr(tape._Player, "stand_at", lambda player, moment: begun.append(own(player, moment)) or begun[-1])
+    again = [played.play(total, 0, DEFAULT) for total in sizes]
+    assert len(begun) > len(sizes) / 2
+    assert max(begun) > 30
+    assert again == [RecordedTape(trace).play(total, 0, DEFAULT) for total in sizes]
 
 
 def test_the_workspace_that_cublas_keeps_is_named_as_in_a_plan() -> None:

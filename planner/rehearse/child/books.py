@@ -3,8 +3,10 @@
 import ctypes
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,6 +17,53 @@ GPU_FIGURES = {
 }
 
 
+class Deeds(NamedTuple):
+    """What a batch did."""
+
+    card: int
+    """A hash of all that was asked of the cards in its order; what was given back by how long ago it was taken."""
+    held: int
+    """A hash of where which tensors lie on the cards when it ends: with the segments, where free blocks lie."""
+    questions: int
+    """How often the driver was asked for a segment or given one, memory ran out, or somebody asked what is free."""
+    cpu: int
+    """A hash of the sizes of all CPU tensors that were taken and given back."""
+    large_taken: int
+    large_given: int
+    """CPU tensors that the trace names."""
+    change: int
+    """Bytes of CPU tensors that it left behind; negative: that it gave back."""
+    rise: int
+    """By how many bytes CPU tensors were more at most than when it began."""
+
+
+class RecordedCall(NamedTuple):
+    """What a call did."""
+
+    hash: int
+    """Of what it asked the card for, and what of that it gave back when."""
+    cpu: int
+    """Of the sizes of all CPU tensors that were taken and given back."""
+    large: int
+    """CPU tensors that the trace names, taken or given back."""
+    survivors: int
+    """Tensors on the card that outlive it."""
+    plain: int
+    """1 where it used one card and one stream, gave back nothing that others had taken, and asked nothing."""
+    change: int
+    rise: int
+    """As those of a batch."""
+
+
+def _structure(fields: tuple[str, ...]) -> Any:
+    """driver/books.cpp has the same."""
+    each = [(name, ctypes.c_int64 if name in ("change", "rise") else ctypes.c_uint64) for name in fields]
+    return type("Structure", (ctypes.Structure,), {"_fields_": each})
+
+
+_Deeds, _RecordedCall = _structure(Deeds._fields), _structure(RecordedCall._fields)
+
+
 class TensorBooks:
     """One per process."""
 
@@ -23,7 +72,16 @@ class TensorBooks:
         for name, kind in (("books_cpu_live", ctypes.c_int64), ("books_cpu_peak", ctypes.c_int64)):
             getattr(self._c, name).restype = kind
         self._c.books_selected.argtypes = [ctypes.c_double]
-        self._c.books_unknown.argtypes = [ctypes.c_void_p]
+        for function in (self._c.books_unknown, self._c.books_origin):
+            function.argtypes = [ctypes.c_void_p]
+        self._c.books_numbers.argtypes = [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int]
+        self._c.books_origin.restype = ctypes.c_uint32
+        self._c.books_numbers.restype = ctypes.c_uint64
+        self._c.books_keep.argtypes = [ctypes.c_int64, ctypes.c_void_p, ctypes.c_uint64]
+        self._c.books_has_room.argtypes = [ctypes.c_int64]
+        self._c.books_play.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
+        self._c.books_keep.restype = self._c.books_play.restype = ctypes.c_int64
+        self._c.books_rise.argtypes = [ctypes.c_int64]
         names = (folder / "trace.bin", folder / "origins.jsonl", script, own)
         self._c.books_open(*(os.fsencode(name) for name in names))
         self._retries: dict[int, int] = {}
@@ -55,13 +113,86 @@ class TensorBooks:
         """Write into the trace that a step ends here."""
         self._c.books_mark(number)
 
-    def batch(self) -> None:
-        """Write into the trace that a batch begins."""
-        self._c.books_batch()
+    def batch(self) -> Deeds:
+        """Write into the trace that a batch begins; what was done since the one before began."""
+        done = _Deeds()
+        self._c.books_batch(ctypes.byref(done))
+        return Deeds(*(getattr(done, name) for name in Deeds._fields))
+
+    def again(self, batches: int, times: int) -> None:
+        """Write into the trace that the last `batches` batches would come so many times more."""
+        self._c.books_again(batches, times)
+
+    def rounds_end(self) -> None:
+        """Write into the trace that what follows belongs to no batch."""
+        self._c.books_rounds_end()
+
+    def rise(self, nbytes: int) -> None:
+        """CPU tensors would be so many bytes more now, for a moment."""
+        self._c.books_rise(nbytes)
 
     def asked(self) -> None:
         """Write into the trace that the job was told how much of the card is free."""
         self._c.books_asked()
+
+    def numbers(self, tensor: torch.Tensor) -> int:
+        """A hash of all numbers of its storage; 0 where they are made up."""
+        storage = tensor.untyped_storage()
+        found: int = self._c.books_numbers(storage.data_ptr(), storage.nbytes(), tensor.is_cuda)
+        return found
+
+    @contextmanager
+    def made_where(self, storage: Any) -> Iterator[None]:
+        """What is taken here counts as asked for by the code that asked for this storage."""
+        with self.made_at(self._c.books_origin(storage.data_ptr())):
+            yield
+
+    @contextmanager
+    def made_at(self, origin: int) -> Iterator[None]:
+        """What is taken here counts as asked for by the code with this number."""
+        self._c.books_made_at(origin)
+        try:
+            yield
+        finally:
+            self._c.books_made_at(0)
+
+    def record(self) -> None:
+        """A call begins that may be played later."""
+        self._c.books_record()
+
+    def recorded(self) -> RecordedCall:
+        """The call is over."""
+        done = _RecordedCall()
+        self._c.books_recorded(ctypes.byref(done))
+        return RecordedCall(*(getattr(done, name) for name in RecordedCall._fields))
+
+    def keep(self, call: int, survivors: int) -> tuple[int, list[int]]:
+        """The call that was recorded last is what is played under this number from now on (-1: under a new one): the
+        number, and addresses of what outlives the call, by birth."""
+        addresses = (ctypes.c_uint64 * survivors)()
+        number: int = self._c.books_keep(call, addresses, survivors)
+        return number, list(addresses)
+
+    def has_room(self, call: int) -> bool:
+        """Whatever that call asks for, the card has."""
+        return bool(self._c.books_has_room(call))
+
+    def play(self, call: int, place: int) -> tuple[int, int]:
+        """Ask the card for what the call asks for, from this place to where the next tensor is taken that outlives it,
+        which the caller takes, or to the end: the place, and the number of the code that asks there."""
+        origin = ctypes.c_uint32()
+        found: int = self._c.books_play(call, place, ctypes.byref(origin))
+        if found < 0:
+            raise RuntimeError("planner rehearse: memory ran out where there was room")
+        return found, origin.value
+
+    def round(self) -> None:
+        """A round begins: work that may be like the round before, and is then not written but counted."""
+        self._c.books_round()
+
+    def rounds_over(self) -> None:
+        """The last round is over."""
+        self._c.books_rounds_over()
 
     def close(self) -> None:
         """Write the rest of the trace."""

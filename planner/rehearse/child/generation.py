@@ -6,13 +6,14 @@ from typing import Any
 import torch
 
 from planner.rehearse.child.imports import Hooks
+from planner.rehearse.child.passing import Passing
 from planner.rehearse.child.steps import Steps
 
 
-def install(steps: Steps, hooks: Hooks) -> None:
+def install(steps: Steps, passing: Passing, hooks: Hooks) -> None:
     """Wrap both as soon as their modules are there."""
     hooks.after("transformers.generation.stopping_criteria", _never_the_last_token)
-    hooks.after("transformers.generation.utils", functools.partial(_as_step, steps))
+    hooks.after("transformers.generation.utils", functools.partial(_as_step, steps, passing))
 
 
 def _never_the_last_token(module: Any) -> None:
@@ -22,7 +23,7 @@ def _never_the_last_token(module: Any) -> None:
     module.EosTokenCriteria.__call__ = call
 
 
-def _as_step(steps: Steps, module: Any) -> None:
+def _as_step(steps: Steps, passing: Passing, module: Any) -> None:
     own = module.GenerationMixin.generate
 
     @functools.wraps(own)
@@ -33,7 +34,8 @@ def _as_step(steps: Steps, module: Any) -> None:
         steps.begin("script")
         steps.marked = "generate"
         try:
-            return own(*values, **named)
+            with passing.generating(values[0] if values else None):
+                return own(*values, **named)
         finally:
             steps.begin("script")
             steps.marked = before

@@ -36,6 +36,8 @@ class Settings:
     rank: int = 0
     most_samples: int | None = None
     """Samples that an oneshot calibrates with, at most."""
+    every_batch: bool = False
+    """Those, too, that would do what batches before them did."""
 
     @classmethod
     def read(cls, path: Path) -> "Settings":

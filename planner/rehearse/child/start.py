@@ -6,6 +6,7 @@ does. How it ended is the last event.
 
 import ctypes
 import faulthandler
+import functools
 import gc
 import os
 import re
@@ -26,6 +27,10 @@ _TRACED = re.compile(r"--- <Autowrapped (\S+)")
 """llmcompressor/pipelines/sequential/ast_helpers.py append_autowrap_source_on_fail"""
 PR_SET_PDEATHSIG = 1
 """linux/prctl.h"""
+PASSED = (
+    "Not run, because those before them had done the same: {:,} batches and points of searches that leave the card as "
+    "it was, and {:,} calls of modules, whose tensors were taken and given back without them (--every-batch runs all)."
+)
 OWN = str(Path(__file__).parents[2])
 """Planner's folder, as its code names it: frames in it are not the script's."""
 
@@ -36,7 +41,19 @@ def main(file: str) -> int:
     events = Events(settings.folder / "events.jsonl")
     import torch
 
-    from planner.rehearse.child import data, generation, marks, pretrained, ranks, steps, values, web
+    from planner.rehearse.child import (
+        data,
+        experts,
+        generation,
+        grid,
+        marks,
+        passing,
+        pretrained,
+        ranks,
+        steps,
+        values,
+        web,
+    )
     from planner.rehearse.child.books import TensorBooks
     from planner.rehearse.child.models import Shelf
 
@@ -46,11 +63,14 @@ def main(file: str) -> int:
     hooks = Hooks()
     hooks.install()
     step = steps.Steps(books, events, settings.most_samples)
-    steps.watch(step, hooks)
+    passed = passing.Passing(books, every_batch=settings.every_batch)
+    steps.watch(step, passed, hooks)
+    hooks.after("llmcompressor.modeling.moe.linear_experts", functools.partial(experts.install, books, passed))
+    hooks.after("llmcompressor.modifiers.transform.awq.base", lambda module: grid.install(module, books, passed))
     marks.install(step)
     values.install(settings, books, hooks)
     data.install(settings, events, hooks)
-    generation.install(step, hooks)
+    generation.install(step, passed, hooks)
     ranks.install(settings, hooks)
     web.install(settings, events, hooks)
     shelf = Shelf(settings, books, events)
@@ -59,6 +79,8 @@ def main(file: str) -> int:
         torch.cuda.reset_peak_memory_stats(card)
     books.watch()
     code = _run(settings, events, step, shelf)
+    if any(passing.passed()):
+        events.note("rehearsal", PASSED.format(*passing.passed()))
     books.close()
     return code
 

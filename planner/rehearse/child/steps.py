@@ -6,13 +6,16 @@ entry point covers is the step `script`, named after the mark that the script se
 
 import gc
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 from planner.rehearse.child.books import TensorBooks
 from planner.rehearse.child.events import Events
 from planner.rehearse.child.imports import Hooks
+from planner.rehearse.child.passing import Passing
 from planner.rehearse.child.settings import RETURNING
+from planner.rehearse.child.trust import is_module_of_libraries
 
 COLLECTED_BATCHES = 2
 ARGUMENTS = {
@@ -76,10 +79,6 @@ class Steps:
         self._books.mark(self._count)
         self._count += 1
 
-    def batch(self) -> None:
-        """A batch of the open step begins."""
-        self._books.batch()
-
     def tell_job(self, oneshot: Any) -> None:
         """Write down what an oneshot was asked for."""
         data, most = oneshot.dataset_args, self._most_samples
@@ -97,9 +96,9 @@ class Steps:
         return {"script": self.marked, "prepare": "activation cache"}.get(phase, phase)
 
 
-def watch(steps: Steps, hooks: Hooks) -> None:
+def watch(steps: Steps, passing: Passing, hooks: Hooks) -> None:
     """Wrap each entry point as soon as its module is there."""
-    watcher = _EntryPoints(steps)
+    watcher = _EntryPoints(steps, passing)
     for module, hook in (
         ("llmcompressor.pipelines.registry", watcher.registry),
         ("llmcompressor.core.session_functions", watcher.callbacks),
@@ -119,8 +118,8 @@ def _wrap(owner: Any, name: str, wrap: Any) -> None:
 
 
 class _EntryPoints:
-    def __init__(self, steps: Steps) -> None:
-        self.steps = steps
+    def __init__(self, steps: Steps, passing: Passing) -> None:
+        self.steps, self.passing = steps, passing
         self.pipeline = ""
         self.model: Any = None
         self._modules = 0
@@ -181,6 +180,7 @@ class _EntryPoints:
     def _end(self, function: Any) -> Any:
         def wrapped(cls: Any, **named: Any) -> Any:
             self.steps.rename("finalize")
+            self.passing.end()
             result = function(cls, **named)
             gc.unfreeze()  # the next pipeline's first collection finds what this one's observers leave in circles
             self.steps.begin(RETURNING)
@@ -196,6 +196,7 @@ class _EntryPoints:
         def wrapped(model: Any, sample: Any, targets: Any, *rest: Any, **named: Any) -> Any:
             subgraphs = function(model, sample, targets, *rest, **named)
             self.steps.names = subgraph_names(model, targets, subgraphs)
+            self.passing.traced(model, subgraphs)
             _freeze()  # nor at the graphs
             return subgraphs
 
@@ -209,8 +210,10 @@ class _EntryPoints:
             if phase == "calibrate":
                 self._let_go_of_removed_modules()
             self.steps.begin(phase, subgraph, of)
-            for number, item in enumerate(function(activations, count, names, description, *rest)):
-                self.steps.batch()
+            self.passing.subgraph = subgraph
+            is_plain = not any(rest) and is_module_of_libraries(sys._getframe(1).f_globals["__name__"])
+            own = function(activations, count, names, description, *rest)
+            for number, item in enumerate(self.passing.batches(own, activations, is_plain=is_plain)):
                 yield item
                 if number < COLLECTED_BATCHES:  # a cycle of the first forward keeps its inputs until Python collects
                     gc.collect()
@@ -241,6 +244,7 @@ class _EntryPoints:
                 return function(oneshot, *values, **named)
             finally:
                 self.model = None
+                self.passing.end()
                 gc.unfreeze()
 
         return wrapped

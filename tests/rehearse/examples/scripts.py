@@ -79,6 +79,11 @@ MORE = (
         generates=False,
     ),
     Script(
+        "NVFP4, mixture of experts",
+        "examples/quantization_w4a4_fp4/qwen_30b_a3b.py",
+        {"Qwen/Qwen3-30B-A3B": "qwen3-30b-a3b"},
+    ),
+    Script(
         "REAP",
         "examples/reap_expert_pruning/reap_qwen3_30b.py",
         {"Qwen/Qwen3-30B-A3B-Instruct-2507": "qwen3-30b-a3b"},

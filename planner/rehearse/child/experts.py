@@ -1,0 +1,50 @@
+"""A mixture's experts while text is generated: LLM Compressor runs each of them for each token, most without rows.
+
+llmcompressor/modeling/moe/linear_experts.py LinearExperts2D.forward. An expert is called with inputs of the same shapes
+again and again, and keeps nothing: its calls are played. One expert's turn is a round, and most do what the one before
+did: they are counted in the trace instead of written.
+"""
+
+import functools
+from typing import Any
+
+from planner.rehearse.child.books import TensorBooks
+from planner.rehearse.child.calls import PlayedModule
+from planner.rehearse.child.passing import Passing
+
+
+def install(books: TensorBooks, passing: Passing, module: Any) -> None:
+    """Wrap the calls of experts, and of what calls them, where this release has them."""
+    for name in ("ExpertMLPWithGate", "ExpertMLPWithoutGate"):
+        owner: Any = getattr(module, name, None)
+        if owner is not None:
+            owner.__call__ = _expert(owner.__call__, books, passing)
+    all_of_them: Any = getattr(module, "LinearExperts2D", None)
+    if all_of_them is not None:
+        all_of_them.__call__ = _experts(all_of_them.__call__, books, passing)
+
+
+def _expert(own: Any, books: TensorBooks, passing: Passing) -> Any:
+    @functools.wraps(own)
+    def call(expert: Any, *values: Any, **named: Any) -> Any:
+        played = passing.played
+        if played is None:
+            return own(expert, *values, **named)
+        books.round()
+        if expert not in played:
+            played[expert] = PlayedModule(expert, books, functools.partial(own, expert))
+        return played[expert](*values, **named)
+
+    return call
+
+
+def _experts(own: Any, books: TensorBooks, passing: Passing) -> Any:
+    @functools.wraps(own)
+    def call(experts: Any, *values: Any, **named: Any) -> Any:
+        try:
+            return own(experts, *values, **named)
+        finally:
+            if passing.played is not None:
+                books.rounds_over()
+
+    return call

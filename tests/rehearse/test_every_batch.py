@@ -1,0 +1,89 @@
+"""Rehearsals that pass over what does nothing new tell the same, to the byte, as those that run every batch.
+
+CUDAMETER=FOLDER pytest tests/rehearse -m llmcompressor -n0
+"""
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from planner.compress.schema import Plan
+from planner.job import Job
+from planner.rehearse.job import rehearse_job
+from planner.rehearse.run import ScriptWish, rehearse
+from planner.units import GIB
+
+FOLDER = os.environ.get("CUDAMETER", "")
+PYTHON = f"{FOLDER}/venv/bin/python"
+pytestmark = [
+    pytest.mark.llmcompressor,
+    pytest.mark.skipif(not FOLDER or not Path(PYTHON).exists() or not shutil.which("g++"), reason="no CUDAMETER"),
+]
+JOBS: list[tuple[str, str, dict[str, Any]]] = [
+    ("llama-3-8b", "gptq_w4a16", {"layers": 3, "samples": 40}),
+    ("llama-3-8b", "gptq_w4a16", {"layers": 2, "samples": 41, "batch_size": 2, "gpu_memory_bytes": 24 * GIB}),
+    ("llama-3-8b", "gptq_w4a16", {"layers": 2, "samples": 30, "offload_device": "gpu"}),
+    ("llama-3-8b", "sparsegpt_2of4", {"layers": 2, "samples": 30}),
+    ("llama-3-8b", "smoothquant_w8a8", {"layers": 2, "samples": 30}),
+    ("llama-3-8b", "awq_w4a16", {"layers": 2, "samples": 30, "seq_len": 512}),
+    ("llama-3-8b", "rtn_fp8_kv_cache", {"layers": 2, "samples": 30}),
+    ("qwen3-30b-a3b", "gptq_w4a16", {"layers": 2, "samples": 24}),
+    ("qwen3-30b-a3b", "awq_w4a16", {"layers": 1, "samples": 12, "seq_len": 256}),
+]
+SCRIPT = """
+import torch
+from datasets import load_dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from llmcompressor import oneshot
+from llmcompressor.modifiers.gptq import GPTQModifier
+
+kept = []
+class Own(GPTQModifier):
+    def calibrate_module(self, module, args, output):
+        super().calibrate_module(module, args, output)
+        if self.__dict__.setdefault("_seen", 0) == 20:
+            kept.append(torch.empty(2**20, device="cuda"))
+        self.__dict__["_seen"] += 1
+
+model = AutoModelForCausalLM.from_pretrained("Qwen/Qwen3-0.6B")
+tokenizer = AutoTokenizer.from_pretrained("Qwen/Qwen3-0.6B")
+ds = load_dataset("HuggingFaceH4/ultrachat_200k", split="train_sft[:24]")
+ds = ds.map(lambda row: {"text": tokenizer.apply_chat_template(row["messages"], tokenize=False)})
+ds = ds.map(lambda row: tokenizer(row["text"], max_length=64, truncation=True), remove_columns=ds.column_names)
+oneshot(model=model, dataset=ds, recipe=MODIFIER(targets="Linear", scheme="W4A16", ignore=["lm_head"]),
+        max_seq_length=64, num_calibration_samples=24)
+"""
+
+
+def compared(plan: Plan) -> dict[str, Any]:
+    """All but what tells how it was run."""
+    values = plan.model_dump(exclude={"notes": True, "script": {"seconds", "resident_bytes"}})
+    values["notes"] = [note.text for note in plan.notes if not note.text.startswith("Not run")]
+    return values
+
+
+def passed_over(plan: Plan) -> bool:
+    return any(note.text.startswith("Not run") for note in plan.notes)
+
+
+@pytest.mark.parametrize(("model", "recipe", "options"), JOBS)
+def test_passing_over_changes_no_figure(model: str, recipe: str, options: dict[str, Any]) -> None:
+    asked = ScriptWish(script=Path(), arguments=(), job=Job(**options), python=PYTHON, quiet=True)
+    short, whole = (
+        rehearse_job(replace(asked, every_batch=every), model, recipe, lambda _text: None) for every in (False, True)
+    )
+    assert compared(short) == compared(whole)
+    assert not passed_over(whole)
+    assert passed_over(short) or options.get("offload_device")
+
+
+@pytest.mark.parametrize(("modifier", "passes"), [("GPTQModifier", True), ("Own", False)])
+def test_a_modifier_of_the_script_s_own_sees_every_batch(modifier: str, passes: bool, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.replace("MODIFIER", modifier))
+    asked = ScriptWish(script=script, arguments=(), job=Job(gpu_memory_bytes=80 * GIB), python=PYTHON, quiet=True)
+    assert passed_over(rehearse(asked, lambda _text: None)) == passes
