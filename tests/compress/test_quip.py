@@ -1,5 +1,6 @@
 """QuIP: weights rotated before anything runs, then inputs and outputs in every forward; figures worked out by hand."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,9 +34,18 @@ def spec(**fields: Any) -> QuIPSpec:
 
 def started(*modules: LinearModule, **fields: Any) -> tuple[QuIPModel, Context]:
     context = Context(toys.job())
-    model = QuIPModel(context, spec(**fields))
+    model = QuIPModel(context, bound([of(module) for module in modules], **fields))
     model.on_calibration_start(modules)
     return model, context
+
+
+def of(module: LinearModule) -> ModuleRef:
+    """The module in a recipe's eyes."""
+    return ModuleRef(module.name, ("Linear", "Module"), module.rows, module.columns, module.itemsize)
+
+
+def bound(modules: Sequence[ModuleRef], **fields: Any) -> QuIPSpec:
+    return spec(**fields).within(TRAITS, modules, ())
 
 
 def refs(rows: int = ROWS, columns: int = COLUMNS, classes: tuple[str, ...] = ("Linear", "Module")) -> list[ModuleRef]:
@@ -51,7 +61,7 @@ def test_a_weight_lies_in_fp64_twice_beside_its_matrix() -> None:
 def test_a_matrix_in_fp32_turns_inputs_and_weights_in_fp32() -> None:
     _, context = started(toys.linear("m", ROWS, COLUMNS), precision="float32", **BLOCKS)
     assert context.ledger.close_step()["gpu"].bytes == ROWS * COLUMNS * (2 + 4 + 4) + 16 * 16 * 4
-    assert [kind for _, kind, _ in spec(precision="torch.float32").added(refs())] == ["F32"]
+    assert [kind for _, kind, _ in bound(refs(), precision="torch.float32").added(refs())] == ["F32"]
 
 
 def test_outputs_are_turned_by_the_weights_own_matrix_in_fp64() -> None:
@@ -97,10 +107,10 @@ def test_what_no_hook_needs_goes_at_the_end() -> None:
 
 
 def test_when_pythons_collector_comes_is_not_known_and_that_is_said() -> None:
-    random = spec(rotations=["v", "u"], **MATRIX)
+    random = bound(refs(), rotations=["v", "u"], **MATRIX)
     texts = [note.text for note in random.check(refs(), random.select(refs())) if note.kind == "estimate"]
     assert [human_bytes((ROWS**2 + COLUMNS**2) * 8) in text for text in texts] == [True, False]
-    assert not [note for note in spec().check(refs(), spec().select(refs())) if note.kind == "estimate"]
+    assert not [note for note in bound(refs()).check(refs(), spec().select(refs())) if note.kind == "estimate"]
 
 
 def test_a_card_takes_more_to_invert_a_matrix_and_cublas_its_workspace() -> None:
@@ -161,7 +171,7 @@ def test_a_rotated_input_lives_until_its_linear_returns() -> None:
 def test_a_rotated_output_takes_the_place_of_the_output() -> None:
     """A forward of one Linear whose output the caller frees: nothing of it is left but weights and the matrix."""
     module, context = toys.linear("m", ROWS, COLUMNS), Context(toys.job())
-    model = QuIPModel(context, spec(rotations=["u"], **BLOCKS))
+    model = QuIPModel(context, bound([of(module)], rotations=["u"], **BLOCKS))
     model.on_calibration_start([module])
     context.ledger.close_step()
     nbytes = TOKENS * ROWS * 2
@@ -188,12 +198,16 @@ def test_nothing_is_left_of_an_output_that_has_no_tensor() -> None:
 @pytest.mark.parametrize("pipeline", ["independent", "sequential"])
 def test_rotations_run_in_both_passes_of_whatever_comes_behind_them(pipeline: str) -> None:
     toy = Toy()
-    alone, both = (
-        phases(toy.program(*specs, toys.gptq()), pipeline) for specs in ((), (spec(transform_block_size=200),))
-    )
+    alone, both = (phases(toy.program(*specs, toys.gptq()), pipeline) for specs in ((), (everywhere(toy),)))
     # the matrix, and beside the last Linear its input again; while that is made, in fp64
     assert both["calibrate"] - alone["calibrate"] == 200 * 200 * 8 + toy.tokens * 400 * 2
     assert both["propagate"] - alone["propagate"] >= 200 * 200 * 8 + toy.tokens * 400 * 2
+
+
+def everywhere(toy: Toy) -> QuIPSpec:
+    """Rotates all of the toy's Linears."""
+    targeted = [of(module) for unit in toy.run(toys.gptq()).units for module in unit.named()]
+    return bound(targeted, transform_block_size=200)
 
 
 def phases(program: Program, pipeline: str) -> dict[str, int]:
@@ -208,7 +222,7 @@ def phases(program: Program, pipeline: str) -> dict[str, int]:
         ({"randomize": True}, r"quip\.randomize: is not supported"),
         ({"learnable": True}, r"quip\.learnable: is not supported"),
         ({"rotations": ["w"]}, r"quip\.rotations"),
-        ({"transform_config": {}}, r"quip\.transform_config: planner models the one"),
+        ({"transform_config": {}}, r"quip\.transform_config\.config_groups: Field required"),
         ({"precision": "torch.float16"}, r"quip\.precision: planner models float64 and float32, not float16"),
         ({"targets": ["re:("]}, r"quip\.targets"),
     ],
@@ -248,7 +262,7 @@ def test_a_matrix_is_saved_in_fp64_under_the_first_module_that_has_it() -> None:
     shapes = {"q": (64, 64), "k": (32, 64), "down": (64, 128)}
     modules = [ModuleRef(name, ("Linear",), *shape, 2) for name, shape in shapes.items()]
     saved = [("q.v_input.weight", "F64", (64, 64)), ("down.v_input.weight", "F64", (128, 128))]
-    assert list(spec().added(modules)) == saved
+    assert list(bound(modules).added(modules)) == saved
     outputs = [("q.u_output.weight", "F64", (64, 64)), ("k.u_output.weight", "F64", (32, 32))]
-    assert list(spec(rotations=["v", "u"]).added(modules)) == [*saved, *outputs]
-    assert list(spec(transform_block_size=16).added(modules)) == [("q.v_input.weight", "F64", (16, 16))]
+    assert list(bound(modules, rotations=["v", "u"]).added(modules)) == [*saved, *outputs]
+    assert list(bound(modules, transform_block_size=16).added(modules)) == [("q.v_input.weight", "F64", (16, 16))]

@@ -1,5 +1,6 @@
 """SpinQuant: weights in fp64, one at a time, before anything runs; every figure worked out by hand."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from planner.recipe.targets import LinearModule
 from planner.units import human_bytes
 from tests import toys
 
-HIDDEN, VOCABULARY, MLP = 64, 1_000, 192
+HIDDEN, VOCABULARY, MLP, HEAD = 64, 1_000, 192, 16
 SHAPES = {
     "model.embed_tokens": (VOCABULARY, HIDDEN),
     "model.layers.0.self_attn.q_proj": (HIDDEN, HIDDEN),
@@ -28,8 +29,14 @@ SHAPES = {
 }
 NORMS = ("model.layers.0.input_layernorm", "model.layers.0.post_attention_layernorm", "model.norm")
 ELEMENTS = VOCABULARY * HIDDEN
-MATRIX = HIDDEN * HIDDEN * 8
-LLAMA = ModelTraits(architecture="LlamaForCausalLM")
+MATRIX, OF_A_HEAD = HIDDEN * HIDDEN * 8, HEAD * HEAD * 8
+LLAMA = ModelTraits(architecture="LlamaForCausalLM", head_dim=HEAD)
+
+
+MAPPINGS = {
+    **dict.fromkeys(("attn", "attn_q", "attn_k", "attn_v", "attn_o", "mlp_in", "mlp_out", "lm_head"), "x"),
+    "embedding": "re:.*embed_tokens$",
+}
 
 
 def refs(**shapes: tuple[int, int]) -> list[ModuleRef]:
@@ -75,10 +82,10 @@ def test_centering_the_embedding_sets_the_peak() -> None:
     assert context.ledger.close_step()["gpu"].bytes == ELEMENTS * (2 + 8 + 8 + 2)
 
 
-def test_nothing_stays_on_the_gpu_and_one_matrix_on_the_cpu_until_the_end() -> None:
+def test_nothing_stays_on_the_gpu_and_two_matrices_on_the_cpu_until_the_end() -> None:
     model, context = run()
     assert context.ledger.live("gpu") == 0
-    assert context.ledger.live_by_kind("cpu") == {"transform": MATRIX}
+    assert context.ledger.live_by_kind("cpu") == {"transform": MATRIX + OF_A_HEAD}
     model.on_finalize()
     assert context.ledger.live("cpu") == 0
 
@@ -112,7 +119,7 @@ def test_a_matrix_doubles_from_one_element_on() -> None:
 
 def test_blocks_have_smaller_matrices() -> None:
     _, context = run(transform_block_size=16)
-    assert context.ledger.live("cpu") == 16 * 16 * 8
+    assert context.ledger.live("cpu") == 16 * 16 * 8 + OF_A_HEAD
 
 
 def test_the_first_product_takes_the_workspace_of_cublas() -> None:
@@ -122,22 +129,20 @@ def test_the_first_product_takes_the_workspace_of_cublas() -> None:
 
 # ---------------------------------------------------------------------- what is rotated
 def test_rotations_reach_both_sides_of_each_weight() -> None:
-    first, second = spec().rotated
-    assert [name.rpartition(".")[2] for name in first.outputs] == ["embed_tokens", "o_proj", "down_proj"]
-    assert [n.rpartition(".")[2] for n in first.inputs] == [
-        "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "lm_head",
-    ]  # fmt: skip
-    assert ([n[-6:] for n in second.outputs], [n[-6:] for n in second.inputs]) == (["v_proj"], ["o_proj"])
-    assert [rotation.name for rotation in spec(rotations=["r2"]).rotated] == ["R2"]
+    outputs, inputs, values, merged = ([name.rpartition(".")[2] for name in each.names] for each in spec().applied)
+    assert outputs == ["embed_tokens", "o_proj", "down_proj"]
+    assert inputs == ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "lm_head"]
+    assert (values, merged) == (["v_proj"], ["o_proj"])
+    assert [transform.name for transform in spec(rotations=["r2"]).transforms] == ["R2"]
     selection = spec().select(refs())
     assert selection.weights.keys() == SHAPES.keys()
     assert selection.watched == set(NORMS)
 
 
 def test_a_mixture_of_cohere_fuses_its_last_norm_alone_and_wants_a_preparation() -> None:
-    routed = SpinQuantSpec.read({}, "spin").within(ModelTraits(architecture="Cohere2MoeForCausalLM"), refs(), ())
+    routed = SpinQuantSpec.read({}, "spin").within(replace(LLAMA, architecture="Cohere2MoeForCausalLM"), refs(), ())
     assert routed.fused == (("model.norm", ("lm_head",)),)
-    assert routed.rotated == spec().rotated
+    assert routed.applied == spec().applied
     (note,) = (note for note in routed.check(refs(), routed.select(refs())) if note.kind == "result")
     assert "prepare_cohere2_moe_for_spinquant" in note.text
     assert not [note for note in spec().check(refs(), spec().select(refs())) if note.kind == "result"]
@@ -151,7 +156,8 @@ def test_a_mixture_of_cohere_fuses_its_last_norm_alone_and_wants_a_preparation()
         ({"rotations": ["R1"], "transform_type": "random-matrix"}, 2 * MATRIX),
         ({"rotations": ["R4"], "transform_type": "random-hadamard"}, 0),
         ({"rotations": ["R4"], "transform_type": "random-matrix"}, MLP * MLP * 8),
-        ({"rotations": ["R2"]}, 0),
+        ({"rotations": ["R2"]}, OF_A_HEAD),
+        ({"rotations": ["R3"]}, 0),
     ],
     ids=str,
 )
@@ -197,7 +203,7 @@ def test_norms_that_cannot_be_grouped_are_refused() -> None:
         ({"randomize": True}, r"spin\.randomize: is not supported"),
         ({"rotations": ["R5"]}, r"spin\.rotations: R5 is not one of"),
         ({"precision": "bfloat16"}, r"spin\.precision: planner models float64 and float32, not bfloat16"),
-        ({"transform_config": {}}, r"spin\.transform_config: LLM Compressor infers no mappings"),
+        ({"transform_config": {"config_groups": {}}}, r"spin\.transform_config: LLM Compressor infers no mappings"),
         ({"transform_type": "dct"}, r"spin\.transform_type"),
     ],
 )
@@ -207,7 +213,7 @@ def test_what_cannot_be_planned_is_refused_by_its_path(fields: dict[str, Any], m
 
 
 def test_mappings_of_ones_own_are_not_heeded_and_that_is_said() -> None:
-    (note,) = SpinQuantSpec.read({"mappings": {"embedding": "wte"}}, "spin").notes
+    (note,) = SpinQuantSpec.read({"mappings": MAPPINGS}, "spin").notes
     assert note.text == "spin.mappings is not heeded: LLM Compressor infers them anew"
 
 

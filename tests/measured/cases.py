@@ -50,9 +50,15 @@ QUIP_JOBS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("qwen3-0.6b", "spinquant_r3_r4_gptq", TINY),
     ("qwen3-0.6b", "spinquant_r3_kv", {"layers": 2, "samples": 5, "batch_size": 2, "seq_len": 512}),
     ("llama-3-8b", "spinquant_r3_awq_norms", {"layers": 2, "samples": 6, "batch_size": 4, "seq_len": 256}),
+    ("qwen3-0.6b", "quip_config_fused_gptq", TINY),
+    ("llama-3-8b", "quip_config_fused_gptq", TINY),
+    ("qwen3-0.6b", "quip_config_online_gptq", {**TINY, "batch_size": 2}),
+    ("llama-3-8b", "quip_config_online_gptq", TINY),
+    ("qwen3-0.6b", "spinquant_config", TINY),
 )
 """QuIP on inputs alone and on outputs too, in blocks and whole, on a tied head, and on experts. R3, which rotates keys,
-where these products are the peak, and beside R4, quantized caches, and blocks that run again."""
+where these products are the peak, and beside R4, quantized caches, and blocks that run again. Groups of the recipe's
+own: fused, online, several on one input."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

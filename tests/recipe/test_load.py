@@ -299,6 +299,18 @@ class TestBeyondPlanner:
         assert "observers from files" in refusal(data, UnsupportedError)
 
 
+def rotating(spec: QuIPSpec) -> dict[str, Any]:
+    """The fields that its own groups are made of."""
+    first = spec.transforms[0]
+    return {
+        "rotations": [each.name for each in spec.transforms],
+        "transform_type": first.type,
+        "transform_block_size": first.block,
+        "targets": list(first.apply[0].targets),
+        "ignore": list(first.apply[0].ignore),
+    }
+
+
 def as_recorded(spec: ModifierSpec) -> dict[str, Any]:
     """The record in the words of dump.py."""
     if isinstance(spec, SmoothQuantSpec):
@@ -311,10 +323,11 @@ def as_recorded(spec: ModifierSpec) -> dict[str, Any]:
         "requires_calibration_data": spec.requires_calibration_data,
         "ignore": list(getattr(spec, "ignore", ())),
     }
-    if isinstance(spec, SpinQuantSpec | QuIPSpec):
+    if isinstance(spec, SpinQuantSpec):
         kept = ("type", "requires_calibration_data", "transform_type", "transform_block_size")
-        lists = ("rotations",) if isinstance(spec, SpinQuantSpec) else ("rotations", "targets", "ignore")
-        return {name: getattr(spec, name) for name in kept} | {name: list(getattr(spec, name)) for name in lists}
+        return {name: getattr(spec, name) for name in kept} | {"rotations": list(spec.rotations)}
+    if isinstance(spec, QuIPSpec):
+        return {"type": spec.type, "requires_calibration_data": spec.requires_calibration_data} | rotating(spec)
     if isinstance(spec, WandaSpec):
         kept = ("sparsity", "targets", "ignore", "prune_n", "prune_m")
         return {**{name: getattr(spec, name) for name in kept}, **data} | {"targets": list(spec.targets)}

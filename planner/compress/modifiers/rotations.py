@@ -4,7 +4,7 @@ compressed_tensors transform/factory/{base,hadamard,random_hadamard,matrix_multi
 transform/utils/{hadamard,matrix}.py.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,8 +17,6 @@ from planner.compress.modifiers.inverses import solved
 from planner.compress.modifiers.writing import write_back
 from planner.errors import RecipeError, UnsupportedError
 from planner.hints import shorten
-from planner.models.traces import Call
-from planner.models.tuned import OnlineRotation, Place
 from planner.notes import Note
 from planner.recipe.specs import ModifierSpec
 from planner.recipe.targets import LinearModule
@@ -55,21 +53,20 @@ class TransformFields(ModifierFields):
     def precision_itemsize(self, where: str) -> int:
         """Bytes of a number in a matrix that a hook multiplies with: `create_transform` of factory/hadamard.py makes
         those of weights alone in float64."""
-        name = "float64" if self.precision is None else str(self.precision).removeprefix("torch.")
-        if name not in PRECISIONS:
-            raise UnsupportedError(f"{where}.precision: planner models {' and '.join(PRECISIONS)}, not {shorten(name)}")
-        return PRECISIONS[name]
+        return FP64 if self.precision is None else itemsize_of(self.precision, where)
+
+
+def itemsize_of(precision: Any, where: str) -> int:
+    """Bytes of a number in a matrix of this precision."""
+    name = str(precision).removeprefix("torch.")
+    if name not in PRECISIONS:
+        raise UnsupportedError(f"{where}.precision: planner models {' and '.join(PRECISIONS)}, not {shorten(name)}")
+    return PRECISIONS[name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransformSpec(ModifierSpec):
     """A modifier that multiplies weights with matrices before the first batch."""
-
-    transform_type: TransformType = "hadamard"
-    transform_block_size: int | None = None
-    itemsize: int = FP64
-    """Of the matrices that hooks multiply inputs with. The weights of these modules meet them first or second, and
-    `ParameterizedDefaultDict` finds a matrix by its size: they are multiplied with the very same."""
 
     @property
     def requires_calibration_data(self) -> bool:
@@ -86,53 +83,49 @@ class TransformSpec(ModifierSpec):
         text = f"{self.where}: {self.type} in several ranks is not modelled: its figures are those of one process"
         yield Note(kind="estimate", text=text)
 
-    def transform(
-        self, name: str, module: str, place: Place, size: int, itemsize: int, *, inverse: bool = False
-    ) -> OnlineRotation:
-        """One that stays in a layer: factory/base.py `_apply_to_module`."""
-        return OnlineRotation(
-            name=name,
-            module=module,
-            place=place,
-            size=size,
-            dtype="float64" if itemsize == FP64 else "float32",
-            inverse=inverse,
-            scales=self.transform_type != "random-matrix",
-        )
-
-    def garbage(self, sizes: Iterable[int]) -> Iterator[Note]:
-        """Matrices of these sizes that have done their work. Their factory refers to itself by way of a bound method:
+    def garbage(self, nbytes: int, *, inverts: bool) -> Iterator[Note]:
+        """Matrices of so many bytes that have done their work. Their factory refers to itself by way of a bound method:
         only Python's collector frees them (factory/hadamard.py HadamardFactory).
 
         When it comes is not known: a factory that outlives two young collections, while it works on many modules,
-        waits for one of all objects.
+        waits for one of all objects. `inverts`: some of them are random.
         """
-        nbytes = sum(size * size * FP64 for size in sizes)
         if nbytes:
             text = (
                 f"{human_bytes(nbytes)} of matrices that have done their work stay where the weights lie until "
                 "Python's collector comes, sooner or later; planned as if it came at the end, which is the most"
             )
             yield Note(kind="estimate", text=f"{self.where}: {text}")
-        if self.transform_type == "random-matrix":
+        if inverts:
             text = "what LAPACK or cuSOLVER takes to invert a random matrix, beside tensors, is not counted"
             yield Note(kind="estimate", text=f"{self.where}: {text}")
 
-    def check_side(self, side: int, name: str, *, block: int | None = None) -> None:
-        """utils/matrix.py `get_transform_size`, and whether there is a matrix of this size (utils/hadamard.py).
 
-        `block`: a size that is not the recipe's.
-        """
-        block = block or self.transform_block_size
-        if block and side % block:
-            raise RecipeError(f"{block} must divide {side} of {name}", f"{self.where}.transform_block_size")
-        size = block or side
-        if self.transform_type == "hadamard" and size & (size - 1):
-            text = f"a hadamard matrix of {size} ({name}) does not exist; its size is a power of 2"
-            raise RecipeError(text, self.where)
-        if self.transform_type == "random-hadamard" and known_divisor(size) is None:
-            text = f"LLM Compressor cannot make a random hadamard matrix of {size} ({name}); ignore that module"
-            raise RecipeError(f"{text}, or take a transform_block_size", self.where)
+def side(rows: int, columns: int, is_embedding: bool, is_output: bool) -> int:
+    """utils/matrix.py `get_transform_size` without a block: a weight's side of its outputs, or of its inputs."""
+    return columns if is_output == is_embedding else rows
+
+
+def check_size(kind: TransformType, own: int, name: str, block: int | None, where: str) -> None:
+    """utils/matrix.py `get_transform_size`, and whether there is a matrix of this size (utils/hadamard.py).
+
+    `own`: the side of what is multiplied, `name`: of what it is; `where`: the path of `block` in the recipe.
+    """
+    modifier, _, name_of_block = where.rpartition(".")
+    if block and own % block:
+        raise RecipeError(f"{block} must divide {own} of {name}", where)
+    size = block or own
+    if kind == "hadamard" and size & (size - 1):
+        raise RecipeError(f"a hadamard matrix of {size} ({name}) does not exist; its size is a power of 2", modifier)
+    if kind == "random-hadamard" and known_divisor(size) is None:
+        text = f"LLM Compressor cannot make a random hadamard matrix of {size} ({name})"
+        hint = "" if name_of_block == "rotations" else f"; ignore that module, or take a {name_of_block}"
+        raise RecipeError(text + hint, modifier)
+
+
+def bytes_of(size: int, itemsize: int) -> int:
+    """Of a square matrix."""
+    return size * size * itemsize
 
 
 def known_divisor(size: int) -> int | None:
@@ -158,20 +151,26 @@ class Matrices:
     """Of the scheme."""
     kind: TransformType
     itemsize: int = FP64
+    """Of those that a hook asks for first (`create_transform` of factory/hadamard.py, matrix_multiply.py). A weight
+    that asks first gets one in float64, and `ParameterizedDefaultDict` finds a matrix by its size: the second gets the
+    very same."""
+    widths: dict[int, int] = field(default_factory=dict)
+    """Of those that are made, by size."""
     made: dict[int, Handle] = field(default_factory=dict)
     inverses: dict[int, Handle] = field(default_factory=dict)
     """Of random matrices; a Hadamard matrix is turned round instead."""
 
-    def make(self, size: int) -> None:
+    def make(self, size: int, itemsize: int | None = None) -> None:
         """hadamard.py HadamardFactory.create_transform: the matrix of this size, if it is not there yet."""
         if size in self.made:
             return
+        self.widths[size] = itemsize or self.itemsize
         if self.kind == "random-matrix":
             self.made[size] = self._uniform(size)
             return
         with self.context.frame("compress", self.label(size)) as frame:
             if self.kind == "hadamard":
-                self._deterministic(frame, self.bytes(size))
+                self._deterministic(frame, size)
             else:
                 self._random(frame, size)
             self.made[size] = self._put_away(frame, size)
@@ -185,23 +184,28 @@ class Matrices:
             return
         ledger, place, nbytes = self.context.ledger, self._place, self.bytes(size)
         owner = Owner(self.label(size), "inverse")
-        wide = size * size * FP64 if self.itemsize != FP64 else 0
+        is_narrow = self.width(size) != FP64
+        wide = bytes_of(size, FP64) if is_narrow else 0
         with ledger.hold(place, wide, "transform", owner.part("matrix in fp64")):
             result = solved(self.context, place, size, owner)
-        if self.itemsize != FP64:
+        if is_narrow:
             narrow = ledger.alloc(place, nbytes, "transform", owner.part("by columns"))
             ledger.free(result)
             result = narrow
         self.inverses[size] = ledger.alloc(place, nbytes, "transform", owner)
         ledger.free(result)
 
+    def width(self, size: int) -> int:
+        """Bytes of a number in the matrix; of one that does not count (size 0) too."""
+        return self.widths.get(size, self.itemsize)
+
     def bytes(self, size: int) -> int:
         """Of the matrix."""
-        return size * size * self.itemsize
+        return bytes_of(size, self.width(size))
 
-    def label(self, size: int) -> str:
-        """What the books call it."""
-        return f"{self.name} matrix of {size}"
+    def label(self, size: int, *, inverse: bool = False) -> str:
+        """What the books call it. `inverse`: of a random matrix, which is another one."""
+        return f"{self.name} {'inverse' if inverse and self.kind == 'random-matrix' else 'matrix'} of {size}"
 
     def copied(self, frame: Frame, size: int, reader: str) -> None:
         """The matrix on the GPU for as long as the frame has its name."""
@@ -212,13 +216,13 @@ class Matrices:
         """factory/base.py `_apply_to_module` on a weight, which is written back; size 0: no matrix that counts."""
         elements, context = module.rows * module.columns, self.context
         if size:
-            self.make(size)
+            self.make(size, FP64)
         if size and inverse:
             self.invert(size)
         with context.frame("compress", module.name) as frame, aligned(context, module):
             if size:
                 self.copied(frame, size, module.name)
-            self.multiply(frame, elements, module.itemsize)
+            self.multiply(frame, elements, module.itemsize, self.width(size))
             write_back(context, module.name, "weight", module.weight_bytes, module.weight_bytes)
 
     def keep_scales(self, count: int) -> None:
@@ -227,22 +231,24 @@ class Matrices:
             return
         self.context.ledger.alloc("cpu", count * SCALE, "transform", Owner(f"{self.name} scales"))
 
-    def rotated(self, size: int, elements: int, itemsize: int, owner: Owner, *, copied: bool = False) -> Handle:
+    def rotated(
+        self, size: int, elements: int, itemsize: int, owner: Owner, *, copied: bool = False, inverse: bool = False
+    ) -> Handle:
         """A hook: the matrix is on the GPU until the subgraph ends; what it returns is the caller's."""
         with self.context.frame("forward", owner) as frame:
-            self.context.onload(self.label(size), self.bytes(size), "transform")
-            self.multiply(frame, elements, itemsize, copied=copied)
+            self.context.onload(self.label(size, inverse=inverse), self.bytes(size), "transform")
+            self.multiply(frame, elements, itemsize, self.width(size), copied=copied)
             return frame.hand_over("rotated")
 
-    def multiply(self, frame: Frame, elements: int, itemsize: int, *, copied: bool = False) -> None:
+    def multiply(self, frame: Frame, elements: int, itemsize: int, width: int, *, copied: bool = False) -> None:
         """hadamard.py HadamardTransform.forward: `frame` gets the name `rotated`, of the value's own type.
 
         matrix_multiply.py RandomMatrixTransform.forward divides by nothing. `copied`: torch.matmul lays the value out
-        anew.
+        anew. `width`: bytes of a number in the matrix.
         """
-        wide = elements * self.itemsize
+        wide = elements * width
         with (
-            frame.during(wide if itemsize != self.itemsize else 0, "value"),
+            frame.during(wide if itemsize != width else 0, "value"),
             frame.during(wide if copied else 0, "value in order"),
         ):
             frame.assign("product", wide)
@@ -252,21 +258,18 @@ class Matrices:
         else:
             frame.assign("quotient", wide)
             frame.delete("product")
-        if itemsize == self.itemsize:
+        if itemsize == width:
             frame.move("quotient", "rotated")
         else:
             frame.assign("rotated", elements * itemsize)
             frame.delete("quotient")
 
-    def free(self) -> None:
-        """Nobody refers to them any more."""
-        self.forget(self.made)
-        self.forget(self.inverses)
-
-    def forget(self, matrices: dict[int, Handle]) -> None:
-        """Only the factory had these: Python's collector has come."""
-        self.context.ledger.free_all(matrices.values())
-        matrices.clear()
+    def free(self, hooked: Collection[tuple[int, bool]] = ()) -> None:
+        """Python's collector has come for what only the factory had. `hooked`: sizes of what hooks have, and whether it
+        is an inverse."""
+        for matrices, are_inverses in ((self.made, False), (self.inverses, True)):
+            gone = [size for size in matrices if (size, are_inverses) not in hooked]
+            self.context.ledger.free_all([matrices.pop(size) for size in gone])
 
     @property
     def _place(self) -> DeviceName:
@@ -281,9 +284,9 @@ class Matrices:
         with ledger.hold("cpu", nbytes, "transform", owner.part("on the CPU")):
             return ledger.alloc("gpu", nbytes, "transform", owner)
 
-    def _deterministic(self, frame: Frame, nbytes: int) -> None:
+    def _deterministic(self, frame: Frame, size: int) -> None:
         """hadamard.py `deterministic_hadamard_matrix`: four copies of the one before, until it is large enough."""
-        number = self.itemsize
+        number, nbytes = self.width(size), self.bytes(size)
         frame.assign("H", number)
         while number < nbytes:
             frame.assign("upper half", 2 * number)
@@ -296,7 +299,7 @@ class Matrices:
 
     def _random(self, frame: Frame, size: int) -> None:
         """hadamard.py `random_hadamard_matrix`: a diagonal of signs, times a known matrix repeated."""
-        line, nbytes = size * self.itemsize, self.bytes(size)
+        line, nbytes = size * self.width(size), self.bytes(size)
         frame.assign("Q", line)
         with frame.during(line, "Q * 2"):
             frame.assign("Q", line)
@@ -307,7 +310,7 @@ class Matrices:
         """hadamard.py `_matmul_hadU`; its X is the caller's Q until it returns."""
         nbytes = self.bytes(size)
         with frame.during(known * known, "known matrix in int8"):
-            frame.assign("hadK", known * known * self.itemsize)
+            frame.assign("hadK", bytes_of(known, self.width(size)))
         frame.assign("input", nbytes)
         frame.assign("output", nbytes)
         if size > known:  # each round's sum and difference are copied into the output
@@ -324,48 +327,3 @@ class Matrices:
             context.ledger.relabel(handle, frame.owner)
             return handle
         return context.ledger.alloc(place, self.bytes(size), "transform", frame.owner)
-
-
-class RotatedInputs:
-    """Modules whose inputs are rotated in every forward, and whose weights undo it."""
-
-    def __init__(self, matrices: Matrices, block: int | None) -> None:
-        self.matrices, self.block = matrices, block
-        self._passed: dict[str, Handle] = {}
-        """What the hooks passed on, by module."""
-
-    def attach(self, modules: Sequence[LinearModule]) -> None:
-        """factory/base.py `apply_to_model`: the hooks on all inputs come first, then the weights."""
-        for module in modules:
-            self.matrices.make(self._size(module))
-        self.matrices.keep_scales(len(modules))
-        for module in modules:
-            self.matrices.rotate(module, self._size(module), inverse=True)
-
-    def finalize(self) -> None:
-        """The inverses are in the weights."""
-        self.matrices.forget(self.matrices.inverses)
-
-    def enter(self, module: LinearModule, call: Call) -> None:
-        """factory/base.py `input_hook`: the Linear gets the rotated input, its caller keeps the other."""
-        elements, owner = call.rows * call.columns, Owner(module.name, "rotated input")
-        self._passed[module.name] = self.matrices.rotated(self._size(module), elements, call.itemsize, owner)
-
-    def leave(self, module: LinearModule) -> None:
-        """torch/nn/modules/module.py `_call_impl` lets go of what the hooks passed on."""
-        if module.name in self._passed:
-            self.matrices.context.ledger.free(self._passed.pop(module.name))
-
-    def _size(self, module: LinearModule) -> int:
-        return self.block or module.columns
-
-
-def saved_matrices(
-    location: str, sides: Iterable[tuple[str, int]], block: int | None, itemsize: int = FP64
-) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """apply.py `_register_tied_transform_weights`: a matrix goes by the first module that has it."""
-    first: dict[int, str] = {}
-    for name, side in sides:
-        first.setdefault(block or side, name)
-    kind = "F64" if itemsize == FP64 else "F32"
-    yield from ((f"{owner}.{location}.weight", kind, (size, size)) for size, owner in first.items())

@@ -5,37 +5,38 @@ Linears behind them (llmcompressor/modeling/fuse.py), and every weight multiplie
 (compressed_tensors/transform/factory/{base,hadamard}.py).
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from planner.compress.context import Context
 from planner.compress.holdings import Owner
+from planner.compress.modifiers import transforms
+from planner.compress.modifiers.applying import Groups
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.rotations import (
     FP64,
-    Matrices,
-    RotatedInputs,
     TransformFields,
     TransformSpec,
+    TransformType,
     aligned,
-    saved_matrices,
 )
+from planner.compress.modifiers.transforms import Application, Applied, Transform
 from planner.compress.modifiers.writing import write_back
 from planner.cuda.reductions import dense_buffers
 from planner.cuda.requests import temporaries
 from planner.errors import RecipeError
-from planner.models.traces import KEY_STATES, Call
-from planner.models.tuned import OnlineRotation, Place
+from planner.models.traces import Call
+from planner.models.tuned import OnlineRotation
 from planner.notes import Note
 from planner.recipe.matching import Patterns
 from planner.recipe.module_sets import ModuleSetError, module_sets
 from planner.recipe.specs import ModelTraits, ModifierSpec, ModuleRef, Selection
 from planner.recipe.targets import LinearModule
-from planner.recipe.validation import validated
+from planner.recipe.validation import check_patterns, validated
 
 DEFAULT = ("R1", "R2")
 
@@ -56,25 +57,50 @@ They have the router as well, which is a Linear only once `prepare_cohere2_moe_f
 """
 
 
+def _list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Names = Annotated[list[str], BeforeValidator(_list)]
+
+
+class MappingFields(BaseModel):
+    """Fields of mappings.py SpinQuantMapping."""
+
+    embedding: str
+    attn: str
+    attn_q: str
+    attn_k: str
+    attn_v: str
+    attn_o: str
+    attn_head_dim: int | None = None
+    mlp_in: Names
+    mlp_out: Names
+    lm_head: str
+
+
+class NormFields(BaseModel):
+    """Fields of norm_mappings.py NormMapping."""
+
+    norm: str
+    linears: Names
+
+
 class SpinQuantFields(TransformFields):
     """Fields of SpinQuantModifier."""
 
     rotations: list[str] = Field(default_factory=lambda: ["R1", "R2"])
-    mappings: Any = None
-    norm_mappings: Any = None
+    mappings: MappingFields | None = None
+    norm_mappings: list[NormFields] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Rotation:
-    """One scheme: the weights that are multiplied on the side of their outputs, then those on the side of their inputs.
+class Given:
+    """What a recipe with a `transform_config` says of its own: groups, the embedding, norms and the Linears behind."""
 
-    R4 stays in the forward too, and R3 is there alone. R2's matrix is as wide as a head of attention, at most a few MB:
-    it is not counted.
-    """
-
-    name: str
-    outputs: tuple[str, ...]
-    inputs: tuple[str, ...]
+    groups: tuple[Transform, ...]
+    embedding: str
+    norms: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,14 +109,18 @@ class SpinQuantSpec(TransformSpec):
 
     type: ClassVar[str] = "SpinQuantModifier"
     rotations: tuple[str, ...] = DEFAULT
+    transform_type: TransformType = "hadamard"
+    transform_block_size: int | None = None
+    itemsize: int = FP64
+    """Of matrices that hooks multiply with."""
+    given: Given | None = None
+    """With a `transform_config` nothing is inferred."""
     embeddings: tuple[str, ...] = ()
     fused: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """Norms with the Linears behind them, found in a model (`bound`)."""
-    rotated: tuple[Rotation, ...] = ()
-    attentions: tuple[str, ...] = ()
-    """R3: those whose queries and keys are rotated in every forward, and"""
-    head_dim: int = 0
-    """the size of the matrix."""
+    """Norms with the Linears behind them, found in a model (`within`)."""
+    transforms: tuple[Transform, ...] = ()
+    applied: tuple[Applied, ...] = ()
+    """Found in a model too."""
     is_routed: bool = False
     """The model is of the family that wants a preparation."""
 
@@ -99,11 +129,6 @@ class SpinQuantSpec(TransformSpec):
         """Refuses what the library refuses."""
         entry = validated(SpinQuantFields, fields, where)
         entry.refuse_unfinished(where)
-        if entry.transform_config is not None:
-            text = (
-                "LLM Compressor infers no mappings beside it and fails ('NoneType' object has no attribute 'embedding')"
-            )
-            raise RecipeError(text, f"{where}.transform_config")
         rotations = tuple(rotation.upper() for rotation in entry.rotations)
         for rotation in rotations:
             if rotation not in ("R1", "R2", "R3", "R4"):
@@ -111,6 +136,7 @@ class SpinQuantSpec(TransformSpec):
         return cls(
             where=where,
             notes=tuple(_unread(entry, where)),
+            given=_given(entry, where) if entry.transform_config is not None else None,
             rotations=tuple(dict.fromkeys(rotations)),
             transform_type=entry.transform_type,
             transform_block_size=entry.transform_block_size,
@@ -120,25 +146,27 @@ class SpinQuantSpec(TransformSpec):
     def within(self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
         """Raises RecipeError where the library cannot group norms, or make a matrix of a weight's size."""
         where = f"{self.where} ({facts.architecture})"
-        if not facts.head_dim and ("R3" in self.rotations or facts.heads):  # base.py on_initialize asks in any case
+        given = self.given
+        if given is None and not facts.head_dim:  # base.py on_initialize asks in any case
             raise RecipeError("the config does not say how wide a head is: LLM Compressor stops there", where)
+        inferred = NORMS[-1:] if facts.architecture == ROUTED else NORMS
         try:
-            fused = tuple(_fused(modules, NORMS[-1:] if facts.architecture == ROUTED else NORMS))
+            fused = tuple(_fused(modules, inferred if given is None else given.norms))
         except ModuleSetError as error:
             raise RecipeError(f"{error}; LLM Compressor cannot fuse the norms of this model", where) from error
-        rotated = tuple(self._rotations(modules))
-        self._check_sizes(modules, rotated)
-        embeddings = tuple(ref.name for ref in Patterns((EMBEDDING,)).of(modules))
-        attentions = tuple(ref.name for ref in Patterns((ATTENTION,)).of(modules)) if "R3" in self.rotations else ()
-        for name in attentions:
-            self.check_side(facts.head_dim, f"the heads of {name}", block=facts.head_dim)
+        groups = tuple(self._groups(facts.head_dim)) if given is None else given.groups
+        groups, applied = transforms.bound(groups, modules, facts.head_dim)
+        embeddings = Patterns((EMBEDDING if given is None else given.embedding,)).of(modules)
+        if given is not None:
+            _check_weights(
+                {*(ref.name for ref in embeddings), *(n for _, names in fused for n in names)}, modules, where
+            )
         return replace(
             self,
-            embeddings=embeddings,
+            embeddings=tuple(ref.name for ref in embeddings),
             fused=fused,
-            rotated=rotated,
-            attentions=attentions,
-            head_dim=facts.head_dim,
+            transforms=groups,
+            applied=applied,
             is_routed=facts.architecture == ROUTED,
         )
 
@@ -146,90 +174,97 @@ class SpinQuantSpec(TransformSpec):
         """What a script must have done before."""
         if self.is_routed:
             yield _unprepared(self.where)
-        if self.attentions:
-            yield _unturned(self.where)
-        yield from self.garbage(self._garbage({ref.name: ref for ref in modules}))
+        places = [each for group in self.transforms for each in group.apply]
+        yield from transforms.unturned(places, "R3" if self.given is None else "it", self.where)
+        if self.given is not None:
+            yield from transforms.slips(places, modules)
+        inverts = any(each.type == "random-matrix" for each in self.transforms)
+        yield from self.garbage(sum(each.unused for each in self.transforms), inverts=inverts)
 
     def hooked_inputs(
         self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]
     ) -> frozenset[str]:
         """Those of R4."""
-        rotated = self.within(facts, modules, recipe).rotated
-        return frozenset(name for each in rotated if each.name == "R4" for name in each.inputs)
+        applied = self.within(facts, modules, recipe).applied
+        return frozenset(name for each in applied if each.application.location == "input" for name in each.names)
 
     def online(self, layer: str, modules: Sequence[ModuleRef]) -> Iterable[OnlineRotation]:
         """base.py `_create_r3_scheme`, `_create_r4_scheme`."""
-        below = {ref.name: ref.name[len(layer) :] for ref in modules}
-        places: tuple[tuple[str, Place], ...] = (("R3_q_attn", "query"), ("R3_k_cache", "key"))
-        for name, place in places:
-            for attention in (each for each in self.attentions if each in below):
-                yield self.transform(name, below[attention], place, self.head_dim, self.itemsize)
-        sides = {ref.name: ref.columns for ref in modules}
-        for name in (name for each in self.rotated if each.name == "R4" for name in each.inputs if name in below):
-            size = self.transform_block_size or sides[name]
-            yield self.transform("R4_input", below[name], "input", size, self.itemsize)
+        for each in self.transforms:
+            yield from transforms.online(each, layer, modules)
 
     def select(self, modules: Sequence[ModuleRef]) -> Selection:
         """All that is centered, fused or multiplied; norms are watched."""
-        rotated = (name for each in self.rotated for name in (*each.outputs, *each.inputs))
-        taken = {*self.embeddings, *(name for _, names in self.fused for name in names), *rotated}
+        multiplied = (name for each in self.applied if not each.application.of_states for name in each.names)
+        taken = {*self.embeddings, *(name for _, names in self.fused for name in names), *multiplied}
         weights = {ref.name: None for ref in modules if ref.name in taken and ref.itemsize}
-        watched = frozenset(norm for norm, _ in self.fused)
-        return Selection(weights=weights, watched=watched, keys=frozenset(self.attentions))
+        keys = frozenset(name for each in self.applied if each.application.of_states for name in each.names)
+        return Selection(weights=weights, watched=frozenset(norm for norm, _ in self.fused), keys=keys)
 
     def added(self, modules: Sequence[ModuleRef]) -> Iterable[tuple[str, str, tuple[int, ...]]]:
         """The matrices that stay: R3's one, and R4's."""
-        if self.attentions:
-            sides = ((name, self.head_dim) for name in self.attentions)
-            yield from saved_matrices("R3_q_attn", sides, None, self.itemsize)
-        if "R4" in self.rotations:
-            sides = ((ref.name, ref.columns) for ref in Patterns(MLP_OUT).of(modules))
-            yield from saved_matrices("R4_input", sides, self.transform_block_size, self.itemsize)
+        for each in self.transforms:
+            yield from transforms.saved(each, modules)
 
     def model(self, context: Context) -> "SpinQuantModel":
         """Weights in fp64, one at a time."""
         return SpinQuantModel(context, self)
 
-    def _rotations(self, modules: Sequence[ModuleRef]) -> Iterator[Rotation]:
-        def names(*patterns: str) -> tuple[str, ...]:
-            return tuple(ref.name for ref in Patterns(patterns).of(modules))
+    def _groups(self, head_dim: int) -> Iterator[Transform]:
+        """base.py `_create_r1_scheme` and the others."""
 
+        def group(name: str, block: int | None, *apply: Application) -> Transform:
+            return Transform(
+                name=name,
+                type=self.transform_type,
+                block=block,
+                itemsize=self.itemsize,
+                apply=apply,
+                where=f"{self.where}.{'rotations' if name in ('R2', 'R3') else 'transform_block_size'}",
+            )
+
+        def at(location: transforms.Location, *targets: str, inverse: bool = False) -> Application:
+            return Application(targets=targets, location=location, inverse=inverse, where=self.where)
+
+        block = self.transform_block_size
         if "R1" in self.rotations:
-            inputs = names(QUERY, KEY, VALUE, *MLP_IN, HEAD)
-            yield Rotation("R1", names(EMBEDDING, ATTENTION_OUT, *MLP_OUT), inputs)
+            inputs = at("weight_input", QUERY, KEY, VALUE, *MLP_IN, HEAD, inverse=True)
+            yield group("R1", block, at("weight_output", EMBEDDING, ATTENTION_OUT, *MLP_OUT), inputs)
         if "R2" in self.rotations:
-            yield Rotation("R2", names(VALUE), names(ATTENTION_OUT))
+            yield group("R2", head_dim, at("weight_output", VALUE), at("weight_input", ATTENTION_OUT, inverse=True))
         if "R3" in self.rotations:
-            yield Rotation("R3", (), ())
+            yield group("R3", head_dim, at("q_attn", ATTENTION), at("k_cache", ATTENTION))
         if "R4" in self.rotations:
-            yield Rotation("R4", (), names(*MLP_OUT))
-
-    def _garbage(self, refs: Mapping[str, ModuleRef]) -> Iterator[int]:
-        """R1's matrices and the inverses of random ones, and R4's inverses: all of these are in weights."""
-        for each in self.rotated:
-            for names, outputs in ((each.outputs, True), (each.inputs, False)):
-                shapes = ((refs[name].rows, refs[name].columns, "Embedding" in refs[name].classes) for name in names)
-                sides = {_side(rows, columns, is_embedding, outputs) for rows, columns, is_embedding in shapes}
-                sizes = {self.transform_block_size} if self.transform_block_size and sides else sides
-                is_in_weights = each.name == "R1" if outputs else self.transform_type == "random-matrix"
-                if each.name != "R2" and is_in_weights:
-                    yield from (size for size in sizes if size)
-
-    def _check_sizes(self, modules: Sequence[ModuleRef], rotated: Sequence[Rotation]) -> None:
-        refs = {ref.name: ref for ref in modules}
-        for each in rotated:
-            if each.name == "R2":
-                continue
-            for name, outputs in (*((n, True) for n in each.outputs), *((n, False) for n in each.inputs)):
-                side = _side(refs[name].rows, refs[name].columns, "Embedding" in refs[name].classes, outputs)
-                self.check_side(side, name)
+            yield group("R4", block, at("input", *MLP_OUT), at("weight_input", *MLP_OUT, inverse=True))
 
 
-def _side(rows: int, columns: int, is_embedding: bool, outputs: bool) -> int:
-    return columns if outputs == is_embedding else rows
+def _given(entry: SpinQuantFields, where: str) -> Given:
+    """base.py `on_initialize` returns at once: what it would infer is what the recipe gives, or None."""
+    path = f"{where}.transform_config"
+    if entry.mappings is None:
+        text = "LLM Compressor infers no mappings beside it and fails ('NoneType' object has no attribute 'embedding')"
+        raise RecipeError(f"{text}; write mappings and norm_mappings too", path)
+    if entry.norm_mappings is None:
+        text = "LLM Compressor infers no norm_mappings beside it and fails ('NoneType' object is not iterable)"
+        raise RecipeError(f"{text}; write them too", path)
+    groups = transforms.read_groups(entry.transform_config, path)
+    check_patterns([entry.mappings.embedding], f"{where}.mappings.embedding")
+    for number, each in enumerate(entry.norm_mappings):
+        check_patterns([each.norm, *each.linears], f"{where}.norm_mappings[{number}]")
+    return Given(groups, entry.mappings.embedding, tuple((each.norm, *each.linears) for each in entry.norm_mappings))
+
+
+def _check_weights(names: Collection[str], modules: Sequence[ModuleRef], where: str) -> None:
+    """llmcompressor/modeling/fuse.py: `center_embeddings`, `fuse_norm_linears`."""
+    bare = next((ref.name for ref in modules if ref.name in names and not ref.itemsize), None)
+    if bare is not None:
+        raise RecipeError(f"the mappings take {bare}, which has no weight: LLM Compressor fails on it", where)
 
 
 def _unread(entry: SpinQuantFields, where: str) -> Iterator[Note]:
+    if entry.transform_config is not None:
+        yield from transforms.unread(entry, {"rotations"}, where)
+        return
     for name in ("mappings", "norm_mappings"):
         if getattr(entry, name) is not None:
             yield Note(kind="recipe", text=f"{where}.{name} is not heeded: LLM Compressor infers them anew")
@@ -241,16 +276,6 @@ def _unprepared(where: str) -> Note:
         f"{where}: the result is right only if the script calls prepare_cohere2_moe_for_spinquant before oneshot, "
         f"which changes {ROUTED}. Planned from the model as it is loaded; with --linearized its experts are linear, as "
         "that call leaves them. The routers' weights are small, and left out."
-    )
-    return Note(kind="result", text=text)
-
-
-def _unturned(where: str) -> Note:
-    """compressed_tensors modeling/attention.py QuantizedAttentionImpl, utils/helpers.py `use_eager_attention`."""
-    text = (
-        f"{where}: R3 rotates keys alone while LLM Compressor runs samples. Calibration forces eager attention, which "
-        "goes past the hooks of queries, so that what is learnt from activations behind attention is of scores that "
-        "no one will compute."
     )
     return Note(kind="result", text=text)
 
@@ -273,16 +298,8 @@ class SpinQuantModel(ModifierModel):
         super().__init__(context)
         self.spec = spec
         self.modules: dict[str, LinearModule] = {}
-        self.matrices: list[Matrices] = []
-        self.inputs: RotatedInputs | None = None
-        """R4."""
-        self.rotated: frozenset[str] = frozenset()
-        """Modules that R4 hooks."""
-        self.keys: Matrices | None = None
-        """R3."""
-        self.hooked = frozenset(f"{name}.{KEY_STATES}" for name in spec.attentions)
-        """States that R3 hooks."""
-        self.stays_in_forward = "R3" in spec.rotations or "R4" in spec.rotations
+        self.groups = Groups(context, spec.applied)
+        self.stays_in_forward = self.groups.has_hooks
 
     def on_calibration_start(self, modules: Iterable[LinearModule]) -> None:
         """base.py `on_calibration_start`: nothing that is onloaded stays so."""
@@ -292,33 +309,24 @@ class SpinQuantModel(ModifierModel):
             self._center(self.modules[name])
         for norm, linears in self.spec.fused:
             self._fuse(norm, [self.modules[name] for name in linears])
-        for rotation in self.spec.rotated:
-            if rotation.name == "R3":
-                self._attach_keys()
-            elif rotation.name == "R4":
-                self._attach(rotation)
-            else:
-                self._rotate(rotation)
+        self.groups.apply(self.modules)
         self.context.keep_onloaded = kept
+
+    def on_finalize(self) -> None:
+        """Matrices that have done their work go."""
+        self.groups.finalize()
 
     def before_forward(self, module: LinearModule, call: Call) -> None:
         """R4's input hook, and R3's of keys."""
-        if self.inputs is not None and module.name in self.rotated:
-            self.inputs.enter(module, call)
-        if self.keys is not None and module.name in self.hooked:
-            self._rotate_keys(self.keys, module, call)
+        self.groups.enter(module, call)
+
+    def after_forward(self, module: LinearModule, call: Call) -> None:
+        """The output hook."""
+        self.groups.turn(module, call)
 
     def returned(self, module: LinearModule, call: Call) -> None:
         """The rotated input goes."""
-        if self.inputs is not None:
-            self.inputs.leave(module)
-
-    def on_finalize(self) -> None:
-        """hadamard.py HadamardFactory refers to itself, so that Python's collector must come for its matrices."""
-        for matrices in self.matrices:
-            matrices.free()
-        if self.inputs is not None:
-            self.inputs.finalize()
+        self.groups.leave(module)
 
     def _center(self, module: LinearModule) -> None:
         """fuse.py center_embeddings"""
@@ -349,40 +357,6 @@ class SpinQuantModel(ModifierModel):
                         frame.assign("new_weight", elements * FP64)
                     frame.assign("new_weight", module.weight_bytes)
                 self._write(module)
-
-    def _attach(self, rotation: Rotation) -> None:
-        """base.py `_create_r4_scheme`: its matrices lie with the model for good."""
-        matrices = Matrices(self.context, rotation.name, self.spec.transform_type, self.spec.itemsize)
-        self.inputs, self.rotated = RotatedInputs(matrices, self.spec.transform_block_size), frozenset(rotation.inputs)
-        self.inputs.attach([self.modules[name] for name in rotation.inputs])
-
-    def _attach_keys(self) -> None:
-        """base.py `_create_r3_scheme`: one matrix, and two hooks for each attention."""
-        self.keys = Matrices(self.context, "R3", self.spec.transform_type, self.spec.itemsize)
-        self.keys.make(self.spec.head_dim)
-        self.keys.keep_scales(2 * len(self.spec.attentions))
-
-    def _rotate_keys(self, matrices: Matrices, module: LinearModule, call: Call) -> None:
-        """factory/base.py `key_hook`: the attention gets the rotated keys, and lets go of the others.
-
-        native/LinearAlgebra.cpp matmul makes (batch * heads, tokens, width) of them: a copy where heads lie side by
-        side, in more than one sample.
-        """
-        copied = call.dims[0] > 1 and call.dims[1] > 1 and call.contiguous
-        owner, elements = Owner(module.name, "rotated"), call.rows * call.columns
-        rotated = matrices.rotated(self.spec.head_dim, elements, call.itemsize, owner, copied=copied)
-        self.context.forward.replace(call.arguments[0], rotated)
-
-    def _rotate(self, rotation: Rotation) -> None:
-        """factory/base.py `_apply_to_module`, with one matrix for each size."""
-        matrices = Matrices(self.context, rotation.name, self.spec.transform_type)
-        self.matrices.append(matrices)
-        for names, outputs in ((rotation.outputs, True), (rotation.inputs, False)):
-            for name in names:
-                module = self.modules[name]
-                side = _side(module.rows, module.columns, module.embedding, outputs)
-                size = self.spec.transform_block_size or side if rotation.name == "R1" else 0
-                matrices.rotate(module, size, inverse=not outputs)
 
     def _aligned(self, module: LinearModule) -> AbstractContextManager[None]:
         """align_module_device: onloaded inside."""

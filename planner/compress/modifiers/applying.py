@@ -1,0 +1,111 @@
+"""Groups of transforms in memory: matrices made, weights multiplied, hooks left. factory/base.py `_apply_to_module`."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+from planner.compress.context import Context
+from planner.compress.holdings import Owner
+from planner.compress.modifiers.rotations import Matrices
+from planner.compress.modifiers.transforms import Applied
+from planner.models.traces import KEY_STATES, Call
+from planner.recipe.targets import LinearModule
+from planner.timeline import Handle
+
+
+class Groups:
+    """The matrices lie with the model for good where hooks have them; a rotated input lives as long as its Linear
+    runs."""
+
+    def __init__(self, context: Context, applied: Sequence[Applied]) -> None:
+        self.context = context
+        self.groups = [tuple(group) for _, group in groupby(applied, key=lambda each: id(each.transform))]
+        self.has_hooks = any(each.application.is_online for each in applied)
+        self._hooks: dict[tuple[str, str], list[_Rotating]] = defaultdict(list)
+        """By module and location, in the order in which they came."""
+        self._matrices: list[Matrices] = []
+        self._passed: dict[str, Handle] = {}
+        """What the hooks passed on, by module."""
+
+    def apply(self, modules: Mapping[str, LinearModule]) -> None:
+        """apply.py `apply_transform_config`: group after group; no Linear keeps anything onloaded."""
+        kept, self.context.keep_onloaded = self.context.keep_onloaded, False
+        for group in self.groups:
+            transform = group[0].transform
+            matrices = Matrices(self.context, transform.name, transform.type, transform.itemsize)
+            self._matrices.append(matrices)
+            for each in group:
+                self._apply(matrices, each, modules)
+        self.context.keep_onloaded = kept
+
+    def finalize(self) -> None:
+        """What no hook has is in weights."""
+        hooks = [hook for hooks in self._hooks.values() for hook in hooks]
+        for matrices in self._matrices:
+            matrices.free({(hook.size, hook.has_inverse) for hook in hooks if hook.matrices is matrices})
+
+    def enter(self, module: LinearModule, call: Call) -> None:
+        """factory/base.py `input_hook`: the Linear gets the rotated input, its caller keeps the other.
+
+        Each is prepended, so that the last one runs first; module.py `_call_impl` lets go of what the one before
+        returned when it has the next.
+        """
+        if module.name.endswith(KEY_STATES):
+            self._turn_keys(module, call)
+        elements, owner = call.rows * call.columns, Owner(module.name, "rotated input")
+        for hook in reversed(self._hooks.get((module.name, "input"), ())):
+            rotated = hook.rotated(elements, call.itemsize, owner)
+            self.leave(module)
+            self._passed[module.name] = rotated
+
+    def leave(self, module: LinearModule) -> None:
+        """torch/nn/modules/module.py `_call_impl` lets go of what the hooks passed on."""
+        if module.name in self._passed:
+            self.context.ledger.free(self._passed.pop(module.name))
+
+    def turn(self, module: LinearModule, call: Call) -> None:
+        """factory/base.py `output_hook`: the caller gets the rotated output."""
+        elements, owner = call.rows * call.output[-1], Owner(module.name, "rotated output")
+        for hook in self._hooks.get((module.name, "output"), ()):
+            self.context.forward.replace(call.outputs[0], hook.rotated(elements, call.output_itemsize, owner))
+
+    def _turn_keys(self, module: LinearModule, call: Call) -> None:
+        """factory/base.py `key_hook`: the attention gets the rotated keys, and lets go of the others.
+
+        native/LinearAlgebra.cpp matmul makes (batch * heads, tokens, width) of them: a copy where heads lie side by
+        side, in more than one sample. Nothing runs the hooks of queries (`transforms.unturned`).
+        """
+        copied = call.dims[0] > 1 and call.dims[1] > 1 and call.contiguous
+        elements, owner = call.rows * call.columns, Owner(module.name, "rotated")
+        for hook in self._hooks.get((module.name, "k_cache"), ()):
+            self.context.forward.replace(call.arguments[0], hook.rotated(elements, call.itemsize, owner, copied=copied))
+
+    def _apply(self, matrices: Matrices, each: Applied, modules: Mapping[str, LinearModule]) -> None:
+        transform, application = each.transform, each.application
+        if application.of_states:
+            for name in each.names:
+                self._hook(matrices, each, f"{name}.{KEY_STATES}", transform.block or 0)
+            return
+        for module in (modules[name] for name in each.names if name in modules):
+            size = transform.size(module.rows, module.columns, module.embedding, application)
+            if application.is_online:
+                self._hook(matrices, each, module.name, size)
+            else:
+                matrices.rotate(module, size, inverse=application.inverse)
+
+    def _hook(self, matrices: Matrices, each: Applied, name: str, size: int) -> None:
+        matrices.make(size)
+        if each.application.inverse:
+            matrices.invert(size)
+        matrices.keep_scales(1)
+        self._hooks[name, each.application.location].append(_Rotating(matrices, size, each.application.inverse))
+
+
+class _Rotating:
+    def __init__(self, matrices: Matrices, size: int, inverse: bool) -> None:
+        self.matrices, self.size, self.inverse = matrices, size, inverse
+        self.has_inverse = inverse and matrices.kind == "random-matrix"
+
+    def rotated(self, elements: int, itemsize: int, owner: Owner, *, copied: bool = False) -> Handle:
+        """What it returns."""
+        return self.matrices.rotated(self.size, elements, itemsize, owner, copied=copied, inverse=self.inverse)

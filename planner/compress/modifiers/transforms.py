@@ -1,0 +1,369 @@
+"""Groups of transforms: compressed_tensors transform/transform_{config,scheme,args}.py, applied by transform/apply.py.
+
+QuIPModifier's own V and U are two such groups; a recipe's `transform_config` has any. Of each group the applications
+come one after the other, each on all of its modules: those to weights are over at once, those to inputs, outputs and
+states of attentions stay as hooks.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from planner.compress.modifiers.rotations import (
+    FP64,
+    TransformFields,
+    TransformType,
+    bytes_of,
+    check_size,
+    itemsize_of,
+    side,
+)
+from planner.errors import RecipeError, UnsupportedError
+from planner.hints import shorten
+from planner.models.tuned import OnlineRotation, Place
+from planner.notes import Note
+from planner.recipe.matching import Patterns, Target, ignore_notes, matched, no_match_note, selected
+from planner.recipe.specs import ModuleRef
+from planner.recipe.validation import check_patterns, validated
+
+Location = Literal["input", "weight_input", "weight_output", "output", "k_cache", "q_attn"]
+"""transform_args.py TransformLocation."""
+
+ONLINE: Mapping[str, Place] = {"input": "input", "output": "output", "q_attn": "query", "k_cache": "key"}
+"""The locations that stay as hooks (TransformLocation.is_online)."""
+STATES = ("q_attn", "k_cache")
+"""Those of attentions."""
+
+
+class ArgsFields(BaseModel):
+    """Fields of transform_args.py TransformArgs."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    targets: list[str]
+    location: Location
+    inverse: bool = False
+    ignore: list[str] = Field(default_factory=list)
+
+    @field_validator("targets", "ignore", mode="before")
+    @classmethod
+    def wrap_singleton(cls, value: Any) -> Any:
+        """The same of TransformArgs."""
+        return [value] if isinstance(value, str) else value
+
+
+class SchemeFields(BaseModel):
+    """Fields of transform_scheme.py TransformScheme."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: str
+    apply: list[ArgsFields] = Field(default_factory=list)
+    randomize: bool = False
+    requires_grad: bool = False
+    head_dim: int | None = Field(default=None, ge=1)
+    precision: Any = "float32"
+
+
+class ConfigFields(BaseModel):
+    """Fields of transform_config.py TransformConfig."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    config_groups: dict[str, SchemeFields]
+
+
+# ---------------------------------------------------------------------- records
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Application:
+    """transform_args.py TransformArgs: where one group's matrices are multiplied with, on which modules."""
+
+    targets: tuple[str, ...]
+    location: Location
+    inverse: bool = False
+    ignore: tuple[str, ...] = ()
+    where: str = field(default="", compare=False)
+    """Path in the recipe file of what has the targets."""
+
+    @property
+    def is_online(self) -> bool:
+        """It stays as a hook."""
+        return self.location in ONLINE
+
+    @property
+    def of_states(self) -> bool:
+        """It is an attention's, not a weight's."""
+        return self.location in STATES
+
+    @property
+    def is_output(self) -> bool:
+        """utils/matrix.py `get_transform_size`."""
+        return self.location in ("output", "weight_output")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transform:
+    """transform_scheme.py TransformScheme: one group."""
+
+    name: str
+    type: TransformType
+    block: int | None
+    """`head_dim`: the size of the matrix, whatever module it is for."""
+    itemsize: int
+    """Of a matrix that is first asked for by a hook; one that is first asked for by a weight is in float64
+    (`create_transform` of factory/hadamard.py and matrix_multiply.py)."""
+    apply: tuple[Application, ...]
+    where: str = field(default="", compare=False)
+    """Path of its block size in the recipe file."""
+    widths: tuple[tuple[int, int], ...] = ()
+    """Bytes of a number in each matrix, by its size, found in a model (`within`), and"""
+    unused: int = 0
+    """bytes of the matrices and inverses that no hook has: they are in weights."""
+
+    def size(self, rows: int, columns: int, is_embedding: bool, application: Application) -> int:
+        """utils/matrix.py `get_transform_size`."""
+        return self.block or side(rows, columns, is_embedding, application.is_output)
+
+    def size_of(self, ref: ModuleRef, application: Application) -> int:
+        """The same of a module in a recipe's eyes."""
+        return self.size(ref.rows, ref.columns, "Embedding" in ref.classes, application)
+
+    def has_inverse(self, application: Application) -> bool:
+        """A matrix of its own; a Hadamard matrix is turned round instead."""
+        return application.inverse and self.type == "random-matrix"
+
+    def steps(self, found: "Found") -> Iterator[tuple[Application, ModuleRef, int]]:
+        """What is applied, in the order of factory/base.py `apply_to_model`, with the sizes of the matrices."""
+        for application in self.apply:
+            for ref in found.of(application):
+                yield application, ref, self.size_of(ref, application)
+
+    def within(self, found: "Found") -> Self:
+        """The record for a model. The first that asks for a matrix decides how wide its numbers are."""
+        widths: dict[int, int] = {}
+        asked: set[tuple[int, bool]] = set()
+        hooked: set[tuple[int, bool]] = set()
+        for application, _, size in self.steps(found):
+            widths.setdefault(size, self.itemsize if application.is_online else FP64)
+            key = (size, self.has_inverse(application))
+            asked |= {(size, False), key}
+            if application.is_online:
+                hooked.add(key)
+        unused = sum(bytes_of(size, widths[size]) for size, _ in asked - hooked)
+        return replace(self, widths=tuple(widths.items()), unused=unused)
+
+    def width(self, size: int) -> int:
+        """Bytes of a number in the matrix of this size."""
+        return dict(self.widths)[size]
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """An application with the modules of one model, by full names."""
+
+    transform: Transform
+    application: Application
+    names: tuple[str, ...]
+
+
+class Found:
+    """The modules of one model that applications take: looked for once, where they take the same."""
+
+    def __init__(self, modules: Sequence[ModuleRef]) -> None:
+        self.modules = modules
+        self._known: dict[tuple[tuple[str, ...], tuple[str, ...]], list[ModuleRef]] = {}
+
+    def of(self, application: Application) -> list[ModuleRef]:
+        """In the model's order: match.py `match_named_modules`."""
+        key = (application.targets, application.ignore)
+        if key not in self._known:
+            self._known[key] = selected(*key, self.modules)
+        return self._known[key]
+
+
+def bound(
+    transforms: Iterable[Transform], modules: Sequence[ModuleRef], head_dim: int
+) -> tuple[tuple[Transform, ...], tuple[Applied, ...]]:
+    """The groups for this model, whose heads are so wide, and what is applied, in order.
+
+    Raises RecipeError where the library would fail on a module, UnsupportedError where planner has no model.
+    """
+    found = Found(modules)
+    _check_modules(transforms, found, head_dim)
+    groups = tuple(each.within(found) for each in transforms)
+    applied = (
+        Applied(group, application, tuple(ref.name for ref in found.of(application)))
+        for group in groups
+        for application in group.apply
+    )
+    return groups, tuple(applied)
+
+
+# ---------------------------------------------------------------------- reading
+def read_groups(config: Any, where: str) -> tuple[Transform, ...]:
+    """The groups of a `transform_config`.
+
+    Raises RecipeError where compressed-tensors would refuse it or fail, UnsupportedError for what is not modelled.
+    """
+    groups = validated(ConfigFields, config, where).config_groups
+    return tuple(_group(name, fields, f"{where}.config_groups.{shorten(name)}") for name, fields in groups.items())
+
+
+def _group(name: str, fields: SchemeFields, where: str) -> Transform:
+    if "." in name:
+        raise RecipeError("a transform is a part of its module, whose name cannot have a dot", where)
+    kind = fields.type.replace("_", "-").replace(" ", "-").lower()  # registry.py `standardize_lookup_name`
+    if kind not in get_args(TransformType):
+        text = f"{shorten(fields.type)} is not one of {', '.join(get_args(TransformType))}"
+        raise RecipeError(text, f"{where}.type")
+    if fields.requires_grad:
+        raise UnsupportedError(f"{where}.requires_grad: planner models no transforms that are trained")
+    if fields.randomize and kind != "random-matrix":  # RandomMatrixFactory does not look at it
+        raise UnsupportedError(f"{where}.randomize: planner models no matrices that are permuted in each product")
+    return Transform(
+        name=name,
+        type=kind,  # type: ignore[arg-type]
+        block=fields.head_dim,
+        itemsize=itemsize_of(fields.precision, where),
+        apply=tuple(_application(each, f"{where}.apply[{number}]") for number, each in enumerate(fields.apply)),
+        where=f"{where}.head_dim",
+    )
+
+
+def _application(fields: ArgsFields, where: str) -> Application:
+    check_patterns(fields.targets, f"{where}.targets", may_be_empty=True)
+    check_patterns(fields.ignore, f"{where}.ignore", may_be_empty=True)
+    return Application(
+        targets=tuple(fields.targets),
+        location=fields.location,
+        inverse=fields.inverse,
+        ignore=tuple(fields.ignore),
+        where=where,
+    )
+
+
+# ---------------------------------------------------------------------- a model
+def _check_modules(transforms: Iterable[Transform], found: Found, head_dim: int) -> None:
+    for transform in transforms:
+        for application in sorted(transform.apply, key=lambda each: each.is_online):
+            for ref in found.of(application):
+                if application.of_states:
+                    _check_states(ref, transform, application, head_dim)
+                    continue
+                _check_class(ref, application)
+                own = side(ref.rows, ref.columns, "Embedding" in ref.classes, application.is_output)
+                check_size(transform.type, own, ref.name, transform.block, transform.where)
+        _check_twice(transform, found)
+
+
+def _check_class(ref: ModuleRef, application: Application) -> None:
+    where = f"{application.where}.targets"
+    if ref.classes[:1] == ("Linear",) or (ref.classes[:1] == ("Embedding",) and not application.is_online):
+        return
+    if not application.is_online:  # utils/matrix.py `apply_transform_weight` compares classes
+        what = "Linear" if "Embedding" not in ref.classes else "Embedding"
+        raise RecipeError(f"takes {ref.name}, which is no plain {what}: LLM Compressor fails on it", where)
+    raise UnsupportedError(
+        f"{where}: takes {ref.name}, which is no plain Linear: planner models the location {application.location} of "
+        "those alone"
+    )
+
+
+def _check_states(ref: ModuleRef, transform: Transform, application: Application, head_dim: int) -> None:
+    where = f"{application.where}.targets"
+    if transform.block is None:
+        raise RecipeError(f"takes {ref.name}: LLM Compressor wants a head_dim for {application.location}", where)
+    if "Linear" in ref.classes or "Embedding" in ref.classes:
+        raise RecipeError(f"takes {ref.name}, which is no attention and has no {application.location}", where)
+    if not any("attention" in name.lower() for name in ref.classes[:1]):
+        text = f"takes {ref.name}: planner knows the states of attentions alone, of classes that are called so"
+        raise UnsupportedError(f"{where}: {text}")
+    block = transform.block
+    check_size(transform.type, head_dim or block, f"the heads of {ref.name}", block, transform.where)
+
+
+def _check_twice(transform: Transform, found: Found) -> None:
+    """Both hooks would run, and the module have but the second one's matrix."""
+    seen: set[tuple[str, str]] = set()
+    for application in transform.apply:
+        for ref in found.of(application) if application.is_online else ():
+            if (ref.name, application.location) in seen:
+                text = f"takes the {application.location} of {ref.name} a second time in its group, which planner"
+                raise UnsupportedError(f"{application.where}.targets: {text} does not model")
+            seen.add((ref.name, application.location))
+
+
+def saved(transform: Transform, modules: Sequence[ModuleRef]) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """The matrices that stay in hooks: apply.py `_register_tied_transform_weights`: each goes by the first module, in
+    the model's order, that has it."""
+    online = [application for application in transform.apply if application.is_online]
+    found = Found(modules)
+    taken = [(application, {ref.name for ref in found.of(application)}) for application in online]
+    first: dict[tuple[int, bool], str] = {}
+    for ref in modules:
+        for application in (application for application, names in taken if ref.name in names):
+            key = (transform.size_of(ref, application), transform.has_inverse(application))
+            first.setdefault(key, f"{ref.name}.{transform.name}_{application.location}.weight")
+    for (size, _), name in first.items():
+        yield name, "F64" if transform.width(size) == FP64 else "F32", (size, size)
+
+
+def online(transform: Transform, layer: str, modules: Sequence[ModuleRef]) -> Iterator[OnlineRotation]:
+    """The transforms that stay in a layer: factory/base.py `_apply_to_module`."""
+    for application, ref, size in transform.steps(Found(modules)):
+        if application.is_online:
+            yield OnlineRotation(
+                name=f"{transform.name}_{application.location}",
+                module=ref.name[len(layer) :],
+                place=ONLINE[application.location],
+                size=size,
+                dtype="float64" if transform.width(size) == FP64 else "float32",
+                inverse=application.inverse,
+                scales=transform.type != "random-matrix",
+            )
+
+
+def unturned(applications: Collection[Application], what: str, where: str) -> Iterator[Note]:
+    """compressed_tensors modeling/attention.py QuantizedAttentionImpl, utils/helpers.py `use_eager_attention`.
+
+    `what` rotates.
+    """
+    locations = {each.location for each in applications}
+    if "q_attn" in locations:
+        rotated = "keys alone" if "k_cache" in locations else "no queries"
+        text = (
+            f"{where}: {what} rotates {rotated} while LLM Compressor runs samples. Calibration forces eager attention, "
+            "which goes past the hooks of queries, so that what is learnt from activations behind attention is of "
+            "scores that no one will compute."
+        )
+        yield Note(kind="result", text=text)
+
+
+def distinct(applications: Iterable[Application]) -> list[Application]:
+    """Those that differ in what they target, or in where the recipe says it."""
+    return list({(each.where, each.targets, each.ignore): each for each in applications}.values())
+
+
+def slips(applications: Iterable[Application], modules: Sequence[ModuleRef]) -> Iterator[Note]:
+    """Targets that match nothing and ignores that leave nothing out. RecipeError where no target matches anything."""
+    places = distinct(applications)
+    idle: list[Target] = []
+    for each in places:
+        targets = [(target, f"{each.where}.targets") for target in each.targets]
+        idle += [target for target in targets if not Patterns((target[0],)).of(modules)]
+    if idle and len(idle) == sum(len(each.targets) for each in places):
+        matched(idle[0], modules)
+    if len({each.where for each in places}) > 1:  # all of a modifier's own groups have the same
+        yield from (no_match_note(target, modules) for target in idle)
+    for each in places:
+        yield from ignore_notes(each.ignore, f"{each.where}.ignore", partial(Patterns(each.targets).of, modules))
+
+
+def unread(fields: TransformFields, own: Collection[str], where: str) -> Iterator[Note]:
+    """Fields beside a `transform_config` that nobody reads: base.py `on_initialize` makes no groups of them."""
+    shared = ("transform_type", "precision", "transform_block_size")
+    for name in sorted({*own, *shared} & fields.model_fields_set):
+        yield Note(kind="recipe", text=f"{where}.{name} is not heeded: transform_config says it all")
