@@ -54,12 +54,12 @@ class Books:
 class Module:
     """What is called: it counts its calls."""
 
-    def __init__(self, books: Books, keeps: bool = False) -> None:
-        self.books, self.calls, self.kept = books, 0, keeps
+    def __init__(self, books: Books, keeps: bool = False, rows: int = 0, dtype: torch.dtype | None = None) -> None:
+        self.books, self.calls, self.kept, self.rows, self.dtype = books, 0, keeps, rows, dtype
 
     def __call__(self, x: torch.Tensor, **_named: Any) -> tuple[torch.Tensor, None]:
         self.calls += 1
-        made = torch.empty(x.shape[0], 5)
+        made = torch.zeros(self.rows or x.shape[0], 5, dtype=self.dtype)[: x.shape[0]]
         self.books.made = [torch.empty(3)] if self.kept else [made]
         return made, None
 
@@ -68,7 +68,7 @@ class Module:
 def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The card is the CPU here."""
     monkeypatch.setattr(calls, "CARD", torch.device("cpu"))
-    monkeypatch.setattr(calls.PlayedModule, "_is_plain", lambda _self, tensor: not tensor.requires_grad)
+    monkeypatch.setattr(calls, "is_on_card", lambda tensor: tensor.device == calls.CARD)
 
 
 def times(module: Module, count: int, **named: Any) -> PlayedModule:
@@ -100,6 +100,13 @@ def test_calls_that_do_more_than_return_something_are_run(change: dict[str, int]
 
 def test_calls_that_leave_something_else_are_run() -> None:
     module = Module(Books(), keeps=True)
+    times(module, 20)
+    assert module.calls == 20
+
+
+@pytest.mark.parametrize("form", [{"dtype": torch.int64}, {"rows": 9}])
+def test_results_of_known_numbers_or_that_are_a_part_of_more_are_made_by_running(form: dict[str, Any]) -> None:
+    module = Module(Books(), **form)
     times(module, 20)
     assert module.calls == 20
 

@@ -102,7 +102,7 @@ class PlayedModule:
 
     def _is_plain(self, tensor: torch.Tensor) -> bool:
         is_whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-        return tensor.is_cuda and is_whole and not tensor.requires_grad and not self._books.numbers(tensor)
+        return is_on_card(tensor) and is_whole and not tensor.requires_grad and not self._books.numbers(tensor)
 
     def _play(self, did: Did) -> Any:
         books, place, made = self._books, 0, dict[CallResult, torch.Tensor]()
@@ -121,6 +121,11 @@ class PlayedModule:
 
     def _has_room(self) -> bool:
         return self._books.has_room(self._call)
+
+
+def is_on_card(tensor: torch.Tensor) -> bool:
+    """The tensor lies on a card."""
+    return tensor.is_cuda
 
 
 def _tensor(result: CallResult) -> torch.Tensor:
