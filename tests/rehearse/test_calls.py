@@ -20,6 +20,7 @@ class Books:
         self.rises: list[int] = []
         self.made: list[torch.Tensor] = []
         self.played: list[int] = []
+        self.dropped: list[int] = []
 
     def record(self) -> None: ...
 
@@ -28,6 +29,9 @@ class Books:
 
     def keep(self, call: int, _survivors: int) -> tuple[int, list[int]]:
         return max(call, 3), [each.untyped_storage().data_ptr() for each in self.made]
+
+    def drop(self, call: int) -> None:
+        self.dropped.append(call)
 
     def has_room(self, call: int) -> bool:
         return self.room and call == 3
@@ -126,6 +130,14 @@ def test_calls_with_other_inputs_or_without_room_or_with_gradients_are_run() -> 
     for _ in range(10):
         played(torch.empty(4, 2))
     assert module.calls == 10
+
+
+def test_a_call_is_forgotten_with_the_module_that_was_played() -> None:
+    module = Module(Books())
+    played = times(module, 20)
+    assert not module.books.dropped
+    del played
+    assert module.books.dropped == [3]
 
 
 def test_a_played_module_is_found_where_the_module_is() -> None:

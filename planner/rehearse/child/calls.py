@@ -52,6 +52,10 @@ class PlayedModule:
         self._did: Did | None = None
         self._equal, self._call = 0, -1
 
+    def __del__(self) -> None:
+        if self._call >= 0:  # a search has one of these for each of its points
+            self._books.drop(self._call)
+
     def __hash__(self) -> int:
         return hash(self._module)
 
