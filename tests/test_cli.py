@@ -2,9 +2,7 @@
 
 import importlib
 import json
-import os
 import signal
-import stat
 import subprocess
 import sys
 import types
@@ -16,9 +14,8 @@ import pytest
 
 from planner.cli import app, main
 from planner.commands.jobs import make_job, option_of
-from planner.commands.output import check_output, write_result
 from planner.compress.schema import Plan
-from planner.errors import JobError, ModelError, OutputError
+from planner.errors import JobError, ModelError
 from planner.fields import JOB_FIELDS
 from planner.job import Job
 from planner.recipe.specs import Recipe
@@ -294,33 +291,6 @@ def test_output_writes_the_file_and_nothing_to_stdout(planner: Planner, run: Run
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_new_file_has_ordinary_permissions_and_an_old_one_keeps_its_own(tmp_path: Path) -> None:
-    new, old = tmp_path / "new", tmp_path / "old"
-    old.write_text("before")
-    old.chmod(0o640)
-    for path in (new, old):
-        write_result("after", str(path))
-        assert path.read_text() == "after"
-    assert stat.S_IMODE(old.stat().st_mode) == 0o640
-    assert stat.S_IMODE(new.stat().st_mode) & 0o600 == 0o600
-    assert stat.S_IMODE(new.stat().st_mode) & 0o111 == 0
-
-
-def test_output_through_a_link_replaces_the_file_and_keeps_the_link(tmp_path: Path) -> None:
-    target, link = tmp_path / "target", tmp_path / "link"
-    target.write_text("before")
-    link.symlink_to(target)
-    write_result("after", str(link))
-    assert link.is_symlink()
-    assert target.read_text() == "after"
-
-
-def test_a_device_is_written_to_and_not_replaced() -> None:
-    check_output(os.devnull)
-    write_result("text", os.devnull)
-    assert not Path(os.devnull).is_file()
-
-
 def test_an_output_that_cannot_be_written_is_refused_before_any_planning(
     planner: Planner, run: Run, tmp_path: Path
 ) -> None:
@@ -330,30 +300,6 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_planning(
     assert "this is a folder" in refused(run(*JOB, "--output", str(tmp_path)))
     assert "--output" in refused(run(*JOB, "--output", str(file / "plan.json")))
     assert planner.asked == []
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(OutputError, match="no permission"):
-        check_output(str(tmp_path / "plan.json"))
-
-
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_nothing_is_left_behind_when_writing_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
-) -> None:
-    target = tmp_path / "plan.json"
-    target.write_text("before")
-
-    def fail(*_: object) -> None:
-        raise error
-
-    monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises((OutputError, KeyboardInterrupt)):
-        write_result("after", str(target))
-    assert list(tmp_path.iterdir()) == [target]
-    assert target.read_text() == "before"
 
 
 def test_a_failed_plan_touches_no_file(planner: Planner, run: Run, tmp_path: Path) -> None:

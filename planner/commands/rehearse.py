@@ -163,10 +163,14 @@ def rehearse(
         quiet=quiet,
         every_batch=every_batch,
     )
-    from planner.reports.plan import formats
     from planner.sizing.demands import judged
 
-    plan = judged(_rehearsed(wish, target, recipe), machine)
+    _tell(judged(_rehearsed(wish, target, recipe), machine), steps, check, format, output)
+
+
+def _tell(plan: "Plan", steps: StepsOption, check: bool, format: FormatOption, output: str | None) -> None:
+    """Write the report. Raises typer.Exit where the exit code says no."""
+    from planner.reports.plan import formats
 
     write_result(rendered(formats(steps), plan, format, output), output)
     if plan.verdict is not None and plan.verdict.outcome == "out of memory":

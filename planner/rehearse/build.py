@@ -136,7 +136,7 @@ def _is_whole(folder: Path) -> bool:
 
 def _fingerprint() -> str:
     """Of all that is compiled: other sources, another folder."""
-    texts = (path.read_bytes() for path in sorted(SOURCES.iterdir()) if path.suffix in (".cpp", ".py"))
+    texts = (path.read_bytes() for path in sorted(SOURCES.iterdir()) if path.suffix in (".cpp", ".h", ".py"))
     return hashlib.sha256(b"\0".join(texts)).hexdigest()[:12]
 
 

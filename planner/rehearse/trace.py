@@ -1,6 +1,6 @@
 """The trace of a rehearsal: every event of PyTorch's caching allocator, and every large CPU tensor, in their order.
 
-driver/books.cpp writes it: records of 24 bytes.
+driver/deeds.h writes it: records of 24 bytes.
 """
 
 from collections import defaultdict

@@ -20,6 +20,7 @@ class Books:
         self.rises: list[int] = []
         self.made: list[torch.Tensor] = []
         self.played: list[int] = []
+        self.dropped: list[int] = []
 
     def record(self) -> None: ...
 
@@ -28,6 +29,9 @@ class Books:
 
     def keep(self, call: int, _survivors: int) -> tuple[int, list[int]]:
         return max(call, 3), [each.untyped_storage().data_ptr() for each in self.made]
+
+    def drop(self, call: int) -> None:
+        self.dropped.append(call)
 
     def has_room(self, call: int) -> bool:
         return self.room and call == 3
@@ -54,12 +58,12 @@ class Books:
 class Module:
     """What is called: it counts its calls."""
 
-    def __init__(self, books: Books, keeps: bool = False) -> None:
-        self.books, self.calls, self.kept = books, 0, keeps
+    def __init__(self, books: Books, keeps: bool = False, rows: int = 0, dtype: torch.dtype | None = None) -> None:
+        self.books, self.calls, self.kept, self.rows, self.dtype = books, 0, keeps, rows, dtype
 
     def __call__(self, x: torch.Tensor, **_named: Any) -> tuple[torch.Tensor, None]:
         self.calls += 1
-        made = torch.empty(x.shape[0], 5)
+        made = torch.zeros(self.rows or x.shape[0], 5, dtype=self.dtype)[: x.shape[0]]
         self.books.made = [torch.empty(3)] if self.kept else [made]
         return made, None
 
@@ -68,7 +72,7 @@ class Module:
 def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The card is the CPU here."""
     monkeypatch.setattr(calls, "CARD", torch.device("cpu"))
-    monkeypatch.setattr(calls.PlayedModule, "_is_plain", lambda _self, tensor: not tensor.requires_grad)
+    monkeypatch.setattr(calls, "is_on_card", lambda tensor: tensor.device == calls.CARD)
 
 
 def times(module: Module, count: int, **named: Any) -> PlayedModule:
@@ -104,6 +108,13 @@ def test_calls_that_leave_something_else_are_run() -> None:
     assert module.calls == 20
 
 
+@pytest.mark.parametrize("form", [{"dtype": torch.int64}, {"rows": 9}])
+def test_results_of_known_numbers_or_that_are_a_part_of_more_are_made_by_running(form: dict[str, Any]) -> None:
+    module = Module(Books(), **form)
+    times(module, 20)
+    assert module.calls == 20
+
+
 def test_calls_with_other_inputs_or_without_room_or_with_gradients_are_run() -> None:
     module = Module(Books())
     played = times(module, 10)
@@ -119,6 +130,14 @@ def test_calls_with_other_inputs_or_without_room_or_with_gradients_are_run() -> 
     for _ in range(10):
         played(torch.empty(4, 2))
     assert module.calls == 10
+
+
+def test_a_call_is_forgotten_with_the_module_that_was_played() -> None:
+    module = Module(Books())
+    played = times(module, 20)
+    assert not module.books.dropped
+    del played
+    assert module.books.dropped == [3]
 
 
 def test_a_played_module_is_found_where_the_module_is() -> None:

@@ -3,7 +3,9 @@
 CUDAMETER=FOLDER pytest tests/rehearse -m llmcompressor -n0
 """
 
+import json
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +59,39 @@ ds = ds.map(lambda row: tokenizer(row["text"], max_length=64, truncation=True), 
 oneshot(model=model, dataset=ds, recipe=MODIFIER(targets="Linear", scheme="W4A16", ignore=["lm_head"]),
         max_seq_length=64, num_calibration_samples=24)
 """
+MIXTURE = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "dtype": "bfloat16",
+    "vocab_size": 2048,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "moe_intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "num_experts": 16,
+    "num_experts_per_tok": 2,
+}
+GENERATING = """
+from compressed_tensors.offload import dispatch_model
+from datasets import load_dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from llmcompressor import oneshot
+from llmcompressor.modifiers.quantization import QuantizationModifier
+
+model = AutoModelForCausalLM.from_pretrained("FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+ds = load_dataset("HuggingFaceH4/ultrachat_200k", split="train_sft[:4]")
+ds = ds.map(lambda row: {"text": tokenizer.apply_chat_template(row["messages"], tokenize=False)})
+ds = ds.map(lambda row: tokenizer(row["text"], max_length=64, truncation=True), remove_columns=ds.column_names)
+oneshot(model=model, dataset=ds, max_seq_length=64, num_calibration_samples=4,
+        recipe=QuantizationModifier(targets="Linear", scheme="NVFP4", ignore=["lm_head", "re:.*mlp.gate$"]))
+dispatch_model(model)
+sample = tokenizer("Hello my name is", return_tensors="pt").to(model.device)
+model.generate(**sample, max_new_tokens=12)
+"""
 
 
 def compared(plan: Plan) -> dict[str, Any]:
@@ -87,3 +122,19 @@ def test_a_modifier_of_the_script_s_own_sees_every_batch(modifier: str, passes: 
     script.write_text(SCRIPT.replace("MODIFIER", modifier))
     asked = ScriptWish(script=script, arguments=(), job=Job(gpu_memory_bytes=80 * GIB), python=PYTHON, quiet=True)
     assert passed_over(rehearse(asked, lambda _text: None)) == passes
+
+
+def test_experts_that_are_played_while_text_is_generated_change_no_figure(tmp_path: Path) -> None:
+    folder, script = tmp_path / "mixture", tmp_path / "script.py"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(MIXTURE))
+    script.write_text(GENERATING.replace("FOLDER", str(folder)))
+    asked = ScriptWish(script=script, arguments=(), job=Job(gpu_memory_bytes=80 * GIB), python=PYTHON, quiet=True)
+    short, whole = (rehearse(replace(asked, every_batch=every), lambda _text: None) for every in (False, True))
+    assert compared(short) == compared(whole)
+    assert not passed_over(whole)
+    assert "generate" in {step.unit for step in short.steps}
+    (calls,) = (
+        int(found[1]) for note in short.notes if (found := re.search(r"and ([0-9]+) calls of modules", note.text))
+    )
+    assert calls > 2 * 16 * 6  # of each expert, when three of the same shape had been run

@@ -187,7 +187,7 @@ def test_a_script_without_the_library_has_no_job_in_its_report(tmp_path: Path) -
 def test_a_job_that_asks_what_is_free_gets_a_note(tmp_path: Path) -> None:
     plan = rehearsed(tmp_path, WHOLE, PEAKS, ENDED, *TOLD)
     assert not [note for note in plan.notes if "asks how much" in note.text]
-    assert {ALLOC, FREED, ASKED} == {0, 2, 10}  # as driver/books.cpp numbers them
+    assert {ALLOC, FREED, ASKED} == {0, 2, 10}  # as driver/deeds.h numbers them
 
 
 def test_what_a_pipeline_holds_until_it_returns_is_finalizes(tmp_path: Path) -> None:

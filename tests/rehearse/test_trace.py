@@ -194,6 +194,36 @@ def test_what_follows_a_loop_is_none_of_its_batches() -> None:
     assert RecordedTape(writer.trace()).play(None, 0, DEFAULT).reserved[-1] >= 640 * MIB
 
 
+def generating(tokens: int, experts: int, *, counted: bool) -> Writer:
+    """A step that runs all experts for each token: those that are `counted` were not written."""
+    writer = Writer()
+    for token in range(tokens):
+        writer.alloc(1, 3 * MIB + token * MIB)
+        written = range(min(experts, 3)) if counted else range(experts)
+        for _ in written:
+            writer.mark(BATCH)
+            writer.alloc(10, 8 * MIB)
+            writer.alloc(11, 5 * MIB)
+            writer.free(10)
+            writer.free(11)
+        if counted and experts > 3:
+            writer.mark(BATCH)
+            writer.again(1, experts - 3)
+        writer.mark(ROUNDS_END)
+        writer.alloc(12, 30 * MIB)
+        writer.free(12)
+        writer.free(1)
+    writer.mark()
+    return writer
+
+
+@pytest.mark.parametrize("experts", [3, 4, 60])
+def test_rounds_that_were_counted_are_played_before_what_follows_them(experts: int) -> None:
+    whole, short = (RecordedTape(generating(6, experts, counted=counted).trace()) for counted in (False, True))
+    for total in (None, GIB, *range(80 * MIB, 30 * MIB, -2 * MIB)):
+        assert short.play(total, 0, DEFAULT) == whole.play(total, 0, DEFAULT)
+
+
 def changing_places(batches: int) -> Writer:
     """A step of equal batches whose result takes the place of the last one but one."""
     writer = Writer()

@@ -13,7 +13,7 @@ import torch
 
 from planner.rehearse.child.books import Deeds, TensorBooks
 from planner.rehearse.child.cached import LARGE, Doubt, alike, holders, shape, tensors
-from planner.rehearse.child.rounds import LoopRounds
+from planner.rehearse.child.rounds import PERIODS, LoopRounds
 
 PATIENCE = 8
 """Batches in a row that did the same: planner/compress/batches.py has as many."""
@@ -48,8 +48,8 @@ class CachedBatches:
         self._books, self._entries = books, cache.batch_intermediates
         self._number = 0
         self._before: Cached | None = None
-        self._made: list[str] = []
-        self._gone: list[str] = []
+        self._moved: dict[int, tuple[list[str], list[str]]] = {}
+        """What each of the last batches that were run put into the cache and took from it."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -73,9 +73,9 @@ class CachedBatches:
         if before is None or after is None:
             return None
         is_new = {name: after.bytes[name] != before.bytes.get(name) for name in after.bytes}
-        self._made = [name for name in after.bytes if is_new[name]]
-        self._gone = [name for name in before.bytes if name not in after.bytes]
-        made = _joined(after.bytes[name] for name in self._made)
+        came = [name for name in after.bytes if is_new[name]]
+        gone = [name for name in before.bytes if name not in after.bytes]
+        made = _joined(after.bytes[name] for name in came)
         lost = _joined(before.bytes[name] for name in before.bytes if is_new.get(name, True))
         kept = _joined(before.bytes[name] for name in before.bytes if not is_new.get(name, True))
         if made.keys() & before.holders.keys() or lost.keys() & kept.keys():
@@ -86,14 +86,17 @@ class CachedBatches:
             return None
         if (done.large_taken, done.large_given) != (_large(made), _large(lost)):
             return None
-        return tuple((name, after.shapes[name]) for name in self._made), tuple(self._gone)
+        self._moved.pop(self._number - max(PERIODS), None)
+        self._moved[self._number] = came, gone
+        return tuple((name, after.shapes[name]) for name in came), tuple(gone)
 
-    def pass_over(self, number: int, done: Deeds) -> None:
-        """Put into the cache, and take from it, what the last batch that was run did with its own part."""
+    def pass_over(self, number: int, like: int, done: Deeds) -> None:
+        """Put into the cache, and take from it, what batch `like` did with its own part."""
         self._books.rise(done.rise)
-        entry, like, made = self._entries[number], self._entries[self._number], dict[int, torch.Tensor]()
-        entry.update({name: alike(like[name], self._books, made) for name in self._made})
-        for name in self._gone:
+        entry, model, made = self._entries[number], self._entries[like], dict[int, torch.Tensor]()
+        came, gone = self._moved[like]
+        entry.update({name: alike(model[name], self._books, made) for name in came})
+        for name in gone:
             del entry[name]
 
 

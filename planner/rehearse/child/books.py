@@ -56,7 +56,7 @@ class RecordedCall(NamedTuple):
 
 
 def _structure(fields: tuple[str, ...]) -> Any:
-    """driver/books.cpp has the same."""
+    """driver/deeds.h and loops.h have the same."""
     each = [(name, ctypes.c_int64 if name in ("change", "rise") else ctypes.c_uint64) for name in fields]
     return type("Structure", (ctypes.Structure,), {"_fields_": each})
 
@@ -78,7 +78,8 @@ class TensorBooks:
         self._c.books_origin.restype = ctypes.c_uint32
         self._c.books_numbers.restype = ctypes.c_uint64
         self._c.books_keep.argtypes = [ctypes.c_int64, ctypes.c_void_p, ctypes.c_uint64]
-        self._c.books_has_room.argtypes = [ctypes.c_int64]
+        for function in (self._c.books_has_room, self._c.books_drop):
+            function.argtypes = [ctypes.c_int64]
         self._c.books_play.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
         self._c.books_keep.restype = self._c.books_play.restype = ctypes.c_int64
         self._c.books_rise.argtypes = [ctypes.c_int64]
@@ -172,6 +173,10 @@ class TensorBooks:
         addresses = (ctypes.c_uint64 * survivors)()
         number: int = self._c.books_keep(call, addresses, survivors)
         return number, list(addresses)
+
+    def drop(self, call: int) -> None:
+        """Nobody plays the call with this number any more."""
+        self._c.books_drop(call)
 
     def has_room(self, call: int) -> bool:
         """Whatever that call asks for, the card has."""

@@ -52,6 +52,10 @@ class PlayedModule:
         self._did: Did | None = None
         self._equal, self._call = 0, -1
 
+    def __del__(self) -> None:
+        if self._call >= 0:  # a search has one of these for each of its points
+            self._books.drop(self._call)
+
     def __hash__(self) -> int:
         return hash(self._module)
 
@@ -102,7 +106,7 @@ class PlayedModule:
 
     def _is_plain(self, tensor: torch.Tensor) -> bool:
         is_whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-        return tensor.is_cuda and is_whole and not tensor.requires_grad and not self._books.numbers(tensor)
+        return is_on_card(tensor) and is_whole and not tensor.requires_grad and not self._books.numbers(tensor)
 
     def _play(self, did: Did) -> Any:
         books, place, made = self._books, 0, dict[CallResult, torch.Tensor]()
@@ -121,6 +125,11 @@ class PlayedModule:
 
     def _has_room(self) -> bool:
         return self._books.has_room(self._call)
+
+
+def is_on_card(tensor: torch.Tensor) -> bool:
+    """The tensor lies on a card."""
+    return tensor.is_cuda
 
 
 def _tensor(result: CallResult) -> torch.Tensor:

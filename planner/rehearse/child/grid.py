@@ -47,7 +47,7 @@ class GridPoints(list[Any]):
         is_nothing = not (done.change or done.large_taken or done.large_given)
         return () if is_nothing else None
 
-    def pass_over(self, number: int, done: Deeds) -> None:
+    def pass_over(self, number: int, like: int, done: Deeds) -> None:
         """Only the books rise and fall."""
         self._books.rise(done.rise)
 

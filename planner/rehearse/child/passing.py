@@ -13,7 +13,13 @@ from planner.rehearse.child.calls import PlayedModule
 from planner.rehearse.child.grid import PATIENCE as POINTS
 from planner.rehearse.child.grid import GridPoints
 from planner.rehearse.child.rounds import LoopRounds
-from planner.rehearse.child.trust import are_modules_of_libraries, is_class_of_libraries, is_of_libraries
+from planner.rehearse.child.trust import (
+    are_modifiers_of_libraries,
+    are_modules_of_libraries,
+    are_shared_files_of_libraries,
+    is_class_of_libraries,
+    is_of_libraries,
+)
 
 
 class Passing:
@@ -44,7 +50,9 @@ class Passing:
     def generating(self, model: Any) -> Iterator[None]:
         """Text is generated: nothing but the cache of keys and values remembers."""
         may = not self._every_batch and not _is_watched() and hasattr(model, "modules")
-        self.played = {} if may and are_modules_of_libraries(model.modules()) else None
+        self.played = (
+            {} if may and are_shared_files_of_libraries() and are_modules_of_libraries(model.modules()) else None
+        )
         try:
             yield
         finally:
@@ -76,7 +84,7 @@ class Passing:
     def _may(self) -> bool:
         """Everything that would be run is known, and nobody looks on."""
         is_possible = self._is_plain and self._is_known_model and not self._every_batch
-        if not is_possible or _is_watched() or not _are_known_modifiers():
+        if not is_possible or _is_watched():
             return False
         number = (self.subgraph or 0) - 1
         if number not in self._known:
@@ -84,8 +92,8 @@ class Passing:
         return self._known[number]
 
     def _is_known(self, number: int) -> bool:
-        """What the subgraph runs is of libraries."""
-        if not 0 <= number < len(self._subgraphs):
+        """What the subgraph and the recipe's modifiers run is of libraries."""
+        if not 0 <= number < len(self._subgraphs) or not _are_known_modifiers() or not are_shared_files_of_libraries():
             return False
         subgraph = self._subgraphs[number]
         calls = (node.target for node in subgraph.graph.nodes if node.op == "call_function")
@@ -114,4 +122,4 @@ def _are_known_modifiers() -> bool:
         modifiers = session().lifecycle.recipe.modifiers  # type: ignore[misc]
     except (AttributeError, TypeError):
         return False
-    return all(is_class_of_libraries(type(each)) for each in modifiers)
+    return are_modifiers_of_libraries(modifiers)

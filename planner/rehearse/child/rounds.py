@@ -5,6 +5,7 @@ left every tensor where one of them left it, all that came since comes again: th
 and so does the library's loop, as far as memory tells. Whatever differs, and whatever is not known, is run.
 """
 
+from collections import deque
 from collections.abc import Hashable
 from typing import Protocol
 
@@ -33,8 +34,8 @@ class LoopBatches(Protocol):
     def effect(self, done: Deeds) -> Hashable | None:
         """What the batch that has just been run left behind; None where that is not all known."""
 
-    def pass_over(self, number: int, done: Deeds) -> None:
-        """Leave behind what batch `number` would."""
+    def pass_over(self, number: int, like: int, done: Deeds) -> None:
+        """Leave behind what batch `number` would, which does what batch `like` has done."""
 
 
 class LoopRounds:
@@ -46,12 +47,15 @@ class LoopRounds:
     def __init__(self, books: TensorBooks, batches: LoopBatches, patience: int) -> None:
         self._books, self._batches, self._patience = books, batches, patience
         self._done: list[Batch | None] = []
+        self._deeds: deque[Deeds] = deque(maxlen=max(PERIODS))
+        """Of the last batches that were run."""
         self._kinds: dict[int, Hashable | None] = {}
 
     def begin(self, number: int) -> int:
         """Batch `number` is about to be run; returns how many from it on were passed over instead."""
         deeds = self._books.batch()
         effect = self._batches.effect(deeds) if number else None
+        self._deeds.append(deeds)
         is_quiet = effect is not None and not deeds.questions
         self._done.append(((deeds._replace(held=0), effect), deeds.held) if is_quiet else None)
         asked, period = settled(self._done, self._patience)
@@ -60,8 +64,9 @@ class LoopRounds:
         if not times:
             return 0
         self._books.again(asked, times // asked)
-        for each in range(number, number + times):
-            self._batches.pass_over(each, deeds)
+        for ahead in range(times):
+            ago = asked - ahead % asked
+            self._batches.pass_over(number + ahead, number - ago, self._deeds[-ago])
         LoopRounds.passed += times
         self._done.clear()
         self._kinds[number + times] = self._kinds[number]

@@ -15,7 +15,7 @@ from planner.rehearse.child.events import Events
 from planner.rehearse.child.imports import Hooks
 from planner.rehearse.child.passing import Passing
 from planner.rehearse.child.settings import RETURNING
-from planner.rehearse.child.trust import is_module_of_libraries
+from planner.rehearse.child.trust import is_space_of_libraries
 
 COLLECTED_BATCHES = 2
 ARGUMENTS = {
@@ -211,7 +211,7 @@ class _EntryPoints:
                 self._let_go_of_removed_modules()
             self.steps.begin(phase, subgraph, of)
             self.passing.subgraph = subgraph
-            is_plain = not any(rest) and is_module_of_libraries(sys._getframe(1).f_globals["__name__"])
+            is_plain = not any(rest) and is_space_of_libraries(sys._getframe(1).f_globals)
             own = function(activations, count, names, description, *rest)
             for number, item in enumerate(self.passing.batches(own, activations, is_plain=is_plain)):
                 yield item

@@ -46,76 +46,10 @@ constexpr size_t SMALL = 1 << 20;    // storages up to this size may have known 
 constexpr size_t SMALL_FRACTIONS = 1 << 16;
 constexpr size_t NAMED = 1 << 20;    // tensors from this size on are written into the trace with their origin
 
-// ------------------------------------------------------------------ the trace
-enum Action : uint8_t { ALLOC, FREE, FREED, SEGMENT, SEGMENT_FREE, OUT_OF_MEMORY, MARK, ORIGIN, CPU_ALLOC, CPU_FREE, ASKED, BATCH, AGAIN, ROUNDS_END };
-struct Event { uint8_t action, device; uint16_t stream; uint32_t number; uint64_t bytes, address; };
-static_assert(sizeof(Event) == 24, "planner/rehearse/trace.py reads 24 bytes");
-static FILE* g_trace = nullptr;
-static FILE* g_origins = nullptr;
-static std::mutex g_trace_lock;
-static uint32_t g_allocs = 0;           // serial of what is allocated, device and CPU together
-struct Unnamed { uint32_t serial; void* cpu; };
-static thread_local std::vector<Unnamed> t_unnamed;   // large allocations of the running operator
-static thread_local uint32_t t_origin = 0;           // where they are from, if that is said; 0: whoever runs
-static std::unordered_map<void*, uint32_t> g_cpu_origins;  // of large CPU tensors
-static std::unordered_map<void*, uint16_t> g_streams;
+#include "deeds.h"
 
-static uint16_t stream_number(void* stream) {
-  if (!stream) return 0;
-  return g_streams.try_emplace(stream, (uint16_t)(g_streams.size() + 1)).first->second;
-}
-static bool g_holding = false;             // a round is open: whether it is written is known when the next one begins
-static std::vector<Event> g_round;
-static void write(const Event& event) {
-  if (!g_trace) return;
-  if (g_holding) g_round.push_back(event); else fwrite(&event, sizeof event, 1, g_trace);
-}
-static void note(uint8_t action, int device, uint32_t number, uint64_t bytes, uint64_t address) {
-  std::lock_guard<std::mutex> guard(g_trace_lock);
-  write({action, (uint8_t)device, 0, number, bytes, address});
-}
-
-// ------------------------------------------------------------------ what batches do
-// Equal numbers: the same was asked for in the same order; what is given back counts by how long ago it was taken.
-struct Deeds { uint64_t card, held, questions, cpu, large_taken, large_given; int64_t change, rise; };
-static Deeds g_deeds = {};              // since the last batch began; `held` is what lies on the cards, ever
-static int64_t g_batch_live = 0, g_batch_peak = 0;
-static uint64_t mixed(uint64_t sum, uint64_t value) { sum = (sum ^ value) * 0x9E3779B97F4A7C15ull; return sum ^ (sum >> 29); }
-static uint64_t g_card_allocs = 0;
-static std::unordered_map<uint64_t, uint64_t> g_taken;  // by address and card: which tensor it was, counted
-static void did_on_card(const Event& e) {  // with g_trace_lock
-  if (e.action == FREE) return;
-  if (e.action != ALLOC && e.action != FREED) { g_deeds.questions++; return; }
-  uint64_t where = mixed(mixed(e.device, e.address), 1), ago = 0;
-  if (e.action == ALLOC) g_taken[where] = ++g_card_allocs;
-  else { auto it = g_taken.find(where); if (it != g_taken.end()) { ago = 1 + g_card_allocs - it->second; g_taken.erase(it); } }
-  g_deeds.card = mixed(mixed(g_deeds.card, e.action | e.device << 8 | (uint64_t)e.stream << 16), e.action == ALLOC ? e.bytes : ago);
-  uint64_t block = mixed(where, e.bytes);
-  g_deeds.held += e.action == ALLOC ? block : -block;
-}
-
-// ------------------------------------------------------------------ calls that are played again
-// What a call asks of the card: tensors by their number in the call. It is played to the same allocator.
-struct Ask { uint64_t bytes; uint32_t which, origin, serial; bool taken; };
-struct Recording { bool on = false, plain = true; uint64_t hash = 0, cpu = 0, large = 0; int64_t live = 0, peak = 0; std::vector<Ask> asks; std::unordered_map<uint64_t, uint32_t> alive; };
-static Recording g_recording;
-struct Kept { std::vector<Ask> asks; std::unordered_set<uint32_t> survivors; uint64_t needed = 0; };
-static std::vector<Kept> g_kept;
-static std::vector<void*> g_played;      // blocks of the call that is being played, by number
-static void recorded_on_card(const Event& e) {  // with g_trace_lock
-  Recording& r = g_recording;
-  if (!r.on || e.action == FREE || e.action == SEGMENT || e.action == SEGMENT_FREE) return;
-  if (e.device || e.stream || (e.action != ALLOC && e.action != FREED)) { r.plain = false; return; }
-  uint32_t which = (uint32_t)r.asks.size();
-  if (e.action == FREED) {
-    auto it = r.alive.find(e.address);
-    if (it == r.alive.end()) { r.plain = false; return; }  // it gives back what others took
-    which = it->second;
-    r.alive.erase(it);
-  } else r.alive[e.address] = which;
-  r.asks.push_back({e.bytes, which, 0, e.number, e.action == ALLOC});
-  r.hash = mixed(mixed(mixed(r.hash, e.bytes), which), e.action);
-}
+static std::mutex g_lock;
+static std::unordered_map<void*, size_t> g_cpu;          // CPU storages that were taken here
 
 // ------------------------------------------------------------------ origins: the script's own lines
 // Python's C functions by name, so that Python's headers are not needed.
@@ -212,15 +146,13 @@ static void name_allocations() {
   uint32_t where = t_origin ? t_origin : origin();
   for (const Unnamed& each : unnamed) {
     note(ORIGIN, 0, each.serial, where, 0);
-    std::lock_guard<std::mutex> guard(g_trace_lock);
-    if (each.cpu) g_cpu_origins[each.cpu] = where;
+    std::scoped_lock guard(g_lock, g_trace_lock);
+    if (each.cpu) { if (g_cpu.count(each.cpu)) g_cpu_origins[each.cpu] = where; }  // else it has been given back
     else if (g_recording.on) for (auto ask = g_recording.asks.rbegin(); ask != g_recording.asks.rend(); ++ask) if (ask->serial == each.serial) { ask->origin = where; break; }
   }
 }
 
 // ------------------------------------------------------------------ which values are known
-static std::mutex g_lock;
-static std::unordered_map<void*, size_t> g_cpu;          // CPU storages that were taken here
 static std::unordered_set<void*> g_unknown_cpu;          // small ones whose values are not known
 static std::unordered_map<void*, size_t> g_known_gpu;    // small ones on the card whose values are known
 static std::unordered_set<void*> g_truths;               // unknown one-element bools to be read as True
@@ -726,132 +658,7 @@ void books_open(const char* trace, const char* origins, const char* script, cons
 void books_watch(int on) { c10::impl::tls_set_dispatch_key_included(DispatchKey::Fake, on != 0); }
 void books_rounds_over();
 void books_mark(uint32_t number) { if (g_holding) books_rounds_over(); note(MARK, 0, number, 0, 0); std::lock_guard<std::mutex> guard(g_trace_lock); if (g_trace) fflush(g_trace); }
-// A batch begins: what was done since the one before began.
-void books_batch(Deeds* done) {
-  if (g_holding) books_rounds_over();
-  uint64_t blocks = 0;  // larger than what was asked for, where what was left of one was too small for a block of its own
-  for (int card = 0; card < c10::cuda::device_count(); card++) {
-    auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(card);
-    blocks = mixed(mixed(blocks, stats.allocated_bytes[0].current), stats.inactive_split_bytes[0].current);
-  }
-  std::scoped_lock guard(g_lock, g_trace_lock);
-  write({BATCH, 0, 0, 0, 0, 0});
-  *done = g_deeds;
-  done->held = mixed(g_deeds.held, blocks);
-  done->change = g_live - g_batch_live;
-  done->rise = g_batch_peak - g_batch_live;
-  g_batch_live = g_batch_peak = g_live;
-  uint64_t held = g_deeds.held;
-  g_deeds = {};
-  g_deeds.held = held;
-}
-// A round begins: a piece of work within which nothing is counted, and that may be like the one before. Rounds that left
-// all as it was, and did what the two before did, are not written but counted.
-struct Round { uint64_t card, cpu, held, questions, large; int64_t live; uint32_t allocs; };
-static Round g_begun = {}, g_written[2] = {};
-static uint32_t g_rounds = 0, g_again = 0;
-static void round_over() {  // with both locks
-  if (!g_holding) return;
-  g_holding = false;
-  Round done = {g_deeds.card, g_deeds.cpu, g_deeds.held, g_deeds.questions, g_deeds.large_taken + g_deeds.large_given, g_live, 0};
-  bool is_calm = done.held == g_begun.held && done.live == g_begun.live && !done.questions && !done.large;
-  bool is_known = g_rounds > 1 && is_calm;
-  for (auto& each : g_written) is_known &= each.card == done.card && each.cpu == done.cpu && each.held == done.held;
-  if (is_known) { g_again++; g_allocs = g_begun.allocs; }
-  else {
-    write({BATCH, 0, 0, 0, 0, 0});
-    if (g_again) write({AGAIN, 0, 0, g_again, 1, 0});
-    g_again = 0;
-    for (const Event& each : g_round) write(each);
-    g_written[0] = g_written[1];
-    g_written[1] = done;
-    g_rounds++;
-  }
-  g_round.clear();
-}
-void books_round() {
-  std::scoped_lock guard(g_lock, g_trace_lock);
-  round_over();
-  g_deeds.card = g_deeds.cpu = g_deeds.questions = g_deeds.large_taken = g_deeds.large_given = 0;
-  g_begun = {0, 0, g_deeds.held, 0, 0, g_live, g_allocs};
-  g_holding = true;
-}
-void books_rounds_over() {
-  std::scoped_lock guard(g_lock, g_trace_lock);
-  round_over();
-  if (g_again) { write({BATCH, 0, 0, 0, 0, 0}); write({AGAIN, 0, 0, g_again, 1, 0}); }
-  g_rounds = g_again = 0;
-  write({ROUNDS_END, 0, 0, 0, 0, 0});
-}
-void books_again(uint32_t batches, uint32_t times) { note(AGAIN, 0, times, batches, 0); }
-void books_rounds_end() { note(ROUNDS_END, 0, 0, 0, 0); }
-// A batch that is passed over would have risen so far.
-void books_rise(int64_t bytes) { std::lock_guard<std::mutex> guard(g_lock); if (g_live + bytes > g_peak) g_peak = g_live + bytes; }
-uint32_t books_origin(void* p) { std::lock_guard<std::mutex> guard(g_trace_lock); auto it = g_cpu_origins.find(p); return it == g_cpu_origins.end() ? 0 : it->second; }
-void books_made_at(uint32_t origin) { t_origin = origin; }  // until it is 0 again
-void books_asked() { std::lock_guard<std::mutex> guard(g_trace_lock); g_deeds.questions++; g_recording.plain = false; write({ASKED, 0, 0, 0, 0, 0}); }
-// Of a storage's numbers, 0 where they are not known.
-uint64_t books_numbers(void* p, uint64_t bytes, int on_card) {
-  std::lock_guard<std::mutex> guard(g_lock);
-  if (bytes > SMALL || (on_card ? !g_known_gpu.count(p) : g_unknown_cpu.count(p) > 0)) return 0;
-  uint64_t sum = 1;
-  for (uint64_t i = 0; i < bytes; i += 8) { uint64_t word = 0; memcpy(&word, (char*)p + i, std::min<uint64_t>(8, bytes - i)); sum = mixed(sum, word); }
-  return sum | 1;
-}
-
-struct Recorded { uint64_t hash, cpu, large, survivors, plain; int64_t change, rise; };
-void books_record() {
-  std::scoped_lock guard(g_lock, g_trace_lock);
-  g_recording = {};
-  g_recording.on = true;
-  g_recording.live = g_recording.peak = g_live;
-}
-void books_recorded(Recorded* done) {
-  std::scoped_lock guard(g_lock, g_trace_lock);
-  Recording& r = g_recording;
-  r.on = false;
-  *done = {r.hash, r.cpu, r.large, r.alive.size(), r.plain, g_live - r.live, r.peak - r.live};
-}
-// What was recorded last is played under this number from now on (-1: a new one), which is returned. Its tensors that
-// outlive it, by the order of their birth.
-int64_t books_keep(int64_t number, uint64_t* addresses, uint64_t most) {
-  std::lock_guard<std::mutex> guard(g_trace_lock);
-  if (number < 0) { number = g_kept.size(); g_kept.emplace_back(); }
-  Kept kept;
-  kept.asks = g_recording.asks;
-  std::vector<std::pair<uint32_t, uint64_t>> found;
-  for (auto& each : g_recording.alive) found.emplace_back(each.second, each.first);
-  std::sort(found.begin(), found.end());
-  for (size_t i = 0; i < found.size() && i < most; i++) { addresses[i] = found[i].second; kept.survivors.insert(found[i].first); }
-  for (auto& ask : kept.asks) if (ask.taken) kept.needed += (ask.bytes + (32 << 20)) & ~(uint64_t)((2 << 20) - 1);
-  g_kept[number] = std::move(kept);
-  return number;
-}
-// The driver has so much left that whatever the call asks for is there.
-int books_has_room(int64_t number) {
-  static auto information = (int (*)(size_t*, size_t*))dlsym(RTLD_DEFAULT, "cudaMemGetInfo");
-  size_t free = 0, total = 0;
-  if (!information || c10::cuda::current_device() != 0 || c10::cuda::getCurrentCUDAStream().stream() || information(&free, &total)) return 0;
-  return free > g_kept[number].needed;
-}
-// Play on from this place to where the next tensor is taken that outlives the call, or to the end: that place. Whoever
-// calls takes that tensor. -1: memory ran out.
-int64_t books_play(int64_t number, int64_t place, uint32_t* origin) {
-  const Kept& kept = g_kept[number];
-  if (!place) g_played.assign(kept.asks.size(), nullptr);
-  try {
-    for (; place < (int64_t)kept.asks.size(); place++) {
-      const Ask& ask = kept.asks[place];
-      if (!ask.taken) { c10::cuda::CUDACachingAllocator::raw_delete(g_played[ask.which]); continue; }
-      if (kept.survivors.count(ask.which)) { *origin = ask.origin; return place; }
-      g_played[ask.which] = c10::cuda::CUDACachingAllocator::raw_alloc(ask.bytes);
-      std::vector<Unnamed> unnamed;
-      unnamed.swap(t_unnamed);
-      for (auto& each : unnamed) note(ORIGIN, 0, each.serial, ask.origin, 0);
-    }
-  } catch (const std::exception&) { return -1; }
-  return place;
-}
+#include "loops.h"
 void books_close() { if (g_holding) books_rounds_over(); std::lock_guard<std::mutex> guard(g_trace_lock); if (g_trace) fclose(g_trace); if (g_origins) fclose(g_origins); g_trace = g_origins = nullptr; }
 void books_forget() { std::lock_guard<std::mutex> guard(g_trace_lock); g_trace = g_origins = nullptr; }  // in a forked child
 void books_selected(double share) { g_selected = share; }
