@@ -108,6 +108,8 @@ def test_heads_without_a_hadamard_matrix_are_refused() -> None:
         SpinQuantSpec.read({"rotations": ["R3"]}, "spin").within(facts, modules, ())
     with pytest.raises(RecipeError, match="does not say how wide a head is"):
         SpinQuantSpec.read({"rotations": ["R3"]}, "spin").within(replace(facts, head_dim=0), modules, ())
+    with pytest.raises(RecipeError, match="head_dim is None: LLM Compressor cannot rotate keys"):
+        SpinQuantSpec.read({"rotations": ["R3"]}, "spin").within(replace(facts, head_dim=None), modules, ())
     SpinQuantSpec.read({"rotations": ["R3"], "transform_block_size": 32}, "spin").within(model.facts, modules, ())
 
 

@@ -125,7 +125,8 @@ class TransformSpec(ModifierSpec):
         """
         block = block or self.transform_block_size
         if block and side % block:
-            raise RecipeError(f"{block} must divide {side} of {name}", f"{self.where}.transform_block_size")
+            where = f"{self.where}.transform_block_size" if block == self.transform_block_size else self.where
+            raise RecipeError(f"{block} must divide {side} of {name}", where)
         size = block or side
         if self.transform_type == "hadamard" and size & (size - 1):
             text = f"a hadamard matrix of {size} ({name}) does not exist; its size is a power of 2"

@@ -68,8 +68,7 @@ class SpinQuantFields(TransformFields):
 class Rotation:
     """One scheme: the weights that are multiplied on the side of their outputs, then those on the side of their inputs.
 
-    R4 stays in the forward too, and R3 is there alone. R2's matrix is as wide as a head of attention, at most a few MB:
-    it is not counted.
+    R4 stays in the forward too, and R3 is there alone. R2's matrix counts where it is wider than a head (`size`).
     """
 
     name: str
@@ -89,8 +88,8 @@ class SpinQuantSpec(TransformSpec):
     rotated: tuple[Rotation, ...] = ()
     attentions: tuple[str, ...] = ()
     """R3: those whose queries and keys are rotated in every forward, and"""
-    head_dim: int = 0
-    """the size of the matrix."""
+    head_dim: int | None = 0
+    """the size of the matrix; None where R2's go by the sides of their Linears."""
     is_routed: bool = False
     """The model is of the family that wants a preparation."""
 
@@ -120,17 +119,19 @@ class SpinQuantSpec(TransformSpec):
     def within(self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
         """Raises RecipeError where the library cannot group norms, or make a matrix of a weight's size."""
         where = f"{self.where} ({facts.architecture})"
-        if not facts.head_dim and ("R3" in self.rotations or facts.heads):  # base.py on_initialize asks in any case
+        if facts.head_dim == 0 and ("R3" in self.rotations or facts.heads):  # base.py on_initialize asks in any case
             raise RecipeError("the config does not say how wide a head is: LLM Compressor stops there", where)
         try:
             fused = tuple(_fused(modules, NORMS[-1:] if facts.architecture == ROUTED else NORMS))
         except ModuleSetError as error:
             raise RecipeError(f"{error}; LLM Compressor cannot fuse the norms of this model", where) from error
         rotated = tuple(self._rotations(modules))
-        self._check_sizes(modules, rotated)
+        self._check_sizes(modules, rotated, facts.head_dim)
         embeddings = tuple(ref.name for ref in Patterns((EMBEDDING,)).of(modules))
         attentions = tuple(ref.name for ref in Patterns((ATTENTION,)).of(modules)) if "R3" in self.rotations else ()
         for name in attentions:
+            if facts.head_dim is None:  # utils/matrix.py get_transform_size
+                raise RecipeError(f"the config's head_dim is None: LLM Compressor cannot rotate keys of {name}", where)
             self.check_side(facts.head_dim, f"the heads of {name}", block=facts.head_dim)
         return replace(
             self,
@@ -163,7 +164,7 @@ class SpinQuantSpec(TransformSpec):
         places: tuple[tuple[str, Place], ...] = (("R3_q_attn", "query"), ("R3_k_cache", "key"))
         for name, place in places:
             for attention in (each for each in self.attentions if each in below):
-                yield self.transform(name, below[attention], place, self.head_dim, self.itemsize)
+                yield self.transform(name, below[attention], place, self.head_dim or 0, self.itemsize)
         sides = {ref.name: ref.columns for ref in modules}
         for name in (name for each in self.rotated if each.name == "R4" for name in each.inputs if name in below):
             size = self.transform_block_size or sides[name]
@@ -180,7 +181,7 @@ class SpinQuantSpec(TransformSpec):
     def added(self, modules: Sequence[ModuleRef]) -> Iterable[tuple[str, str, tuple[int, ...]]]:
         """The matrices that stay: R3's one, and R4's."""
         if self.attentions:
-            sides = ((name, self.head_dim) for name in self.attentions)
+            sides = ((name, self.head_dim or 0) for name in self.attentions)
             yield from saved_matrices("R3_q_attn", sides, None, self.itemsize)
         if "R4" in self.rotations:
             sides = ((ref.name, ref.columns) for ref in Patterns(MLP_OUT).of(modules))
@@ -207,22 +208,30 @@ class SpinQuantSpec(TransformSpec):
     def _garbage(self, refs: Mapping[str, ModuleRef]) -> Iterator[int]:
         """R1's matrices and the inverses of random ones, and R4's inverses: all of these are in weights."""
         for each in self.rotated:
-            for names, outputs in ((each.outputs, True), (each.inputs, False)):
-                shapes = ((refs[name].rows, refs[name].columns, "Embedding" in refs[name].classes) for name in names)
-                sides = {_side(rows, columns, is_embedding, outputs) for rows, columns, is_embedding in shapes}
-                sizes = {self.transform_block_size} if self.transform_block_size and sides else sides
-                is_in_weights = each.name == "R1" if outputs else self.transform_type == "random-matrix"
-                if each.name != "R2" and is_in_weights:
-                    yield from (size for size in sizes if size)
+            made, inverted = (
+                {self.size(each, side) for _, side in _sides(refs, names, outputs)}
+                for names, outputs in ((each.outputs, True), (each.inputs, False))
+            )
+            yield from made | inverted if each.name != "R4" else ()
+            yield from inverted if self.transform_type == "random-matrix" else ()
 
-    def _check_sizes(self, modules: Sequence[ModuleRef], rotated: Sequence[Rotation]) -> None:
+    def size(self, rotation: Rotation, side: int) -> int:
+        """Of the matrix for this side of a weight; 0 for one that does not count."""
+        if rotation.name == "R2":  # goes by the heads, less than a MB, and without their width by its Linears
+            return side if self.head_dim is None else 0
+        return self.transform_block_size or side
+
+    def _check_sizes(self, modules: Sequence[ModuleRef], rotated: Sequence[Rotation], head_dim: int | None) -> None:
         refs = {ref.name: ref for ref in modules}
         for each in rotated:
-            if each.name == "R2":
-                continue
-            for name, outputs in (*((n, True) for n in each.outputs), *((n, False) for n in each.inputs)):
-                side = _side(refs[name].rows, refs[name].columns, "Embedding" in refs[name].classes, outputs)
-                self.check_side(side, name)
+            for name, side in (*_sides(refs, each.outputs, True), *_sides(refs, each.inputs, False)):
+                if each.name != "R2" or head_dim != 0:
+                    self.check_side(side, name, block=(head_dim or side) if each.name == "R2" else None)
+
+
+def _sides(refs: Mapping[str, ModuleRef], names: Iterable[str], outputs: bool) -> Iterator[tuple[str, int]]:
+    for ref in (refs[name] for name in names):
+        yield ref.name, _side(ref.rows, ref.columns, "Embedding" in ref.classes, outputs)
 
 
 def _side(rows: int, columns: int, is_embedding: bool, outputs: bool) -> int:
@@ -359,7 +368,7 @@ class SpinQuantModel(ModifierModel):
     def _attach_keys(self) -> None:
         """base.py `_create_r3_scheme`: one matrix, and two hooks for each attention."""
         self.keys = Matrices(self.context, "R3", self.spec.transform_type, self.spec.itemsize)
-        self.keys.make(self.spec.head_dim)
+        self.keys.make(self.spec.head_dim or 0)
         self.keys.keep_scales(2 * len(self.spec.attentions))
 
     def _rotate_keys(self, matrices: Matrices, module: LinearModule, call: Call) -> None:
@@ -370,7 +379,7 @@ class SpinQuantModel(ModifierModel):
         """
         copied = call.dims[0] > 1 and call.dims[1] > 1 and call.contiguous
         owner, elements = Owner(module.name, "rotated"), call.rows * call.columns
-        rotated = matrices.rotated(self.spec.head_dim, elements, call.itemsize, owner, copied=copied)
+        rotated = matrices.rotated(self.spec.head_dim or 0, elements, call.itemsize, owner, copied=copied)
         self.context.forward.replace(call.arguments[0], rotated)
 
     def _rotate(self, rotation: Rotation) -> None:
@@ -381,8 +390,7 @@ class SpinQuantModel(ModifierModel):
             for name in names:
                 module = self.modules[name]
                 side = _side(module.rows, module.columns, module.embedding, outputs)
-                size = self.spec.transform_block_size or side if rotation.name == "R1" else 0
-                matrices.rotate(module, size, inverse=not outputs)
+                matrices.rotate(module, self.spec.size(rotation, side), inverse=not outputs)
 
     def _aligned(self, module: LinearModule) -> AbstractContextManager[None]:
         """align_module_device: onloaded inside."""
