@@ -109,6 +109,18 @@ def test_scales_that_are_wider_than_those_before_them_stay_on_a_gpu_with_the_wei
         assert last.gpu.by_kind.get("qparams", 0) == (0 if more is None else program.qparam_bytes + more)
 
 
+def test_wider_scales_of_weights_in_memory_stay_where_others_are_on_the_disk() -> None:
+    """update_offload_parameter writes what modules have, whichever of their neighbours are files."""
+    job = toys.job(**{**SMALL, "pipeline": "basic", "weights": "disk"})
+    graph = replace(graph_of("llama-3-8b", job), on_disk=frozenset(["model.layers.1"]))
+    program, _ = make_program(graph, recipe("NVFP4A16"), job)
+    steps = simulate(program, Context(job)).steps
+    before, after = (next(s for s in steps if s.phase == phase) for phase in ("calibrate", "finalize"))
+    scales = ((HIDDEN + 2 * 1024) * HIDDEN + 3 * WIDE * HIDDEN) // 16
+    assert before.cpu.by_kind["qparams"] == program.qparam_bytes - program.disk_qparam_bytes
+    assert after.cpu.by_kind["qparams"] - before.cpu.by_kind["qparams"] == 2 * 2 * scales
+
+
 def test_a_tensor_that_all_layers_are_passed_is_copied_once_and_pinned_for_each() -> None:
     """offload_values of pipelines/cache.py: the mask and the rotary embedding, in the basic pipeline."""
     context = context_of(recipe("W4A16", "{n_grid: 3, offload_device: cpu}"), **GPU)
