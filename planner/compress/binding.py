@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from planner.compress.disk import disk_share
+from planner.compress.disk import disk_share, qparams_on_disk
 from planner.compress.loss_masks import mask_receivers, with_loss_masks
 from planner.compress.program import Program, Run
 from planner.compress.pruning import check_pruning
@@ -48,14 +48,14 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
     head = next((u for u in graph.units if u.name == graph.head), None)
     embedding = next((u for u in graph.units if u.name == graph.embedding), None)
     embedding_bytes = embedding.bytes if embedding else 0
-    tensors, disk = _qparam_tensors(quantized), disk_share(graph, runs, quantized)
+    tensors, disk = _qparam_tensors(quantized, graph.on_disk), disk_share(graph, runs, quantized)
     receivers, masked = mask_receivers(graph, any(spec.keeps_arguments for spec in specs), job)
     program = Program(
         trace=with_loss_masks(graph.trace, job, receivers),
         runs=runs,
         weight_bytes=graph.bytes + graph.buffer_bytes,
         fused_expert_bytes=graph.fused_expert_bytes,
-        qparam_bytes=sum(nbytes * count for nbytes, count in tensors),
+        qparam_bytes=sum(nbytes * count for nbytes, count in tensors) + disk.qparams,
         qparam_tensors=tensors,
         head_bytes=(embedding_bytes if graph.tied_embeddings else head.bytes) if head else 0,
         embedding_bytes=embedding_bytes,
@@ -266,8 +266,8 @@ def _outputs(graph: "ModelGraph", selection: Selection) -> Iterator[tuple[str, i
                     yield name, event.call.rows, event.call.output
 
 
-def _qparam_tensors(quantized: Sequence[UnitTargets]) -> tuple[tuple[int, int], ...]:
-    """The qparams that are registered once all modifiers are initialized: (bytes, number of such tensors).
+def _qparam_tensors(quantized: Sequence[UnitTargets], on_disk: frozenset[str]) -> tuple[tuple[int, int], ...]:
+    """The qparams in memory once all modifiers are initialized: (bytes, number of such tensors).
 
     initialize.py `initialize_module_for_quantization` drops those of an earlier scheme.
     """
@@ -277,4 +277,5 @@ def _qparam_tensors(quantized: Sequence[UnitTargets]) -> tuple[tuple[int, int], 
         unit = unit_of[signature]
         for nbytes in (size for module in (*unit.modules, *unit.states) for size in qparam_sizes(module)):
             tensors[nbytes] += units
-    return tuple(tensors.items())
+    tensors.subtract(qparams_on_disk(quantized, on_disk))
+    return tuple((nbytes, count) for nbytes, count in tensors.items() if count)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from planner.compress.program import Program, Run
 from planner.notes import Note
-from planner.recipe.qparams import qparam_bytes
+from planner.recipe.qparams import qparam_sizes
 from planner.recipe.targets import LinearModule, UnitTargets
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ def disk_share(graph: "ModelGraph", runs: Sequence[Run], quantized: Iterable[Uni
         for parameter in graph.structures[unit.structure].parameters
         if not parameter.tied and on_disk(unit.name + parameter.name)
     )
-    modules = (module for unit in quantized for module in (*unit.named(), *unit.named_states()))
-    qparams = sum(qparam_bytes(module) for module in modules if on_disk(module.name))
+    qparams = sum(qparams_on_disk(quantized, graph.on_disk))
     changed = {
         module.name: module.weight_bytes
         for run in runs
@@ -50,6 +49,15 @@ def disk_share(graph: "ModelGraph", runs: Sequence[Run], quantized: Iterable[Uni
         if module.observed and not module.embedding
     }
     return DiskShare(weights=weights, qparams=qparams, rewritten=sum(changed.values()))
+
+
+def qparams_on_disk(quantized: Iterable[UnitTargets], roots: frozenset[str]) -> Iterator[int]:
+    """Bytes of each scale and zero point that is a file."""
+    on_disk = below(roots)
+    for unit in quantized if roots else ():
+        for module in (*unit.named(), *unit.named_states()):
+            if on_disk(module.name):
+                yield from qparam_sizes(module)
 
 
 def disk_notes(program: Program) -> Iterator[Note]:

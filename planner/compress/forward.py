@@ -305,6 +305,8 @@ def _scaled_call(call: Call, share: Share) -> Call:
     return replace(
         call,
         rows=_scaled(call.rows, share),
+        dims=_scaled_dims(call.dims, share),
+        output=_scaled_dims(call.output, share),
         arguments=tuple(_scaled_value(value, share) for value in call.arguments),
         outputs=tuple(_scaled_value(value, share) for value in call.outputs),
     )
@@ -314,7 +316,7 @@ def _scaled_value(value: CallValue, share: Share) -> CallValue:
     """The tensor in a smaller batch; one without a sample in each row of its first side is the same in every batch."""
     if not value.dims or value.dims[0] % share[1]:
         return value
-    return replace(value, bytes=_scaled(value.bytes, share))
+    return replace(value, bytes=_scaled(value.bytes, share), dims=_scaled_dims(value.dims, share))
 
 
 def _scaled_dims(dims: tuple[int, ...], share: Share) -> tuple[int, ...]:

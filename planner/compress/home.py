@@ -78,7 +78,7 @@ class ModelHome:
     def add_qparams(self) -> None:
         """initialize_quantization: empty scales and zero points beside each targeted weight."""
         program, ledger, owner = self._program, self._context.ledger, "quantization parameters"
-        if program.disk_qparam_bytes or (self._device == "cpu" and not program.qparam_tensors):
+        if self._device == "cpu" and not program.qparam_tensors:
             self._keep_on_cpu(program.qparam_bytes - program.disk_qparam_bytes, "qparams", owner)
             return
         holding = ledger.open(self._device, "qparams", owner)

@@ -12,7 +12,7 @@ class Losses:
     model: Handle | None = None
     """The weights that wait on the CPU."""
     qparams: Handle | None = None
-    """Scales and zero points, where the model lies; None where some are on the disk."""
+    """Scales and zero points where the model lies, but for those on the disk."""
     keeps_modules: bool = False
     """A modifier refers to modules that another one drops."""
     draining: set[Handle] = field(default_factory=set)

@@ -44,7 +44,7 @@ class Program:
     """Fused experts that `oneshot` converts to Linears; 0 when they are linear already."""
     qparam_bytes: int
     qparam_tensors: tuple[tuple[int, int], ...]
-    """The same, tensor by tensor: (bytes, number of such tensors)."""
+    """Those of them that are not on the disk, tensor by tensor: (bytes, number of such tensors)."""
     head_bytes: int
     """Weight of the output head, onloaded once by disable_lm_head; 0 without a Linear head."""
     embedding_bytes: int

@@ -6,13 +6,16 @@ modifiers get `sequential_epoch_end`: who runs a block again (AWQ) rounds its we
 """
 
 from collections.abc import Iterable, Mapping
+from math import prod
 
-from planner.compress.context import Context
+from planner.compress.context import Context, Frame
 from planner.compress.fake_quantize import fake_quantized, quantized_values
 from planner.compress.grid_search import Observed, take_extreme
 from planner.compress.holdings import Owner
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.qparams import calculate_qparams
+from planner.cuda.reductions import dense_buffers
+from planner.cuda.requests import temporaries
 from planner.models.traces import Call
 from planner.recipe.specs import QuantArgs
 from planner.recipe.targets import LinearModule
@@ -35,7 +38,7 @@ class QuantizedForwards(ModifierModel):
             return
         held = self._held.setdefault(module.name, [])
         if scheme.input_activations is not None and call.rows:
-            held.append(self._values(module, "input", scheme.input_activations, (call.rows, call.columns)))
+            held.append(self._values(module, "input", scheme.input_activations, call.rows, call.dims))
         if scheme.weights is not None:
             with self.context.frame("forward", Owner(module.name, "rounded weight")) as frame:
                 held.append(fake_quantized(frame, module, scheme.weights))
@@ -44,29 +47,47 @@ class QuantizedForwards(ModifierModel):
         """output = forward_quantize(...), and the forward returns it."""
         args = module.scheme.output_activations if module.scheme else None
         if args is not None and call.rows:
-            rounded = self._values(module, "output", args, (call.rows, call.output[-1]))
+            rounded = self._values(module, "output", args, call.rows, call.output)
             self.context.forward.replace(call.outputs[0], rounded)
         self.context.ledger.free_all(self._held.pop(module.name, ()))
 
-    def _values(self, module: LinearModule, base: str, args: QuantArgs, shape: tuple[int, int]) -> Handle:
-        """forward_quantize of (rows, columns): with scales of its own where they are dynamic, else with those stored.
+    def _values(self, module: LinearModule, base: str, args: QuantArgs, rows: int, dims: tuple[int, ...]) -> Handle:
+        """forward_quantize of so many rows: with scales of their own where they are dynamic, else with those stored.
 
         The scales live until the caller has the result.
         """
-        rows, columns = shape
-        per_row = columns // args.group_size if args.group_size else 1
-        count = rows * per_row if args.dynamic and args.strategy != "tensor" else per_row
+        numel, per_row = rows * dims[-1], dims[-1] // args.group_size if args.group_size else 1
+        count = _dynamic_count(args, rows, dims) if args.dynamic else per_row
         with self.context.frame("forward", Owner(module.name, f"rounded {base}")) as frame:
             if args.dynamic:
-                extremes = Observed(
-                    observations=1, count=count, group=rows * columns // count, itemsize=module.itemsize
-                )
-                for name in ("min_val", "max_val"):
-                    take_extreme(frame, name, extremes)
+                _take_extremes(frame, count, (rows, dims[-1]), module.itemsize)
                 qparams = calculate_qparams(frame, count, module.itemsize, args, has_global=True)
                 frame.delete("min_val", "max_val")
                 frame.bind("scales", *qparams.handles)
-            return quantized_values(frame, args, rows * columns, count, module.itemsize)
+            return quantized_values(frame, args, numel, count, module.itemsize)
+
+
+def _dynamic_count(args: QuantArgs, rows: int, dims: tuple[int, ...]) -> int:
+    """utils/helpers.py compute_dynamic_scales_and_zp: `token` keeps the first two sides, whatever they are.
+
+    Of a tensor with no others, as routed experts get it, one scale is left.
+    """
+    if args.strategy == "token":
+        return rows // prod(dims[2:-1]) if len(dims) > 2 else 1
+    return rows * (dims[-1] // args.group_size) if args.group_size else 1
+
+
+def _take_extremes(frame: Frame, count: int, shape: tuple[int, int], itemsize: int) -> None:
+    """The same: amin and amax, or one torch.aminmax of all."""
+    if count > 1:
+        extremes = Observed(observations=1, count=count, group=prod(shape) // count, itemsize=itemsize)
+        for name in ("min_val", "max_val"):
+            take_extreme(frame, name, extremes)
+        return
+    for name in ("min_val", "max_val"):
+        frame.assign(name, itemsize)
+    if frame.build is not None:
+        frame.operator(temporaries(*dense_buffers(shape, (0, 1), 2 * itemsize, frame.build)), "aminmax")
 
 
 def quantizing(modules: Iterable[LinearModule]) -> Mapping[str, LinearModule]:

@@ -65,10 +65,18 @@ def facts_of(config: Any) -> ModelTraits:
     heads = {"heads": ("num_attention_heads",), "kv_heads": ("num_key_value_heads",)}
     entries = {name: _first(text, keys) for name, keys in {**heads, **REAP_CONFIG_KEYS}.items()}
     numbers: dict[str, Any] = {name: int(value) for name, value in entries.items() if isinstance(value, int)}
-    width, hidden = _first(text, ("head_dim",)), _first(text, ("hidden_size",))
-    if width is None and numbers.get("heads") and hidden is not None and not differs_by_layer(text, "head_dim"):
-        width = hidden // numbers["heads"]
-    return ModelTraits(**numbers, head_dim=width if isinstance(width, int) else 0)
+    return ModelTraits(**numbers, head_dim=_head_dim(text, numbers.get("heads", 0)))
+
+
+def _head_dim(text: Any, heads: int) -> int | None:
+    """utils/helpers.py `get_head_dim`: an attribute of this name is the answer, None too (Mixtral's, by default)."""
+    if differs_by_layer(text, "head_dim"):
+        return 0
+    if hasattr(text, "head_dim"):
+        width = text.head_dim
+        return width if width is None or isinstance(width, int) else 0
+    hidden = _first(text, ("hidden_size",))
+    return hidden // heads if isinstance(hidden, int) and heads else 0
 
 
 def _first(config: Any, keys: Iterable[str]) -> Any:

@@ -85,8 +85,8 @@ class ModelTraits:
     """Attention heads of the text decoder, and"""
     kv_heads: int = 0
     """heads of its keys and values."""
-    head_dim: int = 0
-    """Width of a head."""
+    head_dim: int | None = 0
+    """Width of a head; None where the config has the entry, and None in it."""
     experts: int = 0
     """Routed experts in a layer, and"""
     experts_per_token: int = 0

@@ -1,6 +1,8 @@
 """AWQ in the basic pipeline, where blocks that run again quantize, and where many layers keep the same tensors."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from math import prod
 from typing import Any
 
 import pytest
@@ -9,8 +11,12 @@ from planner.compress.binding import make_program
 from planner.compress.context import EVERYTHING, Context
 from planner.compress.inferred import pipeline_notes
 from planner.compress.oneshot import simulate
+from planner.compress.quantized_forward import QuantizedForwards
 from planner.compress.recipes import load_recipe
-from planner.recipe.specs import Recipe
+from planner.cuda.build import CudaBuild
+from planner.cuda.reductions import dense_buffers
+from planner.models.traces import Call
+from planner.recipe.specs import QuantArgs, Recipe, Scheme
 from tests import toys
 from tests.built import graph_of
 
@@ -60,6 +66,35 @@ def test_they_round_their_inputs_where_the_scheme_has_these() -> None:
     assert not list(sizes(context_of(recipe("W8A16"), **GPU), "rounded input"))
 
 
+@pytest.mark.parametrize(
+    ("strategy", "dims", "scales"),
+    [("token", (2, 5, 64), 10), ("token", (10, 64), 1), ("token", (2, 5, 4, 64), 10), ("tensor", (2, 5, 64), 1)],
+)
+def test_an_input_of_two_sides_gets_one_scale_where_each_token_should(
+    strategy: Any, dims: tuple[int, ...], scales: int
+) -> None:
+    """compressed_tensors utils/helpers.py compute_dynamic_scales_and_zp keeps the sides 0 and 1."""
+    args = QuantArgs(type="float", num_bits=8, strategy=strategy, symmetric=True, dynamic=True)
+    context = Context(toys.job(), keep="timeline")
+    module = replace(toys.linear("m", 64, 64), scheme=Scheme(targets=(), input_activations=args))
+    rows = prod(dims[:-1])
+    call = Call(module="m", rows=rows, columns=64, itemsize=2, contiguous=True, dims=dims)
+    QuantizedForwards(context).before_forward(module, call)
+    assert [size for _, size in sizes(context, "rounded input min_val")] == [scales * 2]
+    assert [size for _, size in sizes(context, "rounded input output")] == [rows * 64 * 2]
+
+
+def test_the_extremes_of_a_whole_input_are_one_operators_on_a_gpu() -> None:
+    args = QuantArgs(type="float", num_bits=8, strategy="token", symmetric=True, dynamic=True)
+    context = Context(toys.job(), keep="timeline", cuda=CudaBuild())
+    module = replace(toys.linear("m", 64, 4096), scheme=Scheme(targets=(), input_activations=args))
+    call = Call(module="m", rows=8192, columns=4096, itemsize=2, contiguous=True, dims=(8192, 4096))
+    QuantizedForwards(context).before_forward(module, call)
+    taken = list(dense_buffers((8192, 4096), (0, 1), 4, CudaBuild()))
+    assert taken
+    assert [size for _, size in sizes(context, "rounded input aminmax")] == taken
+
+
 def test_the_sequential_pipeline_leaves_its_linears_as_they_are() -> None:
     assert not list(sizes(context_of(recipe("W8A8"), weights="gpu"), "rounded weight"))
 
@@ -72,6 +107,18 @@ def test_scales_that_are_wider_than_those_before_them_stay_on_a_gpu_with_the_wei
         program, _ = make_program(graph_of("llama-3-8b", job), recipe("NVFP4A16"), job)
         last = next(s for s in reversed(simulate(program, Context(job)).steps) if s.phase == "finalize")
         assert last.gpu.by_kind.get("qparams", 0) == (0 if more is None else program.qparam_bytes + more)
+
+
+def test_wider_scales_of_weights_in_memory_stay_where_others_are_on_the_disk() -> None:
+    """update_offload_parameter writes what modules have, whichever of their neighbours are files."""
+    job = toys.job(**{**SMALL, "pipeline": "basic", "weights": "disk"})
+    graph = replace(graph_of("llama-3-8b", job), on_disk=frozenset(["model.layers.1"]))
+    program, _ = make_program(graph, recipe("NVFP4A16"), job)
+    steps = simulate(program, Context(job)).steps
+    before, after = (next(s for s in steps if s.phase == phase) for phase in ("calibrate", "finalize"))
+    scales = ((HIDDEN + 2 * 1024) * HIDDEN + 3 * WIDE * HIDDEN) // 16
+    assert before.cpu.by_kind["qparams"] == program.qparam_bytes - program.disk_qparam_bytes
+    assert after.cpu.by_kind["qparams"] - before.cpu.by_kind["qparams"] == 2 * 2 * scales
 
 
 def test_a_tensor_that_all_layers_are_passed_is_copied_once_and_pinned_for_each() -> None:

@@ -183,6 +183,28 @@ def test_matrices_that_stay_are_as_wide_as_the_precision() -> None:
     assert [kind for _, kind, _ in spec(**fields).added(refs())] == ["F32"]
 
 
+def test_without_the_width_of_a_head_matrices_of_r2_are_as_wide_as_its_linears() -> None:
+    """compressed_tensors transform/utils/matrix.py get_transform_size, with the head_dim None of Mixtral's config."""
+    wanted = SpinQuantSpec.read({"rotations": ["R2"], "transform_block_size": 8}, "spin")
+    found = wanted.within(replace(LLAMA, head_dim=None), refs(), ())
+    context = alone()
+    SpinQuantModel(context, found).on_calibration_start(modules())
+    both = MATRIX + 16 * 16 * 8
+    assert context.ledger.live_by_kind("cpu") == {"transform": both}
+    (note,) = found.check(refs(), found.select(refs()))
+    assert human_bytes(both) in note.text
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "message"),
+    [(None, r"a hadamard matrix of 24 \(.*v_proj\)"), (12, r"a hadamard matrix of 12"), (16, "16 must divide 24")],
+)
+def test_values_without_a_matrix_of_their_size_are_refused(head_dim: int | None, message: str) -> None:
+    traits = replace(LLAMA, head_dim=head_dim)
+    with pytest.raises(RecipeError, match=message):
+        SpinQuantSpec.read({"rotations": ["R2"]}, "spin").within(traits, refs(v_proj=(24, HIDDEN)), ())
+
+
 def test_a_size_without_a_hadamard_matrix_is_refused() -> None:
     odd = refs(embed_tokens=(VOCABULARY, 96))
     with pytest.raises(RecipeError, match=r"a hadamard matrix of 96 \(model\.embed_tokens\) does not exist"):

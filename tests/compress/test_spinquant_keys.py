@@ -72,6 +72,11 @@ def test_keys_of_several_samples_are_laid_out_anew_for_the_product(batch: int, c
     assert bool(list(taken(context, "rotated value in order"))) is copies
 
 
+def test_in_a_last_batch_of_one_sample_keys_are_rotated_as_they_lie() -> None:
+    copies = list(taken(walked(recipe(after=STATIC), samples=3), "rotated value in order"))
+    assert len(copies) == 2 * 2  # layers and passes, each in the batch of two samples alone
+
+
 def test_the_rotated_keys_take_the_place_of_the_others() -> None:
     both = []
     for which in (recipe(after=STATIC), recipe("{rotations: []}", STATIC)):
@@ -108,6 +113,8 @@ def test_heads_without_a_hadamard_matrix_are_refused() -> None:
         SpinQuantSpec.read({"rotations": ["R3"]}, "spin").within(facts, modules, ())
     with pytest.raises(RecipeError, match="does not say how wide a head is"):
         SpinQuantSpec.read({"rotations": ["R3"]}, "spin").within(replace(facts, head_dim=0), modules, ())
+    with pytest.raises(RecipeError, match="LLM Compressor wants a head_dim for q_attn"):
+        SpinQuantSpec.read({"rotations": ["R3"]}, "spin").within(replace(facts, head_dim=None), modules, ())
     SpinQuantSpec.read({"rotations": ["R3"], "transform_block_size": 32}, "spin").within(model.facts, modules, ())
 
 

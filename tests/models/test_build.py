@@ -25,6 +25,7 @@ from planner.models.build import (
     vision_config,
 )
 from planner.models.config_checks import check_sizes
+from planner.models.described import facts_of
 from planner.models.source import ModelSource, load_source
 
 TINY: dict[str, Any] = {
@@ -257,3 +258,12 @@ def test_an_entry_that_each_layer_has_for_itself_is_none_and_any_other_error_sur
     assert config_entry(text, "head_dim") is None  # 256 in sliding layers, 512 in full ones
     with pytest.raises(RuntimeError, match="no such luck"):
         config_entry(Broken(), "head_dim")
+
+
+def test_the_width_of_a_head_is_what_the_config_has_by_that_name_none_too() -> None:
+    """compressed_tensors utils/helpers.py get_head_dim falls back only on configs without the attribute."""
+    from transformers import CONFIG_MAPPING
+
+    assert not hasattr(CONFIG_MAPPING["gpt_neox"](), "head_dim")
+    widths = {family: facts_of(CONFIG_MAPPING[family]()).head_dim for family in ("mixtral", "llama", "gpt_neox")}
+    assert widths == {"mixtral": None, "llama": 128, "gpt_neox": 96}

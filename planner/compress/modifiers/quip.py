@@ -76,7 +76,7 @@ class QuIPSpec(TransformSpec):
 
     def within(self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
         """Raises RecipeError where the library finds no matrix for a module."""
-        groups, applied = transforms.bound(self.transforms, modules, facts.head_dim)
+        groups, applied = transforms.bound(self.transforms, modules, facts.head_dim or 0)
         return replace(self, transforms=groups, applied=applied)
 
     def select(self, modules: Sequence[ModuleRef]) -> Selection:

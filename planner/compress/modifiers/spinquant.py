@@ -147,7 +147,9 @@ class SpinQuantSpec(TransformSpec):
         """Raises RecipeError where the library cannot group norms, or make a matrix of a weight's size."""
         where = f"{self.where} ({facts.architecture})"
         given = self.given
-        if given is None and not facts.head_dim:  # base.py on_initialize asks in any case
+        # base.py on_initialize asks in any case
+        wants_width = given is None and ("R3" in self.rotations or facts.heads)
+        if wants_width and facts.head_dim == 0:
             raise RecipeError("the config does not say how wide a head is: LLM Compressor stops there", where)
         inferred = NORMS[-1:] if facts.architecture == ROUTED else NORMS
         try:
@@ -155,7 +157,7 @@ class SpinQuantSpec(TransformSpec):
         except ModuleSetError as error:
             raise RecipeError(f"{error}; LLM Compressor cannot fuse the norms of this model", where) from error
         groups = tuple(self._groups(facts.head_dim)) if given is None else given.groups
-        groups, applied = transforms.bound(groups, modules, facts.head_dim)
+        groups, applied = transforms.bound(groups, modules, facts.head_dim or 0)
         embeddings = Patterns((EMBEDDING if given is None else given.embedding,)).of(modules)
         if given is not None:
             _check_weights(
@@ -210,7 +212,7 @@ class SpinQuantSpec(TransformSpec):
         """Weights in fp64, one at a time."""
         return SpinQuantModel(context, self)
 
-    def _groups(self, head_dim: int) -> Iterator[Transform]:
+    def _groups(self, head_dim: int | None) -> Iterator[Transform]:
         """base.py `_create_r1_scheme` and the others."""
 
         def group(name: str, block: int | None, *apply: Application) -> Transform:
