@@ -165,7 +165,7 @@ def test_keys_are_rotated_and_queries_are_not() -> None:
         ({"a": group(at("weight_input", targets="router"))}, RecipeError, "takes router, which is no plain Linear"),
         ({"a": group(at("input", targets="embed"))}, UnsupportedError, "takes embed, .* models the location input of"),
         ({"a": group(at("k_cache", targets="attn"))}, RecipeError, "wants a head_dim for k_cache"),
-        ({"a": group(at("k_cache"), head_dim=8)}, RecipeError, "takes up, which is no attention"),
+        ({"a": group(at("k_cache"))}, UnsupportedError, "takes up: planner knows the states of attentions alone"),
         ({"a": group(at("k_cache", targets="norm"), head_dim=8)}, UnsupportedError, "knows the states of attentions"),
         (
             {"a": group(at("k_cache", targets="attn"), head_dim=32)},

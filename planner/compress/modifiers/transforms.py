@@ -274,11 +274,10 @@ def _check_class(ref: ModuleRef, application: Application) -> None:
 
 def _check_states(ref: ModuleRef, transform: Transform, application: Application, head_dim: int) -> None:
     where = f"{application.where}.targets"
-    if transform.block is None:
+    is_sized = "Linear" in ref.classes or "Embedding" in ref.classes
+    if transform.block is None and not is_sized:
         raise RecipeError(f"takes {ref.name}: LLM Compressor wants a head_dim for {application.location}", where)
-    if "Linear" in ref.classes or "Embedding" in ref.classes:
-        raise RecipeError(f"takes {ref.name}, which is no attention and has no {application.location}", where)
-    if not any("attention" in name.lower() for name in ref.classes[:1]):
+    if transform.block is None or not any("attention" in name.lower() for name in ref.classes[:1]):
         text = f"takes {ref.name}: planner knows the states of attentions alone, of classes that are called so"
         raise UnsupportedError(f"{where}: {text}")
     block = transform.block
