@@ -52,7 +52,7 @@ class ParentsArguments:
         self._context, self.copies = context, copies
         self._kept: dict[str, KeptArguments] = {}
         self._shared: dict[int, _OneCopy] = {}
-        """By the crossing that the tensor is."""
+        """By the crossing that the tensor is; from -1 down those that no later parent can be passed."""
 
     def keep(self, parent: str, call: Call) -> None:
         """cache_parent_kwargs_hook: IntermediatesCache.append, which copies nothing without an offload device."""
@@ -93,6 +93,13 @@ class ParentsArguments:
                 ledger.free(self._shared.pop(number).handle)
             for nbytes, count in sizes.items():
                 ledger.grow(kept.handle, nbytes * count, count)
+
+    def end_epoch(self) -> None:
+        """pipelines/sequential/pipeline.py fetches every tensor anew for the next subgraph: it is copied again there,
+        also where a parent without a mapping in this subgraph has its copy still.
+        """
+        for number in [number for number in self._shared if number >= 0]:
+            self._shared[min(0, min(self._shared, default=0)) - 1] = self._shared.pop(number)
 
     def clear(self) -> None:
         """base.py `on_finalize`."""

@@ -79,6 +79,7 @@ class AwqSearch:
         with self.context.frame("awq", "AWQ") as names:
             for _, alike in groupby(smoothings, key=self._cost):
                 self._equal(list(alike), names)
+        self.arguments.end_epoch()
 
     def _cost(self, one: AwqSmoothing) -> object:
         """Equal for mappings that cost the same with what was kept for them."""
