@@ -37,7 +37,8 @@ def mask_receivers(graph: "ModelGraph", keeps_arguments: bool, job: Job) -> tupl
     except UnsupportedError as error:
         text = f"the basic pipeline calls the model with all columns of a batch, and with {LOSS_MASK} {error}"
         note = Note(kind="fails", text=f"This job fails in LLM Compressor: {text}")
-        return frozenset(), (note if "unexpected keyword" in str(error) else _uncounted(job),)
+        is_refused = isinstance(error.__cause__, TypeError)  # without the mask it runs: the trace is of that
+        return frozenset(), (note if is_refused else _uncounted(job),)
 
 
 def with_loss_masks(trace: ModelTrace, job: Job, receivers: frozenset[str] = frozenset()) -> ModelTrace:

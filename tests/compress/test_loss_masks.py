@@ -123,13 +123,24 @@ def test_there_an_offload_device_has_one_copy_for_all_layers() -> None:
 
 def test_a_forward_that_takes_no_mask_ends_the_basic_pipeline() -> None:
     def refuse(keyword: str) -> frozenset[str]:
-        raise UnsupportedError(f"its forward got an unexpected keyword argument '{keyword}'")
+        raise UnsupportedError(f"its forward does not run: no '{keyword}' is wanted") from TypeError(keyword)
 
     job = Job(layers=1, seq_len=64, samples=2, loss_mask=True, pipeline="basic", weights="gpu")
     graph = replace(graph_of("llama-3-8b", job), receivers=refuse)
     _, notes = make_program(graph, load_recipe("awq_w4a16"), job)
     (note,) = (note for note in notes if note.kind == "fails")
-    assert "unexpected keyword argument 'loss_mask'" in note.text
+    assert "no 'loss_mask' is wanted" in note.text
+
+
+def test_a_forward_that_fails_for_another_reason_leaves_them_uncounted() -> None:
+    def fail(keyword: str) -> frozenset[str]:
+        raise UnsupportedError("an unexpected keyword is not the reason") from ValueError(keyword)
+
+    job = Job(layers=1, seq_len=64, samples=2, loss_mask=True, pipeline="basic", weights="gpu")
+    graph = replace(graph_of("llama-3-8b", job), receivers=fail)
+    _, notes = make_program(graph, load_recipe("awq_w4a16"), job)
+    assert not [note for note in notes if note.kind == "fails"]
+    assert [note for note in notes if "loss masks among its parents' arguments; not counted" in note.text]
 
 
 def test_where_nobody_knows_who_is_passed_them_they_are_said_to_be_uncounted() -> None:
