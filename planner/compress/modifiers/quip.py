@@ -15,7 +15,6 @@ from planner.compress.context import Context
 from planner.compress.holdings import Owner
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.rotations import (
-    FP64,
     Matrices,
     RotatedInputs,
     TransformFields,
@@ -31,6 +30,7 @@ from planner.recipe.matching import ignore_notes, nothing_left, selected, target
 from planner.recipe.specs import ModelTraits, ModifierSpec, ModuleRef, Selection
 from planner.recipe.targets import LinearModule
 from planner.recipe.validation import check_patterns, validated
+from planner.units import FP64
 
 RotationName = Literal["v", "u"]
 

@@ -16,7 +16,6 @@ from planner.compress.context import Context
 from planner.compress.holdings import Owner
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.rotations import (
-    FP64,
     Matrices,
     RotatedInputs,
     TransformFields,
@@ -36,6 +35,7 @@ from planner.recipe.module_sets import ModuleSetError, module_sets
 from planner.recipe.specs import ModelTraits, ModifierSpec, ModuleRef, Selection
 from planner.recipe.targets import LinearModule
 from planner.recipe.validation import validated
+from planner.units import FP64
 
 DEFAULT = ("R1", "R2")
 
