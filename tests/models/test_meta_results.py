@@ -40,7 +40,7 @@ CALLS: list[tuple[Any, Callable[[], tuple[Any, ...]], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("func", "arguments", "named"), CALLS, ids=lambda part: str(part) if callable(part) else "")
+@pytest.mark.parametrize(("func", "arguments", "named"), CALLS, ids=[str(func) for func, *_ in CALLS])
 def test_what_is_remembered_is_what_torch_works_out(
     func: Any, arguments: Callable[[], tuple[Any, ...]], named: dict[str, Any]
 ) -> None:
