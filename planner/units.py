@@ -12,6 +12,7 @@ KB, MB, GB, TB = 10**3, 10**6, 10**9, 10**12
 BLOCK = 512
 """Bytes. PyTorch's caching allocator hands out multiples of this (c10/cuda/CUDACachingAllocator.cpp kMinBlockSize)."""
 
+BOOL = 1
 FP32 = INT32 = 4
 FP64 = INT64 = 8
 """Bytes of one element."""

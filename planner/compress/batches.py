@@ -65,16 +65,14 @@ def walk_batches(
     for nothing.
     """
     ledger, rounds, settled = context.ledger, Rounds(), context.shortcuts.settled
-    if settled is not None:
-        settled = None if in_places else settled * patience
+    settled = None if in_places or settled is None else settled * patience
     # a second card would not see what the first one does without the books
     is_alone = [name for name in ledger.devices if ledger.places(name)] == ["gpu"]
     number, ends, quiet = 0, 0 if in_places else 2, Quiet(settled or 0)
     while number < count:
         growth, claims, carried = ledger.growth(), ledger.claims("gpu"), context.traffic.moved
         begun = len(ledger.tape("gpu"))
-        if called and ledger.watch:
-            ledger.watch.milestone(f"{called} {number + 1}")
+        _tell(context, called, f"{number + 1}")
         batch(number)
         number += 1
         if not context.shortcuts.batches:
@@ -90,11 +88,16 @@ def walk_batches(
                 number += length * _play(context, rounds, length, moves, (count - ends - number) // length, quiet)
         times = (count - ends - number) // length if length and quiet.is_settled else 0
         if times > 0:
-            if called and ledger.watch:
-                ledger.watch.milestone(f"{called} {number + 1} to {number + length * times}, like those before")
+            _tell(context, called, f"{number + 1} to {number + length * times}, like those before")
             _carry(context, rounds, length, moves, times)
             number += length * times
             rounds = Rounds()
+
+
+def _tell(context: Context, called: str, which: str) -> None:
+    """Those who watch, if they are to know."""
+    if called and context.ledger.watch:
+        context.ledger.watch.milestone(f"{called} {which}")
 
 
 def _play(context: Context, rounds: "Rounds", length: int, moves: "Moves", most: int, quiet: Quiet) -> int:

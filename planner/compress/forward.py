@@ -44,6 +44,8 @@ class SubgraphForward:
         """Index of the last segment of the running subgraph."""
         self._live: dict[int, Handle] = {}
         """Its tensors, by their ids in it."""
+        self._parts: dict[int, list[Handle]] = {}
+        """What took the place of parts of these tensors, by the same ids."""
         self._crossed: dict[int, Handle] = {}
         """Tensors that came over a border and are there for this batch alone, by crossing."""
         self.cached: dict[int, Handle] = {}
@@ -120,15 +122,18 @@ class SubgraphForward:
         return next((n for n in own if crossings[n].bytes == value.bytes), None)
 
     def replace(self, value: CallValue, new: Handle) -> None:
-        """In a hook: this tensor takes the place of `value`, which goes; an empty one is nobody's. One that takes the
-        place of a part of a tensor goes as soon as the call is over.
+        """In a hook: this tensor takes the place of `value`, which goes; an empty one is nobody's.
+
+        One that takes the place of a part of a tensor goes with that, which its other parts keep, or with the segment.
         """
         old = self._live.get(value.storage)
-        if old is not None and self.context.ledger.size(old) == self.context.ledger.size(new):
-            self.context.ledger.free(self._live[value.storage])
+        if old is None:
+            self.context.ledger.free(new)
+        elif self.context.ledger.size(old) == self.context.ledger.size(new):
+            self.context.ledger.free(old)
             self._live[value.storage] = new
         else:
-            self.context.ledger.free(new)
+            self._parts.setdefault(value.storage, []).append(new)
 
     def replay(self, module: str, share: Share = (1, 1)) -> tuple[Handle, ...]:
         """Run the module's forward again: all that is born in it, in order, and what dies in it. Of hooks, those run
@@ -164,6 +169,7 @@ class SubgraphForward:
         storages = dict.fromkeys(value.storage for value in returned if value.storage in live)
         handles = tuple(live.pop(storage) for storage in storages)
         self.context.ledger.free_all(live.values())
+        self._leave_parts()
         return handles
 
     def enable(self, own: Hooked) -> None:
@@ -200,7 +206,13 @@ class SubgraphForward:
             self._walk(segment, calls, replay)
             done = calls.end
         replay(slice(done, None))
+        self._leave_parts()
         return live
+
+    def _leave_parts(self) -> None:
+        """The local names of a forward go, and with them what only they have."""
+        for number in list(self._parts):
+            self.context.ledger.free_all(self._parts.pop(number))
 
     def _walk(self, segment: Segment, calls: Calls, replay: Callable[[slice], None]) -> None:
         """Equal calls: the first few and the last two, if the first few show that the others change nothing."""
@@ -244,6 +256,7 @@ class SubgraphForward:
                 context.ledger.watch.forms[live[event.id]] = Form(_scaled_dims(event.dims, share), event.dtype)
         elif event.kind == "free":
             context.ledger.free(live.pop(event.id))
+            context.ledger.free_all(self._parts.pop(event.id, ()))
         elif event.kind == "onload":
             context.onload(full_name(segment.target, event.parameter), event.bytes)
         elif event.kind == "product":

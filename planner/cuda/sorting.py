@@ -7,8 +7,8 @@ CUB cuts the input into tiles whose size is a tuning of the architecture; the si
 from planner.cuda.build import CudaBuild
 from planner.cuda.operands import ITEMSIZE, Operand, OperatorCall
 from planner.cuda.requests import RESULT, Ask, Requests, temporaries, then
+from planner.units import INT64
 
-INDEX = 8
 SMALL_SORT = 4096
 """native/cuda/Sort.cpp should_use_small_sort: rows up to this are sorted in place by one block each."""
 FULL_SORT_ROWS = 128
@@ -47,7 +47,7 @@ def radix_storage(numel: int, key: int, build: CudaBuild, *, passes: int | None 
         return None
     rounds = key if passes is None else passes
     blocks = -(-numel // tile)
-    buffers = (numel * key, numel * INDEX) if rounds > 1 else ()
+    buffers = (numel * key, numel * INT64) if rounds > 1 else ()
     return cub_storage(rounds * 256 * 8, blocks * 256 * 4, 256, *buffers)
 
 
@@ -61,7 +61,7 @@ def sort(call: OperatorCall, build: CudaBuild) -> Requests | None:
     size = operand.shape[dim] if operand.shape else 1
     results = (RESULT, Ask("result", 1))
     if size <= SMALL_SORT:
-        return then(results, temporaries(size * INDEX))
+        return then(results, temporaries(size * INT64))
     last = dim in (-1, len(operand.shape) - 1)
     if not last:
         return None
@@ -75,18 +75,18 @@ def _large_sort(operand: Operand, rows: int, build: CudaBuild) -> Requests | Non
     """SortStable.cu launch_stable_sort_kernel: one row, few rows (segmented_sort_pairs_by_full_sort), or many."""
     numel, key = operand.numel, operand.itemsize
     if rows >= FULL_SORT_ROWS:
-        return temporaries(numel * INDEX, cub_storage(numel * key, numel * INDEX))
+        return temporaries(numel * INT64, cub_storage(numel * key, numel * INT64))
     storage = radix_storage(numel, key, build)
     if storage is None:
         return None
     if rows == 1:
-        return temporaries(numel * INDEX, storage)
+        return temporaries(numel * INT64, storage)
     by_row = radix_storage(numel, 4, build, passes=1)
     if by_row is None:
         return None
     # indices of the elements, their (row, position) pairs, and the keys of the first sort
     steps = then(temporaries(numel * key, storage), temporaries(by_row))
-    return temporaries(numel * INDEX, numel * INDEX, inside=steps)
+    return temporaries(numel * INT64, numel * INT64, inside=steps)
 
 
 def topk(call: OperatorCall, _build: CudaBuild) -> Requests | None:

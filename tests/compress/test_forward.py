@@ -9,7 +9,7 @@ from planner.compress.modifiers.base import ModifierModel
 from planner.compress.oneshot import simulate
 from planner.compress.program import Subgraph, cut
 from planner.cuda.build import CudaBuild
-from planner.models.traces import Call, Crossing, Event, ModelTrace, Segment, full_name
+from planner.models.traces import Call, CallValue, Crossing, Event, ModelTrace, Segment, full_name
 from planner.recipe.targets import LinearModule
 from planner.timeline import Handle
 from tests import toys
@@ -197,3 +197,49 @@ def test_what_an_operator_makes_is_owned_by_the_module_whose_forward_it_runs_in(
     replay(trace, cut(trace, 1)[1], context)
     owners = [holding.owner for holding in context.ledger.close_step()["gpu"].largest]
     assert owners == [Owner("layers.3.mlp.up", "mm"), Owner("layers.3", "add"), Owner("nonzero() of a bool index")]
+
+
+class Replacing(ModifierModel):
+    """Puts a tensor of these bytes in the place of the one argument of each call."""
+
+    def __init__(self, context: Context, nbytes: int) -> None:
+        super().__init__(context)
+        self.nbytes = nbytes
+        self.live: list[int] = []
+
+    def before_forward(self, module: LinearModule, call: Call) -> None:
+        new = self.context.take(self.nbytes, "forward", "new")
+        self.context.forward.replace(call.arguments[0], new)
+        self.live.append(self.context.ledger.live("gpu"))
+
+
+def replaced(nbytes: int, storage: int = 0) -> tuple[list[int], list[int]]:
+    """Bytes on the GPU behind the replacement, while the next tensor is there, and at the end."""
+    part = CallValue("key", 40, (10, 4), storage=storage)
+    call = Call(".key", rows=10, columns=4, itemsize=1, contiguous=False, dims=(10, 4), arguments=(part,))
+    events = (
+        Event("alloc", 0, 100, ".", "mm"),
+        Event("enter", call=call),
+        Event("alloc", 1, 7, ".", "scores"),
+        Event("free", 1),
+        Event("free", 0),
+    )
+    context = Context(toys.job())
+    trace = small_trace(Segment(0, "", 0, (), (), ()), Segment(1, "layer", 1, events, (), ()), crossings={})
+    context.forward = forward = SubgraphForward(context, trace)
+    model = Replacing(context, nbytes)
+    forward.run(cut(trace, 1)[1], (Hooked(model, {"layer.key": toys.linear("layer.key", 4, 4)}),))
+    return model.live, [context.ledger.close_step()["gpu"].bytes, context.ledger.live("gpu")]
+
+
+def test_what_replaces_a_part_of_a_tensor_is_there_as_long_as_that_tensor() -> None:
+    """The rotated keys of a fused projection: attention reads them beside queries and values."""
+    assert replaced(40) == ([100 + 40], [100 + 40 + 7, 0])
+
+
+def test_what_replaces_a_whole_tensor_takes_its_place() -> None:
+    assert replaced(100) == ([100], [100 + 100, 0])
+
+
+def test_what_replaces_a_tensor_that_is_not_the_forwards_goes_with_the_call() -> None:
+    assert replaced(40, storage=-1) == ([100], [100 + 40, 0])

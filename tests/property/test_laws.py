@@ -24,13 +24,20 @@ from planner.job import Job
 from planner.timeline import MemoryEvent, fold
 from tests import toys
 from tests.property import strategies
-from tests.property.cases import EXAMPLES, Case, awq_of, masks_bytes, of_any_case, planned, simulated
+from tests.property.cases import EXAMPLES, Case, any_cases, awq_of, masks_bytes, of_any_case, planned, simulated
 from tests.toys import UNFOLDED
 
 DEVICES: tuple[DeviceName, ...] = ("gpu", "cpu")
 
 
 # ---------------------------------------------------------------------- the books
+def test_the_laws_are_held_on_a_hundred_cases_awq_in_every_pipeline_that_calibrates() -> None:
+    drawn = any_cases()
+    assert len(drawn) == len(set(drawn)) == EXAMPLES.max_examples == 100
+    assert {job.pipeline for _, recipe, job in drawn if awq_of(recipe)} == {"basic", "sequential", "independent"}
+    assert {job.pipeline for _, _, job in drawn} == {"basic", "sequential", "independent", "datafree"}
+
+
 @of_any_case
 def test_the_parts_of_every_peak_sum_to_it(case: Case) -> None:
     for step in planned(case).steps:

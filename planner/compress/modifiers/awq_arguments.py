@@ -99,7 +99,7 @@ class ParentsArguments:
         also where a parent without a mapping in this subgraph has its copy still.
         """
         for number in [number for number in self._shared if number >= 0]:
-            self._shared[min(0, min(self._shared)) - 1] = self._shared.pop(number)
+            self._shared[min(0, min(self._shared, default=0)) - 1] = self._shared.pop(number)
 
     def clear(self) -> None:
         """base.py `on_finalize`."""

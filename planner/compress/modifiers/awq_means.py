@@ -12,8 +12,8 @@ from planner.cuda.requests import RESULT, temporaries, then
 from planner.recipe.qparams import scale_count
 from planner.recipe.specs import QuantArgs
 from planner.recipe.targets import LinearModule
+from planner.units import FP64
 
-FP64 = 8
 _DTYPE = {2: "bfloat16", 4: "float32"}
 
 

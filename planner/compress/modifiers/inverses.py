@@ -7,8 +7,7 @@ build takes beside that was read off PyTorch's own (tests/cudameter), whose cuSO
 from planner.compress.context import Context
 from planner.compress.holdings import DeviceName, Owner
 from planner.timeline import Handle
-
-FP64, INT64, INT32, BOOL = 8, 8, 4, 1
+from planner.units import BOOL, FP64, INT32, INT64
 
 
 def solved(context: Context, place: DeviceName, size: int, owner: Owner) -> Handle:

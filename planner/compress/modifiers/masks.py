@@ -21,8 +21,8 @@ from planner.recipe.specs import ModifierSpec, ModuleRef, Selection
 from planner.recipe.targets import LinearModule
 from planner.recipe.validation import ModifierFields, check_patterns, validated
 from planner.timeline import Handle
+from planner.units import INT64
 
-INDEX = 8
 SPECIAL: Mapping[str, tuple[str, ...]] = {
     "__ALL_PRUNABLE__": ("Linear", "Conv1d", "Conv2d", "Conv3d"),
     "__ALL_QUANTIZABLE__": ("Linear", "Conv2d", "Conv3d"),
@@ -255,6 +255,6 @@ class MaskModel(ModifierModel):
             frame.assign("mask", elements)
             if pruned:
                 frame.assign("threshold", pruned * module.itemsize)
-                frame.assign("positions", pruned * INDEX)
+                frame.assign("positions", pruned * INT64)
             frame.assign("mask", elements)
             caller.bind("mask", frame.hand_over("mask"))

@@ -26,7 +26,6 @@ from planner.timeline import Handle
 from planner.units import FP32, FP64, INT64
 from planner.upstream import REAP_EXPERTS_ATTRS, REAP_ROUTER_ATTRS
 
-INDEX = INT64
 _EXPERT = re.compile(r"\.experts\.(\d+)(\.|$)")
 
 
@@ -209,7 +208,7 @@ class REAPModel(ModifierModel):
         owner = Owner(layer, "saliency")
         if layer not in self._sums:
             self._sums[layer] = [self.context.take(experts * FP64, "compress", owner) for _ in range(2)]
-        entries = chosen.bytes // INDEX
+        entries = chosen.bytes // INT64
         with self.context.frame("compress", owner) as frame:
             if self.context.job.calibrate_all_experts:
                 frame.assign("stacked_norms", sum(map(self.context.ledger.size, self._norms.get(layer, []))))
@@ -217,7 +216,7 @@ class REAPModel(ModifierModel):
                 with frame.during(entries * FP64, "weights in fp64"), frame.during(entries * FP64, "norms in fp64"):
                     frame.assign("contrib", entries * FP64)
             else:
-                frame.assign("flat_idx", entries * INDEX)
+                frame.assign("flat_idx", entries * INT64)
                 with frame.during(call.arguments[2].bytes, "weights by slot"):
                     frame.assign("flat_weights", entries * FP64)
                 frame.assign("flat_norms", entries * FP64)
@@ -240,7 +239,7 @@ class REAPModel(ModifierModel):
         nbytes = router.weight_bytes // router.rows * kept
         owner = Owner(router.name, "of the experts that are left")
         with context.accessed(f"{router.name}.weight", router.weight_bytes), context.frame("compress", owner) as frame:
-            frame.assign("retained", kept * INDEX)
+            frame.assign("retained", kept * INT64)
             frame.assign("new_weight", nbytes)
             gone = self._bytes_of_experts(layer) * dropped // facts.experts
             context.replace_weight(f"{router.name}.weight", nbytes, old=router.weight_bytes, dropped=gone)

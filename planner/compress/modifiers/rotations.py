@@ -22,14 +22,12 @@ from planner.recipe.specs import ModifierSpec
 from planner.recipe.targets import LinearModule
 from planner.recipe.validation import ModifierFields
 from planner.timeline import Handle
-from planner.units import human_bytes
+from planner.units import FP32, FP64, human_bytes
 
-FP64 = 8
-SCALE = 8
 HADAMARD_SIZES = (1, 2, *range(4, 257, 4))
 """Those in transform/utils/hadamards.safetensors, in ascending order."""
 
-PRECISIONS = {"float64": FP64, "float32": 4}
+PRECISIONS = {"float64": FP64, "float32": FP32}
 
 TransformType = Literal["hadamard", "random-hadamard", "random-matrix"]
 
@@ -229,7 +227,7 @@ class Matrices:
         """hadamard.py HadamardTransform: `_scale`, a number on the CPU for each that stays, and no parameter."""
         if self.kind == "random-matrix":
             return
-        self.context.ledger.alloc("cpu", count * SCALE, "transform", Owner(f"{self.name} scales"))
+        self.context.ledger.alloc("cpu", count * FP64, "transform", Owner(f"{self.name} scales"))
 
     def rotated(
         self, size: int, elements: int, itemsize: int, owner: Owner, *, copied: bool = False, inverse: bool = False

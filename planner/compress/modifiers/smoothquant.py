@@ -30,7 +30,6 @@ from planner.recipe.validation import ModifierFields, check_patterns, must_calib
 from planner.timeline import Handle
 from planner.units import FP32, INT64
 
-INDEX = INT64
 EXTREME = 16
 """Bytes of a partial result of torch.max over a dimension: value and int64 index (native/cuda/ReduceOps.cpp)."""
 
@@ -244,7 +243,7 @@ class SmoothQuantModel(ModifierModel):
     def _extreme(self, frame: Frame, name: str, rows: int, columns: int, itemsize: int) -> None:
         """name = torch.max(x, dim=0)[0] of (rows, columns): the positions are taken beside the values."""
         frame.assign(name, columns * itemsize)
-        with frame.during(columns * INDEX, f"positions of {name}"):
+        with frame.during(columns * INT64, f"positions of {name}"):
             if frame.build is not None:
                 buffers = dense_buffers((rows, columns), (0,), EXTREME, frame.build)
                 frame.operator(temporaries(*buffers), name)
@@ -295,7 +294,7 @@ class SmoothQuantModel(ModifierModel):
                 frame.during(len(smoothing.balance) * channels * itemsize, "all weight scales"),
                 frame.during(channels * itemsize, "widest"),
             ):
-                frame.temporary(channels * INDEX, "positions of widest")
+                frame.temporary(channels * INT64, "positions of widest")
                 frame.assign("weight_scales", channels * itemsize)
             frame.delete(*frame.names("weight_scales "))
             with frame.during(channels * itemsize, "power"), frame.during(channels * itemsize, "other power"):

@@ -18,7 +18,6 @@ from planner.compress.modifiers import transforms
 from planner.compress.modifiers.applying import Groups
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.rotations import (
-    FP64,
     TransformFields,
     TransformSpec,
     TransformType,
@@ -37,6 +36,7 @@ from planner.recipe.module_sets import ModuleSetError, module_sets
 from planner.recipe.specs import ModelTraits, ModifierSpec, ModuleRef, Selection
 from planner.recipe.targets import LinearModule
 from planner.recipe.validation import check_patterns, validated
+from planner.units import FP64
 
 DEFAULT = ("R1", "R2")
 

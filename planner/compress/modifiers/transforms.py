@@ -13,7 +13,6 @@ from typing import Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from planner.compress.modifiers.rotations import (
-    FP64,
     TransformFields,
     TransformType,
     bytes_of,
@@ -28,6 +27,7 @@ from planner.notes import Note
 from planner.recipe.matching import Patterns, Target, ignore_notes, matched, no_match_note, selected
 from planner.recipe.specs import ModuleRef
 from planner.recipe.validation import check_patterns, validated
+from planner.units import FP64
 
 Location = Literal["input", "weight_input", "weight_output", "output", "k_cache", "q_attn"]
 """transform_args.py TransformLocation."""

@@ -21,8 +21,6 @@ from planner.recipe.validation import validated
 from planner.timeline import Handle
 from planner.units import FP32, INT64
 
-INDEX = INT64
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WandaSpec(SparsitySpec):
@@ -111,16 +109,16 @@ class WandaModel(ModifierModel):
     def _smallest_of_each_group(self, frame: Frame, module: LinearModule) -> None:
         """mask.scatter_(1, ii + topk(tmp, n)[1], True), the same for every group of m columns."""
         chosen = module.rows * self.spec.prune_n
-        with frame.during(chosen * INDEX, "positions of the smallest"):
+        with frame.during(chosen * INT64, "positions of the smallest"):
             with frame.during(chosen * FP32, "smallest of a group"):
                 pass
-            frame.temporary(chosen * INDEX, "columns of the smallest")
+            frame.temporary(chosen * INT64, "columns of the smallest")
 
     def _smallest_of_each_row(self, frame: Frame, module: LinearModule) -> None:
         """sort_res = torch.sort(W_metric, dim=-1, stable=True), both results of which live until the end."""
         elements = module.rows * module.columns
         frame.assign("sorted metric", elements * FP32)
-        frame.assign("sorted positions", elements * INDEX)
+        frame.assign("sorted positions", elements * INT64)
         if frame.build is None:
             return
         operand = Operand((module.rows, module.columns), (module.columns, 1), "float32")
