@@ -61,15 +61,17 @@ oneshot(model=model, dataset=ds, recipe=MODIFIER(targets="Linear", scheme="W4A16
 """
 ALTERNATING = """
 from datasets import Dataset
+from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from llmcompressor import oneshot
 from llmcompressor.modifiers.gptq import GPTQModifier
 
 lengths = [256, 96] * 16
 rows = {"input_ids": [[7] * length for length in lengths], "attention_mask": [[1] * length for length in lengths]}
-oneshot(model=AutoModelForCausalLM.from_pretrained("Qwen/Qwen3-0.6B"), dataset=Dataset.from_dict(rows),
+batches = DataLoader(Dataset.from_dict(rows).with_format("torch"), batch_size=1)  # a data set would be sorted by length
+oneshot(model=AutoModelForCausalLM.from_pretrained("Qwen/Qwen3-0.6B"), dataset=batches,
         tokenizer=AutoTokenizer.from_pretrained("Qwen/Qwen3-0.6B"), max_seq_length=256, num_calibration_samples=32,
-        recipe=GPTQModifier(targets="Linear", scheme="W4A16", ignore=["lm_head"]), shuffle_calibration_samples=False)
+        recipe=GPTQModifier(targets="Linear", scheme="W4A16", ignore=["lm_head"]))
 """
 MIXTURE = {
     "architectures": ["Qwen3MoeForCausalLM"],
