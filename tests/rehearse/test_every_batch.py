@@ -59,6 +59,20 @@ ds = ds.map(lambda row: tokenizer(row["text"], max_length=64, truncation=True), 
 oneshot(model=model, dataset=ds, recipe=MODIFIER(targets="Linear", scheme="W4A16", ignore=["lm_head"]),
         max_seq_length=64, num_calibration_samples=24)
 """
+ALTERNATING = """
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from llmcompressor import oneshot
+from llmcompressor.modifiers.gptq import GPTQModifier
+
+lengths = [256, 96] * 16
+rows = {"input_ids": [[7] * length for length in lengths], "attention_mask": [[1] * length for length in lengths]}
+batches = DataLoader(Dataset.from_dict(rows).with_format("torch"), batch_size=1)  # a data set would be sorted by length
+oneshot(model=AutoModelForCausalLM.from_pretrained("Qwen/Qwen3-0.6B"), dataset=batches,
+        tokenizer=AutoTokenizer.from_pretrained("Qwen/Qwen3-0.6B"), max_seq_length=256, num_calibration_samples=32,
+        recipe=GPTQModifier(targets="Linear", scheme="W4A16", ignore=["lm_head"]))
+"""
 MIXTURE = {
     "architectures": ["Qwen3MoeForCausalLM"],
     "model_type": "qwen3_moe",
@@ -116,12 +130,30 @@ def test_passing_over_changes_no_figure(model: str, recipe: str, options: dict[s
     assert passed_over(short) or options.get("offload_device")
 
 
-@pytest.mark.parametrize(("modifier", "passes"), [("GPTQModifier", True), ("Own", False)])
-def test_a_modifier_of_the_script_s_own_sees_every_batch(modifier: str, passes: bool, tmp_path: Path) -> None:
+PATCHED = """
+from llmcompressor.modifiers.gptq import base
+own = base.accumulate_hessian
+base.accumulate_hessian = lambda *values, **named: own(*values, **named)
+"""
+
+
+@pytest.mark.parametrize(
+    ("modifier", "patch", "passes"), [("GPTQModifier", "", True), ("Own", "", False), ("GPTQModifier", PATCHED, False)]
+)
+def test_code_of_the_script_s_own_sees_every_batch(modifier: str, patch: str, passes: bool, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.replace("MODIFIER", modifier))
+    script.write_text(patch + SCRIPT.replace("MODIFIER", modifier))
     asked = ScriptWish(script=script, arguments=(), job=Job(gpu_memory_bytes=80 * GIB), python=PYTHON, quiet=True)
     assert passed_over(rehearse(asked, lambda _text: None)) == passes
+
+
+def test_batches_whose_lengths_alternate_change_no_figure(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(ALTERNATING)
+    asked = ScriptWish(script=script, arguments=(), job=Job(gpu_memory_bytes=80 * GIB), python=PYTHON, quiet=True)
+    short, whole = (rehearse(replace(asked, every_batch=every), lambda _text: None) for every in (False, True))
+    assert compared(short) == compared(whole)
+    assert passed_over(short)
 
 
 def test_experts_that_are_played_while_text_is_generated_change_no_figure(tmp_path: Path) -> None:
