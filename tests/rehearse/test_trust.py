@@ -62,7 +62,9 @@ def test_code_is_of_libraries_with_all_that_it_wraps(call: object, expected: boo
 
 
 @pytest.mark.parametrize(
-    "put", [OWN, functools.partialmethod(OWN), staticmethod(OWN), classmethod(OWN), property(OWN), Own()], ids=repr
+    "put",
+    [OWN, functools.partialmethod(OWN), staticmethod(OWN), classmethod(OWN), property(OWN), Own()],
+    ids=lambda put: type(put).__name__,
 )
 def test_what_somebody_put_into_a_library_s_class_is_noticed(put: object, monkeypatch: pytest.MonkeyPatch) -> None:
     assert trust.is_class_of_libraries(torch.nn.Linear)
