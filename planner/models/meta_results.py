@@ -70,13 +70,14 @@ def _is_new(result: Any, given: Any) -> bool:
         return False
     storage = result.untyped_storage()
     like = torch.empty_strided(result.size(), result.stride(), dtype=result.dtype, device="meta")
-    shared = any(tensor.untyped_storage()._cdata == storage._cdata for tensor in _tensors(given))
+    shared = any(tensor.untyped_storage()._cdata == storage._cdata for tensor in tensors_in(given))
     return not shared and like.untyped_storage().nbytes() == storage.nbytes()
 
 
-def _tensors(values: Any) -> Iterator[torch.Tensor]:
+def tensors_in(values: Any) -> Iterator[torch.Tensor]:
+    """All tensors of arguments or results, those in lists too."""
     for value in values:
         if isinstance(value, torch.Tensor):
             yield value
         elif isinstance(value, (list, tuple)):
-            yield from _tensors(value)
+            yield from tensors_in(value)

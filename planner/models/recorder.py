@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from planner.cuda.requests import NOTHING, Requests
 from planner.errors import UnsupportedError
 from planner.models.failures import first_line, is_called_by_model, pass_on, stands_in
-from planner.models.meta_results import result_of
+from planner.models.meta_results import result_of, tensors_in
 from planner.models.operands import counted_workspaces, cuda_requests, masks
 from planner.models.traces import Event
 
@@ -164,7 +164,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func._overloadpacket.__name__
-        inputs = [t for t in _tensors(args) if t.dim() or not t.is_cpu] + list(_tensors(kwargs.values()))
+        inputs = [t for t in tensors_in(args) if t.dim() or not t.is_cpu] + list(tensors_in(kwargs.values()))
         self._read(inputs)
         if self._paused and kwargs.get("device") == torch.device("meta"):
             # tensors that the tracer itself creates have no values
@@ -210,7 +210,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
             shape = pass_on(func, _map(args, _to_meta), on_meta)
         except RuntimeError:  # NotImplementedError, an operator without a meta kernel, is one
             return pass_on(func, args, {**kwargs, **on_cpu})  # the size depends on the values: they are small
-        if sum(t.untyped_storage().nbytes() for t in _tensors([shape]) if not func._schema.is_mutable) > KNOWN_LIMIT:
+        if sum(t.untyped_storage().nbytes() for t in tensors_in([shape]) if not func._schema.is_mutable) > KNOWN_LIMIT:
             return shape
         return pass_on(func, args, {**kwargs, **on_cpu})
 
@@ -287,7 +287,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
     def _register_results(self, name: str, result: Any, requests: Requests = NOTHING) -> Any:
         """Write down the result's new storages, and where they lie among what a CUDA build takes beside them."""
         counted = not (self._paused or self.is_uncounted(result))
-        results = list(_tensors([result]))
+        results = list(tensors_in([result]))
         named = {request.amount for request in requests if request.action == "result"}
         taken: list[int] = []
         for action, amount in requests if counted else ():
@@ -345,7 +345,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
 
     def _requests(self, name: str, args: Any, kwargs: Any, result: Any) -> Requests:
         """What a CUDA build takes beside the result; an operator without a rule goes to `unruled`."""
-        if self._paused or not any(True for _ in _tensors([result, args])):
+        if self._paused or not any(True for _ in tensors_in([result, args])):
             return NOTHING
         selected = tuple(self._selected(mask) for mask in masks(name, args))
         requests = cuda_requests(name, args, kwargs, result, selected)
@@ -357,14 +357,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
 def storage_key(tensor: torch.Tensor) -> Key:
     """Identity of the storage behind a tensor while it lives."""
     return int(tensor.untyped_storage()._cdata)
-
-
-def _tensors(values: Any) -> Iterator[torch.Tensor]:
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from _tensors(value)
 
 
 def _map(values: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
@@ -394,6 +386,6 @@ def _moves_only(tensor: torch.Tensor, kwargs: dict[str, Any]) -> bool:
 def _small_result(args: Any) -> bool:
     """Whether every pointwise result of these inputs is small, because their broadcast shape is."""
     numel = 1
-    for tensor in _tensors(args):
+    for tensor in tensors_in(args):
         numel *= max(1, tensor.numel())
     return numel * 8 <= KNOWN_LIMIT
