@@ -32,7 +32,7 @@ def last_fitting(
     return fitting
 
 
-def reached(fitting: int, asked: Demands, failing: int, over: Demands) -> int | None:
+def used_up_at(fitting: int, asked: Demands, failing: int, over: Demands) -> int | None:
     """The value at which the first resource is used up, if what is `asked` with one value grows evenly to what is asked
     with the other, where something is `over`; None where it does not grow."""
     before = {demand.resource: demand.at_least_bytes for demand in asked}

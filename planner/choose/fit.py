@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 
-from planner.choose.boundary import last_fitting, reached
+from planner.choose.boundary import last_fitting, used_up_at
 from planner.choose.estimator import Estimator, Trial
 from planner.choose.floors import times_too_little
 from planner.choose.schema import Choice, Fit, Largest, Strategies
@@ -167,7 +167,7 @@ class Search:
 
         def guess(fitting: int, failing: int) -> int | None:
             is_known = fitting in tried and failing in tried
-            return reached(fitting, tried[fitting], failing, tried[failing]) if is_known else None
+            return used_up_at(fitting, tried[fitting], failing, tried[failing]) if is_known else None
 
         top = limit // step
         least, most = 0, min(max(1, getattr(self.asked, field) // step), top)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.choose.boundary import last_fitting, reached
+from planner.choose.boundary import last_fitting, used_up_at
 from planner.hardware.demand import Demand
 
 
@@ -39,7 +39,7 @@ def test_what_grows_evenly_is_known_after_two_trials(last: int, base: int, each:
 
     fitting = max(last - less, 0)
     asked = [demand(base + fitting * each, has)] if fitting else []
-    guessed = reached(fitting, asked, 2 * last, [demand(base + 2 * last * each, has)])
+    guessed = used_up_at(fitting, asked, 2 * last, [demand(base + 2 * last * each, has)])
     assert guessed == last or not fitting
     assert last_fitting(fits, lambda *_: last, fitting, 2 * last) == last
     assert tried <= (2 if fitting else 3)
@@ -47,7 +47,7 @@ def test_what_grows_evenly_is_known_after_two_trials(last: int, base: int, each:
 
 @pytest.mark.parametrize(("asked", "over", "has"), [(5, 5, 4), (6, 5, 4), (5, 6, None)])
 def test_of_what_does_not_grow_nothing_is_guessed(asked: int, over: int, has: int | None) -> None:
-    assert reached(1, [demand(asked, has)], 9, [demand(over, has)]) is None
+    assert used_up_at(1, [demand(asked, has)], 9, [demand(over, has)]) is None
 
 
 def demand(at_least: int, has: int | None) -> Demand:

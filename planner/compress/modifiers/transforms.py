@@ -32,6 +32,7 @@ from planner.units import FP64
 Location = Literal["input", "weight_input", "weight_output", "output", "k_cache", "q_attn"]
 """transform_args.py TransformLocation."""
 
+KINDS: Mapping[str, TransformType] = {kind: kind for kind in get_args(TransformType)}
 ONLINE: Mapping[str, Place] = {"input": "input", "output": "output", "q_attn": "query", "k_cache": "key"}
 """The locations that stay as hooks (TransformLocation.is_online)."""
 STATES = ("q_attn", "k_cache")
@@ -215,9 +216,9 @@ def read_groups(config: Any, where: str) -> tuple[Transform, ...]:
 def _group(name: str, fields: SchemeFields, where: str) -> Transform:
     if "." in name:
         raise RecipeError("a transform is a part of its module, whose name cannot have a dot", where)
-    kind = fields.type.replace("_", "-").replace(" ", "-").lower()  # registry.py `standardize_lookup_name`
-    if kind not in get_args(TransformType):
-        text = f"{shorten(fields.type)} is not one of {', '.join(get_args(TransformType))}"
+    kind = KINDS.get(fields.type.replace("_", "-").replace(" ", "-").lower())  # registry.py `standardize_lookup_name`
+    if kind is None:
+        text = f"{shorten(fields.type)} is not one of {', '.join(KINDS)}"
         raise RecipeError(text, f"{where}.type")
     if fields.requires_grad:
         raise UnsupportedError(f"{where}.requires_grad: planner models no transforms that are trained")
@@ -225,7 +226,7 @@ def _group(name: str, fields: SchemeFields, where: str) -> Transform:
         raise UnsupportedError(f"{where}.randomize: planner models no matrices that are permuted in each product")
     return Transform(
         name=name,
-        type=kind,  # type: ignore[arg-type]
+        type=kind,
         block=fields.head_dim,
         itemsize=itemsize_of(fields.precision, where),
         apply=tuple(_application(each, f"{where}.apply[{number}]") for number, each in enumerate(fields.apply)),

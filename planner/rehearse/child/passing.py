@@ -117,9 +117,9 @@ def _is_watched() -> bool:
 
 def _are_known_modifiers() -> bool:
     """No modifier of the recipe is the user's own, and none was changed."""
-    session = getattr(sys.modules.get("llmcompressor.core"), "active_session", None)
+    session: Any = getattr(sys.modules.get("llmcompressor.core"), "active_session", None)
     try:
-        modifiers = session().lifecycle.recipe.modifiers  # type: ignore[misc]
+        modifiers = session().lifecycle.recipe.modifiers
     except (AttributeError, TypeError):
         return False
     return are_modifiers_of_libraries(modifiers)
