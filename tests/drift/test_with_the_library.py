@@ -3,10 +3,6 @@
 CUDAMETER=FOLDER pytest tests/drift -m llmcompressor -n0
 """
 
-import os
-import shutil
-from pathlib import Path
-
 import pytest
 
 from planner.drift.cases import CASES, DriftCase
@@ -14,14 +10,9 @@ from planner.drift.run import drift
 from planner.models.source import list_presets
 from planner.recipe.files import list_recipes
 from planner.upstream import LLMCOMPRESSOR_VERSION
+from tests.rehearse.cuda_build import FOLDER, MARKS
 
-FOLDER = os.environ.get("CUDAMETER", "")
-pytestmark = [
-    pytest.mark.llmcompressor,
-    pytest.mark.skipif(
-        not FOLDER or not Path(f"{FOLDER}/venv/bin/python").exists() or not shutil.which("g++"), reason="no CUDAMETER"
-    ),
-]
+pytestmark = MARKS
 LEAST = {"deepseek-r1": 4}
 """Layers of a preset where two do not have all kinds."""
 

@@ -4,9 +4,7 @@ CUDAMETER=FOLDER pytest tests/rehearse -m llmcompressor -n0
 """
 
 import json
-import os
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +16,9 @@ from planner.job import Job
 from planner.rehearse.job import rehearse_job
 from planner.rehearse.run import ScriptWish, rehearse
 from planner.units import GIB
+from tests.rehearse.cuda_build import MARKS, PYTHON
 
-FOLDER = os.environ.get("CUDAMETER", "")
-PYTHON = f"{FOLDER}/venv/bin/python"
-pytestmark = [
-    pytest.mark.llmcompressor,
-    pytest.mark.skipif(not FOLDER or not Path(PYTHON).exists() or not shutil.which("g++"), reason="no CUDAMETER"),
-]
+pytestmark = MARKS
 JOBS: list[tuple[str, str, dict[str, Any]]] = [
     ("llama-3-8b", "gptq_w4a16", {"layers": 3, "samples": 40}),
     ("llama-3-8b", "gptq_w4a16", {"layers": 2, "samples": 41, "batch_size": 2, "gpu_memory_bytes": 24 * GIB}),

@@ -3,8 +3,6 @@
 CUDAMETER=FOLDER pytest tests/rehearse -m llmcompressor -n0
 """
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +16,9 @@ from planner.rehearse.job import rehearse_job
 from planner.rehearse.run import ScriptWish, rehearse
 from planner.units import GIB
 from tests.rehearse.beside_plans import worst
+from tests.rehearse.cuda_build import MARKS, PYTHON
 
-FOLDER = os.environ.get("CUDAMETER", "")
-PYTHON = f"{FOLDER}/venv/bin/python"
-pytestmark = [
-    pytest.mark.llmcompressor,
-    pytest.mark.skipif(not FOLDER or not Path(PYTHON).exists() or not shutil.which("g++"), reason="no CUDAMETER"),
-]
+pytestmark = MARKS
 SMALL = {"layers": 2, "samples": 3}
 JOBS: list[tuple[str, str, dict[str, Any]]] = [
     ("llama-3-8b", "gptq_w4a16", {"layers": 3, "samples": 3}),
