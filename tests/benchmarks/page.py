@@ -36,7 +36,7 @@ Load average {load} at the end of the run, which itself is 1: the rest is other 
 Whole processes are measured, from start to exit: wall time, CPU time of all threads, peak resident
 memory. The two commands of a row take turns (A B A B ...), after one unmeasured turn each that warms
 the file cache and writes `.pyc` files; a ratio is that of two neighbours, so that both met the same
-load. Absolute times belong to this machine and this hour; the ratios are what to compare.
+load. Absolute times belong to one machine at one time; the ratios are what to compare.
 """
 
 RATIOS = """
