@@ -125,7 +125,7 @@ class Trial:
 
     def _second(self, machine: Machine) -> CardNeed | None:
         """The card on which activations wait, if the job has one."""
-        if not self.job.has_second_gpu:
+        if not self.rehearsal.program.second_gpu:
             return None
         total = machine.gpu_memory_bytes or self.job.gpu_memory_bytes
         used, room = self.rehearsal.second_on(total), self.rehearsal.second_on(MAX_RAM)

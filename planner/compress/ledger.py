@@ -187,6 +187,10 @@ class Ledger:
         """Bytes that `handle` holds now."""
         return self._home[handle].holdings[handle]
 
+    def holds(self, handle: Handle) -> bool:
+        """The handle was not freed yet."""
+        return handle in self._home[handle].holdings
+
     def about(self, handle: Handle) -> About:
         """Device, kind and owner."""
         return About(self._home[handle].name, self._kinds[handle], self._owners[handle])
@@ -246,9 +250,15 @@ class Ledger:
             books.ahead.append(question)
         return question.answer
 
-    def empty_cache(self, device: DeviceName) -> None:
-        """torch.cuda.empty_cache: what is cached and not held goes back to the driver."""
-        self._books[device].empty()
+    def add_second(self, device: Device) -> None:
+        """Keep books of a second card from here on."""
+        self._books["gpu1"] = self._opened("gpu1", device)
+
+    def empty_cache(self) -> None:
+        """torch.cuda.empty_cache: what is cached and not held goes back to the driver, on every card."""
+        for name, books in self._books.items():
+            if name != "cpu":
+                books.empty()
 
     def device(self, name: DeviceName) -> Device:
         """The device behind these books, which has done all that was done so far."""

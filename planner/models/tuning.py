@@ -8,6 +8,7 @@ functions here hold tensors under the names that hold them there.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,19 +17,21 @@ from torch.utils import _pytree as pytree
 from planner.errors import UnsupportedError
 from planner.job import Job
 from planner.models.autocasting import CudaAutocast
-from planner.models.autograd import MeanSquare, TrainingRecorder
+from planner.models.autograd import MeanSquare, TrainingRecorder, moved
 from planner.models.build import quiet
 from planner.models.built import BuiltModel, built_model, unchanged
-from planner.models.calls import HalfSoftmax, around_calls
+from planner.models.calls import HalfSoftmax, around_calls, patched_forward
 from planner.models.captured import SHARED, passed
 from planner.models.experts import linearize
 from planner.models.failures import forward_of_model, run_for_model
+from planner.models.joined import joined, reducer_of, send_states
 from planner.models.recorder import NoListener
 from planner.models.rotated import rotated
 from planner.models.rounded import InputSquares, round_linear
+from planner.models.spread import placed, places
 from planner.models.traces import Event
 from planner.models.tuned import Rounding, TunedBlock, TuningRequest, left
-from planner.models.tuned_linear import InputRange, QuantizedInput, TunedLinear, whole_range
+from planner.models.tuned_linear import InputRange, QuantizedInput, TunedLinear, stays, there, whole_range
 from planner.models.wrapping import without_lost_masks
 
 
@@ -102,6 +105,13 @@ class BlockTuner:
         self.observers: dict[str, InputRange] = {}
         self.squares: dict[str, InputSquares] = {}
         self.weights = tuple(_sizes(self.block))
+        self.cards = placed(self.block, request, list(arguments.values())[-1], self.recorder)
+        self.move = partial(moved, recorder=self.recorder) if self.cards else stays
+        on_cards = list(places(self.block, self.cards)) if self.cards else []
+        self.weights_on = tuple(card or 0 for card in on_cards)
+        self.placed = tuple(number for number, card in enumerate(on_cards) if card is not None)
+        self.run_block: Callable[..., Any] = self.block
+        """What is called while it is trained: the layer, or what ranks put around it."""
         self.output = 0
         """Bytes of what the last batch of a pass returned."""
         self.names: dict[str, Any] = {}
@@ -112,6 +122,9 @@ class BlockTuner:
         with ExitStack() as stack:
             stack.enter_context(around_calls(self.listener.enter, self.listener.leave))
             stack.enter_context(HalfSoftmax())
+            for name, card in self.cards.items():
+                part = self.block.get_submodule(name)
+                stack.enter_context(patched_forward(part, there(part, card, self.move)))
             stack.enter_context(self.recorder)
             self.recorder.begin()
             if self.request.rounding is not None:
@@ -137,6 +150,8 @@ class BlockTuner:
             output=self.output // self.request.sizes[-1],
             trained=tuple(p.numel() * p.element_size() for linear in self.tuned.values() for p in linear.trained),
             rotations=tuple(each.bytes for each in self.request.rotations),
+            cards=self.weights_on,
+            placed=self.placed,
             kept=kept,
             unruled=frozenset(self.recorder.unruled),
         )
@@ -160,7 +175,8 @@ class BlockTuner:
         def made(like: torch.Tensor) -> torch.Tensor:
             anchor: torch.Tensor = next(self.block.parameters())
             size = like.shape[0] if name in SHARED else rows
-            return anchor.new_empty((size, *like.shape[1:]), dtype=like.dtype)
+            with self.recorder.on_card(0):
+                return anchor.new_empty((size, *like.shape[1:]), dtype=like.dtype)
 
         batch: Any = pytree.tree_map_only(torch.Tensor, made, self.arguments[name])
         return batch
@@ -169,7 +185,7 @@ class BlockTuner:
         """algorithms/block_runner.py `_forward_one_batch` and `_normalize_output`."""
         batch_others = self._batch(rows)
         with self.autocast:
-            raw_output: Any = self.block(**batch_others)
+            raw_output: Any = self.run_block(**batch_others)
         output: torch.Tensor = raw_output[0] if isinstance(raw_output, (tuple, list)) else raw_output
 
         del raw_output
@@ -209,10 +225,16 @@ class BlockTuner:
         with torch.no_grad():
             ranges = {name: whole_range(part, how) for name, part, how in tuned}
         for name, part, how in tuned:
-            wrapped = TunedLinear(part, how, self.observers.get(name), ranges[name])
+            card = self.cards.get(name, 0)
+            wrapped = TunedLinear(part, how, self.observers.get(name), ranges[name], card, self.move)
             self.listener.names[id(wrapped)] = self.listener.names[id(part)]
             self.tuned[name] = wrapped
             self._put(name, wrapped)
+        if self.request.has_ranks:
+            with torch.no_grad():
+                send_states(self.block)
+                self.names["block"] = reducer_of(self.block)
+            self.run_block = joined(self.block)
 
     def _parts(self) -> list[tuple[str, Any]]:
         return list(self.block.named_modules())
@@ -238,6 +260,8 @@ class BlockTuner:
             output=self.output // self.request.sizes[-1],
             trained=(),
             rotations=tuple(each.bytes for each in self.request.rotations),
+            cards=self.weights_on,
+            placed=self.placed,
             kept=frozenset(self.recorder.ids.values()),
             unruled=frozenset(self.recorder.unruled),
         )
@@ -268,7 +292,8 @@ class BlockTuner:
             ranges = {name: whole_range(part, how) for name, part, how in taken}
             for name, part, how in taken:
                 with self._running(part):
-                    squares = self.squares[name].total if name in self.squares else None
+                    summed = self.squares[name].total if name in self.squares else None
+                    squares = None if summed is None else self.move(summed, self.cards.get(name, 0))
                     round_linear(part, how, squares, ranges[name], search)
 
     @contextmanager

@@ -34,6 +34,20 @@ JOBS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 """(model, recipe, options). qwen3-moe-16 is qwen3-30b-a3b with 16 of its 128 experts, all of which would take long to
 trace. Measured with all of them, every step's GPU bytes are equal too, and its CPU peak is 0.2 % lower than planned."""
 
+SPREAD_JOBS: tuple[tuple[str, str, dict[str, Any], int, int], ...] = (
+    ("llama-3-8b", "autoround_gpus2", _SHORT, 2, 1),
+    ("llama-3-8b", "autoround_gpus2", {**_SHORT, "samples": 20, "batch_size": 4, "layers": 3}, 2, 1),
+    ("llama-3-8b", "autoround_gpus2", {**_SHORT, "seq_len": 2048}, 2, 1),
+    ("llama-3-8b", "autoround_gpus4", _SHORT, 4, 3),
+    ("llama-3-8b", "autoround_fp8_gpus2", _SHORT, 2, 1),
+    ("qwen3-8b", "autoround_mxfp4_gpus3", _SHORT, 3, 2),
+    (str(CONFIGS / "gemma2.json"), "autoround_gpus2", {**_SHORT, "samples": 12}, 2, 1),
+    (str(CONFIGS / "qwen3-moe-16.json"), "autoround_gpus4", {**_SHORT, "linearized": True}, 4, 1),
+    ("qwen3-0.6b", "autoround_rounded_gpus2", {**_SHORT, "samples": 10}, 2, 1),
+    ("llama-3-8b", "autoround_gpu0", _SHORT, 1, 0),
+)
+"""(model, recipe, options, cards, the card that is measured beside the first): each layer on several GPUs."""
+
 CUDA_JOBS = tuple(job for job in JOBS if job[1] != "autoround_nvfp4")
 """Without qwen3-8b in NVFP4. All its steps are equal but one: while the second layer is calibrated, beside what the
 first one's training left to Python's collector, 1.89 GB are reserved and 2.09 planned. One segment is not given back

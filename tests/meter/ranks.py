@@ -24,6 +24,8 @@ def join(ranks: int, rank: int) -> None:
     for name in ("reduce", "broadcast", "all_reduce"):
         setattr(dist, name, _pending)
     dist.barrier = lambda *_args, **_kwargs: None
+    dist._verify_params_across_processes = lambda *_args: None  # DistributedDataParallel asks the others
+    torch.nn.parallel.DistributedDataParallel = _Alone
 
     import llmcompressor.pipelines.data_free.pipeline as data_free
     import llmcompressor.pipelines.sequential.pipeline as sequential
@@ -33,6 +35,20 @@ def join(ranks: int, rank: int) -> None:
     for pipeline in (data_free, sequential):
         pipeline.get_main_device = lambda: torch.device("cuda", 0)
     DistributedCPUCache.offload = CPUCache.offload  # its broadcasts have no receiver
+
+
+class _Alone(torch.nn.parallel.DistributedDataParallel):
+    """Reduces with nobody: what the fake group returns is no tensor, which the reducer does not take."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.register_comm_hook(None, _as_it_is)
+
+
+def _as_it_is(_state, bucket):
+    done = torch.futures.Future()
+    done.set_result(bucket.buffer())
+    return done
 
 
 def _pending(tensor, *_args, **_kwargs):
