@@ -189,7 +189,7 @@ class Ledger:
 
     def holds(self, handle: Handle) -> bool:
         """The handle was not freed yet."""
-        return handle in self._home[handle].holdings
+        return handle in self._home and handle in self._home[handle].holdings
 
     def about(self, handle: Handle) -> About:
         """Device, kind and owner."""

@@ -144,7 +144,9 @@ class TunedBlock:
     placed: tuple[int, ...] = ()
     """Places in `weights` of what accelerate's hooks take to their cards, in their order."""
     kept: frozenset[int]
-    """What is still there at the end because it refers to itself: until Python's collector runs."""
+    """What is still there at the end: because it refers to itself, until Python's collector runs, or"""
+    stays: frozenset[int] = frozenset()
+    """because it is on the modules, to the end of the job."""
     unruled: frozenset[str] = frozenset()
     """Operators of which planner/cuda does not know what they take from a CUDA build's allocator."""
 

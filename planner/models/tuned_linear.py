@@ -69,6 +69,7 @@ class TunedLinear(torch.nn.Module):
         if how.inputs:
             fixed = weight.new_ones((1,), dtype=torch.float32)
             self.input_max = torch.nn.Parameter(fixed) if how.static and not how.global_range else fixed[0]
+            self.input_min = weight.new_ones((), dtype=torch.float32)
 
     @property
     def weight(self) -> Any:
@@ -87,6 +88,12 @@ class TunedLinear(torch.nn.Module):
         if isinstance(getattr(self, "input_max", None), torch.nn.Parameter):
             parameters.append(self.input_max)
         return parameters
+
+    @property
+    def stays(self) -> list[torch.Tensor]:
+        """`unwrapper` sets these on the module: a parameter leaves the GPU with it, and any other tensor stays."""
+        numbers = [self.input_max, self.input_min] if self.how.inputs else []
+        return [number for number in numbers if not isinstance(number, torch.nn.Parameter)]
 
     def _quantized(self, value: Any, min_scale: Any, max_scale: Any) -> tuple[torch.Tensor, torch.Tensor, Any]:
         """`_qdq_weight`."""

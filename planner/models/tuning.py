@@ -6,7 +6,7 @@ algorithms/quantization/sign_round/quantizer.py quantize_block. Their steps are 
 functions here hold tensors under the names that hold them there.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -25,7 +25,7 @@ from planner.models.captured import SHARED, passed
 from planner.models.experts import linearize
 from planner.models.failures import forward_of_model, run_for_model
 from planner.models.joined import joined, reducer_of, send_states
-from planner.models.recorder import NoListener
+from planner.models.recorder import NoListener, storage_key
 from planner.models.rotated import rotated
 from planner.models.rounded import InputSquares, round_linear
 from planner.models.spread import placed, places
@@ -104,6 +104,8 @@ class BlockTuner:
         self.tuned: dict[str, TunedLinear] = {}
         self.observers: dict[str, InputRange] = {}
         self.squares: dict[str, InputSquares] = {}
+        self.wrappers: list[list[torch.Tensor]] = []
+        """`_init_params` of wrappers that train nothing, and refer to themselves: rounding, smallest and largest."""
         self.weights = tuple(_sizes(self.block))
         self.cards = placed(self.block, request, list(arguments.values())[-1], self.recorder)
         self.move = partial(moved, recorder=self.recorder) if self.cards else stays
@@ -138,6 +140,7 @@ class BlockTuner:
             unwrap = self._phase(self._unwrap)
             collect = tuple(self._phase(self._pass, rows) for rows in sizes)
             kept = frozenset(self.recorder.ids.values())
+            stays = self._numbers(number for tuned in self.tuned.values() for number in tuned.stays)
         return TunedBlock(
             reference=reference,
             observed=observed,
@@ -153,6 +156,7 @@ class BlockTuner:
             cards=self.weights_on,
             placed=self.placed,
             kept=kept,
+            stays=stays,
             unruled=frozenset(self.recorder.unruled),
         )
 
@@ -263,8 +267,14 @@ class BlockTuner:
             cards=self.weights_on,
             placed=self.placed,
             kept=frozenset(self.recorder.ids.values()),
+            stays=self._numbers(each.total for each in self.squares.values()),
             unruled=frozenset(self.recorder.unruled),
         )
+
+    def _numbers(self, tensors: Iterable[torch.Tensor | None]) -> frozenset[int]:
+        """What the recorder calls these."""
+        keys = (storage_key(tensor) for tensor in tensors if tensor is not None)
+        return frozenset(self.recorder.ids[key] for key in keys if key in self.recorder.ids)
 
     def _summed(self) -> tuple[tuple[Event, ...], ...]:
         """composer.py `_get_fp_act_hooks`: ranges where they are static, then the sums of squares, for every Linear."""
@@ -294,6 +304,7 @@ class BlockTuner:
                 with self._running(part):
                     summed = self.squares[name].total if name in self.squares else None
                     squares = None if summed is None else self.move(summed, self.cards.get(name, 0))
+                    self.wrappers.append([part.weight.new_ones((), dtype=torch.float32) for _ in range(3)])
                     round_linear(part, how, squares, ranges[name], search)
 
     @contextmanager

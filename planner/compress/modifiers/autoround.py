@@ -176,6 +176,8 @@ class AutoRoundSpec(QuantizationMixinSpec):
 class AutoRoundModel(ModifierModel):
     """Inputs of a layer on the CPU while it is calibrated; at the end the layer is trained on the GPU."""
 
+    keeps_batches = True
+
     def __init__(self, context: Context, spec: AutoRoundSpec) -> None:
         super().__init__(context)
         self.spec = spec
@@ -354,7 +356,7 @@ class AutoRoundModel(ModifierModel):
             self._observe(trained, request, reference)
         ledger.empty_cache()
         trained.play(block.unwrap, "autoround")
-        trained.kept()
+        self.garbage += trained.kept()
         return [reference]
 
     def _all_batches(self, request: TuningRequest, batch: Any) -> None:

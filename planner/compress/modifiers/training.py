@@ -93,8 +93,8 @@ class TrainedLayer:
         self.settle(block.iteration)
 
     def kept(self) -> list[Handle]:
-        """What refers to itself, and all else that is still there."""
-        return [self._live.pop(number) for number in sorted(self._live)]
+        """What refers to itself, and all else that is still there, but for what stays on the modules."""
+        return [self._live.pop(number) for number in sorted(self._live) if number not in self.block.stays]
 
 
 def all_qparams(module: LinearModule) -> Iterable[tuple[str, int]]:
