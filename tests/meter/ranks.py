@@ -1,5 +1,6 @@
 """One rank of a torchrun job, alone: the library takes its distributed paths, and nobody is at the other end."""
 
+import contextlib
 import math
 
 import torch
@@ -43,6 +44,21 @@ class _Alone(torch.nn.parallel.DistributedDataParallel):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.register_comm_hook(None, _as_it_is)
+        self.logger = _Untimed(self.logger)
+
+
+class _Untimed:
+    """A logger that does without times where there are none: a CPU build has no timer of the meter's device."""
+
+    def __init__(self, logger):
+        self._logger = logger
+
+    def set_runtime_stats_and_log(self):
+        with contextlib.suppress(RuntimeError):
+            self._logger.set_runtime_stats_and_log()
+
+    def __getattr__(self, name):
+        return getattr(self._logger, name)
 
 
 def _as_it_is(_state, bucket):

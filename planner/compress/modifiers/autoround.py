@@ -280,7 +280,12 @@ class AutoRoundModel(ModifierModel):
         if self.context.weights_on_gpu or self.context.device == "cpu":
             return []
         owner = Owner(layer.name, "weights while it is trained")
-        return [self.context.copied_to_gpu(str(owner), nbytes) for nbytes in block.weights]
+        weights = [self.context.copied_to_gpu(str(owner), nbytes) for nbytes in block.weights]
+        if self.context.job.dtype == "float16":  # context/model.py `_set_amp_dtype`: in bfloat16, one by one
+            for number, nbytes in enumerate(block.weights):
+                before, weights[number] = weights[number], self.context.take(nbytes, "weights", owner)
+                self.context.ledger.free(before)
+        return weights
 
     def _take_off(self, layer: LinearModule, block: TunedBlock, weights: Sequence[Handle | None]) -> Handle:
         """apply_autoround, where `device_ids` is given: `decoding_layer.to("cpu")`, tensor by tensor."""

@@ -68,6 +68,8 @@ def cuda_cases() -> Iterator[CudaCase]:
         yield _case(named(model), recipe, base={"progress_bars": False}, **options)
     for model, recipe, options in autoround.CUDA_JOBS:
         yield CudaCase(model=model, recipe=recipe, options={**options, "progress_bars": False})
+    for model, recipe, options, rank in autoround.RANK_JOBS:
+        yield CudaCase(model=model, recipe=recipe, options={**options, "progress_bars": False}, rank=rank)
     for model, recipe, options, cards, second in autoround.SPREAD_JOBS:
         given = {**options, "progress_bars": False}
         yield CudaCase(model=model, recipe=recipe, options=given, cards=cards, second=second)
