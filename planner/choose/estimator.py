@@ -136,6 +136,7 @@ class Trial:
             smallest=self.rehearsal.smallest_second() or 0,
             retries=used.retries,
             runs_out=used.ran_out is not None,
+            cards=self.rehearsal.program.other_gpus,
         )
 
 

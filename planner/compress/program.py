@@ -70,6 +70,8 @@ class Program:
 
     second_gpu: int = 0
     """Number of the card that the plan's second GPU is; 0 for none."""
+    other_gpus: int = 0
+    """Cards beside the first."""
 
     @property
     def unruled(self) -> frozenset[str]:

@@ -8,8 +8,8 @@ from planner.compress.program import Run
 from planner.errors import JobError, UnsupportedError
 from planner.job import Job
 from planner.models.traces import Segment
-from planner.notes import Note
 from planner.models.tuned import OnlineRotation, TunedBlock, card_peaks
+from planner.notes import Note
 from planner.recipe.specs import ModuleRef
 from planner.units import GIB
 
@@ -93,11 +93,12 @@ def cards_notes(runs: "Sequence[Run]", peaks: Mapping[int, int], second: int) ->
     where = next(run.spec.where for run in runs if run.spec.trains)
     each = ", ".join(f"{nbytes / GIB:.2f} GiB on GPU {card}" for card, nbytes in sorted(peaks.items()))
     text = (
-        f"{where}: each layer is spread over {len(peaks) + 1} GPUs of this size, and beside the first one's share takes "
-        f"at most {each} while it is trained. The plan's second GPU is number {second}. On smaller cards AutoRound may "
-        "deal the Linears out otherwise"
+        f"{where}: each layer is spread over {len(peaks) + 1} GPUs of this size, and beside the first one's share "
+        f"takes at most {each} while it is trained. The plan's second GPU is number {second}. On smaller cards AutoRound may "
+        "deal the Linears out otherwise. Backward runs in a thread for each card, and these race: recorded runs "
+        "reserved up to 11 % more or less on the first card, and mixtures of experts took up to 7 % more of the others"
     )
-    yield Note(kind="card", text=text)
+    yield Note(kind="estimate", text=text)
 
 
 def _passed(segment: Segment) -> object:

@@ -8,6 +8,7 @@ nearly equal cards the last digit decides.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from planner.errors import JobError
 from planner.models.tuned import Spread
 from planner.units import GIB
 
@@ -33,7 +34,8 @@ def cards_of_linears(
 
     `tokens` are those of a sample, `hidden` the bytes of its hidden states, whose elements have `itemsize` bytes.
     estimate_tuning_block_mem and set_auto_device_map_for_block_with_tuning, of a layer that has no `config` of its own,
-    as transformers' layers have none: a mixture of experts is estimated like any other.
+    as transformers' layers have none: a mixture of experts is estimated like any other. Raises JobError where the
+    library stops.
     """
     if not linears:
         return {}
@@ -46,6 +48,11 @@ def cards_of_linears(
     loss = 2 * (spread.samples * hidden) / GIB / 2
     second = max(0, card - loss) if used / card >= HIGH_RISK else card
     total = left + second + sum(card for _ in range(2, spread.cards))
+    if not total:
+        raise JobError(
+            f"LLM Compressor stops here: AutoRound divides by the room that it sees on {spread.cards} GPUs of "
+            f"{card:.0f} GiB, which is none; take fewer or shorter samples, or name one GPU in device_ids"
+        )
     each_takes = total / sum(sizes.values())
     return _dealt(sizes, [left, *(card for _ in range(1, spread.cards))], each_takes)
 

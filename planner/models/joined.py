@@ -1,4 +1,4 @@
-"""DistributedDataParallel around a layer that ranks train together: auto_round utils/distributed.py setup_ddp_if_needed_.
+"""DistributedDataParallel around a layer that ranks train: auto_round utils/distributed.py setup_ddp_if_needed_.
 
 torch/nn/parallel/distributed.py and torch/csrc/distributed/c10d: all parameters and buffers are sent first, flattened
 and two buckets at a time; the reducer has a copy of every gradient, because gradient_as_bucket_view is off; and each

@@ -5,7 +5,6 @@ together: rounding and clipping of every weight get gradients in a few hundred f
 layer, batch by batch. What the GPU holds meanwhile is traced (planner/models/tuning.py); what surrounds it is here.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,6 +19,7 @@ from planner.compress.holdings import Owner
 from planner.compress.modifiers.autoround_schemes import cards_of, linear_tuning, rounding
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.mixin import QuantizationMixinSpec, shared_fields
+from planner.compress.modifiers.trained_weights import TrainedWeights
 from planner.compress.modifiers.training import TrainedLayer, all_qparams, data_parallel
 from planner.errors import RecipeError
 from planner.models.traces import Call
@@ -107,7 +107,7 @@ class AutoRoundSpec(QuantizationMixinSpec):
     def in_ranks(self) -> Iterable[Note]:
         """What training together takes beside.
 
-        Raises RecipeError with `device_ids`: base.py `_update_device_map_for_dp` leaves them as they are on every rank.
+        Raises RecipeError with `device_ids`: base.py `_update_device_map_for_dp` leaves them alone on every rank.
         """
         if self.is_placed:
             raise RecipeError(
@@ -237,16 +237,17 @@ class AutoRoundModel(ModifierModel):
         with context.frame("qparams", layer.name) as names:
             for module in linears:
                 self._preprocess(module, names)
-            weights = self._suspend_offloading(layer, block)
-            back = self._take_off(layer, block, weights) if self.spec.is_placed and weights else None
+            weights = TrainedWeights(context, layer.name, block, self.matrices)
+            weights.suspend_offloading()
+            if self.spec.is_placed:
+                weights.take_off()
             self._collect_garbage()
             ledger.empty_cache()
             cast = self._cast(request)
-            if back is not None:
-                weights = self._place(layer, block, back)
+            weights.place()
             compress = self._compress_block if self.spec.iters else self._round_block
             earlier = [*compress(layer, block, request, cast), cast]
-            self._move_to_cpu(layer, block, weights)
+            weights.move_to_cpu()
             ledger.free_all(earlier)
             for module in linears:
                 self._postprocess(module)
@@ -274,48 +275,6 @@ class AutoRoundModel(ModifierModel):
                 onloaded.append(self.context.copied_to_gpu(f"{module.name}.{name}", nbytes, "qparams"))
             names.assign(f"{module.name}.{name}", nbytes)
         self.context.ledger.free_all(onloaded)
-
-    def _suspend_offloading(self, layer: LinearModule, block: TunedBlock) -> Sequence[Handle | None]:
-        """base.py suspend_offloading: the layer's weights once more, beside those that calibration onloaded."""
-        if self.context.weights_on_gpu or self.context.device == "cpu":
-            return []
-        owner = Owner(layer.name, "weights while it is trained")
-        weights = [self.context.copied_to_gpu(str(owner), nbytes) for nbytes in block.weights]
-        if self.context.job.dtype == "float16":  # context/model.py `_set_amp_dtype`: in bfloat16, one by one
-            for number, nbytes in enumerate(block.weights):
-                before, weights[number] = weights[number], self.context.take(nbytes, "weights", owner)
-                self.context.ledger.free(before)
-        return weights
-
-    def _take_off(self, layer: LinearModule, block: TunedBlock, weights: Sequence[Handle | None]) -> Handle:
-        """apply_autoround, where `device_ids` is given: `decoding_layer.to("cpu")`, tensor by tensor."""
-        ledger = self.context.ledger
-        held = ledger.open("cpu", "autoround", Owner(layer.name, "weights on their way to their cards"))
-        for handle, nbytes in zip(weights, block.weights, strict=True):
-            ledger.grow(held, nbytes)
-            if handle is not None:
-                ledger.free(handle)
-        return held
-
-    def _place(self, layer: LinearModule, block: TunedBlock, held: Handle) -> list[Handle | None]:
-        """orchestrator.py quantize_block: `block.to`, or tensor by tensor to several cards.
-
-        There all but Linears goes first (utils/device.py set_auto_device_map_for_block_with_tuning), then each Linear,
-        by accelerate's hook, which empties the caches after each (utils/modeling.py set_module_tensor_to_device).
-        """
-        ledger, owner = self.context.ledger, Owner(layer.name, "weights while it is trained")
-        found: list[Handle | None] = [None] * len(block.weights)
-        linears = block.placed if block.cards else ()
-        rest = [number for number in range(len(block.weights)) if number not in linears]
-        for number in (*rest, *linears):
-            card, nbytes = self.context.card(block.cards[number] if block.cards else 0), block.weights[number]
-            if card is not None:
-                found[number] = ledger.alloc(card, nbytes, "weights", owner)
-            ledger.grow(held, -nbytes)
-            if number in linears:
-                ledger.empty_cache()
-        ledger.free(held)
-        return found
 
     def _compress_block(
         self, layer: LinearModule, block: TunedBlock, request: TuningRequest, cast: Handle
@@ -416,22 +375,6 @@ class AutoRoundModel(ModifierModel):
         for size in block.trained if self.spec.iters > 1 else ():
             ledger.grow(best, -size)
         return best
-
-    def _move_to_cpu(self, layer: LinearModule, block: TunedBlock, weights: Sequence[Handle | None]) -> None:
-        """mv_module_from_gpu: the weights lie on the CPU anew; those that were onloaded keep the old ones there."""
-        ledger = self.context.ledger
-        if not weights:
-            return
-        holding = ledger.open("cpu", "model", Owner(layer.name, "weights before they were trained"))
-        matrices = Counter(block.rotations)
-        for handle, nbytes in zip(weights, block.weights, strict=True):
-            ledger.grow(self.matrices if matrices[nbytes] > 0 else holding, nbytes)
-            matrices[nbytes] -= 1
-            if handle is not None:
-                ledger.free(handle)
-            self.context.traffic.off_gpu(nbytes)
-        self.context.onloaded[f"{layer.name} before it was trained"] = holding
-        self.context.shared.append(holding)
 
     def _postprocess(self, module: LinearModule) -> None:
         """base.py `_postprocess_qparams`: scales go to the GPU and to the CPU, and hasattr onloads them again."""

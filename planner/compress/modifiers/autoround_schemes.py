@@ -76,8 +76,8 @@ def cards_of(device_ids: str | None, where: str) -> int:
         raise RecipeError(f"{device_ids}: give numbers of GPUs, like 0,1", where)
     if int(numbers[0]):
         raise RecipeError(
-            f"LLM Compressor stops at the first layer: its norms are on GPU 0, and samples on GPU {numbers[0]}, which is "
-            "named first; name 0 first",
+            f"LLM Compressor stops at the first layer: its norms are on GPU 0, and samples on GPU {numbers[0]}, which "
+            "is named first; name 0 first",
             where,
         )
     return len(dict.fromkeys(int(number) for number in numbers))

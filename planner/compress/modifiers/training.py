@@ -20,8 +20,8 @@ WALKED = 4
 def data_parallel(where: str) -> Note:
     """planner/models/joined.py: what of it is counted, and what is not."""
     text = (
-        "ranks train each layer together, in DistributedDataParallel, each on its own samples: it takes about 4 bytes more "
-        "of each card for each weight of the layer that is rounded, which are counted"
+        "ranks train each layer together, in DistributedDataParallel, each on its own samples: it takes about 4 bytes "
+        "more of each card for each weight of the layer that is rounded, which are counted"
     )
     return Note(kind="job", text=f"{where}: {text}")
 
