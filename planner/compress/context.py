@@ -264,8 +264,8 @@ class Context:
         self.losses = Losses()
         self.onloaded: dict[str, Handle] = {}
         """Names of parameters on the GPU until the subgraph ends (`disable_offloading`)."""
-        self.shared: list[Handle] = []
-        """What a modifier left of the model's weights in the CPU memory that ranks share, beside what the model has."""
+        self.shared: set[Handle] = set()
+        """Of `onloaded`, weights in the CPU memory that ranks share, beside those that the model has."""
         self.keep_onloaded = True
         """False in the data-free pipeline: each access onloads the parameter anew and frees it at once."""
         self._forward: TracedForward | None = None
@@ -294,7 +294,7 @@ class Context:
     @property
     def shared_bytes(self) -> int:
         """What is still there of `shared`."""
-        return sum(self.ledger.size(handle) for handle in self.shared if self.ledger.holds(handle))
+        return sum(self.ledger.size(handle) for handle in self.onloaded.values() if handle in self.shared)
 
     def take(self, nbytes: int, kind: str, owner: Owner | str) -> Handle:
         """A tensor on the computing device."""

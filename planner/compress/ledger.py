@@ -15,13 +15,7 @@ from itertools import count
 from typing import Literal
 
 from planner.compress.books import Books
-from planner.compress.devices import (
-    Claims,
-    CountingDevice,
-    Device,
-    Layout,
-    Question,
-)
+from planner.compress.devices import Claims, CountingDevice, Device, Layout, Question
 from planner.compress.holdings import About, DeviceName, Holding, Mark, Owner, Peak, Sight, Timeline
 from planner.compress.tape import Part
 from planner.compress.watching import Watch, WatchedBooks, Watcher
@@ -187,10 +181,6 @@ class Ledger:
         """Bytes that `handle` holds now."""
         return self._home[handle].holdings[handle]
 
-    def holds(self, handle: Handle) -> bool:
-        """The handle was not freed yet."""
-        return handle in self._home and handle in self._home[handle].holdings
-
     def about(self, handle: Handle) -> About:
         """Device, kind and owner."""
         return About(self._home[handle].name, self._kinds[handle], self._owners[handle])
@@ -256,9 +246,8 @@ class Ledger:
 
     def empty_cache(self) -> None:
         """torch.cuda.empty_cache: what is cached and not held goes back to the driver, on every card."""
-        for name, books in self._books.items():
-            if name != "cpu":
-                books.empty()
+        for books in self._books.values():
+            books.empty()
 
     def device(self, name: DeviceName) -> Device:
         """The device behind these books, which has done all that was done so far."""

@@ -159,7 +159,7 @@ class MeanSquare(torch.autograd.Function):
         return torch.empty_like(given), None, None
 
 
-class Moved(torch.autograd.Function):
+class CrossCard(torch.autograd.Function):
     """Tensor.to of another card under autograd: the gradient goes back (torch/csrc/autograd ToCopyBackward)."""
 
     @staticmethod
@@ -176,5 +176,5 @@ def moved(tensor: torch.Tensor, card: int, recorder: TrainingRecorder) -> torch.
     """The tensor on this card: itself where it lies there."""
     if recorder.card_of(tensor) == card:
         return tensor
-    result: torch.Tensor = Moved.apply(tensor, card, recorder)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    result: torch.Tensor = CrossCard.apply(tensor, card, recorder)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return result

@@ -66,7 +66,7 @@ def reducer_of(block: torch.nn.Module) -> list[torch.Tensor]:
     return [*held, trained[0].new_empty((len(trained),), dtype=torch.int32)]
 
 
-class Sink(torch.autograd.Function):
+class CopiedOutput(torch.autograd.Function):
     """distributed.py `_DDPSink`."""
 
     @staticmethod
@@ -92,4 +92,4 @@ def joined(run: Run) -> Run:
 
 
 def _copied(output: torch.Tensor) -> Any:
-    return Sink.apply(output) if output.grad_fn is not None else output  # type: ignore[no-untyped-call]  # untyped
+    return CopiedOutput.apply(output) if output.grad_fn is not None else output  # type: ignore[no-untyped-call]  # untyped

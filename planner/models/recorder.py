@@ -97,10 +97,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         self._truths: set[Key] = set()
         self._next = 0
         self._paused = 0
-        self.card = 0
-        """The card on which the operator that runs leaves its results."""
-        self.thread = ""
-        """Whose cuBLAS handle multiplies: a thread of autograd's has its own."""
+        self.card, self.thread = 0, ""
+        """Where the operator that runs leaves its results; whose cuBLAS handle multiplies, if not Python's thread's."""
 
     # ------------------------------------------------------------------ what the tracer says
     def begin(self) -> None:
@@ -322,18 +320,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         self.ids[key] = self._next
         nbytes = tensor.untyped_storage().nbytes()
         dims, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
-        self.events.append(
-            Event(
-                "alloc",
-                self._next,
-                nbytes,
-                self.listener.where(),
-                name.strip("_"),
-                dims=dims,
-                dtype=dtype,
-                card=self.card,
-            )
-        )
+        where, operator = self.listener.where(), name.strip("_")
+        self.events.append(Event("alloc", self._next, nbytes, where, operator, dims=dims, dtype=dtype, card=self.card))
         self._next += 1
         if name in _READ_AS_TRUE and tensor.numel() == 1 and tensor.dtype == torch.bool:
             self._truths.add(key)

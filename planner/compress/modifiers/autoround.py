@@ -111,8 +111,8 @@ class AutoRoundSpec(QuantizationMixinSpec):
         """
         if self.is_placed:
             raise RecipeError(
-                "LLM Compressor stops at the first layer of rank 1: its norms are on GPU 1, and samples on GPU 0, which "
-                "is named first; leave device_ids out, and each rank takes its own GPU",
+                "LLM Compressor stops at the first layer of rank 1: its norms are on GPU 1, and samples on GPU 0, "
+                "which is named first; leave device_ids out, and each rank takes its own GPU",
                 f"{self.where}.device_ids",
             )
         return (data_parallel(self.where),) if self.iters else ()

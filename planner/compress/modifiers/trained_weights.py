@@ -14,7 +14,7 @@ class TrainedWeights:
     def __init__(self, context: Context, layer: str, block: TunedBlock, matrices: Handle) -> None:
         self.context, self.layer, self.block, self.matrices = context, layer, block, matrices
         self._handles: list[Handle | None] = []
-        """In the order of `TunedBlock.weights`, None for those on a card without books; empty where nothing is moved."""
+        """As `TunedBlock.weights`, None for those on a card without books; empty where nothing is moved."""
         self._on_cpu: Handle | None = None
 
     @property
@@ -76,4 +76,4 @@ class TrainedWeights:
                 ledger.free(handle)
             self.context.traffic.off_gpu(nbytes)
         self.context.onloaded[f"{self.layer} before it was trained"] = holding
-        self.context.shared.append(holding)
+        self.context.shared.add(holding)
