@@ -67,7 +67,6 @@ METER_JOBS = (
     *JOBS,
     ("llama-3-8b", "autoround_gpu0", _SHORT),
     ("llama-3-8b", "autoround_w4a16_3iters", {**_SHORT, "ranks": 2, "samples": 16}),
-    ("qwen3-0.6b", "autoround_w4a16_3iters", {**_SHORT, "ranks": 2, "samples": 40, "dtype": "float16"}),
     ("qwen3-0.6b", "autoround_rounded_w4a16", {**_SHORT, "ranks": 2, "samples": 16}),
 )
 """And those whose CPU side is measured beside it."""
