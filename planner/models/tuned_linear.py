@@ -149,7 +149,7 @@ class QuantizedInput(torch.nn.Module):
 
 
 def there(linear: torch.nn.Linear, card: int, move: Move) -> Callable[[torch.Tensor], torch.Tensor]:
-    """accelerate hooks.py AlignDevicesHook around a Linear's forward: the input comes, and the output goes back."""
+    """accelerate's AlignDevicesHook around a Linear's forward: the input comes, and the output goes back."""
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         x = move(x, card)
