@@ -95,9 +95,9 @@ def cards_notes(runs: "Sequence[Run]", peaks: Mapping[int, int], second: int) ->
     text = (
         f"{where}: each layer is spread over {len(peaks) + 1} GPUs of this size, and beside the first one's share "
         f"takes at most {each} while it is trained. The plan's second GPU is number {second}. On smaller cards "
-        "AutoRound may deal the Linears out otherwise. Backward runs in a thread for each card, and these race: "
-        "recorded runs reserved up to 11 % more or less on the first card, and mixtures of experts took up to 7 % more "
-        "of the others"
+        "AutoRound may deal the Linears out otherwise. Of 13 such jobs on PyTorch's CUDA build, 8 came out as planned; "
+        "4 others reserved up to 11 % more or less on the first card, and a mixture of experts took up to 7 % more of "
+        "another one, each time otherwise"
     )
     yield Note(kind="estimate", text=text)
 
