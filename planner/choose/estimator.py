@@ -126,7 +126,7 @@ class Trial:
 
     def _second(self, machine: Machine) -> CardNeed | None:
         """The card on which activations wait, if the job has one."""
-        if not self.job.has_second_gpu:
+        if not self.rehearsal.program.second_gpu:
             return None
         total = machine.gpu_memory_bytes or self.job.gpu_memory_bytes
         used, room = self.rehearsal.second_on(total), self.rehearsal.second_on(MAX_RAM)
@@ -137,6 +137,7 @@ class Trial:
             smallest=self.rehearsal.smallest_second() or 0,
             retries=used.retries,
             runs_out=used.ran_out is not None,
+            cards=self.rehearsal.program.other_gpus,
         )
 
 

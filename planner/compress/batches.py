@@ -18,8 +18,9 @@ from planner.job import Job
 from planner.timeline import Handle
 
 PATIENCE = 8
-"""For AWQ, where the search begins with what a calibration leaves, and each of its runs with what the one before left.
-Without it, 12 samples of Qwen2.5-7B came out 4 % too high in reserved bytes, and 100 of Llama-2-13B 1.4 % too low."""
+"""For AWQ and AutoRound: a search or a training begins with what a calibration leaves, and each run of a search with
+what the one before left. Without it, 12 samples of Qwen2.5-7B came out 4 % too high in reserved bytes, and 100 of
+Llama-2-13B 1.4 % too low; between layers, 64 samples of Llama-3-8B with AutoRound 17 % too low."""
 
 
 @dataclass(frozen=True, slots=True)

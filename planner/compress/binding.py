@@ -9,7 +9,7 @@ from planner.compress.disk import disk_share, qparams_on_disk
 from planner.compress.loss_masks import mask_receivers, with_loss_masks
 from planner.compress.program import Program, Run
 from planner.compress.pruning import check_pruning
-from planner.compress.tuning import trainable, tuned_layers
+from planner.compress.tuning import cards_notes, other_cards, second_card, trainable, tuned_layers
 from planner.errors import UnsupportedError
 from planner.fields import JOB_FIELDS
 from planner.job import Job
@@ -70,6 +70,7 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
     runs = tuple(run for run, _ in bound)
     quantized = tuple(_unit_targets(graph, schemes))
     tuned = tuned_layers(graph, runs, job)
+    peaks = other_cards(tuned)
     check_pruning(graph, runs, job)
     head = next((u for u in graph.units if u.name == graph.head), None)
     embedding = next((u for u in graph.units if u.name == graph.embedding), None)
@@ -90,12 +91,15 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
         embedding=f"{graph.embedding}.weight",
         fused_linears=graph.fused_linears,
         tuned=tuned,
+        second_gpu=second_card(peaks, job),
+        other_gpus=len(peaks) or int(job.has_second_gpu),
         on_disk=graph.on_disk,
         disk_bytes=disk.weights,
         disk_qparam_bytes=disk.qparams,
         disk_written_bytes=disk.qparams + disk.rewritten,
     )
-    return program, (*(note for _, notes in bound for note in notes), *masked)
+    cards = cards_notes(runs, peaks, program.second_gpu)
+    return program, (*(note for _, notes in bound for note in notes), *masked, *cards)
 
 
 def _of_what_is_left(specs: Sequence[ModifierSpec], selections: Sequence[Selection], job: Job) -> Iterator[Selection]:

@@ -239,11 +239,14 @@ class Context:
             self.shortcuts = replace(self.shortcuts, subgraphs=False, calls=False, modules=False)
         if self.ledger.places("gpu"):
             # what the second card does is not done again
-            self.shortcuts = replace(self.shortcuts, subgraphs=self.shortcuts.subgraphs and not job.has_second_gpu)
+            is_alone = "gpu1" not in self.ledger.devices
+            self.shortcuts = replace(self.shortcuts, subgraphs=self.shortcuts.subgraphs and is_alone)
         self.cuda = cuda
         """The CUDA build that is modelled; None: the counting device, which takes results alone."""
         self.traffic = Traffic()
-        self._has_multiplied = False
+        self._multiplied: set[tuple[DeviceName, str]] = set()
+        self.second_gpu = 0
+        """Number of the card that the books call gpu1, if there is one."""
         self.cached: set[str] = set()
         """What the library's own caches keep (`Frame.once`)."""
         self.streams = 0
@@ -260,6 +263,8 @@ class Context:
         self.losses = Losses()
         self.onloaded: dict[str, Handle] = {}
         """Names of parameters on the GPU until the subgraph ends (`disable_offloading`)."""
+        self.shared: set[Handle] = set()
+        """Of `onloaded`, weights in the CPU memory that ranks share, beside those that the model has."""
         self.keep_onloaded = True
         """False in the data-free pipeline: each access onloads the parameter anew and frees it at once."""
         self._forward: TracedForward | None = None
@@ -275,19 +280,34 @@ class Context:
     def forward(self, forward: TracedForward) -> None:
         self._forward = forward
 
+    def card(self, number: int) -> DeviceName | None:
+        """What the books call the card of this number: None for one that has none."""
+        if number == 0 or self.device == "cpu":
+            return self.device
+        return "gpu1" if number == self.second_gpu else None
+
     def frame(self, kind: str, owner: Owner | str) -> Frame:
         """Local names for a function of the library."""
         return Frame(self, kind, owner)
+
+    @property
+    def shared_bytes(self) -> int:
+        """What is still there of `shared`."""
+        return sum(self.ledger.size(handle) for handle in self.onloaded.values() if handle in self.shared)
 
     def take(self, nbytes: int, kind: str, owner: Owner | str) -> Handle:
         """A tensor on the computing device."""
         return self.ledger.alloc(self.device, nbytes, kind, owner)
 
-    def multiply(self) -> None:
-        """A product on the GPU: cuBLAS's first one takes its workspace, and keeps it for the rest of the job."""
-        if self.cuda and self.device == "gpu" and not self._has_multiplied:
-            self._has_multiplied = True
-            self.ledger.alloc("gpu", self.cuda.cublas_workspace, WORKSPACE, "workspace of cuBLAS")
+    def multiply(self, card: DeviceName = "gpu", thread: str = "") -> None:
+        """A product on the GPU: cuBLAS's first one takes its workspace, and keeps it for the rest of the job.
+
+        ATen/cuda/CublasHandlePool.cpp: one for each handle, and each thread has one on each card.
+        """
+        if self.cuda and self.device == "gpu" and (card, thread) not in self._multiplied:
+            self._multiplied.add((card, thread))
+            owner = Owner("workspace of cuBLAS", f"in {thread}" if thread else "")
+            self.ledger.alloc(card, self.cuda.cublas_workspace, WORKSPACE, owner)
 
     def new_stream(self) -> int:
         """torch.Stream(): the next of PyTorch's pool, round about (c10/cuda/CUDAStream.cpp getStreamFromPool)."""

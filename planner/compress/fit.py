@@ -133,7 +133,7 @@ class Rehearsal:
     def on_card_of(self, job: Job) -> "Rehearsal | None":
         """The rehearsal of this job, which differs in its card's size alone; None where it must be simulated for that,
         as it is told otherwise there."""
-        if self.job.has_second_gpu or not self._is_told_the_same(job.gpu_memory_bytes):
+        if self.program.second_gpu or not self._is_told_the_same(job.gpu_memory_bytes):
             return None
         other = copy(self)
         other.job, other._adapted = job, None
@@ -225,7 +225,7 @@ class Rehearsal:
 
     def second_on(self, total: int) -> SecondCard | None:
         """The second card, if the job has one, with so many bytes."""
-        if not self.job.has_second_gpu:
+        if not self.program.second_gpu:
             return None
         played = play(self._ledger.tape("gpu1"), card(total, self.context_bytes, self.settings, is_strict=True))
         error, step = played.out_of_memory, played.out_at
@@ -272,7 +272,7 @@ class Rehearsal:
 
     def _simulated(self, total: int, shortcuts: Shortcuts, *, is_strict: bool) -> tuple[Ledger, Attempt]:
         gpu = card(total, self.context_bytes, self.settings, is_strict=is_strict)
-        second = card(total, self.context_bytes, self.settings) if self.job.has_second_gpu else None
+        second = card(total, self.context_bytes, self.settings) if self.program.second_gpu else None
         ledger = Ledger(gpu=gpu, second=second)
         build = CudaBuild(sm=self.job.capability)
         outcome, ran_out = Outcome(), None

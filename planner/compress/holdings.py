@@ -8,7 +8,7 @@ from planner.compress.devices import CardUse
 from planner.timeline import Handle, MemoryEvent
 
 DeviceName = Literal["gpu", "cpu", "gpu1"]
-"""`gpu1` is a second card, for activations that wait."""
+"""`gpu1` is a second card, for activations that wait, or for Linears that are trained there."""
 
 
 class Owner(NamedTuple):

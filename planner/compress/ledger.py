@@ -15,13 +15,7 @@ from itertools import count
 from typing import Literal
 
 from planner.compress.books import Books
-from planner.compress.devices import (
-    Claims,
-    CountingDevice,
-    Device,
-    Layout,
-    Question,
-)
+from planner.compress.devices import Claims, CountingDevice, Device, Layout, Question
 from planner.compress.holdings import About, DeviceName, Holding, Mark, Owner, Peak, Sight, Timeline
 from planner.compress.tape import Part
 from planner.compress.temporary import Temporary
@@ -242,9 +236,14 @@ class Ledger:
             books.ahead.append(question)
         return question.answer
 
-    def empty_cache(self, device: DeviceName) -> None:
-        """torch.cuda.empty_cache: what is cached and not held goes back to the driver."""
-        self._books[device].empty()
+    def add_second(self, device: Device) -> None:
+        """Keep books of a second card from here on."""
+        self._books["gpu1"] = self._opened("gpu1", device)
+
+    def empty_cache(self) -> None:
+        """torch.cuda.empty_cache: what is cached and not held goes back to the driver, on every card."""
+        for books in self._books.values():
+            books.empty()
 
     def device(self, name: DeviceName) -> Device:
         """The device behind these books, which has done all that was done so far."""

@@ -17,6 +17,7 @@ How the simulation works, in one page:
 from collections.abc import Mapping
 
 from planner.compress.context import Context
+from planner.compress.devices import CountingDevice
 from planner.compress.disk import below
 from planner.compress.home import ModelHome
 from planner.compress.inferred import PipelineName, pipeline_runs
@@ -46,6 +47,9 @@ def simulate(program: Program, context: Context, outcome: Outcome | None = None)
     ledger, home = context.ledger, ModelHome(context, program)
     if program.on_disk:
         context.is_on_disk = below(program.on_disk)
+    context.second_gpu = program.second_gpu
+    if program.second_gpu and "gpu1" not in ledger.devices:
+        ledger.add_second(CountingDevice(context.job.gpu_memory_bytes))
     context.losses.keeps_modules = any(run.spec.keeps_modules for run in program.runs)
     home.load()
     outcome.steps.append(end_step(context, home, "load"))

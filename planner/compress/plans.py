@@ -104,8 +104,12 @@ def rank_facts(rank: Rank | None, steps: Sequence[StepMemory]) -> RankFacts | No
 
 
 def placement_facts(program: Program, rank: Rank | None, steps: Sequence[StepMemory]) -> dict[str, object]:
-    """What a plan says of weights on the disk and of several ranks, as its fields."""
-    return {"weights_on_disk": disk_facts(program), "ranks": rank_facts(rank, steps)}
+    """What a plan says of weights on the disk, of several ranks and of other cards, as its fields."""
+    return {
+        "weights_on_disk": disk_facts(program),
+        "ranks": rank_facts(rank, steps),
+        "other_gpus": program.other_gpus,
+    }
 
 
 def disk_facts(program: Program) -> DiskFacts | None:

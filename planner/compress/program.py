@@ -69,6 +69,11 @@ class Program:
     disk_written_bytes: int = 0
     """Files that the job writes beside the checkpoint before it saves: qparams, and weights that change."""
 
+    second_gpu: int = 0
+    """Number of the card that the plan's second GPU is; 0 for none."""
+    other_gpus: int = 0
+    """Cards beside the first."""
+
     @property
     def unruled(self) -> frozenset[str]:
         """Operators of which planner/cuda does not know what they take from a CUDA build's allocator."""

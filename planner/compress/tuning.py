@@ -1,5 +1,6 @@
 """Which layers a modifier trains, and the trace of each kind of them."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -7,8 +8,10 @@ from planner.compress.program import Run
 from planner.errors import JobError, UnsupportedError
 from planner.job import Job
 from planner.models.traces import Segment
-from planner.models.tuned import OnlineRotation, TunedBlock
+from planner.models.tuned import OnlineRotation, TunedBlock, card_peaks
+from planner.notes import Note
 from planner.recipe.specs import ModuleRef
+from planner.units import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,8 +27,8 @@ def trainable(graph: "ModelGraph") -> "Iterator[str]":
 def tuned_layers(graph: "ModelGraph", runs: "Sequence[Run]", job: Job) -> dict[str, TunedBlock]:
     """Every layer that a modifier trains, by name; layers that are equal, and trained alike, are traced once.
 
-    Raises JobError where the library stops; UnsupportedError for ranks, for a second modifier that trains, and where a
-    layer does not run without data.
+    Raises JobError where the library stops; UnsupportedError for a second modifier that trains, and where a layer does
+    not run without data.
     """
     trained: dict[str, TunedBlock] = {}
     if len(training := [run.spec for run in runs if run.spec.trains]) > 1:
@@ -45,8 +48,6 @@ def tuned_layers(graph: "ModelGraph", runs: "Sequence[Run]", job: Job) -> dict[s
                 f"--pipeline {job.pipeline}: {run.spec.type} takes one layer at a time, and this pipeline gives it the "
                 "whole model; leave out --pipeline"
             )
-        if job.ranks > 1:
-            raise UnsupportedError(f"--ranks {job.ranks}: {run.spec.type} in a torchrun job is not modelled")
         units = {unit.name: unit.structure for unit in graph.units}
         traces: dict[object, TunedBlock] = {}
         names = set(trainable(graph))
@@ -59,6 +60,46 @@ def tuned_layers(graph: "ModelGraph", runs: "Sequence[Run]", job: Job) -> dict[s
                 traces[key] = _trace(graph, run, segment.target, job, hooked)
             trained[segment.target] = traces[key]
     return trained
+
+
+def other_cards(tuned: Mapping[str, TunedBlock]) -> dict[int, int]:
+    """The most that each card but the first holds while a layer is trained, in bytes; empty where there is one."""
+    peaks: dict[int, int] = {}
+    for block in {id(block): block for block in tuned.values()}.values():
+        for card, nbytes in card_peaks(block).items():
+            if card:
+                peaks[card] = max(nbytes, peaks.get(card, 0))
+    return peaks
+
+
+def second_card(peaks: Mapping[int, int], job: Job) -> int:
+    """Number of the card that a plan's second GPU is: of those that layers are spread over, the fullest; 0 for none.
+
+    Raises UnsupportedError where activations wait on one of several such cards.
+    """
+    if not peaks:
+        return 1 if job.has_second_gpu else 0
+    if job.has_second_gpu and len(peaks) > 1:
+        raise UnsupportedError(
+            "--offload-device gpu:1: planner does not follow it where device_ids names more than two GPUs"
+        )
+    return max(peaks, key=lambda card: (peaks[card], -card))
+
+
+def cards_notes(runs: "Sequence[Run]", peaks: Mapping[int, int], second: int) -> "Iterator[Note]":
+    """What the other cards hold, where there are several."""
+    if not peaks:
+        return
+    where = next(run.spec.where for run in runs if run.spec.trains)
+    each = ", ".join(f"{nbytes / GIB:.2f} GiB on GPU {card}" for card, nbytes in sorted(peaks.items()))
+    text = (
+        f"{where}: each layer is spread over {len(peaks) + 1} GPUs of this size, and beside the first one's share "
+        f"takes at most {each} while it is trained. The plan's second GPU is number {second}. On smaller cards "
+        "AutoRound may deal the Linears out otherwise. Of 13 such jobs on PyTorch's CUDA build, 8 came out as planned; "
+        "4 others reserved up to 11 % more or less on the first card, and a mixture of experts took up to 7 % more of "
+        "another one, each time otherwise"
+    )
+    yield Note(kind="estimate", text=text)
 
 
 def _passed(segment: Segment) -> object:
@@ -89,6 +130,7 @@ def _trace(graph: "ModelGraph", run: Run, layer: str, job: Job, hooked: tuple[On
     schemes = {m.name: m.scheme for m in targets.named()} if targets else {}
     try:
         request = run.spec.tuning(layer, _modules(graph, layer), schemes, job.rank_samples, job.batch_size)
-        return graph.tune(replace(request, rotations=hooked))
+        spread = request.spread and replace(request.spread, card_bytes=job.gpu_memory_bytes)
+        return graph.tune(replace(request, rotations=hooked, spread=spread, has_ranks=job.ranks > 1))
     except UnsupportedError as error:
         raise UnsupportedError(f"{layer}: {error}") from error

@@ -8,11 +8,14 @@ from typing import Any
 import torch
 
 from planner.cuda.operators import VIEWS
-from planner.models.recorder import Recorder, TraceListener
+from planner.models.recorder import Key, Recorder, TraceListener, storage_key
 from planner.models.traces import CUDA, Event
 
 IN_PLACE = frozenset(("scatter", "index_put"))
 """What backward writes into zeros of its own."""
+
+BACKWARD = "backward"
+"""The thread that autograd runs backward in: torch/csrc/autograd/engine.cpp has one for each card."""
 
 ALONE = 2
 """Uses of a storage that nobody holds but one tensor: the tensor's, and the one of the Python object that counts."""
@@ -32,15 +35,57 @@ class TrainingRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch leav
     def __init__(self, experts: int, listener: TraceListener) -> None:
         super().__init__(experts, listener)
         self._made: dict[object, tuple[Any, Any, torch.dtype]] = {}
+        self._cards: dict[Key, int] = {}
+        """Of storages that lie on another card than the first."""
+        self._target: int | None = None
 
     @contextmanager
     def backward(self) -> Iterator[None]:
         """Inside, autograd runs backward."""
-        self.is_backward = True
+        self.is_backward, self.thread = True, BACKWARD
         try:
             yield
         finally:
-            self.is_backward = False
+            self.is_backward, self.thread = False, ""
+
+    # ------------------------------------------------------------------ several cards
+    def place(self, tensor: torch.Tensor, card: int) -> None:
+        """The tensor lies on this card; what is computed of it does, too."""
+        self._cards[storage_key(tensor)] = card
+
+    def card_of(self, tensor: torch.Tensor) -> int:
+        """The card on which the tensor lies."""
+        return self._cards.get(storage_key(tensor), 0)
+
+    def copied(self, tensor: torch.Tensor, card: int) -> torch.Tensor:
+        """Tensor.to of another card."""
+        with self.on_card(card):
+            return tensor.clone()
+
+    @contextmanager
+    def on_card(self, card: int) -> Iterator[None]:
+        """Inside, results lie on this card, whatever they are made beside."""
+        self._target = card
+        try:
+            yield
+        finally:
+            self._target = None
+
+    def _read(self, tensors: list[torch.Tensor]) -> None:
+        if self._target is not None:
+            self.card = self._target
+        else:  # what an operator reads lies on one card, but for single numbers
+            self.card = max((self.card_of(tensor) for tensor in tensors), default=0) if self._cards else 0
+        super()._read(tensors)
+
+    def _watch(self, tensor: torch.Tensor, key: Key) -> None:
+        if self.card and key not in self._refs:
+            self._cards[key] = self.card
+        super()._watch(tensor, key)
+
+    def _died(self, key: Key, reference: object) -> None:
+        self._cards.pop(key, None)
+        super()._died(key, reference)
 
     def temporary(self, nbytes: int, operator: str) -> None:
         """Write that a CUDA build alone takes this much, and gives it back."""
@@ -112,3 +157,24 @@ class MeanSquare(torch.autograd.Function):
     def backward(ctx: Any, *_grads: torch.Tensor) -> Any:
         given, _wanted = ctx.saved_tensors
         return torch.empty_like(given), None, None
+
+
+class CrossCard(torch.autograd.Function):
+    """Tensor.to of another card under autograd: the gradient goes back (torch/csrc/autograd ToCopyBackward)."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor, card: int, recorder: TrainingRecorder) -> torch.Tensor:
+        ctx.home, ctx.recorder = recorder.card_of(tensor), recorder
+        return recorder.copied(tensor, card)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        return ctx.recorder.copied(grads[0], ctx.home), None, None
+
+
+def moved(tensor: torch.Tensor, card: int, recorder: TrainingRecorder) -> torch.Tensor:
+    """The tensor on this card: itself where it lies there."""
+    if recorder.card_of(tensor) == card:
+        return tensor
+    result: torch.Tensor = CrossCard.apply(tensor, card, recorder)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return result

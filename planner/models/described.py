@@ -65,7 +65,15 @@ def facts_of(config: Any) -> ModelTraits:
     heads = {"heads": ("num_attention_heads",), "kv_heads": ("num_key_value_heads",)}
     entries = {name: _first(text, keys) for name, keys in {**heads, **REAP_CONFIG_KEYS}.items()}
     numbers: dict[str, Any] = {name: int(value) for name, value in entries.items() if isinstance(value, int)}
-    return ModelTraits(**numbers, head_dim=_head_dim(text, numbers.get("heads", 0)))
+    width = _head_dim(text, numbers.get("heads", 0))
+    return ModelTraits(**numbers, head_dim=width, is_head_dim_nested=not _says_head_dim(config))
+
+
+def _says_head_dim(config: Any) -> bool:
+    """Whether `get_head_dim` of the model's own config has an answer, or an error of its own."""
+    if differs_by_layer(config, "head_dim") or hasattr(config, "head_dim"):
+        return True
+    return hasattr(config, "hidden_size") and hasattr(config, "num_attention_heads")
 
 
 def _head_dim(text: Any, heads: int) -> int | None:

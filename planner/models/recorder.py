@@ -97,6 +97,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         self._truths: set[Key] = set()
         self._next = 0
         self._paused = 0
+        self.card, self.thread = 0, ""
+        """Where the operator that runs leaves its results; whose cuBLAS handle multiplies, if not Python's thread's."""
 
     # ------------------------------------------------------------------ what the tracer says
     def begin(self) -> None:
@@ -297,12 +299,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
                         self._register(name, tensor, counted)
             elif action == "take":
                 taken.append(self._next)
-                self.events.append(Event("alloc", self._next, amount, self.listener.where(), name, category="cuda"))
+                where = self.listener.where()
+                self.events.append(Event("alloc", self._next, amount, where, name, category="cuda", card=self.card))
                 self._next += 1
             elif action == "give":
                 self.events.append(Event("free", taken[amount], category="cuda"))
             else:
-                self.events.append(Event("product", category="cuda"))
+                self.events.append(Event("product", operator=self.thread, category="cuda", card=self.card))
         for tensor in results:
             self._register(name, tensor, counted)
         return result
@@ -317,9 +320,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         self.ids[key] = self._next
         nbytes = tensor.untyped_storage().nbytes()
         dims, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
-        self.events.append(
-            Event("alloc", self._next, nbytes, self.listener.where(), name.strip("_"), dims=dims, dtype=dtype)
-        )
+        where, operator = self.listener.where(), name.strip("_")
+        self.events.append(Event("alloc", self._next, nbytes, where, operator, dims=dims, dtype=dtype, card=self.card))
         self._next += 1
         if name in _READ_AS_TRUE and tensor.numel() == 1 and tensor.dtype == torch.bool:
             self._truths.add(key)

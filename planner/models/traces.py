@@ -68,7 +68,7 @@ class Call:
 class Event:
     """alloc: `operator` in the forward of `module` allocates `bytes` as `id`. free: `id` is freed. onload: `parameter`
     is touched. enter/exit: the hooks of `call` run before and after that module's forward; a block's enclose those of
-    the modules that it calls. product: cuBLAS multiplies here.
+    the modules that it calls. product: cuBLAS multiplies here; `operator` names the thread, if it is not Python's.
 
     Names of modules and parameters are full; below the segment's target they start with a dot instead.
     """
@@ -87,6 +87,8 @@ class Event:
     """Shape of the tensor that is allocated, and its"""
     dtype: str = ""
     """type; empty where it is not known."""
+    card: int = 0
+    """The card on which it is, where a layer is spread over several."""
 
     @property
     def name(self) -> str:

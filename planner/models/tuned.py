@@ -67,6 +67,18 @@ class OnlineRotation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """Several cards that a layer is spread over, all of one size."""
+
+    cards: int
+    card_bytes: int
+    samples: int
+    """All that are kept."""
+    batch: int
+    """The modifier's own batch size, by which memory is estimated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TuningRequest:
     """A layer to be trained, and the batches that it is trained with."""
 
@@ -84,6 +96,10 @@ class TuningRequest:
     """None: it is trained. Else nothing is: of the phases there are at most `observed` and `unwrap`."""
     rotations: tuple[OnlineRotation, ...] = ()
     """What other modifiers have hooked, in the order in which they did."""
+    spread: Spread | None = None
+    """None: one card."""
+    has_ranks: bool = False
+    """Ranks of a torchrun job train it together, each on its own samples."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -123,8 +139,14 @@ class TunedBlock:
     """Bytes of each tensor that the optimizer changes."""
     rotations: tuple[int, ...] = ()
     """Of `weights`, the matrices that other modifiers left there."""
+    cards: tuple[int, ...] = ()
+    """The card of each of `weights`; empty for a layer on one card."""
+    placed: tuple[int, ...] = ()
+    """Places in `weights` of what accelerate's hooks take to their cards, in their order."""
     kept: frozenset[int]
-    """What is still there at the end because it refers to itself: until Python's collector runs."""
+    """What is still there at the end: because it refers to itself, until Python's collector runs, or"""
+    stays: frozenset[int] = frozenset()
+    """because it is on the modules, to the end of the job."""
     unruled: frozenset[str] = frozenset()
     """Operators of which planner/cuda does not know what they take from a CUDA build's allocator."""
 
@@ -148,3 +170,21 @@ def replaced(before: Iterable[Event], events: Iterable[Event]) -> tuple[int, ...
     """Ids of what one phase leaves and the next one gives back; what it changes in place is not among them."""
     freed = {event.id for event in events if event.kind == "free"}
     return tuple(number for number in left(before) if number in freed)
+
+
+def card_peaks(block: TunedBlock) -> dict[int, int]:
+    """The most bytes that each card holds while the layer is trained, with the weights that lie there."""
+    held = dict.fromkeys(range(max(block.cards, default=0) + 1), 0)
+    for card, nbytes in zip(block.cards, block.weights, strict=False):
+        held[card] += nbytes
+    peaks, live = dict(held), dict[int, tuple[int, int]]()
+    for phase in block.phases():
+        for event in phase:
+            if event.kind == "alloc":
+                live[event.id] = event.card, event.bytes
+                held[event.card] += event.bytes
+                peaks[event.card] = max(peaks[event.card], held[event.card])
+            elif event.kind == "free" and event.id in live:
+                card, nbytes = live.pop(event.id)
+                held[card] -= nbytes
+    return peaks

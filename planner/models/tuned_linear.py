@@ -1,5 +1,6 @@
 """The modules that stand in for a Linear while AutoRound trains its layer: auto_round/wrapper.py."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,6 +8,14 @@ import torch
 from planner.models.fake_quant import grouped, quantized_inputs, quantized_weight, weight_range
 from planner.models.rotated import rotated_inputs, rotated_outputs
 from planner.models.tuned import LinearTuning
+
+Move = Callable[[torch.Tensor, int], torch.Tensor]
+"""Takes a tensor to a card."""
+
+
+def stays(tensor: torch.Tensor, _card: int) -> torch.Tensor:
+    """On one card nothing is moved."""
+    return tensor
 
 
 class InputRange:
@@ -30,11 +39,23 @@ class InputRange:
 
 
 class TunedLinear(torch.nn.Module):
-    """wrapper.py WrapperLinear: a Linear that quantizes its weight, and its input, in every forward."""
+    """wrapper.py WrapperLinear: a Linear that quantizes its weight, and its input, in every forward.
 
-    def __init__(self, linear: torch.nn.Linear, how: LinearTuning, observed: InputRange | None, whole: Any) -> None:
+    `card`: where its weight lies and it computes.
+    """
+
+    def __init__(
+        self,
+        linear: torch.nn.Linear,
+        how: LinearTuning,
+        observed: InputRange | None,
+        whole: Any,
+        card: int = 0,
+        move: Move = stays,
+    ) -> None:
         super().__init__()
         self.linear, self.how, self.observed = linear, how, observed
+        self.card, self.move = card, move
         self.whole = whole
         """NVFP4's range of the weight."""
         weight = linear.weight.data
@@ -48,6 +69,7 @@ class TunedLinear(torch.nn.Module):
         if how.inputs:
             fixed = weight.new_ones((1,), dtype=torch.float32)
             self.input_max = torch.nn.Parameter(fixed) if how.static and not how.global_range else fixed[0]
+            self.input_min = weight.new_ones((), dtype=torch.float32)
 
     @property
     def weight(self) -> Any:
@@ -67,6 +89,12 @@ class TunedLinear(torch.nn.Module):
             parameters.append(self.input_max)
         return parameters
 
+    @property
+    def stays(self) -> list[torch.Tensor]:
+        """`unwrapper` sets these on the module: a parameter leaves the GPU with it, and any other tensor stays."""
+        numbers = [self.input_max, self.input_min] if self.how.inputs else []
+        return [number for number in numbers if not isinstance(number, torch.nn.Parameter)]
+
     def _quantized(self, value: Any, min_scale: Any, max_scale: Any) -> tuple[torch.Tensor, torch.Tensor, Any]:
         """`_qdq_weight`."""
         min_scale.data.clamp_(0.0, 1.0)
@@ -81,11 +109,12 @@ class TunedLinear(torch.nn.Module):
         return quantized_inputs(self.how, x, self.input_max, self.observed.range if self.observed else None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.move(x, self.card)
         weight_q, *_ = self._quantized(self.value, self.min_scale, self.max_scale)
         x = rotated_inputs(self.linear, x)
         if self.how.inputs:
             x = self.quantized_input(x)
-        output = torch.nn.functional.linear(x, weight_q, self.linear.bias)
+        output = self.move(torch.nn.functional.linear(x, weight_q, self.linear.bias), 0)
         return rotated_outputs(self.linear, x, output)
 
     def unwrap(self) -> None:
@@ -115,7 +144,19 @@ class QuantizedInput(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.tuned.quantized_input(rotated_inputs(self.tuned.linear, x))
-        return torch.nn.functional.linear(x, self.tuned.linear.weight, self.tuned.linear.bias)
+        linear: Callable[[torch.Tensor], torch.Tensor] = self.tuned.linear.forward
+        return linear(x)
+
+
+def there(linear: torch.nn.Linear, card: int, move: Move) -> Callable[[torch.Tensor], torch.Tensor]:
+    """accelerate's AlignDevicesHook around a Linear's forward: the input comes, and the output goes back."""
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        x = move(x, card)
+        output = torch.nn.functional.linear(x, linear.weight, linear.bias)
+        return move(output, 0)
+
+    return forward
 
 
 def whole_range(linear: torch.nn.Linear, how: LinearTuning) -> torch.Tensor | None:

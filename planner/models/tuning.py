@@ -6,8 +6,9 @@ algorithms/quantization/sign_round/quantizer.py quantize_block. Their steps are 
 functions here hold tensors under the names that hold them there.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,19 +17,21 @@ from torch.utils import _pytree as pytree
 from planner.errors import UnsupportedError
 from planner.job import Job
 from planner.models.autocasting import CudaAutocast
-from planner.models.autograd import MeanSquare, TrainingRecorder
+from planner.models.autograd import MeanSquare, TrainingRecorder, moved
 from planner.models.build import quiet
 from planner.models.built import BuiltModel, built_model, unchanged
-from planner.models.calls import HalfSoftmax, around_calls
+from planner.models.calls import HalfSoftmax, around_calls, patched_forward
 from planner.models.captured import SHARED, passed
 from planner.models.experts import linearize
 from planner.models.failures import forward_of_model, run_for_model
-from planner.models.recorder import NoListener
+from planner.models.joined import joined, reducer_of, send_states
+from planner.models.recorder import NoListener, storage_key
 from planner.models.rotated import rotated
 from planner.models.rounded import InputSquares, round_linear
+from planner.models.spread import placed, places
 from planner.models.traces import Event
 from planner.models.tuned import Rounding, TunedBlock, TuningRequest, left
-from planner.models.tuned_linear import InputRange, QuantizedInput, TunedLinear, whole_range
+from planner.models.tuned_linear import InputRange, QuantizedInput, TunedLinear, stays, there, whole_range
 from planner.models.wrapping import without_lost_masks
 
 
@@ -101,7 +104,16 @@ class BlockTuner:
         self.tuned: dict[str, TunedLinear] = {}
         self.observers: dict[str, InputRange] = {}
         self.squares: dict[str, InputSquares] = {}
+        self.wrappers: list[list[torch.Tensor]] = []
+        """`_init_params` of wrappers that train nothing, and refer to themselves: rounding, smallest and largest."""
         self.weights = tuple(_sizes(self.block))
+        self.cards = placed(self.block, request, list(arguments.values())[-1], self.recorder)
+        self.move = partial(moved, recorder=self.recorder) if self.cards else stays
+        on_cards = list(places(self.block, self.cards)) if self.cards else []
+        self.weights_on = tuple(card or 0 for card in on_cards)
+        self.placed = tuple(number for number, card in enumerate(on_cards) if card is not None)
+        self.run_block: Callable[..., Any] = self.block
+        """What is called while it is trained: the layer, or what ranks put around it."""
         self.output = 0
         """Bytes of what the last batch of a pass returned."""
         self.names: dict[str, Any] = {}
@@ -112,6 +124,9 @@ class BlockTuner:
         with ExitStack() as stack:
             stack.enter_context(around_calls(self.listener.enter, self.listener.leave))
             stack.enter_context(HalfSoftmax())
+            for name, card in self.cards.items():
+                part = self.block.get_submodule(name)
+                stack.enter_context(patched_forward(part, there(part, card, self.move)))
             stack.enter_context(self.recorder)
             self.recorder.begin()
             if self.request.rounding is not None:
@@ -125,6 +140,7 @@ class BlockTuner:
             unwrap = self._phase(self._unwrap)
             collect = tuple(self._phase(self._pass, rows) for rows in sizes)
             kept = frozenset(self.recorder.ids.values())
+            stays = self._numbers(number for tuned in self.tuned.values() for number in tuned.stays)
         return TunedBlock(
             reference=reference,
             observed=observed,
@@ -137,7 +153,10 @@ class BlockTuner:
             output=self.output // self.request.sizes[-1],
             trained=tuple(p.numel() * p.element_size() for linear in self.tuned.values() for p in linear.trained),
             rotations=tuple(each.bytes for each in self.request.rotations),
+            cards=self.weights_on,
+            placed=self.placed,
             kept=kept,
+            stays=stays,
             unruled=frozenset(self.recorder.unruled),
         )
 
@@ -160,7 +179,8 @@ class BlockTuner:
         def made(like: torch.Tensor) -> torch.Tensor:
             anchor: torch.Tensor = next(self.block.parameters())
             size = like.shape[0] if name in SHARED else rows
-            return anchor.new_empty((size, *like.shape[1:]), dtype=like.dtype)
+            with self.recorder.on_card(0):
+                return anchor.new_empty((size, *like.shape[1:]), dtype=like.dtype)
 
         batch: Any = pytree.tree_map_only(torch.Tensor, made, self.arguments[name])
         return batch
@@ -169,7 +189,7 @@ class BlockTuner:
         """algorithms/block_runner.py `_forward_one_batch` and `_normalize_output`."""
         batch_others = self._batch(rows)
         with self.autocast:
-            raw_output: Any = self.block(**batch_others)
+            raw_output: Any = self.run_block(**batch_others)
         output: torch.Tensor = raw_output[0] if isinstance(raw_output, (tuple, list)) else raw_output
 
         del raw_output
@@ -209,10 +229,16 @@ class BlockTuner:
         with torch.no_grad():
             ranges = {name: whole_range(part, how) for name, part, how in tuned}
         for name, part, how in tuned:
-            wrapped = TunedLinear(part, how, self.observers.get(name), ranges[name])
+            card = self.cards.get(name, 0)
+            wrapped = TunedLinear(part, how, self.observers.get(name), ranges[name], card, self.move)
             self.listener.names[id(wrapped)] = self.listener.names[id(part)]
             self.tuned[name] = wrapped
             self._put(name, wrapped)
+        if self.request.has_ranks:
+            with torch.no_grad():
+                send_states(self.block)
+                self.names["block"] = reducer_of(self.block)
+            self.run_block = joined(self.block)
 
     def _parts(self) -> list[tuple[str, Any]]:
         return list(self.block.named_modules())
@@ -238,9 +264,17 @@ class BlockTuner:
             output=self.output // self.request.sizes[-1],
             trained=(),
             rotations=tuple(each.bytes for each in self.request.rotations),
+            cards=self.weights_on,
+            placed=self.placed,
             kept=frozenset(self.recorder.ids.values()),
+            stays=self._numbers(each.total for each in self.squares.values()),
             unruled=frozenset(self.recorder.unruled),
         )
+
+    def _numbers(self, tensors: Iterable[torch.Tensor | None]) -> frozenset[int]:
+        """What the recorder calls these."""
+        keys = (storage_key(tensor) for tensor in tensors if tensor is not None)
+        return frozenset(self.recorder.ids[key] for key in keys if key in self.recorder.ids)
 
     def _summed(self) -> tuple[tuple[Event, ...], ...]:
         """composer.py `_get_fp_act_hooks`: ranges where they are static, then the sums of squares, for every Linear."""
@@ -268,7 +302,9 @@ class BlockTuner:
             ranges = {name: whole_range(part, how) for name, part, how in taken}
             for name, part, how in taken:
                 with self._running(part):
-                    squares = self.squares[name].total if name in self.squares else None
+                    summed = self.squares[name].total if name in self.squares else None
+                    squares = None if summed is None else self.move(summed, self.cards.get(name, 0))
+                    self.wrappers.append([part.weight.new_ones((), dtype=torch.float32) for _ in range(3)])
                     round_linear(part, how, squares, ranges[name], search)
 
     @contextmanager

@@ -24,7 +24,7 @@ def walked(program: Program, plan: Plan, watcher: Watcher) -> Sequence[StepMemor
     rank = Rank(plan.ranks.simulated, job.ranks) if plan.ranks else None
     is_strict = plan.verdict is not None and plan.verdict.outcome != "out of memory"
     gpu = card(job.gpu_memory_bytes, context, job.allocator_settings, is_strict=is_strict)
-    second = card(job.gpu_memory_bytes, context, job.allocator_settings) if job.has_second_gpu else None
+    second = card(job.gpu_memory_bytes, context, job.allocator_settings) if program.second_gpu else None
     modules = sum(len(unit.modules) for run in program.runs for unit in run.units)
     shortcuts = PLACED_IN_PART if modules > MANY_MODULES else PLACED
     ledger, outcome = Ledger(gpu=gpu, second=second, watcher=watcher), Outcome()

@@ -87,6 +87,8 @@ class ModelTraits:
     """heads of its keys and values."""
     head_dim: int | None = 0
     """Width of a head; None where the config has the entry, and None in it."""
+    is_head_dim_nested: bool = False
+    """It is in the config's text part alone."""
     experts: int = 0
     """Routed experts in a layer, and"""
     experts_per_token: int = 0

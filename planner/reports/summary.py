@@ -70,11 +70,13 @@ def gpu_lines(plan: Plan) -> list[str]:
 
 
 def _on_second(plan: Plan) -> list[str]:
-    """The card on which activations wait; empty where there is no second one."""
+    """The card on which activations wait, or layers are trained too; empty where there is no second one."""
     second = plan.second_gpu
     if second is None:
         return []
-    held = f"{gib(second.peak_bytes)} of activations wait on a second GPU"
+    waits = plan.job.offload_device == "gpu:1"
+    what = "of activations wait on a second GPU" if waits else "at most on another GPU that layers are spread over"
+    held = f"{gib(second.peak_bytes)} {what}"
     if second.peak_reserved_bytes is None or second.device_total_bytes is None:
         return [held]
     return [

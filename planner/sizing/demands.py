@@ -32,7 +32,7 @@ class CardNeed:
     runs_out: bool = False
     """It runs out of memory there."""
     cards: int = 1
-    """So many of them: one for each rank."""
+    """So many of them: one for each rank, or all but the first that layers are spread over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,10 +60,11 @@ class RamNeed:
 def demands_on(
     machine: Machine, card: CardNeed, ram: RamNeed, disk: DiskNeed | None = None, second: CardNeed | None = None
 ) -> tuple[Demand, ...]:
-    """What is asked of each resource; `second` is the card on which activations wait, where there is one."""
+    """What is asked of each resource; `second` is the card on which activations wait, or the fullest of the others that
+    layers are spread over."""
     found = [_of_card("GPU", machine.gpu_memory_bytes if machine.gpus >= card.cards else 0, card)]
     if second is not None:
-        found.append(_of_card("second GPU", machine.gpu_memory_bytes if machine.gpus > 1 else 0, second))
+        found.append(_of_card("second GPU", machine.gpu_memory_bytes if machine.gpus > second.cards else 0, second))
     what = IN_RAM if ram.is_process else ESTIMATED
     found.append(demand("RAM", ram.resident, ram.must_have, ram_of(machine), what))
     if ram.shared:
@@ -82,7 +83,8 @@ def _of_card(resource: Resource, has: int | None, card: CardNeed) -> Demand:
         return demand(resource, 0, 0, has or 0, "nothing is computed on a GPU")
     gives_back = bool(has and card.retries and not card.runs_out)
     what = ON_FULL_CARD if gives_back else ON_CARD
-    what += f"; {card.cards} cards, one for each rank" if card.cards > 1 else ""
+    if card.cards > 1:
+        what += f"; {card.cards} cards, one for each rank" if resource == "GPU" else f"; {card.cards} such cards"
     if not has:
         return demand(resource, card.device_total, card.smallest, has, what)
     # the replay at the card's size decides, not the two figures: getting through is not monotonic (compress/fit.py)
@@ -130,6 +132,7 @@ def judged(plan: Plan, machine: Machine | None = None) -> Plan:
         return plan
     card = replace(_card_need(plan.gpu, plan.verdict, 0), cards=plan.job.ranks)
     second = _card_need(plan.second_gpu, plan.verdict, 1) if plan.second_gpu else None
+    second = second and replace(second, cards=max(1, plan.other_gpus))
     demands = demands_on(on, card, ram_need(plan), disk_need(plan.disk), second)
     fails = any(note.kind == "fails" for note in plan.notes)
     return plan.model_copy(update={"machine": on, "demands": demands, "fits": "no" if fails else fits(demands)})

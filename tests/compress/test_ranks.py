@@ -141,7 +141,7 @@ def test_all_ranks_have_the_weights_once_and_their_activations_each() -> None:
         ("WandaPruningModifier", {"sparsity": 0.5}, "WandaPruningModifier does not know of ranks"),
         ("SpinQuantModifier", {}, "SpinQuantModifier in several ranks is not modelled"),
         ("ConstantPruningModifier", {"targets": "Linear"}, "ConstantPruningModifier in several ranks is not modelled"),
-        ("AutoRoundModifier", {"scheme": "W4A16"}, "in DistributedDataParallel: its copy of all gradients"),
+        ("AutoRoundModifier", {"scheme": "W4A16"}, "in DistributedDataParallel, each on its own samples"),
         ("AutoRoundModifier", {"scheme": "W4A16", "iters": 0}, None),
         ("SmoothQuantModifier", {}, None),
         ("REAPPruningModifier", {"sparsity": 0.5}, None),

@@ -113,6 +113,9 @@ def test_heads_without_a_hadamard_matrix_are_refused() -> None:
         SpinQuantSpec.read({"rotations": ["R3"]}, "spin").within(facts, modules, ())
     with pytest.raises(RecipeError, match="does not say how wide a head is"):
         SpinQuantSpec.read({"rotations": ["R3"]}, "spin").within(replace(facts, head_dim=0), modules, ())
+    with pytest.raises(RecipeError, match="its text_config alone says so"):
+        nested = replace(facts, head_dim=64, is_head_dim_nested=True)
+        SpinQuantSpec.read({"rotations": ["R3"]}, "spin").within(nested, modules, ())
     with pytest.raises(RecipeError, match="LLM Compressor wants a head_dim for q_attn"):
         SpinQuantSpec.read({"rotations": ["R3"]}, "spin").within(replace(facts, head_dim=None), modules, ())
     SpinQuantSpec.read({"rotations": ["R3"], "transform_block_size": 32}, "spin").within(model.facts, modules, ())

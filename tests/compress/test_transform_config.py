@@ -152,7 +152,7 @@ def test_keys_are_rotated_and_queries_are_not() -> None:
         ({"a": group(at("input"), type="dct")}, RecipeError, r"a\.type: dct is not one of hadamard"),
         ({"a": group(at("inputs"))}, RecipeError, r"config_groups\.a\.apply\[0\]\.location: Input should be 'input'"),
         ({"a": group(at("input"), head_dims=2)}, RecipeError, r"config_groups\.a"),
-        ({"a": group(at("input"), requires_grad=True)}, UnsupportedError, r"a\.requires_grad: planner models no"),
+        ({"a": group(at("weight_input"), requires_grad=True)}, RecipeError, r"a\.requires_grad: LLM Compressor stops"),
         ({"a": group(at("input"), randomize=True)}, UnsupportedError, r"a\.randomize: planner models no matrices"),
         ({"a": group(at("input"), precision="bfloat16")}, UnsupportedError, r"a\.precision: planner models float64"),
         ({"a": group(at("input"), head_dim=48)}, RecipeError, r"a\.head_dim: 48 must divide 64 of up"),
@@ -219,3 +219,9 @@ def test_mappings_that_take_what_has_no_weight_are_refused() -> None:
     fields = {**entry(a=group()), "mappings": {**MAPPINGS, "embedding": "attn"}, "norm_mappings": []}
     with pytest.raises(RecipeError, match="the mappings take attn, which has no weight"):
         SpinQuantSpec.read(fields, "spin").within(ModelTraits(), MODULES, ())
+
+
+def test_a_hook_with_gradients_takes_what_one_without_takes() -> None:
+    """factory/base.py `_apply_to_module`: only weights are parametrized, and samples run without gradients."""
+    held = [started(UP, a=group(at("input"), **more))[1].ledger.live("cpu") for more in ({}, {"requires_grad": True})]
+    assert held[0] == held[1] > 0

@@ -152,7 +152,7 @@ def stats(device: int) -> dict:
         return {"live": 0, "peak": 0, "live_512": 0, "peak_512": 0, "live_by_kind": {}, "peak_by_kind": {}}
     figures = _of_card(0)
     if torch.cuda.device_count() > 1:
-        second = _of_card(1)
+        second = _of_card(int(os.environ.get("CUDAMETER_SECOND", "1")))
         figures["second"] = {
             "peak_bytes": second["peak"],
             "peak_allocated_bytes": second["peak_512"],

@@ -7,6 +7,7 @@
 # PRETENDED_CONTEXT bytes that the CUDA context takes from the card before PyTorch does (default 520,000,000)
 # PRETENDED_SM      compute capability, two digits (default 90; 80 gives the 8 MiB cuBLAS workspace)
 # PRETENDED_DEVICES number of such cards (default 1; 2 where --offload-device is cuda:1)
+# CUDAMETER_SECOND  the card whose figures are second_gpu, of several (default 1)
 # PRETENDED_PEER    0: the cards do not reach each other's memory (default 1)
 # PYTORCH_ALLOC_CONF is PyTorch's own and works, except expandable_segments.
 set -euo pipefail

@@ -34,8 +34,49 @@ JOBS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 """(model, recipe, options). qwen3-moe-16 is qwen3-30b-a3b with 16 of its 128 experts, all of which would take long to
 trace. Measured with all of them, every step's GPU bytes are equal too, and its CPU peak is 0.2 % lower than planned."""
 
+SPREAD_JOBS: tuple[tuple[str, str, dict[str, Any], int, int], ...] = (
+    ("llama-3-8b", "autoround_gpus2", _SHORT, 2, 1),
+    ("llama-3-8b", "autoround_gpus2", {**_SHORT, "samples": 20, "batch_size": 4, "layers": 3}, 2, 1),
+    ("llama-3-8b", "autoround_gpus2", {**_SHORT, "seq_len": 2048}, 2, 1),
+    ("llama-3-8b", "autoround_gpus4", _SHORT, 4, 3),
+    ("llama-3-8b", "autoround_fp8_gpus2", _SHORT, 2, 1),
+    (str(CONFIGS / "gemma2.json"), "autoround_gpus2", {**_SHORT, "samples": 12}, 2, 1),
+    ("qwen3-0.6b", "autoround_rounded_gpus2", {**_SHORT, "samples": 10}, 2, 1),
+    ("llama-3-8b", "autoround_gpu0", _SHORT, 1, 0),
+)
+"""(model, recipe, options, cards, the card that is measured beside the first): each layer on several GPUs.
+
+Five more were measured and are not among these, as the planner is further off there than its tests let it be, and it is
+not known why; a plan's note says so.
+- qwen3-moe-16 on four cards: 675 MB planned on the second one, between 688 and 722 in four runs. Autograd has a thread
+  for each card, and where several branches are ready at once they may race. The first card's figures were always equal.
+- qwen3-8b on three cards: requested bytes equal, reserved ones of the first card up to 11 % off in a step, the same in
+  each run. mistral-7b on three cards: its peak is planned 4.3 % too high, and one compress step 5.7 % too low.
+- cohere2 on two cards (attention and MLP side by side): one step's requested bytes are planned 1.7 % too high, the
+  reserved ones 7.8 %.
+- qwen3-8b in MXFP4 on three cards: 2.5 % in two small steps; groups of 4 MB tensors in backward are not in its trace.
+"""
+
+RANK_JOBS: tuple[tuple[str, str, dict[str, Any], int], ...] = (
+    ("llama-3-8b", "autoround_w4a16_3iters", {**_SHORT, "ranks": 2, "samples": 16}, 0),
+    ("llama-3-8b", "autoround_w4a16_3iters", {**_SHORT, "ranks": 2, "samples": 15, "seq_len": 1024}, 1),
+    ("llama-3-8b", "autoround_fp8", {**_SHORT, "ranks": 4, "samples": 40, "batch_size": 2}, 3),
+    ("qwen3-0.6b", "autoround_w4a16_3iters", {**_SHORT, "ranks": 2, "samples": 40, "dtype": "float16"}, 0),
+    (str(CONFIGS / "gemma2.json"), "autoround_w4a16_3iters", {**_SHORT, "ranks": 2, "samples": 16}, 0),
+    ("qwen3-0.6b", "autoround_rounded_w4a16", {**_SHORT, "ranks": 2, "samples": 16}, 0),
+)
+"""(model, recipe, options, rank): each layer trained by several ranks together."""
+
+METER_JOBS = (
+    *JOBS,
+    ("llama-3-8b", "autoround_gpu0", _SHORT),
+    ("llama-3-8b", "autoround_w4a16_3iters", {**_SHORT, "ranks": 2, "samples": 16}),
+    ("qwen3-0.6b", "autoround_rounded_w4a16", {**_SHORT, "ranks": 2, "samples": 16}),
+)
+"""And those whose CPU side is measured beside it."""
+
 CUDA_JOBS = tuple(job for job in JOBS if job[1] != "autoround_nvfp4")
 """Without qwen3-8b in NVFP4. All its steps are equal but one: while the second layer is calibrated, beside what the
-first one's training left to Python's collector, 1.89 GB are reserved and 2.09 planned. One segment is not given back
+first one's training left to Python's collector, 2.09 GB are reserved and 2.29 planned. One segment is not given back
 there, because one small tensor lies elsewhere. So it is with the shipped autoround_w4a16 (three layers, four samples of
 2,048 tokens, 200 iterations): all equal, but that 6 % too much is planned to be reserved in its last step, finalize."""

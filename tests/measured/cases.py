@@ -119,7 +119,7 @@ def cases() -> Iterator[Case]:
     yield from _places()
     for model, recipe, options in AWQ_JOBS:
         yield Case(model=named(model), recipe=recipe, options=options)
-    yield from (Case(model=model, recipe=recipe, options=options) for model, recipe, options in autoround.JOBS)
+    yield from (Case(model=model, recipe=recipe, options=options) for model, recipe, options in autoround.METER_JOBS)
     yield from _smoothed()
     yield from _pruned()
     yield from _observers()

@@ -1,5 +1,6 @@
 """One rank of a torchrun job, alone: the library takes its distributed paths, and nobody is at the other end."""
 
+import contextlib
 import math
 
 import torch
@@ -24,6 +25,8 @@ def join(ranks: int, rank: int) -> None:
     for name in ("reduce", "broadcast", "all_reduce"):
         setattr(dist, name, _pending)
     dist.barrier = lambda *_args, **_kwargs: None
+    dist._verify_params_across_processes = lambda *_args: None  # DistributedDataParallel asks the others
+    torch.nn.parallel.DistributedDataParallel = _Alone
 
     import llmcompressor.pipelines.data_free.pipeline as data_free
     import llmcompressor.pipelines.sequential.pipeline as sequential
@@ -33,6 +36,35 @@ def join(ranks: int, rank: int) -> None:
     for pipeline in (data_free, sequential):
         pipeline.get_main_device = lambda: torch.device("cuda", 0)
     DistributedCPUCache.offload = CPUCache.offload  # its broadcasts have no receiver
+
+
+class _Alone(torch.nn.parallel.DistributedDataParallel):
+    """Reduces with nobody: what the fake group returns is no tensor, which the reducer does not take."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.register_comm_hook(None, _as_it_is)
+        self.logger = _Untimed(self.logger)
+
+
+class _Untimed:
+    """A logger that does without times where there are none: a CPU build has no timer of the meter's device."""
+
+    def __init__(self, logger):
+        self._logger = logger
+
+    def set_runtime_stats_and_log(self):
+        with contextlib.suppress(RuntimeError):
+            self._logger.set_runtime_stats_and_log()
+
+    def __getattr__(self, name):
+        return getattr(self._logger, name)
+
+
+def _as_it_is(_state, bucket):
+    done = torch.futures.Future()
+    done.set_result(bucket.buffer())
+    return done
 
 
 def _pending(tensor, *_args, **_kwargs):

@@ -267,3 +267,14 @@ def test_the_width_of_a_head_is_what_the_config_has_by_that_name_none_too() -> N
     assert not hasattr(CONFIG_MAPPING["gpt_neox"](), "head_dim")
     widths = {family: facts_of(CONFIG_MAPPING[family]()).head_dim for family in ("mixtral", "llama", "gpt_neox")}
     assert widths == {"mixtral": None, "llama": 128, "gpt_neox": 96}
+
+
+def test_a_composite_config_says_in_its_text_part_alone_how_wide_a_head_is() -> None:
+    """compressed_tensors utils/helpers.py get_head_dim asks the config itself, as SpinQuant hands it over."""
+    from transformers import CONFIG_MAPPING
+
+    nested = {
+        family: facts_of(CONFIG_MAPPING[family]()) for family in ("llama", "mixtral", "qwen2_5_vl", "gemma3", "llava")
+    }
+    assert [family for family, facts in nested.items() if facts.is_head_dim_nested] == ["qwen2_5_vl", "gemma3", "llava"]
+    assert all(facts.head_dim for facts in nested.values() if facts.is_head_dim_nested)

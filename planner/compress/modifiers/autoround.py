@@ -5,7 +5,6 @@ together: rounding and clipping of every weight get gradients in a few hundred f
 layer, batch by batch. What the GPU holds meanwhile is traced (planner/models/tuning.py); what surrounds it is here.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,13 +16,14 @@ from pydantic import Field
 from planner.compress.batches import walk_batches
 from planner.compress.context import Context
 from planner.compress.holdings import Owner
-from planner.compress.modifiers.autoround_schemes import linear_tuning, refuse_spread, rounding
+from planner.compress.modifiers.autoround_schemes import cards_of, linear_tuning, rounding
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.mixin import QuantizationMixinSpec, shared_fields
+from planner.compress.modifiers.trained_weights import TrainedWeights
 from planner.compress.modifiers.training import TrainedLayer, all_qparams, data_parallel
 from planner.errors import RecipeError
 from planner.models.traces import Call
-from planner.models.tuned import Rounding, TunedBlock, TuningRequest, replaced
+from planner.models.tuned import Rounding, Spread, TunedBlock, TuningRequest, replaced
 from planner.notes import Note
 from planner.recipe.matching import Patterns
 from planner.recipe.qparams import weight_qparam_bytes
@@ -68,10 +68,14 @@ class AutoRoundSpec(QuantizationMixinSpec):
     batch_size: int = 8
     enable_torch_compile: bool = True
     disable_opt_rtn: bool = False
+    cards: int = 1
+    """GPUs that each layer is spread over."""
+    is_placed: bool = False
+    """`device_ids` is given: AutoRound takes the layer to its cards from the CPU."""
 
     @classmethod
     def read(cls, fields: Any, where: str) -> Self:
-        """Refuses an entry that says nothing to quantize, and what is not modelled: several GPUs."""
+        """Refuses an entry that says nothing to quantize, and GPUs with which the library stops."""
         entry = validated(AutoRoundFields, fields, where)
         must_calibrate(entry, where)
         spec = cls(
@@ -81,10 +85,11 @@ class AutoRoundSpec(QuantizationMixinSpec):
             batch_size=entry.batch_size,
             enable_torch_compile=entry.enable_torch_compile,
             disable_opt_rtn=entry.disable_opt_rtn,
+            cards=cards_of(entry.device_ids, f"{where}.device_ids"),
+            is_placed=entry.device_ids is not None,
         )
         if not any(group.weights for group in spec.groups):
             raise RecipeError("AutoRound needs a scheme for weights; give scheme (like W4A16) or config_groups", where)
-        refuse_spread(entry.device_ids, f"{where}.device_ids")
         for group in spec.groups:
             linear_tuning(spec.preset, group)
         return spec
@@ -96,11 +101,20 @@ class AutoRoundSpec(QuantizationMixinSpec):
 
     @property
     def shares_work(self) -> bool:
-        """Each rank would train every layer with its own samples."""
+        """Each rank trains every layer with its own samples, and takes the same."""
         return False
 
     def in_ranks(self) -> Iterable[Note]:
-        """What training together takes beside."""
+        """What training together takes beside.
+
+        Raises RecipeError with `device_ids`: base.py `_update_device_map_for_dp` leaves them alone on every rank.
+        """
+        if self.is_placed:
+            raise RecipeError(
+                "LLM Compressor stops at the first layer of rank 1: its norms are on GPU 1, and samples on GPU 0, "
+                "which is named first; leave device_ids out, and each rank takes its own GPU",
+                f"{self.where}.device_ids",
+            )
         return (data_parallel(self.where),) if self.iters else ()
 
     @property
@@ -141,7 +155,14 @@ class AutoRoundSpec(QuantizationMixinSpec):
             last_rows=count % batch * each,
             trained=tuple(min(PASS, trained - done) * each for done in range(0, trained, PASS)),
             rounding=None if self.iters else self._rounding(),
+            spread=self._spread(samples),
         )
+
+    def _spread(self, samples: int) -> Spread | None:
+        """orchestrator.py quantize_block: what sees no data stays on the first card."""
+        if self.cards == 1 or not (self.iters or self._rounding().sees_data):
+            return None
+        return Spread(cards=self.cards, card_bytes=0, samples=samples, batch=self.batch_size)
 
     def _rounding(self) -> Rounding:
         first = linear_tuning(self.preset, self.groups[0])
@@ -154,6 +175,8 @@ class AutoRoundSpec(QuantizationMixinSpec):
 
 class AutoRoundModel(ModifierModel):
     """Inputs of a layer on the CPU while it is calibrated; at the end the layer is trained on the GPU."""
+
+    keeps_batches = True
 
     def __init__(self, context: Context, spec: AutoRoundSpec) -> None:
         super().__init__(context)
@@ -206,7 +229,7 @@ class AutoRoundModel(ModifierModel):
             self.context.ledger.free(self.captured)
             self.captured = None
         self.calls = 0
-        self.context.ledger.empty_cache("gpu")
+        self.context.ledger.empty_cache()
 
     def _apply(self, layer: LinearModule, block: TunedBlock, linears: Sequence[LinearModule]) -> None:
         context, ledger = self.context, self.context.ledger
@@ -214,13 +237,17 @@ class AutoRoundModel(ModifierModel):
         with context.frame("qparams", layer.name) as names:
             for module in linears:
                 self._preprocess(module, names)
-            weights = self._suspend_offloading(layer, block)
+            weights = TrainedWeights(context, layer.name, block, self.matrices)
+            weights.suspend_offloading()
+            if self.spec.is_placed:
+                weights.take_off()
             self._collect_garbage()
-            ledger.empty_cache("gpu")
+            ledger.empty_cache()
             cast = self._cast(request)
+            weights.place()
             compress = self._compress_block if self.spec.iters else self._round_block
             earlier = [*compress(layer, block, request, cast), cast]
-            self._move_to_cpu(layer, block, weights)
+            weights.move_to_cpu()
             ledger.free_all(earlier)
             for module in linears:
                 self._postprocess(module)
@@ -249,13 +276,6 @@ class AutoRoundModel(ModifierModel):
             names.assign(f"{module.name}.{name}", nbytes)
         self.context.ledger.free_all(onloaded)
 
-    def _suspend_offloading(self, layer: LinearModule, block: TunedBlock) -> list[Handle]:
-        """base.py suspend_offloading: the layer's weights once more, beside those that calibration onloaded."""
-        if self.context.weights_on_gpu or self.context.device == "cpu":
-            return []
-        owner = Owner(layer.name, "weights while it is trained")
-        return [self.context.copied_to_gpu(str(owner), nbytes) for nbytes in block.weights]
-
     def _compress_block(
         self, layer: LinearModule, block: TunedBlock, request: TuningRequest, cast: Handle
     ) -> list[Handle]:
@@ -270,12 +290,12 @@ class AutoRoundModel(ModifierModel):
             unkept = ledger.open("cpu", "autoround", Owner(layer.name, "outputs that nobody keeps"))
             self._observe(trained, request, unkept)
             ledger.free(unkept)
-        ledger.empty_cache("gpu")
+        ledger.empty_cache()
         if self.outputs is not None and context.job.dtype == "float16":  # clear_memory(fp_inputs)
             ledger.grow(cast, -self.hidden * context.job.rank_samples, context.job.rank_samples)
         trained.play(block.wrap, "autoround")
         best = self._train(trained, layer, block, request)
-        ledger.empty_cache("gpu")
+        ledger.empty_cache()
         trained.play(block.unwrap, "autoround")
         ledger.free(best)
         quantized = ledger.open("cpu", "autoround", Owner(layer.name, "outputs of all samples, quantized"))
@@ -284,7 +304,7 @@ class AutoRoundModel(ModifierModel):
         earlier = [reference]
         if self.outputs is not None:  # orchestrator.py quantize_block clears memory where it was given inputs
             self._collect_garbage()
-            ledger.empty_cache("gpu")
+            ledger.empty_cache()
             earlier.append(self.outputs)
         self.outputs = quantized
         return earlier
@@ -298,9 +318,9 @@ class AutoRoundModel(ModifierModel):
         reference = ledger.open("cpu", "autoround", Owner(layer.name, "outputs of all samples"))
         if block.observed:
             self._observe(trained, request, reference)
-        ledger.empty_cache("gpu")
+        ledger.empty_cache()
         trained.play(block.unwrap, "autoround")
-        trained.kept()
+        self.garbage += trained.kept()
         return [reference]
 
     def _all_batches(self, request: TuningRequest, batch: Any) -> None:
@@ -355,20 +375,6 @@ class AutoRoundModel(ModifierModel):
         for size in block.trained if self.spec.iters > 1 else ():
             ledger.grow(best, -size)
         return best
-
-    def _move_to_cpu(self, layer: LinearModule, block: TunedBlock, weights: list[Handle]) -> None:
-        """mv_module_from_gpu: the weights lie on the CPU anew; those that were onloaded keep the old ones there."""
-        ledger = self.context.ledger
-        if not weights:
-            return
-        holding = ledger.open("cpu", "model", Owner(layer.name, "weights before they were trained"))
-        matrices = Counter(block.rotations)
-        for handle, nbytes in zip(weights, block.weights, strict=True):
-            ledger.grow(self.matrices if matrices[nbytes] > 0 else holding, nbytes)
-            matrices[nbytes] -= 1
-            ledger.free(handle)
-            self.context.traffic.off_gpu(nbytes)
-        self.context.onloaded[f"{layer.name} before it was trained"] = holding
 
     def _postprocess(self, module: LinearModule) -> None:
         """base.py `_postprocess_qparams`: scales go to the GPU and to the CPU, and hasattr onloads them again."""

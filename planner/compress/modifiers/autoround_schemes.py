@@ -8,7 +8,7 @@ scheme are left alone while it trains.
 from collections.abc import Mapping
 from typing import Any
 
-from planner.errors import RecipeError, UnsupportedError
+from planner.errors import RecipeError
 from planner.models.tuned import LinearTuning, Rounding
 from planner.recipe.specs import QuantArgs, Scheme
 
@@ -62,12 +62,25 @@ def rounding(preset: str | None, first: LinearTuning, *, searches: bool) -> Roun
     return Rounding(sees_data=sees_data, searches=searches)
 
 
-def refuse_spread(device_ids: str | None, where: str) -> None:
-    """compressors/orchestrator.py quantize_block: with one device, the layer goes to the CPU and comes back whole."""
-    if device_ids is not None and "," in device_ids:
-        raise UnsupportedError(
-            f"{where}: {device_ids} spreads each layer over GPUs, which planner does not model; give one of them"
+def cards_of(device_ids: str | None, where: str) -> int:
+    """How many GPUs `device_ids` names: auto_round utils/device.py parse_available_devices.
+
+    `auto` means all that there are: one. Raises RecipeError where the first is not the first GPU: apply_autoround takes
+    norms there (utils/dev.py get_main_device), and AutoRound the samples to the first that is named.
+    """
+    named = list(dict.fromkeys(part.strip() for part in (device_ids or "").split(",") if part.strip()))
+    if not named or named == ["auto"]:
+        return 1
+    numbers = ["0" if part == "cuda" else part.rsplit(":", 1)[-1] for part in named]
+    if not all(number.isdigit() for number in numbers):
+        raise RecipeError(f"{device_ids}: give numbers of GPUs, like 0,1", where)
+    if int(numbers[0]):
+        raise RecipeError(
+            f"LLM Compressor stops at the first layer: its norms are on GPU 0, and samples on GPU {numbers[0]}, which "
+            "is named first; name 0 first",
+            where,
         )
+    return len(dict.fromkeys(int(number) for number in numbers))
 
 
 def _weights(args: QuantArgs, where: str) -> Any:

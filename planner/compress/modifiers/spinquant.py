@@ -151,6 +151,12 @@ class SpinQuantSpec(TransformSpec):
         wants_width = given is None and ("R3" in self.rotations or facts.heads)
         if wants_width and facts.head_dim == 0:
             raise RecipeError("the config does not say how wide a head is: LLM Compressor stops there", where)
+        if wants_width and facts.is_head_dim_nested:
+            raise RecipeError(
+                "LLM Compressor asks the model's own config how wide a head is, and stops: its text_config alone says "
+                "so; a transform_config of yours is taken",
+                where,
+            )
         inferred = NORMS[-1:] if facts.architecture == ROUTED else NORMS
         try:
             fused = tuple(_fused(modules, inferred if given is None else given.norms))

@@ -18,17 +18,12 @@ WALKED = 4
 
 
 def data_parallel(where: str) -> Note:
-    """auto_round/utils/distributed.py setup_ddp_if_needed_ wraps each layer in DistributedDataParallel.
-
-    torch/nn/parallel/distributed.py: its reducer copies gradients into buckets of its own (gradient_as_bucket_view is
-    off), so they lie there twice; what rounds is a fp32 number for each weight. Parameters and buffers are sent first,
-    flattened to 250 MiB at a time (broadcast_bucket_size). Not measured: the meter has one process.
-    """
+    """planner/models/joined.py: what of it is counted, and what is not."""
     text = (
-        "ranks train each layer together, in DistributedDataParallel: its copy of all gradients on each card, about 4 "
-        "bytes for each weight of the layer that is rounded, is not counted, nor are 250 MiB while it begins"
+        "ranks train each layer together, in DistributedDataParallel, each on its own samples: it takes about 4 bytes "
+        "more of each card for each weight of the layer that is rounded, which are counted"
     )
-    return Note(kind="estimate", text=f"{where}: {text}")
+    return Note(kind="job", text=f"{where}: {text}")
 
 
 class TrainedLayer:
@@ -37,8 +32,8 @@ class TrainedLayer:
     def __init__(self, context: Context, layer: str, block: TunedBlock) -> None:
         self.context, self.layer, self.block = context, layer, block
         self._live: dict[int, Handle] = {}
-        self._carried: list[Handle] = []
-        """What one of several equal phases leaves to the next."""
+        self._carried: list[Handle | None] = []
+        """What one of several equal phases leaves to the next; None for what lies on a card without books."""
 
     def play(self, events: Events, kind: str) -> None:
         """Take and give back what the phase does, in its order."""
@@ -47,13 +42,17 @@ class TrainedLayer:
             if event.category == left_out:
                 continue
             if event.kind == "alloc":
-                owner = Owner((self.layer + event.module).rstrip("."), event.operator)
-                self._live[event.id] = self.context.take(event.bytes, self._kind(event, kind), owner)
+                card = self.context.card(event.card)
+                if card is not None:
+                    owner = Owner((self.layer + event.module).rstrip("."), event.operator)
+                    self._live[event.id] = ledger.alloc(card, event.bytes, self._kind(event, kind), owner)
             elif event.kind == "free":
                 if event.id in self._live:  # the first iteration finds nothing of one before it
                     ledger.free(self._live.pop(event.id))
             elif event.kind == "product":
-                self.context.multiply()
+                card = self.context.card(event.card)
+                if card is not None:
+                    self.context.multiply(card, event.operator)
 
     def _kind(self, event: Event, kind: str) -> str:
         """What stays is AutoRound's, whatever it was made in."""
@@ -68,14 +67,19 @@ class TrainedLayer:
         leaves.
         """
         if self._carried:
-            self._live.update(zip(found, self._carried, strict=True))
+            self._find(found)
         self.play(events, kind)
-        self._carried = [self._live.pop(number) for number in (left(events) if leaves is None else leaves)]
+        self._carried = [self._live.pop(number, None) for number in (left(events) if leaves is None else leaves)]
 
     def settle(self, events: Events) -> None:
         """The equal phases are over: what was carried lies where this one leaves it."""
-        self._live.update(zip(left(events), self._carried, strict=True))
+        self._find(left(events))
         self._carried = []
+
+    def _find(self, numbers: Sequence[int]) -> None:
+        """What was carried has these numbers from here on."""
+        pairs = zip(numbers, self._carried, strict=True)
+        self._live.update((number, handle) for number, handle in pairs if handle is not None)
 
     def iterate(self, iterations: int) -> None:
         """All iterations; of equal ones the first few, if these show that the others change nothing."""
@@ -89,8 +93,8 @@ class TrainedLayer:
         self.settle(block.iteration)
 
     def kept(self) -> list[Handle]:
-        """What refers to itself, and all else that is still there."""
-        return [self._live.pop(number) for number in sorted(self._live)]
+        """What refers to itself, and all else that is still there, but for what stays on the modules."""
+        return [self._live.pop(number) for number in sorted(self._live) if number not in self.block.stays]
 
 
 def all_qparams(module: LinearModule) -> Iterable[tuple[str, int]]:

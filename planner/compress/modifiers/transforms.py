@@ -220,8 +220,12 @@ def _group(name: str, fields: SchemeFields, where: str) -> Transform:
     if kind is None:
         text = f"{shorten(fields.type)} is not one of {', '.join(KINDS)}"
         raise RecipeError(text, f"{where}.type")
-    if fields.requires_grad:
-        raise UnsupportedError(f"{where}.requires_grad: planner models no transforms that are trained")
+    if fields.requires_grad and any(each.location not in ONLINE for each in fields.apply):
+        raise RecipeError(  # factory/base.py `_apply_to_module`; hooks run without gradients while samples do
+            "LLM Compressor stops: of weights that are offloaded, as all are but in the basic pipeline, "
+            "compressed-tensors trains no transform",
+            f"{where}.requires_grad",
+        )
     if fields.randomize and kind != "random-matrix":  # RandomMatrixFactory does not look at it
         raise UnsupportedError(f"{where}.randomize: planner models no matrices that are permuted in each product")
     return Transform(

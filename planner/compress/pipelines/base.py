@@ -29,7 +29,7 @@ def end_step(context: Context, home: ModelHome, phase: Phase, modifier: str | No
         cpu=peaks["cpu"],
         moved=context.traffic.close_step(),
         second_gpu=peaks.get("gpu1"),
-        shared_cpu=home.cpu_bytes,
+        shared_cpu=home.cpu_bytes + context.shared_bytes,
     )
 
 

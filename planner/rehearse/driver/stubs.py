@@ -14,7 +14,6 @@ LIBRARIES = ("libcublas", "libcublasLt", "libcusolver", "libcudnn", "libcusparse
 # Functions whose caller reads an answer back. cuSOLVER's workspace queries answer 0: what they really answer is only
 # known on a GPU.
 HANDLES = (
-    "cublasCreate_v2",
     "cublasLtCreate",
     "cusolverDnCreate",
     "cusolverDnCreateParams",
@@ -60,6 +59,11 @@ _NEWER = {
 LIBRARY_ANSWERS = {
     "cudnnGetVersion": "unsigned long cudnnGetVersion() { return 91300; }",
     "cudnnGetCudartVersion": "unsigned long cudnnGetCudartVersion() { return CUDART; }",
+    # each thread has its own on each card, and PyTorch a workspace for each (CublasHandlePool.cpp)
+    "cublasCreate_v2": (
+        "int cublasCreate_v2(void** h) { static size_t last = 0x1000; *h = (void*)__atomic_add_fetch(&last, 16, 0);"
+        " return 0; }"
+    ),
     "cublasGetPointerMode_v2": "int cublasGetPointerMode_v2(void*, int* m) { *m = 0; return 0; }",
     "cublasGetMathMode": "int cublasGetMathMode(void*, int* m) { *m = 0; return 0; }",
     "cublasGetStream_v2": "int cublasGetStream_v2(void*, void** s) { *s = 0; return 0; }",

@@ -29,6 +29,15 @@ class CudaCase(Case):
     sm: int = 90
     rank: int = 0
     """Which one is measured, of a job with several."""
+    cards: int = 1
+    """GPUs that AutoRound's `device_ids` names."""
+    second: int = 0
+    """The card that is measured beside the first: that of them which the plan has. 0 for none."""
+
+    @property
+    def has_second(self) -> bool:
+        """A second card is measured."""
+        return bool(self.second) or self.job.has_second_gpu
 
     @property
     def name(self) -> str:
@@ -59,6 +68,11 @@ def cuda_cases() -> Iterator[CudaCase]:
         yield _case(named(model), recipe, base={"progress_bars": False}, **options)
     for model, recipe, options in autoround.CUDA_JOBS:
         yield CudaCase(model=model, recipe=recipe, options={**options, "progress_bars": False})
+    for model, recipe, options, rank in autoround.RANK_JOBS:
+        yield CudaCase(model=model, recipe=recipe, options={**options, "progress_bars": False}, rank=rank)
+    for model, recipe, options, cards, second in autoround.SPREAD_JOBS:
+        given = {**options, "progress_bars": False}
+        yield CudaCase(model=model, recipe=recipe, options=given, cards=cards, second=second)
     yield from _smoothed()
     yield from _pruned()
     yield from _observers()

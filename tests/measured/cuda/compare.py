@@ -136,7 +136,7 @@ def simulated(case: CudaCase) -> list[StepMemory]:
     program, _ = make_program(graph_of(case.model, job), load_recipe(str(case.recipe_path)), job)
     retried = any(row["alloc_retries"] for row in recording(case)["steps"])
     device = card(job.gpu_memory_bytes, CONTEXT, is_strict=retried)
-    second = card(job.gpu_memory_bytes, CONTEXT) if job.has_second_gpu else None
+    second = card(job.gpu_memory_bytes, CONTEXT) if program.second_gpu else None
     ledger = Ledger(gpu=device, second=second)
     rank = Rank(case.rank, job.ranks) if job.ranks > 1 else None
     return simulate(program, Context(job, ledger, cuda=CudaBuild(sm=case.sm), rank=rank)).steps

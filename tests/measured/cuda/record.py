@@ -53,6 +53,8 @@ def run(case: CudaCase, out: Path, total: int | None = None) -> subprocess.Compl
     config.write_text(json.dumps(load_source(case.model).config))
     words = [str(RUN), str(config), "--recipe", str(case.recipe_path), *_words(case), "--out", str(out)]
     card = {"PRETENDED_TOTAL": str(total or case.job.gpu_memory_bytes), "PRETENDED_SM": str(case.sm)}
+    if case.cards > 1:
+        card |= {"PRETENDED_DEVICES": str(case.cards), "CUDAMETER_SECOND": str(case.second)}
     return subprocess.run(words, capture_output=True, text=True, check=False, env={**os.environ, **card})
 
 
@@ -64,7 +66,8 @@ def write(case: CudaCase, measured: dict[str, object]) -> None:
     """Keep the figures of one run, a step a line."""
     RUNS.mkdir(exist_ok=True)
     command = f"PRETENDED_TOTAL={case.job.gpu_memory_bytes} PRETENDED_SM={case.sm} run.sh {case.model_name}/config.json"
-    shown = " ".join([command, "--recipe", case.recipe_path.name, *_words(case)])
+    cards = f"PRETENDED_DEVICES={case.cards} CUDAMETER_SECOND={case.second} " if case.cards > 1 else ""
+    shown = " ".join([cards + command, "--recipe", case.recipe_path.name, *_words(case)])
     steps = ",\n".join(json.dumps(_step(step)) for step in measured["steps"])  # type: ignore[attr-defined]
     head = json.dumps({"command": shown, "versions": measured["versions"]}, indent=1)[:-2]
     case.recorded.write_text(f'{head},\n "steps": [\n{steps}\n]\n}}\n')

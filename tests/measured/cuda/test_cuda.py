@@ -38,7 +38,7 @@ def test_its_row_on_the_page_is_up_to_date(case: CudaCase) -> None:
     assert row(case) in PAGE.read_text(encoding="utf-8"), "run `python -m tests.measured.accuracy`"
 
 
-WITH_SECOND = [case for case in CASES if case.job.has_second_gpu]
+WITH_SECOND = [case for case in CASES if case.has_second]
 
 
 @pytest.mark.parametrize("case", WITH_SECOND, ids=lambda case: case.name, scope="function")
