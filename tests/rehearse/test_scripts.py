@@ -32,6 +32,8 @@ JOBS: list[tuple[str, str, dict[str, Any]]] = [
     ("mixtral-8x7b", "gptq_w4a16", SMALL),
     ("qwen3-30b-a3b", "gptq_w4a16", SMALL),
     ("llama-4-scout", "gptq_w4a16", SMALL),
+    # borders run between the experts and the shared one, as in LLM Compressor's example of this model
+    ("llama-4-scout", "gptq_w4a16", {**SMALL, "linearized": True, "sequential_targets": ("Llama4TextMLP",)}),
     ("gemma-3-27b", "gptq_w4a16", {**SMALL, "images": 1, "vision_layers": 2}),
     ("qwen2.5-vl-7b", "gptq_w4a16", {**SMALL, "images": 1, "vision_layers": 2}),
     ("deepseek-r1", "rtn_fp8_dynamic", {"layers": 4, "samples": 3}),
