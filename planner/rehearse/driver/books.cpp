@@ -175,7 +175,10 @@ static void set_known(const Tensor& t, bool known) {
   void* where = address(t);
   g_truths.erase(where);
   g_never_all.erase(where);
-  if (t.is_cuda()) { if (known) g_known_gpu[where] = t.storage().nbytes(); else g_known_gpu.erase(where); }
+  if (t.is_cuda()) {
+    if (known) g_known_gpu[where] = t.storage().nbytes();
+    else if (g_known_gpu.erase(where)) memset(where, 0, t.storage().nbytes());  // what is not known reads as zeros, and who gets it next
+  }
   else if (known) g_unknown_cpu.erase(where); else g_unknown_cpu.insert(where);
 }
 static bool is_truth(const Tensor& t) { std::lock_guard<std::mutex> guard(g_lock); return g_truths.count(address(t)) > 0; }
