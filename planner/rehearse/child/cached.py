@@ -62,12 +62,12 @@ def shape(value: Any, books: TensorBooks | None = None) -> Hashable:
     return tuple(said)
 
 
-def holders(tensor: torch.Tensor) -> Hashable:
-    """How many names the tensor has, and how many tensors share its memory."""
+def holders(tensor: torch.Tensor, known: int) -> Hashable:
+    """How many names the tensor has beside those that are `known`, and how many tensors share its memory."""
     uses: Any = getattr(torch._C, "_storage_Use_Count", None)
     if uses is None:
         raise Doubt
-    return sys.getrefcount(tensor), uses(tensor.untyped_storage()._cdata)
+    return sys.getrefcount(tensor) - known, uses(tensor.untyped_storage()._cdata)
 
 
 def alike(value: Any, books: TensorBooks, made: dict[int, torch.Tensor]) -> Any:
