@@ -72,9 +72,7 @@ def test_a_tracer_that_does_not_look_into_experts_finds_their_calls(installed: P
     assert installed.calls.keys() == {ExpertMLPWithGate, LinearExperts2D}
 
 
-def test_experts_are_played_while_text_is_generated_and_then_called_as_before(
-    installed: Passing, books: Books
-) -> None:
+def test_experts_are_played_while_text_is_generated_and_then_called_as_before(installed: Passing, books: Books) -> None:
     model, one = LinearExperts2D([ExpertMLPWithGate(), ExpertMLPWithGate()]), torch.ones(1)
     with installed.generating(model):
         assert model(one) == 7

@@ -260,7 +260,6 @@ static void on_card(const Entry& e) {
   };
   switch (e.action_) {
     case Entry::ALLOC: put(ALLOC, ++g_allocs); if (e.size_ >= NAMED) t_unnamed.push_back({g_allocs, nullptr}); break;
-    case Entry::FREE_REQUESTED: put(FREE, 0); break;
     case Entry::FREE_COMPLETED: put(FREED, 0); break;
     case Entry::SEGMENT_ALLOC: write_layout(); put(SEGMENT, 0); break;
     case Entry::SEGMENT_FREE: put(SEGMENT_FREE, 0); break;
