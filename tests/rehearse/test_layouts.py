@@ -3,19 +3,35 @@
 import random
 from collections.abc import Sequence
 from itertools import count
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from planner.compress.schema import Plan
 from planner.cuda.allocator import OFFSETS, PLACE, PLACES, CachingAllocator, is_of_large_pool
 from planner.cuda.allocator import Block as TensorBlock
 from planner.cuda.settings import DEFAULT, AllocatorSettings
-from planner.rehearse import tape
+from planner.job import Job
+from planner.rehearse import run, tape
 from planner.rehearse.actions import Action
+from planner.rehearse.job import rehearse_job
 from planner.rehearse.layouts import HAS_TENSOR, IS_ACTIVE, IS_LARGE, recorded_layouts
+from planner.rehearse.report import Rehearsed, report
+from planner.rehearse.run import ScriptWish
 from planner.rehearse.tape import RecordedTape, Replay
 from planner.rehearse.trace import ALLOC, BLOCK, FREED, LAYOUT, MARK, RECORD, SEGMENT, SEGMENT_FREE, Trace
 from planner.units import KIB, MIB
+from tests.rehearse.cuda_build import MARKS, PYTHON
+
+
+def with_cuda_build(test: Any) -> Any:
+    """Skipped without one."""
+    for mark in MARKS:
+        test = mark(test)
+    return test
+
 
 STEPS = 12
 FIRST_ADDRESS = 1 << 40
@@ -123,20 +139,46 @@ def test_a_play_begins_with_the_last_layout_that_fits_on_the_card(done: list[int
     assert known.parts[0].listed.cache_info().currsize == 0  # type: ignore[attr-defined]
 
 
-def test_what_is_recorded_is_what_a_play_comes_to() -> None:
-    whole = job(2)
-    trace = whole.trace()
+def compared(trace: Trace) -> int:
+    """Compare each recorded layout with that of a play from the beginning; how many there were."""
     recorded = {each.step: each for each in recorded_layouts(trace, 0)}
     player, step = tape._Player(CachingAllocator()), count()
     for part in RecordedTape(trace).parts:
         player.play(part)
-        found = recorded.get(next(step))
+        found = recorded.get(next(step)) if part.ends_step else None
         if found is not None:
             blocks = [player.blocks[number] for number in sorted(player.blocks)]
             assert player.card.layout([blocks]) == found.layout
             assert tuple(sorted(player.blocks)) == found.numbers
             assert tuple(player.reserved) == found.reserved
-    assert recorded
+    return len(recorded)
+
+
+def test_what_is_recorded_is_what_a_play_comes_to() -> None:
+    assert compared(job(2).trace()) > STEPS // 2
+
+
+@with_cuda_build
+@pytest.mark.parametrize(
+    ("model", "recipe", "options"),
+    [
+        ("llama-3-8b", "awq_w4a16", {"layers": 3, "samples": 20, "seq_len": 512}),
+        ("qwen3-30b-a3b", "rtn_nvfp4", {"layers": 2, "samples": 12}),
+    ],
+)
+def test_pytorch_s_own_allocator_lays_blocks_as_a_play_does(
+    model: str, recipe: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[int] = []
+
+    def report_too(done: Rehearsed) -> Plan:
+        found.append(compared(Trace.read(done.folder / "trace.bin", {}, done.script)))
+        return report(done)
+
+    monkeypatch.setattr(run, "report", report_too)
+    asked = ScriptWish(script=Path(), arguments=(), job=Job(**options), python=PYTHON, quiet=True)
+    rehearse_job(asked, model, recipe, lambda _text: None)
+    assert found[0] > 1
 
 
 def test_other_settings_than_pytorch_s_own_play_all(done: list[int]) -> None:
