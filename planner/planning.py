@@ -132,7 +132,7 @@ def sized_plan(
 
 
 def _with_support(plan: Plan, program: Program) -> Plan:
-    schemes = (module.scheme for _, module in program.with_schemes().values() if module.scheme)
+    schemes = (module.scheme for _, module in program.with_schemes.values() if module.scheme)
     return plan.model_copy(update={"card_support": card_support(schemes, plan.job.sm)})
 
 

@@ -15,6 +15,7 @@ from planner.choose.graphs import Graphs
 from planner.choose.paste import command_line, library_call
 from planner.choose.schema import Choice, moved_from_gpu, moved_to_gpu, passes
 from planner.choose.strategies import ASKED, Strategy
+from planner.compress.binding import decides_program, make_program
 from planner.compress.card import card_notes
 from planner.compress.fit import Attempt, Rehearsal
 from planner.compress.modifiers.gptq import GPTQSpec
@@ -173,6 +174,7 @@ class Estimator:
         self._refused: dict[tuple[Job, Recipe], PlannerError] = {}
         self._alike: dict[tuple[Job, Recipe], Trial] = {}
         self._saved: dict[tuple[Build, Recipe], Saved] = {}
+        self._bound: dict[tuple[Any, ...], Bound] = {}
 
     def graph(self, job: Job) -> ModelGraph:
         """The model as this job cuts it. Raises ModelError; JobError for targets that match nothing."""
@@ -200,7 +202,10 @@ class Estimator:
     def _tried(self, job: Job, recipe: Recipe) -> Trial:
         """A new trial, with what others of this model know already."""
         size, alike = (job.build, recipe), (on_host(job), recipe)
-        trial = Trial(self.graph(job), recipe, job, self._saved.get(size), self._alike.get(alike))
+        graph, program = self.graph(job), (recipe, *decides_program(recipe, job))
+        if program not in self._bound:
+            self._bound[program] = make_program(graph, recipe, job)
+        trial = Trial(graph, recipe, job, self._saved.get(size), self._alike.get(alike), self._bound[program])
         self._saved[size] = trial.saved
         self._alike.setdefault(alike, trial)
         return trial

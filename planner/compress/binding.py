@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from planner.compress.disk import disk_share, qparams_on_disk
 from planner.compress.loss_masks import mask_receivers, with_loss_masks
@@ -11,6 +11,7 @@ from planner.compress.program import Program, Run
 from planner.compress.pruning import check_pruning
 from planner.compress.tuning import trainable, tuned_layers
 from planner.errors import UnsupportedError
+from planner.fields import JOB_FIELDS
 from planner.job import Job
 from planner.models.traces import KEY_STATES, QUERY_STATES, VALUE_STATES, full_name
 from planner.notes import Note
@@ -28,6 +29,31 @@ from planner.recipe.targets import LinearModule, UnitTargets
 
 if TYPE_CHECKING:
     from planner.models.graph import ModelGraph, ModuleInfo, Unit
+
+
+BESIDE_PROGRAM = frozenset(
+    {
+        "offload_device",
+        "propagate_error",
+        "prefetch",
+        "progress_bars",
+        "gpu",
+        "gpu_memory_bytes",
+        "sm",
+        "alloc_conf",
+        "cuda_context_bytes",
+    }
+)
+"""Fields of a job that decide nothing of its program."""
+OF_SAMPLES = frozenset({"samples", "ranks", "targets_per_subgraph"})
+"""These decide something of it only where a modifier trains, or where samples have masks."""
+
+
+def decides_program(recipe: Recipe, job: Job) -> tuple[Any, ...]:
+    """The fields on which `make_program` depends, as a key: equal for jobs that have one program on one graph."""
+    is_of_samples = job.loss_mask or any(spec.trains for spec in recipe.modifiers)
+    beside = BESIDE_PROGRAM if is_of_samples else BESIDE_PROGRAM | OF_SAMPLES
+    return tuple(getattr(job, field.name) for field in JOB_FIELDS if field.name not in beside)
 
 
 def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program, tuple[Note, ...]]:

@@ -11,7 +11,7 @@ for several; a law (tests/property) says that this changes no figure.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self, TypeVar
@@ -21,6 +21,7 @@ from planner.compress.holdings import DeviceName, Owner
 from planner.compress.ledger import Keep, Ledger
 from planner.compress.losses import Losses
 from planner.compress.ranks import Rank
+from planner.compress.temporary import Temporary
 from planner.compress.traced_forward import TracedForward
 from planner.compress.traffic import Traffic
 from planner.cuda.build import CudaBuild
@@ -102,7 +103,8 @@ class Frame:
         """name = tensors that exist already. What the name held before is freed, unless it is among these."""
         old = self._names.pop(name, ())
         self._names[name] = handles
-        self._context.ledger.free_all(handle for handle in old if handle not in handles)
+        if old:
+            self._context.ledger.free_all(handle for handle in old if handle not in handles)
 
     def move(self, name: str, other: str) -> None:
         """other = name; del name: nothing is freed but what `other` held before."""
@@ -115,7 +117,8 @@ class Frame:
     def delete(self, *names: str) -> None:
         """del name: unset names are ignored."""
         for name in names:
-            self._context.ledger.free_all(self._names.pop(name, ()))
+            if held := self._names.pop(name, ()):
+                self._context.ledger.free_all(held)
 
     def holds(self, name: str) -> bool:
         """The name is set."""
@@ -143,11 +146,9 @@ class Frame:
         with self.during(nbytes, what, kind):
             pass
 
-    @contextmanager
-    def during(self, nbytes: int, what: str, kind: str | None = None) -> Iterator[None]:
+    def during(self, nbytes: int, what: str, kind: str | None = None) -> Temporary:
         """A tensor that lives as long as the block."""
-        with self._context.ledger.hold(self._context.device, nbytes, kind or self.kind, self._part(what)):
-            yield
+        return Temporary(self._context.ledger, self._context.device, nbytes, kind or self.kind, self._part(what))
 
     @property
     def build(self) -> CudaBuild | None:
@@ -159,11 +160,9 @@ class Frame:
         """The function computes in CPU memory, where no Triton kernel runs."""
         return self._context.device == "cpu"
 
-    @contextmanager
-    def single(self, nbytes: int, what: str) -> Iterator[None]:
+    def single(self, nbytes: int, what: str) -> AbstractContextManager[Handle | None]:
         """A tensor of one element that lives as long as the block; the counting device passes over it."""
-        with nullcontext() if self.build is None else self.during(nbytes, what):
-            yield
+        return nullcontext() if self.build is None else self.during(nbytes, what)
 
     def once(self, what: str, *sizes: int) -> None:
         """Tensors that a cache of the library's takes at the first call, and keeps for the rest of the job."""

@@ -26,6 +26,8 @@ from planner.units import MIB
 MANY_MODULES = 1_000
 """From so many targeted modules on, repetitions are taken as settled early, and column blocks are not all walked."""
 
+HALVINGS = 3
+"""How often the way to a card that has room is halved at once: far down, trying one costs little."""
 FINE, COARSE = 200, 50
 """The smallest card is looked for to a two hundredth of its size; to a fiftieth where a large job asks what is free, so
 that nearly each card means a simulation."""
@@ -293,23 +295,44 @@ class Rehearsal:
 def smallest_card(gets_through: Callable[[int], bool], start: int, resolution: int, least: int = 0) -> int:
     """The smallest of the tried sizes that gets through, and all larger ones that were tried.
 
-    No card of `least` bytes does. First in steps of an eighth from `start` upwards until a card is large enough; then,
-    where nothing is known from below, downwards until one is not; then by halves between these two, to one part in
-    `resolution`. A job that adapts to the card may get through on a smaller one again.
+    No card of `least` bytes does. First `start` is tried, but before it an eighth, a quarter and half of the way to it:
+    where the job runs out, it does so early. From `start` upwards in steps of an eighth until a card is large enough;
+    then, where nothing is known from below, downwards until one is not; then by halves between these two, to one part
+    in `resolution`. A job that adapts to the card may get through on a smaller one again.
     """
-    passes, fails = start, least
-    while not gets_through(passes):
-        fails, passes = passes, passes + max(passes // 8, MIB)
+    fails, passes = least, start
+    for size in reversed(_halves(start, resolution, least)):
+        if gets_through(size):
+            passes = size
+            break
+        fails = size
+    else:
+        passes = start + max(start // 8, MIB)
+        while not gets_through(passes):
+            fails, passes = passes, passes + max(passes // 8, MIB)
     while not fails and passes > MIB:
         smaller = passes - max(passes // 8, MIB)
         if gets_through(smaller):
             passes = smaller
         else:
             fails = smaller
-    while passes - fails > max(4 * MIB, passes // resolution):
+    while passes - fails > _settled(passes, resolution):
         middle = (passes + fails) // 2
         if gets_through(middle):
             passes = middle
         else:
             fails = middle
     return passes
+
+
+def _halves(start: int, resolution: int, least: int) -> list[int]:
+    """`start`, and what halving the way from `least` to it comes to, three times at most."""
+    sizes = [start]
+    while least and len(sizes) <= HALVINGS and sizes[-1] - least > _settled(sizes[-1], resolution):
+        sizes.append((least + sizes[-1]) // 2)
+    return sizes
+
+
+def _settled(passes: int, resolution: int) -> int:
+    """The smallest card is known, where one that is smaller by no more than this is too small."""
+    return max(4 * MIB, passes // resolution)

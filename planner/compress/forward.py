@@ -148,13 +148,14 @@ class SubgraphForward:
         events = segment.events[span]
         born = {event.id for event in events if event.kind == "alloc"}
         live: dict[int, Handle] = {}
+        left_out = self.left_out
 
         def play(where: slice) -> None:
             for event in segment.events[where]:
                 if event.call is not None:
                     begins = event.kind == "enter"
                     _run_hooks(segment, begins, event.call, self._staying if begins else self._leaving, share)
-                elif event.kind != "free" or event.id in born:  # the caller holds the arguments
+                elif event.category != left_out and (event.kind != "free" or event.id in born):  # not the arguments
                     self._play(segment, event, live, share)
 
         self._live = live
@@ -192,11 +193,13 @@ class SubgraphForward:
         """Replay one segment; returns the storages that are alive at its end, by local id."""
         live: dict[int, Handle] = {}
         self._segment, self._live = segment, live
+        left_out = self.left_out
 
         def replay(where: slice) -> None:
             for event in segment.events[where]:
                 if event.call is None:
-                    self._play(segment, event, live, share)
+                    if event.category != left_out:
+                        self._play(segment, event, live, share)
                 elif hooked:
                     _run_hooks(segment, event.kind == "enter", event.call, hooked, share)
 
@@ -245,8 +248,6 @@ class SubgraphForward:
     def _play(self, segment: Segment, event: Event, live: dict[int, Handle], share: Share) -> None:
         """Do on the books what the event says, if it is about memory."""
         context = self.context
-        if event.category == self.left_out:
-            return
         if event.kind == "alloc":
             owner = _owner(segment.target, event.module, event.operator)
             is_whole = bool(event.dims) and event.dims[0] % share[1] != 0  # as cos and sin, the same for all samples
@@ -256,7 +257,8 @@ class SubgraphForward:
                 context.ledger.watch.forms[live[event.id]] = Form(_scaled_dims(event.dims, share), event.dtype)
         elif event.kind == "free":
             context.ledger.free(live.pop(event.id))
-            context.ledger.free_all(self._parts.pop(event.id, ()))
+            if event.id in self._parts:
+                context.ledger.free_all(self._parts.pop(event.id))
         elif event.kind == "onload":
             context.onload(full_name(segment.target, event.parameter), event.bytes)
         elif event.kind == "product":

@@ -11,9 +11,11 @@ DeviceName = Literal["gpu", "cpu", "gpu1"]
 """`gpu1` is a second card, for activations that wait."""
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """Who holds bytes: `model.layers.0.mlp.down_proj` and 3 more, and in which role: `Hessian`."""
+class Owner(NamedTuple):
+    """Who holds bytes: `model.layers.0.mlp.down_proj` and 3 more, and in which role: `Hessian`.
+
+    A named tuple, as a job makes one for each tensor's role in each module.
+    """
 
     name: str
     role: str = ""
@@ -32,7 +34,7 @@ class Owner:
         """The same owner in another module: `names` maps old to new module names, also for what lies inside them."""
         for old, new in names.items():
             if self.name == old or self.name.startswith((f"{old}.", f"{old} ")):
-                return replace(self, name=new + self.name[len(old) :])
+                return self._replace(name=new + self.name[len(old) :])
         return self
 
 

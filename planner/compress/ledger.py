@@ -24,6 +24,7 @@ from planner.compress.devices import (
 )
 from planner.compress.holdings import About, DeviceName, Holding, Mark, Owner, Peak, Sight, Timeline
 from planner.compress.tape import Part
+from planner.compress.temporary import Temporary
 from planner.compress.watching import Watch, WatchedBooks, Watcher
 from planner.cuda.allocator import is_of_large_pool
 from planner.errors import UnsupportedError
@@ -151,14 +152,9 @@ class Ledger:
         for handle in handles:
             self.free(handle)
 
-    @contextmanager
-    def hold(self, device: DeviceName, nbytes: int, kind: str, owner: Owner | str) -> Iterator[Handle]:
-        """The indentation is the lifetime."""
-        handle = self.alloc(device, nbytes, kind, owner)
-        try:
-            yield handle
-        finally:
-            self.free(handle)
+    def hold(self, device: DeviceName, nbytes: int, kind: str, owner: Owner | str) -> Temporary:
+        """`with` it, the indentation is the lifetime."""
+        return Temporary(self, device, nbytes, kind, owner)
 
     def relabel(self, handle: Handle, owner: Owner) -> None:
         """Give the holding to another owner; no memory moves."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from planner.compress.holdings import Peak
 from planner.compress.schema import Phase
@@ -32,7 +33,7 @@ class Run:
         return -1 if targets is None else targets.signature
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Program:
     """One job, ready to simulate."""
 
@@ -73,7 +74,8 @@ class Program:
         """Operators of which planner/cuda does not know what they take from a CUDA build's allocator."""
         return self.trace.unruled.union(*(block.unruled for block in self.tuned.values()))
 
-    def with_schemes(self) -> dict[str, tuple[str, LinearModule]]:
+    @cached_property
+    def with_schemes(self) -> Mapping[str, tuple[str, LinearModule]]:
         """Every module that ends with a scheme, by its full name: its unit, and the module as named in there.
 
         apply.py apply_quantization_config: a module that is targeted again has the later scheme.

@@ -34,7 +34,7 @@ def retie_embeddings(context: Context, program: Program) -> None:
     """compressed_tensors_utils.py `_retie_embeddings`: `_named_tensors` of both, then torch.equal one by one."""
     if context.device == "cpu" or not program.embedding_bytes or not program.head_bytes:
         return
-    targeted = {name: module for name, (_, module) in program.with_schemes().items()}
+    targeted = program.with_schemes
     ends = [
         _end(name, nbytes, targeted.get(name.removesuffix(".weight")), context.job.dtype)
         for name, nbytes in ((program.embedding, program.embedding_bytes), (program.head, program.head_bytes))
@@ -48,7 +48,8 @@ def retie_embeddings(context: Context, program: Program) -> None:
             _equal(frame, ends[0].elements)
 
 
-def _end(name: str, nbytes: int, module: LinearModule | None, dtype: str) -> _End:
+def _end(name: str, nbytes: int, target: tuple[str, LinearModule] | None, dtype: str) -> _End:
+    module = target[1] if target is not None else None
     args = module.scheme.weights if module is not None and module.scheme is not None else None
     if module is None or args is None:
         return _End(name, (nbytes,), nbytes // itemsize(dtype), None)

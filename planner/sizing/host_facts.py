@@ -197,7 +197,7 @@ def _compressed(program: Program) -> list[CompressedModule]:
     """Every module that ends with a scheme, once: compressed_tensors compressors/base.py compress_module."""
     known: dict[tuple[object, ...], CompressedModule] = {}
     found = []
-    for name, (unit, module) in program.with_schemes().items():
+    for name, (unit, module) in program.with_schemes.items():
         is_expert = EXPERTS in f"{name}."
         key = unit, is_expert, module.rows, module.columns, module.itemsize, id(module.scheme)
         if key not in known:  # the experts of a layer are equal

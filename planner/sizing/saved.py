@@ -57,7 +57,7 @@ def saved_tensors(graph: "ModelGraph", program: Program, job: Job) -> tuple[Save
         )
     for run in program.runs:
         run.spec.check_result(graph.module_refs())
-    targeted = {name: module for name, (_, module) in program.with_schemes().items()}
+    targeted = {name: module for name, (_, module) in program.with_schemes.items()}
     counts = (run.spec.experts_left(graph.facts) for run in program.runs)
     left = next((count for count in counts if count is not None), None)
     written = _Written(job.dtype)

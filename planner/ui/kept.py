@@ -4,13 +4,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from planner.choose.estimator import Estimator, Trial, without_card
 from planner.choose.strategies import ASKED, Strategy
+from planner.compress.binding import decides_program, make_program
 from planner.compress.fit import Rehearsal
 from planner.compress.recipes import load_recipe, recipe_from_dict
-from planner.fields import JOB_FIELDS
 from planner.job import Build, Job
 from planner.models.graph import ModelGraph
 from planner.models.tuned import TunedBlock, TuningRequest
@@ -33,9 +33,6 @@ PROGRAMS = 16
 """Recipes bound to a model's modules, and the sizes of what they save."""
 TRIALS = 40
 """Simulated jobs: the strategies of two or three questions."""
-BESIDE_PROGRAM = ("samples", "gpu", "gpu_memory_bytes", "sm", "offload_device")
-"""Fields of a job that decide nothing of its program; but samples do where a modifier trains."""
-
 REHEARSALS = 4
 """Jobs on the card of the question: another size of it is mostly told the same, and is not simulated again."""
 
@@ -144,13 +141,9 @@ class Kept:
 
     def bound(self, choice: ModelChoice, recipe: Recipe, job: Job) -> "Bound":
         """The recipe on the modules of the model. Raises what `plan` raises."""
-
-        def make() -> "Bound":
-            from planner.compress.binding import make_program
-
-            return make_program(self.graph(choice, job), recipe, job)
-
-        return self.programs.get((choice, recipe, decides_program(recipe, job)), make)
+        return self.programs.get(
+            (choice, recipe, decides_program(recipe, job)), lambda: make_program(self.graph(choice, job), recipe, job)
+        )
 
     def saved(self, choice: ModelChoice, recipe: Recipe, job: Job) -> "Saved":
         """The files that come out of it, as `saved_files` sizes them. Raises what `plan` raises."""
@@ -190,13 +183,6 @@ class Kept:
                 return receivers(keyword)
 
         return replace(graph, tune=untouched, receivers=received)
-
-
-def decides_program(recipe: Recipe, job: Job) -> tuple[Any, ...]:
-    """The fields on which `make_program` depends, as a key."""
-    trains = any(spec.trains for spec in recipe.modifiers)
-    beside = set(BESIDE_PROGRAM) - ({"samples"} if trains else set())
-    return tuple(getattr(job, field.name) for field in JOB_FIELDS if field.name not in beside)
 
 
 class KeptEstimator(Estimator):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from planner.compress.modifiers.awq import AwqSpec
@@ -133,17 +134,25 @@ def smoothed(draw: st.DrawFn) -> tuple[ModifierSpec, ...]:
 
 
 def recipes(model: Toy) -> st.SearchStrategy[Recipe]:
-    """One modifier or two; AWQ where all layers have the two Linears of its mapping."""
+    """One modifier or two; AWQ where the model can be smoothed."""
     some: st.SearchStrategy[Any] = st.lists(modifiers(), min_size=1, max_size=2)
-    if all(len(model.layer(index).linears) > 1 for index in range(model.layers)):
+    if can_be_smoothed(model):
         some = st.one_of(some, some, some, some, smoothed())
     return some.map(lambda specs: toys.recipe(*specs))
 
 
+def can_be_smoothed(model: Toy) -> bool:
+    """All layers have the two Linears of AWQ's mapping."""
+    return all(len(model.layer(index).linears) > 1 for index in range(model.layers))
+
+
 @st.composite
-def cases(draw: st.DrawFn, **fixed: Any) -> tuple[Toy, Recipe, Job]:
-    """A model, a recipe and a job that belong together."""
+def cases(draw: st.DrawFn, *, with_awq: bool = False, **fixed: Any) -> tuple[Toy, Recipe, Job]:
+    """A model, a recipe and a job that belong together; `with_awq`: the recipe is one of AWQ."""
     job, some = draw(jobs(**fixed)), ({""}, {"model.layers.0", "lm_head"}, {"model.layers.1", "model.embed_tokens"})
     on_disk = draw(st.sampled_from(some)) if job.weights == "disk" else ()
     model = draw(models(batch_size=job.batch_size, on_disk=frozenset(on_disk)))
+    if with_awq:
+        assume(can_be_smoothed(model))
+        return model, toys.recipe(*draw(smoothed())), job
     return model, draw(recipes(model)), job

@@ -154,6 +154,28 @@ def test_the_search_finds_the_limit_of_a_job_that_does_not_adapt(limit: int, sta
     assert limit <= found <= limit + max(4 * MIB, found // 200)
 
 
+@given(least=st.integers(1, 10**12), above=st.integers(1, 10**12), percent=st.integers(1, 110))
+def test_where_the_search_begins_from_below_it_ends_where_halving_from_above_does(
+    least: int, above: int, percent: int
+) -> None:
+    start, limit, tried = least + above, least + above * percent // 100 + 1, list[int]()
+
+    def gets_through(total: int) -> bool:
+        tried.append(total)
+        return total >= limit
+
+    found, fails, passes = smallest_card(gets_through, start, 200, least), least, start
+    while passes < limit:
+        fails, passes = passes, passes + max(passes // 8, MIB)
+    while passes - fails > max(4 * MIB, passes // 200):
+        middle = (passes + fails) // 2
+        fails, passes = (fails, middle) if middle >= limit else (middle, passes)
+    assert found == passes
+    assert len(tried) == len(set(tried))
+    if limit <= least + above // 8 and above > 64 * MIB and above > start // 8:
+        assert max(tried) <= least + above // 8  # no card is tried that has much more room
+
+
 def test_a_job_that_adapts_is_said_to_need_the_card_above_the_last_that_failed() -> None:
     def gets_through(total: int) -> bool:
         return total >= 900 * MIB or 500 * MIB <= total < 700 * MIB

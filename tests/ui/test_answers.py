@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from planner.compress.binding import make_program
+from planner.compress.binding import decides_program, make_program
 from planner.compress.fit import Rehearsal
 from planner.compress.schema import Plan
 from planner.errors import ModelError, RecipeError
@@ -15,7 +15,7 @@ from planner.models import load as loading
 from planner.planning import drafted_plan, plan, sized_plan
 from planner.sizing.demands import judged
 from planner.ui.answers import Answers
-from planner.ui.kept import GRAPHS, Latest, decides_program
+from planner.ui.kept import GRAPHS, Latest
 from planner.ui.lines import kind_of, line
 from planner.ui.question import PageQuestion
 from planner.units import MIB, human_bytes
