@@ -4,7 +4,8 @@ Batches that repeat, singly or in pairs, are there once with their number: those
 rehearsal passed over.
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,7 +27,8 @@ Action = tuple[int, int, int]
 class TapePart:
     """Actions in order, done so many times."""
 
-    actions: Sequence[Action]
+    listed: Callable[[], Sequence[Action]]
+    """Makes the actions, once: a play seldom begins with the first part."""
     times: int = 1
     taken: int = 0
     """Tensors that they take: each time, all numbers are higher by this."""
@@ -36,6 +38,13 @@ class TapePart:
     """All that they take they give back, and nothing else."""
     unwritten: int = 0
     """Of the times, those that the rehearsal did not run: its trace counts no tensors for them."""
+    ends_step: bool = False
+    """Its last action is the end of a step."""
+
+    @property
+    def actions(self) -> Sequence[Action]:
+        """What is done each time, in order."""
+        return self.listed()
 
 
 def tape_parts(trace: Trace, device: int) -> tuple[TapePart, ...]:
@@ -54,7 +63,7 @@ def tape_parts(trace: Trace, device: int) -> tuple[TapePart, ...]:
     for each in _repetitions(trace, order, number_at, is_birth, born):
         parts += _step_by_step(trace, order[done : each.begin], number_at, is_birth)
         events = order[each.begin : each.begin + each.length]
-        actions = _listed(trace, events, number_at, is_birth)
+        actions = _when_wanted(trace, events, number_at, is_birth)
         taken = number_at[events[is_birth[events]]]
         is_closed = np.array_equal(np.sort(taken), np.sort(number_at[events[~is_birth[events]]]))
         times = each.written + each.unwritten
@@ -68,7 +77,13 @@ def _step_by_step(trace: Trace, events: Array, number_at: Array, is_birth: Array
     ends = np.flatnonzero(trace.records["action"][events] == MARK) + 1
     for begin, end in zip([0, *ends.tolist()], [*ends.tolist(), len(events)], strict=True):
         if end > begin:
-            yield TapePart(_listed(trace, events[begin:end], number_at, is_birth))
+            part = events[begin:end]
+            ends_step = bool(trace.records["action"][part[-1]] == MARK)
+            yield TapePart(_when_wanted(trace, part, number_at, is_birth), ends_step=ends_step)
+
+
+def _when_wanted(trace: Trace, events: Array, number_at: Array, is_birth: Array) -> Callable[[], list[Action]]:
+    return functools.cache(functools.partial(_listed, trace, events, number_at, is_birth))
 
 
 def _listed(trace: Trace, events: Array, number_at: Array, is_birth: Array) -> list[Action]:

@@ -14,8 +14,9 @@ import numpy as np
 from planner.compress.fit import FINE
 from planner.cuda.allocator import Band, Block, CachingAllocator, Layout, OutOfMemory
 from planner.cuda.allocators import allocator
-from planner.cuda.settings import AllocatorSettings
+from planner.cuda.settings import DEFAULT, AllocatorSettings
 from planner.rehearse.actions import Action, TapePart, tape_parts
+from planner.rehearse.layouts import recorded_layouts
 from planner.rehearse.trace import MARK, Trace
 from planner.units import MIB
 
@@ -60,6 +61,7 @@ class RecordedTape:
     def __init__(self, trace: Trace, device: int = 0) -> None:
         self.parts = tape_parts(trace, device)
         self.steps = int(np.count_nonzero(trace.records["action"] == MARK))
+        self._recorded = _moments(trace, device, self.parts)
         self._moments: list[_Moment] = []
         self._settings: AllocatorSettings | None = None
         """Of the cards that moments are of."""
@@ -69,7 +71,8 @@ class RecordedTape:
         card = allocator(total, context, settings)
         player, ran_out = _Player(card), None
         if settings != self._settings:
-            self._moments, self._settings = [], settings
+            # the rehearsal's own card had other settings where these are not the defaults
+            self._moments, self._settings = list(self._recorded) if settings == DEFAULT else [], settings
         usable = None if total is None else total - context
         before = [each for each in self._moments if usable is not None and each.band.covers(usable)]
         begin = player.stand_at(max(before, key=lambda each: each.parts)) if before else 0
@@ -114,6 +117,22 @@ class RecordedTape:
                 fails = middle
                 share = 2 if len(found.reserved) > self.steps // 4 else share
         return -(-passes // MIB) * MIB
+
+
+def _moments(trace: Trace, device: int, parts: Sequence[TapePart]) -> tuple[_Moment, ...]:
+    """Ends of steps whose layouts the rehearsal wrote down."""
+    ends = [number for number, part in enumerate(parts, 1) if part.ends_step]
+    return tuple(
+        _Moment(
+            parts=ends[each.step],
+            layout=each.layout,
+            numbers=each.numbers,
+            reserved=(*each.reserved, each.reserved[-1]),
+            retries=0,
+            band=Band(least=each.reserved[-1]),
+        )
+        for each in recorded_layouts(trace, device)
+    )
 
 
 class _Player:

@@ -29,6 +29,8 @@ RECORD = np.dtype(
 ALLOC, FREE, FREED, SEGMENT, SEGMENT_FREE, OUT_OF_MEMORY, MARK, ORIGIN, CPU_ALLOC, CPU_FREE, ASKED, BATCH = range(12)
 AGAIN, ROUNDS_END = 12, 13
 """The last `bytes` batches come `number` times more; what follows belongs to no batch."""
+LAYOUT, BLOCK = 14, 15
+"""Where all blocks lay when step `number` ended, one row for each: planner/rehearse/layouts.py."""
 LARGEST = 8
 """Holdings that a step names."""
 WORKSPACES = (CUBLAS_WORKSPACE, CUBLAS_WORKSPACE_FROM_SM_90)
@@ -86,19 +88,26 @@ class Trace:
         born, gone = self.births(device)
         if not len(born):
             return [NOTHING] * len(self._marks)
-        sizes = self.records["bytes"].astype(np.int64)
-        change = np.zeros(len(self.records), np.int64)
-        change[born] = sizes[born]
-        ends = gone < len(self.records)
-        np.subtract.at(change, gone[ends], sizes[born][ends])
-        live = np.cumsum(change)
+        places, live = self._levels(born, gone)
         workspaces = self._workspaces(born, gone, device)
-        helds, begin = [], 0
+        helds, begin, alive = [], 0, np.empty(0, np.int64)
         for mark in self._marks.tolist():
-            at = begin + int(np.argmax(live[begin : mark + 1]))
-            helds.append(self._held(born[(born <= at) & (gone > at)], device is not None, workspaces))
+            at = _highest(places, live, begin, mark)
+            came = np.arange(*np.searchsorted(born, [begin + bool(begin), mark], side="left"))
+            alive = np.concatenate([alive, came])
+            is_there = (born[alive] <= at) & (gone[alive] > at)
+            helds.append(self._held(born[alive[is_there]], device is not None, workspaces))
+            alive = alive[gone[alive] > mark]
             begin = mark
         return helds
+
+    def _levels(self, born: Array, gone: Array) -> tuple[Array, Array]:
+        """Where anything is taken or given back, in order, and how many bytes are alive from there on."""
+        sizes = self.records["bytes"][born].astype(np.int64)
+        is_given = gone < len(self.records)
+        places = np.concatenate([born, gone[is_given]])
+        order = np.argsort(places)
+        return places[order], np.cumsum(np.concatenate([sizes, -sizes[is_given]])[order])
 
     def at_end(self, device: int) -> HeldThen:
         """What was alive when the card's memory ran out, or at the end."""
@@ -166,6 +175,15 @@ class Trace:
             by_kind[each.kind] += each.bytes
         largest = sorted(all_owned, key=lambda each: -each.bytes)[:LARGEST]
         return HeldThen(bytes=int(sizes.sum()), largest=tuple(largest), by_kind=dict(by_kind))
+
+
+def _highest(places: Array, live: Array, begin: int, mark: int) -> int:
+    """Where most is alive first, from the one place to the other."""
+    low, high = np.searchsorted(places, [begin, mark], side="right").tolist()
+    level = int(live[low - 1]) if low else 0
+    if low == high or int(live[low:high].max()) <= level:
+        return begin
+    return int(places[low + int(np.argmax(live[low:high]))])
 
 
 def _by_origin(origins: Array, sizes: Array) -> Iterator[tuple[int, int, int]]:

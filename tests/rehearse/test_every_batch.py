@@ -60,11 +60,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from llmcompressor import oneshot
 from llmcompressor.modifiers.gptq import GPTQModifier
 
-lengths = [256, 96] * 16
+lengths = [256, 96] * 32
 rows = {"input_ids": [[7] * length for length in lengths], "attention_mask": [[1] * length for length in lengths]}
 batches = DataLoader(Dataset.from_dict(rows).with_format("torch"), batch_size=1)  # a data set would be sorted by length
 oneshot(model=AutoModelForCausalLM.from_pretrained("Qwen/Qwen3-0.6B"), dataset=batches,
-        tokenizer=AutoTokenizer.from_pretrained("Qwen/Qwen3-0.6B"), max_seq_length=256, num_calibration_samples=32,
+        tokenizer=AutoTokenizer.from_pretrained("Qwen/Qwen3-0.6B"), max_seq_length=256, num_calibration_samples=64,
         recipe=GPTQModifier(targets="Linear", scheme="W4A16", ignore=["lm_head"]))
 """
 MIXTURE = {
@@ -147,7 +147,8 @@ def test_batches_whose_lengths_alternate_change_no_figure(tmp_path: Path) -> Non
     asked = ScriptWish(script=script, arguments=(), job=Job(gpu_memory_bytes=80 * GIB), python=PYTHON, quiet=True)
     short, whole = (rehearse(replace(asked, every_batch=every), lambda _text: None) for every in (False, True))
     assert compared(short) == compared(whole)
-    assert passed_over(short)
+    (batches,) = (int(found[1]) for note in short.notes if (found := re.search(r"same: ([0-9]+) batches", note.text)))
+    assert batches > 200  # in loops that hand results on, too: there those of the other length would not fit
 
 
 def test_experts_that_are_played_while_text_is_generated_change_no_figure(tmp_path: Path) -> None:

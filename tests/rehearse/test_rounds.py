@@ -243,6 +243,35 @@ def test_who_holds_a_cached_tensor_is_noticed() -> None:
     assert own.PATIENCE == 8
 
 
+def test_a_tensor_of_many_names_that_loses_one_is_still_there() -> None:
+    """Each layer of a model is handed the mask under a name of its own, which goes with the layer."""
+    cache, books = Cache([[1, 2, 3, 4]] * 40), Books(lambda _number: NOTHING)
+    for entry in cache.batch_intermediates:
+        mask = torch.ones(2, dtype=torch.int64)
+        entry.update({name: IntermediateValue(mask, None) for name in ("first", "second", "third")})
+    batches = CachedBatches(books, cache)  # type: ignore[arg-type]
+    rounds, done = LoopRounds(books, batches, 4), []  # type: ignore[arg-type]
+    for number, inputs in each_batch(cache.batches(), rounds, batches, cache):
+        done.append(number)
+        inputs.clear()  # the library's are tensors of their own
+        del cache.batch_intermediates[number]["first"]
+    assert len(done) < 12
+    for entry in cache.batch_intermediates:
+        assert list(entry) == ["ids", "second", "third"]
+        assert entry["second"].value is entry["third"].value
+
+
+def test_a_tensor_of_many_names_that_somebody_else_keeps_is_no_reason_to_pass_over() -> None:
+    cache, kept = Cache([[1, 2, 3, 4]] * 30), list[torch.Tensor]()
+    batches = CachedBatches(Books(), cache)  # type: ignore[arg-type]
+    for number, entry in enumerate(cache.batch_intermediates):
+        entry["other"] = IntermediateValue(entry["ids"].value, None)
+        batches.begin(number)
+        kept.append(entry["ids"].value)
+        del entry["other"]
+        assert batches.effect(NOTHING) is None
+
+
 def test_points_with_exponents_of_their_own_kernels_are_run() -> None:
     points = [(number / 20, both) for number in range(20) for both in (False, True)]
     books = Books(lambda number: NOTHING._replace(card=number % 2))

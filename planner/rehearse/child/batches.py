@@ -5,7 +5,8 @@ subgraph's forward, and then updates and deletes what the cache has of that batc
 cache as that would: new tensors of the same shapes, without what is consumed.
 """
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,15 +30,18 @@ class Cached:
     bytes: Mapping[str, Mapping[int, int]]
     """Of each value's tensors, by identity."""
     holders: Mapping[int, Hashable]
+    """Of each tensor, without the names that the cache has for it."""
 
     @classmethod
     def of(cls, entry: Entry) -> "Cached":
         """Raises Doubt where it is not all known."""
         found = {name: tensors(value) for name, value in entry.items()}
+        names = Counter(key for inside in found.values() for key in inside)
         return cls(
             shapes={name: shape(value) for name, value in entry.items()},
             bytes={name: {key: each.nbytes for key, each in inside.items()} for name, inside in found.items()},
-            holders={key: holders(each) for inside in found.values() for key, each in inside.items()},
+            # the cache's own names do not count, nor what is looked up here for each of them
+            holders={key: holders(each, 2 * names[key]) for inside in found.values() for key, each in inside.items()},
         )
 
 
@@ -76,11 +80,11 @@ class CachedBatches:
         came = [name for name in after.bytes if is_new[name]]
         gone = [name for name in before.bytes if name not in after.bytes]
         made = _joined(after.bytes[name] for name in came)
-        lost = _joined(before.bytes[name] for name in before.bytes if is_new.get(name, True))
-        kept = _joined(before.bytes[name] for name in before.bytes if not is_new.get(name, True))
-        if made.keys() & before.holders.keys() or lost.keys() & kept.keys():
-            return None  # one tensor under two names
-        if any(before.holders[key] != after.holders[key] for key in kept):
+        had = _joined(before.bytes.values())
+        lost = {key: nbytes for key, nbytes in had.items() if key not in after.holders}  # it may have had other names
+        if made.keys() & had.keys():
+            return None  # what was there has a new name
+        if any(before.holders[key] != after.holders[key] for key in had.keys() - lost.keys()):
             return None
         if done.change != sum(made.values()) - sum(lost.values()):
             return None
@@ -139,7 +143,7 @@ def _cached(entry: Entry) -> Cached | None:
         return None
 
 
-def _joined(each: Iterator[Mapping[int, int]]) -> dict[int, int]:
+def _joined(each: Iterable[Mapping[int, int]]) -> dict[int, int]:
     return {key: nbytes for inside in each for key, nbytes in inside.items()}
 
 

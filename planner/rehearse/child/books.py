@@ -64,6 +64,21 @@ def _structure(fields: tuple[str, ...]) -> Any:
 _Deeds, _RecordedCall = _structure(Deeds._fields), _structure(RecordedCall._fields)
 
 
+class _MadeAt:
+    """A context; no generator, for each played call has one."""
+
+    __slots__ = ("_origin", "_say")
+
+    def __init__(self, say: Any, origin: int) -> None:
+        self._say, self._origin = say, origin
+
+    def __enter__(self) -> None:
+        self._say(self._origin)
+
+    def __exit__(self, *_error: object) -> None:
+        self._say(0)
+
+
 class TensorBooks:
     """One per process."""
 
@@ -148,14 +163,9 @@ class TensorBooks:
         with self.made_at(self._c.books_origin(storage.data_ptr())):
             yield
 
-    @contextmanager
-    def made_at(self, origin: int) -> Iterator[None]:
+    def made_at(self, origin: int) -> "_MadeAt":
         """What is taken here counts as asked for by the code with this number."""
-        self._c.books_made_at(origin)
-        try:
-            yield
-        finally:
-            self._c.books_made_at(0)
+        return _MadeAt(self._c.books_made_at, origin)
 
     def record(self) -> None:
         """A call begins that may be played later."""

@@ -25,18 +25,21 @@ class Doubt(Exception):  # noqa: N818  (no error: whoever doubts runs the batch)
 def parts(value: Any) -> Iterator[Any]:
     """The value itself, and all that it is made of."""
     yield value
+    if type(value) is not torch.Tensor and type(value) not in PLAIN:
+        for each in _inside(value):
+            yield from parts(each)
+
+
+def _inside(value: Any) -> list[Any]:
+    """What it is made of, a step deep."""
+    kind = type(value)
+    if kind in (list, tuple):
+        return list(value)
+    if kind is dict:
+        return [each for pair in value.items() for each in pair]
     if is_dataclass(value):
-        for field in fields(value):
-            yield from parts(getattr(value, field.name))
-    elif type(value) in (list, tuple):
-        for each in value:
-            yield from parts(each)
-    elif type(value) is dict:
-        for key, each in value.items():
-            yield key
-            yield from parts(each)
-    elif type(value) is not torch.Tensor and type(value) not in PLAIN:
-        raise Doubt
+        return [getattr(value, field.name) for field in fields(value)]
+    raise Doubt
 
 
 def tensors(value: Any) -> dict[int, torch.Tensor]:
@@ -50,24 +53,36 @@ def tensors(value: Any) -> dict[int, torch.Tensor]:
 
 
 def shape(value: Any, books: TensorBooks | None = None) -> Hashable:
-    """What memory may depend on: equal for values of equal shapes; with `books`, known numbers are equal, too."""
+    """What memory may depend on: equal for values of equal shapes; with `books`, known numbers are equal, too.
+
+    Raises Doubt where it is not all known.
+    """
     said: list[Hashable] = []
-    for each in parts(value):
-        if type(each) is torch.Tensor:
-            said.append((each.shape, each.stride(), each.dtype, each.device, books.numbers(each) if books else None))
-        elif type(each) in PLAIN:
-            said.append(each)
-        else:
-            said.append((type(each), len(each) if hasattr(each, "__len__") else 0))
+    _say(value, books, said)
     return tuple(said)
 
 
-def holders(tensor: torch.Tensor) -> Hashable:
-    """How many names the tensor has, and how many tensors share its memory."""
+def _say(value: Any, books: TensorBooks | None, said: list[Hashable]) -> None:
+    """`parts`, without a generator for each level: a search asks this of each sample at each point."""
+    kind = type(value)
+    if kind is torch.Tensor:
+        numbers = books.numbers(value) if books else None
+        said.append((value.shape, value.stride(), value.dtype, value.device, numbers))
+        return
+    if kind in PLAIN:
+        said.append(value)
+        return
+    said.append((kind, len(value) if hasattr(value, "__len__") else 0))
+    for each in _inside(value):
+        _say(each, books, said)
+
+
+def holders(tensor: torch.Tensor, known: int) -> Hashable:
+    """How many names the tensor has beside those that are `known`, and how many tensors share its memory."""
     uses: Any = getattr(torch._C, "_storage_Use_Count", None)
     if uses is None:
         raise Doubt
-    return sys.getrefcount(tensor), uses(tensor.untyped_storage()._cdata)
+    return sys.getrefcount(tensor) - known, uses(tensor.untyped_storage()._cdata)
 
 
 def alike(value: Any, books: TensorBooks, made: dict[int, torch.Tensor]) -> Any:

@@ -39,6 +39,8 @@ class Did(NamedTuple):
     results: tuple[CallResult | None, ...]
     is_tuple: bool
     """It returns several, some of which may be None."""
+    by_birth: tuple[CallResult, ...]
+    """The results that are tensors, those without rows first."""
 
 
 class PlayedModule:
@@ -102,7 +104,8 @@ class PlayedModule:
         if sorted(tensor.untyped_storage().data_ptr() for tensor in found if tensor.nbytes) != sorted(addresses):
             return None
         results = tuple(None if tensor is None else _result(tensor, addresses) for tensor in each)
-        return Did(inputs, done.hash, done.cpu, done.rise, results, type(made) is tuple)
+        by_birth = tuple(sorted((each for each in results if each), key=lambda each: each.number))
+        return Did(inputs, done.hash, done.cpu, done.rise, results, type(made) is tuple, by_birth)
 
     def _is_plain(self, tensor: torch.Tensor) -> bool:
         is_whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
@@ -111,7 +114,7 @@ class PlayedModule:
     def _play(self, did: Did) -> Any:
         books, place, made = self._books, 0, dict[CallResult, torch.Tensor]()
         books.rise(did.rise)
-        for result in sorted((each for each in did.results if each), key=lambda each: each.number):
+        for result in did.by_birth:
             if result.number == EMPTY:
                 made[result] = _tensor(result)
                 continue

@@ -3,6 +3,9 @@
 llmcompressor/modeling/moe/linear_experts.py LinearExperts2D.forward. An expert is called with inputs of the same shapes
 again and again, and keeps nothing: its calls are played. One expert's turn is a round, and most do what the one before
 did: they are counted in the trace instead of written.
+
+The classes have a call of their own while text is generated, and no longer: torch.fx knows the modules that it does not
+look into by the call that they inherit (torch/fx/_symbolic_trace.py Tracer.trace), and would look into these.
 """
 
 import functools
@@ -14,14 +17,14 @@ from planner.rehearse.child.passing import Passing
 
 
 def install(books: TensorBooks, passing: Passing, module: Any) -> None:
-    """Wrap the calls of experts, and of what calls them, where this release has them."""
+    """Play the calls of experts, and count those of what calls them, where this release has them."""
     for name in ("ExpertMLPWithGate", "ExpertMLPWithoutGate"):
         owner: Any = getattr(module, name, None)
         if owner is not None:
-            owner.__call__ = _expert(owner.__call__, books, passing)
+            passing.calls[owner] = _expert(owner.__call__, books, passing)
     all_of_them: Any = getattr(module, "LinearExperts2D", None)
     if all_of_them is not None:
-        all_of_them.__call__ = _experts(all_of_them.__call__, books, passing)
+        passing.calls[all_of_them] = _experts(all_of_them.__call__, books, passing)
 
 
 def _expert(own: Any, books: TensorBooks, passing: Passing) -> Any:

@@ -47,6 +47,7 @@ constexpr size_t SMALL_FRACTIONS = 1 << 16;
 constexpr size_t NAMED = 1 << 20;    // tensors from this size on are written into the trace with their origin
 
 #include "deeds.h"
+#include "layouts.h"
 
 static std::mutex g_lock;
 static std::unordered_map<void*, size_t> g_cpu;          // CPU storages that were taken here
@@ -175,7 +176,10 @@ static void set_known(const Tensor& t, bool known) {
   void* where = address(t);
   g_truths.erase(where);
   g_never_all.erase(where);
-  if (t.is_cuda()) { if (known) g_known_gpu[where] = t.storage().nbytes(); else g_known_gpu.erase(where); }
+  if (t.is_cuda()) {
+    if (known) g_known_gpu[where] = t.storage().nbytes();
+    else if (g_known_gpu.erase(where)) memset(where, 0, t.storage().nbytes());  // what is not known reads as zeros, and who gets it next
+  }
   else if (known) g_unknown_cpu.erase(where); else g_unknown_cpu.insert(where);
 }
 static bool is_truth(const Tensor& t) { std::lock_guard<std::mutex> guard(g_lock); return g_truths.count(address(t)) > 0; }
@@ -256,9 +260,8 @@ static void on_card(const Entry& e) {
   };
   switch (e.action_) {
     case Entry::ALLOC: put(ALLOC, ++g_allocs); if (e.size_ >= NAMED) t_unnamed.push_back({g_allocs, nullptr}); break;
-    case Entry::FREE_REQUESTED: put(FREE, 0); break;
     case Entry::FREE_COMPLETED: put(FREED, 0); break;
-    case Entry::SEGMENT_ALLOC: put(SEGMENT, 0); break;
+    case Entry::SEGMENT_ALLOC: write_layout(); put(SEGMENT, 0); break;
     case Entry::SEGMENT_FREE: put(SEGMENT_FREE, 0); break;
     case Entry::OOM: put(OUT_OF_MEMORY, 0); break;
     default: break;
@@ -657,7 +660,7 @@ void books_open(const char* trace, const char* origins, const char* script, cons
 }
 void books_watch(int on) { c10::impl::tls_set_dispatch_key_included(DispatchKey::Fake, on != 0); }
 void books_rounds_over();
-void books_mark(uint32_t number) { if (g_holding) books_rounds_over(); note(MARK, 0, number, 0, 0); std::lock_guard<std::mutex> guard(g_trace_lock); if (g_trace) fflush(g_trace); }
+void books_mark(uint32_t number) { if (g_holding) books_rounds_over(); note(MARK, 0, number, 0, 0); keep_layout(number); std::lock_guard<std::mutex> guard(g_trace_lock); if (g_trace) fflush(g_trace); }
 #include "loops.h"
 void books_close() { if (g_holding) books_rounds_over(); std::lock_guard<std::mutex> guard(g_trace_lock); if (g_trace) fclose(g_trace); if (g_origins) fclose(g_origins); g_trace = g_origins = nullptr; }
 void books_forget() { std::lock_guard<std::mutex> guard(g_trace_lock); g_trace = g_origins = nullptr; }  // in a forked child

@@ -1,6 +1,6 @@
 // What is written into the trace, what batches do, and calls that are recorded. A part of books.cpp.
 // ------------------------------------------------------------------ the trace
-enum Action : uint8_t { ALLOC, FREE, FREED, SEGMENT, SEGMENT_FREE, OUT_OF_MEMORY, MARK, ORIGIN, CPU_ALLOC, CPU_FREE, ASKED, BATCH, AGAIN, ROUNDS_END };
+enum Action : uint8_t { ALLOC, FREE, FREED, SEGMENT, SEGMENT_FREE, OUT_OF_MEMORY, MARK, ORIGIN, CPU_ALLOC, CPU_FREE, ASKED, BATCH, AGAIN, ROUNDS_END, LAYOUT, BLOCK };
 struct Event { uint8_t action, device; uint16_t stream; uint32_t number; uint64_t bytes, address; };
 static_assert(sizeof(Event) == 24, "planner/rehearse/trace.py reads 24 bytes");
 static FILE* g_trace = nullptr;

@@ -1,0 +1,103 @@
+"""Experts' calls are played while text is generated, and are nobody else's business."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch.fx import GraphModule, Tracer
+
+from planner.rehearse.child import experts, passing
+from planner.rehearse.child.passing import Passing
+
+
+class ExpertMLPWithGate(torch.nn.Module):
+    """As LLM Compressor's: what its `forward` runs is an operation each, where somebody traces into it."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden * 2 + 1
+
+
+class LinearExperts2D(torch.nn.ModuleList):
+    """Runs all of them."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        for expert in self:
+            hidden = expert(hidden)
+        return hidden
+
+
+class Books:
+    """Counts the rounds that it is told of."""
+
+    def __init__(self) -> None:
+        self.rounds = self.over = 0
+
+    def round(self) -> None:
+        self.rounds += 1
+
+    def rounds_over(self) -> None:
+        self.over += 1
+
+
+class Watching(Tracer):
+    """Looks into all modules but experts."""
+
+    def is_leaf_module(self, m: torch.nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, ExpertMLPWithGate)
+
+
+@pytest.fixture
+def books() -> Books:
+    return Books()
+
+
+@pytest.fixture
+def installed(books: Any, monkeypatch: pytest.MonkeyPatch) -> Passing:
+    """In a module that has experts of both classes above; their code counts as a library's."""
+    monkeypatch.setattr(passing, "are_modules_of_libraries", lambda _modules: True)
+    monkeypatch.setattr(passing, "are_shared_files_of_libraries", lambda: True)
+    monkeypatch.setattr(experts, "PlayedModule", lambda _expert, _books, run: run)
+    made = Passing(books, every_batch=False)
+    module = SimpleNamespace(ExpertMLPWithGate=ExpertMLPWithGate, LinearExperts2D=LinearExperts2D)
+    experts.install(books, made, module)
+    return made
+
+
+def test_a_tracer_that_does_not_look_into_experts_finds_their_calls(installed: Passing) -> None:
+    model = LinearExperts2D([ExpertMLPWithGate(), ExpertMLPWithGate()])
+    graph = GraphModule(model, Watching().trace(model)).graph
+    assert [node.target for node in graph.nodes if node.op == "call_module"] == ["0", "1"]
+    assert not [node for node in graph.nodes if node.op == "call_function"]
+    assert installed.calls.keys() == {ExpertMLPWithGate, LinearExperts2D}
+
+
+def test_experts_are_played_while_text_is_generated_and_then_called_as_before(installed: Passing, books: Books) -> None:
+    model, one = LinearExperts2D([ExpertMLPWithGate(), ExpertMLPWithGate()]), torch.ones(1)
+    with installed.generating(model):
+        assert model(one) == 7
+    assert (books.rounds, books.over) == (2, 1)
+    assert model(one) == 7
+    assert (books.rounds, books.over) == (2, 1)
+    assert not any("__call__" in vars(owner) for owner in installed.calls)
+
+
+def test_a_call_of_the_class_s_own_comes_back_after_a_failure_too(
+    installed: Passing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def own(_expert: Any, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden
+
+    monkeypatch.setattr(ExpertMLPWithGate, "__call__", own, raising=False)
+    with pytest.raises(ValueError, match="no luck"), installed.generating(LinearExperts2D()):
+        assert vars(ExpertMLPWithGate)["__call__"] is not own
+        raise ValueError("no luck")
+    assert vars(ExpertMLPWithGate)["__call__"] is own
+    assert "__call__" not in vars(LinearExperts2D)
+
+
+def test_nothing_is_played_where_every_batch_is_run(installed: Passing, books: Books) -> None:
+    installed._every_batch = True
+    with installed.generating(LinearExperts2D([ExpertMLPWithGate()])):
+        assert "__call__" not in vars(ExpertMLPWithGate)
+    assert books.rounds == 0
