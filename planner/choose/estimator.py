@@ -187,7 +187,8 @@ class Estimator:
 
     def trial(self, job: Job, strategy: Strategy = ASKED) -> Trial:
         """The strategy's job, simulated on a card with room. Raises what `plan` raises."""
-        changed, recipe = without_card(self._job(job, strategy)), strategy.recipe(self.recipe)
+        recipe = strategy.recipe(self.recipe)
+        changed = without_card(self._job(job, strategy), recipe)
         key = (changed, recipe)
         if key in self._refused:
             raise self._refused[key]
@@ -277,8 +278,11 @@ def on_host(job: Job) -> Job:
     return job.model_copy(update={**where, "linearized": False})
 
 
-def without_card(job: Job) -> Job:
-    """The job on a card of which only the generation matters: one simulation does for all cards of a generation."""
-    default = Job()
+def without_card(job: Job, recipe: Recipe) -> Job:
+    """The job on a card of which only the generation matters: one simulation does for all cards of a generation.
+
+    Of their size too, where the recipe does otherwise on GPUs of another size.
+    """
+    total = job.gpu_memory_bytes if recipe.adapts_to_card else Job().gpu_memory_bytes
     sm = next((each for each in CAPABILITIES if job.capability >= each), OLDER)
-    return job.model_copy(update={"gpu": None, "gpu_memory_bytes": default.gpu_memory_bytes, "sm": sm})
+    return job.model_copy(update={"gpu": None, "gpu_memory_bytes": total, "sm": sm})

@@ -47,12 +47,16 @@ BESIDE_PROGRAM = frozenset(
 """Fields of a job that decide nothing of its program."""
 OF_SAMPLES = frozenset({"samples", "ranks", "targets_per_subgraph"})
 """These decide something of it only where a modifier trains, or where samples have masks."""
+OF_CARD = frozenset({"gpu_memory_bytes"})
+"""Of those in `BESIDE_PROGRAM`, what decides something where a modifier adapts to the size of its GPUs."""
 
 
 def decides_program(recipe: Recipe, job: Job) -> tuple[Any, ...]:
     """The fields on which `make_program` depends, as a key: equal for jobs that have one program on one graph."""
     is_of_samples = job.loss_mask or any(spec.trains for spec in recipe.modifiers)
     beside = BESIDE_PROGRAM if is_of_samples else BESIDE_PROGRAM | OF_SAMPLES
+    if recipe.adapts_to_card:
+        beside -= OF_CARD
     return tuple(getattr(job, field.name) for field in JOB_FIELDS if field.name not in beside)
 
 

@@ -245,7 +245,11 @@ class Rehearsal:
         return -(-smallest_card(gets_through, own.reserved + self.context_bytes, FINE) // MIB) * MIB
 
     def smallest(self) -> int:
-        """`smallest_card` of this job: whole MiB, the same whatever card it was simulated for or asked about before."""
+        """`smallest_card` of this job: whole MiB, the same whatever card it was simulated for or asked about before.
+
+        The program stays the job's: where it adapts to the size of the GPUs (ModifierSpec.adapts_to_card), this is the
+        smallest card for what the job does on its own, and on a smaller one it may do otherwise.
+        """
         search = self._afresh()
         found = smallest_card(
             lambda total: search.on(total).ran_out is None,

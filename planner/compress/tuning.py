@@ -94,8 +94,9 @@ def cards_notes(runs: "Sequence[Run]", peaks: Mapping[int, int], second: int) ->
     each = ", ".join(f"{nbytes / GIB:.2f} GiB on GPU {card}" for card, nbytes in sorted(peaks.items()))
     text = (
         f"{where}: each layer is spread over {len(peaks) + 1} GPUs of this size, and beside the first one's share "
-        f"takes at most {each} while it is trained. The plan's second GPU is number {second}. On smaller cards "
-        "AutoRound may deal the Linears out otherwise. Of 13 such jobs on PyTorch's CUDA build, 8 came out as planned; "
+        f"takes at most {each} while it is trained. The plan's second GPU is number {second}. AutoRound deals the "
+        "Linears out by the cards' size: the smallest cards are those of this deal, and on GPUs of another size it may "
+        "be another. Of 13 such jobs on PyTorch's CUDA build, 8 came out as planned; "
         "4 others reserved up to 11 % more or less on the first card, and a mixture of experts took up to 7 % more of "
         "another one, each time otherwise"
     )

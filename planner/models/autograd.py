@@ -65,11 +65,11 @@ class TrainingRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch leav
     @contextmanager
     def on_card(self, card: int) -> Iterator[None]:
         """Inside, results lie on this card, whatever they are made beside."""
-        self._target = card
+        before, self._target = self._target, card
         try:
             yield
         finally:
-            self._target = None
+            self._target = before
 
     def _read(self, tensors: list[torch.Tensor]) -> None:
         if self._target is not None:
@@ -90,7 +90,8 @@ class TrainingRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch leav
     def temporary(self, nbytes: int, operator: str) -> None:
         """Write that a CUDA build alone takes this much, and gives it back."""
         number, self._next = self._next, self._next + 1
-        self.append(Event("alloc", number, nbytes, self.listener.where(), operator, category=CUDA))
+        where = self.listener.where()
+        self.append(Event("alloc", number, nbytes, where, operator, category=CUDA, card=self.card))
         self.append(Event("free", number, category=CUDA))
 
     def _run(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:

@@ -173,9 +173,12 @@ def replaced(before: Iterable[Event], events: Iterable[Event]) -> tuple[int, ...
 
 
 def card_peaks(block: TunedBlock) -> dict[int, int]:
-    """The most bytes that each card holds while the layer is trained, with the weights that lie there."""
+    """The most bytes that each card holds while the layer is trained, with the weights that lie there.
+
+    Without them for a layer on one card, of whose weights nothing says where they lie.
+    """
     held = dict.fromkeys(range(max(block.cards, default=0) + 1), 0)
-    for card, nbytes in zip(block.cards, block.weights, strict=False):
+    for card, nbytes in zip(block.cards, block.weights if block.cards else (), strict=True):
         held[card] += nbytes
     peaks, live = dict(held), dict[int, tuple[int, int]]()
     for phase in block.phases():

@@ -148,10 +148,11 @@ class QuantizedInput(torch.nn.Module):
         return linear(x)
 
 
-def there(linear: torch.nn.Linear, card: int, move: Move) -> Callable[[torch.Tensor], torch.Tensor]:
+def there(linear: torch.nn.Linear, card: int, move: Move) -> Callable[..., torch.Tensor]:
     """accelerate's AlignDevicesHook around a Linear's forward: the input comes, and the output goes back."""
 
-    def forward(x: torch.Tensor) -> torch.Tensor:
+    def forward(*args: torch.Tensor, **kwargs: torch.Tensor) -> torch.Tensor:
+        (x,) = (*args, *kwargs.values())  # by its place or by its name, as the Linear's own forward takes it
         x = move(x, card)
         output = torch.nn.functional.linear(x, linear.weight, linear.bias)
         return move(output, 0)

@@ -184,6 +184,11 @@ class ModifierSpec(ABC):
         return False
 
     @property
+    def adapts_to_card(self) -> bool:
+        """Whether what it does hangs on the size of the GPUs, so that each size has a program of its own."""
+        return False
+
+    @property
     def prunes(self) -> bool:
         """Whether it sets some of the selected weights to zero."""
         return False
@@ -313,3 +318,8 @@ class Recipe:
     modifiers: tuple[ModifierSpec, ...]
     notes: tuple[Note, ...] = ()
     """Notes on what LLM Compressor accepts and ignores, or does otherwise than the recipe says."""
+
+    @property
+    def adapts_to_card(self) -> bool:
+        """Whether one of them does otherwise on GPUs of another size."""
+        return any(spec.adapts_to_card for spec in self.modifiers)

@@ -159,7 +159,7 @@ class Kept:
         """Makes the rehearsal of a job, or takes it from one that differs in its card alone, of the same generation."""
 
         def rehearsal(program: "Program", job: Job, /, *, rank: "Rank | None") -> "Rehearsal":
-            key = choice, recipe, without_card(job)
+            key = choice, recipe, without_card(job, recipe)
             known = self.rehearsals[key].on_card_of(job) if key in self.rehearsals else None
             if known is None:
                 known = Rehearsal(program, job, rank=rank)
@@ -200,7 +200,8 @@ class KeptEstimator(Estimator):
         return self.kept.model(self.choice_of_model, build)
 
     def trial(self, job: Job, strategy: Strategy = ASKED) -> Trial:
-        changed, recipe = without_card(self._job(job, strategy)), strategy.recipe(self.recipe)
+        recipe = strategy.recipe(self.recipe)
+        changed = without_card(self._job(job, strategy), recipe)
 
         def make() -> Trial:
             graph = self.graph(changed)

@@ -9,6 +9,7 @@ from planner.fields import JOB_FIELDS
 from planner.job import Job
 from planner.recipe.specs import ModifierSpec
 from tests import toys
+from tests.compress import test_autoround
 from tests.toys import Toy
 
 OTHERS: dict[str, Any] = {
@@ -54,3 +55,25 @@ def test_the_samples_decide_where_they_have_masks(field: str) -> None:
 def test_two_lengths_have_two_programs() -> None:
     recipe = toys.recipe(toys.gptq())
     assert decides_program(recipe, toys.job(seq_len=10)) != decides_program(recipe, Job(samples=2, seq_len=11))
+
+
+# ---------------------------------------------------------------------- a modifier that trains
+@pytest.mark.parametrize("field", sorted(BESIDE_PROGRAM))
+@pytest.mark.parametrize("device_ids", [None, "0", "0,1"])
+def test_of_what_is_beside_a_program_the_cards_size_alone_decides_and_only_how_layers_are_spread(
+    field: str, device_ids: str | None
+) -> None:
+    asked, recipe, graph = toys.job(), test_autoround.recipe(device_ids=device_ids), test_autoround.graph()
+    other = asked.model_copy(update={field: OTHERS[field]})
+    if field == "gpu_memory_bytes" and device_ids == "0,1":
+        assert decides_program(recipe, other) != decides_program(recipe, asked)
+    else:
+        assert decides_program(recipe, other) == decides_program(recipe, asked)
+        assert make_program(graph, recipe, other) == make_program(graph, recipe, asked)
+
+
+@pytest.mark.parametrize("field", sorted(OF_SAMPLES))
+def test_the_samples_decide_where_layers_are_trained(field: str) -> None:
+    asked, recipe = toys.job(), test_autoround.recipe()
+    other = asked.model_copy(update={field: OTHERS[field]})
+    assert decides_program(recipe, other) != decides_program(recipe, asked)

@@ -21,7 +21,7 @@ from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.mixin import QuantizationMixinSpec, shared_fields
 from planner.compress.modifiers.trained_weights import TrainedWeights
 from planner.compress.modifiers.training import TrainedLayer, all_qparams, data_parallel
-from planner.errors import RecipeError
+from planner.errors import RecipeError, UnsupportedError
 from planner.models.traces import Call
 from planner.models.tuned import Rounding, Spread, TunedBlock, TuningRequest, replaced
 from planner.notes import Note
@@ -122,6 +122,11 @@ class AutoRoundSpec(QuantizationMixinSpec):
         """It does."""
         return True
 
+    @property
+    def adapts_to_card(self) -> bool:
+        """models/cards.py cards_of_linears deals a layer's Linears out by the room on several GPUs."""
+        return self.cards > 1
+
     def uncounted(self) -> Iterable[Note]:
         """What torch.compile does."""
         yield from QuantizationMixinSpec.uncounted(self)
@@ -135,12 +140,20 @@ class AutoRoundSpec(QuantizationMixinSpec):
         self, layer: str, modules: Sequence[ModuleRef], schemes: Mapping[str, Scheme | None], samples: int, rows: int
     ) -> TuningRequest:
         """compressors/orchestrator.py quantize_block: every Linear of the layer is trained but those that the recipe
-        targets and ignores; one that it does not target gets the first group's scheme."""
+        targets and ignores; one that it does not target gets the first group's scheme.
+
+        Raises UnsupportedError for a layer that is a Linear itself: there is none inside to be wrapped.
+        """
         targeted = Patterns(target for target, _ in self.targets())
         linears = []
         for ref in modules:
             if ref.classes[:1] != ("Linear",):
                 continue
+            if ref.name == layer:
+                raise UnsupportedError(
+                    f"{self.type} trains the Linears inside a layer, and planner does not follow it where the layer is "
+                    "a Linear itself; leave Linear out of the sequential targets"
+                )
             scheme = schemes.get(ref.name)
             if scheme is None and targeted.first(ref) is not None:
                 continue
@@ -169,7 +182,16 @@ class AutoRoundSpec(QuantizationMixinSpec):
         return rounding(self.preset, first, searches=not self.disable_opt_rtn)
 
     def model(self, context: Context) -> "AutoRoundModel":
-        """Captured inputs, and the training."""
+        """Captured inputs, and the training.
+
+        Raises UnsupportedError with `device_ids` for weights on the GPU: apply_autoround and quantize_block
+        (`decoding_layer.to("cpu")`, mv_module_from_gpu) leave them on the CPU, layer by layer.
+        """
+        if self.is_placed and context.weights_on_gpu:
+            raise UnsupportedError(
+                f"{self.where}.device_ids: planner does not follow --weights gpu here, whose layers AutoRound takes to "
+                "the CPU one by one; leave out --weights or device_ids"
+            )
         return AutoRoundModel(context, self)
 
 

@@ -1,0 +1,68 @@
+"""Layers that AutoRound spreads over several cards: every command says of a card what its plan says."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from planner.accepted import recipe_of
+from planner.choose.estimator import Estimator
+from planner.choose.strategies import ASKED
+from planner.cli import main
+from planner.job import Job
+from planner.planning import plan
+from planner.units import GIB
+from tests.choose.small import CONFIG, machine
+
+JOB = Job(samples=8, seq_len=512)
+
+
+def spread(**fields: Any) -> Any:
+    entry = {"device_ids": "0,1", "scheme": "W4A16", "targets": ["Linear"], "ignore": ["lm_head"], "iters": 3}
+    return recipe_of({"quant_stage": {"quant_modifiers": {"AutoRoundModifier": {**entry, **fields}}}})
+
+
+def test_fit_has_each_cards_own_deal_as_its_plan_has() -> None:
+    estimator, found = Estimator(CONFIG, spread()), set()
+    for size in (80 * GIB, 2 * GIB):
+        on = machine(size, gpus=2)
+        answer, planned = estimator.choice(JOB.on(on), ASKED, on), plan(CONFIG, spread(), JOB, machine=on)
+        assert answer.fits == planned.fits
+        said = {demand.resource: demand.at_least_bytes for demand in planned.demands}
+        asks = {demand.resource: demand.at_least_bytes for demand in answer.demands}
+        assert {name: asks[name] for name in ("GPU", "second GPU")} == {
+            name: said[name] for name in ("GPU", "second GPU")
+        }
+        found.add((asks["GPU"], asks["second GPU"]))
+    assert len(found) == 2, "AutoRound deals otherwise on the small card"
+
+
+# ---------------------------------------------------------------------- what is refused, in one line
+RECIPE = str(Path(__file__).parents[1] / "measured" / "recipes" / "autoround_gpus2.yaml")
+SMALL = ("qwen3-0.6b", "-r", RECIPE, "--layers", "2", "--samples", "8", "--seq-len", "64")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--sequential-targets", "Linear"), "the layer is a Linear itself"),
+        (("--weights", "gpu"), "does not follow --weights gpu here"),
+    ],
+)
+def test_what_is_not_followed_on_several_cards_is_one_line(
+    capsys: pytest.CaptureFixture[str], options: tuple[str, ...], says: str
+) -> None:
+    assert main(["plan", *SMALL, *options]) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1
+    assert says in told[0]
+
+
+@pytest.mark.parametrize(("command", "gpus"), [("strategies", "2"), ("fit", "1")])
+def test_a_choice_goes_on_without_the_ways_that_are_not_followed(
+    capsys: pytest.CaptureFixture[str], command: str, gpus: str
+) -> None:
+    assert main([command, *SMALL, "--gpus", gpus, "--gpu-memory", "8GiB"]) in (0, 3)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "Not planned: single Linears:" in told
+    assert "Not planned: weights on the GPU:" in told
