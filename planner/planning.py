@@ -98,6 +98,8 @@ def _plans(
     job, show_progress = job_of(given_job, model), progress or _silent
     if machine is not None:
         job = job.on(machine)
+        for each in recipes:
+            each.check_gpus(machine.gpus)
     if isinstance(model, ModelGraph):
         sizes = (_told(model, each, sized_plan(model, each, job, method, on_card), on_plan) for each in recipes)
         return tuple(judged(_without_result(each), machine) for each in sizes)
@@ -225,8 +227,10 @@ Ready = tuple[Program, Notes, Notes]
 def checked_program(graph: ModelGraph, recipe: Recipe, job: Job, bound: Bound | None = None) -> Ready:
     """The job ready to simulate; `bound` as in `drafted_plan`.
 
-    Raises RecipeError or JobError where it cannot start in the library.
+    Raises RecipeError or JobError where it cannot start in the library; UnsupportedError for more GPUs than planner
+    follows its recipe on.
     """
+    recipe.check_gpus(1 + job.has_second_gpu)
     program, binding_notes = bound or make_program(graph, recipe, job)
     check_ranks(program, job.ranks)
     pipelines = {each.pipeline for each in pipeline_runs(program, job)}

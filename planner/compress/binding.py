@@ -96,7 +96,7 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
         fused_linears=graph.fused_linears,
         tuned=tuned,
         second_gpu=second_card(peaks, job),
-        other_gpus=len(peaks) or int(job.has_second_gpu),
+        other_gpus=max(gpu for spec in specs for gpu in spec.spreads_over) if peaks else int(job.has_second_gpu),
         on_disk=graph.on_disk,
         disk_bytes=disk.weights,
         disk_qparam_bytes=disk.qparams,

@@ -72,7 +72,7 @@ class Program:
     second_gpu: int = 0
     """Number of the card that the plan's second GPU is; 0 for none."""
     other_gpus: int = 0
-    """Cards beside the first."""
+    """The highest number of a card: so many must be there beside the first."""
 
     @property
     def unruled(self) -> frozenset[str]:

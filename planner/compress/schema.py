@@ -229,7 +229,9 @@ class Plan(Record):
     second_gpu: GpuPeak | None = Field(
         default=None, description="the card on which activations wait, or AutoRound trains; null where there is none"
     )
-    other_gpus: int = Field(default=0, description="GPUs beside the first; of several, second_gpu is the fullest")
+    other_gpus: int = Field(
+        default=0, description="GPUs that must be there beside the first; of several, second_gpu is the fullest"
+    )
     weights_on_disk: DiskFacts | None = Field(default=None, description="null where no weights stay on the disk")
     ranks: RankFacts | None = Field(default=None, description="null for a job of one process")
     verdict: Verdict | None = Field(default=None, description="null where the allocator was not simulated")

@@ -90,11 +90,11 @@ def cards_notes(runs: "Sequence[Run]", peaks: Mapping[int, int], second: int) ->
     """What the other cards hold, where there are several."""
     if not peaks:
         return
-    where = next(run.spec.where for run in runs if run.spec.trains)
+    spec = next(run.spec for run in runs if run.spec.trains)
     each = ", ".join(f"{nbytes / GIB:.2f} GiB on GPU {card}" for card, nbytes in sorted(peaks.items()))
     text = (
-        f"{where}: each layer is spread over {len(peaks) + 1} GPUs of this size, and beside the first one's share "
-        f"takes at most {each} while it is trained. The plan's second GPU is number {second}. AutoRound deals the "
+        f"{spec.where}: each layer is spread over {len(spec.spreads_over)} GPUs of this size, and beside the first one's "
+        f"share takes at most {each} while it is trained. The plan's second GPU is number {second}. AutoRound deals the "
         "Linears out by the cards' size: the smallest cards are those of this deal, and on GPUs of another size it may "
         "be another. Of 13 such jobs on PyTorch's CUDA build, 8 came out as planned; "
         "4 others reserved up to 11 % more or less on the first card, and a mixture of experts took up to 7 % more of "

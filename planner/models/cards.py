@@ -30,7 +30,7 @@ class PlacedLinear:
 def cards_of_linears(
     linears: Sequence[PlacedLinear], spread: Spread, tokens: int, hidden: int, itemsize: int
 ) -> dict[str, int]:
-    """The number of the card that each Linear is trained on, from 0.
+    """The number of the GPU that each Linear is trained on.
 
     `tokens` are those of a sample, `hidden` the bytes of its hidden states, whose elements have `itemsize` bytes.
     estimate_tuning_block_mem and set_auto_device_map_for_block_with_tuning, of a layer that has no `config` of its own,
@@ -54,7 +54,8 @@ def cards_of_linears(
             f"{card:.0f} GiB, which is none; take fewer or shorter samples, or name one GPU in device_ids"
         )
     each_takes = total / sum(sizes.values())
-    return _dealt(sizes, [left, *(card for _ in range(1, spread.cards))], each_takes)
+    places = _dealt(sizes, [left, *(card for _ in range(1, spread.cards))], each_takes)
+    return {name: spread.gpus[place] for name, place in places.items()}
 
 
 def _size(linear: PlacedLinear, batch: int) -> float:
@@ -67,7 +68,10 @@ def _size(linear: PlacedLinear, batch: int) -> float:
 
 
 def _dealt(sizes: Mapping[str, float], room: list[float], each_takes: float) -> dict[str, int]:
-    """`_allocate_layers_to_devices`: the largest to the last cards, one each; then by room and neighbours."""
+    """`_allocate_layers_to_devices`: the largest to the last cards, one each; then by room and neighbours.
+
+    Each card by its place among those that are named.
+    """
     order = {name: number for number, name in enumerate(sizes)}
     names, found = list(sizes), dict[str, int]()
     for place, name in enumerate(sorted(sizes, key=lambda name: (-sizes[name], -order[name]))):

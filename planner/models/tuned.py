@@ -5,6 +5,7 @@ the recipe too: its Linears quantize their weights anew in every forward. So it 
 for each kind of layer that is trained in one way.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -70,12 +71,18 @@ class OnlineRotation:
 class Spread:
     """Several cards that a layer is spread over, all of one size."""
 
-    cards: int
+    gpus: tuple[int, ...]
+    """Their numbers, in the order in which they are named."""
     card_bytes: int
     samples: int
     """All that are kept."""
     batch: int
     """The modifier's own batch size, by which memory is estimated."""
+
+    @property
+    def cards(self) -> int:
+        """How many."""
+        return len(self.gpus)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +184,7 @@ def card_peaks(block: TunedBlock) -> dict[int, int]:
 
     Without them for a layer on one card, of whose weights nothing says where they lie.
     """
-    held = dict.fromkeys(range(max(block.cards, default=0) + 1), 0)
+    held = Counter(dict.fromkeys((0, *block.cards), 0))
     for card, nbytes in zip(block.cards, block.weights if block.cards else (), strict=True):
         held[card] += nbytes
     peaks, live = dict(held), dict[int, tuple[int, int]]()
@@ -186,7 +193,7 @@ def card_peaks(block: TunedBlock) -> dict[int, int]:
             if event.kind == "alloc":
                 live[event.id] = event.card, event.bytes
                 held[event.card] += event.bytes
-                peaks[event.card] = max(peaks[event.card], held[event.card])
+                peaks[event.card] = max(peaks.get(event.card, 0), held[event.card])
             elif event.kind == "free" and event.id in live:
                 card, nbytes = live.pop(event.id)
                 held[card] -= nbytes

@@ -189,6 +189,14 @@ class ModifierSpec(ABC):
         return False
 
     @property
+    def spreads_over(self) -> tuple[int, ...]:
+        """Numbers of the GPUs that it spreads a layer over: they must be there, whatever lies on them."""
+        return (0,)
+
+    def check_gpus(self, count: int) -> None:
+        """Raises UnsupportedError where planner does not follow what it does on a machine with so many GPUs."""
+
+    @property
     def prunes(self) -> bool:
         """Whether it sets some of the selected weights to zero."""
         return False
@@ -323,3 +331,8 @@ class Recipe:
     def adapts_to_card(self) -> bool:
         """Whether one of them does otherwise on GPUs of another size."""
         return any(spec.adapts_to_card for spec in self.modifiers)
+
+    def check_gpus(self, count: int) -> None:
+        """Raises UnsupportedError where what one of them does on a machine with so many GPUs is not modelled."""
+        for spec in self.modifiers:
+            spec.check_gpus(count)

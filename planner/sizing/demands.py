@@ -32,7 +32,7 @@ class CardNeed:
     runs_out: bool = False
     """It runs out of memory there."""
     cards: int = 1
-    """So many of them: one for each rank, or all but the first that layers are spread over."""
+    """So many of them: one for each rank, or those that must be there beside the first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,11 @@ def _of_card(resource: Resource, has: int | None, card: CardNeed) -> Demand:
     gives_back = bool(has and card.retries and not card.runs_out)
     what = ON_FULL_CARD if gives_back else ON_CARD
     if card.cards > 1:
-        what += f"; {card.cards} cards, one for each rank" if resource == "GPU" else f"; {card.cards} such cards"
+        what += (
+            f"; {card.cards} cards, one for each rank"
+            if resource == "GPU"
+            else f"; {card.cards} must be there beside the first"
+        )
     if not has:
         return demand(resource, card.device_total, card.smallest, has, what)
     # the replay at the card's size decides, not the two figures: getting through is not monotonic (compress/fit.py)

@@ -7,23 +7,78 @@ import pytest
 
 from planner.compress.binding import make_program
 from planner.compress.context import EVERYTHING, Context, Shortcuts
-from planner.compress.modifiers.autoround_schemes import cards_of
+from planner.compress.modifiers.autoround_schemes import gpus_of
 from planner.compress.oneshot import simulate
 from planner.compress.schema import Plan
-from planner.errors import UnsupportedError
+from planner.errors import PlannerError, RecipeError, UnsupportedError
+from planner.hardware.machine import Machine
 from planner.job import Job
 from planner.models.traces import Event
-from planner.models.tuned import TunedBlock
-from planner.planning import plan_graph
+from planner.models.tuned import TunedBlock, TuningRequest
+from planner.planning import plan, plan_graph
+from planner.units import GIB
 from tests.compress.test_autoround import GRADIENT, VALUE, WEIGHT, alloc, block, graph, planned, recipe, step
+
+READ: tuple[tuple[str, tuple[int, ...]], ...] = (
+    ("0", (0,)),
+    ("cuda", (0,)),
+    ("cuda:0", (0,)),
+    ("0,1", (0, 1)),
+    ("0, 3", (0, 3)),
+    ("0,0,3,1", (0, 3, 1)),
+    ("cuda,1", (0, 1)),
+    ("0,cuda", (0,)),
+    ("cuda:0, cuda:1", (0, 1)),
+    ("cuda:0,,cuda:2", (0, 2)),
+    ("cuda:0, 1", (0,)),
+    ("cuda:0,cuda", (0,)),
+    ("cuda:0,1,cuda:2", (0, 2)),
+    ("0:0,1:1", (0, 1)),
+)
+"""What auto_round 0.15.1 answers (parse_available_devices of the text without spaces, where there is CUDA)."""
+
+
+@pytest.mark.parametrize(("device_ids", "gpus"), READ)
+def test_gpus_are_read_as_auto_round_reads_them(device_ids: str, gpus: tuple[int, ...]) -> None:
+    assert gpus_of(device_ids, "") == gpus
+
+
+@pytest.mark.parametrize("device_ids", [None, "auto"])
+def test_without_a_number_it_is_the_first_gpu(device_ids: str | None) -> None:
+    assert gpus_of(device_ids, "") == (0,)
 
 
 @pytest.mark.parametrize(
-    ("device_ids", "cards"),
-    [(None, 1), ("0", 1), ("cuda", 1), ("auto", 1), ("0,1", 2), ("cuda:0, cuda:1", 2), ("0,0,3,1", 3)],
+    ("device_ids", "error", "says"),
+    [
+        ("0,cuda:1", UnsupportedError, "reads 0,cuda:1 as GPU 1,"),
+        ("0,cuda:1,cuda:2", UnsupportedError, "as GPU 1 and GPU 2,"),
+        (",1", UnsupportedError, "as GPU 1,"),
+        ("cuda:0,cuda:0", UnsupportedError, "as GPU 0 and GPU 0,"),
+        ("00,0", UnsupportedError, "as GPU 0 and GPU 0,"),
+        ("cuda:1,0", RecipeError, "samples on GPU 1, which is named first"),
+        ("a:1,b:2", RecipeError, "samples on GPU 1"),
+        ("cuda:3", RecipeError, "samples on GPU 3"),
+        ("0 1", RecipeError, "samples on GPU 1"),
+        ("", RecipeError, "numbers of GPUs"),
+        ("cpu", RecipeError, "numbers of GPUs"),
+        ("AUTO", RecipeError, "numbers of GPUs"),
+    ],
 )
-def test_gpus_are_counted_as_auto_round_reads_them(device_ids: str | None, cards: int) -> None:
-    assert cards_of(device_ids, "") == cards
+def test_what_auto_round_reads_otherwise_than_it_is_meant_is_refused(
+    device_ids: str, error: type[PlannerError], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        gpus_of(device_ids, "r.yaml: device_ids")
+
+
+def test_auto_is_one_gpu_and_on_several_is_refused_with_the_numbers_to_give() -> None:
+    one, four = (Machine(gpus=n, gpu_memory_bytes=80 * GIB, source="a test") for n in (1, 4))
+    assert plan(graph(), recipe(device_ids="auto"), Job(samples=2), machine=one).gpu.peak_bytes
+    with pytest.raises(UnsupportedError, match=r"auto takes all 4 GPUs; .* give 0,1,2,3"):
+        plan(graph(), recipe(device_ids="auto"), Job(samples=2), machine=four)
+    with pytest.raises(UnsupportedError, match="give 0,1"):
+        planned(Job(samples=2, offload_device="gpu:1"), device_ids="auto")
 
 
 def test_one_card_by_its_number_takes_the_same_of_the_card() -> None:
@@ -100,6 +155,21 @@ def test_folded_equals_unfolded_on_several_cards() -> None:
             other.second_gpu and other.second_gpu.peak_bytes,
             other.cpu.peak_bytes,
         )
+
+
+@pytest.mark.parametrize(("gpus", "outcome"), [(2, "over"), (3, "over"), (4, "fits")])
+def test_a_gpu_is_there_only_where_the_machine_has_one_of_its_number(gpus: int, outcome: str) -> None:
+    """Of `0,3`, the third number is the fourth GPU, however few are named."""
+
+    def tune(request: TuningRequest) -> TunedBlock:
+        assert request.spread is not None
+        assert request.spread.gpus == (0, 3)
+        return replace(block(request.sizes), cards=(0, 3), placed=(0, 1))
+
+    on = Machine(gpus=gpus, gpu_memory_bytes=80 * GIB, source="a test")
+    found = plan(replace(graph(), tune=tune), recipe(device_ids="0,3"), Job(samples=2), machine=on)
+    assert next(demand.outcome for demand in found.demands if demand.resource == "second GPU") == outcome
+    assert any("over 2 GPUs" in note.text and "GiB on GPU 3" in note.text for note in found.notes)
 
 
 def test_activations_that_wait_on_one_of_many_cards_are_not_modelled() -> None:

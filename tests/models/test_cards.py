@@ -36,7 +36,7 @@ def llama(*, quantizes_inputs: bool = False) -> list[PlacedLinear]:
 
 
 def dealt(cards: int, *, quantizes_inputs: bool = False, card: int = CARD) -> str:
-    spread = Spread(cards=cards, card_bytes=card, samples=8, batch=8)
+    spread = Spread(gpus=tuple(range(cards)), card_bytes=card, samples=8, batch=8)
     found = cards_of_linears(llama(quantizes_inputs=quantizes_inputs), spread, 512, 512 * 4096 * 2, 2)
     return "".join(str(found[name]) for name in LLAMA)
 
@@ -52,8 +52,14 @@ def test_a_first_card_that_is_nearly_full_gets_less() -> None:
     assert dealt(2, card=3 * GIB).count("0") < dealt(2, card=80 * GIB).count("0")
 
 
+def test_cards_have_the_numbers_by_which_they_are_named() -> None:
+    spread = Spread(gpus=(0, 3, 1), card_bytes=CARD, samples=8, batch=8)
+    found = cards_of_linears(llama(), spread, 512, 512 * 4096 * 2, 2)
+    assert "".join(str(found[name]) for name in LLAMA) == dealt(3).replace("1", "3").replace("2", "1")
+
+
 def test_no_linear_needs_no_card() -> None:
-    assert cards_of_linears([], Spread(cards=2, card_bytes=CARD, samples=1, batch=1), 1, 1, 2) == {}
+    assert cards_of_linears([], Spread(gpus=(0, 1), card_bytes=CARD, samples=1, batch=1), 1, 1, 2) == {}
 
 
 # ---------------------------------------------------------------------- what lies where
@@ -116,7 +122,7 @@ def spread(built: BuiltModel, cards: int, rotations: tuple[OnlineRotation, ...] 
         rows=8,
         last_rows=2,
         trained=(8,),
-        spread=Spread(cards=cards, card_bytes=80 * GIB, samples=10, batch=8) if cards > 1 else None,
+        spread=Spread(gpus=tuple(range(cards)), card_bytes=80 * GIB, samples=10, batch=8) if cards > 1 else None,
         rotations=rotations,
     )
     graph = graph_of(built, JOB)

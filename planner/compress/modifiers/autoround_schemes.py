@@ -8,9 +8,16 @@ scheme are left alone while it trains.
 from collections.abc import Mapping
 from typing import Any
 
-from planner.errors import RecipeError
+from pydantic import Field
+
+from planner.errors import RecipeError, UnsupportedError
 from planner.models.tuned import LinearTuning, Rounding
+from planner.recipe.schemes import QuantizationFields
 from planner.recipe.specs import QuantArgs, Scheme
+
+AUTO = "auto"
+"""`device_ids` for all GPUs."""
+CUDA = "cuda:"
 
 _MX = {"weights": "mx_fp", "group": 32, "inputs": "mx_fp", "input_group": 32}
 
@@ -32,6 +39,17 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "INT8": {"weights": "int_sym", "bits": 8, "group": -1, "inputs": "int_sym", "input_bits": 8, "input_group": -1},
 }
 """auto_round/schemes.py PRESET_SCHEMES, those that compressed-tensors has under the same name."""
+
+
+class AutoRoundFields(QuantizationFields):
+    """Fields of AutoRoundModifier (modifiers/autoround/base.py)."""
+
+    iters: int = Field(default=200, ge=0)
+    enable_torch_compile: bool = True
+    batch_size: int = Field(default=8, ge=1)
+    lr: float | None = None
+    device_ids: str | None = None
+    disable_opt_rtn: bool = False
 
 
 def linear_tuning(preset: str | None, scheme: Scheme) -> LinearTuning:
@@ -62,25 +80,47 @@ def rounding(preset: str | None, first: LinearTuning, *, searches: bool) -> Roun
     return Rounding(sees_data=sees_data, searches=searches)
 
 
-def cards_of(device_ids: str | None, where: str) -> int:
-    """How many GPUs `device_ids` names: auto_round utils/device.py parse_available_devices.
+def gpus_of(device_ids: str | None, where: str) -> tuple[int, ...]:
+    """The numbers of the GPUs that `device_ids` names, in their order; the first for None, and for `auto`, which means
+    all that there are.
 
-    `auto` means all that there are: one. Raises RecipeError where the first is not the first GPU: apply_autoround takes
-    norms there (utils/dev.py get_main_device), and AutoRound the samples to the first that is named.
+    auto_round utils/device.py parse_available_devices, of what utils/device_manager.py DeviceManager.configure leaves:
+    no spaces. Raises RecipeError for what are no numbers, and where the first is not the first GPU: apply_autoround
+    takes norms there (utils/dev.py get_main_device), and AutoRound the samples to the first that is named
+    (utils/device_manager.py get_major_device). UnsupportedError where the two read another GPU first.
     """
-    named = list(dict.fromkeys(part.strip() for part in (device_ids or "").split(",") if part.strip()))
-    if not named or named == ["auto"]:
-        return 1
-    numbers = ["0" if part == "cuda" else part.rsplit(":", 1)[-1] for part in named]
-    if not all(number.isdigit() for number in numbers):
+    if device_ids is None or device_ids == AUTO:
+        return (0,)
+    text = device_ids.replace(" ", "")
+    named = _named(text)
+    if not named or not all(name.startswith(CUDA) and name.removeprefix(CUDA).isdigit() for name in named):
         raise RecipeError(f"{device_ids}: give numbers of GPUs, like 0,1", where)
-    if int(numbers[0]):
+    numbers = [int(name.removeprefix(CUDA)) for name in named]
+    major = text.split(",")[0].rsplit(":", 1)[-1]
+    first = int(major) if major.isdigit() else 0
+    if first:
         raise RecipeError(
-            f"LLM Compressor stops at the first layer: its norms are on GPU 0, and samples on GPU {numbers[0]}, which "
+            f"LLM Compressor stops at the first layer: its norms are on GPU 0, and samples on GPU {first}, which "
             "is named first; name 0 first",
             where,
         )
-    return len(dict.fromkeys(int(number) for number in numbers))
+    if numbers[0] or len(set(numbers)) < len(numbers):
+        read = " and ".join(f"GPU {number}" for number in numbers)
+        raise UnsupportedError(
+            f"{where}: AutoRound reads {device_ids} as {read}, which planner does not follow; give each once, and all "
+            "as numbers, like 0,1"
+        )
+    return tuple(numbers)
+
+
+def _named(text: str) -> list[str]:
+    """parse_available_devices where there is CUDA: beside names with a colon, those without one are passed over."""
+    if ":" in text and "," in text:
+        values = [part.split(":", 1)[1] for part in text.split(",") if ":" in part]
+        return [CUDA + value if value.isdigit() else value for value in values]
+    parts = [part for part in text.split(",") if part]
+    named = (CUDA + part if part.isdigit() else f"{CUDA}0" if part == "cuda" else part for part in parts)
+    return list(dict.fromkeys(named))
 
 
 def _weights(args: QuantArgs, where: str) -> Any:
