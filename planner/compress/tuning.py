@@ -96,9 +96,9 @@ def cards_notes(runs: "Sequence[Run]", peaks: Mapping[int, int], second: int) ->
     text = (
         f"{spec.where}: each layer is spread over {many} GPUs of this size, and beside the first one's share takes at "
         f"most {each} while it is trained. The plan's second GPU is number {second}. AutoRound deals the Linears out "
-        "by the cards' size: the smallest cards are those of this deal, and on GPUs of another size it may be another. Of "
-        "13 such jobs on PyTorch's CUDA build, 8 came out as planned; 4 others reserved up to 11 % more or less on the "
-        "first card, and a mixture of experts took up to 7 % more of another one, each time otherwise"
+        "by the cards' size: the smallest cards are those of this deal, and on GPUs of another size it may be another. "
+        "Of 13 such jobs on PyTorch's CUDA build, 8 came out as planned; 4 others reserved up to 11 % more or less on "
+        "the first card, and a mixture of experts took up to 7 % more of another one, each time otherwise"
     )
     yield Note(kind="estimate", text=text)
 
