@@ -96,9 +96,9 @@ def cards_notes(runs: "Sequence[Run]", peaks: Mapping[int, int], second: int) ->
         f"{where}: each layer is spread over {len(peaks) + 1} GPUs of this size, and beside the first one's share "
         f"takes at most {each} while it is trained. The plan's second GPU is number {second}. On smaller cards "
         "AutoRound may deal the Linears out otherwise. Of 12 such jobs on PyTorch's CUDA build, 7 came out as planned, "
-        "within 1 % of the requested and 2 % of the reserved bytes of each step. Of the 5 others, four had steps with up "
-        "to 5.7 % more or less requested and up to 11 % more or less reserved on the first card; the fifth, a mixture of "
-        "experts, took up to 7 % more of another card, and not the same in each run"
+        "within 1 % of the requested and 2 % of the reserved bytes of each step. Of the 5 others, 4 were up to 5.7 % "
+        "off in a step's requested bytes and up to 11 % in its reserved ones on the first card; a mixture of experts took "
+        "up to 7 % more of another card, and not the same in each run"
     )
     yield Note(kind="estimate", text=text)
 
