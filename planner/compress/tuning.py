@@ -97,8 +97,8 @@ def cards_notes(runs: "Sequence[Run]", peaks: Mapping[int, int], second: int) ->
         f"takes at most {each} while it is trained. The plan's second GPU is number {second}. On smaller cards "
         "AutoRound may deal the Linears out otherwise. Of 12 such jobs on PyTorch's CUDA build, 7 came out as planned, "
         "within 1 % of the requested and 2 % of the reserved bytes of each step. Of the 5 others, 4 were up to 5.7 % "
-        "off in a step's requested bytes and up to 11 % in its reserved ones on the first card; a mixture of experts took "
-        "up to 7 % more of another card, and not the same in each run"
+        "off in a step's requested bytes and up to 11 % in its reserved ones on the first card; a mixture of experts "
+        "took up to 7 % more of another card, and not the same in each run"
     )
     yield Note(kind="estimate", text=text)
 
