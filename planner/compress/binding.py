@@ -44,7 +44,7 @@ BESIDE_PROGRAM = frozenset(
         "cuda_context_bytes",
     }
 )
-"""Fields of a job that decide nothing of its program."""
+"""Fields of a job that decide nothing of its program, but for whether there is a second card."""
 OF_SAMPLES = frozenset({"samples", "ranks", "targets_per_subgraph"})
 """These decide something of it only where a modifier trains, or where samples have masks."""
 
@@ -53,7 +53,7 @@ def decides_program(recipe: Recipe, job: Job) -> tuple[Any, ...]:
     """The fields on which `make_program` depends, as a key: equal for jobs that have one program on one graph."""
     is_of_samples = job.loss_mask or any(spec.trains for spec in recipe.modifiers)
     beside = BESIDE_PROGRAM if is_of_samples else BESIDE_PROGRAM | OF_SAMPLES
-    return tuple(getattr(job, field.name) for field in JOB_FIELDS if field.name not in beside)
+    return job.has_second_gpu, *(getattr(job, field.name) for field in JOB_FIELDS if field.name not in beside)
 
 
 def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program, tuple[Note, ...]]:

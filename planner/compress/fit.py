@@ -122,8 +122,8 @@ class Rehearsal:
         """The cards of which the job would be told what it was told; None where that hangs on more than their size."""
         self._ledger, self._roomy = self._simulated(job.gpu_memory_bytes, self._shortcuts, is_strict=False)
         self._asks = any(step.gpu.held.asked for step in self._roomy.steps if step.gpu.held)
-        self._adapted: tuple[Ledger, Attempt] | None = None
-        """The last simulation that got through on a card on which the job did otherwise."""
+        self._adapted: tuple[int, Ledger, Attempt] | None = None
+        """The smallest card on which the job did otherwise and got through, and its simulation."""
 
     @property
     def roomy(self) -> Attempt:
@@ -165,14 +165,14 @@ class Rehearsal:
         if not is_own and (seen := self._seen_like(total)):
             return seen
         known = [(self._ledger, self._roomy)]
-        if self._adapted and not is_own and self._may_serve(self._adapted[1], total):
-            known.append(self._adapted)
+        if self._adapted and not is_own and self._may_serve(self._adapted[2], total):
+            known.append(self._adapted[1:])
         for ledger, attempt in known:
             if (tried := self._again(total, ledger, attempt)) is not None:
                 return tried
         ledger, attempt = self._simulated(total, self._shortcuts if is_own else PLACED_IN_PART, is_strict=True)
-        if attempt.ran_out is None and not is_own:
-            self._adapted = ledger, attempt
+        if attempt.ran_out is None and not is_own and not (self._adapted and self._adapted[0] < total):
+            self._adapted = total, ledger, attempt
         return attempt
 
     def exactly_on(self, total: int) -> Attempt:
@@ -295,18 +295,21 @@ class Rehearsal:
 def smallest_card(gets_through: Callable[[int], bool], start: int, resolution: int, least: int = 0) -> int:
     """The smallest of the tried sizes that gets through, and all larger ones that were tried.
 
-    No card of `least` bytes does. First `start` is tried, but before it an eighth, a quarter and half of the way to it:
-    where the job runs out, it does so early. From `start` upwards in steps of an eighth until a card is large enough;
-    then, where nothing is known from below, downwards until one is not; then by halves between these two, to one part
-    in `resolution`. A job that adapts to the card may get through on a smaller one again.
+    No card of `least` bytes does. First an eighth, a quarter and half of the way to `start` are tried, then `start`,
+    until two in a row are large enough: where the job runs out, it does so early. From `start` upwards in steps of an
+    eighth until a card is large enough; then, where nothing is known from below, downwards until one is not; then by
+    halves between these two, to one part in `resolution`. A job that adapts to the card may get through on a smaller
+    one again, or run out on a larger one that was not tried.
     """
-    fails, passes = least, start
+    fails, passes = least, 0
     for size in reversed(_halves(start, resolution, least)):
-        if gets_through(size):
-            passes = size
+        if not gets_through(size):
+            fails, passes = size, 0
+        elif passes:
             break
-        fails = size
-    else:
+        else:
+            passes = size
+    if not passes:
         passes = start + max(start // 8, MIB)
         while not gets_through(passes):
             fails, passes = passes, passes + max(passes // 8, MIB)

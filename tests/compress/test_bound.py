@@ -41,7 +41,7 @@ def test_what_decides_nothing_of_a_program_makes_the_same_one(field: str) -> Non
 
 def test_every_field_of_a_job_decides_its_program_or_is_known_not_to() -> None:
     assert set(OTHERS) == BESIDE_PROGRAM | OF_SAMPLES
-    assert len(decides_program(toys.recipe(), toys.job())) == len(JOB_FIELDS) - len(OTHERS)
+    assert len(decides_program(toys.recipe(), toys.job())) == 1 + len(JOB_FIELDS) - len(OTHERS)
 
 
 @pytest.mark.parametrize("field", sorted(OF_SAMPLES))
@@ -49,6 +49,13 @@ def test_the_samples_decide_where_they_have_masks(field: str) -> None:
     asked, recipe = toys.job(loss_mask=True), toys.recipe(toys.gptq())
     other = asked.model_copy(update={field: OTHERS[field]})
     assert decides_program(recipe, other) != decides_program(recipe, asked)
+
+
+def test_a_second_card_makes_another_program() -> None:
+    alone, recipe = toys.job(), toys.recipe(toys.gptq())
+    beside = alone.model_copy(update={"offload_device": "gpu:1"})
+    assert make_program(Toy().graph, recipe, beside) != make_program(Toy().graph, recipe, alone)
+    assert decides_program(recipe, beside) != decides_program(recipe, alone)
 
 
 def test_two_lengths_have_two_programs() -> None:
