@@ -40,7 +40,7 @@ StepOption = Annotated[
 ]
 DeviceOption = Annotated[
     Literal["gpu", "cpu", "gpu1"],
-    typer.Option("--device", help="Whose memory; gpu1 is the card on which activations wait.", rich_help_panel=RESULT),
+    typer.Option("--device", help="Whose memory; gpu1 is the plan's second GPU.", rich_help_panel=RESULT),
 ]
 
 

@@ -71,7 +71,7 @@ _JOB_HINTS = {
     "max-model-len": _OF_SERVING,
     "max-num-seqs": "that is of serving (`planner serve`); samples per forward pass are --batch-size",
     "gpu-memory-utilization": "that is of serving (`planner serve`); LLM Compressor takes what it needs",
-    "tensor-parallel-size": "LLM Compressor splits no layer; --ranks N is a torchrun job",
+    "tensor-parallel-size": "LLM Compressor splits no Linear; --ranks N is a torchrun job",
     "nproc-per-node": "write --ranks N",
     "device-map": 'write --weights: cpu, gpu for device_map="cuda", or disk for "auto_offload"',
     "max-memory": "write --weights disk --ram-for-weights SIZE",

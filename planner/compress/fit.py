@@ -70,7 +70,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecondCard:
-    """The card on which activations wait."""
+    """The card on which activations wait, or the fullest of the others that layers are spread over."""
 
     helds: tuple[CardUse, ...]
     """What its allocator held in each step, as far as the job came."""

@@ -121,15 +121,17 @@ def disk_facts(program: Program) -> DiskFacts | None:
 
 def _verdict(tried: Attempt, second: SecondCard | None) -> Verdict:
     """What happens on cards of the job's size; of two that run out, the first one counts."""
-    retries = tried.retries + (second.retries if second else 0)
+    there = second.retries if second else 0
+    retries = tried.retries + there
     errors = [(tried.ran_out, 0), (second.ran_out if second else None, 1)]
     ran_out = [(error, number) for error, number in errors if error is not None]
     if not ran_out:
-        return Verdict(outcome="gives back" if retries else "through", retries=retries)
+        return Verdict(outcome="gives back" if retries else "through", retries=retries, second_retries=there)
     error, number = min(ran_out, key=lambda each: each[0].step)
     return Verdict(
         outcome="out of memory",
         retries=retries,
+        second_retries=there,
         gpu=1 if number else 0,
         step=error.step,
         asked_bytes=error.asked,

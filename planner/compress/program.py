@@ -119,7 +119,7 @@ class StepMemory:
     cpu: Peak
     moved: Moved = NOTHING
     second_gpu: Peak | None = None
-    """The card on which activations wait, if there is one."""
+    """The card on which activations wait, or the fullest of the others that layers are spread over, if any."""
     shared_cpu: int = 0
     """Of the CPU's bytes, weights and qparams: ranks of a torchrun job have these once for all."""
 

@@ -130,8 +130,9 @@ class Verdict(Record):
     outcome: Literal["through", "gives back", "out of memory"] = Field(
         description="through; through after giving cached segments back, which is slow; or torch.OutOfMemoryError"
     )
-    retries: int = Field(default=0, description="how often segments are given back")
-    gpu: Literal[0, 1] = Field(default=0, description="the card that runs out: 1 is the one on which activations wait")
+    retries: int = Field(default=0, description="how often segments are given back, on both cards together")
+    second_retries: int = Field(default=0, description="how often of these on the second GPU")
+    gpu: Literal[0, 1] = Field(default=0, description="the card that runs out: 1 is the plan's second GPU")
     step: int | None = Field(default=None, description="index of the step that runs out of memory")
     asked_bytes: int | None = Field(default=None, description="the tensor that it asks for")
     free_bytes: int | None = Field(default=None, description="what the driver has left then")

@@ -27,6 +27,8 @@ class Demand(Record):
     has_bytes: int | None = Field(description="what the machine has; null where nobody said")
     outcome: Outcome
     what: str = Field(description="what the two figures are, in words")
+    gpus: int = Field(default=0, description="GPUs that a machine must have for it; 0: it is no GPU")
+    has_gpus: int = Field(default=0, description="GPUs that the machine has; 0 too where it is no GPU")
 
     @property
     def share(self) -> float:
@@ -34,6 +36,11 @@ class Demand(Record):
         if not self.has_bytes:
             return float("inf") if self.at_least_bytes and self.has_bytes is not None else 0.0
         return self.at_least_bytes / self.has_bytes
+
+    @property
+    def lacks_gpus(self) -> bool:
+        """There are too few GPUs, whatever their size."""
+        return bool(self.at_least_bytes) and self.gpus > self.has_gpus
 
 
 def demand(resource: Resource, needs: int, at_least: int, has: int | None, what: str) -> Demand:

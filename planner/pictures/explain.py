@@ -62,7 +62,10 @@ def explained(plan: Plan, picture: Picture, step: int | None, device: DeviceKey)
     if not 0 <= number < len(plan.steps):
         raise JobError(f"--step {number}: the job has the steps 0 to {len(plan.steps) - 1}")
     if device not in picture.devices:
-        raise JobError(f"--device {device}: no activations wait on a second GPU; --offload-device gpu:1 is such a job")
+        raise JobError(
+            f"--device {device}: the job has no second GPU; --offload-device gpu:1 makes activations wait on one, and "
+            "AutoRound's device_ids spread each layer over several"
+        )
     found, shown = peak_of(picture, number, device), picture.steps[number]
     planned = on_device(plan.steps[number], device)
     if found is None or planned is None:

@@ -14,7 +14,7 @@ from planner.recipe.changes import Changes
 from planner.records import Record
 
 DeviceKey = Literal["gpu", "gpu1", "cpu"]
-"""`gpu1` is the card on which activations wait."""
+"""`gpu1` is the card on which activations wait, or the fullest of the others that layers are spread over."""
 
 DEVICE_NAMES: dict[DeviceKey, str] = {"gpu": "GPU", "gpu1": "second GPU", "cpu": "CPU"}
 """The devices in words."""

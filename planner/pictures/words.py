@@ -11,7 +11,7 @@ from planner.notes import texts
 from planner.recipe.changes import Changes
 from planner.reports.advice import advice_line
 from planner.reports.demands import missing_line
-from planner.reports.summary import answer, cpu_lines, gpu_lines, header, result_line
+from planner.reports.summary import SECOND_BRIEFLY, answer, cpu_lines, gpu_lines, header, result_line, second_use
 
 
 def words(plan: Plan, model: str | None = None, recipe: str | None = None, changes: Changes | None = None) -> Any:
@@ -26,6 +26,7 @@ def words(plan: Plan, model: str | None = None, recipe: str | None = None, chang
         "advice": advice_line(plan),
         "header": header(plan),
         "gpu": gpu_lines(plan),
+        "second_gpu": SECOND_BRIEFLY[second_use(plan)] if plan.second_gpu else "",
         "cpu": cpu_lines(plan),
         "result": result_line(plan),
         "notes": list(texts(plan.notes)),

@@ -43,17 +43,29 @@ def missing_line(demands: Sequence[Demand]) -> str:
 
 
 def _missing(demand: Demand) -> str:
+    if demand.lacks_gpus and not _is_next(demand):
+        return f"{demand.gpus} GPUs are needed, and the machine has {demand.has_gpus or 'none'}"
     if demand.has_bytes == 0:
         return f"no {demand.resource}, and {human_bytes(demand.at_least_bytes)} of one is needed"
     lacking = demand.at_least_bytes - (demand.has_bytes or 0)
     return f"{human_bytes(max(0, lacking))} of {demand.resource} missing"
 
 
+def _is_next(demand: Demand) -> bool:
+    """The job wants one such card: the only GPU, or one second to it."""
+    return demand.gpus == (2 if demand.resource == "second GPU" else 1)
+
+
+def _has(demand: Demand) -> str:
+    if demand.lacks_gpus:
+        return f"the machine has {demand.has_gpus or 'no'} GPU{'s' * (demand.has_gpus > 1)}"
+    return "nobody said how much there is" if demand.has_bytes is None else f"the machine has {gib(demand.has_bytes)}"
+
+
 def demand_line(demand: Demand) -> str:
     """What is needed of one resource and what there is."""
-    has = "nobody said how much there is" if demand.has_bytes is None else f"the machine has {gib(demand.has_bytes)}"
     between = "" if demand.needs_bytes == demand.at_least_bytes else f", at least {gib(demand.at_least_bytes)}"
-    return f"{demand.outcome}: {gib(demand.needs_bytes)}{between}; {has} ({demand.what})"
+    return f"{demand.outcome}: {gib(demand.needs_bytes)}{between}; {_has(demand)} ({demand.what})"
 
 
 def machine_line(machine: Machine) -> str:

@@ -69,14 +69,38 @@ def gpu_lines(plan: Plan) -> list[str]:
     return [*_where(plan, peak_gpu_step(plan), "gpu"), exact, *_on_card(plan), *_on_second(plan), *rule]
 
 
+SecondUse = Literal["waits", "spread", "both", "not known"]
+
+_SECOND: dict[SecondUse, str] = {
+    "waits": "of activations wait on a second GPU",
+    "spread": "at most on another GPU that layers are spread over",
+    "both": "at most on a second GPU, on which activations wait and over which layers are spread",
+    "not known": "at most on a second GPU",
+}
+SECOND_BRIEFLY: dict[SecondUse, str] = {
+    "waits": "activations wait there",
+    "spread": "layers are spread over it",
+    "both": "activations wait there, and layers are spread over it",
+    "not known": "",
+}
+"""For a box that is headed `second GPU`."""
+
+
+def second_use(plan: Plan) -> SecondUse:
+    """What the second GPU is for. What a rehearsed script has on it was not traced."""
+    waits = plan.job.has_second_gpu
+    if plan.method == "rehearsed":
+        return "waits" if waits else "not known"
+    trains = any(step.second_gpu and step.second_gpu.by_kind.keys() - {"activation_cache"} for step in plan.steps)
+    return "both" if waits and trains else "waits" if waits else "spread"
+
+
 def _on_second(plan: Plan) -> list[str]:
     """The card on which activations wait, or layers are trained too; empty where there is no second one."""
     second = plan.second_gpu
     if second is None:
         return []
-    waits = plan.job.offload_device == "gpu:1"
-    what = "of activations wait on a second GPU" if waits else "at most on another GPU that layers are spread over"
-    held = f"{gib(second.peak_bytes)} {what}"
+    held = f"{gib(second.peak_bytes)} {_SECOND[second_use(plan)]}"
     if second.peak_reserved_bytes is None or second.device_total_bytes is None:
         return [held]
     return [
@@ -143,7 +167,7 @@ def fit_line(plan: Plan) -> str:
     if plan.verdict.outcome == "through":
         return f"gets through on {room(plan.job)}{smallest}"
     if plan.verdict.outcome == "gives back":
-        times = f"{plan.verdict.retries} time{'s' * (plan.verdict.retries > 1)}"
+        times = f"{plan.verdict.retries} time{'s' * (plan.verdict.retries > 1)}{_on_which(plan.verdict)}"
         return f"GETS THROUGH on {room(plan.job)} after giving back cached memory {times}, which is slow{smallest}"
     step = first_over(plan)
     where = place(step) if step else "the last step"
@@ -151,6 +175,12 @@ def fit_line(plan: Plan) -> str:
     return f"OUT OF MEMORY on {which}{room(plan.job)} in {where}{_asking(plan.verdict)}" + _smallest(
         plan, "gets through"
     )
+
+
+def _on_which(verdict: Verdict) -> str:
+    """Where a second GPU gave back too."""
+    there = verdict.second_retries
+    return "" if not there else " on the second GPU" if there == verdict.retries else f", {there} on the second GPU"
 
 
 def _asking(verdict: Verdict) -> str:

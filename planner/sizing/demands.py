@@ -62,9 +62,9 @@ def demands_on(
 ) -> tuple[Demand, ...]:
     """What is asked of each resource; `second` is the card on which activations wait, or the fullest of the others that
     layers are spread over."""
-    found = [_of_card("GPU", machine.gpu_memory_bytes if machine.gpus >= card.cards else 0, card)]
+    found = [_on_machine("GPU", machine, card, card.cards)]
     if second is not None:
-        found.append(_of_card("second GPU", machine.gpu_memory_bytes if machine.gpus > second.cards else 0, second))
+        found.append(_on_machine("second GPU", machine, second, second.cards + 1))
     what = IN_RAM if ram.is_process else ESTIMATED
     found.append(demand("RAM", ram.resident, ram.must_have, ram_of(machine), what))
     if ram.shared:
@@ -76,6 +76,12 @@ def demands_on(
         if is_apart and disk.cache:
             found.append(demand("Hub cache", disk.cache, disk.cache, machine.cache_disk_bytes, IN_CACHE))
     return tuple(found)
+
+
+def _on_machine(resource: Resource, machine: Machine, card: CardNeed, gpus: int) -> Demand:
+    """What is asked of a card of which a machine must have `gpus`, the first one counted."""
+    found = _of_card(resource, machine.gpu_memory_bytes if machine.gpus >= gpus else 0, card)
+    return found.model_copy(update={"gpus": gpus, "has_gpus": machine.gpus})
 
 
 def _of_card(resource: Resource, has: int | None, card: CardNeed) -> Demand:
@@ -143,10 +149,11 @@ def judged(plan: Plan, machine: Machine | None = None) -> Plan:
 
 
 def _card_need(peak: GpuPeak, verdict: Verdict, number: int) -> CardNeed:
+    second = verdict.second_retries
     return CardNeed(
         device_total=(peak.device_total_bytes or 0) if peak.peak_reserved_bytes else 0,
         smallest=peak.smallest_card_bytes or 0,
-        retries=verdict.retries,
+        retries=second if number else verdict.retries - second,
         runs_out=verdict.outcome == "out of memory" and verdict.gpu == number,
     )
 

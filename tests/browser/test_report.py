@@ -9,12 +9,14 @@ import pytest
 
 from planner.compress.recipes import load_recipe
 from planner.compress.schema import Plan
+from planner.hardware.machine import Machine
 from planner.job import Job
 from planner.pictures.make import on_machine, picture_of
 from planner.pictures.page import fragment
 from planner.pictures.page import page as written
 from planner.pictures.schema import Pictured
 from planner.planning import sized_plan
+from planner.sizing.demands import judged
 from tests.browser.conftest import OpenPage
 from tests.built import graph_of
 
@@ -203,3 +205,16 @@ def test_two_cells_of_a_notebook_draw_themselves(plans: list[Pictured], open_pag
     page = open_page(file.as_uri())
     page.wait_for_function("document.querySelectorAll('.pr-chart .u-over').length === 4")
     assert page.locator(".planner-report h1").count() == 2
+
+
+def test_a_second_gpu_says_what_it_is_for_and_how_many_are_missing(open_page: OpenPage, tmp_path: Path) -> None:
+    job = Job(layers=2, samples=2, seq_len=64, offload_device="gpu:1")
+    graph, recipe = graph_of("qwen3-0.6b", job), load_recipe("gptq_w4a16")
+    few = Machine(gpu_memory_bytes=job.gpu_memory_bytes, ram_bytes=2**36, gpus=3, source="a test")
+    plan = judged(sized_plan(graph, recipe, job).model_copy(update={"other_gpus": 3}), few)
+    (tmp_path / "one.html").write_text(written([Pictured(plan, None, "qwen3-0.6b")], "one"), encoding="utf-8")
+    found = open_page((tmp_path / "one.html").as_uri())
+    box = found.locator(".pr-card", has_text="second GPU, requested")
+    assert "activations wait there" in box.inner_text()
+    assert "3 of 4 GPUs" in found.locator(".pr-facts tr", has_text="second GPU").inner_text()
+    assert "4 GPUs are needed, and the machine has 3" in found.locator(".pr-verdict").inner_text()

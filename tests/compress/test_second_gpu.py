@@ -12,8 +12,11 @@ from planner.compress.fit import Rehearsal
 from planner.compress.oneshot import simulate
 from planner.compress.plans import plan_on_card
 from planner.compress.program import StepMemory
+from planner.compress.schema import Plan
+from planner.pictures.words import words
 from planner.planning import plan_graph
 from planner.reports import table
+from planner.reports.summary import gpu_lines
 from planner.units import MIB
 from tests import toys
 from tests.toys import Toy
@@ -107,3 +110,60 @@ def test_many_batches_lie_there_as_if_each_had_been_walked(monkeypatch: pytest.M
     quick = rehearsal(samples=60).second_on(2_000 * MIB)
     monkeypatch.setattr(batches, "next_round", lambda *_: None)
     assert rehearsal(samples=60).second_on(2_000 * MIB) == quick
+
+
+def test_a_second_card_that_gives_memory_back_is_told_apart_from_the_first() -> None:
+    tried = rehearsal()
+    first, second = tried.on(tried.job.gpu_memory_bytes), tried.second_on(tried.job.gpu_memory_bytes)
+    assert second is not None
+    used = replace(second, helds=tuple(replace(held, retries=1) for held in second.helds[:2]))
+    tried.second_on = lambda _: used  # type: ignore[method-assign]
+    plan = plan_on_card(LARGE.graph, toys.recipe(toys.static_rtn()), tried, (), with_smallest=False)
+    assert plan.verdict is not None
+    assert (plan.verdict.outcome, plan.verdict.retries, plan.verdict.second_retries) == ("gives back", 2, 2)
+    assert first.retries == 0
+
+
+# ---------------------------------------------------------------------- what it is for
+def used_for(plan: Plan, offload_device: str, kinds: tuple[str, ...]) -> Plan:
+    """The plan with such memory on its second card."""
+    changed = [
+        step.model_copy(update={"second_gpu": step.gpu.model_copy(update={"by_kind": dict.fromkeys(kinds, MIB)})})
+        for step in plan.steps
+    ]
+    job = plan.job.model_copy(update={"offload_device": offload_device})
+    return plan.model_copy(update={"steps": tuple(changed), "job": job})
+
+
+@pytest.mark.parametrize(
+    ("offload_device", "kinds", "line", "box"),
+    [
+        ("gpu:1", ("activation_cache",), "of activations wait on a second GPU", "activations wait there"),
+        ("cpu", ("autoround", "weights"), "on another GPU that layers are spread over", "layers are spread over it"),
+        (
+            "gpu:1",
+            ("activation_cache", "autoround"),
+            "at most on a second GPU, on which activations wait and over which layers are spread",
+            "activations wait there, and layers are spread over it",
+        ),
+    ],
+)
+def test_a_report_says_what_the_second_card_is_for(
+    offload_device: str, kinds: tuple[str, ...], line: str, box: str
+) -> None:
+    plan = plan_on_card(LARGE.graph, toys.recipe(toys.static_rtn()), rehearsal(), ())
+    found = used_for(plan, offload_device, kinds)
+    assert any(line in each for each in gpu_lines(found))
+    assert words(found)["second_gpu"] == box
+
+
+def test_of_what_a_rehearsed_script_has_on_it_no_more_is_said_than_is_known() -> None:
+    plan = plan_on_card(LARGE.graph, toys.recipe(toys.static_rtn()), rehearsal(), ())
+    found = used_for(plan, "cpu", ("other",)).model_copy(update={"method": "rehearsed"})
+    assert any("at most on a second GPU" in each for each in gpu_lines(found))
+    assert words(found)["second_gpu"] == ""
+
+
+def test_a_plan_of_one_card_says_nothing_of_a_second() -> None:
+    plan = plan_graph(TOY.graph, toys.recipe(toys.gptq()), toys.job(), on_card=True)
+    assert words(plan)["second_gpu"] == ""

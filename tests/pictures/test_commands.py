@@ -73,7 +73,12 @@ def test_an_explanation_names_the_librarys_function_and_the_shape(capsys: pytest
 
 
 @pytest.mark.parametrize(
-    ("option", "said"), [(["--step", "99"], "--step 99: the job has the steps 0 to"), (["--device", "gpu1"], "gpu1")]
+    ("option", "said"),
+    [
+        (["--step", "99"], "--step 99: the job has the steps 0 to"),
+        (["--device", "gpu1"], "--offload-device gpu:1"),
+        (["--device", "gpu1"], "device_ids"),
+    ],
 )
 def test_a_step_or_a_card_that_there_is_not_is_one_line(
     option: list[str], said: str, capsys: pytest.CaptureFixture[str]

@@ -1,13 +1,18 @@
 """One judgement: what a plan asks of a machine, and what the machine says to that."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from planner.compress.schema import GpuPeak, Verdict
 from planner.hardware.demand import Demand, binding, demand, fits, rank
 from planner.hardware.machine import Machine
 from planner.job import Job
 from planner.planning import plan
+from planner.reports.demands import answer_line, demand_line
+from planner.reports.summary import fit_line
 from planner.sizing.demands import CardNeed, RamNeed, demands_on, judged
 from planner.units import GIB
 from tests.choose.small import CONFIG
@@ -79,3 +84,62 @@ def test_a_machine_of_which_no_card_was_said_has_the_jobs_card() -> None:
 def test_a_rule_of_thumb_is_not_judged() -> None:
     planned = plan(CONFIG, "gptq_w4a16", Job(samples=4, seq_len=128), method="rule-of-thumb")
     assert judged(planned, on(GIB)) == planned
+
+
+# ---------------------------------------------------------------------- several cards
+def said(machine: Machine, card: CardNeed = CARD, second: CardNeed | None = None) -> tuple[str, list[str]]:
+    found = demands_on(machine, card, RAM, None, second)
+    return answer_line(fits(found), found, None), [demand_line(each) for each in found]
+
+
+def test_too_few_gpus_for_layers_that_are_spread_over_four_are_counted_and_no_size_is_missing() -> None:
+    others = CardNeed(device_total=3 * GIB, smallest=2 * GIB, cards=3)
+    answer, lines = said(on(64 * GIB, gpus=3), second=others)
+    assert answer == "NO: 4 GPUs are needed, and the machine has 3"
+    assert "the machine has 3 GPUs" in lines[1]
+    assert said(on(64 * GIB, gpus=4), second=others)[0].startswith("YES")
+
+
+def test_too_few_gpus_for_ranks_are_counted() -> None:
+    answer, lines = said(on(64 * GIB, gpus=2), replace(CARD, cards=4))
+    assert answer == "NO: 4 GPUs are needed, and the machine has 2"
+    assert "the machine has 2 GPUs" in lines[0]
+
+
+def test_of_one_card_that_is_not_there_the_size_is_said() -> None:
+    answer, lines = said(on(64 * GIB, gpus=1), second=CARD)
+    assert answer == "NO: no second GPU, and 6.000 GiB of one is needed"
+    assert "the machine has 1 GPU (" in lines[1]
+    answer, lines = said(on(64 * GIB, gpus=0))
+    assert answer == "NO: no GPU, and 6.000 GiB of one is needed"
+    assert "the machine has no GPU (" in lines[0]
+
+
+def test_a_job_without_a_gpu_lacks_none() -> None:
+    answer, lines = said(on(64 * GIB, gpus=0), CardNeed(device_total=0, smallest=0))
+    assert answer.startswith("YES")
+    assert "no GPU" not in lines[0]
+
+
+def peak(reserved: int) -> GpuPeak:
+    sizes = {"peak_reserved_bytes": reserved, "device_total_bytes": reserved, "smallest_card_bytes": reserved}
+    return GpuPeak(peak_bytes=reserved, peak_allocated_bytes=reserved, peak_step=0, **sizes)
+
+
+@pytest.mark.parametrize(
+    ("second", "slow", "words"),
+    [
+        (0, ["GPU"], "cached memory 3 times, which"),
+        (3, ["second GPU"], "cached memory 3 times on the second GPU, which"),
+        (1, ["GPU", "second GPU"], "cached memory 3 times, 1 on the second GPU, which"),
+    ],
+)
+def test_only_the_card_that_gives_memory_back_is_slow(second: int, slow: list[str], words: str) -> None:
+    planned = plan(CONFIG, "gptq_w4a16", Job(samples=4, seq_len=128, gpu_memory_bytes=GIB))
+    verdict = Verdict(outcome="gives back", retries=3, second_retries=second)
+    changed = planned.model_copy(update={"verdict": verdict, "second_gpu": peak(GIB // 2), "other_gpus": 1})
+    found = judged(changed, on(64 * GIB, GIB, gpus=2))
+    cards = [each for each in found.demands if "GPU" in each.resource]
+    assert [each.resource for each in cards if each.outcome == "slow"] == slow
+    assert [each.resource for each in cards if "giving cached memory back" in each.what] == slow
+    assert words in fit_line(found)

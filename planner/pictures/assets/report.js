@@ -177,13 +177,13 @@ class Report {
       ...lines.slice(1).map(each => make("p", {}, cased(each))), words.advice ? make("p", { class: "pr-advice" }, words.advice) : null);
   }
   cards() {
-    const { plan } = this.job, { gpu, cpu, host } = plan;
+    const { plan, words } = this.job, { gpu, cpu, host } = plan;
     const card = (title, bytes, lines, step, device) => make("div", { class: "pr-card" }, make("h3", {}, title), make("p", { class: "pr-figure", title: exact(bytes) }, size(bytes)), ...lines.filter(Boolean).map(each => make("p", {}, each)),
       step === null || !bytes ? null : make("button", { type: "button", onclick: () => { this.zoom(step, step + 1); this.toPeak(this.chartOf(device)); } }, `${step}: ${this.job.title(step)}`));
     return make("section", { class: "pr-cards", "aria-label": "peaks" },
       card("GPU, requested", gpu.peak_bytes, ["at most, by tensors"], gpu.peak_step, "gpu"),
       gpu.device_total_bytes && gpu.peak_reserved_bytes ? card("GPU, as nvidia-smi shows it", gpu.device_total_bytes, [`${size(gpu.peak_reserved_bytes)} reserved and ${size(gpu.context_bytes)} of CUDA context`, gpu.smallest_card_bytes ? `the smallest card that gets through: ${size(gpu.smallest_card_bytes)}` : ""], null) : null,
-      plan.second_gpu ? card("second GPU, requested", plan.second_gpu.peak_bytes, ["activations wait there"], plan.second_gpu.peak_step, "gpu1") : null,
+      plan.second_gpu ? card("second GPU, requested", plan.second_gpu.peak_bytes, [words.second_gpu], plan.second_gpu.peak_step, "gpu1") : null,
       card("RAM, tensors", cpu.peak_bytes, ["without the Python process"], cpu.peak_step, "cpu"),
       host ? card("RAM of the process", host.peak_resident_bytes, [`resident, at ${host.peak_resident_phase}; without ${size(host.peak_must_have_bytes)} it is killed`], null) : null,
       plan.result ? card("Result", plan.result.file_bytes, [`on disk, ${plan.result.bits_per_weight.toFixed(2)} bits per weight`, `${size(plan.result.serving_bytes)} to serve one sequence of ${trimmed(plan.result.context, 0)} tokens`], null) : null);
@@ -253,7 +253,7 @@ class Report {
   facts() {
     const { plan, words } = this.job;
     const demands = plan.demands && plan.demands.length ? make("table", {}, make("thead", {}, make("tr", {}, ...["machine", "asks for", "at least", "has", ""].map(each => make("th", { scope: "col" }, each)))),
-      make("tbody", {}, plan.demands.map(each => make("tr", {}, make("th", { scope: "row" }, each.resource), make("td", {}, size(each.needs_bytes)), make("td", {}, size(each.at_least_bytes)), make("td", {}, each.has_bytes === null ? "not said" : size(each.has_bytes)), make("td", {}, each.outcome))))) : null;
+      make("tbody", {}, plan.demands.map(each => make("tr", {}, make("th", { scope: "row" }, each.resource), make("td", {}, size(each.needs_bytes)), make("td", {}, size(each.at_least_bytes)), make("td", {}, each.has_bytes === null ? "not said" : each.at_least_bytes && each.gpus > each.has_gpus ? `${trimmed(each.has_gpus, 0)} of ${trimmed(each.gpus, 0)} GPUs` : size(each.has_bytes)), make("td", {}, each.outcome))))) : null;
     const lines = (words.header || []).map(([name, text]) => [make("dt", {}, name), make("dd", {}, text)]);
     return lines.length || demands ? make("section", { class: "pr-facts" }, make("h2", {}, "Job and machine"), lines.length ? make("dl", {}, lines) : null, demands) : null;
   }

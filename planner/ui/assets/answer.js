@@ -38,7 +38,8 @@ function bar(demand) {
   if (has) { mark.style.left = percent(has); track.append(mark); }
   if (has === null) track.replaceChildren();
   const size = bytes => `${(bytes / GIB).toLocaleString("en", {maximumFractionDigits: 1})} GiB`;
-  const sizes = make("span", {className: "ui-sizes", textContent: `${size(demand.needs_bytes)}${has === null ? " of ?" : ` of ${size(has)}`}`});
+  const there = has === null ? " of ?" : demand.at_least_bytes && demand.gpus > demand.has_gpus ? `, ${demand.has_gpus} of ${demand.gpus} GPUs` : ` of ${size(has)}`;
+  const sizes = make("span", {className: "ui-sizes", textContent: `${size(demand.needs_bytes)}${there}`});
   const row = make("li", {title: demand.words}, make("b", {textContent: demand.resource}), track, sizes, make("span", {className: "ui-hidden", textContent: demand.words}));
   row.dataset.outcome = demand.outcome;
   return row;

@@ -28,8 +28,8 @@ cuSOLVER's and cuDNN's own workspaces and the true size of the CUDA context are 
 Measured figures are the job's highest, in GiB (2^30): **requested** (what was asked for), **allocated** (with rounding
 and what was not split off), **reserved** (segments taken from the driver). A ratio is planned over measured; a worst
 step is the one whose figure is furthest off. Every step's requested bytes are within 1 % and its reserved bytes within
-2 %, or a test fails. Progress bars were off. In a mixture of experts no token is routed to any expert, as `nonzero`
-reads zeros there; for this page the planner was told so.
+2 %, or a test fails ([others](#measured-and-not-in-the-tables)). Progress bars were off. In a mixture of experts no
+token is routed to any expert, as `nonzero` reads zeros there; for this page the planner was told so.
 
 Over {jobs} jobs and {steps} steps: requested bytes of {exact} steps are equal to the byte or within 64 bytes of it;
 the worst step is off by {worst_requested:.2%} in requested and by {worst_reserved:.2%} in reserved bytes.
