@@ -20,7 +20,7 @@ class OneCrossing(SubgraphForward):
 def arguments() -> tuple[ParentsArguments, Context]:
     context = Context(toys.job())
     context.forward = OneCrossing(context, ModelTrace((), {}, 0, 0))
-    return ParentsArguments(context, copies=True), context
+    return ParentsArguments(context, offload=True), context
 
 
 def test_parents_of_one_subgraph_share_a_copy() -> None:

@@ -16,7 +16,7 @@ def test_the_page_lists_them() -> None:
 
 
 def test_a_plans_note_counts_the_jobs_on_several_gpus_that_were_measured() -> None:
-    run: Any = SimpleNamespace(spec=SimpleNamespace(trains=True, where="my.yaml"))
+    run: Any = SimpleNamespace(spec=SimpleNamespace(trains=True, where="my.yaml", spreads_over=(0, 1)))
     (note,) = cards_notes([run], {1: GIB}, 1)
     equal = sum(cards > 1 for *_, cards, _ in autoround.SPREAD_JOBS)
     others = len(apart.SPREAD)

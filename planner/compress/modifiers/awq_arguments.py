@@ -46,13 +46,18 @@ class _OneCopy:
 
 
 class ParentsArguments:
-    """What is kept of all parents. `copies`: on the CPU, while forwards run on the GPU."""
+    """What is kept of all parents. `offload`: on the CPU."""
 
-    def __init__(self, context: Context, *, copies: bool) -> None:
-        self._context, self.copies = context, copies
+    def __init__(self, context: Context, *, offload: bool) -> None:
+        self._context, self._offload = context, offload
         self._kept: dict[str, KeptArguments] = {}
         self._shared: dict[int, _OneCopy] = {}
         """By the crossing that the tensor is; from -1 down those that no later parent can be passed."""
+
+    @property
+    def copies(self) -> bool:
+        """cache.py `_offload_value` copies nothing to where it is: a model on the CPU has it there already."""
+        return self._offload and self._context.device == "gpu"
 
     def keep(self, parent: str, call: Call) -> None:
         """cache_parent_kwargs_hook: IntermediatesCache.append, which copies nothing without an offload device."""

@@ -37,7 +37,7 @@ class AwqModel(ModifierModel):
     def __init__(self, context: Context, smoothings: Sequence[AwqSmoothing], points: Sequence[bool], *, offload: bool):
         super().__init__(context)
         self.smoothings = tuple(smoothings)
-        self.search = AwqSearch(context, points, copies=offload and context.device == "gpu")
+        self.search = AwqSearch(context, points, offload=offload)
         self.offload = offload
         self._hooks: dict[str, _Hook] = {}
         for one in self.smoothings:

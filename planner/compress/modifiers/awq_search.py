@@ -22,6 +22,7 @@ from planner.compress.modifiers.awq_arguments import ParentsArguments
 from planner.compress.modifiers.awq_means import layer_means
 from planner.compress.modifiers.awq_samples import Samples
 from planner.compress.observers import WeightObservers, siblings_of
+from planner.compress.traffic import Moved
 from planner.recipe.qparams import weight_qparam_bytes
 from planner.recipe.specs import Scheme
 from planner.recipe.targets import LinearModule
@@ -67,9 +68,9 @@ class Statistics:
 class AwqSearch:
     """What was kept while calibrating, and the search that uses it up."""
 
-    def __init__(self, context: Context, points: Sequence[bool], *, copies: bool) -> None:
+    def __init__(self, context: Context, points: Sequence[bool], *, offload: bool) -> None:
         self.context, self.points = context, tuple(points)
-        self.arguments = ParentsArguments(context, copies=copies)
+        self.arguments = ParentsArguments(context, offload=offload)
         self.statistics: dict[str, Statistics] = {}
         self._stored: dict[tuple[int, str], int] = {}
         """Bytes of the qparams that were computed last, by the layer's place in its mapping and by name."""
@@ -91,16 +92,18 @@ class AwqSearch:
 
         Where tensors have places, the others are passed over once one needed nothing from the driver.
         """
-        ledger, quiet = self.context.ledger, True
+        ledger, traffic, quiet, moved = self.context.ledger, self.context.traffic, True, Moved()
         for number, one in enumerate(smoothings):
             names.owner = Owner(one.smooth.name)
             is_first, is_last = number < ALIKE, number == len(smoothings) - 1
             if is_first or is_last or not quiet or not self.context.shortcuts.calls:
-                claims = ledger.claims("gpu")
+                claims, carried = ledger.claims("gpu"), traffic.moved
                 self._smoothed(one, names)
-                quiet = ledger.claims("gpu") == claims
+                quiet, moved = ledger.claims("gpu") == claims, traffic.moved - carried
             else:
+                carried = traffic.moved
                 self._leave(one, names)
+                traffic.repeat(moved - (traffic.moved - carried), 1)
 
     def _leave(self, one: AwqSmoothing, names: Frame) -> None:
         """What one mapping leaves behind: new weights and scales, and nothing of what was kept for it."""
