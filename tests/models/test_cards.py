@@ -115,7 +115,9 @@ def test_a_linear_on_its_card_takes_its_input_by_place_or_by_name(names: tuple[s
     assert forward(*(() if names else (given,)), **dict.fromkeys(names, given)).shape == (2, 8)
 
 
-def spread(built: BuiltModel, cards: int, rotations: tuple[OnlineRotation, ...] = ()) -> TunedBlock:
+def spread(
+    built: BuiltModel, cards: int, rotations: tuple[OnlineRotation, ...] = (), *, has_ranks: bool = False
+) -> TunedBlock:
     request = TuningRequest(
         layer="model.layers.1",
         linears=tuple((name, INT4) for name in NAMES),
@@ -124,6 +126,7 @@ def spread(built: BuiltModel, cards: int, rotations: tuple[OnlineRotation, ...] 
         trained=(8,),
         spread=Spread(gpus=tuple(range(cards)), card_bytes=80 * GIB, samples=10, batch=8) if cards > 1 else None,
         rotations=rotations,
+        has_ranks=has_ranks,
     )
     graph = graph_of(built, JOB)
     assert graph.tune is not None
@@ -158,20 +161,7 @@ def test_a_linear_with_a_transform_inside_stops_the_library(built: BuiltModel) -
 
 # ---------------------------------------------------------------------- ranks
 def test_ranks_have_a_copy_of_every_gradient_until_the_layer_is_done(built: BuiltModel) -> None:
-    def traced(has_ranks: bool) -> TunedBlock:
-        request = TuningRequest(
-            layer="model.layers.1",
-            linears=tuple((name, INT4) for name in NAMES),
-            rows=8,
-            last_rows=2,
-            trained=(8,),
-            has_ranks=has_ranks,
-        )
-        graph = graph_of(built, JOB)
-        assert graph.tune is not None
-        return graph.tune(request)
-
-    alone, together = traced(False), traced(True)
+    alone, together = spread(built, 1), spread(built, 1, has_ranks=True)
     more = card_peaks(together)[0] - card_peaks(alone)[0]
     numbers = 3 * len(NAMES) * 4
     assert more == sum(alone.trained) + numbers
