@@ -125,7 +125,7 @@ class Trial:
         )
 
     def _second(self, machine: Machine) -> CardNeed | None:
-        """The card on which activations wait, if the job has one."""
+        """The card on which activations wait, or the fullest of those that layers are spread over, if there is one."""
         if not self.rehearsal.program.second_gpu:
             return None
         total = machine.gpu_memory_bytes or self.job.gpu_memory_bytes

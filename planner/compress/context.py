@@ -148,7 +148,7 @@ class Frame:
 
     def during(self, nbytes: int, what: str, kind: str | None = None) -> Temporary:
         """A tensor that lives as long as the block."""
-        return Temporary(self._context.ledger, self._context.device, nbytes, kind or self.kind, self._part(what))
+        return self._context.ledger.hold(self._context.device, nbytes, kind or self.kind, self._part(what))
 
     @property
     def build(self) -> CudaBuild | None:

@@ -92,4 +92,4 @@ def joined(run: Run) -> Run:
 
 
 def _copied(output: torch.Tensor) -> Any:
-    return CopiedOutput.apply(output) if output.grad_fn is not None else output  # type: ignore[no-untyped-call]  # untyped
+    return CopiedOutput.apply(output) if output.grad_fn is not None else output  # type: ignore[no-untyped-call]  # torch leaves it untyped

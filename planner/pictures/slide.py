@@ -89,7 +89,7 @@ _VERDICTS = {"fits": "FITS", "tight": "TIGHT", "over": "DOES NOT FIT"}
 def check_matplotlib() -> None:
     """Raise OutputError, with the way out, where nothing can be drawn."""
     try:
-        import matplotlib  # noqa: F401
+        import matplotlib  # noqa: F401  (asks whether it is there)
     except ImportError:
         raise OutputError(MISSING) from None
 

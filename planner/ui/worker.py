@@ -38,7 +38,7 @@ def plans(worker: "Worker") -> Answer:
     """The real one. All that it needs is imported now: an import that is broken off cannot be made again."""
     import planner.models.load
     import planner.planning
-    import planner.serving.results  # noqa: F401
+    import planner.serving.results  # noqa: F401  (imported to be there)
     from planner.ui.answers import Answers
 
     answers = Answers(worker.say, worker.untouched)

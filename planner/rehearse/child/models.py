@@ -244,7 +244,7 @@ def _no_init() -> Any:
     try:
         from transformers.initialization import no_init_weights
     except ImportError:  # transformers 4
-        from transformers.modeling_utils import no_init_weights  # type: ignore[attr-defined,no-redef,unused-ignore]
+        from transformers.modeling_utils import no_init_weights  # type: ignore[attr-defined,no-redef,unused-ignore]  # one of the two releases is installed
     return no_init_weights()
 
 

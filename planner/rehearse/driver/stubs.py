@@ -109,7 +109,7 @@ def taken(folder: pathlib.Path) -> set[str]:
     """Symbols that PyTorch's CUDA libraries take from NVIDIA's, as `name@library`."""
     found: set[str] = set()
     for library in folder.glob("lib*.so"):
-        listing = subprocess.run(  # noqa: S603
+        listing = subprocess.run(  # noqa: S603  (binutils, our own arguments)
             ["nm", "-D", "--undefined-only", library],  # noqa: S607  (binutils, wherever the system has them)
             capture_output=True,
             text=True,
