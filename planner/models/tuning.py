@@ -29,6 +29,7 @@ from planner.models.recorder import NoListener, storage_key
 from planner.models.rotated import rotated
 from planner.models.rounded import InputSquares, round_linear
 from planner.models.spread import placed, places
+from planner.models.threads import number_nodes
 from planner.models.traces import Event
 from planner.models.tuned import Rounding, TunedBlock, TuningRequest, left
 from planner.models.tuned_linear import InputRange, QuantizedInput, TunedLinear, stays, there, whole_range
@@ -332,6 +333,8 @@ class BlockTuner:
             names["pred_output"].to(torch.float32), names["ref_output"].to(torch.float32), self.recorder
         )
         scale_loss = names["loss"] * 1000
+        if self.cards:
+            number_nodes(scale_loss, self.recorder.card_of)
         with self.recorder.backward():
             run_for_model(torch.autograd.backward, scale_loss)
         del scale_loss
