@@ -49,11 +49,10 @@ SPREAD_JOBS: tuple[tuple[str, str, dict[str, Any], int, int], ...] = (
 )
 """(model, recipe, options, cards, the card that is measured beside the first): each layer on several GPUs.
 
-The last is on one card, by its number. The other seven are planned within 1 % of each step's requested bytes (at
-2,048 tokens one step is 0.67 % too low, the others are equal) and within 2 % of its reserved ones. Five more were
-measured and are not among these, as the planner is further off there than its tests let it be (apart.py `SPREAD`): up
-to 5.7 % in a step's requested bytes and up to 11 % in its reserved ones on the first card; and a mixture of experts
-takes up to 7 % more of another card, not the same in each run.
+The last is on one card, by its number. The other ten are planned within 1 % of each step's requested bytes (at 2,048
+tokens two steps are 0.67 % too low, where a thread kept a gradient that it had handed on; nearly all others are equal)
+and within 2 % of its reserved ones. Two more were measured and are not among these, because their branches race
+(apart.py `SPREAD`).
 """
 
 RANK_JOBS: tuple[tuple[str, str, dict[str, Any], int], ...] = (
