@@ -35,6 +35,11 @@ CUDA: tuple[Job, ...] = (
         "autoround_w4a16 as it is shipped (three layers, four samples of 2,048 tokens, 200 iterations)",
         "all steps are equal but the last, finalize, in which 6 % too much is planned to be reserved.",
     ),
+    (
+        "qwen3-0.6b, AutoRound with `--weights gpu` (three layers, 16 samples of 512 tokens)",
+        "requested bytes are within 0.03 % in every step, and reserved ones within 2 % but in the last, finalize: 480 MB "
+        "are planned there and 552 were measured. The job's highest are 1.728 and 1.730 GB.",
+    ),
 )
 
 METER: tuple[Job, ...] = (
