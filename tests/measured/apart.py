@@ -37,8 +37,8 @@ CUDA: tuple[Job, ...] = (
     ),
     (
         "qwen3-0.6b, AutoRound with `--weights gpu` (three layers, 16 samples of 512 tokens)",
-        "requested bytes are within 0.03 % in every step, and reserved ones within 2 % but in the last, finalize: 480 MB "
-        "are planned there and 552 were measured. The job's highest are 1.728 and 1.730 GB.",
+        "requested bytes are within 0.03 % in every step, and reserved ones within 2 % but in the last, finalize: 480 "
+        "MB are planned there and 552 were measured. The job's highest are 1.728 and 1.730 GB.",
     ),
 )
 
