@@ -47,8 +47,8 @@ class Groups:
     def enter(self, module: LinearModule, call: Call) -> None:
         """factory/base.py `input_hook`: the Linear gets the rotated input, its caller keeps the other.
 
-        Each is prepended, so that the last one runs first; module.py `_call_impl` lets go of what the one before
-        returned when it has the next.
+        Each is prepended, so that the last one runs first; torch/nn/modules/module.py `_call_impl` lets go of what the
+        one before returned when it has the next.
         """
         if module.name.endswith(KEY_STATES):
             self._turn_keys(module, call)

@@ -149,9 +149,9 @@ class Matrices:
     """Of the scheme."""
     kind: TransformType
     itemsize: int = FP64
-    """Of those that a hook asks for first (`create_transform` of factory/hadamard.py, matrix_multiply.py). A weight
-    that asks first gets one in float64, and `ParameterizedDefaultDict` finds a matrix by its size: the second gets the
-    very same."""
+    """Of those that a hook asks for first (hadamard.py HadamardFactory.create_transform, and matrix_multiply.py
+    RandomMatrixFactory.create_transform). A weight that asks first gets one in float64, and `ParameterizedDefaultDict`
+    finds a matrix by its size: the second gets the very same."""
     widths: dict[int, int] = field(default_factory=dict)
     """Of those that are made, by size."""
     made: dict[int, Handle] = field(default_factory=dict)
