@@ -60,6 +60,26 @@ def test_each_transform_of_a_trained_layer_has_a_matrix_of_its_own(first: str, m
     assert len(block.weights) == len(trained(recipe("QuIPModifier: {rotations: []}")).weights) + len(matrices)
 
 
+def test_a_permuted_matrix_is_gathered_anew_in_every_product_of_a_trained_layer() -> None:
+    apply = [f"{{targets: Linear, location: {where}, ignore: lm_head}}" for where in ("input", "weight_input")]
+    fields = f"type: random-hadamard, precision: float16, apply: [{', '.join(apply)}]"
+
+    def block(more: str) -> TunedBlock:
+        return trained(recipe(f"QuIPModifier: {{transform_config: {{config_groups: {{v: {{{fields}{more}}}}}}}}}"))
+
+    whole, permuted, name = block(""), block(", randomize: true"), ".mlp.down_proj.v_input"
+
+    def gathered(which: TunedBlock) -> list[tuple[int, ...]]:
+        found = (
+            e for e in which.iteration if e.kind == "alloc" and e.module == name and e.operator.startswith("index")
+        )
+        return [event.dims for event in found]
+
+    assert (gathered(whole), gathered(permuted)) == ([], [(MLP, MLP)] * 2)
+    assert sum(permuted.rotations) - sum(whole.rotations) == 8 * (5 * HIDDEN + 2 * HIDDEN + MLP)
+    assert len(permuted.weights) - len(whole.weights) == 7
+
+
 def test_queries_stay_as_they_are_and_keys_do_not() -> None:
     block = trained(recipe(R3))
     assert not wide(block.reference[0], ".self_attn.R3_q_attn")

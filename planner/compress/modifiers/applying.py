@@ -32,7 +32,9 @@ class Groups:
         kept, self.context.keep_onloaded = self.context.keep_onloaded, False
         for group in self.groups:
             transform = group[0].transform
-            matrices = Matrices(self.context, transform.name, transform.type, transform.itemsize)
+            matrices = Matrices(
+                self.context, transform.name, transform.type, transform.dtype, permutes=transform.permutes
+            )
             self._matrices.append(matrices)
             for each in group:
                 self._apply(matrices, each, modules)
@@ -97,7 +99,7 @@ class Groups:
         matrices.make(size)
         if each.application.inverse:
             matrices.invert(size)
-        matrices.keep_scales(1)
+        matrices.stay(size)
         self._hooks[name, each.application.location].append(_Rotating(matrices, size, each.application.inverse))
 
 

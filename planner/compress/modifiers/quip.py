@@ -15,7 +15,8 @@ from planner.compress.context import Context
 from planner.compress.modifiers import transforms
 from planner.compress.modifiers.applying import Groups
 from planner.compress.modifiers.base import ModifierModel
-from planner.compress.modifiers.rotations import TransformFields, TransformSpec, TransformType
+from planner.compress.modifiers.precisions import TransformType
+from planner.compress.modifiers.rotations import TransformFields, TransformSpec
 from planner.compress.modifiers.transforms import Application, Applied, Transform
 from planner.models.traces import Call
 from planner.models.tuned import OnlineRotation
@@ -137,7 +138,7 @@ def _own(entry: QuIPFields, targets: tuple[str, ...], ignore: tuple[str, ...], w
             name=name,
             type=entry.transform_type,
             block=entry.transform_block_size,
-            itemsize=entry.precision_itemsize(where),
+            dtype=entry.precision,
             apply=apply,
             where=f"{where}.transform_block_size",
         )

@@ -17,10 +17,10 @@ from planner.compress.holdings import Owner
 from planner.compress.modifiers import transforms
 from planner.compress.modifiers.applying import Groups
 from planner.compress.modifiers.base import ModifierModel
+from planner.compress.modifiers.precisions import TransformType
 from planner.compress.modifiers.rotations import (
     TransformFields,
     TransformSpec,
-    TransformType,
     aligned,
 )
 from planner.compress.modifiers.transforms import Application, Applied, Transform
@@ -111,8 +111,8 @@ class SpinQuantSpec(TransformSpec):
     rotations: tuple[str, ...] = DEFAULT
     transform_type: TransformType = "hadamard"
     transform_block_size: int | None = None
-    itemsize: int = FP64
-    """Of matrices that hooks multiply with."""
+    dtype: str = "float64"
+    """Of matrices that hooks ask for first."""
     given: Given | None = None
     """With a `transform_config` nothing is inferred."""
     embeddings: tuple[str, ...] = ()
@@ -140,7 +140,7 @@ class SpinQuantSpec(TransformSpec):
             rotations=tuple(dict.fromkeys(rotations)),
             transform_type=entry.transform_type,
             transform_block_size=entry.transform_block_size,
-            itemsize=entry.precision_itemsize(where),
+            dtype=entry.precision,
         )
 
     def within(self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
@@ -226,7 +226,7 @@ class SpinQuantSpec(TransformSpec):
                 name=name,
                 type=self.transform_type,
                 block=block,
-                itemsize=self.itemsize,
+                dtype=self.dtype,
                 apply=apply,
                 where=f"{self.where}.{'rotations' if name in ('R2', 'R3') else 'transform_block_size'}",
             )

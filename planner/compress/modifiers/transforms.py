@@ -12,14 +12,8 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from planner.compress.modifiers.rotations import (
-    TransformFields,
-    TransformType,
-    bytes_of,
-    check_size,
-    itemsize_of,
-    side,
-)
+from planner.compress.modifiers.precisions import SAVED, WIDTHS, Precision, TransformType, check_made
+from planner.compress.modifiers.rotations import TransformFields, bytes_of, check_size, side
 from planner.errors import RecipeError, UnsupportedError
 from planner.hints import shorten
 from planner.models.tuned import OnlineRotation, Place
@@ -27,7 +21,7 @@ from planner.notes import Note
 from planner.recipe.matching import Patterns, Target, ignore_notes, matched, no_match_note, selected
 from planner.recipe.specs import ModuleRef
 from planner.recipe.validation import check_patterns, validated
-from planner.units import FP64
+from planner.units import INT64
 
 Location = Literal["input", "weight_input", "weight_output", "output", "k_cache", "q_attn"]
 """transform_args.py TransformLocation."""
@@ -66,7 +60,7 @@ class SchemeFields(BaseModel):
     randomize: bool = False
     requires_grad: bool = False
     head_dim: int | None = Field(default=None, ge=1)
-    precision: Any = "float32"
+    precision: Precision = "float32"
 
 
 class ConfigFields(BaseModel):
@@ -113,14 +107,17 @@ class Transform:
     type: TransformType
     block: int | None
     """`head_dim`: the size of the matrix, whatever module it is for."""
-    itemsize: int
+    dtype: str
     """Of a matrix that is first asked for by a hook; one that is first asked for by a weight is in float64
-    (`create_transform` of factory/hadamard.py and matrix_multiply.py)."""
+    (precisions.py)."""
     apply: tuple[Application, ...]
+    permutes: bool = False
+    """`randomize`: each matrix has a permutation of its own; of random matrices nobody looks at it
+    (factory/matrix_multiply.py)."""
     where: str = field(default="", compare=False)
     """Path of its block size in the recipe file."""
-    widths: tuple[tuple[int, int], ...] = ()
-    """Bytes of a number in each matrix, by its size, found in a model (`within`), and"""
+    dtypes: tuple[tuple[int, str], ...] = ()
+    """Type of the numbers in each matrix, by its size, found in a model (`within`), and"""
     unused: int = 0
     """bytes of the matrices and inverses that no hook has: they are in weights."""
 
@@ -143,22 +140,30 @@ class Transform:
                 yield application, ref, self.size_of(ref, application)
 
     def within(self, found: "Found") -> Self:
-        """The record for a model. The first that asks for a matrix decides how wide its numbers are."""
-        widths: dict[int, int] = {}
+        """The record for a model. The first that asks for a matrix decides of what type its numbers are."""
+        dtypes: dict[int, str] = {}
         asked: set[tuple[int, bool]] = set()
         hooked: set[tuple[int, bool]] = set()
         for application, _, size in self.steps(found):
-            widths.setdefault(size, self.itemsize if application.is_online else FP64)
+            if size not in dtypes and application.is_online:
+                check_made(self.type, self.dtype, self.path)
+            dtypes.setdefault(size, self.dtype if application.is_online else "float64")
             key = (size, self.has_inverse(application))
             asked |= {(size, False), key}
             if application.is_online:
                 hooked.add(key)
-        unused = sum(bytes_of(size, widths[size]) for size, _ in asked - hooked)
-        return replace(self, widths=tuple(widths.items()), unused=unused)
+        per_row = INT64 if self.permutes else 0
+        unused = sum(bytes_of(size, WIDTHS[dtypes[size]]) + size * per_row for size, _ in asked - hooked)
+        return replace(self, dtypes=tuple(dtypes.items()), unused=unused)
 
-    def width(self, size: int) -> int:
-        """Bytes of a number in the matrix of this size."""
-        return dict(self.widths)[size]
+    @property
+    def path(self) -> str:
+        """Of the group, or of the modifier, in the recipe file."""
+        return self.where.rpartition(".")[0]
+
+    def dtype_of(self, size: int) -> str:
+        """Type of the numbers in the matrix of this size."""
+        return dict(self.dtypes)[size]
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,13 +231,12 @@ def _group(name: str, fields: SchemeFields, where: str) -> Transform:
             "compressed-tensors trains no transform",
             f"{where}.requires_grad",
         )
-    if fields.randomize and kind != "random-matrix":  # RandomMatrixFactory does not look at it
-        raise UnsupportedError(f"{where}.randomize: planner models no matrices that are permuted in each product")
     return Transform(
         name=name,
         type=kind,
         block=fields.head_dim,
-        itemsize=itemsize_of(fields.precision, where),
+        dtype=fields.precision,
+        permutes=fields.randomize and kind != "random-matrix",
         apply=tuple(_application(each, f"{where}.apply[{number}]") for number, each in enumerate(fields.apply)),
         where=f"{where}.head_dim",
     )
@@ -310,9 +314,11 @@ def saved(transform: Transform, modules: Sequence[ModuleRef]) -> Iterator[tuple[
     for ref in modules:
         for application in (application for application, names in taken if ref.name in names):
             key = (transform.size_of(ref, application), transform.has_inverse(application))
-            first.setdefault(key, f"{ref.name}.{transform.name}_{application.location}.weight")
+            first.setdefault(key, f"{ref.name}.{transform.name}_{application.location}")
     for (size, _), name in first.items():
-        yield name, "F64" if transform.width(size) == FP64 else "F32", (size, size)
+        yield f"{name}.weight", SAVED[transform.dtype_of(size)], (size, size)
+        if transform.permutes:
+            yield f"{name}.perm", "I64", (size,)
 
 
 def online(transform: Transform, layer: str, modules: Sequence[ModuleRef]) -> Iterator[OnlineRotation]:
@@ -324,8 +330,9 @@ def online(transform: Transform, layer: str, modules: Sequence[ModuleRef]) -> It
                 module=ref.name[len(layer) :],
                 place=ONLINE[application.location],
                 size=size,
-                dtype="float64" if transform.width(size) == FP64 else "float32",
+                dtype=transform.dtype_of(size),
                 inverse=application.inverse,
+                permutes=transform.permutes,
                 scales=transform.type != "random-matrix",
             )
 
