@@ -44,8 +44,8 @@ class Answers:
 
     def __call__(self, question: PageQuestion, has: Collection[str] = ()) -> Iterator[bytes]:
         """The lines. Raises PlannerError for what `plan` would refuse."""
-        asked = _Asked(question, self._recipe(question), question.asked_job(), question.machine())
-        asked.recipe.check_gpus(asked.machine.gpus)
+        machine = question.machine()
+        asked = _Asked(question, self._recipe(question).on_gpus(machine.gpus), question.asked_job(), machine)
         is_whole = asked.key in self.plans
         drafting = iter((self.plans[asked.key],)) if is_whole else self._drafting(asked)
         plan = next(drafting)

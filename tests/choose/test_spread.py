@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from planner.accepted import recipe_of
+from planner.choose.compare import Comparison
 from planner.choose.estimator import Estimator
+from planner.choose.fit import Search
 from planner.choose.strategies import ASKED
 from planner.cli import main
 from planner.job import Job
@@ -37,6 +39,22 @@ def test_fit_has_each_cards_own_deal_as_its_plan_has() -> None:
     assert len(found) == 2, "AutoRound deals otherwise on the small card"
 
 
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_who_says_auto_is_told_the_same_as_who_names_all_gpus_of_the_machine(gpus: int) -> None:
+    on, estimator = machine(80 * GIB, gpus=gpus), Estimator(CONFIG, spread(device_ids="auto"))
+    named = Estimator(CONFIG, spread(device_ids="0,1" if gpus == 2 else "0")).choice(JOB.on(on), ASKED, on)
+    asked = estimator.choice(JOB.on(on), ASKED, on)
+    assert asked.demands == named.demands
+    assert Search(estimator, JOB, on).fit().answer.demands == asked.demands
+
+
+def test_auto_is_compared_on_machines_with_different_numbers_of_gpus() -> None:
+    machines = [machine(80 * GIB, gpus=gpus) for gpus in (1, 2)]
+    one, two = Comparison(CONFIG, lambda _text: None).plans([spread(device_ids="auto")], JOB, machines, ())
+    assert [demand.resource for demand in one.demands if demand.gpus] == ["GPU"]
+    assert [demand.gpus for demand in two.demands if demand.gpus] == [1, 2]
+
+
 # ---------------------------------------------------------------------- what is refused, in one line
 RECIPE = str(Path(__file__).parents[1] / "measured" / "recipes" / "autoround_gpus2.yaml")
 SMALL = ("qwen3-0.6b", "-r", RECIPE, "--layers", "2", "--samples", "8", "--seq-len", "64")
@@ -56,6 +74,26 @@ def test_what_is_not_followed_on_several_cards_is_one_line(
     told = capsys.readouterr().err.strip().splitlines()
     assert len(told) == 1
     assert says in told[0]
+
+
+def test_who_has_too_few_gpus_is_told_how_many_the_recipe_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *SMALL, "--gpu", "rtx4090", "--gpus", "1"]) in (0, 3)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "the recipe spreads layers over GPUs that are not there; with 2 of them:" in told
+    assert f"planner fit qwen3-0.6b -r {RECIPE}" in told
+    assert "--gpus 2" in told
+    assert main(["fit", *SMALL, "--gpu", "rtx4090", "--gpus", "1"]) in (0, 3)
+    assert "The recipe spreads layers over 2 GPUs: --gpus 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "options", [("--gpus", "2"), ("--gpus", "1", "--ram", "512MiB"), ("--gpus", "1", "--gpu-memory", "600MiB")]
+)
+def test_where_more_gpus_would_not_do_none_are_advised(
+    capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+) -> None:
+    assert main(["plan", *SMALL, *options]) in (0, 3)
+    assert "GPUs that are not there" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("command", "gpus"), [("strategies", "2"), ("fit", "1")])
