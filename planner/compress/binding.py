@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from planner.compress.called import Called
 from planner.compress.disk import disk_share, qparams_on_disk
 from planner.compress.loss_masks import mask_receivers, with_loss_masks
 from planner.compress.program import Program, Run
@@ -70,6 +71,9 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
     own = [spec.select(modules) for spec in specs]
     schemes = _schemes(specs, own)
     own = list(_of_what_is_left(specs, own, job))
+    called = Called(graph, samples=_has_samples(recipe, job))
+    for spec in specs:
+        spec.check_forward(called)
     bound = [_bind(graph, spec, job, selection, schemes) for spec, selection in zip(specs, own, strict=True)]
     runs = tuple(run for run, _ in bound)
     quantized = tuple(_unit_targets(graph, schemes))
@@ -104,6 +108,13 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
     )
     cards = cards_notes(runs, peaks, program.second_gpu, raced(tuned) if peaks else {})
     return program, (*(note for _, notes in bound for note in notes), *masked, *cards)
+
+
+def _has_samples(recipe: Recipe, job: Job) -> bool:
+    """Whether a pipeline of this job runs the model's forward."""
+    if job.pipeline != "independent":
+        return job.pipeline != "datafree"
+    return any(spec.requires_calibration_data for spec in recipe.modifiers)
 
 
 def _of_what_is_left(specs: Sequence[ModifierSpec], selections: Sequence[Selection], job: Job) -> Iterator[Selection]:

@@ -35,20 +35,25 @@ def _in_whole_blocks(frame: Frame, module: LinearModule, args: QuantArgs) -> Han
     return output
 
 
-def quantized_values(frame: Frame, args: QuantArgs, numel: int, count: int, itemsize: int) -> Handle:
+def quantized_values(
+    frame: Frame, args: QuantArgs, numel: int, count: int, itemsize: int, *, has_zero_point: bool = True
+) -> Handle:
     """forward_helpers.py _quantize_dequantize of `numel` numbers with `count` scales; the caller frees what it returns.
 
-    _process_group casts its result to the numbers' own dtype.
+    _process_group casts its result to the numbers' own dtype. Without a zero point nothing is shifted, so that what is
+    dequantized is what was rounded.
     """
     small, wide = itemsize, itemsize
     if args.strategy == "tensor_group":  # scale / global_scale: both are fp32 by now
         wide = FP32
         frame.assign("scale", count * FP32)
     frame.assign("scaled", numel * wide)
-    frame.temporary(count * small, "zero_point.to(x.dtype)")
+    if has_zero_point:
+        frame.temporary(count * small, "zero_point.to(x.dtype)")
     with _rounded(frame, args, numel, wide):
-        with frame.during(count * wide, "zero_point.to(scale.dtype)"):
-            frame.assign("dequant", numel * wide)
+        if has_zero_point:
+            with frame.during(count * wide, "zero_point.to(scale.dtype)"):
+                frame.assign("dequant", numel * wide)
         frame.assign("output", numel * wide)
         frame.delete("scaled")
     frame.delete("dequant", "scale")

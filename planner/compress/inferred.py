@@ -44,7 +44,6 @@ def pipeline_notes(program: Program, job: Job) -> Iterator[Note]:
     if job.pipeline == "basic":
         for run in program.runs:
             yield from run.spec.uncounted_in_basic()
-        yield from _uncounted_states(program)
     if job.pipeline == "datafree":
         for run in program.runs:
             yield from run.spec.without_data() if run.spec.requires_calibration_data else ()
@@ -69,18 +68,6 @@ def check_sequential(graph: "ModelGraph") -> None:
 
 def _needed_by(run: Run) -> PipelineName:
     return "sequential" if run.spec.requires_calibration_data else "datafree"
-
-
-def _uncounted_states(program: Program) -> Iterator[Note]:
-    """quantized_forward.py: of what runs again while quantization is enabled, Linears are counted."""
-    if any(run.spec.keeps_arguments for run in program.runs) and any(
-        u.states for run in program.runs for u in run.units
-    ):
-        text = (
-            "in the basic pipeline blocks run again with their attention's queries, keys and values rounded; what that "
-            "takes beside them is not counted"
-        )
-        yield Note(kind="estimate", text=text)
 
 
 def _note(text: str) -> Note:

@@ -1,8 +1,10 @@
-"""Linears that quantize: compressed_tensors quantization/lifecycle/forward.py `set_forward_quantized`.
+"""Linears that quantize: compressed_tensors quantization/lifecycle/forward.py `set_forward_quantized`. And caches:
+modeling/kvcache.py `QuantizedKVCache`.
 
 Every Linear with a scheme has such a forward from `initialize_quantization` on. `DisableQuantization` turns it off
 while the sequential pipeline works on a subgraph, and in the basic one while batches run. There it is back on when
-modifiers get `sequential_epoch_end`: who runs a block again (AWQ) rounds its weights and inputs in every call.
+modifiers get `sequential_epoch_end`: who runs a block again (AWQ) rounds its weights and inputs in every call, and the
+keys and values of its attentions. Queries stay: calibration forces eager attention, past their hook.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,25 +18,33 @@ from planner.compress.modifiers.base import ModifierModel
 from planner.compress.qparams import calculate_qparams
 from planner.cuda.reductions import dense_buffers
 from planner.cuda.requests import temporaries
-from planner.models.traces import Call
+from planner.models.traces import KEY_STATES, QUERY_STATES, Call, CallValue
 from planner.recipe.specs import QuantArgs
 from planner.recipe.targets import LinearModule
 from planner.timeline import Handle
 
 
 class QuantizedForwards(ModifierModel):
-    """What `quantized_forward` holds beside a Linear's own forward: rounded inputs and weights, until it returns."""
+    """What `quantized_forward` holds beside a Linear's own forward: rounded inputs and weights, until it returns.
+
+    Rounded keys and values take the place of an attention's own.
+    """
 
     stays_in_forward = True
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._held: dict[str, list[Handle]] = {}
+        self._keys: tuple[CallValue, Handle] | None = None
+        """Of the attention that hands its states over, and what they are rounded to."""
 
     def before_forward(self, module: LinearModule, call: Call) -> None:
         """input = forward_quantize(...); weight_data = forward_quantize(...): nothing of an empty tensor."""
         scheme = module.scheme
         if scheme is None:
+            return
+        if module.heads:
+            self._update(module, scheme.input_activations, call)
             return
         held = self._held.setdefault(module.name, [])
         if scheme.input_activations is not None and call.rows:
@@ -50,6 +60,26 @@ class QuantizedForwards(ModifierModel):
             rounded = self._values(module, "output", args, call.rows, call.output)
             self.context.forward.replace(call.outputs[0], rounded)
         self.context.ledger.free_all(self._held.pop(module.name, ()))
+
+    def _update(self, module: LinearModule, args: QuantArgs | None, call: Call) -> None:
+        """QuantizedKVCache.update has its arguments until it returns: keys and values go when both are rounded."""
+        if args is None or not call.rows:
+            return
+        rows = prod(call.dims[:-1])
+        count = module.heads if args.strategy == "attn_head" else 1
+        with self.context.frame("forward", Owner(module.name, "rounded")) as frame:
+            if args.dynamic:
+                rounded = self._values(module, "states", args, rows, call.dims)
+            else:
+                numel, has_zero = rows * call.dims[-1], module.has_zero_point
+                rounded = quantized_values(frame, args, numel, count, call.itemsize, has_zero_point=has_zero)
+        if module.name.endswith(KEY_STATES):
+            self._keys = call.arguments[0], rounded
+            return
+        if self._keys is not None:
+            self.context.forward.replace(*self._keys)
+            self._keys = None
+        self.context.forward.replace(call.arguments[0], rounded)
 
     def _values(self, module: LinearModule, base: str, args: QuantArgs, rows: int, dims: tuple[int, ...]) -> Handle:
         """forward_quantize of so many rows: with scales of their own where they are dynamic, else with those stored.
@@ -91,5 +121,6 @@ def _take_extremes(frame: Frame, count: int, shape: tuple[int, int], itemsize: i
 
 
 def quantizing(modules: Iterable[LinearModule]) -> Mapping[str, LinearModule]:
-    """Those with a scheme and a weight, by name."""
-    return {module.name: module for module in modules if module.scheme is not None and not module.heads}
+    """Those with a scheme, by name, without the queries of attentions."""
+    schemed = (module for module in modules if module.scheme is not None)
+    return {module.name: module for module in schemed if not module.name.endswith(QUERY_STATES)}

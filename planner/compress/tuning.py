@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from planner.compress.program import Run
-from planner.errors import JobError, UnsupportedError
+from planner.errors import JobError, RecipeError, UnsupportedError
 from planner.job import Job
 from planner.models.traces import Segment
 from planner.models.tuned import OnlineRotation, TunedBlock, card_peaks, most_of_any_order
@@ -137,7 +137,12 @@ def _hooked(graph: "ModelGraph", runs: "Sequence[Run]", run: Run, layer: str, jo
     """What other modifiers have hooked by then: the earlier ones, where each has its own pipeline."""
     earlier = runs[: runs.index(run)] if job.pipeline == "independent" else runs
     modules = _modules(graph, layer)
-    return tuple(rotation for other in earlier for rotation in other.spec.online(layer, modules))
+    found = [(other, rotation) for other in earlier for rotation in other.spec.online(layer, modules)]
+    for other, rotation in found:
+        if not rotation.module and rotation.place == "input":  # auto_round compressors/utils.py block_forward
+            text = f"AutoRound calls {layer} with keyword arguments: the hook on its input reads args[0] (IndexError)"
+            raise RecipeError(text, other.spec.where)
+    return tuple(rotation for _, rotation in found)
 
 
 def _modules(graph: "ModelGraph", layer: str) -> list[ModuleRef]:

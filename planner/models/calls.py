@@ -141,6 +141,7 @@ class ModuleCalls:
             output_itemsize=result.itemsize,
             arguments=tuple(self._values(arguments)),
             outputs=tuple(self._values(outputs)),
+            leads=bool(args) and isinstance(args[0], torch.Tensor),
         )
 
     def _values(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[CallValue]:

@@ -2,6 +2,8 @@
 
 import inspect
 from collections.abc import Iterable
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -35,14 +37,13 @@ def structure_of(module: torch.nn.Module, owned: set[int]) -> Structure:
 
 def _info(name: str, module: torch.nn.Module) -> ModuleInfo:
     weight = getattr(module, "weight", None)
-    classes = classes_of(module)
+    classes, (takes_cache, takes_any) = classes_of(module), _takes(type(module).forward)
+    named = ModuleInfo(name=f".{name}" if name else "", classes=classes, takes_cache=takes_cache, takes_any=takes_any)
     if not isinstance(weight, torch.nn.Parameter) or weight.dim() < 2:
-        takes_cache = "attention" in classes[0].lower() and _takes_cache(module)
-        return ModuleInfo(name=f".{name}" if name else "", classes=classes, takes_cache=takes_cache)
+        return named
     rows = weight.shape[0]
-    return ModuleInfo(
-        name=f".{name}" if name else "",
-        classes=classes,
+    return replace(
+        named,
         rows=rows,
         columns=weight.numel() // rows,
         itemsize=weight.element_size(),
@@ -51,8 +52,8 @@ def _info(name: str, module: torch.nn.Module) -> ModuleInfo:
 
 def ref_of(name: str, module: torch.nn.Module) -> ModuleRef:
     """A module that only contains others."""
-    classes = classes_of(module)
-    return ModuleRef(name, classes, takes_cache="attention" in classes[0].lower() and _takes_cache(module))
+    takes_cache, takes_any = _takes(type(module).forward)
+    return ModuleRef(name, classes_of(module), takes_cache=takes_cache, takes_any=takes_any)
 
 
 def facts_of(config: Any) -> ModelTraits:
@@ -91,7 +92,12 @@ def _first(config: Any, keys: Iterable[str]) -> Any:
     return next((entry for key in keys if (entry := config_entry(config, key)) is not None), None)
 
 
-def _takes_cache(module: torch.nn.Module) -> bool:
-    """compressed_tensors quantization/lifecycle/initialize.py is_cached_attention_module."""
-    parameters = inspect.signature(module.forward).parameters
-    return "past_key_value" in parameters or "past_key_values" in parameters
+@cache
+def _takes(forward: Any) -> tuple[bool, bool]:
+    """Whether it takes past keys and values, and arguments of any name.
+
+    compressed_tensors quantization/lifecycle/initialize.py is_cached_attention_module.
+    """
+    parameters = inspect.signature(forward).parameters
+    takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
+    return "past_key_value" in parameters or "past_key_values" in parameters, takes_any

@@ -51,7 +51,9 @@ class ModuleInfo:
     itemsize: int = 0
     """Shape of its weight flattened to (rows, columns), and bytes of an element; 0 without weight."""
     takes_cache: bool = False
-    """Its forward takes past keys and values."""
+    """Its forward takes past keys and values, and"""
+    takes_any: bool = False
+    """arguments of any name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +171,7 @@ class ModelGraph:
                 unit = self.units[entry]
                 parts = self.structures[unit.structure].modules
                 refs += [
-                    ModuleRef(unit.name + m.name, m.classes, m.rows, m.columns, m.itemsize, m.takes_cache)
+                    ModuleRef(unit.name + m.name, m.classes, m.rows, m.columns, m.itemsize, m.takes_cache, m.takes_any)
                     for m in parts
                 ]
         return refs

@@ -14,13 +14,16 @@ from planner.models.tuned import OnlineRotation
 
 
 class RunningTransform(torch.nn.Module):
-    """hadamard.py HadamardTransform: a value times the matrix. A random one's product is not scaled."""
+    """hadamard.py HadamardTransform: a value times the matrix, whose rows and columns may be put in another order.
+    A random one's product is not scaled."""
 
     def __init__(self, rotation: OnlineRotation, beside: torch.Tensor) -> None:
         super().__init__()
         self.rotation = rotation
         matrix = beside.new_empty((rotation.size, rotation.size), dtype=getattr(torch, rotation.dtype))
         self.weight = torch.nn.Parameter(matrix, requires_grad=False)
+        order = beside.new_empty(rotation.size, dtype=torch.int64) if rotation.permutes else None
+        self.perm = None if order is None else torch.nn.Parameter(order, requires_grad=False)
         self.scale = torch.tensor(float(rotation.size), dtype=torch.float64).sqrt()
 
     def forward(self, value: torch.Tensor) -> torch.Tensor:
@@ -31,11 +34,20 @@ class RunningTransform(torch.nn.Module):
 
     def _product(self, value: torch.Tensor) -> torch.Tensor:
         """transform/utils/matrix.py `_multihead_matmul` of what is as wide as the matrix, or several times as wide."""
-        weight = self.weight.T if self.rotation.inverse else self.weight
+        weight = self.weight if self.perm is None else self.weight[self.perm][:, self.perm]
+        weight = weight.T if self.rotation.inverse else weight
         wide, size = value.to(weight.dtype), self.rotation.size
         if wide.shape[-1] == size:
             return wide @ weight
         return (wide.view(*wide.shape[:-1], wide.shape[-1] // size, size) @ weight).flatten(-2, -1)
+
+
+def left_there(rotations: Sequence[OnlineRotation]) -> Iterator[int]:
+    """Bytes of the parameters of these transforms."""
+    for rotation in rotations:
+        yield rotation.size**2 * getattr(torch, rotation.dtype).itemsize
+        if rotation.permutes:
+            yield rotation.size * torch.int64.itemsize
 
 
 class RotatingCache:

@@ -62,6 +62,8 @@ class Call:
     """Every tensor that is passed, by position first; the model's own parameters and buffers are left out."""
     outputs: tuple[CallValue, ...] = ()
     """Every tensor that is returned, a block's attention probabilities too. Empty before the call."""
+    leads: bool = True
+    """The input is the first argument by position, which is all that a hook without keywords gets."""
 
 
 @dataclass(frozen=True, slots=True)

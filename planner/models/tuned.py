@@ -61,11 +61,8 @@ class OnlineRotation:
     """The matrix turned round."""
     scales: bool = True
     """The product is divided by a number."""
-
-    @property
-    def bytes(self) -> int:
-        """Of the matrix."""
-        return self.size**2 * (8 if self.dtype == "float64" else 4)
+    permutes: bool = False
+    """Rows and columns of the matrix are gathered in another order for each product."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +146,7 @@ class TunedBlock:
     trained: tuple[int, ...]
     """Bytes of each tensor that the optimizer changes."""
     rotations: tuple[int, ...] = ()
-    """Of `weights`, the matrices that other modifiers left there."""
+    """Of `weights`, the matrices that other modifiers left there, and their permutations."""
     cards: tuple[int, ...] = ()
     """The card of each of `weights`; empty for a layer on one card."""
     placed: tuple[int, ...] = ()

@@ -26,7 +26,7 @@ from planner.models.experts import linearize
 from planner.models.failures import forward_of_model, run_for_model
 from planner.models.joined import joined, reducer_of, send_states
 from planner.models.recorder import NoListener, storage_key
-from planner.models.rotated import rotated
+from planner.models.rotated import left_there, rotated
 from planner.models.rounded import InputSquares, round_linear
 from planner.models.spread import placed, places
 from planner.models.threads import number_nodes
@@ -155,7 +155,7 @@ class BlockTuner:
             weights=self.weights,
             output=self.output // self.request.sizes[-1],
             trained=tuple(p.numel() * p.element_size() for linear in self.tuned.values() for p in linear.trained),
-            rotations=tuple(each.bytes for each in self.request.rotations),
+            rotations=tuple(left_there(self.request.rotations)),
             cards=self.weights_on,
             placed=self.placed,
             kept=kept,
@@ -266,7 +266,7 @@ class BlockTuner:
             weights=self.weights,
             output=self.output // self.request.sizes[-1],
             trained=(),
-            rotations=tuple(each.bytes for each in self.request.rotations),
+            rotations=tuple(left_there(self.request.rotations)),
             cards=self.weights_on,
             placed=self.placed,
             kept=frozenset(self.recorder.ids.values()),

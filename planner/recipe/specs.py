@@ -5,7 +5,7 @@ modifier that `planner.compress.modifiers` knows.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -70,7 +70,9 @@ class ModuleRef:
     itemsize: int = 0
     """Shape of its weight flattened to (rows, columns), and bytes of an element; 0 without a matrix."""
     takes_cache: bool = False
-    """Its forward takes past keys and values."""
+    """Its forward takes past keys and values, and"""
+    takes_any: bool = False
+    """arguments of any name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,6 +243,12 @@ class ModifierSpec(ABC):
         Itself where that is nothing. Raises RecipeError where the library would.
         """
         return self
+
+    def check_forward(self, called: Callable[[str], Sequence[Any]]) -> None:
+        """Raises RecipeError where what it hooks fails in the forward, UnsupportedError where planner cannot see it.
+
+        `called`: the calls of a module (planner.models.traces.Call), empty where no sample passes through it.
+        """
 
     def hooked_inputs(
         self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence["ModifierSpec"]

@@ -9,6 +9,7 @@ from planner.compress.context import EVERYTHING, Context
 from planner.compress.oneshot import simulate
 from planner.compress.program import Program
 from planner.compress.recipes import load_recipe
+from planner.errors import RecipeError
 from planner.models.tuned import TunedBlock
 from planner.recipe.specs import Recipe
 from tests import toys
@@ -58,6 +59,51 @@ def test_each_transform_of_a_trained_layer_has_a_matrix_of_its_own(first: str, m
     block = trained(recipe(first))
     assert sorted(block.rotations) == sorted(side * side * 8 for side in matrices)
     assert len(block.weights) == len(trained(recipe("QuIPModifier: {rotations: []}")).weights) + len(matrices)
+
+
+def test_a_permuted_matrix_is_gathered_anew_in_every_product_of_a_trained_layer() -> None:
+    apply = [f"{{targets: Linear, location: {where}, ignore: lm_head}}" for where in ("input", "weight_input")]
+    fields = f"type: random-hadamard, precision: float16, apply: [{', '.join(apply)}]"
+
+    def block(more: str) -> TunedBlock:
+        return trained(recipe(f"QuIPModifier: {{transform_config: {{config_groups: {{v: {{{fields}{more}}}}}}}}}"))
+
+    whole, permuted, name = block(""), block(", randomize: true"), ".mlp.down_proj.v_input"
+
+    def gathered(which: TunedBlock) -> list[tuple[int, ...]]:
+        found = (
+            e for e in which.iteration if e.kind == "alloc" and e.module == name and e.operator.startswith("index")
+        )
+        return [event.dims for event in found]
+
+    assert (gathered(whole), gathered(permuted)) == ([], [(MLP, MLP)] * 2)
+    assert sum(permuted.rotations) - sum(whole.rotations) == 8 * (5 * HIDDEN + 2 * HIDDEN + MLP)
+    assert len(permuted.weights) - len(whole.weights) == 7
+
+
+BLOCKS = "QuIPModifier: {transform_config: {config_groups: {a: {type: hadamard, head_dim: 64, apply: [%s]}}}}"
+
+
+@pytest.mark.parametrize(
+    ("targets", "location", "name", "width"),
+    [
+        ("mlp", "input", ".mlp.a_input", HIDDEN),
+        (r"layers\.\d+", "output", ".a_output", HIDDEN),
+        ("q_norm", "input", ".self_attn.q_norm.a_input", 2 * HIDDEN),
+    ],
+)
+def test_norms_blocks_and_the_layer_itself_are_rotated_while_it_is_trained(
+    targets: str, location: str, name: str, width: int
+) -> None:
+    block = trained(recipe(BLOCKS % f"{{targets: 're:.*{targets}$', location: {location}}}"))
+    assert block.rotations == (64 * 64 * 4,)
+    made = (event for event in block.iteration if event.kind == "alloc" and event.module == name)
+    assert {event.bytes for event in made if event.dtype == "float32"} == {ROWS * width * 4}
+
+
+def test_auto_round_calls_a_layer_by_keywords_past_which_no_hook_on_its_input_reads() -> None:
+    with pytest.raises(RecipeError, match=r"AutoRound calls model\.layers\.0 with keyword arguments: .*IndexError"):
+        program(recipe(BLOCKS % r"{targets: 're:.*layers\.\d+$', location: input}"))
 
 
 def test_queries_stay_as_they_are_and_keys_do_not() -> None:

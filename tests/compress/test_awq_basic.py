@@ -9,7 +9,6 @@ import pytest
 
 from planner.compress.binding import make_program
 from planner.compress.context import EVERYTHING, Context
-from planner.compress.inferred import pipeline_notes
 from planner.compress.oneshot import simulate
 from planner.compress.quantized_forward import QuantizedForwards
 from planner.compress.recipes import load_recipe
@@ -135,13 +134,49 @@ def test_a_tensor_that_all_layers_are_passed_is_copied_once_and_pinned_for_each(
     assert copied == {"model.layers.0.self_attn": batches * (mask + cos_and_sin) + positions}
 
 
-def test_attention_that_rounds_its_states_is_said_to_be_uncounted() -> None:
-    scheme = "W4A16, kv_cache_scheme: {num_bits: 8, type: float, strategy: tensor, dynamic: false, symmetric: true}"
-    job = toys.job(**{**SMALL, **GPU})
-    program, _ = make_program(graph_of("llama-3-8b", job), recipe(scheme), job)
-    assert any("keys and values rounded" in note.text for note in pipeline_notes(program, job))
-    program, _ = make_program(graph_of("llama-3-8b", job), recipe("W4A16"), job)
-    assert not any("keys and values rounded" in note.text for note in pipeline_notes(program, job))
+CACHE = "W4A16, kv_cache_scheme: {num_bits: 8, type: float, strategy: tensor, dynamic: %s, symmetric: %s}"
+
+
+def test_attentions_that_run_again_round_keys_and_values_and_no_queries() -> None:
+    taken = list(sizes(context_of(recipe(CACHE % ("false", "true")), **GPU), "rounded output"))
+    names = [f"model.layers.{n}.self_attn.kv_cache.{states}" for n in range(3) for states in ("key", "value")]
+    runs = 3 * (1 + 3)  # batches, by the run as it is and the points of the grid
+    assert sorted(name for name, _ in taken) == sorted(names * runs)
+    assert {size for _, size in taken} == {ROWS * 1024 * 2}
+
+
+def test_what_has_no_zero_point_is_not_shifted() -> None:
+    symmetric, shifted = (
+        list(sizes(context_of(recipe(CACHE % ("false", is_so)), **GPU), "rounded dequant"))
+        for is_so in ("true", "false")
+    )
+    assert not symmetric
+    assert shifted
+
+
+def test_a_cache_with_scales_of_its_own_looks_for_extremes_in_every_call() -> None:
+    taken = list(sizes(context_of(recipe(CACHE % ("true", "true")), **GPU), "rounded states min_val"))
+    assert {name.rpartition(".")[2] for name, _ in taken} == {"key", "value"}
+    assert {size for _, size in taken} == {2}
+
+
+def test_keys_stay_until_values_are_rounded_too() -> None:
+    """modeling/kvcache.py `QuantizedKVCache.update` has its arguments."""
+    context = context_of(recipe(CACHE % ("false", "true")), **GPU)
+    timeline, last = context.ledger.timeline("gpu"), ""
+    freed_between = set()
+    for handle, _, number in timeline.events:
+        owner = timeline.about[handle].owner
+        if owner.name.endswith(("kv_cache.key", "kv_cache.value")) and owner.role == "rounded output" and number > 0:
+            last = owner.name.rpartition(".")[2]
+        elif last == "key" and number < 0 and not owner.role.startswith("rounded"):
+            freed_between.add(owner)
+    assert last == "value"
+    assert not freed_between, "between the rounded keys and the rounded values nothing of the model's own goes"
+
+
+def test_the_sequential_pipeline_leaves_keys_and_values_as_they_are() -> None:
+    assert not list(sizes(context_of(recipe(CACHE % ("false", "true")), weights="gpu"), "rounded output"))
 
 
 @pytest.mark.parametrize("options", [GPU, {"weights": "gpu"}, {"pipeline": "basic"}], ids=str)

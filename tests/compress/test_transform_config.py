@@ -22,6 +22,7 @@ MODULES = (
     ModuleRef("up", ("Linear", "Module"), ROWS, COLUMNS, 2),
     ModuleRef("norm", ("LlamaRMSNorm", "Module"), 1, COLUMNS, 2),
     ModuleRef("router", ("Router", "Linear", "Module"), 8, COLUMNS, 2),
+    ModuleRef("cached", ("Mixer", "Module"), takes_cache=True),
 )
 UP, EMBEDDING = toys.linear("up", ROWS, COLUMNS), toys.linear("embed", VOCABULARY, COLUMNS, embedding=True)
 CALL = toys.linear_call("up", TOKENS, ROWS, COLUMNS, 2)
@@ -153,8 +154,17 @@ def test_keys_are_rotated_and_queries_are_not() -> None:
         ({"a": group(at("inputs"))}, RecipeError, r"config_groups\.a\.apply\[0\]\.location: Input should be 'input'"),
         ({"a": group(at("input"), head_dims=2)}, RecipeError, r"config_groups\.a"),
         ({"a": group(at("weight_input"), requires_grad=True)}, RecipeError, r"a\.requires_grad: LLM Compressor stops"),
-        ({"a": group(at("input"), randomize=True)}, UnsupportedError, r"a\.randomize: planner models no matrices"),
-        ({"a": group(at("input"), precision="bfloat16")}, UnsupportedError, r"a\.precision: planner models float64"),
+        ({"a": group(at("input"), precision="float7")}, RecipeError, r"config_groups\.a\.precision: .*no type float7"),
+        ({"a": group(at("input"), precision=16)}, RecipeError, r"config_groups\.a\.precision: .*no type 16"),
+        ({"a": group(at("input"), precision="int8")}, UnsupportedError, r"a\.precision: .* not int8; on a GPU PyTorch"),
+        ({"a": group(at("input"), precision="cdouble")}, UnsupportedError, r"a\.precision: .* not complex128$"),
+        ({"a": group(at("input"), precision="float8_e4m3fn")}, RecipeError, r"a\.precision: PyTorch makes no hadamard"),
+        (
+            {"a": group(at("input"), precision="int", type="random-matrix")},
+            RecipeError,
+            "no random-matrix matrix of int32",
+        ),
+        ({"a": group(at("input"), precision="cfloat", type="random-hadamard")}, RecipeError, "matrix of complex64"),
         ({"a": group(at("input"), head_dim=48)}, RecipeError, r"a\.head_dim: 48 must divide 64 of up"),
         ({"a": group(at("input", targets="re:("))}, RecipeError, r"a\.apply\[0\]\.targets: .* is not a regular"),
         (
@@ -163,16 +173,15 @@ def test_keys_are_rotated_and_queries_are_not() -> None:
             "norm, which is no plain Linear",
         ),
         ({"a": group(at("weight_input", targets="router"))}, RecipeError, "takes router, which is no plain Linear"),
-        ({"a": group(at("input", targets="embed"))}, UnsupportedError, "takes embed, .* models the location input of"),
-        ({"a": group(at("k_cache", targets="attn"))}, RecipeError, "wants a head_dim for k_cache"),
-        ({"a": group(at("k_cache"))}, UnsupportedError, "takes up: planner knows the states of attentions alone"),
-        ({"a": group(at("k_cache", targets="norm"), head_dim=8)}, UnsupportedError, "knows the states of attentions"),
+        ({"a": group(at("output", targets="norm"))}, RecipeError, "takes norm: LLM Compressor wants a head_dim"),
+        ({"a": group(at("output", targets="embed"), head_dim=48)}, RecipeError, "48 must divide 64 of embed"),
+        ({"a": group(at("k_cache", targets="cached"), head_dim=8)}, UnsupportedError, "knows the keys of attentions"),
+        ({"a": group(at("k_cache", targets="attn"))}, RecipeError, "takes attn: LLM Compressor wants a head_dim"),
         (
             {"a": group(at("k_cache", targets="attn"), head_dim=32)},
             RecipeError,
             "32 must divide 16 of the heads of attn",
         ),
-        ({"a": group(at("input"), at("input", targets="Linear", ignore="router"))}, UnsupportedError, "a second time"),
     ],
     ids=str,
 )

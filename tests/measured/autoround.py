@@ -30,6 +30,7 @@ JOBS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     (str(CONFIGS / "gemma2.json"), "spinquant_r3_autoround", {**_SHORT, "samples": 12}),
     ("qwen3-0.6b", "spinquant_r4_autoround", {**_SHORT, "layers": 3}),
     ("qwen3-0.6b", "spinquant_r4_autoround_fp8", _SHORT),
+    ("qwen3-0.6b", "quip_permuted_autoround", _SHORT),
 )
 """(model, recipe, options). qwen3-moe-16 is qwen3-30b-a3b with 16 of its 128 experts, all of which would take long to
 trace. Measured with all of them, every step's GPU bytes are equal too, and its CPU peak is 0.2 % lower than planned."""
@@ -78,6 +79,7 @@ stand beside 0.849 measured (-2.94 %). On PyTorch's CUDA build it is equal (apar
 CUDA_JOBS = (
     *(job for job in JOBS if job[1] != "autoround_nvfp4"),
     ("qwen3-0.6b", "autoround_w4a16_3iters", {**_SHORT, "sequential_targets": ("Qwen3Attention", "Qwen3MLP")}),
+    ("qwen3-0.6b", "quip_blocks_autoround", _SHORT),
 )
 """Without qwen3-8b in NVFP4. All its steps are equal but one: while the second layer is calibrated, beside what the
 first one's training left to Python's collector, 2.09 GB are reserved and 2.29 planned. One segment is not given back

@@ -23,7 +23,10 @@ MASKED: Jobs = (
 
 ON_GPU: dict[str, Any] = {"pipeline": "basic", "weights": "gpu"}
 WIDE: dict[str, Any] = {"layers": 2, "samples": 64, "batch_size": 16, "seq_len": 128, "pipeline": "basic"}
+QUANTIZED: dict[str, Any] = {"layers": 1, "samples": 1024, "batch_size": 512, "seq_len": 16}
 BASIC: Jobs = (
+    ("llama-2-7b", "awq_kv_fp8", {**QUANTIZED, **ON_GPU}),
+    ("llama-2-7b", "awq_attention_int8", {**QUANTIZED, **ON_GPU}),
     ("qwen3-0.6b", "awq_w8a8", {**WIDE, "weights": "gpu"}),
     ("qwen3-0.6b", "awq_nvfp4_inputs", {**WIDE, "weights": "gpu"}),
     ("qwen3-0.6b", "awq_offload_cpu", {"layers": 3, "samples": 40, "seq_len": 512, **ON_GPU}),
@@ -34,8 +37,8 @@ BASIC: Jobs = (
     ),
     ("llama-3-8b", "awq_grid4", {**SHORT, "samples": 6, "batch_size": 4, **ON_GPU, "loss_mask": True}),
 )
-"""Blocks that run again round inputs as well as weights: batches of so many rows that it shows. All layers keep the
-same masks."""
+"""Blocks that run again round inputs as well as weights, keys and values: batches of so many rows that it shows. All
+layers keep the same masks."""
 
 METER: Jobs = (
     *MASKED,
@@ -100,4 +103,5 @@ CUDA: Jobs = (
     ("qwen3-30b-a3b", "awq_offload_cuda", {**SHORT, "samples": 3, "batch_size": 2}),
     ("mixtral-8x7b", "awq_grid4", SHORT),
     *ROTATED,
+    ("llama-2-7b", "awq_attention_int8", {**QUANTIZED, **ON_GPU}),
 )

@@ -55,10 +55,17 @@ QUIP_JOBS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("qwen3-0.6b", "quip_config_online_gptq", {**TINY, "batch_size": 2}),
     ("llama-3-8b", "quip_config_online_gptq", TINY),
     ("qwen3-0.6b", "spinquant_config", TINY),
+    ("qwen3-0.6b", "quip_config_permuted_gptq", {**TINY, "batch_size": 2}),
+    ("qwen3-0.6b", "quip_config_permuted_gptq", {**TINY, "dtype": "float16"}),
+    ("qwen3-0.6b", "quip_permuted_static", TINY),
+    ("qwen3-0.6b", "quip_permuted_static", {**TINY, "weights": "gpu", "offload_device": "gpu"}),
+    ("qwen3-0.6b", "quip_permuted_static", {**TINY, "pipeline": "basic", "weights": "gpu"}),
+    ("qwen3-0.6b", "spinquant_bf16_gptq", {**TINY, "batch_size": 2}),
+    ("qwen3-0.6b", "quip_config_blocks_gptq", {**TINY, "batch_size": 2}),
 )
 """QuIP on inputs alone and on outputs too, in blocks and whole, on a tied head, and on experts. R3, which rotates keys,
 where these products are the peak, and beside R4, quantized caches, and blocks that run again. Groups of the recipe's
-own: fused, online, several on one input."""
+own: fused, online, several on one input, permuted in each product, in 16 bit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from math import prod
 
 from planner.compress.context import Context
 from planner.compress.holdings import Owner
@@ -32,7 +33,9 @@ class Groups:
         kept, self.context.keep_onloaded = self.context.keep_onloaded, False
         for group in self.groups:
             transform = group[0].transform
-            matrices = Matrices(self.context, transform.name, transform.type, transform.itemsize)
+            matrices = Matrices(
+                self.context, transform.name, transform.type, transform.dtype, permutes=transform.permutes
+            )
             self._matrices.append(matrices)
             for each in group:
                 self._apply(matrices, each, modules)
@@ -47,8 +50,8 @@ class Groups:
     def enter(self, module: LinearModule, call: Call) -> None:
         """factory/base.py `input_hook`: the Linear gets the rotated input, its caller keeps the other.
 
-        Each is prepended, so that the last one runs first; module.py `_call_impl` lets go of what the one before
-        returned when it has the next.
+        Each is prepended, so that the last one runs first; torch/nn/modules/module.py `_call_impl` lets go of what the
+        one before returned when it has the next.
         """
         if module.name.endswith(KEY_STATES):
             self._turn_keys(module, call)
@@ -65,9 +68,15 @@ class Groups:
 
     def turn(self, module: LinearModule, call: Call) -> None:
         """factory/base.py `output_hook`: the caller gets the rotated output."""
-        elements, owner = call.rows * call.output[-1], Owner(module.name, "rotated output")
+        elements, owner = prod(call.output), Owner(module.name, "rotated output")
         for hook in self._hooks.get((module.name, "output"), ()):
             self.context.forward.replace(call.outputs[0], hook.rotated(elements, call.output_itemsize, owner))
+
+    def traced(self, name: str, call: Call) -> None:
+        """pipelines/sequential/helpers.py trace_subgraphs, under `disable_onloading`: what is returned goes at once."""
+        elements, owner = prod(call.output), Owner(name, "rotated output")
+        for hook in self._hooks.get((name, "output"), ()):
+            self.context.ledger.free(hook.rotated(elements, call.output_itemsize, owner))
 
     def _turn_keys(self, module: LinearModule, call: Call) -> None:
         """factory/base.py `key_hook`: the attention gets the rotated keys, and lets go of the others.
@@ -83,8 +92,8 @@ class Groups:
     def _apply(self, matrices: Matrices, each: Applied, modules: Mapping[str, LinearModule]) -> None:
         transform, application = each.transform, each.application
         if application.of_states:
-            for name in each.names:
-                self._hook(matrices, each, f"{name}.{KEY_STATES}", transform.block or 0)
+            for name, size in each.states:
+                self._hook(matrices, each, f"{name}.{KEY_STATES}", size)
             return
         for module in (modules[name] for name in each.names if name in modules):
             size = transform.size(module.rows, module.columns, module.embedding, application)
@@ -97,7 +106,7 @@ class Groups:
         matrices.make(size)
         if each.application.inverse:
             matrices.invert(size)
-        matrices.keep_scales(1)
+        matrices.stay(size)
         self._hooks[name, each.application.location].append(_Rotating(matrices, size, each.application.inverse))
 
 

@@ -69,6 +69,9 @@ class ModifierModel:
     def returned(self, module: LinearModule, call: Call) -> None:
         """The call of a selected module is over, behind all forward hooks; only for one that stays in the forward."""
 
+    def traced(self, name: str, call: Call) -> None:
+        """A module runs while the model is traced, where its weights lie; only for hooks that stay in the forward."""
+
     def on_sequential_epoch_end(self, modules: Sequence[LinearModule]) -> None:
         """Compress: `modules` are those that were selected in the subgraph, in model order, watched ones too."""
 

@@ -15,7 +15,9 @@ from planner.compress.context import Context
 from planner.compress.modifiers import transforms
 from planner.compress.modifiers.applying import Groups
 from planner.compress.modifiers.base import ModifierModel
-from planner.compress.modifiers.rotations import TransformFields, TransformSpec, TransformType
+from planner.compress.modifiers.hooking import bound, check_forward
+from planner.compress.modifiers.precisions import TransformType
+from planner.compress.modifiers.rotations import TransformFields, TransformSpec
 from planner.compress.modifiers.transforms import Application, Applied, Transform
 from planner.models.traces import Call
 from planner.models.tuned import OnlineRotation
@@ -76,17 +78,22 @@ class QuIPSpec(TransformSpec):
 
     def within(self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
         """Raises RecipeError where the library finds no matrix for a module."""
-        groups, applied = transforms.bound(self.transforms, modules, facts.head_dim or 0)
+        groups, applied = bound(self.transforms, modules, facts.head_dim or 0)
         return replace(self, transforms=groups, applied=applied)
 
     def select(self, modules: Sequence[ModuleRef]) -> Selection:
         """All that is multiplied, and all that gets hooks."""
-        found = transforms.Found(modules)
-        taken = {ref.name for each in self._applications if not each.of_states for ref in found.of(each)}
+        taken = {name for each in self.applied if not each.application.of_states for name in each.names}
+        hooked = [ref for each in self.applied if not each.application.of_states for ref in each.others]
         return Selection(
             weights={ref.name: None for ref in modules if ref.name in taken},
-            keys=frozenset(ref.name for each in self._applications if each.of_states for ref in found.of(each)),
+            watched=frozenset(ref.name for ref in hooked if not ref.itemsize),
+            keys=frozenset[str]().union(*(each.rotated_keys for each in self.applied)),
         )
+
+    def check_forward(self, called: Any) -> None:
+        """Hooks on what is no Linear."""
+        check_forward(self.applied, called)
 
     def hooked_inputs(
         self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]
@@ -137,7 +144,7 @@ def _own(entry: QuIPFields, targets: tuple[str, ...], ignore: tuple[str, ...], w
             name=name,
             type=entry.transform_type,
             block=entry.transform_block_size,
-            itemsize=entry.precision_itemsize(where),
+            dtype=entry.precision,
             apply=apply,
             where=f"{where}.transform_block_size",
         )
@@ -179,6 +186,10 @@ class QuIPModel(ModifierModel):
     def after_forward(self, module: LinearModule, call: Call) -> None:
         """The output hook."""
         self.groups.turn(module, call)
+
+    def traced(self, name: str, call: Call) -> None:
+        """Output hooks of what stands before the first target."""
+        self.groups.traced(name, call)
 
     def returned(self, module: LinearModule, call: Call) -> None:
         """The rotated input goes."""

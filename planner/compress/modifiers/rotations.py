@@ -7,29 +7,25 @@ transform/utils/{hadamard,matrix}.py.
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
 from planner.compress.context import Context, Frame
 from planner.compress.holdings import DeviceName, Owner
 from planner.compress.modifiers.inverses import solved
+from planner.compress.modifiers.precisions import WIDTHS, Precision, TransformType
 from planner.compress.modifiers.writing import write_back
-from planner.errors import RecipeError, UnsupportedError
-from planner.hints import shorten
+from planner.errors import RecipeError
 from planner.notes import Note
 from planner.recipe.specs import ModifierSpec
 from planner.recipe.targets import LinearModule
 from planner.recipe.validation import ModifierFields
 from planner.timeline import Handle
-from planner.units import FP32, FP64, human_bytes
+from planner.units import FP64, INT64, human_bytes
 
 HADAMARD_SIZES = (1, 2, *range(4, 257, 4))
 """Those in transform/utils/hadamards.safetensors, in ascending order."""
-
-PRECISIONS = {"float64": FP64, "float32": FP32}
-
-TransformType = Literal["hadamard", "random-hadamard", "random-matrix"]
 
 
 class TransformFields(ModifierFields):
@@ -38,7 +34,8 @@ class TransformFields(ModifierFields):
     transform_type: TransformType = "hadamard"
     randomize: bool = False
     learnable: bool = False
-    precision: Any = None
+    precision: Precision = "float64"
+    """Of the matrices that a hook asks for first: llmcompressor/utils/dev.py `get_high_precision`."""
     transform_block_size: int | None = Field(default=None, ge=1)
     transform_config: Any = None
 
@@ -47,19 +44,6 @@ class TransformFields(ModifierFields):
         for name in ("randomize", "learnable"):
             if getattr(self, name):
                 raise RecipeError("is not supported by LLM Compressor as of now", f"{where}.{name}")
-
-    def precision_itemsize(self, where: str) -> int:
-        """Bytes of a number in a matrix that a hook multiplies with: `create_transform` of factory/hadamard.py makes
-        those of weights alone in float64."""
-        return FP64 if self.precision is None else itemsize_of(self.precision, where)
-
-
-def itemsize_of(precision: Any, where: str) -> int:
-    """Bytes of a number in a matrix of this precision."""
-    name = str(precision).removeprefix("torch.")
-    if name not in PRECISIONS:
-        raise UnsupportedError(f"{where}.precision: planner models {' and '.join(PRECISIONS)}, not {shorten(name)}")
-    return PRECISIONS[name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,21 +132,24 @@ class Matrices:
     name: str
     """Of the scheme."""
     kind: TransformType
-    itemsize: int = FP64
-    """Of those that a hook asks for first (`create_transform` of factory/hadamard.py, matrix_multiply.py). A weight
-    that asks first gets one in float64, and `ParameterizedDefaultDict` finds a matrix by its size: the second gets the
-    very same."""
-    widths: dict[int, int] = field(default_factory=dict)
+    dtype: str = "float64"
+    """Of those that a hook asks for first (hadamard.py HadamardFactory.create_transform, and matrix_multiply.py
+    RandomMatrixFactory.create_transform). A weight that asks first gets one in float64, and `ParameterizedDefaultDict`
+    finds a matrix by its size: the second gets the very same."""
+    permutes: bool = False
+    """Each matrix has a permutation, by which every product puts its rows and columns in another order."""
+    dtypes: dict[int, str] = field(default_factory=dict)
     """Of those that are made, by size."""
+    permutations: dict[int, Handle] = field(default_factory=dict)
     made: dict[int, Handle] = field(default_factory=dict)
     inverses: dict[int, Handle] = field(default_factory=dict)
     """Of random matrices; a Hadamard matrix is turned round instead."""
 
-    def make(self, size: int, itemsize: int | None = None) -> None:
+    def make(self, size: int, dtype: str | None = None) -> None:
         """hadamard.py HadamardFactory.create_transform: the matrix of this size, if it is not there yet."""
         if size in self.made:
             return
-        self.widths[size] = itemsize or self.itemsize
+        self.dtypes[size] = dtype or self.dtype
         if self.kind == "random-matrix":
             self.made[size] = self._uniform(size)
             return
@@ -172,6 +159,9 @@ class Matrices:
             else:
                 self._random(frame, size)
             self.made[size] = self._put_away(frame, size)
+        if self.permutes:  # torch.randperm on the CPU, where the generator is
+            owner = Owner(self.label(size), "permutation")
+            self.permutations[size] = self.context.ledger.alloc("cpu", size * INT64, "transform", owner)
 
     def invert(self, size: int) -> None:
         """matrix_multiply.py RandomMatrixFactory.create_transform: the inverse of this size, if it is not there yet.
@@ -182,20 +172,20 @@ class Matrices:
             return
         ledger, place, nbytes = self.context.ledger, self._place, self.bytes(size)
         owner = Owner(self.label(size), "inverse")
-        is_narrow = self.width(size) != FP64
-        wide = bytes_of(size, FP64) if is_narrow else 0
+        is_other = self.dtypes[size] != "float64"
+        wide = bytes_of(size, FP64) if is_other else 0
         with ledger.hold(place, wide, "transform", owner.part("matrix in fp64")):
             result = solved(self.context, place, size, owner)
-        if is_narrow:
-            narrow = ledger.alloc(place, nbytes, "transform", owner.part("by columns"))
+        if is_other:
+            cast = ledger.alloc(place, nbytes, "transform", owner.part("by columns"))
             ledger.free(result)
-            result = narrow
+            result = cast
         self.inverses[size] = ledger.alloc(place, nbytes, "transform", owner)
         ledger.free(result)
 
     def width(self, size: int) -> int:
         """Bytes of a number in the matrix; of one that does not count (size 0) too."""
-        return self.widths.get(size, self.itemsize)
+        return WIDTHS[self.dtypes.get(size, self.dtype)]
 
     def bytes(self, size: int) -> int:
         """Of the matrix."""
@@ -206,28 +196,48 @@ class Matrices:
         return f"{self.name} {'inverse' if inverse and self.kind == 'random-matrix' else 'matrix'} of {size}"
 
     def copied(self, frame: Frame, size: int, reader: str) -> None:
-        """The matrix on the GPU for as long as the frame has its name."""
+        """The matrix on the GPU for as long as the frame has its name, and its permutation."""
         if self.context.device == "gpu" and not self.context.weights_on_gpu:
             frame.bind("matrix", self.context.copied_to_gpu(f"{reader} matrix", self.bytes(size), "transform"))
+        if self.permutes and self.context.device == "gpu" and not self._indexes_from_cpu:
+            nbytes = size * INT64
+            frame.bind("permutation", self.context.copied_to_gpu(f"{reader} permutation", nbytes, "transform"))
+
+    def permute(self, frame: Frame, size: int) -> None:
+        """hadamard.py HadamardTransform.forward: rows are gathered, then columns; the function keeps the second."""
+        if not self.permutes:
+            return
+        with frame.during(size * INT64 if self._indexes_from_cpu else 0, "permutation"):
+            frame.assign("rows", self.bytes(size))
+        with frame.during(size * INT64 if self._indexes_from_cpu else 0, "permutation"):
+            frame.assign("permuted", self.bytes(size))
+        frame.delete("rows")
 
     def rotate(self, module: LinearModule, size: int, *, inverse: bool = False) -> None:
         """factory/base.py `_apply_to_module` on a weight, which is written back; size 0: no matrix that counts."""
         elements, context = module.rows * module.columns, self.context
         if size:
-            self.make(size, FP64)
+            self.make(size, "float64")
         if size and inverse:
             self.invert(size)
         with context.frame("compress", module.name) as frame, aligned(context, module):
             if size:
                 self.copied(frame, size, module.name)
-            self.multiply(frame, elements, module.itemsize, self.width(size))
+                self.permute(frame, size)
+            self.multiply(frame, elements, module.itemsize, size)
             write_back(context, module.name, "weight", module.weight_bytes, module.weight_bytes)
 
-    def keep_scales(self, count: int) -> None:
-        """hadamard.py HadamardTransform: `_scale`, a number on the CPU for each that stays, and no parameter."""
+    def stay(self, size: int) -> None:
+        """hadamard.py HadamardTransform, one that a hook has: `_scale`, a number on the CPU, and no parameter.
+
+        offload/cache/device.py DeviceCache.offload: where weights are on the GPU it gets a permutation of its own.
+        """
         if self.kind == "random-matrix":
             return
-        self.context.ledger.alloc("cpu", count * FP64, "transform", Owner(f"{self.name} scales"))
+        ledger = self.context.ledger
+        ledger.alloc("cpu", FP64, "transform", Owner(f"{self.name} scales"))
+        if self.permutes and self._place == "gpu" and not self._indexes_from_cpu:
+            ledger.alloc("gpu", size * INT64, "transform", Owner(self.label(size), "permutation"))
 
     def rotated(
         self, size: int, elements: int, itemsize: int, owner: Owner, *, copied: bool = False, inverse: bool = False
@@ -235,18 +245,21 @@ class Matrices:
         """A hook: the matrix is on the GPU until the subgraph ends; what it returns is the caller's."""
         with self.context.frame("forward", owner) as frame:
             self.context.onload(self.label(size, inverse=inverse), self.bytes(size), "transform")
-            self.multiply(frame, elements, itemsize, self.width(size), copied=copied)
+            if self.permutes:
+                self.context.onload(f"{self.label(size)} permutation", size * INT64, "transform")
+            self.permute(frame, size)
+            self.multiply(frame, elements, itemsize, size, copied=copied)
             return frame.hand_over("rotated")
 
-    def multiply(self, frame: Frame, elements: int, itemsize: int, width: int, *, copied: bool = False) -> None:
+    def multiply(self, frame: Frame, elements: int, itemsize: int, size: int, *, copied: bool = False) -> None:
         """hadamard.py HadamardTransform.forward: `frame` gets the name `rotated`, of the value's own type.
 
         matrix_multiply.py RandomMatrixTransform.forward divides by nothing. `copied`: torch.matmul lays the value out
-        anew. `width`: bytes of a number in the matrix.
+        anew. `size`: of the matrix.
         """
-        wide = elements * width
+        wide, is_cast = elements * self.width(size), self._casts(itemsize, size)
         with (
-            frame.during(wide if itemsize != width else 0, "value"),
+            frame.during(wide if is_cast else 0, "value"),
             frame.during(wide if copied else 0, "value in order"),
         ):
             frame.assign("product", wide)
@@ -256,11 +269,11 @@ class Matrices:
         else:
             frame.assign("quotient", wide)
             frame.delete("product")
-        if itemsize == width:
-            frame.move("quotient", "rotated")
-        else:
+        if is_cast:
             frame.assign("rotated", elements * itemsize)
             frame.delete("quotient")
+        else:
+            frame.move("quotient", "rotated")
 
     def free(self, hooked: Collection[tuple[int, bool]] = ()) -> None:
         """Python's collector has come for what only the factory had. `hooked`: sizes of what hooks have, and whether it
@@ -268,6 +281,21 @@ class Matrices:
         for matrices, are_inverses in ((self.made, False), (self.inverses, True)):
             gone = [size for size in matrices if (size, are_inverses) not in hooked]
             self.context.ledger.free_all([matrices.pop(size) for size in gone])
+        own = self._place == "gpu" and not self._indexes_from_cpu
+        gone = [size for size in self.permutations if own or (size, False) not in hooked]
+        self.context.ledger.free_all([self.permutations.pop(size) for size in gone])
+
+    @property
+    def _indexes_from_cpu(self) -> bool:
+        """Nothing is offloaded in the basic pipeline: permutations stay on the CPU, and native/TensorAdvancedIndexing
+        copies one for each index of a matrix on the GPU."""
+        return self.context.job.pipeline == "basic" and self._place == "gpu"
+
+    def _casts(self, itemsize: int, size: int) -> bool:
+        """Whether a value of so many bytes a number is of another type than the matrix: a model has one type of 16
+        bit."""
+        dtype = self.dtypes.get(size, self.dtype)
+        return itemsize != WIDTHS[dtype] or (itemsize == 2 and dtype != self.context.job.dtype)
 
     @property
     def _place(self) -> DeviceName:

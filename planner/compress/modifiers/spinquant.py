@@ -17,10 +17,11 @@ from planner.compress.holdings import Owner
 from planner.compress.modifiers import transforms
 from planner.compress.modifiers.applying import Groups
 from planner.compress.modifiers.base import ModifierModel
+from planner.compress.modifiers.hooking import bound, check_forward
+from planner.compress.modifiers.precisions import TransformType
 from planner.compress.modifiers.rotations import (
     TransformFields,
     TransformSpec,
-    TransformType,
     aligned,
 )
 from planner.compress.modifiers.transforms import Application, Applied, Transform
@@ -111,8 +112,8 @@ class SpinQuantSpec(TransformSpec):
     rotations: tuple[str, ...] = DEFAULT
     transform_type: TransformType = "hadamard"
     transform_block_size: int | None = None
-    itemsize: int = FP64
-    """Of matrices that hooks multiply with."""
+    dtype: str = "float64"
+    """Of matrices that hooks ask for first."""
     given: Given | None = None
     """With a `transform_config` nothing is inferred."""
     embeddings: tuple[str, ...] = ()
@@ -140,7 +141,7 @@ class SpinQuantSpec(TransformSpec):
             rotations=tuple(dict.fromkeys(rotations)),
             transform_type=entry.transform_type,
             transform_block_size=entry.transform_block_size,
-            itemsize=entry.precision_itemsize(where),
+            dtype=entry.precision,
         )
 
     def within(self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
@@ -163,7 +164,7 @@ class SpinQuantSpec(TransformSpec):
         except ModuleSetError as error:
             raise RecipeError(f"{error}; LLM Compressor cannot fuse the norms of this model", where) from error
         groups = tuple(self._groups(facts.head_dim)) if given is None else given.groups
-        groups, applied = transforms.bound(groups, modules, facts.head_dim or 0)
+        groups, applied = bound(groups, modules, facts.head_dim or 0)
         embeddings = Patterns((EMBEDDING if given is None else given.embedding,)).of(modules)
         if given is not None:
             _check_weights(
@@ -206,8 +207,14 @@ class SpinQuantSpec(TransformSpec):
         multiplied = (name for each in self.applied if not each.application.of_states for name in each.names)
         taken = {*self.embeddings, *(name for _, names in self.fused for name in names), *multiplied}
         weights = {ref.name: None for ref in modules if ref.name in taken and ref.itemsize}
-        keys = frozenset(name for each in self.applied if each.application.of_states for name in each.names)
-        return Selection(weights=weights, watched=frozenset(norm for norm, _ in self.fused), keys=keys)
+        keys = frozenset[str]().union(*(each.rotated_keys for each in self.applied))
+        hooked = (ref.name for each in self.applied if not each.application.of_states for ref in each.others)
+        watched = {*(norm for norm, _ in self.fused), *(name for name in hooked if name not in weights)}
+        return Selection(weights=weights, watched=frozenset(watched), keys=keys)
+
+    def check_forward(self, called: Any) -> None:
+        """Hooks of one's own on what is no Linear."""
+        check_forward(self.applied, called)
 
     def added(self, modules: Sequence[ModuleRef]) -> Iterable[tuple[str, str, tuple[int, ...]]]:
         """The matrices that stay: R3's one, and R4's."""
@@ -226,7 +233,7 @@ class SpinQuantSpec(TransformSpec):
                 name=name,
                 type=self.transform_type,
                 block=block,
-                itemsize=self.itemsize,
+                dtype=self.dtype,
                 apply=apply,
                 where=f"{self.where}.{'rotations' if name in ('R2', 'R3') else 'transform_block_size'}",
             )
@@ -331,6 +338,10 @@ class SpinQuantModel(ModifierModel):
     def after_forward(self, module: LinearModule, call: Call) -> None:
         """The output hook."""
         self.groups.turn(module, call)
+
+    def traced(self, name: str, call: Call) -> None:
+        """Output hooks of what stands before the first target."""
+        self.groups.traced(name, call)
 
     def returned(self, module: LinearModule, call: Call) -> None:
         """The rotated input goes."""

@@ -12,14 +12,8 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from planner.compress.modifiers.rotations import (
-    TransformFields,
-    TransformType,
-    bytes_of,
-    check_size,
-    itemsize_of,
-    side,
-)
+from planner.compress.modifiers.precisions import SAVED, WIDTHS, Precision, TransformType, check_made
+from planner.compress.modifiers.rotations import TransformFields, bytes_of, side
 from planner.errors import RecipeError, UnsupportedError
 from planner.hints import shorten
 from planner.models.tuned import OnlineRotation, Place
@@ -27,7 +21,7 @@ from planner.notes import Note
 from planner.recipe.matching import Patterns, Target, ignore_notes, matched, no_match_note, selected
 from planner.recipe.specs import ModuleRef
 from planner.recipe.validation import check_patterns, validated
-from planner.units import FP64
+from planner.units import INT64
 
 Location = Literal["input", "weight_input", "weight_output", "output", "k_cache", "q_attn"]
 """transform_args.py TransformLocation."""
@@ -66,7 +60,7 @@ class SchemeFields(BaseModel):
     randomize: bool = False
     requires_grad: bool = False
     head_dim: int | None = Field(default=None, ge=1)
-    precision: Any = "float32"
+    precision: Precision = "float32"
 
 
 class ConfigFields(BaseModel):
@@ -101,8 +95,8 @@ class Application:
 
     @property
     def is_output(self) -> bool:
-        """utils/matrix.py `get_transform_size`."""
-        return self.location in ("output", "weight_output")
+        """utils/matrix.py `get_transform_size`: of a Linear's keys, too."""
+        return self.location not in ("input", "weight_input")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,14 +107,17 @@ class Transform:
     type: TransformType
     block: int | None
     """`head_dim`: the size of the matrix, whatever module it is for."""
-    itemsize: int
+    dtype: str
     """Of a matrix that is first asked for by a hook; one that is first asked for by a weight is in float64
-    (`create_transform` of factory/hadamard.py and matrix_multiply.py)."""
+    (precisions.py)."""
     apply: tuple[Application, ...]
+    permutes: bool = False
+    """`randomize`: each matrix has a permutation of its own; of random matrices nobody looks at it
+    (factory/matrix_multiply.py)."""
     where: str = field(default="", compare=False)
     """Path of its block size in the recipe file."""
-    widths: tuple[tuple[int, int], ...] = ()
-    """Bytes of a number in each matrix, by its size, found in a model (`within`), and"""
+    dtypes: tuple[tuple[int, str], ...] = ()
+    """Type of the numbers in each matrix, by its size, found in a model (`within`), and"""
     unused: int = 0
     """bytes of the matrices and inverses that no hook has: they are in weights."""
 
@@ -143,22 +140,30 @@ class Transform:
                 yield application, ref, self.size_of(ref, application)
 
     def within(self, found: "Found") -> Self:
-        """The record for a model. The first that asks for a matrix decides how wide its numbers are."""
-        widths: dict[int, int] = {}
+        """The record for a model. The first that asks for a matrix decides of what type its numbers are."""
+        dtypes: dict[int, str] = {}
         asked: set[tuple[int, bool]] = set()
         hooked: set[tuple[int, bool]] = set()
         for application, _, size in self.steps(found):
-            widths.setdefault(size, self.itemsize if application.is_online else FP64)
+            if size not in dtypes and application.is_online:
+                check_made(self.type, self.dtype, self.path)
+            dtypes.setdefault(size, self.dtype if application.is_online else "float64")
             key = (size, self.has_inverse(application))
             asked |= {(size, False), key}
             if application.is_online:
                 hooked.add(key)
-        unused = sum(bytes_of(size, widths[size]) for size, _ in asked - hooked)
-        return replace(self, widths=tuple(widths.items()), unused=unused)
+        per_row = INT64 if self.permutes else 0
+        unused = sum(bytes_of(size, WIDTHS[dtypes[size]]) + size * per_row for size, _ in asked - hooked)
+        return replace(self, dtypes=tuple(dtypes.items()), unused=unused)
 
-    def width(self, size: int) -> int:
-        """Bytes of a number in the matrix of this size."""
-        return dict(self.widths)[size]
+    @property
+    def path(self) -> str:
+        """Of the group, or of the modifier, in the recipe file."""
+        return self.where.rpartition(".")[0]
+
+    def dtype_of(self, size: int) -> str:
+        """Type of the numbers in the matrix of this size."""
+        return dict(self.dtypes)[size]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +173,16 @@ class Applied:
     transform: Transform
     application: Application
     names: tuple[str, ...]
+    states: tuple[tuple[str, int], ...] = ()
+    """Of an application to states: for each of them the attention whose keys are rotated, empty where there is none,
+    and the size of the matrix."""
+    others: tuple[ModuleRef, ...] = ()
+    """Of hooks on inputs and outputs, what is no plain Linear; of those on states, what is no attention."""
+
+    @property
+    def rotated_keys(self) -> frozenset[str]:
+        """Attentions whose keys it rotates, or whose queries."""
+        return frozenset(name for name, _ in self.states if name)
 
 
 class Found:
@@ -183,24 +198,6 @@ class Found:
         if key not in self._known:
             self._known[key] = selected(*key, self.modules)
         return self._known[key]
-
-
-def bound(
-    transforms: Iterable[Transform], modules: Sequence[ModuleRef], head_dim: int
-) -> tuple[tuple[Transform, ...], tuple[Applied, ...]]:
-    """The groups for this model, whose heads are so wide, and what is applied, in order.
-
-    Raises RecipeError where the library would fail on a module, UnsupportedError where planner has no model.
-    """
-    found = Found(modules)
-    _check_modules(transforms, found, head_dim)
-    groups = tuple(each.within(found) for each in transforms)
-    applied = (
-        Applied(group, application, tuple(ref.name for ref in found.of(application)))
-        for group in groups
-        for application in group.apply
-    )
-    return groups, tuple(applied)
 
 
 # ---------------------------------------------------------------------- reading
@@ -226,13 +223,12 @@ def _group(name: str, fields: SchemeFields, where: str) -> Transform:
             "compressed-tensors trains no transform",
             f"{where}.requires_grad",
         )
-    if fields.randomize and kind != "random-matrix":  # RandomMatrixFactory does not look at it
-        raise UnsupportedError(f"{where}.randomize: planner models no matrices that are permuted in each product")
     return Transform(
         name=name,
         type=kind,
         block=fields.head_dim,
-        itemsize=itemsize_of(fields.precision, where),
+        dtype=fields.precision,
+        permutes=fields.randomize and kind != "random-matrix",
         apply=tuple(_application(each, f"{where}.apply[{number}]") for number, each in enumerate(fields.apply)),
         where=f"{where}.head_dim",
     )
@@ -251,55 +247,6 @@ def _application(fields: ArgsFields, where: str) -> Application:
 
 
 # ---------------------------------------------------------------------- a model
-def _check_modules(transforms: Iterable[Transform], found: Found, head_dim: int) -> None:
-    for transform in transforms:
-        for application in sorted(transform.apply, key=lambda each: each.is_online):
-            for ref in found.of(application):
-                if application.of_states:
-                    _check_states(ref, transform, application, head_dim)
-                    continue
-                _check_class(ref, application)
-                own = side(ref.rows, ref.columns, "Embedding" in ref.classes, application.is_output)
-                check_size(transform.type, own, ref.name, transform.block, transform.where)
-        _check_twice(transform, found)
-
-
-def _check_class(ref: ModuleRef, application: Application) -> None:
-    where = f"{application.where}.targets"
-    if ref.classes[:1] == ("Linear",) or (ref.classes[:1] == ("Embedding",) and not application.is_online):
-        return
-    if not application.is_online:  # utils/matrix.py `apply_transform_weight` compares classes
-        what = "Linear" if "Embedding" not in ref.classes else "Embedding"
-        raise RecipeError(f"takes {ref.name}, which is no plain {what}: LLM Compressor fails on it", where)
-    raise UnsupportedError(
-        f"{where}: takes {ref.name}, which is no plain Linear: planner models the location {application.location} of "
-        "those alone"
-    )
-
-
-def _check_states(ref: ModuleRef, transform: Transform, application: Application, head_dim: int) -> None:
-    where = f"{application.where}.targets"
-    is_sized = "Linear" in ref.classes or "Embedding" in ref.classes
-    if transform.block is None and not is_sized:
-        raise RecipeError(f"takes {ref.name}: LLM Compressor wants a head_dim for {application.location}", where)
-    if transform.block is None or not any("attention" in name.lower() for name in ref.classes[:1]):
-        text = f"takes {ref.name}: planner knows the states of attentions alone, of classes that are called so"
-        raise UnsupportedError(f"{where}: {text}")
-    block = transform.block
-    check_size(transform.type, head_dim or block, f"the heads of {ref.name}", block, transform.where)
-
-
-def _check_twice(transform: Transform, found: Found) -> None:
-    """Both hooks would run, and the module have but the second one's matrix."""
-    seen: set[tuple[str, str]] = set()
-    for application in transform.apply:
-        for ref in found.of(application) if application.is_online else ():
-            if (ref.name, application.location) in seen:
-                text = f"takes the {application.location} of {ref.name} a second time in its group, which planner"
-                raise UnsupportedError(f"{application.where}.targets: {text} does not model")
-            seen.add((ref.name, application.location))
-
-
 def saved(transform: Transform, modules: Sequence[ModuleRef]) -> Iterator[tuple[str, str, tuple[int, ...]]]:
     """The matrices that stay in hooks: apply.py `_register_tied_transform_weights`: each goes by the first module, in
     the model's order, that has it."""
@@ -308,24 +255,33 @@ def saved(transform: Transform, modules: Sequence[ModuleRef]) -> Iterator[tuple[
     taken = [(application, {ref.name for ref in found.of(application)}) for application in online]
     first: dict[tuple[int, bool], str] = {}
     for ref in modules:
-        for application in (application for application, names in taken if ref.name in names):
+        here = {each.location: each for each, names in taken if ref.name in names}  # of two, the later one's
+        for location, application in here.items():
             key = (transform.size_of(ref, application), transform.has_inverse(application))
-            first.setdefault(key, f"{ref.name}.{transform.name}_{application.location}.weight")
+            first.setdefault(key, f"{ref.name}.{transform.name}_{location}")
     for (size, _), name in first.items():
-        yield name, "F64" if transform.width(size) == FP64 else "F32", (size, size)
+        yield f"{name}.weight", SAVED[transform.dtype_of(size)], (size, size)
+        if transform.permutes:
+            yield f"{name}.perm", "I64", (size,)
 
 
 def online(transform: Transform, layer: str, modules: Sequence[ModuleRef]) -> Iterator[OnlineRotation]:
     """The transforms that stay in a layer: factory/base.py `_apply_to_module`."""
+    seen: set[tuple[str, str]] = set()
     for application, ref, size in transform.steps(Found(modules)):
         if application.is_online:
+            if (ref.name, application.location) in seen:
+                text = f"takes the {application.location} of {ref.name} a second time in its group, which planner"
+                raise UnsupportedError(f"{application.where}.targets: {text} does not model where layers are trained")
+            seen.add((ref.name, application.location))
             yield OnlineRotation(
                 name=f"{transform.name}_{application.location}",
                 module=ref.name[len(layer) :],
                 place=ONLINE[application.location],
                 size=size,
-                dtype="float64" if transform.width(size) == FP64 else "float32",
+                dtype=transform.dtype_of(size),
                 inverse=application.inverse,
+                permutes=transform.permutes,
                 scales=transform.type != "random-matrix",
             )
 

@@ -54,7 +54,17 @@ class SequentialPipeline(Pipeline):
         device: DeviceName = "gpu" if self.context.weights_on_gpu else "cpu"
         if not self.context.is_on_disk(self.program.embedding):
             with self.context.ledger.hold(device, hidden, "trace", "hidden states while the model is traced"):
-                pass
+                self._run_staying_hooks(device)
+
+    def _run_staying_hooks(self, device: DeviceName) -> None:
+        """Those that an earlier pipeline left on the embedding."""
+        before, self.context.device = self.context.device, device
+        name = self.program.embedding.removesuffix(".weight")
+        calls = (e.call for e in self.program.trace.segments[0].events if e.kind == "exit" and e.call is not None)
+        for call in (call for call in calls if self.staying and call.module == name):
+            for _, model in self.staying:
+                model.traced(name, call)
+        self.context.device = before
 
     def _walk(self) -> None:
         runs = (*(run for run, _ in self.staying), *self.runs)
