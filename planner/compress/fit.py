@@ -133,12 +133,20 @@ class Rehearsal:
     def on_card_of(self, job: Job) -> "Rehearsal | None":
         """The rehearsal of this job, which differs in its card's size alone; None where it must be simulated for that,
         as it is told otherwise there."""
-        if self.program.second_gpu or not self._is_told_the_same(job.gpu_memory_bytes):
+        if self.told is None or not self._is_told_the_same(job.gpu_memory_bytes):
             return None
         other = copy(self)
         other.job, other._adapted = job, None
         other._seen = [seen for seen in self._seen if seen.attempt is self._roomy]
         return other
+
+    @property
+    def told(self) -> tuple[int, int | None] | None:
+        """Which cards tell the job, with room for all of it, what it was told: equal for rehearsals that were taken
+        from one card to another. None where this one cannot be taken anywhere."""
+        if self.program.second_gpu or self._told is None:
+            return None
+        return self._told.least, self._told.below
 
     def _is_told_the_same(self, total: int) -> bool:
         """On a card of so many bytes, with room for all, the job is told what it was told."""
