@@ -133,7 +133,7 @@ class Rehearsal:
     def on_card_of(self, job: Job) -> "Rehearsal | None":
         """The rehearsal of this job, which differs in its card's size alone; None where it must be simulated for that,
         as it is told otherwise there."""
-        if self.told is None or not self._is_told_the_same(job.gpu_memory_bytes):
+        if self.program.second_gpu or not self._is_told_the_same(job.gpu_memory_bytes):
             return None
         other = copy(self)
         other.job, other._adapted = job, None
@@ -144,7 +144,7 @@ class Rehearsal:
     def told(self) -> tuple[int, int | None] | None:
         """Which cards tell the job, with room for all of it, what it was told: equal for rehearsals that were taken
         from one card to another. None where this one cannot be taken anywhere."""
-        if self.program.second_gpu or self._told is None:
+        if self._told is None or self.program.second_gpu or not self._is_told_the_same(self.job.gpu_memory_bytes):
             return None
         return self._told.least, self._told.below
 

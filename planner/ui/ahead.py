@@ -27,6 +27,8 @@ NEAR_SECONDS = 2.0
 none for a job whose simulations are slow."""
 SECONDS = 10.0
 """So long all others may take; of a large mixture that is enough for their plans, and not for charts."""
+TRACE_SECONDS = 0.5
+"""A trace is not broken off (kept.py): where it takes longer, a new question would wait for what nobody asked for."""
 CLIENTS = 16
 
 
@@ -79,9 +81,16 @@ class Ahead:
                 yield nearest
 
     def _read(self, lane: Lane) -> Iterator[Asked]:
+        """The jobs of the lane, as far as they are some: a batch may not be larger than the samples."""
         for question in lane:
-            with suppress(PlannerError):  # a batch may not be larger than the samples
-                yield drafts.read(self.kept, question)
+            with suppress(PlannerError):
+                asked = drafts.read(self.kept, question)
+                if self._is_traced_soon(asked):
+                    yield asked
+
+    def _is_traced_soon(self, asked: Asked) -> bool:
+        model = asked.question.model
+        return self.kept.is_traced(model, asked.job) or self.kept.tracing.get(model, float) <= TRACE_SECONDS
 
     def _is_known(self, asked: Asked) -> bool:
         model = asked.question.model
@@ -92,7 +101,7 @@ class Ahead:
         Those of which it was made."""
         key, made = (asked.question.model, asked.recipe), list[Asked]()
         for each in chosen:
-            if time.monotonic() + self.kept.seconds.get(key, float) > end:
+            if time.monotonic() + self.kept.simulating.get(key, float) > end:
                 break
             try:
                 self.kept.say("planning the next moves")

@@ -41,7 +41,7 @@ class Answers:
 
     def __call__(self, question: PageQuestion, has: Collection[str] = ()) -> Iterator[bytes]:
         """The lines. Raises PlannerError for what `plan` would refuse."""
-        asked = read(self.kept, question)
+        asked, lanes = read(self.kept, question), self.ahead.lanes(question)
         found = drafted(self.kept, asked)
         is_whole = found.is_whole
         if not is_whole and "verdict" not in has:
@@ -52,7 +52,6 @@ class Answers:
             yield line("plan", draft=not is_whole, vision=self._has_vision(asked), **_outline(plan), **said)
         if "picture" not in has:
             yield self._picture(asked, found, judged(plan, asked.machine))
-        lanes = self.ahead.lanes(question)
         self.ahead.near(asked, lanes)
         if not is_whole:
             self.kept.say("looking for the smallest card")

@@ -88,8 +88,10 @@ class Kept:
         self.drafts: Latest[Drafted] = latest(DRAFTS, lambda kept: kept.drafts)
         self.smallest: Latest[int | None] = latest(DRAFTS, lambda kept: kept.smallest)
         self.pictures: Latest[Picture | None] = latest(PICTURES, lambda kept: kept.pictures)
-        self.seconds: Latest[float] = latest(DRAFTS, lambda kept: kept.seconds)
-        """How long the last simulation took, by model and recipe."""
+        self.simulating: Latest[float] = latest(DRAFTS, lambda kept: kept.simulating)
+        """Seconds that the last simulation took, by model and recipe;"""
+        self.tracing: Latest[float] = latest(DRAFTS, lambda kept: kept.tracing)
+        """and the last trace, by model."""
         self.results: Latest[tuple[Any, tuple[Note, ...]]] = latest(16, lambda kept: kept.results)
 
     def source(self, choice: ModelChoice) -> "ModelSource":
@@ -133,8 +135,11 @@ class Kept:
 
             built = self.model(choice, job.build)
             self.say(f"tracing {built.source.name}")
+            began = time.monotonic()
             with self.untouched():
-                return self._trained_whole(graph_of(built, job))
+                graph = self._trained_whole(graph_of(built, job))
+            self.tracing.put(choice, time.monotonic() - began)
+            return graph
 
         return self.graphs.get((choice, job.decides_graph), make)
 
@@ -168,7 +173,7 @@ class Kept:
                 return known.on_card_of(job) or known
             began = time.monotonic()
             made = Rehearsal(program, job, rank=rank)
-            self.seconds.put((choice, recipe), time.monotonic() - began)
+            self.simulating.put((choice, recipe), time.monotonic() - began)
             self.rehearsals.put((choice, recipe, without_card(job, recipe), made.told or job), made)
             return made
 
