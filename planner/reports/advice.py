@@ -1,8 +1,12 @@
 """What to do next about a plan: the command that plans other ways to run it. Advice is planned, or not given."""
 
+from collections.abc import Sequence
+
 from planner.choose.paste import SAVE_FIRST, command_line
 from planner.compress.schema import Plan
 from planner.compress.verdicts import Fit, peak_gpu_step, verdict
+from planner.hardware.demand import Demand
+from planner.job import Job
 from planner.recipe.files import ON_STDIN
 from planner.reports.rehearsal import script_advice
 
@@ -32,6 +36,22 @@ def advice(plan: Plan) -> tuple[str, str]:
         )
         return text, ""
     command, sentence = _SENTENCES[verdict(plan)]
+    machine, gpus = plan.machine, gpus_of_recipe(plan.job, plan.demands)
+    if machine is not None and gpus:
+        sentence = f"the recipe spreads layers over GPUs that are not there; with {gpus} of them:"
+        machine = machine.model_copy(update={"gpus": gpus})
     if plan.recipe == ON_STDIN:
         sentence = f"{sentence.removesuffix(':')} ({SAVE_FIRST}):"
-    return sentence, command_line(command, plan.model.name, plan.recipe, plan.job, plan.machine)
+    return sentence, command_line(command, plan.model.name, plan.recipe, plan.job, machine)
+
+
+def gpus_of_recipe(job: Job, demands: Sequence[Demand]) -> int:
+    """GPUs that a recipe's layers are spread over, where nothing is missing but these; else 0.
+
+    No way to run the job does with fewer, as AutoRound's `device_ids` are the recipe's. Activations on a second GPU
+    and ranks are the job's own, and can be left out.
+    """
+    missing = [demand for demand in demands if demand.outcome == "over"]
+    if job.has_second_gpu or job.ranks > 1 or not all(demand.lacks_gpus for demand in missing):
+        return 0
+    return max((demand.gpus for demand in missing if demand.resource == "second GPU"), default=0)

@@ -58,6 +58,26 @@ def test_what_is_not_followed_on_several_cards_is_one_line(
     assert says in told[0]
 
 
+def test_who_has_too_few_gpus_is_told_how_many_the_recipe_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *SMALL, "--gpu", "rtx4090", "--gpus", "1"]) in (0, 3)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "the recipe spreads layers over GPUs that are not there; with 2 of them:" in told
+    assert f"planner fit qwen3-0.6b -r {RECIPE}" in told
+    assert "--gpus 2" in told
+    assert main(["fit", *SMALL, "--gpu", "rtx4090", "--gpus", "1"]) in (0, 3)
+    assert "The recipe spreads layers over 2 GPUs: --gpus 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "options", [("--gpus", "2"), ("--gpus", "1", "--ram", "512MiB"), ("--gpus", "1", "--gpu-memory", "600MiB")]
+)
+def test_where_more_gpus_would_not_do_none_are_advised(
+    capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+) -> None:
+    assert main(["plan", *SMALL, *options]) in (0, 3)
+    assert "GPUs that are not there" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("command", "gpus"), [("strategies", "2"), ("fit", "1")])
 def test_a_choice_goes_on_without_the_ways_that_are_not_followed(
     capsys: pytest.CaptureFixture[str], command: str, gpus: str
