@@ -98,9 +98,7 @@ def _plans(
     check_model(model)
     job, show_progress = job_of(given_job, model), progress or _silent
     if machine is not None:
-        job = job.on(machine)
-        for each in recipes:
-            each.check_gpus(machine.gpus)
+        job, recipes = job.on(machine), tuple(each.on_gpus(machine.gpus) for each in recipes)
     if isinstance(model, ModelGraph):
         sizes = (_told(model, each, sized_plan(model, each, job, method, on_card), on_plan) for each in recipes)
         return tuple(judged(_without_result(each), machine) for each in sizes)
@@ -242,8 +240,8 @@ Ready = tuple[Program, Notes, Notes]
 def checked_program(graph: ModelGraph, recipe: Recipe, job: Job, bound: Bound | None = None) -> Ready:
     """The job ready to simulate; `bound` as in `drafted_plan`.
 
-    Raises RecipeError or JobError where it cannot start in the library; UnsupportedError for more GPUs than planner
-    follows its recipe on.
+    Raises RecipeError or JobError where it cannot start in the library; UnsupportedError for a recipe that takes all
+    GPUs where nobody said how many there are.
     """
     recipe.check_gpus(1 + job.has_second_gpu)
     program, binding_notes = bound or make_program(graph, recipe, job)

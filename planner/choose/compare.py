@@ -52,11 +52,11 @@ class Comparison:
         if not names:
             return [(machine, recipe, (ASKED,)) for machine in machines for recipe in recipes]
         graph = self.graphs.of(Job.model_validate({**job.model_dump(exclude_unset=True), "sequential_targets": None}))
-        known = [
-            (on, recipe, {each.name: each for each in strategies(graph, recipe, job.on(on), gpus=on.gpus)})
-            for on in machines
-            for recipe in recipes
-        ]
+
+        def by_name(recipe: Recipe, on: Machine) -> dict[str, Strategy]:
+            return {each.name: each for each in strategies(graph, recipe.on_gpus(on.gpus), job.on(on), gpus=on.gpus)}
+
+        known = [(on, recipe, by_name(recipe, on)) for on in machines for recipe in recipes]
         some = dict.fromkeys(name for _, _, found in known for name in found)
         left = dict(left_out(graph))
         for name in names:
@@ -77,7 +77,7 @@ class Comparison:
             raise JobError(f"--strategy {strategy.name}: {error}") from None
         graph = self.graphs.of(changed)
         self._say(f"planning {recipe.name}: {strategy.name}")
-        chosen = strategy.recipe(recipe)
+        chosen = strategy.recipe(recipe.on_gpus(machine.gpus))
         plan = sized_plan(graph, chosen, changed)
         if self._on_plan:
             self._on_plan(graph, chosen, plan, recipe)

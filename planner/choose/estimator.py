@@ -5,8 +5,9 @@ answers what the job asks of any machine. Another card costs a replay of its tap
 """
 
 from collections.abc import Callable
+from copy import copy
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError
 
@@ -177,6 +178,15 @@ class Estimator:
         self._saved: dict[tuple[Build, Recipe], Saved] = {}
         self._bound: dict[tuple[Any, ...], Bound] = {}
 
+    def on_gpus(self, count: int) -> Self:
+        """The same for a machine with so many GPUs, where the recipe takes all that there are; trials are shared."""
+        recipe = self.recipe.on_gpus(count)
+        if recipe is self.recipe:
+            return self
+        there = copy(self)
+        there.recipe = recipe
+        return there
+
     def graph(self, job: Job) -> ModelGraph:
         """The model as this job cuts it. Raises ModelError; JobError for targets that match nothing."""
         return self._graphs.of(job)
@@ -220,6 +230,9 @@ class Estimator:
 
         Raises what `plan` raises.
         """
+        there = self.on_gpus(machine.gpus)
+        if there is not self:
+            return there.choice(job, strategy, machine, quick=quick, exactly=exactly)
         trial = self.trial(job, strategy)
         if quick:
             demands = trial.quick_demands(machine, exactly=exactly)

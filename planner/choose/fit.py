@@ -53,18 +53,14 @@ class Search:
     """Looks for changes that make one job fit one machine."""
 
     def __init__(self, estimator: Estimator, asked: Job, machine: Machine, *, with_budget: bool = True) -> None:
-        """`with_budget`: also weights partly on the disk, by the machine's RAM, which is traced for each size of it.
-
-        Raises UnsupportedError where the recipe is not followed on so many GPUs.
-        """
-        self.estimator, self.machine = estimator, machine
-        estimator.recipe.check_gpus(machine.gpus)
+        """`with_budget`: also weights partly on the disk, by the machine's RAM, which is traced for each size of it."""
+        self.estimator, self.machine = estimator.on_gpus(machine.gpus), machine
         self.asked = asked.on(machine)
         whole = Job.model_validate({**self.asked.model_dump(exclude_unset=True), "sequential_targets": None})
-        graph = estimator.graph(whole)
+        graph = self.estimator.graph(whole)
         self.candidates = strategies(
             graph,
-            estimator.recipe,
+            self.estimator.recipe,
             self.asked,
             gpus=machine.gpus,
             ram_for_weights=self._ram_for_weights() if with_budget else None,

@@ -9,7 +9,7 @@ from planner.compress.disk import disk_share, qparams_on_disk
 from planner.compress.loss_masks import mask_receivers, with_loss_masks
 from planner.compress.program import Program, Run
 from planner.compress.pruning import check_pruning
-from planner.compress.tuning import cards_notes, other_cards, second_card, trainable, tuned_layers
+from planner.compress.tuning import cards_notes, other_cards, raced, second_card, trainable, tuned_layers
 from planner.errors import UnsupportedError
 from planner.fields import JOB_FIELDS
 from planner.job import Job
@@ -102,7 +102,7 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
         disk_qparam_bytes=disk.qparams,
         disk_written_bytes=disk.qparams + disk.rewritten,
     )
-    cards = cards_notes(runs, peaks, program.second_gpu)
+    cards = cards_notes(runs, peaks, program.second_gpu, raced(tuned) if peaks else {})
     return program, (*(note for _, notes in bound for note in notes), *masked, *cards)
 
 

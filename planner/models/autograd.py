@@ -165,7 +165,7 @@ class CrossCard(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tensor: torch.Tensor, card: int, recorder: TrainingRecorder) -> torch.Tensor:
-        ctx.home, ctx.recorder = recorder.card_of(tensor), recorder
+        ctx.home, ctx.card, ctx.recorder = recorder.card_of(tensor), card, recorder
         return recorder.copied(tensor, card)
 
     @staticmethod

@@ -1,7 +1,7 @@
 """What calibration passes to a decoder layer, as AutoRound keeps it and makes batches of it."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -59,15 +59,13 @@ class _ReachedError(Exception):
 
 
 def _captured(model: Any, job: Job, targets: Sequence[str], layer: str) -> dict[str, Any]:
-    """What calibration passes to the layer, by name: base.py input_capture_hook.
-
-    Layers before it hand on tensors like their input.
-    """
+    """What calibration passes to the layer, by name: base.py input_capture_hook."""
+    before = _likeness() if job.sequential_targets else _passed_through
     batch = calibration_batch(model.config, job.batch_shape, getattr(torch, job.dtype))
     with torch.no_grad(), ExitStack() as stack:
         for name in targets:
             module = model.get_submodule(name)
-            stack.enter_context(patched_forward(module, _stop if name == layer else _passed_through))
+            stack.enter_context(patched_forward(module, _stop if name == layer else before(module)))
         stack.enter_context(HalfSoftmax())
         stack.enter_context(Recorder(num_experts(model.config)))
         try:
@@ -81,9 +79,30 @@ def _stop(*args: Any, **kwargs: Any) -> Any:
     raise _ReachedError(args, kwargs)
 
 
-def _passed_through(*args: Any, **kwargs: Any) -> Any:
-    """A layer's output has the shape of its hidden states."""
-    return args[0] if args else kwargs["hidden_states"]
+def _passed_through(_module: torch.nn.Module) -> Callable[..., Any]:
+    """A decoder layer's forward, by its end: the output has the shape of the hidden states."""
+    return lambda *args, **kwargs: args[0] if args else kwargs["hidden_states"]
+
+
+def _likeness() -> Callable[[torch.nn.Module], Callable[..., Any]]:
+    """Makes forwards of other targets than whole layers, such as attention, which returns its weights too.
+
+    The first of a kind runs; those with like weights and arguments return what it did.
+    """
+    returned: dict[Any, Any] = {}
+
+    def forward_of(module: torch.nn.Module) -> Callable[..., Any]:
+        runs, kind = module.forward, (type(module), *(tuple(weight.shape) for weight in module.parameters()))
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            passed = tuple(leaf.shape for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor))
+            if (kind, passed) not in returned:
+                returned[kind, passed] = runs(*args, **kwargs)
+            return returned[kind, passed]
+
+        return forward
+
+    return forward_of
 
 
 def _by_name(module: torch.nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ for each kind of layer that is trained in one way.
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 from planner.models.traces import Event
@@ -134,6 +135,9 @@ class TunedBlock:
     what the one before it left."""
     found: tuple[int, ...]
     """Ids of what the iteration before left; in the first there is nothing."""
+    orders: tuple[tuple[Event, ...], ...] = ()
+    """The same where the first card's thread is far ahead of the others in backward, and where it is far behind them
+    (planner/models/threads.py). They are not played. None on one card."""
     unwrap: tuple[Event, ...]
     """After the last iteration: the weights quantized with the best rounding, each of them once."""
     collect: tuple[tuple[Event, ...], ...]
@@ -184,17 +188,27 @@ def card_peaks(block: TunedBlock) -> dict[int, int]:
 
     Without them for a layer on one card, of whose weights nothing says where they lie.
     """
+    return _peaks(block, block.phases())
+
+
+def most_of_any_order(block: TunedBlock) -> dict[int, int]:
+    """The same, in whatever order autograd's threads come to their work, as far as orders were traced."""
+    before = (*block.reference, *block.observed, block.wrap)
+    found = [card_peaks(block), *(_peaks(block, (*before, order)) for order in block.orders)]
+    return {card: max(peaks.get(card, 0) for peaks in found) for card in found[0]}
+
+
+def _peaks(block: TunedBlock, phases: Iterable[tuple[Event, ...]]) -> dict[int, int]:
     held = Counter(dict.fromkeys((0, *block.cards), 0))
     for card, nbytes in zip(block.cards, block.weights if block.cards else (), strict=True):
         held[card] += nbytes
     peaks, live = dict(held), dict[int, tuple[int, int]]()
-    for phase in block.phases():
-        for event in phase:
-            if event.kind == "alloc":
-                live[event.id] = event.card, event.bytes
-                held[event.card] += event.bytes
-                peaks[event.card] = max(peaks.get(event.card, 0), held[event.card])
-            elif event.kind == "free" and event.id in live:
-                card, nbytes = live.pop(event.id)
-                held[card] -= nbytes
+    for event in chain.from_iterable(phases):
+        if event.kind == "alloc":
+            live[event.id] = event.card, event.bytes
+            held[event.card] += event.bytes
+            peaks[event.card] = max(peaks.get(event.card, 0), held[event.card])
+        elif event.kind == "free" and event.id in live:
+            card, nbytes = live.pop(event.id)
+            held[card] -= nbytes
     return peaks

@@ -29,6 +29,7 @@ from planner.models.recorder import NoListener, storage_key
 from planner.models.rotated import rotated
 from planner.models.rounded import InputSquares, round_linear
 from planner.models.spread import placed, places
+from planner.models.threads import number_nodes
 from planner.models.traces import Event
 from planner.models.tuned import Rounding, TunedBlock, TuningRequest, left
 from planner.models.tuned_linear import InputRange, QuantizedInput, TunedLinear, stays, there, whole_range
@@ -135,7 +136,8 @@ class BlockTuner:
             reference = tuple(self._phase(self._pass, rows) for rows in sizes)
             observed = self._observed(sizes)
             wrap = self._phase(self._wrap)
-            found = left(self._phase(self._earlier))
+            orders = [self._phase(self._earlier), *(self._phase(self._iteration, ahead) for ahead in self._ahead())]
+            found = left(orders[-1])
             iteration = self._phase(self._iteration)
             unwrap = self._phase(self._unwrap)
             collect = tuple(self._phase(self._pass, rows) for rows in sizes)
@@ -147,6 +149,7 @@ class BlockTuner:
             wrap=wrap,
             iteration=iteration,
             found=found,
+            orders=tuple(orders[1:]),
             unwrap=unwrap,
             collect=collect,
             weights=self.weights,
@@ -322,7 +325,12 @@ class BlockTuner:
         self.names["pred_output"] = torch.empty_like(self.names["ref_output"])
         self.names["loss"] = torch.empty_like(self.names["ref_output"], dtype=torch.float32)
 
-    def _iteration(self) -> None:
+    def _ahead(self) -> tuple[frozenset[int], ...]:
+        """Cards whose threads are far ahead of the others, in the orders beside the usual one; none on one card."""
+        others = frozenset(self.cards.values()) - {0}
+        return (frozenset({0}), others) if others else ()
+
+    def _iteration(self, ahead: frozenset[int] = frozenset()) -> None:
         """sign_round/quantizer.py quantize_block, the loop's body: one batch forward and back, one step."""
         names, parts = self.names, self.request.trained
         rows = sum(parts)
@@ -332,6 +340,8 @@ class BlockTuner:
             names["pred_output"].to(torch.float32), names["ref_output"].to(torch.float32), self.recorder
         )
         scale_loss = names["loss"] * 1000
+        if self.cards:
+            number_nodes(scale_loss, self.recorder.card_of, ahead)
         with self.recorder.backward():
             run_for_model(torch.autograd.backward, scale_loss)
         del scale_loss

@@ -6,7 +6,7 @@ modifier that `planner.compress.modifiers` knows.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
 from planner.errors import UnsupportedError
@@ -193,8 +193,14 @@ class ModifierSpec(ABC):
         """Numbers of the GPUs that it spreads a layer over: they must be there, whatever lies on them."""
         return (0,)
 
+    def on_gpus(self, count: int) -> Self:
+        """The same on a machine with so many GPUs, where it takes all that there are."""
+        del count
+        return self
+
     def check_gpus(self, count: int) -> None:
-        """Raises UnsupportedError where planner does not follow what it does on a machine with so many GPUs."""
+        """Raises UnsupportedError for a job with so many GPUs at least, where it takes all, and how many there are is
+        not known."""
 
     @property
     def prunes(self) -> bool:
@@ -332,7 +338,12 @@ class Recipe:
         """Whether one of them does otherwise on GPUs of another size."""
         return any(spec.adapts_to_card for spec in self.modifiers)
 
+    def on_gpus(self, count: int) -> "Recipe":
+        """What it is on a machine with so many GPUs."""
+        modifiers = tuple(spec.on_gpus(count) for spec in self.modifiers)
+        return self if modifiers == self.modifiers else replace(self, modifiers=modifiers)
+
     def check_gpus(self, count: int) -> None:
-        """Raises UnsupportedError where what one of them does on a machine with so many GPUs is not modelled."""
+        """As `ModifierSpec.check_gpus`."""
         for spec in self.modifiers:
             spec.check_gpus(count)

@@ -42,10 +42,8 @@ class Asked:
 def read(kept: Kept, question: PageQuestion) -> Asked:
     """The question as records. Raises PlannerError for a card, a job or a recipe that is none."""
     recipe = kept.recipe(question.recipe)
-    recipe = one_by_one(recipe) if question.one_by_one else recipe
-    asked = Asked(question, recipe, question.asked_job(), question.machine())
-    recipe.check_gpus(asked.machine.gpus)
-    return asked
+    recipe, machine = one_by_one(recipe) if question.one_by_one else recipe, question.machine()
+    return Asked(question, recipe.on_gpus(machine.gpus), question.asked_job(), machine)
 
 
 def drafted(kept: Kept, asked: Asked) -> Drafted:

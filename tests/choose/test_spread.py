@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from planner.accepted import recipe_of
+from planner.choose.compare import Comparison
 from planner.choose.estimator import Estimator
+from planner.choose.fit import Search
 from planner.choose.strategies import ASKED
 from planner.cli import main
 from planner.job import Job
@@ -35,6 +37,22 @@ def test_fit_has_each_cards_own_deal_as_its_plan_has() -> None:
         }
         found.add((asks["GPU"], asks["second GPU"]))
     assert len(found) == 2, "AutoRound deals otherwise on the small card"
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_who_says_auto_is_told_the_same_as_who_names_all_gpus_of_the_machine(gpus: int) -> None:
+    on, estimator = machine(80 * GIB, gpus=gpus), Estimator(CONFIG, spread(device_ids="auto"))
+    named = Estimator(CONFIG, spread(device_ids="0,1" if gpus == 2 else "0")).choice(JOB.on(on), ASKED, on)
+    asked = estimator.choice(JOB.on(on), ASKED, on)
+    assert asked.demands == named.demands
+    assert Search(estimator, JOB, on).fit().answer.demands == asked.demands
+
+
+def test_auto_is_compared_on_machines_with_different_numbers_of_gpus() -> None:
+    machines = [machine(80 * GIB, gpus=gpus) for gpus in (1, 2)]
+    one, two = Comparison(CONFIG, lambda _text: None).plans([spread(device_ids="auto")], JOB, machines, ())
+    assert [demand.resource for demand in one.demands if demand.gpus] == ["GPU"]
+    assert [demand.gpus for demand in two.demands if demand.gpus] == [1, 2]
 
 
 # ---------------------------------------------------------------------- what is refused, in one line

@@ -72,12 +72,16 @@ def test_what_auto_round_reads_otherwise_than_it_is_meant_is_refused(
         gpus_of(device_ids, "r.yaml: device_ids")
 
 
-def test_auto_is_one_gpu_and_on_several_is_refused_with_the_numbers_to_give() -> None:
-    one, four = (Machine(gpus=n, gpu_memory_bytes=80 * GIB, source="a test") for n in (1, 4))
-    assert plan(graph(), recipe(device_ids="auto"), Job(samples=2), machine=one).gpu.peak_bytes
-    with pytest.raises(UnsupportedError, match=r"auto takes all 4 GPUs; .* give 0,1,2,3"):
-        plan(graph(), recipe(device_ids="auto"), Job(samples=2), machine=four)
-    with pytest.raises(UnsupportedError, match="give 0,1"):
+@pytest.mark.parametrize(("gpus", "device_ids"), [(1, "0"), (2, "0,1"), (4, "0,1,2,3")])
+def test_auto_is_every_gpu_of_the_machine_by_its_number(gpus: int, device_ids: str) -> None:
+    on = Machine(gpus=gpus, gpu_memory_bytes=80 * GIB, source="a test")
+    auto, named = (plan(graph(), recipe(device_ids=ids), Job(samples=2), machine=on) for ids in ("auto", device_ids))
+    assert auto.gpu.peak_bytes
+    assert auto == named
+
+
+def test_auto_where_nobody_said_how_many_gpus_there_are_is_refused_with_the_way_out() -> None:
+    with pytest.raises(UnsupportedError, match="auto takes all GPUs, and there are 2 or more: say how many, --gpus N"):
         planned(Job(samples=2, offload_device="gpu:1"), device_ids="auto")
 
 

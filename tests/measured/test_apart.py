@@ -15,11 +15,18 @@ def test_the_page_lists_them() -> None:
     assert apart.part() in PAGE.read_text(encoding="utf-8")
 
 
-def test_a_plans_note_counts_the_jobs_on_several_gpus_that_were_measured() -> None:
+def note_of(more: dict[int, int]) -> str:
     run: Any = SimpleNamespace(spec=SimpleNamespace(trains=True, where="my.yaml", spreads_over=(0, 1)))
-    (note,) = cards_notes([run], {1: GIB}, 1)
+    (note,) = cards_notes([run], {1: GIB}, 1, more)
+    return note.text
+
+
+def test_a_plans_note_counts_the_jobs_on_several_gpus_that_were_measured() -> None:
     equal = sum(cards > 1 for *_, cards, _ in autoround.SPREAD_JOBS)
-    others = len(apart.SPREAD)
-    assert f"Of {equal + others} such jobs" in note.text
-    assert f" {equal} came out as planned" in note.text
-    assert f"Of the {others} others" in note.text
+    assert f"Of {equal + len(apart.SPREAD)} such jobs" in note_of({})
+    assert f" {equal} came out as planned" in note_of({})
+
+
+def test_a_plans_note_says_what_another_order_of_threads_takes() -> None:
+    assert "up to 0.50 GiB more on GPU 0, up to 2.00 GiB more on GPU 1. Of 12" in note_of({1: 2 * GIB, 0: GIB // 2})
+    assert "thread" not in note_of({})

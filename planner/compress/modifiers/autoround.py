@@ -7,7 +7,7 @@ is in autoround_model.py.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 from planner.compress.context import Context
@@ -48,7 +48,7 @@ class AutoRoundSpec(QuantizationMixinSpec):
     gpus: tuple[int, ...] = (0,)
     """Numbers of the GPUs that each layer is spread over, in their order."""
     takes_all_gpus: bool = False
-    """All that there are: planned where there is one."""
+    """All that there are: `gpus` are not known before `on_gpus` says how many."""
     is_placed: bool = False
     """`device_ids` is given: AutoRound takes the layer to its cards from the CPU."""
 
@@ -112,12 +112,20 @@ class AutoRoundSpec(QuantizationMixinSpec):
         """Those that `device_ids` names."""
         return self.gpus
 
+    def on_gpus(self, count: int) -> Self:
+        """auto_round utils/device.py parse_available_devices: `auto` is the list of all.
+
+        Two layers of Llama-3-8B on two cards of PyTorch's CUDA build take the same in every step as with 0,1.
+        """
+        if not self.takes_all_gpus or count < 2:
+            return self
+        return replace(self, gpus=tuple(range(count)), takes_all_gpus=False)
+
     def check_gpus(self, count: int) -> None:
-        """Raises UnsupportedError for `auto` on several."""
+        """For `auto`."""
         if self.takes_all_gpus and count > 1:
-            ids = ",".join(str(number) for number in range(count))
             raise UnsupportedError(
-                f"{self.where}.device_ids: auto takes all {count} GPUs; planner follows numbers alone: give {ids}"
+                f"{self.where}.device_ids: auto takes all GPUs, and there are {count} or more: say how many, --gpus N"
             )
 
     def uncounted(self) -> Iterable[Note]:
