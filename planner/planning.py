@@ -1,6 +1,7 @@
 """One job in, one Plan out: where graph, recipe, modifiers and pipeline meet."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from planner.accepted import AnyModel, AnyRecipe, called, check_model, job_of, recipe_of, recipes_of
@@ -136,6 +137,23 @@ def _with_support(plan: Plan, program: Program) -> Plan:
     return plan.model_copy(update={"card_support": card_support(schemes, plan.job.sm)})
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A plan but for its smallest card, which takes most of the time, and the rehearsal that knows where to look."""
+
+    plan: Plan
+    rehearsal: Rehearsal
+
+    def whole(self) -> Plan:
+        """The plan with it, as `sized_plan` makes it."""
+        return with_smallest(self.plan, self.rehearsal.smallest() if self.plan.gpu.peak_reserved_bytes else None)
+
+
+def with_smallest(draft: Plan, smallest: int | None) -> Plan:
+    """The draft with its smallest card."""
+    return draft.model_copy(update={"gpu": draft.gpu.model_copy(update={"smallest_card_bytes": smallest})})
+
+
 def drafted_plan(
     graph: ModelGraph,
     recipe: Recipe,
@@ -143,22 +161,19 @@ def drafted_plan(
     bound: "Bound | None" = None,
     saved: Saved | None = None,
     rehearse: Rehearse = Rehearsal,
-) -> Iterator[Plan]:
-    """`sized_plan` in two parts, for whoever waits for it: the plan but for the smallest card, then the whole.
+) -> Draft:
+    """`sized_plan` in two parts, for whoever waits for it. The first has all that decides whether the job gets through
+    on its cards.
 
-    The first has all that decides whether the job gets through on its cards. `bound` and `saved`: what `make_program`
-    and `saved_files` said of the same graph and recipe, for whoever kept it; `rehearse` makes a rehearsal, or knows it
-    of another card.
+    `bound` and `saved`: what `make_program` and `saved_files` said of the same graph and recipe, for whoever kept it;
+    `rehearse` makes a rehearsal, or knows it of another card.
     """
     program, notes, notes_on_run = checked_program(graph, recipe, job, bound)
     rank = heaviest_rank(program, job)
     rehearsal = rehearse(program, job, rank=rank)
     draft = plan_on_card(graph, recipe, rehearsal, (*notes, *notes_on_run), with_smallest=False)
     draft = draft.model_copy(update=placement_facts(program, rank, rehearsal.roomy.steps))
-    draft = _with_support(sized(draft, graph, program, saved), program)
-    yield draft
-    smallest = rehearsal.smallest() if draft.gpu.peak_reserved_bytes else None
-    yield draft.model_copy(update={"gpu": draft.gpu.model_copy(update={"smallest_card_bytes": smallest})})
+    return Draft(_with_support(sized(draft, graph, program, saved), program), rehearsal)
 
 
 def plan_graph(

@@ -140,6 +140,14 @@ class Rehearsal:
         other._seen = [seen for seen in self._seen if seen.attempt is self._roomy]
         return other
 
+    @property
+    def told(self) -> tuple[int, int | None] | None:
+        """Which cards tell the job, with room for all of it, what it was told: equal for rehearsals that were taken
+        from one card to another. None where this one cannot be taken anywhere."""
+        if self._told is None or self.program.second_gpu or not self._is_told_the_same(self.job.gpu_memory_bytes):
+            return None
+        return self._told.least, self._told.below
+
     def _is_told_the_same(self, total: int) -> bool:
         """On a card of so many bytes, with room for all, the job is told what it was told."""
         return self._told is not None and self._told.covers(total - self.context_bytes)

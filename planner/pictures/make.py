@@ -26,7 +26,7 @@ from planner.pictures.schema import (
     StepPicture,
 )
 from planner.pictures.walk import walked
-from planner.planning import Progress, checked_program, compare
+from planner.planning import Bound, Progress, checked_program, compare
 from planner.recipe.changes import Changes
 from planner.recipe.specs import Recipe
 from planner.reports.numbers import gib_short
@@ -74,11 +74,14 @@ def _silent(_text: str) -> None:
     """Say nothing."""
 
 
-def picture_of(graph: ModelGraph, recipe: Recipe, plan: Plan) -> Picture | None:
-    """The picture of a plan of this graph and recipe; None where nothing was simulated. Pure: no torch, no files."""
+def picture_of(graph: ModelGraph, recipe: Recipe, plan: Plan, bound: Bound | None = None) -> Picture | None:
+    """The picture of a plan of this graph and recipe; None where nothing was simulated. Pure: no torch, no files.
+
+    `bound` as in `drafted_plan`.
+    """
     if plan.method != "simulate":
         return None
-    program, _, _ = checked_program(graph, recipe, plan.job)
+    program, _, _ = checked_program(graph, recipe, plan.job, bound)
     album = Album()
     steps = walked(program, plan, album.see)
     return _assembled(plan, steps, album, _shapes(graph))

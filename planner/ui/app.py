@@ -13,7 +13,6 @@ from starlette.routing import Route
 
 from planner.errors import PlannerError, UiError
 from planner.fields import JOB_FIELDS
-from planner.hardware import list_gpus
 from planner.hardware.machine import MAX_RAM
 from planner.job import MAX_BATCH, MAX_SAMPLES, MAX_TOKENS
 from planner.models.source import list_presets
@@ -23,6 +22,7 @@ from planner.ui.desk import Desk
 from planner.ui.guard import Guard
 from planner.ui.lines import line
 from planner.ui.question import START, PageQuestion, one_line, read_question
+from planner.ui.stops import STOPS, cards, gib
 from planner.units import GIB
 from planner.upstream import LLMCOMPRESSOR_VERSION
 
@@ -109,14 +109,15 @@ def _refused(error: PlannerError) -> Response:
 
 
 def choices() -> dict[str, Any]:
-    """What the page offers: models, recipes, cards, and the limits of its fields."""
+    """What the page offers: models, recipes, cards, where its sliders stop, and the limits of its fields."""
     return {
         "llmcompressor": LLMCOMPRESSOR_VERSION,
         "models": [
             {"name": preset.name, "title": preset.title, "parameters": preset.parameters} for preset in list_presets()
         ],
         "recipes": [{"name": info.name, "summary": info.summary} for info in list_recipes()],
-        "gpus": [{"name": gpu.name, "gib": round(gpu.memory_bytes / GIB, 2)} for gpu in list_gpus()],
+        "gpus": [{"name": card.name, "gib": gib(card)} for card in cards()],
         "start": {**START, **{field.name: field.default for field in JOB_FIELDS if field.name in ON_FORM}},
+        "stops": {field: list(stops) for field, stops in STOPS.items()},
         "limits": {"samples": MAX_SAMPLES, "seq_len": MAX_TOKENS, "batch_size": MAX_BATCH, "ram": MAX_RAM // GIB},
     }

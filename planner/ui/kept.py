@@ -1,10 +1,10 @@
 """What is kept between two questions: built models, traced graphs, simulated jobs. So much of each, the latest."""
 
-from collections import OrderedDict
+import time
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from planner.choose.estimator import Estimator, Trial, without_card
 from planner.choose.strategies import ASKED, Strategy
@@ -14,15 +14,19 @@ from planner.compress.recipes import load_recipe, recipe_from_dict
 from planner.job import Build, Job
 from planner.models.graph import ModelGraph
 from planner.models.tuned import TunedBlock, TuningRequest
+from planner.notes import Note
 from planner.recipe.files import parse_recipe
 from planner.recipe.specs import Recipe
+from planner.ui.latest import Latest
 from planner.ui.question import PASTED_RECIPE, ModelChoice, RecipeChoice
 
 if TYPE_CHECKING:
     from planner.compress.program import Program
     from planner.compress.ranks import Rank
+    from planner.compress.schema import Plan
     from planner.models.built import BuiltModel
     from planner.models.source import ModelSource
+    from planner.pictures.schema import Picture
     from planner.planning import Bound, Rehearse
     from planner.sizing.disk import Saved
 
@@ -35,44 +39,25 @@ TRIALS = 40
 """Simulated jobs: the strategies of two or three questions."""
 REHEARSALS = 4
 """Jobs on the card of the question: another size of it is mostly told the same, and is not simulated again."""
+DRAFTS = 16
+"""Plans; a hundredth of what a simulated job takes."""
+PICTURES = 4
+AHEAD = 10
+"""So much of each may be there beside that of what nobody has asked for yet: a move of each slider up and down, and to
+four other cards."""
 
 V = TypeVar("V")
 
 
-class Latest(Generic[V]):
-    """A mapping that forgets what was asked for the longest ago, once it holds more than `most`."""
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """A plan, as far as it is known."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self._values: OrderedDict[Hashable, V] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._values
-
-    def __getitem__(self, key: Hashable) -> V:
-        self._values.move_to_end(key)
-        return self._values[key]
-
-    def forget_latest(self) -> None:
-        """Forget the value that was asked for last."""
-        if self._values:
-            self._values.popitem()
-
-    def get(self, key: Hashable, make: Callable[[], V]) -> V:
-        """The value of this key, made where it is not there. Nothing is kept of one that could not be made."""
-        if key not in self._values:
-            self.put(key, make())
-        return self[key]
-
-    def put(self, key: Hashable, value: V) -> None:
-        """Keep this value, in the place of the one that is there."""
-        self._values[key] = value
-        self._values.move_to_end(key)
-        while len(self._values) > self.most:
-            self._values.popitem(last=False)
+    plan: "Plan"
+    is_whole: bool
+    """With its smallest card."""
+    pictured_as: Hashable
+    """Equal for plans that have one picture, but for the lines of the machine."""
 
 
 Untouched = Callable[[], AbstractContextManager[None]]
@@ -80,18 +65,34 @@ Untouched = Callable[[], AbstractContextManager[None]]
 
 
 class Kept:
-    """Built models, traces and trials of the last questions."""
+    """Built models, traces, simulated jobs and plans of the last questions.
 
-    def __init__(self, say: Callable[[str], None], untouched: Untouched) -> None:
+    With a `base` it is for what is planned ahead: what that has is found here, what is made here is found there as soon
+    as somebody asks for it, and nothing that was asked for is forgotten for it.
+    """
+
+    def __init__(self, say: Callable[[str], None], untouched: Untouched, base: "Kept | None" = None) -> None:
         self.say, self.untouched = say, untouched
-        self.sources: Latest[ModelSource] = Latest(8)
-        self.built: Latest[BuiltModel] = Latest(MODELS)
-        self.graphs: Latest[ModelGraph] = Latest(GRAPHS)
-        self.trials: Latest[Trial] = Latest(TRIALS)
-        self.recipes: Latest[Recipe] = Latest(32)
-        self.programs: Latest[Bound] = Latest(PROGRAMS)
-        self.saved_files: Latest[Saved] = Latest(PROGRAMS)
-        self.rehearsals: Latest[Rehearsal] = Latest(REHEARSALS)
+
+        def latest(most: int, of_base: Callable[[Kept], Latest[V]]) -> Latest[V]:
+            return Latest(most) if base is None else Latest(AHEAD, of_base(base))
+
+        self.sources: Latest[ModelSource] = latest(8, lambda kept: kept.sources)
+        self.built: Latest[BuiltModel] = latest(MODELS, lambda kept: kept.built)
+        self.graphs: Latest[ModelGraph] = latest(GRAPHS, lambda kept: kept.graphs)
+        self.trials: Latest[Trial] = latest(TRIALS, lambda kept: kept.trials)
+        self.recipes: Latest[Recipe] = latest(32, lambda kept: kept.recipes)
+        self.programs: Latest[Bound] = latest(PROGRAMS, lambda kept: kept.programs)
+        self.saved_files: Latest[Saved] = latest(PROGRAMS, lambda kept: kept.saved_files)
+        self.rehearsals: Latest[Rehearsal] = latest(REHEARSALS, lambda kept: kept.rehearsals)
+        self.drafts: Latest[Drafted] = latest(DRAFTS, lambda kept: kept.drafts)
+        self.smallest: Latest[int | None] = latest(DRAFTS, lambda kept: kept.smallest)
+        self.pictures: Latest[Picture | None] = latest(PICTURES, lambda kept: kept.pictures)
+        self.simulating: Latest[float] = latest(DRAFTS, lambda kept: kept.simulating)
+        """Seconds that the last simulation took, by model and recipe;"""
+        self.tracing: Latest[float] = latest(DRAFTS, lambda kept: kept.tracing)
+        """and the last trace, by model."""
+        self.results: Latest[tuple[Any, tuple[Note, ...]]] = latest(16, lambda kept: kept.results)
 
     def source(self, choice: ModelChoice) -> "ModelSource":
         """The model that was chosen. Raises ModelError, at the latest after the Hub's patience."""
@@ -134,10 +135,17 @@ class Kept:
 
             built = self.model(choice, job.build)
             self.say(f"tracing {built.source.name}")
+            began = time.monotonic()
             with self.untouched():
-                return self._trained_whole(graph_of(built, job))
+                graph = self._trained_whole(graph_of(built, job))
+            self.tracing.put(choice, time.monotonic() - began)
+            return graph
 
         return self.graphs.get((choice, job.decides_graph), make)
+
+    def is_traced(self, choice: ModelChoice, job: Job) -> bool:
+        """No model is built, and none is traced, for this job."""
+        return (choice, job.decides_graph) in self.graphs and (choice, job.build) in self.built
 
     def bound(self, choice: ModelChoice, recipe: Recipe, job: Job) -> "Bound":
         """The recipe on the modules of the model. Raises what `plan` raises."""
@@ -158,15 +166,32 @@ class Kept:
     def rehearse(self, choice: ModelChoice, recipe: Recipe) -> "Rehearse":
         """Makes the rehearsal of a job, or takes it from one that differs in its card alone, of the same generation."""
 
-        def rehearsal(program: "Program", job: Job, /, *, rank: "Rank | None") -> "Rehearsal":
-            key = choice, recipe, without_card(job, recipe)
-            known = self.rehearsals[key].on_card_of(job) if key in self.rehearsals else None
-            if known is None:
-                known = Rehearsal(program, job, rank=rank)
-                self.rehearsals.put(key, known)
-            return known
+        def rehearsal(program: "Program", job: Job, /, *, rank: "Rank | None") -> Rehearsal:
+            key = self._rehearsed(choice, recipe, job)
+            if key is not None:
+                known = self.rehearsals[key]
+                return known.on_card_of(job) or known
+            began = time.monotonic()
+            made = Rehearsal(program, job, rank=rank)
+            self.simulating.put((choice, recipe), time.monotonic() - began)
+            self.rehearsals.put((choice, recipe, without_card(job, recipe), made.told or job), made)
+            return made
 
         return rehearsal
+
+    def is_rehearsed(self, choice: ModelChoice, recipe: Recipe, job: Job) -> bool:
+        """No simulation is needed for this job."""
+        return self._rehearsed(choice, recipe, job) is not None
+
+    def _rehearsed(self, choice: ModelChoice, recipe: Recipe, job: Job) -> tuple[Any, ...] | None:
+        """Where the rehearsal is that can be taken to this job: on another card, it may be told otherwise."""
+        asked = choice, recipe, without_card(job, recipe)
+        for key in self.rehearsals:
+            known = self.rehearsals.peek(key)
+            assert isinstance(key, tuple)
+            if key[:3] == asked and (known.job == job or known.on_card_of(job) is not None):
+                return key
+        return None
 
     def _trained_whole(self, graph: ModelGraph) -> ModelGraph:
         """The graph whose layers are trained and run again without being broken off: torch is at work there, too."""

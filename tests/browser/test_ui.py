@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 import pytest
 
+from planner.ui.stops import beside, cards
 from tests.browser.conftest import OpenPage
 from tests.ui.fakes import CONFIG
 
@@ -89,6 +90,17 @@ def test_the_keyboard_moves_a_slider_and_verdict_and_address_follow(page: Any) -
     assert (page.url, page.input_value("#ram")) == (before, "64")
     page.go_forward()
     page.wait_for_function("() => document.querySelector('#command').textContent.includes('4096GiB')")
+
+
+def test_a_slider_stops_where_the_server_plans_ahead(page: Any) -> None:
+    for field in ("samples", "seq_len", "batch_size", "ram"):
+        for key, side in (("ArrowLeft", 0), ("ArrowRight", 1)):
+            before = float(page.input_value(f"#{field}"))
+            page.focus(f"#{field}-slider")
+            page.keyboard.press(key)
+            assert float(page.input_value(f"#{field}")) == (beside(field, before)[side] or before), (field, key)
+    listed = page.locator("#gpu option").evaluate_all("each => each.map(option => option.value)")
+    assert listed == [*(card.name for card in cards()), "size"]
 
 
 def test_the_mouse_drags_a_slider_and_the_last_place_is_what_is_planned(page: Any) -> None:

@@ -15,7 +15,8 @@ from planner.models import load as loading
 from planner.planning import drafted_plan, plan, sized_plan
 from planner.sizing.demands import judged
 from planner.ui.answers import Answers
-from planner.ui.kept import GRAPHS, Latest
+from planner.ui.kept import GRAPHS
+from planner.ui.latest import Latest
 from planner.ui.lines import kind_of, line
 from planner.ui.question import PageQuestion
 from planner.units import MIB, human_bytes
@@ -155,7 +156,8 @@ def test_a_plan_says_whether_the_model_sees_and_what_an_outline_needs(answers: A
 def test_a_drafted_plan_lacks_the_smallest_card_alone() -> None:
     question = asked("gptq_w4a16", samples=8)
     graph, recipe = built.graph_of(MODEL, question.asked_job()), Answers(print).kept.recipe(question.recipe)
-    draft, whole = drafted_plan(graph, recipe, question.asked_job())
+    drafted = drafted_plan(graph, recipe, question.asked_job())
+    draft, whole = drafted.plan, drafted.whole()
     assert whole == sized_plan(graph, recipe, question.asked_job())
     assert draft.gpu.smallest_card_bytes is None
     assert draft == whole.model_copy(update={"gpu": whole.gpu.model_copy(update={"smallest_card_bytes": None})})
@@ -179,7 +181,7 @@ def test_other_ram_is_held_against_the_same_plan_without_another_simulation(
     answers: Answers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = until(answers, asked(), "smallest")[-1]
-    monkeypatch.setattr("planner.ui.answers.drafted_plan", None)
+    monkeypatch.setattr("planner.ui.drafts.drafted_plan", None)
     second = until(answers, asked(ram=0.25), "plan")[-1]
     assert (first["fits"], second["fits"]) == ("yes", "no")
     assert Plan.model_validate(second["plan"]) == judged(Plan.model_validate(first["plan"]), asked(ram=0.25).machine())

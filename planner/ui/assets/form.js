@@ -11,21 +11,9 @@ const PATIENCE = 400; // milliseconds
 const LONGEST_LINK = 6000; // characters of pasted text that a link carries
 const FITS = {yes: "Fits", slow: "Fits, but slowly", no: "Does not fit", "not said": "Not said"};
 
-const rounded = (from, to, step, unit) => { // values in quarter octaves
-  const values = [];
-  for (let at = Math.log2(from); at <= Math.log2(to) + 1e-9; at += step) {
-    values.push(Math.max(unit, Math.round(2 ** at / unit) * unit));
-  }
-  return [...new Set(values)];
-};
-const SLIDERS = {
-  samples: {label: "Samples", stops: rounded(8, 4096, 0.25, 4)},
-  seq_len: {label: "Tokens in each", stops: rounded(128, 32768, 0.25, 64)},
-  batch_size: {label: "Samples in a batch", stops: [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]},
-  ram: {label: "RAM, GiB", stops: rounded(8, 4096, 0.5, 4)},
-};
+const SLIDERS = {samples: "Samples", seq_len: "Tokens in each", batch_size: "Samples in a batch", ram: "RAM, GiB"};
 const NUMBERS = {images: "Images in each", "image-height": "Height", "image-width": "Width", gpus: "Number of cards", ranks: "Ranks"};
-const LABELS = {disk: "Free disk, GiB", ...NUMBERS, ...Object.fromEntries(Object.entries(SLIDERS).map(([name, {label}]) => [name, label]))};
+const LABELS = {disk: "Free disk, GiB", ...NUMBERS, ...SLIDERS};
 const OTHER_SIZE = "size";
 
 let choices = null;   // what the server offers
@@ -40,7 +28,7 @@ let began = 0;        // when it was asked
 // ---------------------------------------------------------------- the form
 function buildSliders() {
   for (const box of document.querySelectorAll(".ui-slide[data-field]")) {
-    const name = box.dataset.field, {label, stops} = SLIDERS[name], max = choices.limits[name];
+    const name = box.dataset.field, label = SLIDERS[name], stops = choices.stops[name], max = choices.limits[name];
     const slider = make("input", {type: "range", id: `${name}-slider`, min: 0, max: stops.length - 1, step: 1});
     const number = make("input", {type: "number", id: name, min: 1, max, step: name === "ram" ? "any" : 1, inputMode: "numeric"});
     slider.setAttribute("aria-label", `${label}, slider`);
@@ -59,7 +47,7 @@ function follow(slider, name) {
   slider.style.setProperty("--at", `${100 * slider.value / slider.max}%`);
 }
 function toSlider(name) {
-  const {stops} = SLIDERS[name], value = Number($(name).value), slider = $(`${name}-slider`);
+  const stops = choices.stops[name], value = Number($(name).value), slider = $(`${name}-slider`);
   let nearest = 0;
   stops.forEach((stop, index) => { if (Math.abs(stop - value) < Math.abs(stops[nearest] - value)) nearest = index; });
   slider.value = nearest;
@@ -68,8 +56,7 @@ function toSlider(name) {
 function fillChoices() {
   $("version").textContent = choices.llmcompressor;
   $("recipe").append(...choices.recipes.map(each => make("option", {value: each.name, textContent: each.name})));
-  const cards = [...choices.gpus].sort((a, b) => a.gib - b.gib || a.name.localeCompare(b.name));
-  $("gpu").append(...cards.map(each => make("option", {value: each.name, textContent: `${each.name} (${each.gib.toFixed(1)} GiB)`})));
+  $("gpu").append(...choices.gpus.map(each => make("option", {value: each.name, textContent: `${each.name} (${each.gib.toFixed(1)} GiB)`})));
   $("gpu").append(make("option", {value: OTHER_SIZE, textContent: "another size ..."}));
 }
 function hints() {
