@@ -77,10 +77,11 @@ class Comparison:
             raise JobError(f"--strategy {strategy.name}: {error}") from None
         graph = self.graphs.of(changed)
         self._say(f"planning {recipe.name}: {strategy.name}")
-        chosen = strategy.recipe(recipe.on_gpus(machine.gpus))
+        asked = recipe.on_gpus(machine.gpus)
+        chosen = strategy.recipe(asked)
         plan = sized_plan(graph, chosen, changed)
         if self._on_plan:
-            self._on_plan(graph, chosen, plan, recipe)
+            self._on_plan(graph, chosen, plan, asked)
         return plan.model_copy(update={"machine": machine, "strategy": None if strategy is ASKED else strategy.name})
 
     def _with_results(self, plans: Sequence[tuple[Recipe, Plan]]) -> Iterator[Plan]:

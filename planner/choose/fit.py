@@ -23,7 +23,7 @@ from planner.hardware.demand import Demand, Resource, rank
 from planner.hardware.machine import Machine
 from planner.job import MAX_BATCH, MAX_SAMPLES, MAX_TOKENS, Job
 from planner.notes import Note
-from planner.sizing.demands import ram_of
+from planner.sizing.demands import gpus_of_recipe, ram_of
 
 DEPTH = 3
 """So many strategies together at most."""
@@ -84,6 +84,7 @@ class Search:
             answer=answer,
             fixes=fixes,
             closest=closest,
+            gpus_of_recipe=gpus_of_recipe(self.asked, answer.demands),
         )
 
     def strategies(self) -> Strategies:

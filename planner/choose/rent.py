@@ -38,7 +38,8 @@ def rent(estimator: Estimator, job: Job, machines: Sequence[Machine], wish: Wish
     if not affordable:
         what = "a price up to --max-price" if wish.max_price is not None else f"a price in {wish.currency}"
         raise JobError(f"no machine of the catalogue has {what}; leave that out, or name a catalogue")
-    plan = estimator.trial(job).plan
+    plans = [estimator.on_gpus(gpus).trial(job).plan for gpus in sorted({each.gpus for each in affordable})]
+    plan, notes = plans[0], dict.fromkeys(note for each in plans for note in each.notes)
     offers = [
         Offer(machine=machine, choice=_best(Search(estimator, job, machine, with_budget=False), wish))
         for machine in affordable
@@ -51,7 +52,7 @@ def rent(estimator: Estimator, job: Job, machines: Sequence[Machine], wish: Wish
         recipe=plan.recipe,
         job=job,
         machine=Machine(source="the catalogue"),
-        notes=plan.notes,
+        notes=tuple(notes),
         offers=tuple(sorted(fitting, key=_cost)),
         near_misses=tuple(near),
         is_ranked_by_price=any(offer.machine.price for offer in fitting),

@@ -22,7 +22,9 @@ class Choice(Record):
     samples: int
     seq_len: int
     is_same_result: bool = Field(
-        default=True, description="the compressed model is the same but for rounding; false: fewer or shorter samples"
+        default=True,
+        description="the compressed model is the same but for rounding; false: fewer or shorter samples, errors that "
+        "are not propagated, or other parts that are trained by themselves",
     )
     fits: Fits
     binds: Resource | None = Field(description="the resource that is used the most, of those that were said")
@@ -81,6 +83,9 @@ class Fit(_Answer):
     answer: Choice = Field(description="the job as asked")
     fixes: tuple[Choice, ...] = Field(description="changes with which it fits, the smallest first")
     closest: tuple[Choice, ...] = Field(default=(), description="where nothing fits: what comes closest")
+    gpus_of_recipe: int = Field(
+        default=0, description="GPUs that the recipe spreads layers over, where nothing is missing but these; else 0"
+    )
     largest: tuple[Largest, ...] = ()
 
 

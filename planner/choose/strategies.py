@@ -82,7 +82,7 @@ def strategies(
     needs_data = any(spec.requires_calibration_data for spec in recipe.modifiers)
     candidates = [*_of_loading(graph, ram_for_weights)]
     if needs_data and asked.pipeline in ("independent", "sequential"):
-        candidates += [*_of_targets(graph), *_of_passes(gpus), *_of_gptq(recipe)]
+        candidates += [*_of_targets(graph, recipe), *_of_passes(gpus), *_of_gptq(recipe)]
     left = dict(left_out(graph))
     candidates = [each for each in candidates if each.name not in left]
     single = [each for each in candidates if _changes_something(each, asked, recipe)]
@@ -113,11 +113,14 @@ def _is_huge(graph: ModelGraph) -> bool:
     return count_targets(graph, ("Linear",)) > MANY_LINEARS
 
 
-def _of_targets(graph: ModelGraph) -> Iterator[Strategy]:
-    yield Strategy(name="whole layers", changes={"sequential_targets": None, "targets_per_subgraph": 1})
-    for name, targets in finer_targets(graph).items():
-        yield Strategy(name=name, changes={"sequential_targets": targets, "targets_per_subgraph": 1})
-    yield Strategy(name="two targets a subgraph", changes={"targets_per_subgraph": 2})
+def _of_targets(graph: ModelGraph, recipe: Recipe) -> Iterator[Strategy]:
+    """Other subgraphs. Where each target is trained to return what it did before, other targets learn other weights."""
+    is_same = not any(spec.trains for spec in recipe.modifiers)
+    finer = {"whole layers": None, **finer_targets(graph)}
+    for name, targets in finer.items():
+        changes = {"sequential_targets": targets, "targets_per_subgraph": 1}
+        yield Strategy(name=name, changes=changes, is_same_result=is_same)
+    yield Strategy(name="two targets a subgraph", changes={"targets_per_subgraph": 2}, is_same_result=is_same)
 
 
 _ALL_ON_GPU = {"weights": "gpu", "offload_device": "gpu", "ram_for_weights_bytes": None}

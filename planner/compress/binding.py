@@ -71,9 +71,9 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
     own = [spec.select(modules) for spec in specs]
     schemes = _schemes(specs, own)
     own = list(_of_what_is_left(specs, own, job))
-    called = Called(graph, samples=_has_samples(recipe, job))
-    for spec in specs:
-        spec.check_forward(called)
+    called = {passes: Called(graph, samples=passes) for passes in (True, False)}
+    for number, spec in enumerate(specs):
+        spec.check_forward(called[_has_samples(specs[number:], job)])
     bound = [_bind(graph, spec, job, selection, schemes) for spec, selection in zip(specs, own, strict=True)]
     runs = tuple(run for run, _ in bound)
     quantized = tuple(_unit_targets(graph, schemes))
@@ -110,11 +110,11 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
     return program, (*(note for _, notes in bound for note in notes), *masked, *cards)
 
 
-def _has_samples(recipe: Recipe, job: Job) -> bool:
-    """Whether a pipeline of this job runs the model's forward."""
+def _has_samples(specs: Sequence[ModifierSpec], job: Job) -> bool:
+    """Whether the model's forward runs once the first of these is there; each has its own pipeline if independent."""
     if job.pipeline != "independent":
         return job.pipeline != "datafree"
-    return any(spec.requires_calibration_data for spec in recipe.modifiers)
+    return any(spec.requires_calibration_data for spec in specs)
 
 
 def _of_what_is_left(specs: Sequence[ModifierSpec], selections: Sequence[Selection], job: Job) -> Iterator[Selection]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Called:
-    """The calls of one model's modules. `samples`: whether the job runs its forward at all."""
+    """The calls of one model's modules. `samples`: whether any passes through them once they are hooked."""
 
     def __init__(self, graph: "ModelGraph", *, samples: bool) -> None:
         self.graph, self.samples = graph, samples
@@ -21,14 +21,15 @@ class Called:
     def __call__(self, name: str) -> Sequence[Call]:
         """Those of this module, empty where no sample passes through it.
 
-        Raises UnsupportedError where the trace does not say: a module that holds whole layers is no call of the
+        Raises UnsupportedError where the trace does not say: a module that holds sequential targets is no call of the
         sequential pipeline's graph, and one without weights is not followed.
         """
-        graph = self.graph
-        if any(unit.is_target and unit.name.startswith(f"{name}." if name else "") for unit in graph.units):
-            raise UnsupportedError(f"planner follows no hook of {name or 'the model itself'}, which holds whole layers")
         if not self.samples:
             return ()
+        graph = self.graph
+        if any(unit.is_target and unit.name.startswith(f"{name}." if name else "") for unit in graph.units):
+            what = name or "the model itself"
+            raise UnsupportedError(f"planner follows no hook of {what}, which holds sequential targets")
         if calls := self._calls.get(name):
             return calls
         if not any(segment.exact for segment in graph.trace.segments):

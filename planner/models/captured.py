@@ -60,7 +60,7 @@ class _ReachedError(Exception):
 
 def _captured(model: Any, job: Job, targets: Sequence[str], layer: str) -> dict[str, Any]:
     """What calibration passes to the layer, by name: base.py input_capture_hook."""
-    before = _likeness() if job.sequential_targets else _passed_through
+    before = likeness() if job.sequential_targets else _passed_through
     batch = calibration_batch(model.config, job.batch_shape, getattr(torch, job.dtype))
     with torch.no_grad(), ExitStack() as stack:
         for name in targets:
@@ -84,10 +84,10 @@ def _passed_through(_module: torch.nn.Module) -> Callable[..., Any]:
     return lambda *args, **kwargs: args[0] if args else kwargs["hidden_states"]
 
 
-def _likeness() -> Callable[[torch.nn.Module], Callable[..., Any]]:
+def likeness() -> Callable[[torch.nn.Module], Callable[..., Any]]:
     """Makes forwards of other targets than whole layers, such as attention, which returns its weights too.
 
-    The first of a kind runs; those with like weights and arguments return what it did.
+    The first of a kind runs; those with like weights and arguments return what it did, and do nothing else that it did.
     """
     returned: dict[Any, Any] = {}
 
@@ -95,7 +95,8 @@ def _likeness() -> Callable[[torch.nn.Module], Callable[..., Any]]:
         runs, kind = module.forward, (type(module), *(tuple(weight.shape) for weight in module.parameters()))
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            passed = tuple(leaf.shape for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor))
+            leaves, form = pytree.tree_flatten((args, kwargs))
+            passed = (str(form), *map(_like, leaves))
             if (kind, passed) not in returned:
                 returned[kind, passed] = runs(*args, **kwargs)
             return returned[kind, passed]
@@ -103,6 +104,13 @@ def _likeness() -> Callable[[torch.nn.Module], Callable[..., Any]]:
         return forward
 
     return forward_of
+
+
+def _like(value: Any) -> object:
+    """Equal for values with which a forward returns tensors alike."""
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.dtype
+    return value if isinstance(value, (bool, int, float, str)) else type(value)
 
 
 def _by_name(module: torch.nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:

@@ -51,9 +51,9 @@ class ModuleInfo:
     itemsize: int = 0
     """Shape of its weight flattened to (rows, columns), and bytes of an element; 0 without weight."""
     takes_cache: bool = False
-    """Its forward takes past keys and values, and"""
+    """Its forward takes past keys and values."""
     takes_any: bool = False
-    """arguments of any name."""
+    """Its forward takes arguments of any name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,9 +70,9 @@ class ModuleRef:
     itemsize: int = 0
     """Shape of its weight flattened to (rows, columns), and bytes of an element; 0 without a matrix."""
     takes_cache: bool = False
-    """Its forward takes past keys and values, and"""
+    """Its forward takes past keys and values."""
     takes_any: bool = False
-    """arguments of any name."""
+    """Its forward takes arguments of any name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,8 +201,7 @@ class ModifierSpec(ABC):
         return self
 
     def check_gpus(self, count: int) -> None:
-        """Raises UnsupportedError for a job with so many GPUs at least, where it takes all, and how many there are is
-        not known."""
+        """Raises UnsupportedError where it takes all GPUs, the job needs so many, and nobody said how many are."""
 
     @property
     def prunes(self) -> bool:

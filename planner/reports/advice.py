@@ -1,14 +1,11 @@
 """What to do next about a plan: the command that plans other ways to run it. Advice is planned, or not given."""
 
-from collections.abc import Sequence
-
 from planner.choose.paste import SAVE_FIRST, command_line
 from planner.compress.schema import Plan
 from planner.compress.verdicts import Fit, peak_gpu_step, verdict
-from planner.hardware.demand import Demand
-from planner.job import Job
 from planner.recipe.files import ON_STDIN
 from planner.reports.rehearsal import script_advice
+from planner.sizing.demands import gpus_of_recipe
 
 _SENTENCES: dict[Fit, tuple[str, str]] = {
     "fits": ("strategies", "nothing needs to change; other ways to run it, and what each asks:"),
@@ -43,15 +40,3 @@ def advice(plan: Plan) -> tuple[str, str]:
     if plan.recipe == ON_STDIN:
         sentence = f"{sentence.removesuffix(':')} ({SAVE_FIRST}):"
     return sentence, command_line(command, plan.model.name, plan.recipe, plan.job, machine)
-
-
-def gpus_of_recipe(job: Job, demands: Sequence[Demand]) -> int:
-    """GPUs that a recipe's layers are spread over, where nothing is missing but these; else 0.
-
-    No way to run the job does with fewer, as AutoRound's `device_ids` are the recipe's. Activations on a second GPU
-    and ranks are the job's own, and can be left out.
-    """
-    missing = [demand for demand in demands if demand.outcome == "over"]
-    if job.has_second_gpu or job.ranks > 1 or not all(demand.lacks_gpus for demand in missing):
-        return 0
-    return max((demand.gpus for demand in missing if demand.resource == "second GPU"), default=0)

@@ -11,7 +11,6 @@ from planner.choose.strategies import ASKED
 from planner.hardware.demand import Fits, Resource
 from planner.notes import texts
 from planner.recipe.files import ON_STDIN
-from planner.reports.advice import gpus_of_recipe
 from planner.reports.demands import answer_line, demand_line, machine_line, missing_line
 from planner.reports.drawing import command_lines, draw, pairs, ruled_table
 from planner.reports.forms import Formats, as_json, everywhere
@@ -72,8 +71,11 @@ def render_fit(answer: Fit, *, width: int | None = None, color: bool = False) ->
         ]
     elif answer.closest:
         parts += [Text(), Text("Nothing that was tried makes it fit. Closest:", style="bold"), _table(answer.closest)]
-        gpus = gpus_of_recipe(answer.job, choice.demands)
-        parts += [Text(), Text(f"The recipe spreads layers over {gpus} GPUs: --gpus {gpus}")] if gpus else []
+        if gpus := answer.gpus_of_recipe:
+            parts += [
+                Text(),
+                Text(f"The recipe spreads layers over {gpus} GPUs; for a machine that has them: --gpus {gpus}"),
+            ]
     if answer.largest:
         parts += [Text(), pairs([("largest", largest_line(each)) for each in answer.largest])]
     notes = pairs(list(_notes(answer, answer.fixes or answer.closest)))

@@ -1,5 +1,6 @@
 """What a planned job asks of a machine: card, RAM, disk. The one judgement behind every command's verdict."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from planner.compress.host_schema import Disk
@@ -101,6 +102,18 @@ def _of_card(resource: Resource, has: int | None, card: CardNeed) -> Demand:
     outcome = "over" if card.runs_out else "slow" if card.retries else "fits"
     at_least = max(card.smallest, has + MIB) if card.runs_out else min(card.smallest, has)
     return demand(resource, card.device_total, at_least, has, what).model_copy(update={"outcome": outcome})
+
+
+def gpus_of_recipe(job: Job, demands: Sequence[Demand]) -> int:
+    """GPUs that a recipe's layers are spread over, where nothing is missing but these; else 0.
+
+    No way to run the job does with fewer, as AutoRound's `device_ids` are the recipe's. Activations on a second GPU
+    and ranks are the job's own, and can be left out.
+    """
+    missing = [demand for demand in demands if demand.outcome == "over"]
+    if job.has_second_gpu or job.ranks > 1 or not all(demand.lacks_gpus for demand in missing):
+        return 0
+    return max((demand.gpus for demand in missing if demand.resource == "second GPU"), default=0)
 
 
 def ram_of(machine: Machine) -> int | None:

@@ -8,7 +8,6 @@ where nobody needs one.
 """
 
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 
@@ -108,9 +107,6 @@ class Ahead:
                 make(each)
             except PlannerError:
                 continue  # whoever moves there is told why
-            except Exception:  # a fault of planner, and nobody asked: the terminal shows where, and the answer goes on
-                traceback.print_exc()
-                break
             made.append(each)
         return made
 

@@ -89,9 +89,9 @@ class Kept:
         self.smallest: Latest[int | None] = latest(DRAFTS, lambda kept: kept.smallest)
         self.pictures: Latest[Picture | None] = latest(PICTURES, lambda kept: kept.pictures)
         self.simulating: Latest[float] = latest(DRAFTS, lambda kept: kept.simulating)
-        """Seconds that the last simulation took, by model and recipe;"""
+        """Seconds that the last simulation took, by model and recipe."""
         self.tracing: Latest[float] = latest(DRAFTS, lambda kept: kept.tracing)
-        """and the last trace, by model."""
+        """Seconds that the last trace took, by model."""
         self.results: Latest[tuple[Any, tuple[Note, ...]]] = latest(16, lambda kept: kept.results)
 
     def source(self, choice: ModelChoice) -> "ModelSource":

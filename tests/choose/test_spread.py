@@ -9,9 +9,10 @@ from planner.accepted import recipe_of
 from planner.choose.compare import Comparison
 from planner.choose.estimator import Estimator
 from planner.choose.fit import Search
-from planner.choose.strategies import ASKED
+from planner.choose.strategies import ASKED, strategies
 from planner.cli import main
 from planner.job import Job
+from planner.pictures.make import Drawer
 from planner.planning import plan
 from planner.units import GIB
 from tests.choose.small import CONFIG, machine
@@ -46,6 +47,24 @@ def test_who_says_auto_is_told_the_same_as_who_names_all_gpus_of_the_machine(gpu
     asked = estimator.choice(JOB.on(on), ASKED, on)
     assert asked.demands == named.demands
     assert Search(estimator, JOB, on).fit().answer.demands == asked.demands
+
+
+def test_where_layers_are_trained_other_targets_make_another_model() -> None:
+    graph, found = Estimator(CONFIG, spread()).graph(JOB), {}
+    for recipe in (spread(), recipe_of("gptq_w4a16")):
+        found[recipe.name] = {each.name: each.is_same_result for each in strategies(graph, recipe, JOB)}
+    trained, fitted = found.values()
+    assert (trained["parts of a layer"], fitted["parts of a layer"]) == (False, True)
+    assert (trained["activations on the GPU"], fitted["activations on the GPU"]) == (True, True)
+
+
+def test_what_is_pasted_for_auto_sets_no_fields_of_the_recipe() -> None:
+    drawer = Drawer()
+    plans = Comparison(CONFIG, lambda _text: None, drawer.draw).plans(
+        [spread(device_ids="auto")], JOB, [machine(80 * GIB, gpus=2)], ()
+    )
+    (found,) = drawer.with_pictures(plans)
+    assert found.changes == {}
 
 
 def test_auto_is_compared_on_machines_with_different_numbers_of_gpus() -> None:
@@ -83,7 +102,7 @@ def test_who_has_too_few_gpus_is_told_how_many_the_recipe_takes(capsys: pytest.C
     assert f"planner fit qwen3-0.6b -r {RECIPE}" in told
     assert "--gpus 2" in told
     assert main(["fit", *SMALL, "--gpu", "rtx4090", "--gpus", "1"]) in (0, 3)
-    assert "The recipe spreads layers over 2 GPUs: --gpus 2" in capsys.readouterr().out
+    assert "The recipe spreads layers over 2 GPUs; for a machine that has them: --gpus 2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_of_two_hooks_on_one_place_the_module_keeps_the_later_ones_matrix() -> N
         (at("mlp", "q_attn"), RecipeError, "mlp, whose forward takes no past keys"),
         (at("embed_tokens", "input"), RecipeError, "embed_tokens, whose input are token ids"),
         (at("act_fn", "input"), UnsupportedError, "modules with weights alone: .*act_fn has none"),
-        (at("model", "output"), UnsupportedError, "no hook of model, which holds whole layers"),
+        (at("model", "output"), UnsupportedError, "no hook of model, which holds sequential targets"),
     ],
 )
 def test_a_hook_that_fails_once_samples_pass_is_refused_where_they_do(
@@ -128,8 +128,23 @@ def test_a_hook_that_fails_once_samples_pass_is_refused_where_they_do(
     block = 32 if "embed" in where else 64
     with pytest.raises(error, match=message):
         program(recipe(where, block=block))
-    if error is RecipeError:
-        assert program(recipe(where, block=block, last=ROUNDED)), "no sample passes"
+    assert program(recipe(where, block=block, last=ROUNDED)), "no sample passes"
+
+
+@pytest.mark.parametrize("pipeline", ["independent", "sequential"])
+def test_a_hook_that_comes_after_the_samples_meets_none_where_each_modifier_has_its_own_pipeline(pipeline: str) -> None:
+    group = f"{{type: hadamard, head_dim: 64, apply: [{at('self_attn', 'input')}]}}"
+    quip = f"QuIPModifier: {{transform_config: {{config_groups: {{a: {group}}}}}}}"
+    which, job = (
+        load_recipe(f"a_stage:\n  a_modifiers:\n    {GPTQ}\n    {quip}\n"),
+        toys.job(**SMALL, pipeline=pipeline),
+    )
+    graph = graph_of("qwen3-0.6b", job)
+    if pipeline == "independent":
+        assert make_program(graph, which, job)
+    else:
+        with pytest.raises(RecipeError, match="called with keyword arguments"):
+            make_program(graph, which, job)
 
 
 def test_a_matrix_wider_than_what_it_multiplies_is_refused() -> None:

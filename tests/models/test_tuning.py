@@ -10,7 +10,7 @@ from planner.errors import JobError, UnsupportedError
 from planner.job import Job
 from planner.models.autograd import TrainingRecorder
 from planner.models.built import BuiltModel
-from planner.models.captured import refuse_other_rows
+from planner.models.captured import likeness, passed, refuse_other_rows
 from planner.models.load import graph_of, load_built
 from planner.models.recorder import NoListener
 from planner.models.rounded import round_linear
@@ -216,3 +216,29 @@ def test_fp16_is_trained_in_bfloat16_and_fp32_is_refused(built: BuiltModel) -> N
     single = Job(samples=10, seq_len=16, dtype="float32")
     with pytest.raises(UnsupportedError, match="float32"):
         tuned(load_built(CONFIG, single.build), job=single)
+
+
+@pytest.mark.parametrize("part", ["self_attn", "mlp"])
+def test_a_part_of_a_layer_is_passed_what_it_is_passed_where_all_before_it_run(part: str, built: BuiltModel) -> None:
+    job = JOB.model_copy(update={"sequential_targets": ("LlamaAttention", "LlamaMLP")})
+    parts = [f"model.layers.{number}.{name}" for number in (0, 1) for name in ("self_attn", "mlp")]
+    layer = f"model.layers.1.{part}"
+    request = TuningRequest(layer=layer, linears=(), rows=8, last_rows=2, trained=(8,))
+
+    def shapes(targets: list[str]) -> dict[str, Any]:
+        found = passed(built.module, job, targets, request)
+        return {name: getattr(value, "shape", value) for name, value in found.items() if name != "position_embeddings"}
+
+    assert shapes(parts) == shapes([layer])
+
+
+def test_parts_with_other_weights_or_arguments_run_and_those_alike_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[int, ...]] = []
+    forward_of = likeness()
+    for rows, columns, tokens in ((4, 8, 2), (4, 8, 2), (8, 8, 2), (4, 8, 3)):
+        linear = torch.nn.Linear(columns, rows, device="meta")
+        run = linear.forward
+        monkeypatch.setattr(linear, "forward", lambda x, run=run: (ran.append(tuple(x.shape)), run(x))[1])
+        output = forward_of(linear)(torch.empty(tokens, columns, device="meta"))
+        assert output.shape == (tokens, rows)
+    assert ran == [(2, 8), (2, 8), (3, 8)]

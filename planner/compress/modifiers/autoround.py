@@ -117,12 +117,12 @@ class AutoRoundSpec(QuantizationMixinSpec):
 
         Two layers of Llama-3-8B on two cards of PyTorch's CUDA build take the same in every step as with 0,1.
         """
-        if not self.takes_all_gpus or count < 2:
+        if not self.takes_all_gpus:
             return self
-        return replace(self, gpus=tuple(range(count)), takes_all_gpus=False)
+        return replace(self, gpus=tuple(range(max(count, 1))), takes_all_gpus=False)
 
     def check_gpus(self, count: int) -> None:
-        """For `auto`."""
+        """Raises UnsupportedError for `auto`, if `on_gpus` was not asked and there are several."""
         if self.takes_all_gpus and count > 1:
             raise UnsupportedError(
                 f"{self.where}.device_ids: auto takes all GPUs, and there are {count} or more: say how many, --gpus N"

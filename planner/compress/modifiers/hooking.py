@@ -82,7 +82,7 @@ def check_forward(applied: Iterable[Applied], called: Called) -> None:
         for ref in each.others:
             where = f"{each.application.where}.targets"
             size = each.transform.size_of(ref, each.application)
-            for call in called(ref.name):
+            for call in _calls(ref, called, where):
                 match each.application.location:
                     case "input":
                         _check_input(ref, call, size, where)
@@ -91,6 +91,13 @@ def check_forward(applied: Iterable[Applied], called: Called) -> None:
                     case _ if not ref.takes_cache and not ref.takes_any:
                         text = f"takes {ref.name}, whose forward takes no past keys: LLM Compressor stops (TypeError)"
                         raise RecipeError(text, where)
+
+
+def _calls(ref: ModuleRef, called: Called, where: str) -> Sequence[Call]:
+    try:
+        return called(ref.name)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{where}: {error}") from error
 
 
 def _check_input(ref: ModuleRef, call: Call, size: int, where: str) -> None:

@@ -15,9 +15,9 @@ from planner.units import FP32, FP64
 TransformType = Literal["hadamard", "random-hadamard", "random-matrix"]
 
 WIDTHS = {"float64": FP64, "float32": FP32, "float16": 2, "bfloat16": 2, "complex64": 8}
-"""Bytes of a number in the matrices that are planned, and"""
+"""Bytes of a number in the matrices that are planned."""
 SAVED = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "complex64": "C64"}
-"""safetensors' names for their types."""
+"""safetensors' names for the types of these matrices."""
 WHOLE = frozenset({"int8", "int16", "int32", "int64", "uint8"})
 ALIASES = {
     "double": "float64", "float": "float32", "half": "float16", "cfloat": "complex64", "cdouble": "complex128",
