@@ -121,7 +121,7 @@ def test_what_cannot_be_planned_is_measured_by_force_alone(
 ) -> None:
     asked = device()
     recipe = tmp_path / "quip.yaml"
-    recipe.write_text("quip_stage:\n  quip_modifiers:\n    QuIPModifier: {precision: bfloat16}\n", encoding="utf-8")
+    recipe.write_text("quip_stage:\n  quip_modifiers:\n    QuIPModifier: {precision: int32}\n", encoding="utf-8")
     words = ("measure", "llama-3-8b", "--recipe", str(recipe), "--layers", "2")
     assert "--force measures without a plan" in refused(*words)
     run = tmp_path / "run.json"
