@@ -197,14 +197,6 @@ def test_a_card_on_which_the_job_is_told_the_same_needs_no_simulation(
     assert next(iter(answers(other))) == fresh
 
 
-def test_only_the_latest_values_are_kept() -> None:
-    kept: Latest[int] = Latest(3)
-    for number in (1, 2, 3, 1, 4):
-        assert kept.get(number, lambda value=number: value * 10) == number * 10  # type: ignore[misc]
-    assert len(kept) == 3
-    assert [number in kept for number in (1, 2, 3, 4)] == [True, False, True, True]
-
-
 def test_what_could_not_be_made_is_not_kept() -> None:
     kept: Latest[int] = Latest(3)
 
