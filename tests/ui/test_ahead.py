@@ -142,7 +142,7 @@ def test_only_the_slider_that_was_moved_comes_before_the_smallest_card() -> None
     answers = silent()
     until(answers, asked(), "picture")
     until(answers, asked(seq_len=320), "smallest")
-    jobs = [key[2] for key in answers.ahead.kept.drafts._values]  # type: ignore[index]
+    jobs = [key[2] for key in answers.ahead.kept.drafts._values]  # type: ignore[index]  # keys are tuples: Asked.key
     assert len(jobs) <= NEAR
     assert {(job.samples, job.batch_size) for job in jobs} == {(16, 2)}
 

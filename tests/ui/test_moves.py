@@ -89,7 +89,7 @@ def test_a_move_is_one_field_of_the_same_job() -> None:
 def test_only_the_latest_values_are_kept() -> None:
     kept: Latest[int] = Latest(3)
     for number in (1, 2, 3, 1, 4):
-        assert kept.get(number, lambda value=number: value * 10) == number * 10  # type: ignore[misc]
+        assert kept.get(number, lambda value=number: value * 10) == number * 10  # type: ignore[misc]  # mypy infers no lambda with a default
     assert len(kept) == 3
     assert [number in kept for number in (1, 2, 3, 4)] == [True, False, True, True]
 
