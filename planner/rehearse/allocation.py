@@ -14,8 +14,8 @@ FIRST_WITH_OUR_RULES = (2, 13)
 """The torch from which on equal free blocks are chosen as planner/cuda/allocator.py does: the one in the segment that
 was taken first. 2.12 takes the block that was made first, 2.11 and those before it the lowest address."""
 OTHER_RULES = (
-    "torch {version} chooses among equal free blocks otherwise than torch from 2.13 on, up to 2.11 by the addresses that "
-    "the driver gives: reserved bytes may be others on a card, and the smallest card is found by the rules of 2.13."
+    "torch {version} chooses among equal free blocks otherwise than torch from 2.13 on, up to 2.11 by the addresses "
+    "that the driver gives: reserved bytes may be others on a card, and the smallest card is found by the rules of 2.13."
 )
 
 
