@@ -15,7 +15,7 @@ FIRST_WITH_OUR_RULES = (2, 13)
 was taken first. 2.12 takes the block that was made first, 2.11 and those before it the lowest address."""
 OTHER_RULES = (
     "torch {version} chooses among equal free blocks otherwise than torch from 2.13 on, up to 2.11 by the addresses "
-    "that the driver gives: reserved bytes may be others on a card, and the smallest card is found by the rules of 2.13."
+    "that the driver gives: reserved bytes may be others on a card, and the smallest card is found by 2.13's rules."
 )
 
 
