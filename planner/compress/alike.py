@@ -33,8 +33,9 @@ class Alike:
     blocks: a mixture's searches have millions of such events, and here they are no more than a number.
     """
 
-    shape: tuple[int, ...]
-    """Of each block."""
+    block: tuple[MemoryEvent, ...]
+    """The events of each. A holding's number says how many places before the block begins (negative: behind) its tensor
+    is taken."""
     count: int
     older: Mapping[int, tuple[Handle, int]]
     """Holding and bytes of each tensor from before it that the first two blocks free, by the place of that event."""
@@ -44,34 +45,37 @@ class Alike:
     @classmethod
     def of(cls, shape: Shape, count: int, before: Sequence[MemoryEvent], names: Iterator[Handle]) -> "Alike":
         """So many blocks, behind the events `before`; `names`, in order, are of what the last two blocks take."""
-        block = tuple(part for part in shape if part is not None)
-        length, older = len(block), dict[int, tuple[Handle, int]]()
-        for here, part in enumerate(block * min(count, KEPT)):
-            if here + part < 0:
-                handle, nbytes, _ = before[here + part]
+        parts = [part for part in shape if part is not None]
+        length, older, block = len(parts), dict[int, tuple[Handle, int]](), list[MemoryEvent]()
+        for here, part in enumerate(parts):
+            taken = here + min(part, 0)
+            block.append((-taken, part, 1) if part > 0 else (-taken, parts[taken % length], -1))
+        for here, (ago, _, _) in enumerate(block * min(count, KEPT)):
+            place = here - here % length - ago
+            if place < 0:
+                handle, nbytes, _ = before[place]
                 older[here] = handle, nbytes
         ends = range(max(0, count - KEPT) * length, count * length)
-        return cls(block, count, older, {here: next(names) for here in ends if block[here % length] > 0})
+        return cls(tuple(block), count, older, {here: next(names) for here in ends if block[here % length][2] > 0})
 
     def __len__(self) -> int:
         return self.count
 
     def blocks(self, begin: int, end: int) -> list[MemoryEvent]:
-        """The events of some."""
-        length = len(self.shape)
-        return [self._event(here) for here in range(begin * length, end * length)]
+        """The events of some. Names that nobody uses outside are negative: that of a place is -1 less the place."""
+        length, events = len(self.block), list[MemoryEvent]()
+        for first in range(begin * length, end * length, length):
+            events += [(ago - first - 1, nbytes, tensors) for ago, nbytes, tensors in self.block]
+        if begin >= KEPT and end <= self.count - KEPT:
+            return events
+        return [self._named(here, event) for here, event in enumerate(events, begin * length)]
 
-    def _event(self, here: int) -> MemoryEvent:
-        part = self.shape[here % len(self.shape)]
-        if part > 0:
-            return self._holding(here), part, 1
+    def _named(self, here: int, event: MemoryEvent) -> MemoryEvent:
+        """The event in this place with the names that others use."""
+        name, nbytes, tensors = event
         if here in self.older:
-            return *self.older[here], -1
-        return self._holding(here + part), self.shape[(here + part) % len(self.shape)], -1
-
-    def _holding(self, here: int) -> Handle:
-        """What is taken in this place belongs to it. Names that nobody uses outside are negative."""
-        return self.last.get(here, -1 - here)
+            return *self.older[here], tensors
+        return self.last.get(-1 - name, name), nbytes, tensors
 
 
 def folded(actions: Sequence[T | MemoryEvent], since: Handle) -> list[T | MemoryEvent | Alike]:
