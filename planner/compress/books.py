@@ -97,12 +97,13 @@ class Books:
 
     def again(self, block: Shape, times: int) -> None:
         """Let the device do the `last_block` so many times more. What the log says is live afterwards."""
-        if not (self.is_placed and block):
+        if not (self.is_placed and block and times):
             return
         before = self.log[-KEPT * len(block) :]
         run = Alike.of(block, times, before, self.handles)
         self.ahead.append(run)
-        for (handle, nbytes, _), (other, *_) in zip(before, run.blocks(times - KEPT, times), strict=True):
+        after = [*before, *run.blocks(max(0, times - KEPT), times)][-len(before) :]
+        for (handle, nbytes, _), (other, *_) in zip(before, after, strict=True):
             if handle in self.holdings:
                 self.ahead.append(PassedOn(other, handle, nbytes))
 
