@@ -21,9 +21,9 @@ class Loop:
 
     def round(self) -> None:
         """One time through it."""
+        self.ledger.free(self.held.pop(0))
         temporary, kept = self._taken(3), self._taken(7)
         self.ledger.free(temporary)
-        self.ledger.free(self.held.pop(0))
         self.held.insert(1, kept)
 
     def layout(self) -> object:
