@@ -4,9 +4,9 @@
 blocks knows the others: as soon as one leaves everything where an earlier one did, they go round the same places.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from planner.timeline import Handle, MemoryEvent
 
@@ -14,6 +14,8 @@ T = TypeVar("T")
 
 LEAST_EVENTS = 1_000
 """Shorter streams are not looked through."""
+KEPT = 2
+"""A block frees nothing that is older than so many blocks."""
 LEAST_BLOCKS = 8
 """Fewer equal ones are left as they are."""
 
@@ -27,20 +29,53 @@ class Alike:
     """Blocks of equal events, one after the other.
 
     Each frees as many tensors as it takes: its own, and what one of the two blocks before it left, as a loop's names
-    hold the last round's tensors until they are bound anew.
+    hold the last round's tensors until they are bound anew. So nobody else names what is taken before the last two
+    blocks: a mixture's searches have millions of such events, and here they are no more than a number.
     """
 
-    events: tuple[MemoryEvent, ...]
-    """Of all blocks."""
-    length: int
-    """Number of events in each."""
+    block: tuple[MemoryEvent, ...]
+    """The events of each. A holding's number says how many places before the block begins (negative: behind) its tensor
+    is taken."""
+    count: int
+    older: Mapping[int, tuple[Handle, int]]
+    """Holding and bytes of each tensor from before it that the first two blocks free, by the place of that event."""
+    last: Mapping[int, Handle]
+    """Holdings of what the last two blocks take, by the same."""
+
+    @classmethod
+    def of(cls, shape: Shape, count: int, before: Sequence[MemoryEvent], names: Iterator[Handle]) -> "Alike":
+        """So many blocks, behind the events `before`; `names`, in order, are of what the last two blocks take."""
+        parts = [part for part in shape if part is not None]
+        length, older, block = len(parts), dict[int, tuple[Handle, int]](), list[MemoryEvent]()
+        for here, part in enumerate(parts):
+            taken = here + min(part, 0)
+            block.append((-taken, part, 1) if part > 0 else (-taken, parts[taken % length], -1))
+        for here, (ago, _, _) in enumerate(block * min(count, KEPT)):
+            place = here - here % length - ago
+            if place < 0:
+                handle, nbytes, _ = before[place]
+                older[here] = handle, nbytes
+        ends = range(max(0, count - KEPT) * length, count * length)
+        return cls(tuple(block), count, older, {here: next(names) for here in ends if block[here % length][2] > 0})
 
     def __len__(self) -> int:
-        return len(self.events) // self.length
+        return self.count
 
-    def blocks(self, begin: int, end: int) -> tuple[MemoryEvent, ...]:
-        """The events of some."""
-        return self.events[begin * self.length : end * self.length]
+    def blocks(self, begin: int, end: int) -> list[MemoryEvent]:
+        """The events of some. Names that nobody uses outside are negative: that of a place is -1 less the place."""
+        length, events = len(self.block), list[MemoryEvent]()
+        for first in range(begin * length, end * length, length):
+            events += [(ago - first - 1, nbytes, tensors) for ago, nbytes, tensors in self.block]
+        if begin >= KEPT and end <= self.count - KEPT:
+            return events
+        return [self._named(here, event) for here, event in enumerate(events, begin * length)]
+
+    def _named(self, here: int, event: MemoryEvent) -> MemoryEvent:
+        """The event in this place with the names that others use."""
+        name, nbytes, tensors = event
+        if here in self.older:
+            return *self.older[here], tensors
+        return self.last.get(-1 - name, name), nbytes, tensors
 
 
 def folded(actions: Sequence[T | MemoryEvent], since: Handle) -> list[T | MemoryEvent | Alike]:
@@ -57,7 +92,11 @@ def folded(actions: Sequence[T | MemoryEvent], since: Handle) -> list[T | Memory
         if not is_balanced(shape[end - length : end]):
             continue
         result += actions[done:start]
-        result.append(Alike(tuple(actions[start:end]), length))  # type: ignore[arg-type]  # `runs` repeats no None: events alone
+        kept = KEPT * length
+        events = cast(Sequence[MemoryEvent], actions[max(0, start - kept) : end])  # `runs` repeats no None
+        names = (handle for handle, _, tensors in events[-kept:] if tensors > 0)
+        before = events[: min(start, kept)]
+        result.append(Alike.of(shape[end - length : end], (end - start) // length, before, names))
         done = end
     result += actions[done:]
     return result
@@ -103,4 +142,4 @@ def runs(shape: Shape) -> Iterator[tuple[int, int, int]]:
 def is_balanced(block: Shape) -> bool:
     """It frees as many tensors as it takes, none of them older than two blocks."""
     frees = [part for part in block if part is not None and part < 0]
-    return None not in block and 2 * len(frees) == len(block) and min(frees) >= -2 * len(block)
+    return None not in block and 2 * len(frees) == len(block) and min(frees) >= -KEPT * len(block)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from planner.compress.alike import Alike, Shape, folded, is_balanced, shape_of
+from planner.compress.alike import KEPT, Alike, Shape, folded, is_balanced, shape_of
 from planner.compress.devices import Action, CardUse, Device, Emptied, OnStream, PassedOn
 from planner.compress.holdings import DeviceName
 from planner.compress.tape import Part
@@ -97,18 +97,13 @@ class Books:
 
     def again(self, block: Shape, times: int) -> None:
         """Let the device do the `last_block` so many times more. What the log says is live afterwards."""
-        if not (self.is_placed and block):
+        if not (self.is_placed and block and times):
             return
-        length = len(block)
-        stream = self.log[-2 * length :]
-        for part in block * times:
-            if part is not None and part < 0:
-                handle, nbytes, _ = stream[part]
-                stream.append((handle, nbytes, -1))
-            elif part is not None:
-                stream.append((next(self.handles), part, 1))
-        self.ahead.append(Alike(tuple(stream[2 * length :]), length))
-        for (handle, nbytes, _), (other, *_) in zip(stream[: 2 * length], stream[-2 * length :], strict=True):
+        before = self.log[-KEPT * len(block) :]
+        run = Alike.of(block, times, before, self.handles)
+        self.ahead.append(run)
+        after = [*before, *run.blocks(max(0, times - KEPT), times)][-len(before) :]
+        for (handle, nbytes, _), (other, *_) in zip(before, after, strict=True):
             if handle in self.holdings:
                 self.ahead.append(PassedOn(other, handle, nbytes))
 
