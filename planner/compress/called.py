@@ -22,7 +22,7 @@ class Called:
         """Those of this module, empty where no sample passes through it.
 
         Raises UnsupportedError where the trace does not say: a module that holds sequential targets is no call of the
-        sequential pipeline's graph, and one without weights is not followed.
+        sequential pipeline's graph.
         """
         if not self.samples:
             return ()
@@ -34,8 +34,6 @@ class Called:
             return calls
         if not any(segment.exact for segment in graph.trace.segments):
             raise UnsupportedError(f"the forward of {graph.name} is estimated, which shows Linears alone: not {name}")
-        if not any(parameter.startswith(f"{name}.") for parameter in self._parameters):
-            raise UnsupportedError(f"planner follows the calls of modules with weights alone: {name} has none")
         return ()
 
     @cached_property
@@ -46,8 +44,3 @@ class Called:
                 if event.kind == "exit" and event.call is not None:
                     found[full_name(segment.target, event.call.module)].append(event.call)
         return found
-
-    @cached_property
-    def _parameters(self) -> list[str]:
-        graph = self.graph
-        return [unit.name + p.name for unit in graph.units for p in graph.structures[unit.structure].parameters]

@@ -150,7 +150,7 @@ def _hooked(graph: "ModelGraph", runs: "Sequence[Run]", run: Run, layer: str, jo
 def _modules(graph: "ModelGraph", layer: str) -> list[ModuleRef]:
     unit = next(unit for unit in graph.units if unit.name == layer)
     parts = graph.structures[unit.structure].modules
-    return [ModuleRef(unit.name + m.name, m.classes, m.rows, m.columns, m.itemsize) for m in parts]
+    return [m.ref_in(unit.name) for m in parts]
 
 
 def _trace(graph: "ModelGraph", run: Run, layer: str, job: Job, hooked: tuple[OnlineRotation, ...]) -> TunedBlock:

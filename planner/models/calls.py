@@ -1,8 +1,7 @@
 """What runs while a model's forward is traced: the stack of module calls, what hooks see of them, the output head.
 
-LLM Compressor's modifiers hook modules with weights: Linears (GPTQ), norms (SmoothQuant), blocks of several modules
-(AWQ). So every call of a module that has weights, its own or those of its parts, is written down; a call of an
-activation function is not.
+LLM Compressor's modifiers hook Linears (GPTQ), norms (SmoothQuant) and blocks of several modules (AWQ), a recipe's
+transforms any module, activation functions too. So every call of a module is written down.
 """
 
 import inspect
@@ -103,7 +102,7 @@ class ModuleCalls:
     def write(self, kind: EventKind, module: torch.nn.Module, args: Any, kwargs: Any, output: Any = None) -> None:
         """Write the event of this call, if it is one that a modifier can hook."""
         name = self.name(module)
-        hookable = bool(args) if isinstance(module, LEAVES) else next(module.parameters(), None) is not None
+        hookable = bool(args) or not isinstance(module, LEAVES)
         if name and hookable:
             self.recorder.append(Event(kind, call=self._call(name, module, args, kwargs, output)))
 
@@ -142,6 +141,7 @@ class ModuleCalls:
             arguments=tuple(self._values(arguments)),
             outputs=tuple(self._values(outputs)),
             leads=bool(args) and isinstance(args[0], torch.Tensor),
+            **beside(module, args),
         )
 
     def _values(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[CallValue]:
@@ -179,6 +179,19 @@ def _arguments(module: torch.nn.Module, args: Any, kwargs: Any) -> Iterator[tupl
         yield from _tensors(names[position] if position < len(names) else f"args.{position - len(names)}", value)
     for name, value in kwargs.items():
         yield from _tensors(name, value)
+
+
+def beside(module: torch.nn.Module, args: Any) -> dict[str, Any]:
+    """What is passed by position behind the first argument, as `Call` has it."""
+    if len(args) < 2:
+        return {}
+    forward = type(module).forward
+    names, parameters = _positional(forward), inspect.signature(forward).parameters
+    given = [(names[n] if n < len(names) else f"args.{n - len(names)}", args[n]) for n in range(1, len(args))]
+    defaults = [(name, parameters[name].default if name in parameters else None) for name, _ in given]
+    others = [pair for pair, (_, value) in zip(defaults, given, strict=True) if value is not pair[1]]
+    must_have = any(default is inspect.Parameter.empty for _, default in others)
+    return {"others": tuple(name for name, _ in others), "must_have": must_have}
 
 
 @cache

@@ -54,6 +54,13 @@ class ModuleInfo:
     """Its forward takes past keys and values."""
     takes_any: bool = False
     """Its forward takes arguments of any name."""
+    is_bare: bool = False
+    """No weight and no buffer is in it."""
+
+    def ref_in(self, unit: str) -> ModuleRef:
+        """The module in the unit of this name, as recipes see it."""
+        what = self.rows, self.columns, self.itemsize, self.takes_cache, self.takes_any, self.is_bare
+        return ModuleRef(unit + self.name, self.classes, *what)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,11 +176,7 @@ class ModelGraph:
                 refs.append(entry)
             else:
                 unit = self.units[entry]
-                parts = self.structures[unit.structure].modules
-                refs += [
-                    ModuleRef(unit.name + m.name, m.classes, m.rows, m.columns, m.itemsize, m.takes_cache, m.takes_any)
-                    for m in parts
-                ]
+                refs += [m.ref_in(unit.name) for m in self.structures[unit.structure].modules]
         return refs
 
     def weighted(self, unit: Unit) -> list[ModuleInfo]:

@@ -63,7 +63,11 @@ class Call:
     outputs: tuple[CallValue, ...] = ()
     """Every tensor that is returned, a block's attention probabilities too. Empty before the call."""
     leads: bool = True
-    """The input is the first argument by position, which is all that a hook without keywords gets."""
+    """The input is the first argument by position: a hook without keywords gets what is passed by position."""
+    others: tuple[str, ...] = ()
+    """Other arguments by position that are not their defaults: a hook that returns one tensor leaves them out."""
+    must_have: bool = False
+    """One of them has no default."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,8 @@ class ModuleRef:
     """Its forward takes past keys and values."""
     takes_any: bool = False
     """Its forward takes arguments of any name."""
+    is_bare: bool = False
+    """No weight and no buffer is in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

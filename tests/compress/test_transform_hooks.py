@@ -16,9 +16,10 @@ from tests import toys
 from tests.built import graph_of
 
 SMALL: dict[str, Any] = {"layers": 2, "seq_len": 32, "samples": 2}
-TOKENS, HIDDEN, HEADS = 32, 1024, 16
+TOKENS, HIDDEN, HEADS, INNER = 32, 1024, 16, 3072
 """Of qwen3-0.6b, whose heads are 128 wide."""
 GPTQ = "GPTQModifier: {targets: [Linear], scheme: W4A16, ignore: [lm_head]}"
+STATIC = "QuantizationModifier: {targets: [Linear], scheme: FP8, ignore: [lm_head]}"
 ROUNDED = "QuantizationModifier: {targets: [Linear], scheme: W4A16, ignore: [lm_head]}"
 
 
@@ -58,9 +59,13 @@ def taken(context: Context, *roles: str, device: Any = "gpu") -> list[tuple[str,
         ("input_layernorm", "input", TOKENS * HIDDEN),
         (r"layers\.[0-9]+", "output", TOKENS * HIDDEN),
         ("q_norm", "output", TOKENS * HEADS * 128),
+        ("act_fn", "input", TOKENS * INNER),
+        ("act_fn", "output", TOKENS * INNER),
     ],
 )
-def test_a_norm_a_block_and_a_layer_are_rotated_in_every_pass(targets: str, location: str, numbers: int) -> None:
+def test_a_norm_a_block_a_layer_and_an_activation_function_are_rotated_in_every_pass(
+    targets: str, location: str, numbers: int
+) -> None:
     rotated = taken(walked(recipe(at(targets, location))), f"rotated {location} rotated")
     assert {size for _, size in rotated} == {numbers * 2}
     assert len(rotated) == 2 * 2 * SMALL["samples"], "layers, passes and samples"
@@ -103,6 +108,22 @@ def test_of_two_hooks_on_one_place_the_module_keeps_the_later_ones_matrix() -> N
     assert context.ledger.live("cpu") == 2 * 64 * 64 * 4, "the first hook still has the matrix, the second its inverse"
 
 
+def test_the_matrix_of_a_module_without_tensors_waits_on_the_cpu_while_weights_lie_on_the_gpu() -> None:
+    """compressed_tensors offload/dispatch.py set_onload_device; one that a Linear asked for first is copied for it."""
+    for first, own, device in (("act_fn", "down_proj", "gpu"), ("down_proj", "act_fn", "cpu")):
+        which = recipe(at(first, "input"), at(own, "input"), last=STATIC)
+        context = walked(which, weights="gpu")
+        matrices = taken(context, "", device="gpu" if device == "cpu" else "cpu")
+        assert ("a matrix of 64", 64 * 64 * 4) in matrices
+        copies = taken(context, "of a hook's own", device=device)
+        assert copies == [("a matrix of 64", 64 * 64 * 4)] * 2, "one for each layer"
+
+
+def test_an_activation_functions_matrix_is_onloaded_once_in_each_subgraph() -> None:
+    sizes = [size for name, size in taken(walked(recipe(at("act_fn", "input")), weights="gpu"), "") if "matrix" in name]
+    assert sizes == [64 * 64 * 4] * 2
+
+
 # ---------------------------------------------------------------------- what fails
 @pytest.mark.parametrize(
     ("where", "error", "message"),
@@ -116,15 +137,14 @@ def test_of_two_hooks_on_one_place_the_module_keeps_the_later_ones_matrix() -> N
         (at("q_proj", "k_cache"), RecipeError, "q_proj, whose forward takes no past keys: .* .TypeError"),
         (at("mlp", "q_attn"), RecipeError, "mlp, whose forward takes no past keys"),
         (at("embed_tokens", "input"), RecipeError, "embed_tokens, whose input are token ids"),
-        (at("act_fn", "input"), UnsupportedError, "modules with weights alone: .*act_fn has none"),
+        (at("rotary_emb", "input"), RecipeError, "rotary_emb, which is passed position_ids by position too: .*TypeErr"),
         (at("model", "output"), UnsupportedError, "no hook of model, which holds sequential targets"),
     ],
 )
 def test_a_hook_that_fails_once_samples_pass_is_refused_where_they_do(
     where: str, error: type[PlannerError], message: str
 ) -> None:
-    """As the library failed on each of them, but on an activation function, which it rotates, and token ids, whose
-    values nobody computed."""
+    """As the library failed on each of them, but on token ids, whose values nobody computed."""
     block = 32 if "embed" in where else 64
     with pytest.raises(error, match=message):
         program(recipe(where, block=block))

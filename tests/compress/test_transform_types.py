@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from planner.compress.context import Context
+from planner.compress.modifiers.matrices import Matrices
 from planner.compress.modifiers.quip import QuIPModel, QuIPSpec
-from planner.compress.modifiers.rotations import Matrices
 from planner.compress.modifiers.spinquant import SpinQuantSpec
 from planner.recipe.specs import ModelTraits, ModuleRef
 from planner.units import human_bytes

@@ -2,12 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from math import prod
 
 from planner.compress.context import Context
-from planner.compress.holdings import Owner
-from planner.compress.modifiers.rotations import Matrices
+from planner.compress.holdings import DeviceName, Owner
+from planner.compress.modifiers.matrices import HookedMatrix, Matrices
 from planner.compress.modifiers.transforms import Applied
 from planner.models.traces import KEY_STATES, Call
 from planner.recipe.targets import LinearModule
@@ -25,6 +26,9 @@ class Groups:
         self._hooks: dict[tuple[str, str], list[_Rotating]] = defaultdict(list)
         """By module and location, in the order in which they came."""
         self._matrices: list[Matrices] = []
+        self._bare: dict[str, DeviceName] = {}
+        """Where the first matrix of a module lies that has no tensors of its own, in the basic pipeline: elsewhere all
+        modules are offloaded before there is one."""
         self._passed: dict[str, Handle] = {}
         """What the hooks passed on, by module."""
 
@@ -45,7 +49,7 @@ class Groups:
         """What no hook has is in weights."""
         hooks = [hook for hooks in self._hooks.values() for hook in hooks]
         for matrices in self._matrices:
-            matrices.free({(hook.size, hook.has_inverse) for hook in hooks if hook.matrices is matrices})
+            matrices.free([hook.matrix for hook in hooks if hook.matrices is matrices])
 
     def enter(self, module: LinearModule, call: Call) -> None:
         """factory/base.py `input_hook`: the Linear gets the rotated input, its caller keeps the other.
@@ -93,28 +97,34 @@ class Groups:
         transform, application = each.transform, each.application
         if application.of_states:
             for name, size in each.states:
-                self._hook(matrices, each, f"{name}.{KEY_STATES}", size)
+                self._hook(matrices, each, f"{name}.{KEY_STATES}", size, matrices.place)
             return
+        # offload/utils.py get_module_device: where its first tensor lies, and on the CPU where there is none
+        bare = {ref.name for ref in each.others if ref.is_bare}
         for module in (modules[name] for name in each.names if name in modules):
             size = transform.size(module.rows, module.columns, module.embedding, application)
             if application.is_online:
-                self._hook(matrices, each, module.name, size)
+                place = self._bare.get(module.name, "cpu") if module.name in bare else matrices.place
+                self._hook(matrices, each, module.name, size, place)
             else:
                 matrices.rotate(module, size, inverse=application.inverse)
 
-    def _hook(self, matrices: Matrices, each: Applied, name: str, size: int) -> None:
-        matrices.make(size)
+    def _hook(self, matrices: Matrices, each: Applied, name: str, size: int, place: DeviceName) -> None:
+        matrices.make(size, place=place)
         if each.application.inverse:
             matrices.invert(size)
-        matrices.stay(size)
-        self._hooks[name, each.application.location].append(_Rotating(matrices, size, each.application.inverse))
+        matrices.stay(size, place)
+        if matrices.in_basic:
+            self._bare.setdefault(name, matrices.places[size])
+        matrix = HookedMatrix(module=name, place=place, size=size, inverse=each.application.inverse)
+        self._hooks[name, each.application.location].append(_Rotating(matrices, matrix))
 
 
+@dataclass(frozen=True, slots=True)
 class _Rotating:
-    def __init__(self, matrices: Matrices, size: int, inverse: bool) -> None:
-        self.matrices, self.size, self.inverse = matrices, size, inverse
-        self.has_inverse = inverse and matrices.kind == "random-matrix"
+    matrices: Matrices
+    matrix: HookedMatrix
 
     def rotated(self, elements: int, itemsize: int, owner: Owner, *, copied: bool = False) -> Handle:
         """What it returns."""
-        return self.matrices.rotated(self.size, elements, itemsize, owner, copied=copied, inverse=self.inverse)
+        return self.matrices.rotated(self.matrix, elements, itemsize, owner, copied=copied)

@@ -107,6 +107,11 @@ def _check_input(ref: ModuleRef, call: Call, size: int, where: str) -> None:
     if not call.leads:
         text = f"takes {ref.name}, which is called with keyword arguments: the hook on its input reads args[0]"
         raise RecipeError(f"{text}, and LLM Compressor stops (IndexError)", where)
+    if call.others:
+        text = f"takes {ref.name}, which is passed {' and '.join(call.others)} by position too: the hook on its input"
+        if call.must_have:
+            raise RecipeError(f"{text} leaves them out, and LLM Compressor stops (TypeError)", where)
+        raise UnsupportedError(f"{where}: {text} leaves them out, and planner has no model of what runs without")
     _check_width(ref, call.columns, size, where)
 
 

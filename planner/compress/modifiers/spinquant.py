@@ -18,11 +18,11 @@ from planner.compress.modifiers import transforms
 from planner.compress.modifiers.applying import Groups
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.hooking import bound, check_forward
+from planner.compress.modifiers.matrices import aligned
 from planner.compress.modifiers.precisions import TransformType
 from planner.compress.modifiers.rotations import (
     TransformFields,
     TransformSpec,
-    aligned,
 )
 from planner.compress.modifiers.transforms import Application, Applied, Transform
 from planner.compress.modifiers.writing import write_back
