@@ -37,9 +37,8 @@ class Groups:
         kept, self.context.keep_onloaded = self.context.keep_onloaded, False
         for group in self.groups:
             transform = group[0].transform
-            matrices = Matrices(
-                self.context, transform.name, transform.type, transform.dtype, permutes=transform.permutes
-            )
+            what = transform.name, transform.type, transform.dtype
+            matrices = Matrices(self.context, *what, where=transform.path, permutes=transform.permutes)
             self._matrices.append(matrices)
             for each in group:
                 self._apply(matrices, each, modules)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from planner.compress.context import Context, Frame
 from planner.compress.holdings import DeviceName, Owner
 from planner.compress.modifiers.inverses import solved
-from planner.compress.modifiers.precisions import WIDTHS, TransformType
+from planner.compress.modifiers.precisions import WIDTHS, TransformType, check_multiplied, is_cast, quotient_width
 from planner.compress.modifiers.rotations import bytes_of, known_divisor
 from planner.compress.modifiers.writing import write_back
 from planner.recipe.targets import LinearModule
@@ -53,6 +53,8 @@ class Matrices:
     """Of those that a hook asks for first (hadamard.py HadamardFactory.create_transform, and matrix_multiply.py
     RandomMatrixFactory.create_transform). A weight that asks first gets one in float64, and `ParameterizedDefaultDict`
     finds a matrix by its size: the second gets the very same."""
+    where: str = ""
+    """Path of the scheme in the recipe file."""
     permutes: bool = False
     """Each matrix has a permutation, by which every product puts its rows and columns in another order."""
     dtypes: dict[int, str] = field(default_factory=dict)
@@ -194,20 +196,21 @@ class Matrices:
         matrix_multiply.py RandomMatrixTransform.forward divides by nothing. `copied`: torch.matmul lays the value out
         anew. `size`: of the matrix.
         """
-        wide, is_cast = elements * self.width(size), self._casts(itemsize, size)
+        dtype = self.dtypes.get(size, self.dtype)
+        wide, cast = elements * self.width(size), is_cast(itemsize, self.context.job.dtype, dtype)
         with (
-            frame.during(wide if is_cast else 0, "value"),
+            frame.during(wide if cast else 0, "value"),
             frame.during(wide if copied else 0, "value in order"),
             frame.during(self.bytes(size) if self._comes_anew(size) else 0, "matrix"),
         ):
             frame.assign("product", wide)
-            self.context.multiply()
+            self._multiply(dtype)
         if self.kind == "random-matrix":
             frame.move("product", "quotient")
         else:
-            frame.assign("quotient", wide)
+            frame.assign("quotient", elements * quotient_width(dtype))
             frame.delete("product")
-        if is_cast:
+        if cast:
             frame.assign("rotated", elements * itemsize)
             frame.delete("quotient")
         else:
@@ -236,11 +239,10 @@ class Matrices:
         """hadamard.py HadamardTransform.forward: `weight.to(device=value.device)` copies the matrix in each product."""
         return bool(size) and self.in_basic and self.places[size] == "cpu"
 
-    def _casts(self, itemsize: int, size: int) -> bool:
-        """Whether a value of so many bytes a number is of another type than the matrix: a model has one type of 16
-        bit."""
-        dtype = self.dtypes.get(size, self.dtype)
-        return itemsize != WIDTHS[dtype] or (itemsize == 2 and dtype != self.context.job.dtype)
+    def _multiply(self, dtype: str) -> None:
+        if self.context.device == "gpu":
+            check_multiplied(dtype, self.where)
+        self.context.multiply()
 
     @property
     def place(self) -> DeviceName:
@@ -295,7 +297,7 @@ class Matrices:
             frame.temporary(nbytes // 2, "sum of two halves")
         frame.delete("output")
         frame.assign("H", nbytes)
-        self.context.multiply()
+        self._multiply(self.dtypes[size])
         frame.delete("input", "hadK", "Q")
 
     def _put_away(self, frame: Frame, size: int, place: DeviceName) -> Handle:

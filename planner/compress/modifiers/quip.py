@@ -121,6 +121,7 @@ class QuIPSpec(TransformSpec):
         is_random = any(each.type == "random-matrix" for each in self.transforms)
         yield from self.garbage(sum(each.unused for each in self.transforms), inverts=is_random)
         yield from transforms.unturned(self._applications, "it", self.where)
+        yield from transforms.unsaved(self.transforms)
         if any(each.is_online for each in self._applications):
             text = (
                 "whoever serves the result rotates inputs or outputs anew; its matrices are saved, and not sized there"

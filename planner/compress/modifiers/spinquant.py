@@ -185,6 +185,7 @@ class SpinQuantSpec(TransformSpec):
             yield _unprepared(self.where)
         places = [each for group in self.transforms for each in group.apply]
         yield from transforms.unturned(places, "R3" if self.given is None else "it", self.where)
+        yield from transforms.unsaved(self.transforms)
         if self.given is not None:
             yield from transforms.slips(places, modules)
         inverts = any(each.type == "random-matrix" for each in self.transforms)

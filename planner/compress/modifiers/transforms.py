@@ -12,7 +12,15 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from planner.compress.modifiers.precisions import SAVED, WIDTHS, Precision, TransformType, check_made
+from planner.compress.modifiers.precisions import (
+    WIDTHS,
+    Precision,
+    TransformType,
+    check_made,
+    check_multiplied,
+    is_saved,
+    saved_type,
+)
 from planner.compress.modifiers.rotations import TransformFields, bytes_of, side
 from planner.errors import RecipeError, UnsupportedError
 from planner.hints import shorten
@@ -260,7 +268,7 @@ def saved(transform: Transform, modules: Sequence[ModuleRef]) -> Iterator[tuple[
             key = (transform.size_of(ref, application), transform.has_inverse(application))
             first.setdefault(key, f"{ref.name}.{transform.name}_{location}")
     for (size, _), name in first.items():
-        yield f"{name}.weight", SAVED[transform.dtype_of(size)], (size, size)
+        yield f"{name}.weight", saved_type(transform.dtype_of(size), transform.path), (size, size)
         if transform.permutes:
             yield f"{name}.perm", "I64", (size,)
 
@@ -274,6 +282,7 @@ def online(transform: Transform, layer: str, modules: Sequence[ModuleRef]) -> It
                 text = f"takes the {application.location} of {ref.name} a second time in its group, which planner"
                 raise UnsupportedError(f"{application.where}.targets: {text} does not model where layers are trained")
             seen.add((ref.name, application.location))
+            check_multiplied(transform.dtype_of(size), transform.path)
             yield OnlineRotation(
                 name=f"{transform.name}_{application.location}",
                 module=ref.name[len(layer) :],
@@ -300,6 +309,14 @@ def unturned(applications: Collection[Application], what: str, where: str) -> It
             "scores that no one will compute."
         )
         yield Note(kind="result", text=text)
+
+
+def unsaved(transforms: Iterable[Transform]) -> Iterator[Note]:
+    """Matrices of hooks that `save_pretrained` fails on."""
+    for each in transforms:
+        if any(not is_saved(dtype) for _, dtype in each.dtypes):
+            text = f"the job ends in save_pretrained (KeyError): safetensors saves no {each.dtype}"
+            yield Note(kind="fails", text=f"{each.path}.precision: {text}")
 
 
 def distinct(applications: Iterable[Application]) -> list[Application]:
