@@ -71,7 +71,7 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
     own = [spec.select(modules) for spec in specs]
     schemes = _schemes(specs, own)
     own = list(_of_what_is_left(specs, own, job))
-    called = {passes: Called(graph, samples=passes) for passes in (True, False)}
+    called = {passes: Called(graph, job, samples=passes) for passes in (True, False)}
     for number, spec in enumerate(specs):
         spec.check_forward(called[_has_samples(specs[number:], job)])
     bound = [_bind(graph, spec, job, selection, schemes) for spec, selection in zip(specs, own, strict=True)]

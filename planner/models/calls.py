@@ -8,6 +8,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from planner.models.attention import attention_patches
 from planner.models.failures import pass_on, stands_in
 from planner.models.recorder import Recorder, storage_key
-from planner.models.traces import Call, CallValue, Event, EventKind
+from planner.models.traces import Call, CallValue, Event, EventKind, ModelTrace
 
 LEAVES = (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 """Modules whose weight a modifier may compress."""
@@ -46,6 +47,8 @@ class ModuleCalls:
         self._stack: list[str] = []
         self._shown: list[bool] = []
         """Whether the calls of the stack are written down."""
+        self._held: dict[str, tuple[Call, ...]] = {}
+        self._iterated: set[str] = set()
 
     def name(self, module: torch.nn.Module) -> str:
         """The module's full name; empty for the model itself and for modules outside of it."""
@@ -71,6 +74,9 @@ class ModuleCalls:
             yield patched_forward(self._head, self._meta_head(self._head))
         yield from inner
         yield around_calls(before, after)
+        yield from (
+            around_iterations(kind, self._note_iteration) for kind in (torch.nn.ModuleList, torch.nn.Sequential)
+        )
         yield from attention_patches(self._model, self._see_states)
         yield HalfSoftmax()
 
@@ -98,6 +104,20 @@ class ModuleCalls:
         self._shown.pop()
         if shown and (self.recorder.recording or self._is_head(module)):
             self.write("exit", module, args, kwargs, output)
+
+    def hold(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """Keep the call of a module that holds sequential targets: the traced graph does not have it as one."""
+        name = self.name(module)
+        call = replace(self._call(name, module, args, kwargs, output), holds_targets=True)
+        self._held[name] = (*self._held.get(name, ()), call)
+
+    def kept(self, trace: ModelTrace) -> ModelTrace:
+        """The trace with what was seen of modules that are no events in it."""
+        return replace(trace, held=self._held, iterated=frozenset(self._iterated))
+
+    def _note_iteration(self, modules: torch.nn.Module) -> None:
+        if id(modules) in self._names:
+            self._iterated.add(self.name(modules))
 
     def write(self, kind: EventKind, module: torch.nn.Module, args: Any, kwargs: Any, output: Any = None) -> None:
         """Write the event of this call, if it is one that a modifier can hook."""
@@ -262,6 +282,22 @@ def around_calls(before: Before, after: After) -> Iterator[None]:
         yield
     finally:
         torch.nn.Module.__call__ = original  # type: ignore[method-assign]  # what was there before
+
+
+@contextmanager
+def around_iterations(kind: Any, note: Callable[[torch.nn.Module], None]) -> Iterator[None]:
+    """Inside the block, `note` is told of each list or sequence of modules that is gone through."""
+    original = kind.__iter__
+
+    def iterate(modules: torch.nn.Module) -> Iterator[torch.nn.Module]:
+        note(modules)
+        return original(modules)  # type: ignore[no-any-return]  # torch's own
+
+    kind.__iter__ = iterate
+    try:
+        yield
+    finally:
+        kind.__iter__ = original
 
 
 def _output_head(model: torch.nn.Module) -> torch.nn.Linear | None:

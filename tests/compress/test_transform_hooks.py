@@ -1,10 +1,12 @@
 """Hooks of transforms on what is no plain Linear: what of them runs, and where the library fails on them."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from planner.compress.binding import make_program
+from planner.compress.called import Called
 from planner.compress.context import EVERYTHING, Context
 from planner.compress.modifiers.quip import QuIPModel, QuIPSpec
 from planner.compress.oneshot import simulate
@@ -124,6 +126,34 @@ def test_an_activation_functions_matrix_is_onloaded_once_in_each_subgraph() -> N
     assert sizes == [64 * 64 * 4] * 2
 
 
+@pytest.mark.parametrize("location", ["input", "output"])
+@pytest.mark.parametrize("name", ["layers", "Qwen3ForCausalLM"])
+def test_hooks_of_what_is_never_called_do_not_run_and_their_matrix_stays(name: str, location: str) -> None:
+    """As on the meter: a list of layers is gone through, and torch.fx traces the model's forward, not its call."""
+    target = at(name, location) if name == "layers" else f"{{targets: {name}, location: {location}}}"
+    context = walked(recipe(target))
+    assert not taken(context, f"rotated {location} rotated")
+    assert taken(context, "", device="cpu").count(("a matrix of 64", 64 * 64 * 4)) == 1
+
+
+@pytest.mark.parametrize(("location", "message"), [("input", "IndexError"), ("output", "AttributeError")])
+def test_the_models_own_hooks_run_in_the_basic_pipeline_and_fail(location: str, message: str) -> None:
+    target = f"{{targets: Qwen3ForCausalLM, location: {location}}}"
+    with pytest.raises(RecipeError, match=rf"takes the model itself, .* \({message}\)"):
+        walked(recipe(target, last=STATIC), pipeline="basic")
+
+
+def test_a_transform_becomes_one_of_the_modules_that_a_sequence_goes_through() -> None:
+    graph = graph_of("qwen3-0.6b", toys.job(**SMALL))
+    called = Called(graph, toys.job(), samples=True)
+    assert not called("model.layers"), "transformers takes a slice of it"
+    through = Called(
+        replace(graph, trace=replace(graph.trace, iterated=frozenset({"a.0.mlp"}))), toys.job(), samples=True
+    )
+    with pytest.raises(UnsupportedError, match=r"a\.7\.mlp goes through as one of its modules"):
+        through("a.7.mlp")
+
+
 # ---------------------------------------------------------------------- what fails
 @pytest.mark.parametrize(
     ("where", "error", "message"),
@@ -138,7 +168,8 @@ def test_an_activation_functions_matrix_is_onloaded_once_in_each_subgraph() -> N
         (at("mlp", "q_attn"), RecipeError, "mlp, whose forward takes no past keys"),
         (at("embed_tokens", "input"), RecipeError, "embed_tokens, whose input are token ids"),
         (at("rotary_emb", "input"), RecipeError, "rotary_emb, which is passed position_ids by position too: .*TypeErr"),
-        (at("model", "output"), UnsupportedError, "no hook of model, which holds sequential targets"),
+        (at("^model", "output"), RecipeError, "model, which returns no single tensor: .* .AttributeError"),
+        (at("^model", "input"), RecipeError, "model, which is called with keyword arguments: .* .IndexError"),
     ],
 )
 def test_a_hook_that_fails_once_samples_pass_is_refused_where_they_do(

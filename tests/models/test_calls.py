@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from planner.models.calls import beside
+from planner.models.calls import around_iterations, beside
 from planner.models.traces import KEY_STATES, VALUE_STATES, Call, Segment
 from tests.models.tiny import BATCH, HEAD_DIM, HEADS, SEQ, WIDTH, Loader
 
@@ -84,6 +84,30 @@ def test_what_has_a_default_need_not_be_passed() -> None:
 
 def test_the_calls_of_a_layer_pass_one_argument_by_position(tiny: Loader) -> None:
     assert {(call.others, call.must_have) for call in calls_of(tiny().trace.segments[1]).values()} == {((), False)}
+
+
+@pytest.mark.parametrize(
+    ("targets", "layers"), [(None, False), (("LlamaAttention", "LlamaMLP"), True)], ids=["layer", "parts"]
+)
+def test_the_calls_of_modules_that_hold_targets_are_kept_apart(
+    tiny: Loader, targets: tuple[str, ...] | None, layers: bool
+) -> None:
+    held = tiny(sequential_targets=targets).trace.held
+    assert {"", "model"} <= held.keys()
+    assert ("model.layers.0" in held) is layers
+    assert not held["model"][0].leads
+    assert all(call.holds_targets for calls in held.values() for call in calls)
+    assert "model.layers" not in held
+
+
+def test_modules_that_are_gone_through_are_named() -> None:
+    run = torch.nn.Sequential(torch.nn.Identity())
+    seen: list[torch.nn.Module] = []
+    with around_iterations(torch.nn.Sequential, seen.append):
+        run(torch.ones(1))
+        list(run[:1].children())
+    list(run)
+    assert seen == [run]
 
 
 def test_modules_that_hold_targets_are_not_called_as_modules(tiny: Loader) -> None:

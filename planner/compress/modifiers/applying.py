@@ -100,7 +100,13 @@ class Groups:
             return
         # offload/utils.py get_module_device: where its first tensor lies, and on the CPU where there is none
         bare = {ref.name for ref in each.others if ref.is_bare}
-        for module in (modules[name] for name in each.names if name in modules):
+        others = {ref.name for ref in each.others}
+        for name in each.names:
+            module = modules.get(name)
+            if module is None and name in others:  # it holds units, and is in none
+                self._hook(matrices, each, name, transform.block or 0, matrices.place)
+            if module is None:
+                continue
             size = transform.size(module.rows, module.columns, module.embedding, application)
             if application.is_online:
                 place = self._bare.get(module.name, "cpu") if module.name in bare else matrices.place
