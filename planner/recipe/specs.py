@@ -224,8 +224,13 @@ class ModifierSpec(ABC):
         """Experts that each layer of a model of these facts keeps; None where it removes none."""
         return None
 
-    def added(self, modules: Sequence[ModuleRef]) -> Iterable[tuple[str, str, tuple[int, ...]]]:
-        """Tensors that it adds to the saved checkpoint: name, safetensors' type, shape; tied ones once."""
+    def added(
+        self, modules: Sequence[ModuleRef], *, on_gpu: bool = False
+    ) -> Iterable[tuple[str, str, tuple[int, ...]]]:
+        """Tensors that it adds to the saved checkpoint: name, safetensors' type, shape; tied ones once.
+
+        `on_gpu`: weights lie on the GPU, where each module is offloaded.
+        """
         return ()
 
     def check_result(self, modules: Sequence[ModuleRef]) -> None:

@@ -74,8 +74,9 @@ def saved_tensors(graph: "ModelGraph", program: Program, job: Job) -> tuple[Save
                 loses_rows = left is not None and parameter.shape[0] == graph.facts.experts and is_of_router(name)
                 shape = (left, *parameter.shape[1:]) if left is not None and loses_rows else parameter.shape
                 found.append(SavedTensor(name, FLOATS[parameter.dtype], shape))
-    added = (SavedTensor(*tensor) for run in program.runs for tensor in run.spec.added(graph.module_refs()))
-    return (*found, *_untied_head(graph, targeted, written), *added)
+    refs, on_gpu = graph.module_refs(), job.offloads_on_gpu
+    added = [tensor for run in program.runs for tensor in run.spec.added(refs, on_gpu=on_gpu)]
+    return (*found, *_untied_head(graph, targeted, written), *(SavedTensor(*tensor) for tensor in added))
 
 
 def is_of_router(name: str) -> bool:

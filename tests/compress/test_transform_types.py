@@ -71,6 +71,23 @@ def test_a_matrix_has_one_permutation_on_the_cpu_and_it_is_saved_with_it() -> No
     assert list(spec.added(refs("up", "gate"))) == saved
 
 
+def test_on_the_gpu_what_was_made_elsewhere_is_saved_for_each_hook() -> None:
+    """As a tiny Qwen3 was saved by the real library from PyTorch's CUDA build."""
+    act = {"targets": "re:.*act", "location": "input"}
+    modules = [*refs("up", "down"), *(ModuleRef(f"{n}.act", ("SiLU", "Module"), is_bare=True) for n in range(2))]
+    fields: dict[str, Any] = {"head_dim": 16, "randomize": True}
+
+    def saved(*apply: dict[str, Any]) -> list[str]:
+        spec = group(*apply, **fields).within(ModelTraits(), modules, ())
+        assert {size for _, _, shape in spec.added(modules, on_gpu=True) for size in shape} == {16}
+        return [name.replace("a_input.", "") for name, _, _ in spec.added(modules, on_gpu=True)]
+
+    assert saved(INPUT, act) == ["up.weight", "up.perm", "down.perm", "0.act.weight", "0.act.perm", "1.act.weight"]
+    assert saved(act, INPUT) == ["up.weight", "up.perm", "down.weight", "down.perm", "0.act.weight", "0.act.perm"]
+    on_cpu = group(INPUT, act, **fields).within(ModelTraits(), modules, ())
+    assert [name for name, _, _ in on_cpu.added(modules)] == ["up.a_input.weight", "up.a_input.perm"]
+
+
 def test_permutations_of_matrices_that_are_in_weights_go_with_them() -> None:
     spec = group(WEIGHT, randomize=True)
     model, context = started(spec)

@@ -102,10 +102,12 @@ class QuIPSpec(TransformSpec):
         found = transforms.Found(modules)
         return frozenset(ref.name for each in self._applications if each.location == "input" for ref in found.of(each))
 
-    def added(self, modules: Sequence[ModuleRef]) -> Iterable[tuple[str, str, tuple[int, ...]]]:
+    def added(
+        self, modules: Sequence[ModuleRef], *, on_gpu: bool = False
+    ) -> Iterable[tuple[str, str, tuple[int, ...]]]:
         """One matrix of each group for each size."""
         for each in self.transforms:
-            yield from transforms.saved(each, modules)
+            yield from transforms.saved(each, modules, on_gpu=on_gpu)
 
     def online(self, layer: str, modules: Sequence[ModuleRef]) -> Iterable[OnlineRotation]:
         """What stays of each group."""

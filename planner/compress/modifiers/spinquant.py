@@ -217,10 +217,12 @@ class SpinQuantSpec(TransformSpec):
         """Hooks of one's own on what is no Linear."""
         check_forward(self.applied, called)
 
-    def added(self, modules: Sequence[ModuleRef]) -> Iterable[tuple[str, str, tuple[int, ...]]]:
+    def added(
+        self, modules: Sequence[ModuleRef], *, on_gpu: bool = False
+    ) -> Iterable[tuple[str, str, tuple[int, ...]]]:
         """The matrices that stay: R3's one, and R4's."""
         for each in self.transforms:
-            yield from transforms.saved(each, modules)
+            yield from transforms.saved(each, modules, on_gpu=on_gpu)
 
     def model(self, context: Context) -> "SpinQuantModel":
         """Weights in fp64, one at a time."""

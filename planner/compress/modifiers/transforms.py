@@ -255,22 +255,39 @@ def _application(fields: ArgsFields, where: str) -> Application:
 
 
 # ---------------------------------------------------------------------- a model
-def saved(transform: Transform, modules: Sequence[ModuleRef]) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """The matrices that stay in hooks: apply.py `_register_tied_transform_weights`: each goes by the first module, in
-    the model's order, that has it."""
-    online = [application for application in transform.apply if application.is_online]
+def saved(
+    transform: Transform, modules: Sequence[ModuleRef], *, on_gpu: bool = False
+) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """The tensors that stay in hooks: apply.py `_register_tied_transform_weights`: each goes by the first module, in
+    the model's order, that has it.
+
+    `on_gpu`: weights lie on the GPU, where each module is offloaded. What was made elsewhere is then a hook's own
+    (offload/cache/device.py DeviceCache.offload): permutations are made on the CPU, and matrices where the module lies
+    that asks first.
+    """
     found = Found(modules)
-    taken = [(application, {ref.name for ref in found.of(application)}) for application in online]
-    first: dict[tuple[int, bool], str] = {}
+    taken = [(each, {ref.name for ref in found.of(each)}) for each in transform.apply if each.is_online]
+    made: dict[int, bool] = {}
+    for _, ref, size in transform.steps(found) if on_gpu else ():
+        made.setdefault(size, not ref.is_bare)
+    seen: set[object] = set()
     for ref in modules:
         here = {each.location: each for each, names in taken if ref.name in names}  # of two, the later one's
         for location, application in here.items():
-            key = (transform.size_of(ref, application), transform.has_inverse(application))
-            first.setdefault(key, f"{ref.name}.{transform.name}_{location}")
-    for (size, _), name in first.items():
-        yield f"{name}.weight", saved_type(transform.dtype_of(size), transform.path), (size, size)
-        if transform.permutes:
-            yield f"{name}.perm", "I64", (size,)
+            name, size = f"{ref.name}.{transform.name}_{location}".lstrip("."), transform.size_of(ref, application)
+            lies_on_gpu = on_gpu and not ref.is_bare
+            kind = saved_type(transform.dtype_of(size), transform.path)
+            own = name if lies_on_gpu != made.get(size, False) else ""
+            if _is_new((size, transform.has_inverse(application), own), seen):
+                yield f"{name}.weight", kind, (size, size)
+            if transform.permutes and _is_new((size, name if lies_on_gpu else ""), seen):
+                yield f"{name}.perm", "I64", (size,)
+
+
+def _is_new(what: object, seen: set[object]) -> bool:
+    is_new = what not in seen
+    seen.add(what)
+    return is_new
 
 
 def online(transform: Transform, layer: str, modules: Sequence[ModuleRef]) -> Iterator[OnlineRotation]:
