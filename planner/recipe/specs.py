@@ -225,11 +225,12 @@ class ModifierSpec(ABC):
         return None
 
     def added(
-        self, modules: Sequence[ModuleRef], *, on_gpu: bool = False
+        self, modules: Sequence[ModuleRef], *, on_gpu: bool = False, trained: Sequence[str] = ()
     ) -> Iterable[tuple[str, str, tuple[int, ...]]]:
         """Tensors that it adds to the saved checkpoint: name, safetensors' type, shape; tied ones once.
 
-        `on_gpu`: weights lie on the GPU, where each module is offloaded.
+        `on_gpu`: weights lie on the GPU, where each module is offloaded. `trained`: layers that another modifier trains
+        when it has begun.
         """
         return ()
 

@@ -88,6 +88,16 @@ def test_on_the_gpu_what_was_made_elsewhere_is_saved_for_each_hook() -> None:
     assert [name for name, _, _ in on_cpu.added(modules)] == ["up.a_input.weight", "up.a_input.perm"]
 
 
+def test_hooks_in_trained_layers_have_their_own_and_each_is_saved() -> None:
+    """autoround/base.py `suspend_offloading`: as a tiny Qwen3 was saved after AutoRound, weights on the CPU or not."""
+    modules = refs("0.up", "0.down", "1.up", "1.down", "up")
+    spec = group(INPUT, randomize=True).within(ModelTraits(), modules, ())
+    names = [name.replace(".a_input.", " ") for name, _, _ in spec.added(modules, trained=("0", "1"))]
+    layers = [f"{n}.{module} {what}" for n in range(2) for module in ("up", "down") for what in ("weight", "perm")]
+    assert names == [*layers, "up weight", "up perm"]
+    assert len(list(spec.added(modules))) == 2, "else all share"
+
+
 def test_permutations_of_matrices_that_are_in_weights_go_with_them() -> None:
     spec = group(WEIGHT, randomize=True)
     model, context = started(spec)

@@ -103,11 +103,11 @@ class QuIPSpec(TransformSpec):
         return frozenset(ref.name for each in self._applications if each.location == "input" for ref in found.of(each))
 
     def added(
-        self, modules: Sequence[ModuleRef], *, on_gpu: bool = False
+        self, modules: Sequence[ModuleRef], *, on_gpu: bool = False, trained: Sequence[str] = ()
     ) -> Iterable[tuple[str, str, tuple[int, ...]]]:
         """One matrix of each group for each size."""
         for each in self.transforms:
-            yield from transforms.saved(each, modules, on_gpu=on_gpu)
+            yield from transforms.saved(each, modules, on_gpu=on_gpu, trained=trained)
 
     def online(self, layer: str, modules: Sequence[ModuleRef]) -> Iterable[OnlineRotation]:
         """What stays of each group."""

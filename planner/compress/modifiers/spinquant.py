@@ -218,11 +218,11 @@ class SpinQuantSpec(TransformSpec):
         check_forward(self.applied, called)
 
     def added(
-        self, modules: Sequence[ModuleRef], *, on_gpu: bool = False
+        self, modules: Sequence[ModuleRef], *, on_gpu: bool = False, trained: Sequence[str] = ()
     ) -> Iterable[tuple[str, str, tuple[int, ...]]]:
         """The matrices that stay: R3's one, and R4's."""
         for each in self.transforms:
-            yield from transforms.saved(each, modules, on_gpu=on_gpu)
+            yield from transforms.saved(each, modules, on_gpu=on_gpu, trained=trained)
 
     def model(self, context: Context) -> "SpinQuantModel":
         """Weights in fp64, one at a time."""

@@ -256,14 +256,15 @@ def _application(fields: ArgsFields, where: str) -> Application:
 
 # ---------------------------------------------------------------------- a model
 def saved(
-    transform: Transform, modules: Sequence[ModuleRef], *, on_gpu: bool = False
+    transform: Transform, modules: Sequence[ModuleRef], *, on_gpu: bool = False, trained: Sequence[str] = ()
 ) -> Iterator[tuple[str, str, tuple[int, ...]]]:
     """The tensors that stay in hooks: apply.py `_register_tied_transform_weights`: each goes by the first module, in
     the model's order, that has it.
 
     `on_gpu`: weights lie on the GPU, where each module is offloaded. What was made elsewhere is then a hook's own
     (offload/cache/device.py DeviceCache.offload): permutations are made on the CPU, and matrices where the module lies
-    that asks first.
+    that asks first. `trained`: layers in which each hook has its own afterwards (autoround/base.py
+    `suspend_offloading`: what is onloaded is a copy for each module).
     """
     found = Found(modules)
     taken = [(each, {ref.name for ref in found.of(each)}) for each in transform.apply if each.is_online]
@@ -271,16 +272,18 @@ def saved(
     for _, ref, size in transform.steps(found) if on_gpu else ():
         made.setdefault(size, not ref.is_bare)
     seen: set[object] = set()
+    below = tuple(f"{layer}." for layer in trained)
     for ref in modules:
+        is_trained = f"{ref.name}.".startswith(below)
         here = {each.location: each for each, names in taken if ref.name in names}  # of two, the later one's
         for location, application in here.items():
             name, size = f"{ref.name}.{transform.name}_{location}".lstrip("."), transform.size_of(ref, application)
             lies_on_gpu = on_gpu and not ref.is_bare
             kind = saved_type(transform.dtype_of(size), transform.path)
-            own = name if lies_on_gpu != made.get(size, False) else ""
+            own = name if is_trained or lies_on_gpu != made.get(size, False) else ""
             if _is_new((size, transform.has_inverse(application), own), seen):
                 yield f"{name}.weight", kind, (size, size)
-            if transform.permutes and _is_new((size, name if lies_on_gpu else ""), seen):
+            if transform.permutes and _is_new((size, name if is_trained or lies_on_gpu else ""), seen):
                 yield f"{name}.perm", "I64", (size,)
 
 
