@@ -163,6 +163,8 @@ def _trace(graph: "ModelGraph", run: Run, layer: str, job: Job, hooked: tuple[On
     try:
         request = run.spec.tuning(layer, _modules(graph, layer), schemes, job.rank_samples, job.batch_size)
         spread = request.spread and replace(request.spread, card_bytes=job.gpu_memory_bytes)
+        if spread and any(rotation.is_alone for rotation in hooked):
+            raise UnsupportedError("planner does not follow two hooks of one group on one place over several GPUs")
         return graph.tune(replace(request, rotations=hooked, spread=spread, has_ranks=job.ranks > 1))
     except UnsupportedError as error:
         raise UnsupportedError(f"{layer}: {error}") from error

@@ -44,7 +44,7 @@ class RunningTransform(torch.nn.Module):
 
 def left_there(rotations: Sequence[OnlineRotation]) -> Iterator[int]:
     """Bytes of the parameters of these transforms."""
-    for rotation in rotations:
+    for rotation in (each for each in rotations if not each.is_alone):
         yield rotation.size**2 * getattr(torch, rotation.dtype).itemsize
         if rotation.permutes:
             yield rotation.size * torch.int64.itemsize
@@ -53,12 +53,14 @@ def left_there(rotations: Sequence[OnlineRotation]) -> Iterator[int]:
 class RotatingCache:
     """modeling/kvcache.py QuantizedKVCache: nothing is kept, and keys are rotated on the way."""
 
-    def __init__(self, rotation: RunningTransform) -> None:
-        self.rotation = rotation
+    def __init__(self, *rotations: RunningTransform) -> None:
+        self.rotations = rotations
 
     def update(self, key: torch.Tensor, value: torch.Tensor, *_args: Any, **_kwargs: Any) -> Any:
         """QuantizedKVCache.update"""
-        return self.rotation(key), value
+        for rotation in self.rotations:
+            key = rotation(key)
+        return key, value
 
 
 @contextmanager
@@ -69,8 +71,9 @@ def rotated(block: torch.nn.Module, rotations: Sequence[OnlineRotation]) -> Iter
         for rotation in rotations:
             module = block.get_submodule(rotation.module.removeprefix("."))
             part = RunningTransform(rotation, anchor)
-            module.add_module(rotation.name, part)
-            stack.callback(delattr, module, rotation.name)
+            if not rotation.is_alone:
+                module.add_module(rotation.name, part)
+                stack.callback(delattr, module, rotation.name)
             handle = _hooked(module, part)
             if handle is not None:
                 stack.callback(handle.remove)
@@ -90,11 +93,13 @@ def _hooked(module: torch.nn.Module, part: RunningTransform) -> Any:
 
     @stands_in
     def cached(_module: Any, args: Any, kwargs: Any) -> Any:
-        return args, {**kwargs, "past_key_values": RotatingCache(part)}
+        before = kwargs.get("past_key_values")
+        earlier = before.rotations if isinstance(before, RotatingCache) else ()
+        return args, {**kwargs, "past_key_values": RotatingCache(*earlier, part)}
 
     match part.rotation.place:
         case "input":
-            return module.register_forward_pre_hook(before)
+            return module.register_forward_pre_hook(before, prepend=True)
         case "output":
             return module.register_forward_hook(after)
         case "key":

@@ -63,6 +63,8 @@ class OnlineRotation:
     """The product is divided by a number."""
     permutes: bool = False
     """Rows and columns of the matrix are gathered in another order for each product."""
+    is_alone: bool = False
+    """A later one has its name, and its place among the parts of the module: its hook alone has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -102,8 +102,8 @@ def test_of_two_hooks_on_one_place_the_module_keeps_the_later_ones_matrix() -> N
     groups = {"a": {"type": "random-matrix", "apply": apply}}
     spec = QuIPSpec.read({"transform_config": {"config_groups": groups}}, "quip").within(ModelTraits(), modules, ())
     assert [name for name, _, _ in spec.added(modules)] == ["up.a_input.weight", "down.a_input.weight"]
-    with pytest.raises(UnsupportedError, match="a second time"):
-        list(spec.online("", modules))
+    online = [(rotation.module, rotation.inverse, rotation.is_alone) for rotation in spec.online("", modules)]
+    assert online == [("up", False, True), ("down", False, False), ("up", True, False)]
     model = QuIPModel(context := Context(toys.job()), spec)
     model.on_calibration_start([toys.linear(ref.name, 64, 64) for ref in modules])
     model.on_finalize()

@@ -22,7 +22,7 @@ from planner.compress.modifiers.precisions import (
     saved_type,
 )
 from planner.compress.modifiers.rotations import TransformFields, bytes_of, side
-from planner.errors import RecipeError, UnsupportedError
+from planner.errors import RecipeError
 from planner.hints import shorten
 from planner.models.tuned import OnlineRotation, Place
 from planner.notes import Note
@@ -295,24 +295,21 @@ def _is_new(what: object, seen: set[object]) -> bool:
 
 def online(transform: Transform, layer: str, modules: Sequence[ModuleRef]) -> Iterator[OnlineRotation]:
     """The transforms that stay in a layer: factory/base.py `_apply_to_module`."""
-    seen: set[tuple[str, str]] = set()
-    for application, ref, size in transform.steps(Found(modules)):
-        if application.is_online:
-            if (ref.name, application.location) in seen:
-                text = f"takes the {application.location} of {ref.name} a second time in its group, which planner"
-                raise UnsupportedError(f"{application.where}.targets: {text} does not model where layers are trained")
-            seen.add((ref.name, application.location))
-            check_multiplied(transform.dtype_of(size), transform.path)
-            yield OnlineRotation(
-                name=f"{transform.name}_{application.location}",
-                module=ref.name[len(layer) :],
-                place=ONLINE[application.location],
-                size=size,
-                dtype=transform.dtype_of(size),
-                inverse=application.inverse,
-                permutes=transform.permutes,
-                scales=transform.type != "random-matrix",
-            )
+    steps = [each for each in transform.steps(Found(modules)) if each[0].is_online]
+    last = {(ref.name, application.location): number for number, (application, ref, _) in enumerate(steps)}
+    for number, (application, ref, size) in enumerate(steps):
+        check_multiplied(transform.dtype_of(size), transform.path)
+        yield OnlineRotation(
+            name=f"{transform.name}_{application.location}",
+            module=ref.name[len(layer) :],
+            place=ONLINE[application.location],
+            size=size,
+            dtype=transform.dtype_of(size),
+            inverse=application.inverse,
+            permutes=transform.permutes,
+            scales=transform.type != "random-matrix",
+            is_alone=last[ref.name, application.location] != number,
+        )
 
 
 def unturned(applications: Collection[Application], what: str, where: str) -> Iterator[Note]:
