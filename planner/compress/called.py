@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -36,8 +37,10 @@ class Called:
             raise UnsupportedError(
                 f"planner does not follow a transform that {name} goes through as one of its modules"
             )
-        if calls := self._calls.get(name) or trace.held.get(name):
+        if calls := self._calls.get(name):
             return calls
+        if held := trace.held.get(name):  # the basic pipeline has no graph
+            return [replace(call, in_graph=False) for call in held] if self.job.pipeline == "basic" else held
         if not any(segment.exact for segment in trace.segments):
             name = name or "the model itself"
             text = f"the forward of {self.graph.name} is estimated, which shows Linears alone: not {name}"

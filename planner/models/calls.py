@@ -105,10 +105,10 @@ class ModuleCalls:
         if shown and (self.recorder.recording or self._is_head(module)):
             self.write("exit", module, args, kwargs, output)
 
-    def hold(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def hold(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any, *, in_graph: bool = False) -> None:
         """Keep the call of a module that holds sequential targets: the traced graph does not have it as one."""
         name = self.name(module)
-        call = replace(self._call(name, module, args, kwargs, output), holds_targets=True)
+        call = replace(self._call(name, module, args, kwargs, output), holds_targets=True, in_graph=in_graph)
         self._held[name] = (*self._held.get(name, ()), call)
 
     def kept(self, trace: ModelTrace) -> ModelTrace:

@@ -136,7 +136,7 @@ class DataflowTracer:
     def _after(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         self.calls.leave(module, args, kwargs, output, shown=bool(self._depth))
         if id(module) in self._ancestors and not self._depth:
-            self.calls.hold(module, args, kwargs, output)
+            self.calls.hold(module, args, kwargs, output, in_graph=True)
         if self._depth:
             self._depth -= 1
             if not self._depth:

@@ -10,12 +10,15 @@ from typing import Any, Literal
 
 from planner.job import Job
 from planner.models.traces import ModelTrace
-from planner.models.tuned import TunedBlock, TuningRequest
+from planner.models.tuned import OnlineRotation, TunedBlock, TuningRequest
 from planner.notes import Note
 from planner.recipe.specs import ModelTraits, ModuleRef
 
 Tuner = Callable[[TuningRequest], TunedBlock]
 """Raises UnsupportedError where the layer does not run without data."""
+
+Retracer = Callable[[Sequence[OnlineRotation]], ModelTrace]
+"""Raises UnsupportedError where the forward does not run with them."""
 
 UnitKind = Literal["embedding", "vision", "projector", "decoder", "norm", "head", "other"]
 """What a unit is. `decoder`: a layer of the text decoder, or a part of one."""
@@ -156,6 +159,8 @@ class ModelGraph:
     """Trains one of its layers, for a recipe that does (planner/models/tuning.py): asks torch. None where the graph
     was not loaded from a model."""
 
+    retrace: Retracer | None = field(default=None, compare=False, repr=False)
+    """Traces it with transforms on modules that hold sequential targets (planner/models/retraced.py): asks torch."""
     receivers: Callable[[str], frozenset[str]] | None = field(default=None, compare=False, repr=False)
     """The modules that a forward hands one more keyword argument of this name to (planner/models/keywords.py): asks
     torch, and raises UnsupportedError where the forward does not take it."""

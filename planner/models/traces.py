@@ -70,6 +70,8 @@ class Call:
     """One of them has no default."""
     holds_targets: bool = False
     """Of a module that holds sequential targets, which is no event."""
+    in_graph: bool = False
+    """What its hooks compute are nodes of a graph that can be traced with them."""
 
 
 @dataclass(frozen=True, slots=True)

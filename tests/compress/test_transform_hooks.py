@@ -136,6 +136,42 @@ def test_hooks_of_what_is_never_called_do_not_run_and_their_matrix_stays(name: s
     assert taken(context, "", device="cpu").count(("a matrix of 64", 64 * 64 * 4)) == 1
 
 
+PARTS: dict[str, Any] = {"sequential_targets": ("Qwen3Attention", "Qwen3MLP")}
+LAYERS = r"layers\.[0-9]+"
+
+
+@pytest.mark.parametrize("location", ["input", "output"])
+def test_hooks_of_layers_that_hold_targets_run_as_nodes_of_the_graph_and_share_their_matrix(location: str) -> None:
+    """The next target's part begins behind them: each pass over a part runs what stands in it once."""
+    context = walked(recipe(at(LAYERS, location), last=STATIC), **PARTS)
+    products = [(name, size) for name, size in taken(context, "mm") if name.endswith(f".a_{location}")]
+    assert {name for name, _ in products} == {f"model.layers.{n}.a_{location}" for n in range(2)}
+    assert [size for _, size in products] == [TOKENS * HIDDEN * 4] * 2 * 2 * SMALL["samples"]
+    onloaded = [size for name, size in taken(context, "") if name == "a matrix of 64"]
+    assert onloaded == [64 * 64 * 4] * 2
+
+
+def test_what_crosses_a_border_is_rotated_and_as_large_as_before() -> None:
+    graph = graph_of("qwen3-0.6b", toys.job(**SMALL, **PARTS))
+    with_hooks, _ = make_program(graph, recipe(at(LAYERS, "output"), last=STATIC), toys.job(**SMALL, **PARTS))
+    before, after = (sorted(c.bytes for c in trace.crossings.values()) for trace in (graph.trace, with_hooks.trace))
+    assert before == after
+
+
+@pytest.mark.parametrize(
+    ("which", "more"),
+    [
+        (recipe(at(LAYERS, "input"), last=STATIC), {"pipeline": "basic"}),
+        (recipe(at(LAYERS, "k_cache"), last=STATIC), {}),
+        (recipe(at(LAYERS, "input"), at(LAYERS, "input"), last=STATIC), {}),
+    ],
+    ids=["basic", "keys", "twice"],
+)
+def test_what_is_no_node_of_the_graph_is_not_followed(which: Recipe, more: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedError, match="planner does not follow"):
+        walked(which, **PARTS, **more)
+
+
 @pytest.mark.parametrize(("location", "message"), [("input", "IndexError"), ("output", "AttributeError")])
 def test_the_models_own_hooks_run_in_the_basic_pipeline_and_fail(location: str, message: str) -> None:
     target = f"{{targets: Qwen3ForCausalLM, location: {location}}}"

@@ -81,6 +81,14 @@ class Groups:
         for hook in self._hooks.get((name, "output"), ()):
             self.context.ledger.free(hook.rotated(elements, call.output_itemsize, owner))
 
+    def traced_in_graph(self, name: str) -> None:
+        """pipelines/sequential/transformers_helpers.py HFTracer.create_proxy runs a node on values of the meta device,
+        and its matrix is no such value until it is permuted."""
+        for location in ("input", "output"):
+            for hook in self._hooks.get((name, location), ()):
+                with self.context.frame("transform", Owner(name, "while the model is traced")) as frame:
+                    hook.matrices.permute(frame, hook.matrix.size)
+
     def _turn_keys(self, module: LinearModule, call: Call) -> None:
         """factory/base.py `key_hook`: the attention gets the rotated keys, and lets go of the others.
 

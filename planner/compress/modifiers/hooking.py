@@ -93,7 +93,7 @@ def check_forward(applied: Iterable[Applied], called: Called) -> None:
                             f"takes {_named(ref)}, whose forward takes no past keys: LLM Compressor stops (TypeError)"
                         )
                         raise RecipeError(text, where)
-                if call.holds_targets:  # a node of the traced graph, in whatever part of it
+                if call.holds_targets and (each.application.of_states or not call.in_graph):
                     text = f"takes {_named(ref)}, which holds sequential targets: planner does not follow its hooks"
                     raise UnsupportedError(f"{where}: {text}")
 

@@ -194,6 +194,10 @@ class QuIPModel(ModifierModel):
         """Output hooks of what stands before the first target."""
         self.groups.traced(name, call)
 
+    def traced_in_graph(self, name: str) -> None:
+        """Matrices of nodes are permuted where they lie."""
+        self.groups.traced_in_graph(name)
+
     def returned(self, module: LinearModule, call: Call) -> None:
         """The rotated input goes."""
         self.groups.leave(module)
