@@ -39,7 +39,7 @@ class HookedMatrix:
 @dataclass(slots=True)
 class Matrices:
     """The matrices of one scheme: made where modules compute, one for each size, kept where the module that asks first
-    lies while it does not compute (utils/offload.py `get_offloaded_device`).
+    lies while it does not compute (offload/__init__.py get_offloaded_device).
 
     Modules that lie there share them, offloaded and onloaded: offload/cache/base.py OffloadCache.__getitem__ goes by
     the tensor.
