@@ -1,7 +1,7 @@
 """PyTorch's caching allocator, without a card: which segments it takes from the driver for a stream of requests.
 
-c10/cuda/CUDACachingAllocator.cpp DeviceCachingAllocator, torch 2.13 and 2.14, whose rules are the same (twelve jobs of
-tests/measured/cuda, run with both, are equal to the byte):
+c10/cuda/CUDACachingAllocator.cpp DeviceCachingAllocator, torch 2.13 to 2.15, whose rules are the same (twelve jobs of
+tests/measured/cuda, run with 2.13 and 2.14, are equal to the byte; docs/rehearse.md has 2.15):
 
 | asked for | looked for in | otherwise a segment of |
 |---|---|---|
@@ -15,8 +15,9 @@ oldest. What is left of it becomes a free block of its own, in the large pool on
 merges with free neighbours of its segment. Segments stay with the process (*reserved*); only when the driver has no
 more are the wholly free ones given back, and the driver is asked again. That is slow, and is counted.
 
-Of equal free blocks the one in the segment that was taken first is chosen (`registration_counter`, torch 2.14; earlier
-versions take the lowest address), so where the driver puts segments does not matter.
+Of equal free blocks the one in the segment that was taken first is chosen (`registration_counter`, torch 2.13 to 2.15),
+in one segment the one that comes first: where the driver puts segments does not matter. 2.12 counts blocks instead of
+segments, and takes the one that was made first; 2.11 and 2.10 take the lowest address.
 
 A larger card may run out of memory where a smaller one gets through: what a retry gives back there stays here, is cut
 for another request, and cannot be given back any more (tests/cuda/test_allocator_laws.py has an example).

@@ -140,34 +140,53 @@ def _fingerprint() -> str:
     return hashlib.sha256(b"\0".join(texts)).hexdigest()[:12]
 
 
-def headers(python: Interpreter) -> Path:
-    """The folder with CUDA's headers of torch's CUDA version. Raises RehearseError."""
+def headers(python: Interpreter) -> tuple[Path, ...]:
+    """Folders with CUDA's headers of torch's CUDA version, to be looked through in this order. Raises RehearseError.
+
+    NVIDIA's package of the runtime is without the folder `crt`. Triton's headers have it, and may be another CUDA's
+    (12.8 in Triton 3.6, beside torch 2.11 with CUDA 13.0): then `crt` alone is theirs. What is read of it,
+    host_defines.h, names the compiler's attributes.
+    """
     wanted = python.cuda.partition(".")[0]
-    for folder in reversed(python.includes):  # Triton's last: it has all headers in one folder
-        if (folder / "cuda_runtime_api.h").exists() and (folder / "crt").exists():
-            version = stubs.cuda_version(folder / "cuda.h")
-            if str(version // 1000) == wanted:
-                return folder
-    raise RehearseError(f"no headers of CUDA {wanted} beside torch {python.version}: pip install triton brings them")
+    folders = list(reversed(python.includes))  # Triton's first: it has all headers in one folder
+    with_crt = [folder for folder in folders if (folder / "crt" / "host_defines.h").exists()]
+    fitting = [folder for folder in folders if _cuda_of(folder) == wanted]
+    for folder in fitting:
+        if folder in with_crt:
+            return (folder,)
+    if fitting and with_crt:
+        return fitting[0], with_crt[0]
+    package = "nvidia-cuda-runtime-cu12" if wanted == "12" else f"'nvidia-cuda-runtime=={wanted}.*'"
+    raise RehearseError(
+        f"no headers of CUDA {wanted} beside torch {python.version}: pip install triton {package} brings them"
+    )
+
+
+def _cuda_of(folder: Path) -> str | None:
+    """The first number of the CUDA whose runtime's headers lie there; None where they do not."""
+    if not ((folder / "cuda_runtime_api.h").exists() and (folder / "cuda.h").exists()):
+        return None
+    return str(stubs.cuda_version(folder / "cuda.h") // 1000)
 
 
 def _compile(python: Interpreter, folder: Path) -> None:
     for tool in ("g++", "gcc", "nm"):
         if shutil.which(tool) is None:
             raise RehearseError(f"{tool} is missing, which compiles the pretended driver (Debian: apt-get install g++)")
-    include, torch = headers(python), python.torch
+    torch, places = python.torch, headers(python)
+    include = [f"-I{place}" for place in places]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
         out = Path(name) / "made"
         out.mkdir()
-        stubs.main(str(torch / "lib"), str(include / "cuda.h"), str(out / "libraries.cpp"), str(out / "driver.c"))
+        stubs.main(str(torch / "lib"), str(places[0] / "cuda.h"), str(out / "libraries.cpp"), str(out / "driver.c"))
         made = f"{out}/libpretended.so"
-        _run(["g++", *CPP, f"-I{include}", f"{SOURCES}/runtime.cpp", f"{out}/libraries.cpp", "-o", made], name)
+        _run(["g++", *CPP, *include, f"{SOURCES}/runtime.cpp", f"{out}/libraries.cpp", "-o", made], name)
         made = f"{out}/libcuda.so.1"
         _run(["gcc", "-shared", "-fPIC", "-w", f"{out}/driver.c", "-Wl,-soname,libcuda.so.1", "-o", made], name)
         made, libraries = f"{out}/libbooks.so", (f"-L{torch}/lib", "-lc10", "-lc10_cuda", "-ltorch_cpu")
-        include_torch = f"-I{torch}/include"
-        _run(["g++", *CPP, f"-I{include}", include_torch, f"{SOURCES}/books.cpp", "-o", made, *libraries], name)
+        include.append(f"-I{torch}/include")
+        _run(["g++", *CPP, *include, f"{SOURCES}/books.cpp", "-o", made, *libraries], name)
         _put(out, folder)
 
 

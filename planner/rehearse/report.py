@@ -20,6 +20,7 @@ from planner.compress.schema import (
 from planner.errors import JobError, StoppedError
 from planner.job import Job
 from planner.notes import Note
+from planner.rehearse.allocation import notes_on_rules
 from planner.rehearse.cards import notes_on_cards, reported_card
 from planner.rehearse.child.settings import CAUSE, RETURNING
 from planner.rehearse.events import Told, read_events, read_origins
@@ -76,6 +77,7 @@ def report(done: Rehearsed) -> Plan:
     if gpu.peak_reserved_bytes and verdict.outcome != "out of memory":
         gpu = gpu.model_copy(update={"smallest_card_bytes": _smallest(trace, gpu, job, card, verdict.retries)})
         notes += [Note(kind="rehearsal", text=ASKS)] if trace.questions else []
+    notes += notes_on_rules(done.versions.get("torch")) if gpu.peak_reserved_bytes else []
     highest = max(steps, key=lambda step: (step.cpu.peak_bytes, -step.index))
     return Plan(
         llmcompressor=done.versions.get("llmcompressor", "not installed"),

@@ -32,9 +32,10 @@ pip --no-deps "llmcompressor==$release" $own
 # shellcheck disable=SC2086
 pip -c <(echo "torch==$torch_version") $others pydantic loguru 'pyyaml' tokenizers safetensors huggingface_hub regex tqdm requests psutil packaging nvidia-ml-py typer
 
-include=$("$folder/venv/bin/python" -c 'import triton, pathlib; print(pathlib.Path(triton.__file__).parent / "backends/nvidia/include")')
+# where the headers of torch's own CUDA are, as planner rehearse looks for them
+mapfile -t include < <(PYTHONPATH=$here/../.. "$folder/venv/bin/python" -c 'from planner.rehearse.build import headers, interpreter; print(*headers(interpreter(None)), sep="\n")')
 torch_lib=$("$folder/venv/bin/python" -c 'import importlib.util, pathlib; print(pathlib.Path(importlib.util.find_spec("torch").origin).parent / "lib")')
-"$folder/venv/bin/python" "$driver/stubs.py" "$torch_lib" "$include/cuda.h" "$folder/lib/libraries.cpp" "$folder/lib/driver.c"
-g++ -O1 -shared -fPIC -std=c++17 -w -I"$include" "$driver/runtime.cpp" "$folder/lib/libraries.cpp" -o "$folder/lib/libpretended.so"
+"$folder/venv/bin/python" "$driver/stubs.py" "$torch_lib" "${include[0]}/cuda.h" "$folder/lib/libraries.cpp" "$folder/lib/driver.c"
+g++ -O1 -shared -fPIC -std=c++17 -w "${include[@]/#/-I}" "$driver/runtime.cpp" "$folder/lib/libraries.cpp" -o "$folder/lib/libpretended.so"
 gcc -shared -fPIC -w "$folder/lib/driver.c" -Wl,-soname,libcuda.so.1 -o "$folder/lib/libcuda.so.1"
 echo "setup.sh: ready. Run: CUDAMETER=$folder $here/run.sh --help"

@@ -38,6 +38,21 @@ def test_four_mib_are_nobodys_fault() -> None:
     assert compare_steps(plan(step("setup", {"weights": 13})), plan(smaller)).off
 
 
+@pytest.mark.parametrize(
+    ("model", "share"), [(930, 0), (940, 0), (1000, 0), (910, 930 / 910 - 1), (1020, 1000 / 1020 - 1)]
+)
+def test_matrices_that_python_collects_when_it_likes_may_be_missing_and_nothing_beside_them(
+    model: int, share: float
+) -> None:
+    rehearsed, planned = (
+        step("setup", {"weights": 400}, cpu={"model": model}),
+        step("setup", {"weights": 400}, cpu={"model": 930, "transform": 70}),
+    )
+    found = compare_steps(plan(rehearsed), plan(planned))
+    assert found.worst[2].share == pytest.approx(share)
+    assert [each.figure for each in found.off] == (["cpu"] if share else [])
+
+
 def test_the_part_that_differs_is_named_with_what_holds_it_on_both_sides_and_what_the_plan_follows() -> None:
     there = held("gptq_quantize.py:154 quantize_weight", "compress", 700, role="from oneshot.py:25", copies=3)
     ours = held("down_proj stacked Hessians", "compress_inputs", 600)

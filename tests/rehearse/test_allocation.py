@@ -4,7 +4,7 @@ import pytest
 
 from planner.errors import JobError, RehearseError
 from planner.job import Job
-from planner.rehearse.allocation import ALLOCATOR_VARIABLES, told_by_environment
+from planner.rehearse.allocation import ALLOCATOR_VARIABLES, notes_on_rules, told_by_environment
 from planner.rehearse.build import PretendedDriver
 from planner.rehearse.run import ScriptWish, environment
 
@@ -63,3 +63,14 @@ def test_what_is_computed_is_computed_by_one_thread_unless_the_user_says_another
         monkeypatch.setenv(name, value)
     wish = ScriptWish(script=Path("job.py"), arguments=(), job=Job())
     assert environment(wish, PretendedDriver(folder=Path("/x")), Path("/y"))["OMP_NUM_THREADS"] == threads
+
+
+@pytest.mark.parametrize("version", ["2.9.1", "2.10.0+cu128", "2.11.0+cu130", "2.12.1"])
+def test_a_torch_whose_allocator_chooses_otherwise_is_named(version: str) -> None:
+    (note,) = notes_on_rules(version)
+    assert note.text.startswith(f"torch {version} chooses among equal free blocks otherwise")
+
+
+@pytest.mark.parametrize("version", ["2.13.0", "2.14.1+cu130", "2.15.0+cu132", "3.0.0", "main", None])
+def test_a_torch_that_chooses_as_planner_does_needs_no_note(version: str | None) -> None:
+    assert notes_on_rules(version) == []

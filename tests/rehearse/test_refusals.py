@@ -69,7 +69,7 @@ def test_a_cache_that_cannot_be_written_is_one_line_with_the_way_out(
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr(shutil, "which", lambda tool: f"/usr/bin/{tool}")
-    monkeypatch.setattr(build, "headers", lambda _: tmp_path)
+    monkeypatch.setattr(build, "headers", lambda _: (tmp_path,))
     with pytest.raises(RehearseError, match="set XDG_CACHE_HOME to a folder that can be written"):
         build.pretended_driver(interpreter(), print)
 
@@ -126,7 +126,7 @@ from planner.job import Job
 from planner.rehearse import build, run
 run.interpreter = lambda path: build.Interpreter(
     path="python", torch=Path("/x"), version="1", cuda="13", includes=(), packages={})
-build.headers = lambda python: Path("/x")
+build.headers = lambda python: (Path("/x"),)
 build.shutil.which = lambda tool: tool
 def wait(*names):
     print("here", file=sys.stderr, flush=True)
@@ -149,13 +149,33 @@ run.rehearse(run.ScriptWish(script=Path(sys.argv[1]), arguments=(), job=Job()), 
     assert not list(cache.iterdir())
 
 
+def headers_in(folder: Path, version: int, *, crt: bool) -> Path:
+    """A folder as NVIDIA's packages (without crt) and Triton (with it) have them."""
+    (folder / "crt").mkdir(parents=True) if crt else folder.mkdir(parents=True)
+    if crt:
+        (folder / "crt" / "host_defines.h").touch()
+    (folder / "cuda_runtime_api.h").touch()
+    (folder / "cuda.h").write_text(f"#define CUDA_VERSION {version}\n")
+    return folder
+
+
 def test_headers_of_another_cuda_are_not_taken(tmp_path: Path) -> None:
-    (tmp_path / "crt").mkdir()
-    (tmp_path / "cuda_runtime_api.h").touch()
-    (tmp_path / "cuda.h").write_text("#define CUDA_VERSION 12080\n")
-    assert build.headers(interpreter("12.8", (tmp_path,))) == tmp_path
-    with pytest.raises(RehearseError, match="no headers of CUDA 13"):
-        build.headers(interpreter("13.0", (tmp_path,)))
+    triton = headers_in(tmp_path / "triton", 12080, crt=True)
+    assert build.headers(interpreter("12.8", (triton,))) == (triton,)
+    with pytest.raises(RehearseError, match=r"no headers of CUDA 13 .*pip install triton 'nvidia-cuda-runtime==13"):
+        build.headers(interpreter("13.0", (triton,)))
+
+
+def test_headers_of_the_right_cuda_come_before_those_that_lend_them_crt(tmp_path: Path) -> None:
+    """torch 2.11: NVIDIA's headers of CUDA 13.0 without crt, and Triton's of CUDA 12.8 with it."""
+    runtime, triton = (
+        headers_in(tmp_path / "cu13", 13000, crt=False),
+        headers_in(tmp_path / "triton", 12080, crt=True),
+    )
+    assert build.headers(interpreter("13.0", (runtime, triton))) == (runtime, triton)
+    assert build.headers(interpreter("12.8", (runtime, triton))) == (triton,)
+    with pytest.raises(RehearseError, match="no headers of CUDA 13"):  # nobody has crt
+        build.headers(interpreter("13.0", (runtime,)))
 
 
 def test_stubs_answer_for_what_torch_takes_and_the_driver_for_what_the_header_has(tmp_path: Path) -> None:

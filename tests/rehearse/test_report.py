@@ -41,7 +41,9 @@ def step(phase: str, peak: int, *, unit: str | None = None, cpu: int = 1000, **m
     }
 
 
-def rehearsed(folder: Path, steps: list[dict[str, Any]], peaks: list[int], end: dict[str, Any], *more: Any) -> Plan:
+def rehearsed(
+    folder: Path, steps: list[dict[str, Any]], peaks: list[int], end: dict[str, Any], *more: Any, torch: str = "2.14.1"
+) -> Plan:
     """The report of a child that wrote this: each step takes its peak as one tensor and gives it back."""
     writer = Writer()
     for number, peak in enumerate(peaks):
@@ -59,7 +61,7 @@ def rehearsed(folder: Path, steps: list[dict[str, Any]], peaks: list[int], end: 
         folder=folder,
         script=SCRIPT,
         arguments=("--fast",),
-        versions={"torch": "2.14.1", "llmcompressor": "0.14.0.1"},
+        versions={"torch": torch, "llmcompressor": "0.14.0.1"},
         job=Job(gpu_memory_bytes=4 * GIB),
         exit_code=end["code"],
         seconds=12.3,
@@ -86,6 +88,12 @@ def test_a_rehearsal_is_a_plan_and_survives_json(tmp_path: Path) -> None:
     assert plan.steps[plan.gpu.peak_step].gpu.by_kind == {"hessian": 900 * MIB}
     assert plan.cpu.peak_bytes == 9000
     assert Plan.model_validate_json(plan.model_dump_json()) == plan
+
+
+def test_a_torch_whose_allocator_chooses_otherwise_has_a_note(tmp_path: Path) -> None:
+    for torch, there in (("2.12.1", True), ("2.14.1", False)):
+        notes = rehearsed(tmp_path, WHOLE, PEAKS, ENDED, *TOLD, torch=torch).notes
+        assert any("chooses among equal free blocks otherwise" in note.text for note in notes) is there
 
 
 def test_the_job_is_what_the_script_asked_oneshot_for(tmp_path: Path) -> None:
