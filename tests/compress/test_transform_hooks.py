@@ -234,6 +234,13 @@ def test_a_hook_that_comes_after_the_samples_meets_none_where_each_modifier_has_
             make_program(graph, which, job)
 
 
+def test_the_matrix_of_a_module_on_the_disk_is_made_nowhere() -> None:
+    """As the library stopped on the meter; an activation function lies on the CPU, and its matrix was made."""
+    with pytest.raises(RecipeError, match=r"down_proj, which lies on the disk: .* \(RuntimeError\)"):
+        walked(recipe(at("down_proj", "input"), last=STATIC), weights="disk")
+    assert walked(recipe(at("act_fn", "input"), last=STATIC), weights="disk")
+
+
 def test_a_matrix_wider_than_what_it_multiplies_is_refused() -> None:
     with pytest.raises(RecipeError, match="q_norm: 256 must divide 128, what it multiplies there"):
         program(recipe(at("q_norm", "input"), block=256))

@@ -10,6 +10,7 @@ from planner.compress.context import Context
 from planner.compress.holdings import DeviceName, Owner
 from planner.compress.modifiers.matrices import HookedMatrix, Matrices
 from planner.compress.modifiers.transforms import Applied
+from planner.errors import RecipeError
 from planner.models.traces import KEY_STATES, Call
 from planner.recipe.targets import LinearModule
 from planner.timeline import Handle
@@ -116,6 +117,10 @@ class Groups:
             if module is None:
                 continue
             size = transform.size(module.rows, module.columns, module.embedding, application)
+            if size not in matrices.made and module.itemsize and self.context.is_on_disk(name):
+                # factory/hadamard.py `_create_weight`: data.to(device="disk")
+                text = f"takes {name}, which lies on the disk: LLM Compressor makes its matrix there, and PyTorch stops"
+                raise RecipeError(f"{text} (RuntimeError); leave out --weights disk", f"{application.where}.targets")
             if application.is_online:
                 place = self._bare.get(module.name, "cpu") if module.name in bare else matrices.place
                 self._hook(matrices, each, module.name, size, place)
