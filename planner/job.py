@@ -218,6 +218,16 @@ class Job(BaseModel, metaclass=_Clear):
         return Build(dtype=self.dtype, layers=self.layers, vision_layers=self.vision_layers)
 
     @property
+    def offloads_on_gpu(self) -> bool:
+        """Modules are offloaded (the basic pipeline offloads none), and where they lie is the GPU."""
+        return self.weights == "gpu" and self.pipeline != "basic"
+
+    @property
+    def decides_saved(self) -> tuple[Any, ...]:
+        """The values on which the saved files depend, as a key, beside model and recipe."""
+        return self.build, self.offloads_on_gpu
+
+    @property
     def batch_shape(self) -> BatchShape:
         """A full calibration batch."""
         return BatchShape(

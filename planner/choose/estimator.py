@@ -175,7 +175,7 @@ class Estimator:
         self._trials: dict[tuple[Job, Recipe], Trial] = {}
         self._refused: dict[tuple[Job, Recipe], PlannerError] = {}
         self._alike: dict[tuple[Job, Recipe], Trial] = {}
-        self._saved: dict[tuple[Build, Recipe], Saved] = {}
+        self._saved: dict[tuple[Any, Recipe], Saved] = {}
         self._bound: dict[tuple[Any, ...], Bound] = {}
 
     def on_gpus(self, count: int) -> Self:
@@ -213,7 +213,7 @@ class Estimator:
 
     def _tried(self, job: Job, recipe: Recipe) -> Trial:
         """A new trial, with what others of this model know already."""
-        size, alike = (job.build, recipe), (on_host(job), recipe)
+        size, alike = (job.decides_saved, recipe), (on_host(job), recipe)
         graph, program = self.graph(job), (recipe, *decides_program(recipe, job))
         if program not in self._bound:
             self._bound[program] = make_program(graph, recipe, job)

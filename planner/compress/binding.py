@@ -15,6 +15,7 @@ from planner.errors import UnsupportedError
 from planner.fields import JOB_FIELDS
 from planner.job import Job
 from planner.models.traces import KEY_STATES, QUERY_STATES, VALUE_STATES, full_name
+from planner.models.tuned import OnlineRotation
 from planner.notes import Note
 from planner.recipe.qparams import qparam_sizes
 from planner.recipe.specs import (
@@ -71,9 +72,10 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
     own = [spec.select(modules) for spec in specs]
     schemes = _schemes(specs, own)
     own = list(_of_what_is_left(specs, own, job))
-    called = {passes: Called(graph, samples=passes) for passes in (True, False)}
+    called = {passes: Called(graph, job, samples=passes) for passes in (True, False)}
     for number, spec in enumerate(specs):
         spec.check_forward(called[_has_samples(specs[number:], job)])
+    graph = _with_held(graph, specs, job)
     bound = [_bind(graph, spec, job, selection, schemes) for spec, selection in zip(specs, own, strict=True)]
     runs = tuple(run for run, _ in bound)
     quantized = tuple(_unit_targets(graph, schemes))
@@ -108,6 +110,26 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
     )
     cards = cards_notes(runs, peaks, program.second_gpu, raced(tuned) if peaks else {})
     return program, (*(note for _, notes in bound for note in notes), *masked, *cards)
+
+
+def _with_held(graph: "ModelGraph", specs: Sequence[ModifierSpec], job: Job) -> "ModelGraph":
+    """The graph traced with what modifiers hook on modules that hold sequential targets.
+
+    Raises UnsupportedError where samples pass before and after it is hooked.
+    """
+    held = {name for name, calls in graph.trace.held.items() if name and all(call.in_graph for call in calls)}
+    refs = [ref for ref in graph.module_refs() if ref.name in held]
+    found: list[OnlineRotation] = []
+    for number, spec in enumerate(specs if refs else ()):
+        own = spec.online("", refs) if _has_samples(specs[number:], job) else ()
+        rotations = [rotation for rotation in own if rotation.place in ("input", "output")]
+        if rotations and job.pipeline == "independent" and _has_samples(specs[:number], job):
+            name = rotations[0].module
+            raise UnsupportedError(f"{spec.where}: samples pass before {name} is hooked too: planner has one trace")
+        found += rotations
+    if not found or graph.retrace is None:
+        return graph
+    return replace(graph, trace=replace(graph.retrace(found), notes=graph.trace.notes))
 
 
 def _has_samples(specs: Sequence[ModifierSpec], job: Job) -> bool:

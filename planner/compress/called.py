@@ -1,42 +1,55 @@
 """Which calls of a module the traced forward shows, for who hooks more than Linears."""
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from planner.errors import UnsupportedError
+from planner.job import Job
 from planner.models.traces import Call, full_name
 
 if TYPE_CHECKING:
     from planner.models.graph import ModelGraph
 
+_NUMBER = re.compile(r"\d+")
+
 
 class Called:
     """The calls of one model's modules. `samples`: whether any passes through them once they are hooked."""
 
-    def __init__(self, graph: "ModelGraph", *, samples: bool) -> None:
-        self.graph, self.samples = graph, samples
+    def __init__(self, graph: "ModelGraph", job: Job, *, samples: bool) -> None:
+        self.graph, self.job, self.samples = graph, job, samples
 
     def __call__(self, name: str) -> Sequence[Call]:
         """Those of this module, empty where no sample passes through it.
 
-        Raises UnsupportedError where the trace does not say: a module that holds sequential targets is no call of the
-        sequential pipeline's graph, and one without weights is not followed.
+        Raises UnsupportedError where the trace does not say.
         """
         if not self.samples:
             return ()
-        graph = self.graph
-        if any(unit.is_target and unit.name.startswith(f"{name}." if name else "") for unit in graph.units):
-            what = name or "the model itself"
-            raise UnsupportedError(f"planner follows no hook of {what}, which holds sequential targets")
+        trace = self.graph.trace
+        if not name and self.job.pipeline != "basic":  # torch.fx traces its forward, which is no call of it
+            return ()
+        if _NUMBER.sub("#", name) in self._iterated:  # register_offload_module makes the transform one of its modules
+            raise UnsupportedError(
+                f"planner does not follow a transform that {name} goes through as one of its modules"
+            )
         if calls := self._calls.get(name):
             return calls
-        if not any(segment.exact for segment in graph.trace.segments):
-            raise UnsupportedError(f"the forward of {graph.name} is estimated, which shows Linears alone: not {name}")
-        if not any(parameter.startswith(f"{name}.") for parameter in self._parameters):
-            raise UnsupportedError(f"planner follows the calls of modules with weights alone: {name} has none")
+        if held := trace.held.get(name):  # the basic pipeline has no graph
+            return [replace(call, in_graph=False) for call in held] if self.job.pipeline == "basic" else held
+        if not any(segment.exact for segment in trace.segments):
+            name = name or "the model itself"
+            text = f"the forward of {self.graph.name} is estimated, which shows Linears alone: not {name}"
+            raise UnsupportedError(text)
         return ()
+
+    @cached_property
+    def _iterated(self) -> frozenset[str]:
+        return frozenset(_NUMBER.sub("#", name) for name in self.graph.trace.iterated)
 
     @cached_property
     def _calls(self) -> dict[str, list[Call]]:
@@ -46,8 +59,3 @@ class Called:
                 if event.kind == "exit" and event.call is not None:
                     found[full_name(segment.target, event.call.module)].append(event.call)
         return found
-
-    @cached_property
-    def _parameters(self) -> list[str]:
-        graph = self.graph
-        return [unit.name + p.name for unit in graph.units for p in graph.structures[unit.structure].parameters]

@@ -314,9 +314,12 @@ class Context:
         self.streams += 1
         return (self.streams - 1) % STREAMS + 1
 
-    def onload(self, name: str, nbytes: int, kind: str = "weights") -> None:
-        """compressed_tensors offload/cache/base.py OffloadCache.__getitem__: copied on first access."""
-        if self.device == "cpu" or self.weights_on_gpu or name in self.onloaded:
+    def onload(self, name: str, nbytes: int, kind: str = "weights", *, waits: bool = False) -> None:
+        """compressed_tensors offload/cache/base.py OffloadCache.__getitem__: copied on first access.
+
+        `waits`: it lies on the CPU, wherever the weights are.
+        """
+        if self.device == "cpu" or (self.weights_on_gpu and not waits) or name in self.onloaded:
             return
         handle = self.copied_to_gpu(name, self.losses.resized.get(name, nbytes), kind)
         if self.keep_onloaded:

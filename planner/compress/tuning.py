@@ -150,7 +150,7 @@ def _hooked(graph: "ModelGraph", runs: "Sequence[Run]", run: Run, layer: str, jo
 def _modules(graph: "ModelGraph", layer: str) -> list[ModuleRef]:
     unit = next(unit for unit in graph.units if unit.name == layer)
     parts = graph.structures[unit.structure].modules
-    return [ModuleRef(unit.name + m.name, m.classes, m.rows, m.columns, m.itemsize) for m in parts]
+    return [m.ref_in(unit.name) for m in parts]
 
 
 def _trace(graph: "ModelGraph", run: Run, layer: str, job: Job, hooked: tuple[OnlineRotation, ...]) -> TunedBlock:
@@ -163,6 +163,8 @@ def _trace(graph: "ModelGraph", run: Run, layer: str, job: Job, hooked: tuple[On
     try:
         request = run.spec.tuning(layer, _modules(graph, layer), schemes, job.rank_samples, job.batch_size)
         spread = request.spread and replace(request.spread, card_bytes=job.gpu_memory_bytes)
+        if spread and any(rotation.is_alone for rotation in hooked):
+            raise UnsupportedError("planner does not follow two hooks of one group on one place over several GPUs")
         return graph.tune(replace(request, rotations=hooked, spread=spread, has_ranks=job.ranks > 1))
     except UnsupportedError as error:
         raise UnsupportedError(f"{layer}: {error}") from error

@@ -1,14 +1,14 @@
 """What runs while a model's forward is traced: the stack of module calls, what hooks see of them, the output head.
 
-LLM Compressor's modifiers hook modules with weights: Linears (GPTQ), norms (SmoothQuant), blocks of several modules
-(AWQ). So every call of a module that has weights, its own or those of its parts, is written down; a call of an
-activation function is not.
+LLM Compressor's modifiers hook Linears (GPTQ), norms (SmoothQuant) and blocks of several modules (AWQ), a recipe's
+transforms any module, activation functions too. So every call of a module is written down.
 """
 
 import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from planner.models.attention import attention_patches
 from planner.models.failures import pass_on, stands_in
 from planner.models.recorder import Recorder, storage_key
-from planner.models.traces import Call, CallValue, Event, EventKind
+from planner.models.traces import Call, CallValue, Event, EventKind, ModelTrace
 
 LEAVES = (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 """Modules whose weight a modifier may compress."""
@@ -47,6 +47,8 @@ class ModuleCalls:
         self._stack: list[str] = []
         self._shown: list[bool] = []
         """Whether the calls of the stack are written down."""
+        self._held: dict[str, tuple[Call, ...]] = {}
+        self._iterated: set[str] = set()
 
     def name(self, module: torch.nn.Module) -> str:
         """The module's full name; empty for the model itself and for modules outside of it."""
@@ -72,6 +74,9 @@ class ModuleCalls:
             yield patched_forward(self._head, self._meta_head(self._head))
         yield from inner
         yield around_calls(before, after)
+        yield from (
+            around_iterations(kind, self._note_iteration) for kind in (torch.nn.ModuleList, torch.nn.Sequential)
+        )
         yield from attention_patches(self._model, self._see_states)
         yield HalfSoftmax()
 
@@ -100,10 +105,24 @@ class ModuleCalls:
         if shown and (self.recorder.recording or self._is_head(module)):
             self.write("exit", module, args, kwargs, output)
 
+    def hold(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any, *, in_graph: bool = False) -> None:
+        """Keep the call of a module that holds sequential targets: the traced graph does not have it as one."""
+        name = self.name(module)
+        call = replace(self._call(name, module, args, kwargs, output), holds_targets=True, in_graph=in_graph)
+        self._held[name] = (*self._held.get(name, ()), call)
+
+    def kept(self, trace: ModelTrace) -> ModelTrace:
+        """The trace with what was seen of modules that are no events in it."""
+        return replace(trace, held=self._held, iterated=frozenset(self._iterated))
+
+    def _note_iteration(self, modules: torch.nn.Module) -> None:
+        if id(modules) in self._names:
+            self._iterated.add(self.name(modules))
+
     def write(self, kind: EventKind, module: torch.nn.Module, args: Any, kwargs: Any, output: Any = None) -> None:
         """Write the event of this call, if it is one that a modifier can hook."""
         name = self.name(module)
-        hookable = bool(args) if isinstance(module, LEAVES) else next(module.parameters(), None) is not None
+        hookable = bool(args) or not isinstance(module, LEAVES)
         if name and hookable:
             self.recorder.append(Event(kind, call=self._call(name, module, args, kwargs, output)))
 
@@ -142,6 +161,7 @@ class ModuleCalls:
             arguments=tuple(self._values(arguments)),
             outputs=tuple(self._values(outputs)),
             leads=bool(args) and isinstance(args[0], torch.Tensor),
+            **beside(module, args),
         )
 
     def _values(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[CallValue]:
@@ -179,6 +199,19 @@ def _arguments(module: torch.nn.Module, args: Any, kwargs: Any) -> Iterator[tupl
         yield from _tensors(names[position] if position < len(names) else f"args.{position - len(names)}", value)
     for name, value in kwargs.items():
         yield from _tensors(name, value)
+
+
+def beside(module: torch.nn.Module, args: Any) -> dict[str, Any]:
+    """What is passed by position behind the first argument, as `Call` has it."""
+    if len(args) < 2:
+        return {}
+    forward = type(module).forward
+    names, parameters = _positional(forward), inspect.signature(forward).parameters
+    given = [(names[n] if n < len(names) else f"args.{n - len(names)}", args[n]) for n in range(1, len(args))]
+    defaults = [(name, parameters[name].default if name in parameters else None) for name, _ in given]
+    others = [pair for pair, (_, value) in zip(defaults, given, strict=True) if value is not pair[1]]
+    must_have = any(default is inspect.Parameter.empty for _, default in others)
+    return {"others": tuple(name for name, _ in others), "must_have": must_have}
 
 
 @cache
@@ -249,6 +282,22 @@ def around_calls(before: Before, after: After) -> Iterator[None]:
         yield
     finally:
         torch.nn.Module.__call__ = original  # type: ignore[method-assign]  # what was there before
+
+
+@contextmanager
+def around_iterations(kind: Any, note: Callable[[torch.nn.Module], None]) -> Iterator[None]:
+    """Inside the block, `note` is told of each list or sequence of modules that is gone through."""
+    original = kind.__iter__
+
+    def iterate(modules: torch.nn.Module) -> Iterator[torch.nn.Module]:
+        note(modules)
+        return original(modules)  # type: ignore[no-any-return]  # torch's own
+
+    kind.__iter__ = iterate
+    try:
+        yield
+    finally:
+        kind.__iter__ = original
 
 
 def _output_head(model: torch.nn.Module) -> torch.nn.Linear | None:

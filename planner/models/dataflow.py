@@ -75,7 +75,7 @@ class DataflowTracer:
                 self._placeholder(name, tensor)
             run_forward(self.model, {**self.batch.fields, "use_cache": False})
             self._close_piece()
-        return self._cut()
+        return self.calls.kept(self._cut())
 
     def _patched_leaves(self) -> Iterator[Any]:
         """Leaf modules note their reads in a patched forward, because module hooks see no keyword arguments."""
@@ -135,6 +135,8 @@ class DataflowTracer:
 
     def _after(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         self.calls.leave(module, args, kwargs, output, shown=bool(self._depth))
+        if id(module) in self._ancestors and not self._depth:
+            self.calls.hold(module, args, kwargs, output, in_graph=True)
         if self._depth:
             self._depth -= 1
             if not self._depth:

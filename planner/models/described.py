@@ -37,8 +37,14 @@ def structure_of(module: torch.nn.Module, owned: set[int]) -> Structure:
 
 def _info(name: str, module: torch.nn.Module) -> ModuleInfo:
     weight = getattr(module, "weight", None)
-    classes, (takes_cache, takes_any) = classes_of(module), _takes(type(module).forward)
-    named = ModuleInfo(name=f".{name}" if name else "", classes=classes, takes_cache=takes_cache, takes_any=takes_any)
+    takes_cache, takes_any = _takes(type(module).forward)
+    named = ModuleInfo(
+        name=f".{name}" if name else "",
+        classes=classes_of(module),
+        takes_cache=takes_cache,
+        takes_any=takes_any,
+        is_bare=_is_bare(module),
+    )
     if not isinstance(weight, torch.nn.Parameter) or weight.dim() < 2:
         return named
     rows = weight.shape[0]
@@ -53,7 +59,8 @@ def _info(name: str, module: torch.nn.Module) -> ModuleInfo:
 def ref_of(name: str, module: torch.nn.Module) -> ModuleRef:
     """A module that only contains others."""
     takes_cache, takes_any = _takes(type(module).forward)
-    return ModuleRef(name, classes_of(module), takes_cache=takes_cache, takes_any=takes_any)
+    what = {"takes_cache": takes_cache, "takes_any": takes_any, "is_bare": _is_bare(module)}
+    return ModuleRef(name, classes_of(module), **what)
 
 
 def facts_of(config: Any) -> ModelTraits:
@@ -90,6 +97,10 @@ def _head_dim(text: Any, heads: int) -> int | None:
 
 def _first(config: Any, keys: Iterable[str]) -> Any:
     return next((entry for key in keys if (entry := config_entry(config, key)) is not None), None)
+
+
+def _is_bare(module: torch.nn.Module) -> bool:
+    return next(module.parameters(), next(module.buffers(), None)) is None
 
 
 @cache

@@ -10,12 +10,15 @@ from typing import Any, Literal
 
 from planner.job import Job
 from planner.models.traces import ModelTrace
-from planner.models.tuned import TunedBlock, TuningRequest
+from planner.models.tuned import OnlineRotation, TunedBlock, TuningRequest
 from planner.notes import Note
 from planner.recipe.specs import ModelTraits, ModuleRef
 
 Tuner = Callable[[TuningRequest], TunedBlock]
 """Raises UnsupportedError where the layer does not run without data."""
+
+Retracer = Callable[[Sequence[OnlineRotation]], ModelTrace]
+"""Raises UnsupportedError where the forward does not run with them."""
 
 UnitKind = Literal["embedding", "vision", "projector", "decoder", "norm", "head", "other"]
 """What a unit is. `decoder`: a layer of the text decoder, or a part of one."""
@@ -54,6 +57,13 @@ class ModuleInfo:
     """Its forward takes past keys and values."""
     takes_any: bool = False
     """Its forward takes arguments of any name."""
+    is_bare: bool = False
+    """No weight and no buffer is in it."""
+
+    def ref_in(self, unit: str) -> ModuleRef:
+        """The module in the unit of this name, as recipes see it."""
+        what = self.rows, self.columns, self.itemsize, self.takes_cache, self.takes_any, self.is_bare
+        return ModuleRef(unit + self.name, self.classes, *what)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +159,8 @@ class ModelGraph:
     """Trains one of its layers, for a recipe that does (planner/models/tuning.py): asks torch. None where the graph
     was not loaded from a model."""
 
+    retrace: Retracer | None = field(default=None, compare=False, repr=False)
+    """Traces it with transforms on modules that hold sequential targets (planner/models/retraced.py): asks torch."""
     receivers: Callable[[str], frozenset[str]] | None = field(default=None, compare=False, repr=False)
     """The modules that a forward hands one more keyword argument of this name to (planner/models/keywords.py): asks
     torch, and raises UnsupportedError where the forward does not take it."""
@@ -169,11 +181,7 @@ class ModelGraph:
                 refs.append(entry)
             else:
                 unit = self.units[entry]
-                parts = self.structures[unit.structure].modules
-                refs += [
-                    ModuleRef(unit.name + m.name, m.classes, m.rows, m.columns, m.itemsize, m.takes_cache, m.takes_any)
-                    for m in parts
-                ]
+                refs += [m.ref_in(unit.name) for m in self.structures[unit.structure].modules]
         return refs
 
     def weighted(self, unit: Unit) -> list[ModuleInfo]:

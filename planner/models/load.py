@@ -33,6 +33,7 @@ from planner.models.guesses import guess, guessed_onload
 from planner.models.inputs import calibration_batch
 from planner.models.keywords import receivers
 from planner.models.offload import disk_modules
+from planner.models.retraced import retraced
 from planner.models.source import Named, load_source
 from planner.models.touched import untouched, untouched_note, with_onloads
 from planner.models.trace_notes import CUT_LAYERS, LOST_MASK
@@ -74,6 +75,7 @@ def graph_of(built: BuiltModel, job: Job) -> ModelGraph:
         graph,
         tune=partial(tune, built, job, tuple(targets), num_experts(built.module.config)),
         receivers=partial(receivers, built, job, targets),
+        retrace=partial(retraced, built, job, targets),
     )
 
 

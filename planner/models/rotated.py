@@ -44,7 +44,7 @@ class RunningTransform(torch.nn.Module):
 
 def left_there(rotations: Sequence[OnlineRotation]) -> Iterator[int]:
     """Bytes of the parameters of these transforms."""
-    for rotation in rotations:
+    for rotation in (each for each in rotations if not each.is_alone):
         yield rotation.size**2 * getattr(torch, rotation.dtype).itemsize
         if rotation.permutes:
             yield rotation.size * torch.int64.itemsize
@@ -53,28 +53,35 @@ def left_there(rotations: Sequence[OnlineRotation]) -> Iterator[int]:
 class RotatingCache:
     """modeling/kvcache.py QuantizedKVCache: nothing is kept, and keys are rotated on the way."""
 
-    def __init__(self, rotation: RunningTransform) -> None:
-        self.rotation = rotation
+    def __init__(self, *rotations: RunningTransform) -> None:
+        self.rotations = rotations
 
     def update(self, key: torch.Tensor, value: torch.Tensor, *_args: Any, **_kwargs: Any) -> Any:
         """QuantizedKVCache.update"""
-        return self.rotation(key), value
+        for rotation in self.rotations:
+            key = rotation(key)
+        return key, value
 
 
 @contextmanager
-def rotated(block: torch.nn.Module, rotations: Sequence[OnlineRotation]) -> Iterator[None]:
-    """Inside, the modules of the block have these transforms as parts, and run them as hooks."""
+def rotated(block: torch.nn.Module, rotations: Sequence[OnlineRotation]) -> Iterator[list[RunningTransform]]:
+    """Inside, the modules of the block have these transforms as parts, and run them as hooks. Yields those that are no
+    parts."""
     anchor = next(block.parameters())
+    alone: list[RunningTransform] = []
     with ExitStack() as stack:
         for rotation in rotations:
             module = block.get_submodule(rotation.module.removeprefix("."))
             part = RunningTransform(rotation, anchor)
-            module.add_module(rotation.name, part)
-            stack.callback(delattr, module, rotation.name)
+            if rotation.is_alone:
+                alone.append(part)
+            else:
+                module.add_module(rotation.name, part)
+                stack.callback(delattr, module, rotation.name)
             handle = _hooked(module, part)
             if handle is not None:
                 stack.callback(handle.remove)
-        yield
+        yield alone
 
 
 def _hooked(module: torch.nn.Module, part: RunningTransform) -> Any:
@@ -90,11 +97,13 @@ def _hooked(module: torch.nn.Module, part: RunningTransform) -> Any:
 
     @stands_in
     def cached(_module: Any, args: Any, kwargs: Any) -> Any:
-        return args, {**kwargs, "past_key_values": RotatingCache(part)}
+        before = kwargs.get("past_key_values")
+        earlier = before.rotations if isinstance(before, RotatingCache) else ()
+        return args, {**kwargs, "past_key_values": RotatingCache(*earlier, part)}
 
     match part.rotation.place:
         case "input":
-            return module.register_forward_pre_hook(before)
+            return module.register_forward_pre_hook(before, prepend=True)
         case "output":
             return module.register_forward_hook(after)
         case "key":

@@ -4,7 +4,7 @@ A trace is a list of events in execution order. Value ids are local to their seg
 id never occurs. The simulation replays events; it never asks what operator made them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -63,7 +63,15 @@ class Call:
     outputs: tuple[CallValue, ...] = ()
     """Every tensor that is returned, a block's attention probabilities too. Empty before the call."""
     leads: bool = True
-    """The input is the first argument by position, which is all that a hook without keywords gets."""
+    """The input is the first argument by position: a hook without keywords gets what is passed by position."""
+    others: tuple[str, ...] = ()
+    """Other arguments by position that are not their defaults: a hook that returns one tensor leaves them out."""
+    must_have: bool = False
+    """One of them has no default."""
+    holds_targets: bool = False
+    """Of a module that holds sequential targets, which is no event."""
+    in_graph: bool = False
+    """What its hooks compute are nodes of a graph that can be traced with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +159,10 @@ class ModelTrace:
     """Operators of which planner/cuda does not know what they take from a CUDA build's allocator."""
     wrapped: frozenset[str] = frozenset()
     """Modules that a wrapped function calls: `sequential_epoch_end` never sees them."""
+    held: Mapping[str, tuple[Call, ...]] = field(default_factory=dict)
+    """Calls of the modules that hold sequential targets, by full name; the model itself goes by none."""
+    iterated: frozenset[str] = frozenset()
+    """Lists and sequences of modules that somebody goes through as a whole."""
 
     def names(self) -> dict[int, str]:
         """Names of the crossings, numbered where one segment makes several of one name (cos and sin, two masks)."""

@@ -86,7 +86,7 @@ class ModelTracer:
             # what the model returns crosses no border: the last subgraph returns nothing
             self._close()
             del result, inputs
-        return self._finish()
+        return self.calls.kept(self._finish())
 
     def _patched_targets(self) -> Iterator[Any]:
         for name in self.targets:
@@ -100,6 +100,8 @@ class ModelTracer:
 
     def _after(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         self.calls.leave(module, args, kwargs, output, shown=self._is_shown(module))
+        if id(module) in self._ancestors and not self._inside_target:
+            self.calls.hold(module, args, kwargs, output)
 
     def _is_shown(self, module: torch.nn.Module) -> bool:
         """Whether the call of this module is written down by `calls`.

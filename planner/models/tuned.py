@@ -63,6 +63,14 @@ class OnlineRotation:
     """The product is divided by a number."""
     permutes: bool = False
     """Rows and columns of the matrix are gathered in another order for each product."""
+    is_alone: bool = False
+    """A later one has its name, and its place among the parts of the module: its hook alone has it."""
+
+    @property
+    def label(self) -> str:
+        """What the books call its matrix, which hooks share."""
+        group = self.name.removesuffix("_input").removesuffix("_output")
+        return f"{group} {'inverse' if self.inverse and not self.scales else 'matrix'} of {self.size}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

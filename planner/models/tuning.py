@@ -56,8 +56,11 @@ def tune(built: BuiltModel, job: Job, targets: Sequence[str], experts: int, requ
         with without_lost_masks(model, targets), forward_of_model():
             arguments = passed(model, job, targets, request)
             linearize(model.get_submodule(request.layer), model.config, job.calibrate_all_experts)
-            with frozen(model), rotated(model.get_submodule(request.layer), request.rotations):
-                return BlockTuner(model, request, arguments, experts).run()
+            with frozen(model), rotated(model.get_submodule(request.layer), request.rotations) as alone:
+                tuner = BlockTuner(model, request, arguments, experts)
+                for part in alone:  # calibration has onloaded what they have
+                    tuner.recorder.name_parameters(part)
+                return tuner.run()
 
 
 @contextmanager

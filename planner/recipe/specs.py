@@ -73,6 +73,8 @@ class ModuleRef:
     """Its forward takes past keys and values."""
     takes_any: bool = False
     """Its forward takes arguments of any name."""
+    is_bare: bool = False
+    """No weight and no buffer is in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,8 +224,14 @@ class ModifierSpec(ABC):
         """Experts that each layer of a model of these facts keeps; None where it removes none."""
         return None
 
-    def added(self, modules: Sequence[ModuleRef]) -> Iterable[tuple[str, str, tuple[int, ...]]]:
-        """Tensors that it adds to the saved checkpoint: name, safetensors' type, shape; tied ones once."""
+    def added(
+        self, modules: Sequence[ModuleRef], *, on_gpu: bool = False, trained: Sequence[str] = ()
+    ) -> Iterable[tuple[str, str, tuple[int, ...]]]:
+        """Tensors that it adds to the saved checkpoint: name, safetensors' type, shape; tied ones once.
+
+        `on_gpu`: weights lie on the GPU, where each module is offloaded. `trained`: layers that another modifier trains
+        when it has begun.
+        """
         return ()
 
     def check_result(self, modules: Sequence[ModuleRef]) -> None:

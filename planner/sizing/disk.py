@@ -54,8 +54,8 @@ def disk_of(
 
 
 def saved_files(graph: "ModelGraph", program: Program, job: Job, constants: HostConstants | None = None) -> Saved:
-    """The files that `save_pretrained` writes: they hang on the model, the recipe and the dtype alone, not on how the
-    job runs."""
+    """The files that `save_pretrained` writes: they hang on the model, the recipe and `Job.decides_saved`, not on how
+    the job runs."""
     constants = constants or HostConstants()
     try:
         tensors = saved_tensors(graph, program, job)

@@ -74,8 +74,17 @@ def saved_tensors(graph: "ModelGraph", program: Program, job: Job) -> tuple[Save
                 loses_rows = left is not None and parameter.shape[0] == graph.facts.experts and is_of_router(name)
                 shape = (left, *parameter.shape[1:]) if left is not None and loses_rows else parameter.shape
                 found.append(SavedTensor(name, FLOATS[parameter.dtype], shape))
-    added = (SavedTensor(*tensor) for run in program.runs for tensor in run.spec.added(graph.module_refs()))
-    return (*found, *_untied_head(graph, targeted, written), *added)
+    return (*found, *_untied_head(graph, targeted, written), *_added(graph, program, job))
+
+
+def _added(graph: "ModelGraph", program: Program, job: Job) -> Iterator[SavedTensor]:
+    """What modifiers leave in the model beside its own. Where each has its own pipeline, the later ones train what the
+    earlier ones left."""
+    for number, run in enumerate(program.runs):
+        others = program.runs[number + 1 :] if job.pipeline == "independent" else program.runs
+        trained = tuple(program.tuned) if any(other.spec.trains for other in others) else ()
+        tensors = run.spec.added(graph.module_refs(), on_gpu=job.offloads_on_gpu, trained=trained)
+        yield from (SavedTensor(*tensor) for tensor in tensors)
 
 
 def is_of_router(name: str) -> bool:

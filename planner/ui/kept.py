@@ -161,7 +161,7 @@ class Kept:
 
             return saved_files(self.graph(choice, job), self.bound(choice, recipe, job)[0], job)
 
-        return self.saved_files.get((choice, job.build, recipe), make)
+        return self.saved_files.get((choice, job.decides_saved, recipe), make)
 
     def rehearse(self, choice: ModelChoice, recipe: Recipe) -> "Rehearse":
         """Makes the rehearsal of a job, or takes it from one that differs in its card alone, of the same generation."""

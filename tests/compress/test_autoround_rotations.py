@@ -1,5 +1,6 @@
 """Layers that AutoRound trains while other modifiers' transforms are in them: what a trace of the training shows."""
 
+from math import prod
 from typing import Any
 
 import pytest
@@ -125,6 +126,35 @@ def test_outputs_are_rotated_but_for_those_of_a_linear_that_quantizes_its_input_
 def test_a_layer_that_is_rounded_without_training_is_rotated_while_samples_pass() -> None:
     block = trained(recipe(QUIP, iters=0))
     assert wide(block.observed[0], ".mlp.down_proj.v_input")
+
+
+@pytest.mark.parametrize(
+    ("name", "location", "width"),
+    [
+        ("down_proj", "input", MLP),
+        ("down_proj", "output", HIDDEN),
+        ("act_fn", "input", MLP),
+        ("self_attn", "k_cache", 8 * HEAD),
+    ],
+)
+def test_two_hooks_of_one_group_on_one_place_both_run_and_the_module_has_one_matrix(
+    name: str, location: str, width: int
+) -> None:
+    """factory/base.py gives both one name; `suspend_offloading` finds the later one alone."""
+
+    def group(times: int) -> Recipe:
+        at = f"{{targets: 're:.*{name}$', location: {location}}}"
+        fields = f"{{type: hadamard, head_dim: 64, precision: float64, apply: [{', '.join([at] * times)}]}}"
+        return recipe(f"QuIPModifier: {{transform_config: {{config_groups: {{a: {fields}}}}}}}")
+
+    def made(block: TunedBlock) -> list[int]:
+        """Numbers in what is made in fp64."""
+        return [prod(e.dims) for e in block.reference[0] if e.kind == "alloc" and e.dtype == "float64"]
+
+    once, twice = trained(group(1)), trained(group(2))
+    assert set(made(once)) == set(made(twice)) == {ROWS * width}
+    assert len(made(twice)) in (2 * len(made(once)), 2 * len(made(once)) - 1), "keys lie in order after the first time"
+    assert once.rotations == twice.rotations == (64 * 64 * 8,)
 
 
 def test_a_later_modifier_has_hooked_nothing_yet_where_each_has_its_own_pipeline() -> None:

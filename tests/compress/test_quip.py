@@ -9,8 +9,9 @@ import pytest
 from planner.compress.context import Context, Shortcuts
 from planner.compress.forward import Hooked, SubgraphForward
 from planner.compress.modifiers.awq import AwqSpec
+from planner.compress.modifiers.matrices import Matrices
 from planner.compress.modifiers.quip import QuIPModel, QuIPSpec
-from planner.compress.modifiers.rotations import Matrices, known_divisor
+from planner.compress.modifiers.rotations import known_divisor
 from planner.compress.modifiers.rtn import QuantizationSpec
 from planner.compress.oneshot import simulate
 from planner.compress.program import Program, cut

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from planner.compress.context import Context
-from planner.compress.modifiers.rotations import Matrices
+from planner.compress.modifiers.matrices import Matrices
 from planner.compress.modifiers.spinquant import SpinQuantModel, SpinQuantSpec
 from planner.cuda.build import CudaBuild
 from planner.errors import PlannerError, RecipeError

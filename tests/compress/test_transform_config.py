@@ -156,8 +156,11 @@ def test_keys_are_rotated_and_queries_are_not() -> None:
         ({"a": group(at("weight_input"), requires_grad=True)}, RecipeError, r"a\.requires_grad: LLM Compressor stops"),
         ({"a": group(at("input"), precision="float7")}, RecipeError, r"config_groups\.a\.precision: .*no type float7"),
         ({"a": group(at("input"), precision=16)}, RecipeError, r"config_groups\.a\.precision: .*no type 16"),
-        ({"a": group(at("input"), precision="int8")}, UnsupportedError, r"a\.precision: .* not int8; on a GPU PyTorch"),
-        ({"a": group(at("input"), precision="cdouble")}, UnsupportedError, r"a\.precision: .* not complex128$"),
+        (
+            {"a": group(at("input"), precision="cdouble", type="random-hadamard")},
+            RecipeError,
+            r"a\.precision: PyTorch makes no random-hadamard matrix of complex128",
+        ),
         ({"a": group(at("input"), precision="float8_e4m3fn")}, RecipeError, r"a\.precision: PyTorch makes no hadamard"),
         (
             {"a": group(at("input"), precision="int", type="random-matrix")},

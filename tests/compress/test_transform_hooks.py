@@ -1,10 +1,12 @@
 """Hooks of transforms on what is no plain Linear: what of them runs, and where the library fails on them."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from planner.compress.binding import make_program
+from planner.compress.called import Called
 from planner.compress.context import EVERYTHING, Context
 from planner.compress.modifiers.quip import QuIPModel, QuIPSpec
 from planner.compress.oneshot import simulate
@@ -16,9 +18,10 @@ from tests import toys
 from tests.built import graph_of
 
 SMALL: dict[str, Any] = {"layers": 2, "seq_len": 32, "samples": 2}
-TOKENS, HIDDEN, HEADS = 32, 1024, 16
+TOKENS, HIDDEN, HEADS, INNER = 32, 1024, 16, 3072
 """Of qwen3-0.6b, whose heads are 128 wide."""
 GPTQ = "GPTQModifier: {targets: [Linear], scheme: W4A16, ignore: [lm_head]}"
+STATIC = "QuantizationModifier: {targets: [Linear], scheme: FP8, ignore: [lm_head]}"
 ROUNDED = "QuantizationModifier: {targets: [Linear], scheme: W4A16, ignore: [lm_head]}"
 
 
@@ -58,9 +61,13 @@ def taken(context: Context, *roles: str, device: Any = "gpu") -> list[tuple[str,
         ("input_layernorm", "input", TOKENS * HIDDEN),
         (r"layers\.[0-9]+", "output", TOKENS * HIDDEN),
         ("q_norm", "output", TOKENS * HEADS * 128),
+        ("act_fn", "input", TOKENS * INNER),
+        ("act_fn", "output", TOKENS * INNER),
     ],
 )
-def test_a_norm_a_block_and_a_layer_are_rotated_in_every_pass(targets: str, location: str, numbers: int) -> None:
+def test_a_norm_a_block_a_layer_and_an_activation_function_are_rotated_in_every_pass(
+    targets: str, location: str, numbers: int
+) -> None:
     rotated = taken(walked(recipe(at(targets, location))), f"rotated {location} rotated")
     assert {size for _, size in rotated} == {numbers * 2}
     assert len(rotated) == 2 * 2 * SMALL["samples"], "layers, passes and samples"
@@ -95,12 +102,92 @@ def test_of_two_hooks_on_one_place_the_module_keeps_the_later_ones_matrix() -> N
     groups = {"a": {"type": "random-matrix", "apply": apply}}
     spec = QuIPSpec.read({"transform_config": {"config_groups": groups}}, "quip").within(ModelTraits(), modules, ())
     assert [name for name, _, _ in spec.added(modules)] == ["up.a_input.weight", "down.a_input.weight"]
-    with pytest.raises(UnsupportedError, match="a second time"):
-        list(spec.online("", modules))
+    online = [(rotation.module, rotation.inverse, rotation.is_alone) for rotation in spec.online("", modules)]
+    assert online == [("up", False, True), ("down", False, False), ("up", True, False)]
     model = QuIPModel(context := Context(toys.job()), spec)
     model.on_calibration_start([toys.linear(ref.name, 64, 64) for ref in modules])
     model.on_finalize()
     assert context.ledger.live("cpu") == 2 * 64 * 64 * 4, "the first hook still has the matrix, the second its inverse"
+
+
+def test_the_matrix_of_a_module_without_tensors_waits_on_the_cpu_while_weights_lie_on_the_gpu() -> None:
+    """compressed_tensors offload/dispatch.py set_onload_device; one that a Linear asked for first is copied for it."""
+    for first, own, device in (("act_fn", "down_proj", "gpu"), ("down_proj", "act_fn", "cpu")):
+        which = recipe(at(first, "input"), at(own, "input"), last=STATIC)
+        context = walked(which, weights="gpu")
+        matrices = taken(context, "", device="gpu" if device == "cpu" else "cpu")
+        assert ("a matrix of 64", 64 * 64 * 4) in matrices
+        copies = taken(context, "of a hook's own", device=device)
+        assert copies == [("a matrix of 64", 64 * 64 * 4)] * 2, "one for each layer"
+
+
+def test_an_activation_functions_matrix_is_onloaded_once_in_each_subgraph() -> None:
+    sizes = [size for name, size in taken(walked(recipe(at("act_fn", "input")), weights="gpu"), "") if "matrix" in name]
+    assert sizes == [64 * 64 * 4] * 2
+
+
+@pytest.mark.parametrize("location", ["input", "output"])
+@pytest.mark.parametrize("name", ["layers", "Qwen3ForCausalLM"])
+def test_hooks_of_what_is_never_called_do_not_run_and_their_matrix_stays(name: str, location: str) -> None:
+    """As on the meter: a list of layers is gone through, and torch.fx traces the model's forward, not its call."""
+    target = at(name, location) if name == "layers" else f"{{targets: {name}, location: {location}}}"
+    context = walked(recipe(target))
+    assert not taken(context, f"rotated {location} rotated")
+    assert taken(context, "", device="cpu").count(("a matrix of 64", 64 * 64 * 4)) == 1
+
+
+PARTS: dict[str, Any] = {"sequential_targets": ("Qwen3Attention", "Qwen3MLP")}
+LAYERS = r"layers\.[0-9]+"
+
+
+@pytest.mark.parametrize("location", ["input", "output"])
+def test_hooks_of_layers_that_hold_targets_run_as_nodes_of_the_graph_and_share_their_matrix(location: str) -> None:
+    """The next target's part begins behind them: each pass over a part runs what stands in it once."""
+    context = walked(recipe(at(LAYERS, location), last=STATIC), **PARTS)
+    products = [(name, size) for name, size in taken(context, "mm") if name.endswith(f".a_{location}")]
+    assert {name for name, _ in products} == {f"model.layers.{n}.a_{location}" for n in range(2)}
+    assert [size for _, size in products] == [TOKENS * HIDDEN * 4] * 2 * 2 * SMALL["samples"]
+    onloaded = [size for name, size in taken(context, "") if name == "a matrix of 64"]
+    assert onloaded == [64 * 64 * 4] * 2
+
+
+def test_what_crosses_a_border_is_rotated_and_as_large_as_before() -> None:
+    graph = graph_of("qwen3-0.6b", toys.job(**SMALL, **PARTS))
+    with_hooks, _ = make_program(graph, recipe(at(LAYERS, "output"), last=STATIC), toys.job(**SMALL, **PARTS))
+    before, after = (sorted(c.bytes for c in trace.crossings.values()) for trace in (graph.trace, with_hooks.trace))
+    assert before == after
+
+
+@pytest.mark.parametrize(
+    ("which", "more"),
+    [
+        (recipe(at(LAYERS, "input"), last=STATIC), {"pipeline": "basic"}),
+        (recipe(at(LAYERS, "k_cache"), last=STATIC), {}),
+        (recipe(at(LAYERS, "input"), at(LAYERS, "input"), last=STATIC), {}),
+    ],
+    ids=["basic", "keys", "twice"],
+)
+def test_what_is_no_node_of_the_graph_is_not_followed(which: Recipe, more: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedError, match="planner does not follow"):
+        walked(which, **PARTS, **more)
+
+
+@pytest.mark.parametrize(("location", "message"), [("input", "IndexError"), ("output", "AttributeError")])
+def test_the_models_own_hooks_run_in_the_basic_pipeline_and_fail(location: str, message: str) -> None:
+    target = f"{{targets: Qwen3ForCausalLM, location: {location}}}"
+    with pytest.raises(RecipeError, match=rf"takes the model itself, .* \({message}\)"):
+        walked(recipe(target, last=STATIC), pipeline="basic")
+
+
+def test_a_transform_becomes_one_of_the_modules_that_a_sequence_goes_through() -> None:
+    graph = graph_of("qwen3-0.6b", toys.job(**SMALL))
+    called = Called(graph, toys.job(), samples=True)
+    assert not called("model.layers"), "transformers takes a slice of it"
+    through = Called(
+        replace(graph, trace=replace(graph.trace, iterated=frozenset({"a.0.mlp"}))), toys.job(), samples=True
+    )
+    with pytest.raises(UnsupportedError, match=r"a\.7\.mlp goes through as one of its modules"):
+        through("a.7.mlp")
 
 
 # ---------------------------------------------------------------------- what fails
@@ -116,15 +203,15 @@ def test_of_two_hooks_on_one_place_the_module_keeps_the_later_ones_matrix() -> N
         (at("q_proj", "k_cache"), RecipeError, "q_proj, whose forward takes no past keys: .* .TypeError"),
         (at("mlp", "q_attn"), RecipeError, "mlp, whose forward takes no past keys"),
         (at("embed_tokens", "input"), RecipeError, "embed_tokens, whose input are token ids"),
-        (at("act_fn", "input"), UnsupportedError, "modules with weights alone: .*act_fn has none"),
-        (at("model", "output"), UnsupportedError, "no hook of model, which holds sequential targets"),
+        (at("rotary_emb", "input"), RecipeError, "rotary_emb, which is passed position_ids by position too: .*TypeErr"),
+        (at("^model", "output"), RecipeError, "model, which returns no single tensor: .* .AttributeError"),
+        (at("^model", "input"), RecipeError, "model, which is called with keyword arguments: .* .IndexError"),
     ],
 )
 def test_a_hook_that_fails_once_samples_pass_is_refused_where_they_do(
     where: str, error: type[PlannerError], message: str
 ) -> None:
-    """As the library failed on each of them, but on an activation function, which it rotates, and token ids, whose
-    values nobody computed."""
+    """As the library failed on each of them, but on token ids, whose values nobody computed."""
     block = 32 if "embed" in where else 64
     with pytest.raises(error, match=message):
         program(recipe(where, block=block))
@@ -145,6 +232,13 @@ def test_a_hook_that_comes_after_the_samples_meets_none_where_each_modifier_has_
     else:
         with pytest.raises(RecipeError, match="called with keyword arguments"):
             make_program(graph, which, job)
+
+
+def test_the_matrix_of_a_module_on_the_disk_is_made_nowhere() -> None:
+    """As the library stopped on the meter; an activation function lies on the CPU, and its matrix was made."""
+    with pytest.raises(RecipeError, match=r"down_proj, which lies on the disk: .* \(RuntimeError\)"):
+        walked(recipe(at("down_proj", "input"), last=STATIC), weights="disk")
+    assert walked(recipe(at("act_fn", "input"), last=STATIC), weights="disk")
 
 
 def test_a_matrix_wider_than_what_it_multiplies_is_refused() -> None:

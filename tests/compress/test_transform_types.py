@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from planner.compress.context import Context
+from planner.compress.modifiers.matrices import Matrices
 from planner.compress.modifiers.quip import QuIPModel, QuIPSpec
-from planner.compress.modifiers.rotations import Matrices
 from planner.compress.modifiers.spinquant import SpinQuantSpec
+from planner.errors import RecipeError, UnsupportedError
 from planner.recipe.specs import ModelTraits, ModuleRef
 from planner.units import human_bytes
 from tests import toys
@@ -70,6 +71,33 @@ def test_a_matrix_has_one_permutation_on_the_cpu_and_it_is_saved_with_it() -> No
     assert list(spec.added(refs("up", "gate"))) == saved
 
 
+def test_on_the_gpu_what_was_made_elsewhere_is_saved_for_each_hook() -> None:
+    """As a tiny Qwen3 was saved by the real library from PyTorch's CUDA build."""
+    act = {"targets": "re:.*act", "location": "input"}
+    modules = [*refs("up", "down"), *(ModuleRef(f"{n}.act", ("SiLU", "Module"), is_bare=True) for n in range(2))]
+    fields: dict[str, Any] = {"head_dim": 16, "randomize": True}
+
+    def saved(*apply: dict[str, Any]) -> list[str]:
+        spec = group(*apply, **fields).within(ModelTraits(), modules, ())
+        assert {size for _, _, shape in spec.added(modules, on_gpu=True) for size in shape} == {16}
+        return [name.replace("a_input.", "") for name, _, _ in spec.added(modules, on_gpu=True)]
+
+    assert saved(INPUT, act) == ["up.weight", "up.perm", "down.perm", "0.act.weight", "0.act.perm", "1.act.weight"]
+    assert saved(act, INPUT) == ["up.weight", "up.perm", "down.weight", "down.perm", "0.act.weight", "0.act.perm"]
+    on_cpu = group(INPUT, act, **fields).within(ModelTraits(), modules, ())
+    assert [name for name, _, _ in on_cpu.added(modules)] == ["up.a_input.weight", "up.a_input.perm"]
+
+
+def test_hooks_in_trained_layers_have_their_own_and_each_is_saved() -> None:
+    """autoround/base.py `suspend_offloading`: as a tiny Qwen3 was saved after AutoRound, weights on the CPU or not."""
+    modules = refs("0.up", "0.down", "1.up", "1.down", "up")
+    spec = group(INPUT, randomize=True).within(ModelTraits(), modules, ())
+    names = [name.replace(".a_input.", " ") for name, _, _ in spec.added(modules, trained=("0", "1"))]
+    layers = [f"{n}.{module} {what}" for n in range(2) for module in ("up", "down") for what in ("weight", "perm")]
+    assert names == [*layers, "up weight", "up perm"]
+    assert len(list(spec.added(modules))) == 2, "else all share"
+
+
 def test_permutations_of_matrices_that_are_in_weights_go_with_them() -> None:
     spec = group(WEIGHT, randomize=True)
     model, context = started(spec)
@@ -121,7 +149,13 @@ def test_a_value_of_the_matrixs_own_type_is_not_cast(precision: str, job: str, w
 
 @pytest.mark.parametrize(
     ("precision", "width", "saved"),
-    [("bfloat16", 2, "BF16"), ("half", 2, "F16"), ("float", 4, "F32"), ("double", 8, "F64"), ("cfloat", 8, "C64")],
+    [
+        ("bfloat16", 2, "BF16"),
+        ("half", 2, "F16"),
+        ("float", 4, "F32"),
+        ("double", 8, "F64"),
+        ("cfloat", 8, "C64"),
+    ],
 )
 def test_a_hook_that_comes_first_has_a_matrix_of_the_precision_by_any_of_its_names(
     precision: str, width: int, saved: str
@@ -130,6 +164,60 @@ def test_a_hook_that_comes_first_has_a_matrix_of_the_precision_by_any_of_its_nam
     _, context = started(spec)
     assert context.ledger.live("cpu") == COLUMNS * COLUMNS * width + 8
     assert [kind for _, kind, _ in spec.added(refs())] == [saved]
+
+
+def test_matrices_in_complex128_are_planned_and_said_to_end_the_job_when_it_saves() -> None:
+    spec = group(INPUT, precision="cdouble")
+    wide = VALUES * 16
+    assert forward(spec) == (COLUMNS * COLUMNS * 16 + 2 * wide, COLUMNS * COLUMNS * 16 + VALUES * 2)
+    fails = [note.text for note in spec.check(refs(), spec.select(refs())) if note.kind == "fails"]
+    assert fails == [
+        "quip.transform_config.config_groups.a.precision: the job ends in save_pretrained (KeyError): "
+        "safetensors saves no complex128"
+    ]
+    with pytest.raises(UnsupportedError, match="safetensors saves no complex128, and the result is not sized"):
+        list(spec.added(refs()))
+
+
+# ---------------------------------------------------------------------- whole numbers
+def test_whole_numbers_are_multiplied_on_a_cpu_alone() -> None:
+    """ATen's "addmm_cuda" is not implemented for them."""
+    spec = group(INPUT, precision="int16")
+    with pytest.raises(RecipeError, match=r"a\.precision: PyTorch multiplies no int16 on a GPU: .*NotImplemented"):
+        forward(spec)
+    context = Context(toys.job(), device="cpu")
+    model = QuIPModel(context, spec)
+    model.on_calibration_start([UP])
+    matrix = context.ledger.close_step()["cpu"].end
+    model.before_forward(UP, CALL)
+    step = context.ledger.close_step()["cpu"]
+    assert matrix == COLUMNS * COLUMNS * 2 + 8
+    assert step.bytes - matrix == VALUES * (2 + 8), "the product, and what is divided by a number in float64"
+    assert step.end - matrix == VALUES * 2
+
+
+@pytest.mark.parametrize(
+    ("precision", "width", "saved"),
+    [("uint8", 1, "U8"), ("int8", 1, "I8"), ("short", 2, "I16"), ("int", 4, "I32"), ("long", 8, "I64")],
+)
+def test_a_hook_that_no_sample_passes_has_a_matrix_of_whole_numbers(precision: str, width: int, saved: str) -> None:
+    spec = group(INPUT, precision=precision)
+    _, context = started(spec)
+    assert context.ledger.live("cpu") == COLUMNS * COLUMNS * width + 8
+    assert [kind for _, kind, _ in spec.added(refs())] == [saved]
+
+
+def test_a_random_hadamard_matrix_of_whole_numbers_is_not_made_on_a_gpu() -> None:
+    """utils/hadamard.py `_matmul_hadU` multiplies where modules compute: "baddbmm_cuda" is not implemented either."""
+    spec = group(INPUT, precision="int32", type="random-hadamard")
+    with pytest.raises(RecipeError, match="multiplies no int32 on a GPU"):
+        started(spec)
+    QuIPModel(Context(toys.job(), device="cpu"), spec).on_calibration_start([UP])
+
+
+def test_a_trained_layer_multiplies_no_whole_numbers() -> None:
+    with pytest.raises(RecipeError, match="multiplies no int8 on a GPU"):
+        list(group(INPUT, precision="int8").online("", refs()))
 
 
 @pytest.mark.parametrize("precision", ["float8_e4m3fn", "int8", "bool", "complex128"])

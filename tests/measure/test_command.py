@@ -120,14 +120,16 @@ def test_what_cannot_be_planned_is_measured_by_force_alone(
     refused: Refused, device: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = device()
-    recipe = tmp_path / "quip.yaml"
-    recipe.write_text("quip_stage:\n  quip_modifiers:\n    QuIPModifier: {precision: int32}\n", encoding="utf-8")
+    recipe = tmp_path / "calc.yaml"
+    fields = "{targets: [Linear], init_sparsity: 0, final_sparsity: 1, start: 0, end: 1, update_scheduler: calc(1)}"
+    text = f"a_stage:\n  a_modifiers:\n    MagnitudePruningModifier: {fields}\n"
+    recipe.write_text(text, encoding="utf-8")
     words = ("measure", "llama-3-8b", "--recipe", str(recipe), "--layers", "2")
     assert "--force measures without a plan" in refused(*words)
     run = tmp_path / "run.json"
     assert main([*words, "--force", "-o", str(run)]) == 0
     assert len(asked) == 1
-    assert "QuIPModifier" in (asked[0].recipe.text or "")
+    assert "MagnitudePruningModifier" in (asked[0].recipe.text or "")
     assert run.exists()
     assert capsys.readouterr().out == ""  # nothing to lay beside it
 

@@ -31,6 +31,7 @@ JOBS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("qwen3-0.6b", "spinquant_r4_autoround", {**_SHORT, "layers": 3}),
     ("qwen3-0.6b", "spinquant_r4_autoround_fp8", _SHORT),
     ("qwen3-0.6b", "quip_permuted_autoround", _SHORT),
+    ("qwen3-0.6b", "quip_twice_autoround", _SHORT),
 )
 """(model, recipe, options). qwen3-moe-16 is qwen3-30b-a3b with 16 of its 128 experts, all of which would take long to
 trace. Measured with all of them, every step's GPU bytes are equal too, and its CPU peak is 0.2 % lower than planned."""

@@ -62,6 +62,10 @@ QUIP_JOBS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("qwen3-0.6b", "quip_permuted_static", {**TINY, "pipeline": "basic", "weights": "gpu"}),
     ("qwen3-0.6b", "spinquant_bf16_gptq", {**TINY, "batch_size": 2}),
     ("qwen3-0.6b", "quip_config_blocks_gptq", {**TINY, "batch_size": 2}),
+    ("qwen3-0.6b", "quip_config_acts", {**TINY, "batch_size": 2}),
+    ("qwen3-0.6b", "quip_config_acts", {**TINY, "weights": "gpu"}),
+    ("qwen3-0.6b", "quip_config_acts", {**TINY, "pipeline": "basic", "weights": "gpu"}),
+    ("qwen3-0.6b", "quip_config_held", {**TINY, "sequential_targets": ("Qwen3Attention", "Qwen3MLP")}),
 )
 """QuIP on inputs alone and on outputs too, in blocks and whole, on a tied head, and on experts. R3, which rotates keys,
 where these products are the peak, and beside R4, quantized caches, and blocks that run again. Groups of the recipe's

@@ -1,7 +1,11 @@
 """The calls of modules that hooks see: which, where, with what."""
 
-import pytest
+from typing import Any
 
+import pytest
+import torch
+
+from planner.models.calls import around_iterations, beside
 from planner.models.traces import KEY_STATES, VALUE_STATES, Call, Segment
 from tests.models.tiny import BATCH, HEAD_DIM, HEADS, SEQ, WIDTH, Loader
 
@@ -13,13 +17,11 @@ def calls_of(segment: Segment, kind: str = "exit") -> dict[str, Call]:
 @pytest.mark.parametrize(
     ("targets", "segment"), [(None, 1), (("LlamaAttention", "LlamaMLP"), 1)], ids=["layer", "attention"]
 )
-def test_every_module_with_weights_is_entered_and_left_and_no_other(
-    tiny: Loader, targets: tuple[str, ...] | None, segment: int
-) -> None:
+def test_every_module_is_entered_and_left(tiny: Loader, targets: tuple[str, ...] | None, segment: int) -> None:
     running = tiny(sequential_targets=targets).trace.segments[segment]
     prefix = ".self_attn" if targets else ""
     attention = {f".self_attn.{name}_proj" for name in "qkvo"} | {".self_attn"}
-    mlp = {f".mlp.{name}_proj" for name in ("gate", "up", "down")} | {".mlp"}
+    mlp = {f".mlp.{name}_proj" for name in ("gate", "up", "down")} | {".mlp", ".mlp.act_fn"}
     norms = {".input_layernorm", ".post_attention_layernorm"}
     # with attention as a target, its own names are relative and the norm after it is full
     expected = (
@@ -50,6 +52,63 @@ def test_a_targets_own_call_lies_in_the_segment_that_begins_with_it(tiny: Loader
         assert first.call and last.call
         assert first.call.module == last.call.module == "."
         assert [v.name for v in last.call.outputs] == ["output"]
+
+
+class Masked(torch.nn.Module):
+    def forward(self, states: Any, mask: Any, scale: Any = None) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("args", "others", "must_have"),
+    [
+        (("states",), (), False),
+        (("states", "mask", None), ("mask",), True),
+        (("states", "mask", 2), ("mask", "scale"), True),
+    ],
+)
+def test_a_call_names_what_a_hook_on_its_input_leaves_out(
+    args: tuple[Any, ...], others: tuple[str, ...], must_have: bool
+) -> None:
+    assert beside(Masked(), args) == ({"others": others, "must_have": must_have} if len(args) > 1 else {})
+
+
+def test_what_has_a_default_need_not_be_passed() -> None:
+    class Scaled(torch.nn.Module):
+        def forward(self, states: Any, scale: Any = None) -> None:
+            raise NotImplementedError
+
+    assert beside(Scaled(), ("states", 2)) == {"others": ("scale",), "must_have": False}
+    assert beside(Scaled(), ("states", None)) == {"others": (), "must_have": False}
+
+
+def test_the_calls_of_a_layer_pass_one_argument_by_position(tiny: Loader) -> None:
+    assert {(call.others, call.must_have) for call in calls_of(tiny().trace.segments[1]).values()} == {((), False)}
+
+
+@pytest.mark.parametrize(
+    ("targets", "layers"), [(None, False), (("LlamaAttention", "LlamaMLP"), True)], ids=["layer", "parts"]
+)
+def test_the_calls_of_modules_that_hold_targets_are_kept_apart(
+    tiny: Loader, targets: tuple[str, ...] | None, layers: bool
+) -> None:
+    held = tiny(sequential_targets=targets).trace.held
+    assert {"", "model"} <= held.keys()
+    assert ("model.layers.0" in held) is layers
+    assert not held["model"][0].leads
+    found = [call for calls in held.values() for call in calls]
+    assert {(call.holds_targets, call.in_graph) for call in found} == {(True, layers)}
+    assert "model.layers" not in held
+
+
+def test_modules_that_are_gone_through_are_named() -> None:
+    run = torch.nn.Sequential(torch.nn.Identity())
+    seen: list[torch.nn.Module] = []
+    with around_iterations(torch.nn.Sequential, seen.append):
+        run(torch.ones(1))
+        list(run[:1].children())
+    list(run)
+    assert seen == [run]
 
 
 def test_modules_that_hold_targets_are_not_called_as_modules(tiny: Loader) -> None:

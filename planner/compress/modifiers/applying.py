@@ -2,13 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from math import prod
 
 from planner.compress.context import Context
-from planner.compress.holdings import Owner
-from planner.compress.modifiers.rotations import Matrices
+from planner.compress.holdings import DeviceName, Owner
+from planner.compress.modifiers.matrices import HookedMatrix, Matrices
 from planner.compress.modifiers.transforms import Applied
+from planner.errors import RecipeError
 from planner.models.traces import KEY_STATES, Call
 from planner.recipe.targets import LinearModule
 from planner.timeline import Handle
@@ -25,6 +27,9 @@ class Groups:
         self._hooks: dict[tuple[str, str], list[_Rotating]] = defaultdict(list)
         """By module and location, in the order in which they came."""
         self._matrices: list[Matrices] = []
+        self._bare: dict[str, DeviceName] = {}
+        """Where the first matrix of a module lies that has no tensors of its own, in the basic pipeline: elsewhere all
+        modules are offloaded before there is one."""
         self._passed: dict[str, Handle] = {}
         """What the hooks passed on, by module."""
 
@@ -33,9 +38,8 @@ class Groups:
         kept, self.context.keep_onloaded = self.context.keep_onloaded, False
         for group in self.groups:
             transform = group[0].transform
-            matrices = Matrices(
-                self.context, transform.name, transform.type, transform.dtype, permutes=transform.permutes
-            )
+            what = transform.name, transform.type, transform.dtype
+            matrices = Matrices(self.context, *what, where=transform.path, permutes=transform.permutes)
             self._matrices.append(matrices)
             for each in group:
                 self._apply(matrices, each, modules)
@@ -45,7 +49,7 @@ class Groups:
         """What no hook has is in weights."""
         hooks = [hook for hooks in self._hooks.values() for hook in hooks]
         for matrices in self._matrices:
-            matrices.free({(hook.size, hook.has_inverse) for hook in hooks if hook.matrices is matrices})
+            matrices.free([hook.matrix for hook in hooks if hook.matrices is matrices])
 
     def enter(self, module: LinearModule, call: Call) -> None:
         """factory/base.py `input_hook`: the Linear gets the rotated input, its caller keeps the other.
@@ -78,6 +82,14 @@ class Groups:
         for hook in self._hooks.get((name, "output"), ()):
             self.context.ledger.free(hook.rotated(elements, call.output_itemsize, owner))
 
+    def traced_in_graph(self, name: str) -> None:
+        """pipelines/sequential/transformers_helpers.py HFTracer.create_proxy runs a node on values of the meta device,
+        and its matrix is no such value until it is permuted."""
+        for location in ("input", "output"):
+            for hook in self._hooks.get((name, location), ()):
+                with self.context.frame("transform", Owner(name, "while the model is traced")) as frame:
+                    hook.matrices.permute(frame, hook.matrix.size)
+
     def _turn_keys(self, module: LinearModule, call: Call) -> None:
         """factory/base.py `key_hook`: the attention gets the rotated keys, and lets go of the others.
 
@@ -93,28 +105,44 @@ class Groups:
         transform, application = each.transform, each.application
         if application.of_states:
             for name, size in each.states:
-                self._hook(matrices, each, f"{name}.{KEY_STATES}", size)
+                self._hook(matrices, each, f"{name}.{KEY_STATES}", size, matrices.place)
             return
-        for module in (modules[name] for name in each.names if name in modules):
+        # offload/utils.py get_module_device: where its first tensor lies, and on the CPU where there is none
+        bare = {ref.name for ref in each.others if ref.is_bare}
+        others = {ref.name for ref in each.others}
+        for name in each.names:
+            module = modules.get(name)
+            if module is None and name in others:  # it holds units, and is in none
+                self._hook(matrices, each, name, transform.block or 0, matrices.place)
+            if module is None:
+                continue
             size = transform.size(module.rows, module.columns, module.embedding, application)
+            if size not in matrices.made and module.itemsize and self.context.is_on_disk(name):
+                # factory/hadamard.py `_create_weight`: data.to(device="disk")
+                text = f"takes {name}, which lies on the disk: LLM Compressor makes its matrix there, and PyTorch stops"
+                raise RecipeError(f"{text} (RuntimeError); leave out --weights disk", f"{application.where}.targets")
             if application.is_online:
-                self._hook(matrices, each, module.name, size)
+                place = self._bare.get(module.name, "cpu") if module.name in bare else matrices.place
+                self._hook(matrices, each, module.name, size, place)
             else:
                 matrices.rotate(module, size, inverse=application.inverse)
 
-    def _hook(self, matrices: Matrices, each: Applied, name: str, size: int) -> None:
-        matrices.make(size)
+    def _hook(self, matrices: Matrices, each: Applied, name: str, size: int, place: DeviceName) -> None:
+        matrices.make(size, place=place)
         if each.application.inverse:
             matrices.invert(size)
-        matrices.stay(size)
-        self._hooks[name, each.application.location].append(_Rotating(matrices, size, each.application.inverse))
+        matrices.stay(size, place)
+        if matrices.in_basic:
+            self._bare.setdefault(name, matrices.places[size])
+        matrix = HookedMatrix(module=name, place=place, size=size, inverse=each.application.inverse)
+        self._hooks[name, each.application.location].append(_Rotating(matrices, matrix))
 
 
+@dataclass(frozen=True, slots=True)
 class _Rotating:
-    def __init__(self, matrices: Matrices, size: int, inverse: bool) -> None:
-        self.matrices, self.size, self.inverse = matrices, size, inverse
-        self.has_inverse = inverse and matrices.kind == "random-matrix"
+    matrices: Matrices
+    matrix: HookedMatrix
 
     def rotated(self, elements: int, itemsize: int, owner: Owner, *, copied: bool = False) -> Handle:
         """What it returns."""
-        return self.matrices.rotated(self.size, elements, itemsize, owner, copied=copied, inverse=self.inverse)
+        return self.matrices.rotated(self.matrix, elements, itemsize, owner, copied=copied)

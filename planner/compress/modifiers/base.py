@@ -72,6 +72,9 @@ class ModifierModel:
     def traced(self, name: str, call: Call) -> None:
         """A module runs while the model is traced, where its weights lie; only for hooks that stay in the forward."""
 
+    def traced_in_graph(self, name: str) -> None:
+        """While the model is traced, hooks of a module that holds sequential targets become nodes of the graph."""
+
     def on_sequential_epoch_end(self, modules: Sequence[LinearModule]) -> None:
         """Compress: `modules` are those that were selected in the subgraph, in model order, watched ones too."""
 

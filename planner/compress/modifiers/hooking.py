@@ -89,8 +89,17 @@ def check_forward(applied: Iterable[Applied], called: Called) -> None:
                     case "output":
                         _check_output(ref, call, size, where)
                     case _ if not ref.takes_cache and not ref.takes_any:
-                        text = f"takes {ref.name}, whose forward takes no past keys: LLM Compressor stops (TypeError)"
+                        text = (
+                            f"takes {_named(ref)}, whose forward takes no past keys: LLM Compressor stops (TypeError)"
+                        )
                         raise RecipeError(text, where)
+                if call.holds_targets and (each.application.of_states or not call.in_graph):
+                    text = f"takes {_named(ref)}, which holds sequential targets: planner does not follow its hooks"
+                    raise UnsupportedError(f"{where}: {text}")
+
+
+def _named(ref: ModuleRef) -> str:
+    return ref.name or "the model itself"
 
 
 def _calls(ref: ModuleRef, called: Called, where: str) -> Sequence[Call]:
@@ -103,25 +112,32 @@ def _calls(ref: ModuleRef, called: Called, where: str) -> Sequence[Call]:
 def _check_input(ref: ModuleRef, call: Call, size: int, where: str) -> None:
     if "Embedding" in ref.classes:
         text = "whose input are token ids: a transform makes numbers of them that are none, and LLM Compressor stops"
-        raise RecipeError(f"takes {ref.name}, {text}", where)
+        raise RecipeError(f"takes {_named(ref)}, {text}", where)
     if not call.leads:
-        text = f"takes {ref.name}, which is called with keyword arguments: the hook on its input reads args[0]"
+        text = f"takes {_named(ref)}, which is called with keyword arguments: the hook on its input reads args[0]"
         raise RecipeError(f"{text}, and LLM Compressor stops (IndexError)", where)
+    if call.others:
+        text = (
+            f"takes {_named(ref)}, which is passed {' and '.join(call.others)} by position too: the hook on its input"
+        )
+        if call.must_have:
+            raise RecipeError(f"{text} leaves them out, and LLM Compressor stops (TypeError)", where)
+        raise UnsupportedError(f"{where}: {text} leaves them out, and planner has no model of what runs without")
     _check_width(ref, call.columns, size, where)
 
 
 def _check_output(ref: ModuleRef, call: Call, size: int, where: str) -> None:
     if [value.name for value in call.outputs] != ["output"]:
-        text = f"takes {ref.name}, which returns no single tensor: LLM Compressor stops (AttributeError)"
+        text = f"takes {_named(ref)}, which returns no single tensor: LLM Compressor stops (AttributeError)"
         raise RecipeError(text, where)
     storages = {value.storage for value in call.arguments if value.storage >= 0}
     if call.outputs[0].storage in storages:
-        raise UnsupportedError(f"{where}: takes {ref.name}, which returns what it was passed: planner has no model")
+        raise UnsupportedError(f"{where}: takes {_named(ref)}, which returns what it was passed: planner has no model")
     _check_width(ref, call.output[-1], size, where)
 
 
 def _check_width(ref: ModuleRef, width: int, size: int, where: str) -> None:
     """utils/matrix.py `_multihead_matmul`: several heads side by side."""
     if width % size:
-        text = f"takes {ref.name}: {size} must divide {width}, what it multiplies there, or LLM Compressor stops"
+        text = f"takes {_named(ref)}: {size} must divide {width}, what it multiplies there, or LLM Compressor stops"
         raise RecipeError(text, where)

@@ -102,10 +102,12 @@ class QuIPSpec(TransformSpec):
         found = transforms.Found(modules)
         return frozenset(ref.name for each in self._applications if each.location == "input" for ref in found.of(each))
 
-    def added(self, modules: Sequence[ModuleRef]) -> Iterable[tuple[str, str, tuple[int, ...]]]:
+    def added(
+        self, modules: Sequence[ModuleRef], *, on_gpu: bool = False, trained: Sequence[str] = ()
+    ) -> Iterable[tuple[str, str, tuple[int, ...]]]:
         """One matrix of each group for each size."""
         for each in self.transforms:
-            yield from transforms.saved(each, modules)
+            yield from transforms.saved(each, modules, on_gpu=on_gpu, trained=trained)
 
     def online(self, layer: str, modules: Sequence[ModuleRef]) -> Iterable[OnlineRotation]:
         """What stays of each group."""
@@ -121,6 +123,7 @@ class QuIPSpec(TransformSpec):
         is_random = any(each.type == "random-matrix" for each in self.transforms)
         yield from self.garbage(sum(each.unused for each in self.transforms), inverts=is_random)
         yield from transforms.unturned(self._applications, "it", self.where)
+        yield from transforms.unsaved(self.transforms)
         if any(each.is_online for each in self._applications):
             text = (
                 "whoever serves the result rotates inputs or outputs anew; its matrices are saved, and not sized there"
@@ -190,6 +193,10 @@ class QuIPModel(ModifierModel):
     def traced(self, name: str, call: Call) -> None:
         """Output hooks of what stands before the first target."""
         self.groups.traced(name, call)
+
+    def traced_in_graph(self, name: str) -> None:
+        """Matrices of nodes are permuted where they lie."""
+        self.groups.traced_in_graph(name)
 
     def returned(self, module: LinearModule, call: Call) -> None:
         """The rotated input goes."""

@@ -18,11 +18,11 @@ from planner.compress.modifiers import transforms
 from planner.compress.modifiers.applying import Groups
 from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.hooking import bound, check_forward
+from planner.compress.modifiers.matrices import aligned
 from planner.compress.modifiers.precisions import TransformType
 from planner.compress.modifiers.rotations import (
     TransformFields,
     TransformSpec,
-    aligned,
 )
 from planner.compress.modifiers.transforms import Application, Applied, Transform
 from planner.compress.modifiers.writing import write_back
@@ -185,6 +185,7 @@ class SpinQuantSpec(TransformSpec):
             yield _unprepared(self.where)
         places = [each for group in self.transforms for each in group.apply]
         yield from transforms.unturned(places, "R3" if self.given is None else "it", self.where)
+        yield from transforms.unsaved(self.transforms)
         if self.given is not None:
             yield from transforms.slips(places, modules)
         inverts = any(each.type == "random-matrix" for each in self.transforms)
@@ -216,10 +217,12 @@ class SpinQuantSpec(TransformSpec):
         """Hooks of one's own on what is no Linear."""
         check_forward(self.applied, called)
 
-    def added(self, modules: Sequence[ModuleRef]) -> Iterable[tuple[str, str, tuple[int, ...]]]:
+    def added(
+        self, modules: Sequence[ModuleRef], *, on_gpu: bool = False, trained: Sequence[str] = ()
+    ) -> Iterable[tuple[str, str, tuple[int, ...]]]:
         """The matrices that stay: R3's one, and R4's."""
         for each in self.transforms:
-            yield from transforms.saved(each, modules)
+            yield from transforms.saved(each, modules, on_gpu=on_gpu, trained=trained)
 
     def model(self, context: Context) -> "SpinQuantModel":
         """Weights in fp64, one at a time."""
@@ -342,6 +345,10 @@ class SpinQuantModel(ModifierModel):
     def traced(self, name: str, call: Call) -> None:
         """Output hooks of what stands before the first target."""
         self.groups.traced(name, call)
+
+    def traced_in_graph(self, name: str) -> None:
+        """Matrices of nodes are permuted where they lie."""
+        self.groups.traced_in_graph(name)
 
     def returned(self, module: LinearModule, call: Call) -> None:
         """The rotated input goes."""

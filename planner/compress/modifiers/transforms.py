@@ -12,9 +12,17 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from planner.compress.modifiers.precisions import SAVED, WIDTHS, Precision, TransformType, check_made
+from planner.compress.modifiers.precisions import (
+    WIDTHS,
+    Precision,
+    TransformType,
+    check_made,
+    check_multiplied,
+    is_saved,
+    saved_type,
+)
 from planner.compress.modifiers.rotations import TransformFields, bytes_of, side
-from planner.errors import RecipeError, UnsupportedError
+from planner.errors import RecipeError
 from planner.hints import shorten
 from planner.models.tuned import OnlineRotation, Place
 from planner.notes import Note
@@ -247,43 +255,61 @@ def _application(fields: ArgsFields, where: str) -> Application:
 
 
 # ---------------------------------------------------------------------- a model
-def saved(transform: Transform, modules: Sequence[ModuleRef]) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """The matrices that stay in hooks: apply.py `_register_tied_transform_weights`: each goes by the first module, in
-    the model's order, that has it."""
-    online = [application for application in transform.apply if application.is_online]
+def saved(
+    transform: Transform, modules: Sequence[ModuleRef], *, on_gpu: bool = False, trained: Sequence[str] = ()
+) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """The tensors that stay in hooks: apply.py `_register_tied_transform_weights`: each goes by the first module, in
+    the model's order, that has it.
+
+    `on_gpu`: weights lie on the GPU, where each module is offloaded. What was made elsewhere is then a hook's own
+    (offload/cache/device.py DeviceCache.offload): permutations are made on the CPU, and matrices where the module lies
+    that asks first. `trained`: layers in which each hook has its own afterwards (autoround/base.py
+    `suspend_offloading`: what is onloaded is a copy for each module).
+    """
     found = Found(modules)
-    taken = [(application, {ref.name for ref in found.of(application)}) for application in online]
-    first: dict[tuple[int, bool], str] = {}
+    taken = [(each, {ref.name for ref in found.of(each)}) for each in transform.apply if each.is_online]
+    made: dict[int, bool] = {}
+    for _, ref, size in transform.steps(found) if on_gpu else ():
+        made.setdefault(size, not ref.is_bare)
+    seen: set[object] = set()
+    below = tuple(f"{layer}." for layer in trained)
     for ref in modules:
+        is_trained = f"{ref.name}.".startswith(below)
         here = {each.location: each for each, names in taken if ref.name in names}  # of two, the later one's
         for location, application in here.items():
-            key = (transform.size_of(ref, application), transform.has_inverse(application))
-            first.setdefault(key, f"{ref.name}.{transform.name}_{location}")
-    for (size, _), name in first.items():
-        yield f"{name}.weight", SAVED[transform.dtype_of(size)], (size, size)
-        if transform.permutes:
-            yield f"{name}.perm", "I64", (size,)
+            name, size = f"{ref.name}.{transform.name}_{location}".lstrip("."), transform.size_of(ref, application)
+            lies_on_gpu = on_gpu and not ref.is_bare
+            kind = saved_type(transform.dtype_of(size), transform.path)
+            own = name if is_trained or lies_on_gpu != made.get(size, False) else ""
+            if _is_new((size, transform.has_inverse(application), own), seen):
+                yield f"{name}.weight", kind, (size, size)
+            if transform.permutes and _is_new((size, name if is_trained or lies_on_gpu else ""), seen):
+                yield f"{name}.perm", "I64", (size,)
+
+
+def _is_new(what: object, seen: set[object]) -> bool:
+    is_new = what not in seen
+    seen.add(what)
+    return is_new
 
 
 def online(transform: Transform, layer: str, modules: Sequence[ModuleRef]) -> Iterator[OnlineRotation]:
     """The transforms that stay in a layer: factory/base.py `_apply_to_module`."""
-    seen: set[tuple[str, str]] = set()
-    for application, ref, size in transform.steps(Found(modules)):
-        if application.is_online:
-            if (ref.name, application.location) in seen:
-                text = f"takes the {application.location} of {ref.name} a second time in its group, which planner"
-                raise UnsupportedError(f"{application.where}.targets: {text} does not model where layers are trained")
-            seen.add((ref.name, application.location))
-            yield OnlineRotation(
-                name=f"{transform.name}_{application.location}",
-                module=ref.name[len(layer) :],
-                place=ONLINE[application.location],
-                size=size,
-                dtype=transform.dtype_of(size),
-                inverse=application.inverse,
-                permutes=transform.permutes,
-                scales=transform.type != "random-matrix",
-            )
+    steps = [each for each in transform.steps(Found(modules)) if each[0].is_online]
+    last = {(ref.name, application.location): number for number, (application, ref, _) in enumerate(steps)}
+    for number, (application, ref, size) in enumerate(steps):
+        check_multiplied(transform.dtype_of(size), transform.path)
+        yield OnlineRotation(
+            name=f"{transform.name}_{application.location}",
+            module=ref.name[len(layer) :],
+            place=ONLINE[application.location],
+            size=size,
+            dtype=transform.dtype_of(size),
+            inverse=application.inverse,
+            permutes=transform.permutes,
+            scales=transform.type != "random-matrix",
+            is_alone=last[ref.name, application.location] != number,
+        )
 
 
 def unturned(applications: Collection[Application], what: str, where: str) -> Iterator[Note]:
@@ -300,6 +326,14 @@ def unturned(applications: Collection[Application], what: str, where: str) -> It
             "scores that no one will compute."
         )
         yield Note(kind="result", text=text)
+
+
+def unsaved(transforms: Iterable[Transform]) -> Iterator[Note]:
+    """Matrices of hooks that `save_pretrained` fails on."""
+    for each in transforms:
+        if any(not is_saved(dtype) for _, dtype in each.dtypes):
+            text = f"the job ends in save_pretrained (KeyError): safetensors saves no {each.dtype}"
+            yield Note(kind="fails", text=f"{each.path}.precision: {text}")
 
 
 def distinct(applications: Iterable[Application]) -> list[Application]:

@@ -55,6 +55,7 @@ class SequentialPipeline(Pipeline):
         if not self.context.is_on_disk(self.program.embedding):
             with self.context.ledger.hold(device, hidden, "trace", "hidden states while the model is traced"):
                 self._run_staying_hooks(device)
+            self._run_nodes(device)
 
     def _run_staying_hooks(self, device: DeviceName) -> None:
         """Those that an earlier pipeline left on the embedding."""
@@ -64,6 +65,15 @@ class SequentialPipeline(Pipeline):
         for call in (call for call in calls if self.staying and call.module == name):
             for _, model in self.staying:
                 model.traced(name, call)
+        self.context.device = before
+
+    def _run_nodes(self, device: DeviceName) -> None:
+        """What stays on modules that hold targets."""
+        before, self.context.device = self.context.device, device
+        held = self.program.trace.held
+        for name in (name for name, calls in held.items() if name and all(call.in_graph for call in calls)):
+            for _, model in self.staying:
+                model.traced_in_graph(name)
         self.context.device = before
 
     def _walk(self) -> None:
