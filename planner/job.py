@@ -224,8 +224,12 @@ class Job(BaseModel, metaclass=_Clear):
 
     @property
     def decides_saved(self) -> tuple[Any, ...]:
-        """The values on which the saved files depend, as a key, beside model and recipe."""
-        return self.build, self.offloads_on_gpu
+        """The values on which the saved files depend, as a key, beside model and recipe.
+
+        The last two: hooks in layers that are trained have matrices of their own, and which layers those are hangs on
+        the targets, and on what runs before.
+        """
+        return self.build, self.offloads_on_gpu, self.pipeline, self.sequential_targets
 
     @property
     def batch_shape(self) -> BatchShape:

@@ -73,6 +73,16 @@ def test_a_job_is_a_value() -> None:
         Job().samples = 3  # type: ignore[misc]
 
 
+def test_jobs_whose_layers_are_trained_otherwise_do_not_share_their_saved_files() -> None:
+    """Hooks in layers that were trained before, or are no targets, have other matrices."""
+    keys = {
+        Job(**fields).decides_saved
+        for fields in ({}, {"pipeline": "sequential"}, {"sequential_targets": ("Attention", "MLP")})
+    }
+    assert len(keys) == 3
+    assert Job(samples=4).decides_saved == Job(samples=8).decides_saved
+
+
 # ---------------------------------------------------------------------- the card
 def test_a_named_card_brings_its_memory_and_its_capability() -> None:
     job = Job(gpu="l40s")

@@ -23,6 +23,7 @@ from planner.recipe.specs import (
     HiddenModule,
     ModelTraits,
     ModifierSpec,
+    ModuleRef,
     Recipe,
     Scheme,
     Selection,
@@ -68,7 +69,8 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
     Raises RecipeError as the library would.
     """
     traits, modules = _traits(graph), graph.module_refs()
-    specs = [spec.within(traits, modules, recipe.modifiers) for spec in recipe.modifiers]
+    hookable = _hookable(graph, job)
+    specs = [spec.within(traits, hookable, recipe.modifiers) for spec in recipe.modifiers]
     own = [spec.select(modules) for spec in specs]
     schemes = _schemes(specs, own)
     own = list(_of_what_is_left(specs, own, job))
@@ -113,23 +115,34 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
 
 
 def _with_held(graph: "ModelGraph", specs: Sequence[ModifierSpec], job: Job) -> "ModelGraph":
-    """The graph traced with what modifiers hook on modules that hold sequential targets.
+    """The graph traced with what modifiers hook on modules that hold sequential targets: what a pipeline of its own has
+    hooked before the trace (pipelines/independent/pipeline.py; the others hook once the model is traced).
 
     Raises UnsupportedError where samples pass before and after it is hooked.
     """
+    if job.pipeline != "independent":
+        return graph
     held = {name for name, calls in graph.trace.held.items() if name and all(call.in_graph for call in calls)}
     refs = [ref for ref in graph.module_refs() if ref.name in held]
     found: list[OnlineRotation] = []
     for number, spec in enumerate(specs if refs else ()):
         own = spec.online("", refs) if _has_samples(specs[number:], job) else ()
         rotations = [rotation for rotation in own if rotation.place in ("input", "output")]
-        if rotations and job.pipeline == "independent" and _has_samples(specs[:number], job):
+        if rotations and _has_samples(specs[:number], job):
             name = rotations[0].module
             raise UnsupportedError(f"{spec.where}: samples pass before {name} is hooked too: planner has one trace")
         found += rotations
     if not found or graph.retrace is None:
         return graph
     return replace(graph, trace=replace(graph.retrace(found), notes=graph.trace.notes))
+
+
+def _hookable(graph: "ModelGraph", job: Job) -> Sequence[ModuleRef]:
+    """The modules as transforms meet them: what torch.fx went through before they came is not called, so that it
+    hands its cache to nobody (`Called`)."""
+    held = graph.trace.held if job.pipeline == "sequential" else {}
+    modules = graph.module_refs()
+    return [replace(ref, takes_cache=ref.takes_cache and ref.name not in held) for ref in modules] if held else modules
 
 
 def _has_samples(specs: Sequence[ModifierSpec], job: Job) -> bool:

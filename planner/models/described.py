@@ -37,14 +37,7 @@ def structure_of(module: torch.nn.Module, owned: set[int]) -> Structure:
 
 def _info(name: str, module: torch.nn.Module) -> ModuleInfo:
     weight = getattr(module, "weight", None)
-    takes_cache, takes_any = _takes(type(module).forward)
-    named = ModuleInfo(
-        name=f".{name}" if name else "",
-        classes=classes_of(module),
-        takes_cache=takes_cache,
-        takes_any=takes_any,
-        is_bare=_is_bare(module),
-    )
+    named = ModuleInfo(name=f".{name}" if name else "", classes=classes_of(module), **_traits(module))
     if not isinstance(weight, torch.nn.Parameter) or weight.dim() < 2:
         return named
     rows = weight.shape[0]
@@ -58,9 +51,7 @@ def _info(name: str, module: torch.nn.Module) -> ModuleInfo:
 
 def ref_of(name: str, module: torch.nn.Module) -> ModuleRef:
     """A module that only contains others."""
-    takes_cache, takes_any = _takes(type(module).forward)
-    what = {"takes_cache": takes_cache, "takes_any": takes_any, "is_bare": _is_bare(module)}
-    return ModuleRef(name, classes_of(module), **what)
+    return ModuleRef(name, classes_of(module), **_traits(module))
 
 
 def facts_of(config: Any) -> ModelTraits:
@@ -99,8 +90,15 @@ def _first(config: Any, keys: Iterable[str]) -> Any:
     return next((entry for key in keys if (entry := config_entry(config, key)) is not None), None)
 
 
-def _is_bare(module: torch.nn.Module) -> bool:
-    return next(module.parameters(), next(module.buffers(), None)) is None
+def _traits(module: torch.nn.Module) -> dict[str, bool]:
+    """What a record says of a module beside its matrix."""
+    takes_cache, takes_any = _takes(type(module).forward)
+    return {
+        "takes_cache": takes_cache,
+        "takes_any": takes_any,
+        "is_bare": next(module.parameters(), next(module.buffers(), None)) is None,
+        "has_weights": next(module.parameters(recurse=False), None) is not None,
+    }
 
 
 @cache

@@ -59,10 +59,12 @@ class ModuleInfo:
     """Its forward takes arguments of any name."""
     is_bare: bool = False
     """No weight and no buffer is in it."""
+    has_weights: bool = False
+    """Weights of its own, not of a module in it alone."""
 
     def ref_in(self, unit: str) -> ModuleRef:
         """The module in the unit of this name, as recipes see it."""
-        what = self.rows, self.columns, self.itemsize, self.takes_cache, self.takes_any, self.is_bare
+        what = self.rows, self.columns, self.itemsize, self.takes_cache, self.takes_any, self.is_bare, self.has_weights
         return ModuleRef(unit + self.name, self.classes, *what)
 
 

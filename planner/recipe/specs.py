@@ -75,6 +75,8 @@ class ModuleRef:
     """Its forward takes arguments of any name."""
     is_bare: bool = False
     """No weight and no buffer is in it."""
+    has_weights: bool = False
+    """Weights of its own, not of a module in it alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

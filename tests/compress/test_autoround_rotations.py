@@ -13,6 +13,7 @@ from planner.compress.recipes import load_recipe
 from planner.errors import RecipeError
 from planner.models.tuned import TunedBlock
 from planner.recipe.specs import Recipe
+from planner.sizing.saved import saved_tensors
 from tests import toys
 from tests.built import graph_of
 
@@ -162,6 +163,21 @@ def test_a_later_modifier_has_hooked_nothing_yet_where_each_has_its_own_pipeline
     after = load_recipe(f"a_stage:\n  a_modifiers:\n    AutoRoundModifier: {{{fields}}}\n    {R3}\n")
     assert not trained(after).rotations
     assert trained(after, pipeline="sequential").rotations
+
+
+def test_saved_files_that_hang_on_the_pipeline_have_keys_that_say_so() -> None:
+    """What a pipeline of its own hooks after the training keeps one matrix for all."""
+    group = "{type: hadamard, head_dim: 64, apply: [{targets: 're:.*down_proj$', location: input}]}"
+    quip = f"QuIPModifier: {{transform_config: {{config_groups: {{a: {group}}}}}}}"
+    fields = "AutoRoundModifier: {targets: [Linear], scheme: W4A16, ignore: [lm_head], iters: 0}"
+    which = load_recipe(f"a_stage:\n  a_modifiers:\n    {fields}\n    {quip}\n")
+    found = {}
+    for pipeline in ("independent", "sequential"):
+        job = toys.job(**SMALL, pipeline=pipeline)
+        graph = graph_of("qwen3-0.6b", job)
+        tensors = saved_tensors(graph, make_program(graph, which, job)[0], job)
+        found[job.decides_saved] = sum(".a_input" in tensor.name for tensor in tensors)
+    assert list(found.values()) == [1, SMALL["layers"]]
 
 
 def test_matrices_that_were_one_are_one_for_each_on_the_cpu_afterwards() -> None:

@@ -14,6 +14,7 @@ from planner.compress.recipes import load_recipe
 from planner.errors import PlannerError, RecipeError, UnsupportedError
 from planner.models.traces import KEY_STATES
 from planner.recipe.specs import ModelTraits, ModuleRef, Recipe
+from planner.sizing.saved import saved_tensors
 from tests import toys
 from tests.built import graph_of
 
@@ -156,6 +157,41 @@ def test_what_crosses_a_border_is_rotated_and_as_large_as_before() -> None:
     with_hooks, _ = make_program(graph, recipe(at(LAYERS, "output"), last=STATIC), toys.job(**SMALL, **PARTS))
     before, after = (sorted(c.bytes for c in trace.crossings.values()) for trace in (graph.trace, with_hooks.trace))
     assert before == after
+    onloaded = [
+        [event.parameter for segment in trace.segments for event in segment.events if event.kind == "onload"]
+        for trace in (graph.trace, with_hooks.trace)
+    ]
+    assert [names.count("a matrix of 64") for names in onloaded] == [0, 2], "one product for each layer"
+
+
+@pytest.mark.parametrize("location", ["input", "output", "k_cache", "q_attn"])
+def test_hooks_of_what_holds_targets_come_after_the_trace_where_the_pipeline_is_sequential(location: str) -> None:
+    """pipelines/sequential/pipeline.py: `trace_subgraphs`, then `calibration_start`. The matrix is made."""
+    which = recipe(at(LAYERS, location), last=STATIC)
+    context = walked(which, **PARTS, pipeline="sequential")
+    assert not [name for name, _ in taken(context, "mm") if ".a_" in name]
+    assert not taken(context, "rotated rotated", f"rotated {location} rotated")
+    assert taken(context, "", device="cpu").count(("a matrix of 64", 64 * 64 * 4)) == 1
+    job = toys.job(**SMALL, **PARTS, pipeline="sequential")
+    graph = graph_of("qwen3-0.6b", job)
+    program, _ = make_program(graph, which, job)
+    assert program.trace == graph.trace
+    names = [tensor.name for tensor in saved_tensors(graph, program, job)]
+    assert [name for name in names if ".a_" in name] == [f"model.layers.0.a_{location}.weight"]
+
+
+@pytest.mark.parametrize("location", ["input", "output"])
+def test_the_decoders_own_hooks_fail_nowhere_where_the_pipeline_is_sequential(location: str) -> None:
+    which = recipe(at("^model", location), last=STATIC)
+    assert not taken(walked(which, pipeline="sequential"), f"rotated {location} rotated")
+
+
+def test_keys_of_an_attention_that_holds_targets_are_not_rotated_in_the_sequential_pipeline() -> None:
+    """Its own hook hands the cache on (modeling/kvcache.py `_kv_cache_attention_hook`), and nothing calls it."""
+    which = recipe(at("self_attn", "k_cache"), last=STATIC)
+    linears = {"sequential_targets": ("Linear",), "pipeline": "sequential"}
+    assert taken(walked(which, pipeline="sequential"), "rotated rotated")
+    assert not taken(walked(which, **linears), "rotated rotated")
 
 
 @pytest.mark.parametrize(
@@ -239,6 +275,45 @@ def test_the_matrix_of_a_module_on_the_disk_is_made_nowhere() -> None:
     with pytest.raises(RecipeError, match=r"down_proj, which lies on the disk: .* \(RuntimeError\)"):
         walked(recipe(at("down_proj", "input"), last=STATIC), weights="disk")
     assert walked(recipe(at("act_fn", "input"), last=STATIC), weights="disk")
+
+
+@pytest.mark.parametrize("location", ["input", "output"])
+@pytest.mark.parametrize("name", ["input_layernorm", "q_norm"])
+def test_the_matrix_of_a_norm_on_the_disk_is_made_nowhere_and_that_of_a_block_on_the_cpu(
+    name: str, location: str
+) -> None:
+    """A norm has weights of its own, whose place `get_offloaded_device` gives; a block has those of its parts alone."""
+    with pytest.raises(RecipeError, match=rf"{name}, which lies on the disk: .* \(RuntimeError\)"):
+        walked(recipe(at(name, location), last=STATIC), weights="disk")
+    assert walked(recipe(at("mlp", location), last=STATIC), weights="disk")
+
+
+@pytest.mark.parametrize("own", ["down_proj", "input_layernorm"])
+def test_a_hook_on_the_disk_whose_matrix_was_made_elsewhere_is_not_followed(own: str) -> None:
+    """offload/cache/disk.py DiskCache.offload writes each hook's matrix to a file of its own."""
+    which = recipe(at("act_fn", "input"), at(own, "input"), last=STATIC)
+    with pytest.raises(UnsupportedError, match=f"{own}, which lies on the disk, while the matrix was made elsewhere"):
+        walked(which, weights="disk")
+
+
+@pytest.mark.parametrize(
+    ("location", "block", "message"),
+    [
+        ("weight_input", 64, "takes the model itself, which is no plain Linear"),
+        ("input", None, "takes the model itself: LLM Compressor wants a head_dim"),
+    ],
+)
+def test_a_message_about_the_model_itself_says_so(location: str, block: int | None, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        program(recipe(f"{{targets: Qwen3ForCausalLM, location: {location}}}", block=block))
+
+
+def test_a_model_that_passes_a_cache_on_to_no_attention_is_named_too() -> None:
+    apply = [{"targets": "Model", "location": "k_cache"}]
+    groups = {"a": {"type": "hadamard", "head_dim": 64, "apply": apply}}
+    spec = QuIPSpec.read({"transform_config": {"config_groups": groups}}, "quip")
+    with pytest.raises(UnsupportedError, match="takes the model itself: planner knows the keys of attentions alone"):
+        spec.within(ModelTraits(), [ModuleRef("", ("Model", "Module"), takes_cache=True)], ())
 
 
 def test_a_matrix_wider_than_what_it_multiplies_is_refused() -> None:

@@ -9,8 +9,8 @@ from math import prod
 from planner.compress.context import Context
 from planner.compress.holdings import DeviceName, Owner
 from planner.compress.modifiers.matrices import HookedMatrix, Matrices
-from planner.compress.modifiers.transforms import Applied
-from planner.errors import RecipeError
+from planner.compress.modifiers.transforms import Application, Applied
+from planner.errors import RecipeError, UnsupportedError
 from planner.models.traces import KEY_STATES, Call
 from planner.recipe.targets import LinearModule
 from planner.timeline import Handle
@@ -103,7 +103,10 @@ class Groups:
 
     def _apply(self, matrices: Matrices, each: Applied, modules: Mapping[str, LinearModule]) -> None:
         transform, application = each.transform, each.application
+        owners = dict(each.owners) if self.context.job.weights == "disk" else {}
         if application.of_states:
+            for name, size in owners.items():
+                self._check_disk(matrices, application, name, size)
             for name, size in each.states:
                 self._hook(matrices, each, f"{name}.{KEY_STATES}", size, matrices.place)
             return
@@ -117,15 +120,28 @@ class Groups:
             if module is None:
                 continue
             size = transform.size(module.rows, module.columns, module.embedding, application)
-            if size not in matrices.made and module.itemsize and self.context.is_on_disk(name):
-                # factory/hadamard.py `_create_weight`: data.to(device="disk")
-                text = f"takes {name}, which lies on the disk: LLM Compressor makes its matrix there, and PyTorch stops"
-                raise RecipeError(f"{text} (RuntimeError); leave out --weights disk", f"{application.where}.targets")
+            if name in owners:
+                self._check_disk(matrices, application, name, size)
             if application.is_online:
                 place = self._bare.get(module.name, "cpu") if module.name in bare else matrices.place
                 self._hook(matrices, each, module.name, size, place)
             else:
                 matrices.rotate(module, size, inverse=application.inverse)
+
+    def _check_disk(self, matrices: Matrices, application: Application, name: str, size: int) -> None:
+        """offload/convert/from_accelerate.py remove_accelerate_from_module: what has no weights of its own is offloaded
+        to the CPU."""
+        if not self.context.is_on_disk(name):
+            return
+        what, where = f"takes {name}, which lies on the disk", f"{application.where}.targets"
+        if size not in matrices.made:  # factory/hadamard.py `_create_weight`: data.to(device="disk")
+            text = f"{what}: LLM Compressor makes its matrix there, and PyTorch stops (RuntimeError)"
+            raise RecipeError(f"{text}; leave out --weights disk", where)
+        if application.is_online:  # offload/cache/disk.py DiskCache.offload writes a file for each
+            raise UnsupportedError(
+                f"{where}: {what}, while the matrix was made elsewhere: planner does not follow hooks with files of "
+                "their own; leave out --weights disk"
+            )
 
     def _hook(self, matrices: Matrices, each: Applied, name: str, size: int, place: DeviceName) -> None:
         matrices.make(size, place=place)

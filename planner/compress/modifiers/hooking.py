@@ -34,13 +34,17 @@ def bound(
 
 def _applied(group: Transform, application: Application, found: Found) -> Applied:
     refs = found.of(application)
+    names, owners = (
+        tuple(ref.name for ref in refs),
+        tuple((ref.name, group.size_of(ref, application)) for ref in refs if ref.has_weights or ref.itemsize),
+    )
     if application.of_states:
         pairs = [(_attentions(ref, found.modules), group.size_of(ref, application)) for ref in refs]
         states = tuple((name, size) for names, size in pairs for name in names or ("",))
         others = tuple(ref for ref in refs if not _is_attention(ref))
-        return Applied(group, application, tuple(ref.name for ref in refs), states, others)
+        return Applied(group, application, names, states, others, owners)
     others = tuple(ref for ref in refs if ref.classes[:1] != ("Linear",)) if application.is_online else ()
-    return Applied(group, application, tuple(ref.name for ref in refs), others=others)
+    return Applied(group, application, names, others=others, owners=owners)
 
 
 def _check_place(ref: ModuleRef, transform: Transform, application: Application, found: Found, head_dim: int) -> None:
@@ -48,14 +52,14 @@ def _check_place(ref: ModuleRef, transform: Transform, application: Application,
     if not application.is_online and ref.classes[:1] not in (("Linear",), ("Embedding",)):
         # utils/matrix.py `apply_transform_weight` compares classes
         what = "Linear" if "Embedding" not in ref.classes else "Embedding"
-        raise RecipeError(f"takes {ref.name}, which is no plain {what}: LLM Compressor fails on it", where)
+        raise RecipeError(f"takes {_named(ref)}, which is no plain {what}: LLM Compressor fails on it", where)
     is_sized = "Linear" in ref.classes or "Embedding" in ref.classes
     if transform.block is None and not is_sized:
-        text = f"takes {ref.name}: LLM Compressor wants a head_dim for {application.location} of what is no Linear"
+        text = f"takes {_named(ref)}: LLM Compressor wants a head_dim for {application.location} of what is no Linear"
         raise RecipeError(text, where)
     if application.of_states and ref.takes_cache and transform.block:
         if not _attentions(ref, found.modules):
-            raise UnsupportedError(f"{where}: takes {ref.name}: planner knows the keys of attentions alone")
+            raise UnsupportedError(f"{where}: takes {_named(ref)}: planner knows the keys of attentions alone")
         own, name = head_dim or transform.block, f"the heads of {ref.name}"
     elif is_sized:
         own, name = side(ref.rows, ref.columns, "Embedding" in ref.classes, application.is_output), ref.name

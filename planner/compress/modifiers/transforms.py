@@ -186,6 +186,8 @@ class Applied:
     and the size of the matrix."""
     others: tuple[ModuleRef, ...] = ()
     """Of hooks on inputs and outputs, what is no plain Linear; of those on states, what is no attention."""
+    owners: tuple[tuple[str, int], ...] = ()
+    """Those of `names` that have weights of their own, and the sizes of their matrices."""
 
     @property
     def rotated_keys(self) -> frozenset[str]:
