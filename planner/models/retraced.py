@@ -17,7 +17,7 @@ from planner.models.failures import forward_of_model
 from planner.models.inputs import calibration_batch
 from planner.models.rotated import rotated
 from planner.models.traces import Event, ModelTrace, Segment
-from planner.models.tuned import OnlineRotation
+from planner.models.tuned import OnlineRotation, alone
 from planner.models.wrapping import without_lost_masks
 
 
@@ -30,8 +30,9 @@ def retraced(
     not run with them.
     """
     model: Any = built.module
-    if any(rotation.is_alone for rotation in rotations):
-        raise UnsupportedError("planner does not follow two hooks of one group on one module that holds targets")
+    if alone(rotations):
+        text = "planner does not follow two hooks of groups of one name on one place of a module that holds targets"
+        raise UnsupportedError(text)
     labels: dict[str, str] = {}
     for rotation in rotations:
         labels[f"{rotation.module}.{rotation.name}.weight"] = rotation.label

@@ -78,7 +78,8 @@ class QuIPSpec(TransformSpec):
 
     def within(self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
         """Raises RecipeError where the library finds no matrix for a module."""
-        groups, applied = bound(self.transforms, modules, facts.head_dim or 0)
+        numbered = [replace(each, number=self.number_in(recipe)) for each in self.transforms]
+        groups, applied = bound(numbered, modules, facts.head_dim or 0)
         return replace(self, transforms=groups, applied=applied)
 
     def select(self, modules: Sequence[ModuleRef]) -> Selection:

@@ -21,7 +21,7 @@ from planner.compress.modifiers.precisions import (
     is_saved,
     saved_type,
 )
-from planner.compress.modifiers.rotations import TransformFields, bytes_of, side
+from planner.compress.modifiers.rotations import TransformFields, bytes_of, matrix_label, side
 from planner.errors import RecipeError
 from planner.hints import shorten
 from planner.models.tuned import OnlineRotation, Place
@@ -128,6 +128,14 @@ class Transform:
     """Type of the numbers in each matrix, by its size, found in a model (`within`), and"""
     unused: int = 0
     """bytes of the matrices and inverses that no hook has: they are in weights."""
+    number: int = 0
+    """Modifiers with transforms before its own: each makes matrices of its own (transform/apply.py
+    `apply_transform_config`), whatever the names of its groups."""
+
+    @property
+    def label(self) -> str:
+        """What the books call the group. Two modifiers' may have one name, in which there is no dot."""
+        return f"{self.number + 1}.{self.name}" if self.number else self.name
 
     def size(self, rows: int, columns: int, is_embedding: bool, application: Application) -> int:
         """utils/matrix.py `get_transform_size`."""
@@ -296,8 +304,7 @@ def _is_new(what: object, seen: set[object]) -> bool:
 def online(transform: Transform, layer: str, modules: Sequence[ModuleRef]) -> Iterator[OnlineRotation]:
     """The transforms that stay in a layer: factory/base.py `_apply_to_module`."""
     steps = [each for each in transform.steps(Found(modules)) if each[0].is_online]
-    last = {(ref.name, application.location): number for number, (application, ref, _) in enumerate(steps)}
-    for number, (application, ref, size) in enumerate(steps):
+    for application, ref, size in steps:
         check_multiplied(transform.dtype_of(size), transform.path)
         yield OnlineRotation(
             name=f"{transform.name}_{application.location}",
@@ -308,7 +315,7 @@ def online(transform: Transform, layer: str, modules: Sequence[ModuleRef]) -> It
             inverse=application.inverse,
             permutes=transform.permutes,
             scales=transform.type != "random-matrix",
-            is_alone=last[ref.name, application.location] != number,
+            label=matrix_label(transform.label, transform.type, size, inverse=application.inverse),
         )
 
 
