@@ -216,11 +216,20 @@ class SpinQuantSpec(TransformSpec):
         check_forward(self.applied, called)
 
     def added(
-        self, modules: Sequence[ModuleRef], *, on_gpu: bool = False, trained: Sequence[str] = ()
+        self,
+        modules: Sequence[ModuleRef],
+        *,
+        on_gpu: bool = False,
+        trained: Sequence[str] = (),
+        replaced: Collection[str] = (),
     ) -> Iterable[tuple[str, str, tuple[int, ...]]]:
         """The matrices that stay: R3's one, and R4's."""
         for each in self.transforms:
-            yield from transforms.saved(each, modules, on_gpu=on_gpu, trained=trained)
+            yield from transforms.saved(each, modules, on_gpu=on_gpu, trained=trained, replaced=replaced)
+
+    def parts(self, modules: Sequence[ModuleRef]) -> Iterable[str]:
+        """factory/base.py `_apply_to_module`"""
+        return transforms.parts(self.transforms, modules)
 
     def model(self, context: Context) -> "SpinQuantModel":
         """Weights in fp64, one at a time."""

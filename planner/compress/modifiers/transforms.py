@@ -264,7 +264,12 @@ def _application(fields: ArgsFields, where: str) -> Application:
 
 # ---------------------------------------------------------------------- a model
 def saved(
-    transform: Transform, modules: Sequence[ModuleRef], *, on_gpu: bool = False, trained: Sequence[str] = ()
+    transform: Transform,
+    modules: Sequence[ModuleRef],
+    *,
+    on_gpu: bool = False,
+    trained: Sequence[str] = (),
+    replaced: Collection[str] = (),
 ) -> Iterator[tuple[str, str, tuple[int, ...]]]:
     """The tensors that stay in hooks: apply.py `_register_tied_transform_weights`: each goes by the first module, in
     the model's order, that has it.
@@ -272,7 +277,8 @@ def saved(
     `on_gpu`: weights lie on the GPU, where each module is offloaded. What was made elsewhere is then a hook's own
     (offload/cache/device.py DeviceCache.offload): permutations are made on the CPU, and matrices where the module lies
     that asks first. `trained`: layers in which each hook has its own afterwards (autoround/base.py
-    `suspend_offloading`: what is onloaded is a copy for each module).
+    `suspend_offloading`: what is onloaded is a copy for each module). `replaced`: names of transforms whose modules
+    have later modifiers' in their place.
     """
     found = Found(modules)
     taken = [(each, {ref.name for ref in found.of(each)}) for each in transform.apply if each.is_online]
@@ -285,7 +291,9 @@ def saved(
         is_trained = f"{ref.name}.".startswith(below)
         here = {each.location: each for each, names in taken if ref.name in names}  # of two, the later one's
         for location, application in here.items():
-            name, size = f"{ref.name}.{transform.name}_{location}".lstrip("."), transform.size_of(ref, application)
+            name, size = _part(transform, ref, location), transform.size_of(ref, application)
+            if name in replaced:
+                continue
             lies_on_gpu = on_gpu and not ref.is_bare
             kind = saved_type(transform.dtype_of(size), transform.path)
             own = name if is_trained or lies_on_gpu != made.get(size, False) else ""
@@ -293,6 +301,19 @@ def saved(
                 yield f"{name}.weight", kind, (size, size)
             if transform.permutes and _is_new((size, name if is_trained or lies_on_gpu else ""), seen):
                 yield f"{name}.perm", "I64", (size,)
+
+
+def parts(transforms: Iterable[Transform], modules: Sequence[ModuleRef]) -> Iterator[str]:
+    """Full names of the transforms that stay on modules."""
+    found = Found(modules)
+    for transform in transforms:
+        for each in transform.apply:
+            if each.is_online:
+                yield from (_part(transform, ref, each.location) for ref in found.of(each))
+
+
+def _part(transform: Transform, ref: ModuleRef, location: str) -> str:
+    return f"{ref.name}.{transform.name}_{location}".lstrip(".")
 
 
 def _is_new(what: object, seen: set[object]) -> bool:
