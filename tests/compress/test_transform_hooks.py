@@ -234,14 +234,26 @@ def test_what_crosses_a_border_is_rotated_and_as_large_as_before() -> None:
     [
         (recipe(at(LAYERS, "input"), last=STATIC), {"pipeline": "basic"}),
         (recipe(at(LAYERS, "k_cache"), last=STATIC), {}),
-        (recipe(at(LAYERS, "input"), at(LAYERS, "input"), last=STATIC), {}),
-        (stages(quip(a=[at(LAYERS, "input")]), quip(a=[at(LAYERS, "input")])), {}),
     ],
-    ids=["basic", "keys", "twice", "two modifiers"],
+    ids=["basic", "keys"],
 )
 def test_what_is_no_node_of_the_graph_is_not_followed(which: Recipe, more: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedError, match="planner does not follow"):
         walked(which, **PARTS, **more)
+
+
+@pytest.mark.parametrize(
+    "which",
+    [
+        recipe(at(LAYERS, "output"), at(LAYERS, "output"), last=STATIC),
+        stages(quip(a=[at(LAYERS, "output")]), quip(a=[at(LAYERS, "output")])),
+    ],
+    ids=["one group", "two modifiers"],
+)
+def test_a_node_whose_module_has_another_transform_by_its_name_is_traced_nowhere(which: Recipe) -> None:
+    """As the library stopped: the first hook's transform is not installed as a submodule."""
+    with pytest.raises(RecipeError, match=r"called model\.layers\.0\.a_output: .* \(NameError\)"):
+        walked(which, **PARTS)
 
 
 @pytest.mark.parametrize(("location", "message"), [("input", "IndexError"), ("output", "AttributeError")])
