@@ -54,9 +54,10 @@ class Compared:
     off: tuple[DriftStep, ...]
     only_rehearsed: tuple[str, ...]
     only_planned: tuple[str, ...]
+    collected_bytes: int
 
 
-NOTHING_COMPARED = Compared(steps=0, worst=(), off=(), only_rehearsed=(), only_planned=())
+NOTHING_COMPARED = Compared(steps=0, worst=(), off=(), only_rehearsed=(), only_planned=(), collected_bytes=0)
 
 
 def compare_steps(rehearsed: Plan, planned: Plan) -> Compared:
@@ -79,6 +80,7 @@ def compare_steps(rehearsed: Plan, planned: Plan) -> Compared:
         ),
         only_rehearsed=tuple(where(step) for key, step in ones.items() if key not in others),
         only_planned=tuple(where(step) for key, step in others.items() if key not in ones),
+        collected_bytes=max((_collected(*pair) for pair in both), default=0),
     )  # fmt: skip
 
 
@@ -98,11 +100,18 @@ def _numbered(steps: Sequence[Step]) -> Iterator[tuple[Key, Step]]:
 
 
 def _share(figure: DriftFigure, rehearsed: Step, planned: Step) -> float:
-    """Planned by rehearsed, less one; 0 for trifles, and where no more is missing than what may be collected."""
+    """Planned by rehearsed, less one; 0 for trifles, and for what was collected."""
     one, two = MEASURES[figure].value(rehearsed), MEASURES[figure].value(planned)
     if figure == "cpu":
-        two = max(min(two, one), two - planned.cpu.by_kind.get(COLLECTED, 0))
+        two -= _collected(rehearsed, planned)
     return 0.0 if abs(two - one) <= TRIFLE else two / max(1, one) - 1
+
+
+def _collected(rehearsed: Step, planned: Step) -> int:
+    """Bytes that the rehearsal lacks on the CPU, of that kind at most, and not of another part of the peak."""
+    lacks = planned.cpu.peak_bytes - rehearsed.cpu.peak_bytes
+    of_part = [cpu_parts(step.cpu.by_kind)["other"] for step in (planned, rehearsed)]
+    return max(0, min(lacks, of_part[0] - of_part[1], planned.cpu.by_kind.get(COLLECTED, 0)))
 
 
 def _figures_off(rehearsed: Step, planned: Step) -> Iterator[DriftFigure]:

@@ -105,6 +105,7 @@ def _job(case: DriftCase, python: str | None, say: Callable[[str], None]) -> Dri
         off=found.off,
         only_rehearsed=found.only_rehearsed,
         only_planned=found.only_planned,
+        collected_bytes=found.collected_bytes,
         stopped=stopped,
         seconds=round(time.monotonic() - began, 1),
     )

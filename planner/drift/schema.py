@@ -54,6 +54,10 @@ class DriftOfJob(Record):
     off: tuple[DriftStep, ...]
     only_rehearsed: tuple[str, ...] = Field(description="steps that the plan does not have")
     only_planned: tuple[str, ...] = Field(description="steps that the release does not have")
+    collected_bytes: int = Field(
+        default=0,
+        description="CPU memory of transforms' matrices that the plan has in a step and Python had collected, at most",
+    )
     stopped: str | None = Field(default=None, description="why the release did not come to the job's end")
     seconds: float
 

@@ -144,8 +144,8 @@ def headers(python: Interpreter) -> tuple[Path, ...]:
     """Folders with CUDA's headers of torch's CUDA version, to be looked through in this order. Raises RehearseError.
 
     NVIDIA's package of the runtime is without the folder `crt`. Triton's headers have it, and may be another CUDA's
-    (12.8 in Triton 3.6, beside torch 2.11 with CUDA 13.0): then `crt` alone is theirs. What is read of it,
-    host_defines.h, names the compiler's attributes.
+    (12.8 in Triton 3.6, beside torch 2.11 with CUDA 13.0): they come last, for what NVIDIA's package lacks.
+    What is read of it, crt/host_defines.h, names the compiler's attributes.
     """
     wanted = python.cuda.partition(".")[0]
     folders = list(reversed(python.includes))  # Triton's first: it has all headers in one folder

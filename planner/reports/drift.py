@@ -12,6 +12,7 @@ from planner.reports.drawing import draw, pairs, ruled_table
 from planner.reports.forms import Formats, as_json, everywhere
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import gib
+from planner.units import human_bytes
 
 TITLES = ("job", "steps", "requested", "reserved", "CPU", "")
 RIGHT = (False, True, True, True, True, False)
@@ -31,7 +32,7 @@ def render(drift: Drift, *, width: int | None = None, color: bool = False) -> st
         table.add_row(*(Text(cell) for cell in _cells(job)), style="bold yellow" if job.is_off else None)
     parts: list[RenderableType] = [pairs(_header(drift)), Text(), table, Text(EXPLAINED, style="dim")]
     for job in drift.jobs:
-        if job.is_off:
+        if job.is_off or job.collected_bytes:
             parts += [Text(), Text(_title(job), style="bold"), *_blocks(job)]
     return draw(Group(*parts, Text(), Text(_answer(drift))), width=width, color=color)
 
@@ -41,7 +42,7 @@ def render_markdown(drift: Drift) -> str:
     parts = ["\n".join(f"- {name}: {text}" for name, text in _header(drift))]
     parts.append(markdown_table(TITLES, RIGHT, [[escape(cell) for cell in _cells(job)] for job in drift.jobs]))
     for job in drift.jobs:
-        if job.is_off:
+        if job.is_off or job.collected_bytes:
             parts += [f"### {escape(_title(job))}", *_remarks_markdown(job)]
     return "\n\n".join([*parts, _answer(drift)]) + "\n"
 
@@ -127,8 +128,10 @@ def _why(steps: Sequence[DriftStep]) -> Iterator[tuple[str, str]]:
 
 
 def _remarks(job: DriftOfJob) -> list[tuple[str, str]]:
+    collected = f"{human_bytes(job.collected_bytes)} of transforms' matrices, which the plan counts to the end"
     remarks = [
         ("stopped", job.stopped or ""),
+        ("collected by then", collected if job.collected_bytes else ""),
         ("steps of this release alone", few(job.only_rehearsed, 5)),
         ("steps of the plan alone", few(job.only_planned, 5)),
     ]

@@ -3,6 +3,7 @@ import pytest
 from planner.compress.schema import Step
 from planner.drift.cited import ANYWHERE, BY_MODIFIER, cited
 from planner.drift.compare import RESERVED_CITED, compare_steps, where
+from planner.units import MIB
 from planner.upstream import MODIFIERS
 from tests.drift.fabricated import held, plan, step
 
@@ -51,6 +52,15 @@ def test_matrices_that_python_collects_when_it_likes_may_be_missing_and_nothing_
     found = compare_steps(plan(rehearsed), plan(planned))
     assert found.worst[2].share == pytest.approx(share)
     assert [each.figure for each in found.off] == (["cpu"] if share else [])
+    assert found.collected_bytes == min(70, max(0, 1000 - model)) * MIB
+
+
+def test_weights_that_are_missing_are_missing_whatever_the_collector_does() -> None:
+    rehearsed = step("setup", {"weights": 400}, cpu={"model": 900, "transform": 70})
+    planned = step("setup", {"weights": 400}, cpu={"model": 930, "transform": 70})
+    found = compare_steps(plan(rehearsed), plan(planned))
+    assert [each.figure for each in found.off] == ["cpu"]
+    assert found.collected_bytes == 0
 
 
 def test_the_part_that_differs_is_named_with_what_holds_it_on_both_sides_and_what_the_plan_follows() -> None:

@@ -1,8 +1,11 @@
 import json
+from collections.abc import Callable
+
+import pytest
 
 from planner.drift.compare import compare_steps
 from planner.drift.schema import Drift, DriftOfJob
-from planner.reports.drift import FORMATS, render
+from planner.reports.drift import FORMATS, render, render_markdown
 from tests.drift.fabricated import held, plan, step
 
 
@@ -18,6 +21,7 @@ def of_job(rehearsed, planned, name: str = "gptq", stopped: str | None = None) -
         off=found.off,
         only_rehearsed=found.only_rehearsed,
         only_planned=found.only_planned,
+        collected_bytes=found.collected_bytes,
         stopped=stopped,
         seconds=1.0,
     )
@@ -45,6 +49,16 @@ def test_a_job_that_is_off_says_where_what_holds_it_and_what_the_plan_follows() 
     assert "gptq/base.py compress_module_list" in text
     assert "1 of 2 jobs are not as planned: gptq." in text
     assert text.count("llama-3-8b, gptq_w4a16") == 1
+
+
+@pytest.mark.parametrize("form", [render, render_markdown])
+def test_what_was_forgiven_as_collected_is_said(form: Callable[[Drift], str]) -> None:
+    there = step("setup", {"weights": 400}, cpu={"model": 1000})
+    ours = step("setup", {"weights": 400}, cpu={"model": 1000, "transform": 70})
+    text = form(of(of_job(plan(there), plan(ours), "spinquant")))
+    assert "70.00 MiB of transforms' matrices, which the plan counts to the end" in text
+    assert "Plans hold for this release" in text
+    assert "collected by then" not in form(of(SAME))
 
 
 def test_a_job_that_stopped_says_why() -> None:

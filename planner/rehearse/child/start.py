@@ -59,8 +59,6 @@ def main(file: str) -> int:
 
     os.environ["PRETENDED_BINARY"] = str(_binary(torch._C._cuda_getArchFlags(), os.environ.get("PRETENDED_SM", "90")))
     torch.cuda.init()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    # llmcompressor/pipelines/cache.py _onload_value asks for each tensor: a tenth of an AWQ script's time
-    torch.accelerator.is_available = functools.cache(torch.accelerator.is_available)
     books = TensorBooks(settings.books, settings.folder, settings.script, OWN)
     hooks = Hooks()
     hooks.install()

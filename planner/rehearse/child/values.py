@@ -1,4 +1,5 @@
-"""No kernel runs: Triton's launches do nothing, convolutions take PyTorch's own kernels; RAM is the machine's."""
+"""No kernel runs: Triton's launches do nothing, convolutions take PyTorch's own kernels; RAM is the machine's, and the
+card is there."""
 
 import functools
 from typing import Any
@@ -14,6 +15,8 @@ from planner.rehearse.child.settings import Settings
 def install(settings: Settings, books: TensorBooks, hooks: Hooks) -> None:
     """Put all of it in place."""
     torch.backends.cudnn.enabled = False
+    # llmcompressor/pipelines/cache.py _onload_value asks for each tensor: a tenth of an AWQ script's time
+    torch.accelerator.is_available = functools.cache(torch.accelerator.is_available)
     # else, where algorithms must be deterministic (AutoRound says so), NaN is written into all memory that is taken
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined,unused-ignore]  # not in stubs
     hooks.after("triton.runtime.jit", _launch_nothing)
