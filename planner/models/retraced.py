@@ -32,8 +32,12 @@ def retraced(
     model: Any = built.module
     if hidden := alone(rotations):  # torch/fx/_symbolic_trace.py Tracer.path_of_module looks for the transform
         first = rotations[min(hidden)]
-        text = f"two transforms are called {first.module}.{first.name}: the module keeps the later one, and torch.fx stops"
-        raise RecipeError(f"{text} at the other one's hook (NameError); take another name for a group, or other targets")
+        text = (
+            f"two transforms are called {first.module}.{first.name}: the module keeps the later one, and torch.fx stops"
+        )
+        raise RecipeError(
+            f"{text} at the other one's hook (NameError); take another name for a group, or other targets"
+        )
     labels: dict[str, str] = {}
     for rotation in rotations:
         labels[f"{rotation.module}.{rotation.name}.weight"] = rotation.label
