@@ -8,7 +8,7 @@ from planner.compress.program import Run
 from planner.errors import JobError, RecipeError, UnsupportedError
 from planner.job import Job
 from planner.models.traces import Segment
-from planner.models.tuned import OnlineRotation, TunedBlock, card_peaks, most_of_any_order
+from planner.models.tuned import OnlineRotation, TunedBlock, alone, card_peaks, most_of_any_order
 from planner.notes import Note
 from planner.recipe.specs import ModuleRef
 from planner.units import GIB, human_bytes
@@ -163,8 +163,10 @@ def _trace(graph: "ModelGraph", run: Run, layer: str, job: Job, hooked: tuple[On
     try:
         request = run.spec.tuning(layer, _modules(graph, layer), schemes, job.rank_samples, job.batch_size)
         spread = request.spread and replace(request.spread, card_bytes=job.gpu_memory_bytes)
-        if spread and any(rotation.is_alone for rotation in hooked):
-            raise UnsupportedError("planner does not follow two hooks of one group on one place over several GPUs")
+        if spread and alone(hooked):
+            raise UnsupportedError(
+                "planner does not follow two hooks of groups of one name on one place over several GPUs"
+            )
         return graph.tune(replace(request, rotations=hooked, spread=spread, has_ranks=job.ranks > 1))
     except UnsupportedError as error:
         raise UnsupportedError(f"{layer}: {error}") from error

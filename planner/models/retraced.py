@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from planner.errors import UnsupportedError
+from planner.errors import RecipeError
 from planner.job import Job
 from planner.models.build import num_experts, quiet
 from planner.models.built import BuiltModel, unchanged
@@ -17,7 +17,7 @@ from planner.models.failures import forward_of_model
 from planner.models.inputs import calibration_batch
 from planner.models.rotated import rotated
 from planner.models.traces import Event, ModelTrace, Segment
-from planner.models.tuned import OnlineRotation
+from planner.models.tuned import OnlineRotation, alone
 from planner.models.wrapping import without_lost_masks
 
 
@@ -26,12 +26,18 @@ def retraced(
 ) -> ModelTrace:
     """The trace with these transforms, whose modules go by their full names.
 
-    `targets`: sequential targets with the numbers of their structures. Raises UnsupportedError where the forward does
-    not run with them.
+    `targets`: sequential targets with the numbers of their structures. Raises RecipeError where the library cannot
+    trace the forward with them.
     """
     model: Any = built.module
-    if any(rotation.is_alone for rotation in rotations):
-        raise UnsupportedError("planner does not follow two hooks of one group on one module that holds targets")
+    if hidden := alone(rotations):  # torch/fx/_symbolic_trace.py Tracer.path_of_module looks for the transform
+        first = rotations[min(hidden)]
+        text = (
+            f"two transforms are called {first.module}.{first.name}: the module keeps the later one, and torch.fx stops"
+        )
+        raise RecipeError(
+            f"{text} at the other one's hook (NameError); take another name for a group, or other targets"
+        )
     labels: dict[str, str] = {}
     for rotation in rotations:
         labels[f"{rotation.module}.{rotation.name}.weight"] = rotation.label

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from planner.models.failures import pass_on, stands_in
-from planner.models.tuned import OnlineRotation
+from planner.models.tuned import OnlineRotation, alone
 
 
 class RunningTransform(torch.nn.Module):
@@ -44,7 +44,8 @@ class RunningTransform(torch.nn.Module):
 
 def left_there(rotations: Sequence[OnlineRotation]) -> Iterator[int]:
     """Bytes of the parameters of these transforms."""
-    for rotation in (each for each in rotations if not each.is_alone):
+    hidden = alone(rotations)
+    for rotation in (each for number, each in enumerate(rotations) if number not in hidden):
         yield rotation.size**2 * getattr(torch, rotation.dtype).itemsize
         if rotation.permutes:
             yield rotation.size * torch.int64.itemsize
@@ -68,20 +69,20 @@ def rotated(block: torch.nn.Module, rotations: Sequence[OnlineRotation]) -> Iter
     """Inside, the modules of the block have these transforms as parts, and run them as hooks. Yields those that are no
     parts."""
     anchor = next(block.parameters())
-    alone: list[RunningTransform] = []
+    hidden, partless = alone(rotations), list[RunningTransform]()
     with ExitStack() as stack:
-        for rotation in rotations:
+        for number, rotation in enumerate(rotations):
             module = block.get_submodule(rotation.module.removeprefix("."))
             part = RunningTransform(rotation, anchor)
-            if rotation.is_alone:
-                alone.append(part)
+            if number in hidden:
+                partless.append(part)
             else:
                 module.add_module(rotation.name, part)
                 stack.callback(delattr, module, rotation.name)
             handle = _hooked(module, part)
             if handle is not None:
                 stack.callback(handle.remove)
-        yield alone
+        yield partless
 
 
 def _hooked(module: torch.nn.Module, part: RunningTransform) -> Any:
@@ -97,8 +98,8 @@ def _hooked(module: torch.nn.Module, part: RunningTransform) -> Any:
 
     @stands_in
     def cached(_module: Any, args: Any, kwargs: Any) -> Any:
-        before = kwargs.get("past_key_values")
-        earlier = before.rotations if isinstance(before, RotatingCache) else ()
+        cache = kwargs.get("past_key_values")
+        earlier = cache.rotations if isinstance(cache, RotatingCache) else ()
         return args, {**kwargs, "past_key_values": RotatingCache(*earlier, part)}
 
     match part.rotation.place:

@@ -6,7 +6,7 @@ for each kind of layer that is trained in one way.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Literal
@@ -63,14 +63,15 @@ class OnlineRotation:
     """The product is divided by a number."""
     permutes: bool = False
     """Rows and columns of the matrix are gathered in another order for each product."""
-    is_alone: bool = False
-    """A later one has its name, and its place among the parts of the module: its hook alone has it."""
+    label: str
+    """What the books call its matrix, which hooks share."""
 
-    @property
-    def label(self) -> str:
-        """What the books call its matrix, which hooks share."""
-        group = self.name.removesuffix("_input").removesuffix("_output")
-        return f"{group} {'inverse' if self.inverse and not self.scales else 'matrix'} of {self.size}"
+
+def alone(rotations: Sequence[OnlineRotation]) -> frozenset[int]:
+    """Numbers of those that their hooks alone have, in the order in which modifiers made them: a later one has the name
+    in the module, from whatever modifier it is (factory/base.py `_apply_to_module` registers both)."""
+    last = {(rotation.module, rotation.name): number for number, rotation in enumerate(rotations)}
+    return frozenset(range(len(rotations))).difference(last.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

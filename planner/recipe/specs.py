@@ -5,7 +5,7 @@ modifier that `planner.compress.modifiers` knows.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -227,13 +227,22 @@ class ModifierSpec(ABC):
         return None
 
     def added(
-        self, modules: Sequence[ModuleRef], *, on_gpu: bool = False, trained: Sequence[str] = ()
+        self,
+        modules: Sequence[ModuleRef],
+        *,
+        on_gpu: bool = False,
+        trained: Sequence[str] = (),
+        replaced: Collection[str] = (),
     ) -> Iterable[tuple[str, str, tuple[int, ...]]]:
         """Tensors that it adds to the saved checkpoint: name, safetensors' type, shape; tied ones once.
 
         `on_gpu`: weights lie on the GPU, where each module is offloaded. `trained`: layers that another modifier trains
-        when it has begun.
+        when it has begun. `replaced`: what later modifiers hang in the places of its `parts`.
         """
+        return ()
+
+    def parts(self, modules: Sequence[ModuleRef]) -> Iterable[str]:
+        """Full names of the modules that it hangs on these for good; where there is one, it goes."""
         return ()
 
     def check_result(self, modules: Sequence[ModuleRef]) -> None:

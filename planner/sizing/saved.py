@@ -80,10 +80,12 @@ def saved_tensors(graph: "ModelGraph", program: Program, job: Job) -> tuple[Save
 def _added(graph: "ModelGraph", program: Program, job: Job) -> Iterator[SavedTensor]:
     """What modifiers leave in the model beside its own. Where each has its own pipeline, the later ones train what the
     earlier ones left."""
+    modules = graph.module_refs()
     for number, run in enumerate(program.runs):
         others = program.runs[number + 1 :] if job.pipeline == "independent" else program.runs
         trained = tuple(program.tuned) if any(other.spec.trains for other in others) else ()
-        tensors = run.spec.added(graph.module_refs(), on_gpu=job.offloads_on_gpu, trained=trained)
+        later = (name for other in program.runs[number + 1 :] for name in other.spec.parts(modules))
+        tensors = run.spec.added(modules, on_gpu=job.offloads_on_gpu, trained=trained, replaced=frozenset(later))
         yield from (SavedTensor(*tensor) for tensor in tensors)
 
 

@@ -158,6 +158,27 @@ def test_two_hooks_of_one_group_on_one_place_both_run_and_the_module_has_one_mat
     assert once.rotations == twice.rotations == (64 * 64 * 8,)
 
 
+@pytest.mark.parametrize(("name", "location"), [("down_proj", "input"), ("act_fn", "output"), ("self_attn", "k_cache")])
+def test_of_two_modifiers_hooks_of_one_name_on_one_place_both_run_and_the_module_has_the_later_ones_matrix(
+    name: str, location: str
+) -> None:
+    at = f"{{targets: 're:.*{name}$', location: {location}}}"
+
+    def staged(*sizes: int) -> Recipe:
+        groups = (f"{{type: hadamard, head_dim: {n}, precision: float64, apply: [{at}]}}" for n in sizes)
+        stages = [f"QuIPModifier: {{transform_config: {{config_groups: {{a: {group}}}}}}}" for group in groups]
+        first = "".join(f"s{n}_stage:\n  a_modifiers:\n    {each}\n" for n, each in enumerate(stages))
+        fields = "targets: [Linear], scheme: W4A16, ignore: [lm_head], iters: 3, enable_torch_compile: false"
+        return load_recipe(f"{first}    AutoRoundModifier: {{{fields}}}\n")
+
+    def products(block: TunedBlock) -> int:
+        return sum(e.kind == "alloc" and e.dtype == "float64" and e.operator == "div" for e in block.reference[0])
+
+    later, both = trained(staged(32)), trained(staged(64, 32))
+    assert (products(later), products(both)) == (1, 2)
+    assert later.rotations == both.rotations == (32 * 32 * 8,)
+
+
 def test_a_later_modifier_has_hooked_nothing_yet_where_each_has_its_own_pipeline() -> None:
     fields = "targets: [Linear], scheme: W4A16, ignore: [lm_head], iters: 3, enable_torch_compile: false"
     after = load_recipe(f"a_stage:\n  a_modifiers:\n    AutoRoundModifier: {{{fields}}}\n    {R3}\n")

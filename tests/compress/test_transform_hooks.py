@@ -1,5 +1,6 @@
 """Hooks of transforms on what is no plain Linear: what of them runs, and where the library fails on them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from planner.compress.oneshot import simulate
 from planner.compress.recipes import load_recipe
 from planner.errors import PlannerError, RecipeError, UnsupportedError
 from planner.models.traces import KEY_STATES
+from planner.models.tuned import alone
 from planner.recipe.specs import ModelTraits, ModuleRef, Recipe
 from planner.sizing.saved import saved_tensors
 from tests import toys
@@ -27,10 +29,20 @@ ROUNDED = "QuantizationModifier: {targets: [Linear], scheme: W4A16, ignore: [lm_
 
 
 def recipe(*apply: str, block: int | None = 64, last: str = GPTQ, more: str = "type: random-hadamard") -> Recipe:
+    return stages(quip(a=apply, block=block, more=more), last=last)
+
+
+def quip(*, block: int | None = 64, more: str = "type: random-hadamard", **groups: Sequence[str]) -> str:
+    """The modifier, with applications by the names of their groups."""
     head_dim = f"head_dim: {block}, " if block else ""
-    group = f"{{{head_dim}{more}, apply: [{', '.join(apply)}]}}"
-    quip = f"QuIPModifier: {{transform_config: {{config_groups: {{a: {group}}}}}}}"
-    return load_recipe(f"a_stage:\n  a_modifiers:\n    {quip}\n    {last}\n")
+    listed = (f"{name}: {{{head_dim}{more}, apply: [{', '.join(apply)}]}}" for name, apply in groups.items())
+    return f"QuIPModifier: {{transform_config: {{config_groups: {{{', '.join(listed)}}}}}}}"
+
+
+def stages(*modifiers: str, last: str = STATIC) -> Recipe:
+    """Each of the modifiers in a stage of its own, the last one in that of the one before it."""
+    parts = (f"s{number}_stage:\n  a_modifiers:\n    {each}\n" for number, each in enumerate(modifiers))
+    return load_recipe(f"{''.join(parts)}    {last}\n")
 
 
 def at(targets: str, location: str, **fields: Any) -> str:
@@ -103,8 +115,13 @@ def test_of_two_hooks_on_one_place_the_module_keeps_the_later_ones_matrix() -> N
     groups = {"a": {"type": "random-matrix", "apply": apply}}
     spec = QuIPSpec.read({"transform_config": {"config_groups": groups}}, "quip").within(ModelTraits(), modules, ())
     assert [name for name, _, _ in spec.added(modules)] == ["up.a_input.weight", "down.a_input.weight"]
-    online = [(rotation.module, rotation.inverse, rotation.is_alone) for rotation in spec.online("", modules)]
-    assert online == [("up", False, True), ("down", False, False), ("up", True, False)]
+    online = list(spec.online("", modules))
+    assert [(rotation.module, rotation.inverse) for rotation in online] == [
+        ("up", False),
+        ("down", False),
+        ("up", True),
+    ]
+    assert alone(online) == {0}
     model = QuIPModel(context := Context(toys.job()), spec)
     model.on_calibration_start([toys.linear(ref.name, 64, 64) for ref in modules])
     model.on_finalize()
@@ -125,6 +142,45 @@ def test_the_matrix_of_a_module_without_tensors_waits_on_the_cpu_while_weights_l
 def test_an_activation_functions_matrix_is_onloaded_once_in_each_subgraph() -> None:
     sizes = [size for name, size in taken(walked(recipe(at("act_fn", "input")), weights="gpu"), "") if "matrix" in name]
     assert sizes == [64 * 64 * 4] * 2
+
+
+@pytest.mark.parametrize(
+    "apply",
+    [
+        (at("act_fn", "input"), at("act_fn", "output")),
+        (at("act_fn", "input"), at("act_fn", "input", inverse="true")),
+        (at("act_fn", "output"), at("act_fn", "output")),
+    ],
+    ids=["two places", "two inputs", "two outputs"],
+)
+def test_each_hooks_own_copy_of_a_matrix_is_onloaded(apply: tuple[str, ...]) -> None:
+    """offload/cache/base.py OffloadCache.__getitem__ goes by the tensor: one module's two hooks have two."""
+    context = walked(recipe(at("down_proj", "input"), *apply, last=STATIC), weights="gpu")
+    assert len(taken(context, "of a hook's own", device="cpu")) == 2 * 2
+    onloaded = [name for name, _ in taken(context, "") if name.startswith("a matrix of 64 of ")]
+    assert len(onloaded) == len(set(onloaded)) == 2 * 2
+
+
+def onloaded_matrices(which: Recipe, **options: Any) -> list[str]:
+    return [name for name, size in taken(walked(which, **options), "") if size == 64 * 64 * 4 and "matrix" in name]
+
+
+def test_modifiers_make_matrices_of_their_own_whatever_the_names_of_their_groups() -> None:
+    """transform/apply.py `apply_transform_config` makes a factory for each group of each modifier."""
+    which = [quip(a=[at("down_proj", "input")]), quip(a=[at("down_proj", "output")])]
+    assert sorted(onloaded_matrices(stages(*which))) == ["2.a matrix of 64"] * 2 + ["a matrix of 64"] * 2
+    assert (
+        onloaded_matrices(stages(quip(a=[at("down_proj", "input"), at("down_proj", "output")])))
+        == ["a matrix of 64"] * 2
+    ), "one for each subgraph"
+
+
+@pytest.mark.parametrize("own", ["down_proj", "act_fn"])
+def test_of_two_modifiers_hooks_of_one_name_on_one_place_both_run(own: str) -> None:
+    both = stages(quip(a=[at(own, "input")]), quip(a=[at(own, "input")]))
+    once = stages(quip(a=[at(own, "input")]))
+    runs, run = (len(taken(walked(which), "rotated input rotated")) for which in (both, once))
+    assert (runs, len(onloaded_matrices(both))) == (2 * run, 2 * 2)
 
 
 @pytest.mark.parametrize("location", ["input", "output"])
@@ -150,6 +206,21 @@ def test_hooks_of_layers_that_hold_targets_run_as_nodes_of_the_graph_and_share_t
     assert [size for _, size in products] == [TOKENS * HIDDEN * 4] * 2 * 2 * SMALL["samples"]
     onloaded = [size for name, size in taken(context, "") if name == "a matrix of 64"]
     assert onloaded == [64 * 64 * 4] * 2
+
+
+@pytest.mark.parametrize("other", ["x_output", "x_input", "y"])
+def test_the_matrix_of_a_node_is_its_groups_whatever_the_group_is_called(other: str) -> None:
+    two = {"x": [at("down_proj", "input")], other: [at(LAYERS, "input")]}
+    names = onloaded_matrices(stages(quip(**two)), **PARTS)
+    assert sorted(names) == sorted(["x matrix of 64", f"{other} matrix of 64"] * 2)
+
+
+def test_a_node_and_a_linear_of_one_subgraph_share_their_groups_matrix() -> None:
+    """A layer's input is rotated in the part of the MLP before it."""
+    groups = {"x_output": [at(LAYERS, "input"), at("down_proj", "input")]}
+    assert onloaded_matrices(stages(quip(**groups)), **PARTS) == ["x_output matrix of 64"] * 3
+    apart = [quip(x_output=[apply]) for apply in groups["x_output"]]
+    assert len(onloaded_matrices(stages(*apart), **PARTS)) == 4, "two modifiers"
 
 
 def test_what_crosses_a_border_is_rotated_and_as_large_as_before() -> None:
@@ -199,13 +270,26 @@ def test_keys_of_an_attention_that_holds_targets_are_not_rotated_in_the_sequenti
     [
         (recipe(at(LAYERS, "input"), last=STATIC), {"pipeline": "basic"}),
         (recipe(at(LAYERS, "k_cache"), last=STATIC), {}),
-        (recipe(at(LAYERS, "input"), at(LAYERS, "input"), last=STATIC), {}),
     ],
-    ids=["basic", "keys", "twice"],
+    ids=["basic", "keys"],
 )
 def test_what_is_no_node_of_the_graph_is_not_followed(which: Recipe, more: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedError, match="planner does not follow"):
         walked(which, **PARTS, **more)
+
+
+@pytest.mark.parametrize(
+    "which",
+    [
+        recipe(at(LAYERS, "output"), at(LAYERS, "output"), last=STATIC),
+        stages(quip(a=[at(LAYERS, "output")]), quip(a=[at(LAYERS, "output")])),
+    ],
+    ids=["one group", "two modifiers"],
+)
+def test_a_node_whose_module_has_another_transform_by_its_name_is_traced_nowhere(which: Recipe) -> None:
+    """As the library stopped: the first hook's transform is not installed as a submodule."""
+    with pytest.raises(RecipeError, match=r"called model\.layers\.0\.a_output: .* \(NameError\)"):
+        walked(which, **PARTS)
 
 
 @pytest.mark.parametrize(("location", "message"), [("input", "IndexError"), ("output", "AttributeError")])

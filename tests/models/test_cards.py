@@ -153,7 +153,7 @@ def test_spreading_a_layer_moves_memory_off_the_first_card_and_adds_copies(built
 
 
 def test_a_linear_with_a_transform_inside_stops_the_library(built: BuiltModel) -> None:
-    rotation = OnlineRotation(name="u", module=".mlp.up_proj", place="input", size=64)
+    rotation = OnlineRotation(name="u", module=".mlp.up_proj", place="input", size=64, label="u matrix of 64")
     spread(built, 1, (rotation,))
     with pytest.raises(JobError, match=r"up_proj: LLM Compressor stops here"):
         spread(built, 2, (rotation,))

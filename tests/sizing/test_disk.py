@@ -9,6 +9,7 @@ import pytest
 
 from planner.compress.binding import make_program
 from planner.compress.host_schema import Disk, Loading
+from planner.compress.modifiers.quip import QuIPSpec
 from planner.compress.program import Program
 from planner.sizing.disk import disk_of
 from planner.sizing.host_facts import host_model
@@ -66,6 +67,30 @@ def test_saved_tensors_are_the_compressed_ones_and_the_rest_as_it_was() -> None:
     assert by_name["model.layers.0.up.weight"] == tensor("model.layers.0.up.weight", "I8", 400, 200)
     assert by_name["model.layers.0.up.weight_scale"] == tensor("model.layers.0.up.weight_scale", "BF16", 400, 1)
     assert by_name["model.embed_tokens.weight"].bytes == TOY.embedding
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "saved"),
+    [
+        ("down", "down", ["0.down 8"]),
+        ("up|down", "up", ["0.down 4", "0.up 8"]),
+        ("up|down", "down", ["0.up 4", "0.down 8"]),
+        ("down", "up", ["0.down 4", "0.up 8"]),
+    ],
+)
+def test_of_two_modifiers_transforms_of_one_name_on_one_module_the_later_one_is_saved(
+    first: str, second: str, saved: list[str]
+) -> None:
+    """As a tiny Qwen3 was saved after two of transform/apply.py `apply_transform_config`."""
+
+    def quip(targets: str, size: int) -> QuIPSpec:
+        apply = [{"targets": rf"re:.*\.({targets})$", "location": "input"}]
+        groups = {"a": {"type": "hadamard", "head_dim": size, "apply": apply}}
+        return QuIPSpec.read({"transform_config": {"config_groups": groups}}, "quip")
+
+    tensors = saved_tensors(TOY.graph, bound(quip(first, 4), quip(second, 8)), toys.job())
+    found = [(each.name.split("layers.")[1], each.shape[0]) for each in tensors if "a_input" in each.name]
+    assert [f"{name.removesuffix('.a_input.weight')} {size}" for name, size in found] == saved
 
 
 @pytest.mark.parametrize(

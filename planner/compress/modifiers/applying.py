@@ -38,7 +38,7 @@ class Groups:
         kept, self.context.keep_onloaded = self.context.keep_onloaded, False
         for group in self.groups:
             transform = group[0].transform
-            what = transform.name, transform.type, transform.dtype
+            what = transform.label, transform.type, transform.dtype
             matrices = Matrices(self.context, *what, where=transform.path, permutes=transform.permutes)
             self._matrices.append(matrices)
             for each in group:
@@ -150,8 +150,17 @@ class Groups:
         matrices.stay(size, place)
         if matrices.in_basic:
             self._bare.setdefault(name, matrices.places[size])
-        matrix = HookedMatrix(module=name, place=place, size=size, inverse=each.application.inverse)
-        self._hooks[name, each.application.location].append(_Rotating(matrices, matrix))
+        application = each.application
+        hooks = self._hooks[name, application.location]
+        matrix = HookedMatrix(
+            module=name,
+            location=application.location,
+            number=len(hooks),
+            place=place,
+            size=size,
+            inverse=application.inverse,
+        )
+        hooks.append(_Rotating(matrices, matrix))
 
 
 @dataclass(frozen=True, slots=True)

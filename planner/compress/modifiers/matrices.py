@@ -12,7 +12,7 @@ from planner.compress.context import Context, Frame
 from planner.compress.holdings import DeviceName, Owner
 from planner.compress.modifiers.inverses import solved
 from planner.compress.modifiers.precisions import WIDTHS, TransformType, check_multiplied, is_cast, quotient_width
-from planner.compress.modifiers.rotations import bytes_of, known_divisor
+from planner.compress.modifiers.rotations import bytes_of, known_divisor, matrix_label
 from planner.compress.modifiers.writing import write_back
 from planner.recipe.targets import LinearModule
 from planner.timeline import Handle
@@ -29,7 +29,11 @@ class HookedMatrix:
     """What a hook multiplies with."""
 
     module: str
-    """Whose hook it is."""
+    """Whose hook it is, and"""
+    location: str
+    """where: transform_args.py TransformLocation."""
+    number: int
+    """Hooks of one modifier on that place before it."""
     place: DeviceName
     """Where that module lies while it does not compute."""
     size: int
@@ -47,7 +51,7 @@ class Matrices:
 
     context: Context
     name: str
-    """Of the scheme."""
+    """Of the scheme: `Transform.label`."""
     kind: TransformType
     dtype: str = "float64"
     """Of those that a hook asks for first (hadamard.py HadamardFactory.create_transform, and matrix_multiply.py
@@ -119,7 +123,12 @@ class Matrices:
 
     def label(self, size: int, *, inverse: bool = False) -> str:
         """What the books call it. `inverse`: of a random matrix, which is another one."""
-        return f"{self.name} {'inverse' if inverse and self.kind == 'random-matrix' else 'matrix'} of {size}"
+        return matrix_label(self.name, self.kind, size, inverse=inverse)
+
+    def own_label(self, hook: HookedMatrix) -> str:
+        """The same of a hook's own copy."""
+        label = self.label(hook.size, inverse=hook.inverse)
+        return f"{label} of {hook.module}, {hook.location} {hook.number}"
 
     def copied(self, frame: Frame, size: int, reader: str) -> None:
         """The matrix on the GPU for as long as the frame has its name, and its permutation."""
@@ -175,15 +184,15 @@ class Matrices:
         return place != self.places[size] and not self.in_basic
 
     def rotated(
-        self, hook: "HookedMatrix", elements: int, itemsize: int, owner: Owner, *, copied: bool = False
+        self, hook: HookedMatrix, elements: int, itemsize: int, owner: Owner, *, copied: bool = False
     ) -> Handle:
         """A hook: the matrix is on the GPU until the subgraph ends; what it returns is the caller's."""
         size, context = hook.size, self.context
-        label = self.label(size, inverse=hook.inverse)
         with context.frame("forward", owner) as frame:
             if hook.place == "cpu" and not self.in_basic:
-                own = f"{label} of {hook.module}" if self.is_own(size, hook.place) else label
-                context.onload(own, self.bytes(size), "transform", waits=True)
+                is_own = self.is_own(size, hook.place)
+                label = self.own_label(hook) if is_own else self.label(size, inverse=hook.inverse)
+                context.onload(label, self.bytes(size), "transform", waits=True)
                 if self.permutes:
                     context.onload(f"{self.label(size)} permutation", size * INT64, "transform", waits=True)
             self.permute(frame, size)
@@ -216,7 +225,7 @@ class Matrices:
         else:
             frame.move("quotient", "rotated")
 
-    def free(self, hooks: Sequence["HookedMatrix"] = ()) -> None:
+    def free(self, hooks: Sequence[HookedMatrix] = ()) -> None:
         """Python's collector has come for what only the factory had."""
         shared = [hook for hook in hooks if not self.is_own(hook.size, hook.place)]
         for matrices, are_inverses in ((self.made, False), (self.inverses, True)):

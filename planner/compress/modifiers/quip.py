@@ -5,7 +5,7 @@ forward from then on: each rotated input lives beside the input itself while its
 the output's place. So it is with its own V and U; the groups of a `transform_config` are taken as they are.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -78,7 +78,8 @@ class QuIPSpec(TransformSpec):
 
     def within(self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]) -> Self:
         """Raises RecipeError where the library finds no matrix for a module."""
-        groups, applied = bound(self.transforms, modules, facts.head_dim or 0)
+        numbered = [replace(each, number=self.number_in(recipe)) for each in self.transforms]
+        groups, applied = bound(numbered, modules, facts.head_dim or 0)
         return replace(self, transforms=groups, applied=applied)
 
     def select(self, modules: Sequence[ModuleRef]) -> Selection:
@@ -103,11 +104,20 @@ class QuIPSpec(TransformSpec):
         return frozenset(ref.name for each in self._applications if each.location == "input" for ref in found.of(each))
 
     def added(
-        self, modules: Sequence[ModuleRef], *, on_gpu: bool = False, trained: Sequence[str] = ()
+        self,
+        modules: Sequence[ModuleRef],
+        *,
+        on_gpu: bool = False,
+        trained: Sequence[str] = (),
+        replaced: Collection[str] = (),
     ) -> Iterable[tuple[str, str, tuple[int, ...]]]:
         """One matrix of each group for each size."""
         for each in self.transforms:
-            yield from transforms.saved(each, modules, on_gpu=on_gpu, trained=trained)
+            yield from transforms.saved(each, modules, on_gpu=on_gpu, trained=trained, replaced=replaced)
+
+    def parts(self, modules: Sequence[ModuleRef]) -> Iterable[str]:
+        """factory/base.py `_apply_to_module`"""
+        return transforms.parts(self.transforms, modules)
 
     def online(self, layer: str, modules: Sequence[ModuleRef]) -> Iterable[OnlineRotation]:
         """What stays of each group."""

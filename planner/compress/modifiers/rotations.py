@@ -4,8 +4,9 @@ compressed_tensors transform/factory/{base,hadamard,random_hadamard,matrix_multi
 transform/utils/{hadamard,matrix}.py.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from pydantic import Field
@@ -52,6 +53,10 @@ class TransformSpec(ModifierSpec):
     def unties_embeddings(self) -> bool:
         """spinquant/base.py, quip/base.py `on_calibration_start`: whatever is rotated, and where they are targeted."""
         return True
+
+    def number_in(self, recipe: Sequence[ModifierSpec]) -> int:
+        """How many modifiers of the recipe make transforms before it."""
+        return sum(isinstance(spec, TransformSpec) for spec in takewhile(lambda spec: spec is not self, recipe))
 
     def in_ranks(self) -> Iterable[Note]:
         """Weights lie in shared memory, and every rank writes all of them."""
@@ -101,6 +106,11 @@ def check_size(kind: TransformType, own: int, name: str, block: int | None, wher
 def bytes_of(size: int, itemsize: int) -> int:
     """Of a square matrix."""
     return size * size * itemsize
+
+
+def matrix_label(group: str, kind: TransformType, size: int, *, inverse: bool) -> str:
+    """What the books call a matrix, which hooks of one group share. `inverse`: of a random one, which is another."""
+    return f"{group} {'inverse' if inverse and kind == 'random-matrix' else 'matrix'} of {size}"
 
 
 def known_divisor(size: int) -> int | None:

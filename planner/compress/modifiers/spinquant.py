@@ -20,10 +20,7 @@ from planner.compress.modifiers.base import ModifierModel
 from planner.compress.modifiers.hooking import bound, check_forward
 from planner.compress.modifiers.matrices import aligned
 from planner.compress.modifiers.precisions import TransformType
-from planner.compress.modifiers.rotations import (
-    TransformFields,
-    TransformSpec,
-)
+from planner.compress.modifiers.rotations import TransformFields, TransformSpec
 from planner.compress.modifiers.transforms import Application, Applied, Transform
 from planner.compress.modifiers.writing import write_back
 from planner.cuda.reductions import dense_buffers
@@ -164,7 +161,8 @@ class SpinQuantSpec(TransformSpec):
         except ModuleSetError as error:
             raise RecipeError(f"{error}; LLM Compressor cannot fuse the norms of this model", where) from error
         groups = tuple(self._groups(facts.head_dim)) if given is None else given.groups
-        groups, applied = bound(groups, modules, facts.head_dim or 0)
+        numbered = [replace(each, number=self.number_in(recipe)) for each in groups]
+        groups, applied = bound(numbered, modules, facts.head_dim or 0)
         embeddings = Patterns((EMBEDDING if given is None else given.embedding,)).of(modules)
         if given is not None:
             _check_weights(
@@ -218,11 +216,20 @@ class SpinQuantSpec(TransformSpec):
         check_forward(self.applied, called)
 
     def added(
-        self, modules: Sequence[ModuleRef], *, on_gpu: bool = False, trained: Sequence[str] = ()
+        self,
+        modules: Sequence[ModuleRef],
+        *,
+        on_gpu: bool = False,
+        trained: Sequence[str] = (),
+        replaced: Collection[str] = (),
     ) -> Iterable[tuple[str, str, tuple[int, ...]]]:
         """The matrices that stay: R3's one, and R4's."""
         for each in self.transforms:
-            yield from transforms.saved(each, modules, on_gpu=on_gpu, trained=trained)
+            yield from transforms.saved(each, modules, on_gpu=on_gpu, trained=trained, replaced=replaced)
+
+    def parts(self, modules: Sequence[ModuleRef]) -> Iterable[str]:
+        """factory/base.py `_apply_to_module`"""
+        return transforms.parts(self.transforms, modules)
 
     def model(self, context: Context) -> "SpinQuantModel":
         """Weights in fp64, one at a time."""

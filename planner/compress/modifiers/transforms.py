@@ -21,7 +21,7 @@ from planner.compress.modifiers.precisions import (
     is_saved,
     saved_type,
 )
-from planner.compress.modifiers.rotations import TransformFields, bytes_of, side
+from planner.compress.modifiers.rotations import TransformFields, bytes_of, matrix_label, side
 from planner.errors import RecipeError
 from planner.hints import shorten
 from planner.models.tuned import OnlineRotation, Place
@@ -128,6 +128,14 @@ class Transform:
     """Type of the numbers in each matrix, by its size, found in a model (`within`), and"""
     unused: int = 0
     """bytes of the matrices and inverses that no hook has: they are in weights."""
+    number: int = 0
+    """Modifiers with transforms before its own: each makes matrices of its own (transform/apply.py
+    `apply_transform_config`), whatever the names of its groups."""
+
+    @property
+    def label(self) -> str:
+        """What the books call the group. Two modifiers' may have one name, in which there is no dot."""
+        return f"{self.number + 1}.{self.name}" if self.number else self.name
 
     def size(self, rows: int, columns: int, is_embedding: bool, application: Application) -> int:
         """utils/matrix.py `get_transform_size`."""
@@ -258,7 +266,12 @@ def _application(fields: ArgsFields, where: str) -> Application:
 
 # ---------------------------------------------------------------------- a model
 def saved(
-    transform: Transform, modules: Sequence[ModuleRef], *, on_gpu: bool = False, trained: Sequence[str] = ()
+    transform: Transform,
+    modules: Sequence[ModuleRef],
+    *,
+    on_gpu: bool = False,
+    trained: Sequence[str] = (),
+    replaced: Collection[str] = (),
 ) -> Iterator[tuple[str, str, tuple[int, ...]]]:
     """The tensors that stay in hooks: apply.py `_register_tied_transform_weights`: each goes by the first module, in
     the model's order, that has it.
@@ -266,7 +279,8 @@ def saved(
     `on_gpu`: weights lie on the GPU, where each module is offloaded. What was made elsewhere is then a hook's own
     (offload/cache/device.py DeviceCache.offload): permutations are made on the CPU, and matrices where the module lies
     that asks first. `trained`: layers in which each hook has its own afterwards (autoround/base.py
-    `suspend_offloading`: what is onloaded is a copy for each module).
+    `suspend_offloading`: what is onloaded is a copy for each module). `replaced`: names of transforms whose modules
+    have later modifiers' in their place.
     """
     found = Found(modules)
     taken = [(each, {ref.name for ref in found.of(each)}) for each in transform.apply if each.is_online]
@@ -279,7 +293,9 @@ def saved(
         is_trained = f"{ref.name}.".startswith(below)
         here = {each.location: each for each, names in taken if ref.name in names}  # of two, the later one's
         for location, application in here.items():
-            name, size = f"{ref.name}.{transform.name}_{location}".lstrip("."), transform.size_of(ref, application)
+            name, size = _part(transform, ref, location), transform.size_of(ref, application)
+            if name in replaced:
+                continue
             lies_on_gpu = on_gpu and not ref.is_bare
             kind = saved_type(transform.dtype_of(size), transform.path)
             own = name if is_trained or lies_on_gpu != made.get(size, False) else ""
@@ -287,6 +303,19 @@ def saved(
                 yield f"{name}.weight", kind, (size, size)
             if transform.permutes and _is_new((size, name if is_trained or lies_on_gpu else ""), seen):
                 yield f"{name}.perm", "I64", (size,)
+
+
+def parts(transforms: Iterable[Transform], modules: Sequence[ModuleRef]) -> Iterator[str]:
+    """Full names of the transforms that stay on modules."""
+    found = Found(modules)
+    for transform in transforms:
+        for each in transform.apply:
+            if each.is_online:
+                yield from (_part(transform, ref, each.location) for ref in found.of(each))
+
+
+def _part(transform: Transform, ref: ModuleRef, location: str) -> str:
+    return f"{ref.name}.{transform.name}_{location}".lstrip(".")
 
 
 def _is_new(what: object, seen: set[object]) -> bool:
@@ -298,8 +327,7 @@ def _is_new(what: object, seen: set[object]) -> bool:
 def online(transform: Transform, layer: str, modules: Sequence[ModuleRef]) -> Iterator[OnlineRotation]:
     """The transforms that stay in a layer: factory/base.py `_apply_to_module`."""
     steps = [each for each in transform.steps(Found(modules)) if each[0].is_online]
-    last = {(ref.name, application.location): number for number, (application, ref, _) in enumerate(steps)}
-    for number, (application, ref, size) in enumerate(steps):
+    for application, ref, size in steps:
         check_multiplied(transform.dtype_of(size), transform.path)
         yield OnlineRotation(
             name=f"{transform.name}_{application.location}",
@@ -310,7 +338,7 @@ def online(transform: Transform, layer: str, modules: Sequence[ModuleRef]) -> It
             inverse=application.inverse,
             permutes=transform.permutes,
             scales=transform.type != "random-matrix",
-            is_alone=last[ref.name, application.location] != number,
+            label=matrix_label(transform.label, transform.type, size, inverse=application.inverse),
         )
 
 
