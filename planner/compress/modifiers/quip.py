@@ -5,7 +5,7 @@ forward from then on: each rotated input lives beside the input itself while its
 the output's place. So it is with its own V and U; the groups of a `transform_config` are taken as they are.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -13,14 +13,11 @@ from pydantic import Field, field_validator
 
 from planner.compress.context import Context
 from planner.compress.modifiers import transforms
-from planner.compress.modifiers.applying import Groups
-from planner.compress.modifiers.base import ModifierModel
-from planner.compress.modifiers.hooking import bound, check_forward
+from planner.compress.modifiers.hooking import bound
 from planner.compress.modifiers.precisions import TransformType
-from planner.compress.modifiers.rotations import TransformFields, TransformSpec
-from planner.compress.modifiers.transforms import Application, Applied, Transform
-from planner.models.traces import Call
-from planner.models.tuned import OnlineRotation
+from planner.compress.modifiers.rotating import TransformModel, TransformSpec
+from planner.compress.modifiers.rotations import TransformFields
+from planner.compress.modifiers.transforms import Application, Transform
 from planner.notes import Note
 from planner.recipe.matching import nothing_left
 from planner.recipe.specs import ModelTraits, ModifierSpec, ModuleRef, Selection
@@ -54,9 +51,6 @@ class QuIPSpec(TransformSpec):
     """QuIPModifier."""
 
     type: ClassVar[str] = "QuIPModifier"
-    transforms: tuple[Transform, ...] = ()
-    applied: tuple[Applied, ...] = ()
-    """Found in a model (`within`)."""
 
     @classmethod
     def read(cls, fields: Any, where: str) -> Self:
@@ -92,37 +86,12 @@ class QuIPSpec(TransformSpec):
             keys=frozenset[str]().union(*(each.rotated_keys for each in self.applied)),
         )
 
-    def check_forward(self, called: Any) -> None:
-        """Hooks on what is no Linear."""
-        check_forward(self.applied, called)
-
     def hooked_inputs(
         self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence[ModifierSpec]
     ) -> frozenset[str]:
         """Those of the location `input`: of V, all targets."""
         found = transforms.Found(modules)
         return frozenset(ref.name for each in self._applications if each.location == "input" for ref in found.of(each))
-
-    def added(
-        self,
-        modules: Sequence[ModuleRef],
-        *,
-        on_gpu: bool = False,
-        trained: Sequence[str] = (),
-        replaced: Collection[str] = (),
-    ) -> Iterable[tuple[str, str, tuple[int, ...]]]:
-        """One matrix of each group for each size."""
-        for each in self.transforms:
-            yield from transforms.saved(each, modules, on_gpu=on_gpu, trained=trained, replaced=replaced)
-
-    def parts(self, modules: Sequence[ModuleRef]) -> Iterable[str]:
-        """factory/base.py `_apply_to_module`"""
-        return transforms.parts(self.transforms, modules)
-
-    def online(self, layer: str, modules: Sequence[ModuleRef]) -> Iterable[OnlineRotation]:
-        """What stays of each group."""
-        for each in self.transforms:
-            yield from transforms.online(each, layer, modules)
 
     def check(self, modules: Sequence[ModuleRef], selection: Selection) -> Iterable[Note]:
         """Slips in targets and ignores."""
@@ -176,38 +145,9 @@ def _listed(patterns: list[str] | str) -> tuple[str, ...]:
 
 
 # ---------------------------------------------------------------------- memory
-class QuIPModel(ModifierModel):
+class QuIPModel(TransformModel):
     """What its groups hold."""
-
-    def __init__(self, context: Context, spec: QuIPSpec) -> None:
-        super().__init__(context)
-        self.groups = Groups(context, spec.applied)
-        self.stays_in_forward = self.groups.has_hooks
 
     def on_calibration_start(self, modules: Iterable[LinearModule]) -> None:
         """Before the first batch."""
         self.groups.apply({module.name: module for module in modules})
-
-    def on_finalize(self) -> None:
-        """Matrices that have done their work go."""
-        self.groups.finalize()
-
-    def before_forward(self, module: LinearModule, call: Call) -> None:
-        """The input hook."""
-        self.groups.enter(module, call)
-
-    def after_forward(self, module: LinearModule, call: Call) -> None:
-        """The output hook."""
-        self.groups.turn(module, call)
-
-    def traced(self, name: str, call: Call) -> None:
-        """Output hooks of what stands before the first target."""
-        self.groups.traced(name, call)
-
-    def traced_in_graph(self, name: str) -> None:
-        """Matrices of nodes are permuted where they lie."""
-        self.groups.traced_in_graph(name)
-
-    def returned(self, module: LinearModule, call: Call) -> None:
-        """The rotated input goes."""
-        self.groups.leave(module)

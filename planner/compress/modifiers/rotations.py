@@ -4,19 +4,13 @@ compressed_tensors transform/factory/{base,hadamard,random_hadamard,matrix_multi
 transform/utils/{hadamard,matrix}.py.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
 
 from pydantic import Field
 
 from planner.compress.modifiers.precisions import Precision, TransformType
 from planner.errors import RecipeError
-from planner.notes import Note
-from planner.recipe.specs import ModifierSpec
 from planner.recipe.validation import ModifierFields
-from planner.units import human_bytes
 
 HADAMARD_SIZES = (1, 2, *range(4, 257, 4))
 """Those in transform/utils/hadamards.safetensors, in ascending order."""
@@ -38,47 +32,6 @@ class TransformFields(ModifierFields):
         for name in ("randomize", "learnable"):
             if getattr(self, name):
                 raise RecipeError("is not supported by LLM Compressor as of now", f"{where}.{name}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransformSpec(ModifierSpec):
-    """A modifier that multiplies weights with matrices before the first batch."""
-
-    @property
-    def requires_calibration_data(self) -> bool:
-        """It looks at weights alone."""
-        return False
-
-    @property
-    def unties_embeddings(self) -> bool:
-        """spinquant/base.py, quip/base.py `on_calibration_start`: whatever is rotated, and where they are targeted."""
-        return True
-
-    def number_in(self, recipe: Sequence[ModifierSpec]) -> int:
-        """How many modifiers of the recipe make transforms before it."""
-        return sum(isinstance(spec, TransformSpec) for spec in takewhile(lambda spec: spec is not self, recipe))
-
-    def in_ranks(self) -> Iterable[Note]:
-        """Weights lie in shared memory, and every rank writes all of them."""
-        text = f"{self.where}: {self.type} in several ranks is not modelled: its figures are those of one process"
-        yield Note(kind="estimate", text=text)
-
-    def garbage(self, nbytes: int, *, inverts: bool) -> Iterator[Note]:
-        """Matrices of so many bytes that have done their work. Their factory refers to itself by way of a bound method:
-        only Python's collector frees them (factory/hadamard.py HadamardFactory).
-
-        When it comes is not known: a factory that outlives two young collections, while it works on many modules,
-        waits for one of all objects. `inverts`: some of them are random.
-        """
-        if nbytes:
-            text = (
-                f"{human_bytes(nbytes)} of matrices that have done their work stay where the weights lie until "
-                "Python's collector comes, sooner or later; planned as if it came at the end, which is the most"
-            )
-            yield Note(kind="estimate", text=f"{self.where}: {text}")
-        if inverts:
-            text = "what LAPACK or cuSOLVER takes to invert a random matrix, beside tensors, is not counted"
-            yield Note(kind="estimate", text=f"{self.where}: {text}")
 
 
 def side(rows: int, columns: int, is_embedding: bool, is_output: bool) -> int:

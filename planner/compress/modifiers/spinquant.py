@@ -15,19 +15,16 @@ from pydantic import BaseModel, BeforeValidator, Field
 from planner.compress.context import Context
 from planner.compress.holdings import Owner
 from planner.compress.modifiers import transforms
-from planner.compress.modifiers.applying import Groups
-from planner.compress.modifiers.base import ModifierModel
-from planner.compress.modifiers.hooking import bound, check_forward
+from planner.compress.modifiers.hooking import bound
 from planner.compress.modifiers.matrices import aligned
 from planner.compress.modifiers.precisions import TransformType
-from planner.compress.modifiers.rotations import TransformFields, TransformSpec
-from planner.compress.modifiers.transforms import Application, Applied, Transform
+from planner.compress.modifiers.rotating import TransformModel, TransformSpec
+from planner.compress.modifiers.rotations import TransformFields
+from planner.compress.modifiers.transforms import Application, Transform
 from planner.compress.modifiers.writing import write_back
 from planner.cuda.reductions import dense_buffers
 from planner.cuda.requests import temporaries
 from planner.errors import RecipeError
-from planner.models.traces import Call
-from planner.models.tuned import OnlineRotation
 from planner.notes import Note
 from planner.recipe.matching import Patterns
 from planner.recipe.module_sets import ModuleSetError, module_sets
@@ -116,9 +113,6 @@ class SpinQuantSpec(TransformSpec):
     embeddings: tuple[str, ...] = ()
     fused: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Norms with the Linears behind them, found in a model (`within`)."""
-    transforms: tuple[Transform, ...] = ()
-    applied: tuple[Applied, ...] = ()
-    """Found in a model too."""
     is_routed: bool = False
     """The model is of the family that wants a preparation."""
 
@@ -196,11 +190,6 @@ class SpinQuantSpec(TransformSpec):
         applied = self.within(facts, modules, recipe).applied
         return frozenset(name for each in applied if each.application.location == "input" for name in each.names)
 
-    def online(self, layer: str, modules: Sequence[ModuleRef]) -> Iterable[OnlineRotation]:
-        """base.py `_create_r3_scheme`, `_create_r4_scheme`."""
-        for each in self.transforms:
-            yield from transforms.online(each, layer, modules)
-
     def select(self, modules: Sequence[ModuleRef]) -> Selection:
         """All that is centered, fused or multiplied; norms are watched."""
         multiplied = (name for each in self.applied if not each.application.of_states for name in each.names)
@@ -210,26 +199,6 @@ class SpinQuantSpec(TransformSpec):
         hooked = (ref.name for each in self.applied if not each.application.of_states for ref in each.others)
         watched = {*(norm for norm, _ in self.fused), *(name for name in hooked if name not in weights)}
         return Selection(weights=weights, watched=frozenset(watched), keys=keys)
-
-    def check_forward(self, called: Any) -> None:
-        """Hooks of one's own on what is no Linear."""
-        check_forward(self.applied, called)
-
-    def added(
-        self,
-        modules: Sequence[ModuleRef],
-        *,
-        on_gpu: bool = False,
-        trained: Sequence[str] = (),
-        replaced: Collection[str] = (),
-    ) -> Iterable[tuple[str, str, tuple[int, ...]]]:
-        """The matrices that stay: R3's one, and R4's."""
-        for each in self.transforms:
-            yield from transforms.saved(each, modules, on_gpu=on_gpu, trained=trained, replaced=replaced)
-
-    def parts(self, modules: Sequence[ModuleRef]) -> Iterable[str]:
-        """factory/base.py `_apply_to_module`"""
-        return transforms.parts(self.transforms, modules)
 
     def model(self, context: Context) -> "SpinQuantModel":
         """Weights in fp64, one at a time."""
@@ -316,15 +285,13 @@ def _fused(
 
 
 # ---------------------------------------------------------------------- memory
-class SpinQuantModel(ModifierModel):
+class SpinQuantModel(TransformModel):
     """Weights in fp64, one at a time; its matrices wait on the CPU."""
 
     def __init__(self, context: Context, spec: SpinQuantSpec) -> None:
-        super().__init__(context)
+        super().__init__(context, spec)
         self.spec = spec
         self.modules: dict[str, LinearModule] = {}
-        self.groups = Groups(context, spec.applied)
-        self.stays_in_forward = self.groups.has_hooks
 
     def on_calibration_start(self, modules: Iterable[LinearModule]) -> None:
         """base.py `on_calibration_start`: nothing that is onloaded stays so."""
@@ -336,30 +303,6 @@ class SpinQuantModel(ModifierModel):
             self._fuse(norm, [self.modules[name] for name in linears])
         self.groups.apply(self.modules)
         self.context.keep_onloaded = kept
-
-    def on_finalize(self) -> None:
-        """Matrices that have done their work go."""
-        self.groups.finalize()
-
-    def before_forward(self, module: LinearModule, call: Call) -> None:
-        """R4's input hook, and R3's of keys."""
-        self.groups.enter(module, call)
-
-    def after_forward(self, module: LinearModule, call: Call) -> None:
-        """The output hook."""
-        self.groups.turn(module, call)
-
-    def traced(self, name: str, call: Call) -> None:
-        """Output hooks of what stands before the first target."""
-        self.groups.traced(name, call)
-
-    def traced_in_graph(self, name: str) -> None:
-        """Matrices of nodes are permuted where they lie."""
-        self.groups.traced_in_graph(name)
-
-    def returned(self, module: LinearModule, call: Call) -> None:
-        """The rotated input goes."""
-        self.groups.leave(module)
 
     def _center(self, module: LinearModule) -> None:
         """fuse.py center_embeddings"""
