@@ -14,6 +14,11 @@ from planner.timeline import Handle
 EMBEDDINGS = "embeddings"
 
 
+def _load_order(name: str) -> list[tuple[int, int, str]]:
+    """transformers core_model_loading.py `dot_natural_key`."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split(".")]
+
+
 class ModelHome:
     """The weights and qparams of one job, outside of onloading."""
 
@@ -48,8 +53,27 @@ class ModelHome:
         if program.fused_expert_bytes:
             owner = Owner(FUSED_EXPERTS, "while they are linearized")
             self._experts = ledger.alloc("gpu", program.fused_expert_bytes, "model", owner)
-        rest = program.weight_bytes - sum(sizes) - program.fused_expert_bytes
+        rest = program.weight_bytes - sum(sizes) - program.fused_expert_bytes - self._load_trained()
         ledger.alloc("gpu", rest, "model", "model weights")
+
+    def _load_trained(self) -> int:
+        """Layers that are trained leave the GPU meanwhile (modifiers/trained_weights.py); returns their bytes.
+
+        Not those whose experts are still to be linearized: their weights are others then.
+        """
+        program, ledger = self._program, self._context.ledger
+        if not program.tuned or program.fused_expert_bytes:
+            return 0
+        home = self._context.losses.trained = ledger.open("gpu", "model", "model weights")
+        found = []
+        for layer, block in program.tuned.items():
+            left = {matrix.number for matrix in block.rotations}
+            names = block.names or [""] * len(block.weights)
+            pairs = zip(names, block.weights, strict=True)
+            found += [(layer + name, nbytes) for number, (name, nbytes) in enumerate(pairs) if number not in left]
+        for _, nbytes in sorted(found, key=lambda weight: _load_order(weight[0])):
+            ledger.grow(home, nbytes)
+        return sum(nbytes for _, nbytes in found)
 
     def _sizes_of_ends(self) -> list[int]:
         program = self._program

@@ -1,4 +1,5 @@
-"""What a model loses while it is compressed: parameters that give way to smaller ones, modules that are dropped."""
+"""What a model loses while it is compressed: parameters that give way to smaller ones, modules that are dropped, what
+is trained elsewhere than it lies."""
 
 from dataclasses import dataclass, field
 
@@ -19,6 +20,14 @@ class Losses:
     """Holdings that each subgraph takes its own part of: all others are the same for equal subgraphs."""
     resized: dict[str, int] = field(default_factory=dict)
     """Bytes of parameters that took the place of ones of another size."""
+    trained: Handle | None = None
+    """Of weights that lie on the GPU, those of layers that are trained."""
+    matrices: dict[str, Handle] = field(default_factory=dict)
+    """Matrices of transforms that lie on the GPU and are shared by hooks, by what the books call them."""
+    taken: set[str] = field(default_factory=set)
+    """Those of them that lie on the CPU since a layer was trained, and"""
+    trained_layers: set[str] = field(default_factory=set)
+    """such layers, whose hooks have each its own on the GPU."""
     outgoing: int = 0
     """Bytes of weights that the model has lost, and that have not gone yet."""
 
@@ -26,6 +35,10 @@ class Losses:
         """A parameter of `old` bytes gives way to one of `new`, and weights of `dropped` bytes leave the model."""
         self.resized[name] = new
         self.outgoing += old + (0 if self.keeps_modules else dropped)
+
+    def is_taken(self, matrix: str, module: str) -> bool:
+        """The module's hook finds this matrix on the CPU, though it was made on the GPU."""
+        return matrix in self.taken and not any(module.startswith(f"{layer}.") for layer in self.trained_layers)
 
     def leave(self) -> int:
         """Bytes that go now."""

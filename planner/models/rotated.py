@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from planner.models.failures import pass_on, stands_in
-from planner.models.tuned import OnlineRotation, alone
+from planner.models.tuned import LeftMatrix, OnlineRotation, alone
 
 
 class RunningTransform(torch.nn.Module):
@@ -42,13 +42,22 @@ class RunningTransform(torch.nn.Module):
         return (wide.view(*wide.shape[:-1], wide.shape[-1] // size, size) @ weight).flatten(-2, -1)
 
 
-def left_there(rotations: Sequence[OnlineRotation]) -> Iterator[int]:
-    """Bytes of the parameters of these transforms."""
-    hidden = alone(rotations)
-    for rotation in (each for number, each in enumerate(rotations) if number not in hidden):
-        yield rotation.size**2 * getattr(torch, rotation.dtype).itemsize
-        if rotation.permutes:
-            yield rotation.size * torch.int64.itemsize
+def left_there(block: torch.nn.Module) -> Iterator[LeftMatrix]:
+    """The parameters of transforms that are parts of the block, among all of its parameters and buffers."""
+    number = 0
+    for part in block.modules():
+        for name, _ in own_tensors(part):
+            if isinstance(part, RunningTransform):
+                rotation = part.rotation
+                label = rotation.label if name == "weight" else f"{rotation.label} permutation"
+                yield LeftMatrix(number=number, label=label, waits=rotation.waits)
+            number += 1
+
+
+def own_tensors(part: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """The module's own parameters and buffers, by name."""
+    yield from part.named_parameters(recurse=False)
+    yield from part.named_buffers(recurse=False)
 
 
 class RotatingCache:

@@ -63,6 +63,8 @@ class OnlineRotation:
     """The product is divided by a number."""
     permutes: bool = False
     """Rows and columns of the matrix are gathered in another order for each product."""
+    waits: bool = False
+    """It lies on the CPU, wherever the weights do."""
     label: str
     """What the books call its matrix, which hooks share."""
 
@@ -122,6 +124,18 @@ class TuningRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeftMatrix:
+    """A matrix that another modifier's hook has in the layer, or its permutation."""
+
+    number: int
+    """Its place in `TunedBlock.weights`."""
+    label: str
+    """What the books call it while hooks share it."""
+    waits: bool
+    """It lies on the CPU, wherever the weights do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TunedBlock:
     """What the GPU holds while one layer is trained, in phases that follow one another.
 
@@ -154,8 +168,10 @@ class TunedBlock:
     """Bytes of the layer's output, for one row of a batch."""
     trained: tuple[int, ...]
     """Bytes of each tensor that the optimizer changes."""
-    rotations: tuple[int, ...] = ()
-    """Of `weights`, the matrices that other modifiers left there, and their permutations."""
+    names: tuple[str, ...] = ()
+    """Of each of `weights` in the layer (`.self_attn.q_proj.weight`)."""
+    rotations: tuple[LeftMatrix, ...] = ()
+    """Those of `weights` that other modifiers left there."""
     cards: tuple[int, ...] = ()
     """The card of each of `weights`; empty for a layer on one card."""
     placed: tuple[int, ...] = ()

@@ -26,7 +26,7 @@ from planner.models.experts import linearize
 from planner.models.failures import forward_of_model, run_for_model
 from planner.models.joined import joined, reducer_of, send_states
 from planner.models.recorder import NoListener, storage_key
-from planner.models.rotated import left_there, rotated
+from planner.models.rotated import left_there, own_tensors, rotated
 from planner.models.rounded import InputSquares, round_linear
 from planner.models.spread import placed, places
 from planner.models.threads import number_nodes
@@ -110,7 +110,10 @@ class BlockTuner:
         self.squares: dict[str, InputSquares] = {}
         self.wrappers: list[list[torch.Tensor]] = []
         """`_init_params` of wrappers that train nothing, and refer to themselves: rounding, smallest and largest."""
-        self.weights = tuple(_sizes(self.block))
+        weights = tuple(_weights(self.block))
+        self.names_of_weights = tuple(name for name, _ in weights)
+        self.weights = tuple(nbytes for _, nbytes in weights)
+        self.rotations = tuple(left_there(self.block))
         self.cards = placed(self.block, request, list(arguments.values())[-1], self.recorder)
         self.move = partial(moved, recorder=self.recorder) if self.cards else stays
         on_cards = list(places(self.block, self.cards)) if self.cards else []
@@ -158,7 +161,8 @@ class BlockTuner:
             weights=self.weights,
             output=self.output // self.request.sizes[-1],
             trained=tuple(p.numel() * p.element_size() for linear in self.tuned.values() for p in linear.trained),
-            rotations=tuple(left_there(self.request.rotations)),
+            names=self.names_of_weights,
+            rotations=self.rotations,
             cards=self.weights_on,
             placed=self.placed,
             kept=kept,
@@ -269,7 +273,8 @@ class BlockTuner:
             weights=self.weights,
             output=self.output // self.request.sizes[-1],
             trained=(),
-            rotations=tuple(left_there(self.request.rotations)),
+            names=self.names_of_weights,
+            rotations=self.rotations,
             cards=self.weights_on,
             placed=self.placed,
             kept=frozenset(self.recorder.ids.values()),
@@ -376,7 +381,8 @@ def _hidden_bytes(output: Any) -> int:
     return hidden.numel() * hidden.element_size()
 
 
-def _sizes(block: torch.nn.Module) -> Iterator[int]:
-    for part in block.modules():
-        for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False)):
-            yield tensor.numel() * tensor.element_size()
+def _weights(block: torch.nn.Module) -> Iterator[tuple[str, int]]:
+    """Names and bytes of all parameters and buffers, in the order of the modules."""
+    for name, part in block.named_modules():
+        for own, tensor in own_tensors(part):
+            yield f".{name}.{own}" if name else f".{own}", tensor.numel() * tensor.element_size()

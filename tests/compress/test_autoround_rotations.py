@@ -38,6 +38,11 @@ def trained(which: Recipe, **options: Any) -> TunedBlock:
     return program(which, **options).tuned["model.layers.1"]
 
 
+def left_there(block: TunedBlock) -> tuple[int, ...]:
+    """Bytes of what other modifiers left in the layer."""
+    return tuple(block.weights[matrix.number] for matrix in block.rotations)
+
+
 def wide(events: Any, module: str) -> list[tuple[str, tuple[int, ...]]]:
     """Operators with results in fp64 that run in this module."""
     return [(e.operator, e.dims) for e in events if e.kind == "alloc" and e.dtype == "float64" and e.module == module]
@@ -59,7 +64,7 @@ def test_inputs_are_rotated_forward_and_back_in_every_iteration() -> None:
 )
 def test_each_transform_of_a_trained_layer_has_a_matrix_of_its_own(first: str, matrices: list[int]) -> None:
     block = trained(recipe(first))
-    assert sorted(block.rotations) == sorted(side * side * 8 for side in matrices)
+    assert sorted(left_there(block)) == sorted(side * side * 8 for side in matrices)
     assert len(block.weights) == len(trained(recipe("QuIPModifier: {rotations: []}")).weights) + len(matrices)
 
 
@@ -79,7 +84,7 @@ def test_a_permuted_matrix_is_gathered_anew_in_every_product_of_a_trained_layer(
         return [event.dims for event in found]
 
     assert (gathered(whole), gathered(permuted)) == ([], [(MLP, MLP)] * 2)
-    assert sum(permuted.rotations) - sum(whole.rotations) == 8 * (5 * HIDDEN + 2 * HIDDEN + MLP)
+    assert sum(left_there(permuted)) - sum(left_there(whole)) == 8 * (5 * HIDDEN + 2 * HIDDEN + MLP)
     assert len(permuted.weights) - len(whole.weights) == 7
 
 
@@ -98,7 +103,7 @@ def test_norms_blocks_and_the_layer_itself_are_rotated_while_it_is_trained(
     targets: str, location: str, name: str, width: int
 ) -> None:
     block = trained(recipe(BLOCKS % f"{{targets: 're:.*{targets}$', location: {location}}}"))
-    assert block.rotations == (64 * 64 * 4,)
+    assert left_there(block) == (64 * 64 * 4,)
     made = (event for event in block.iteration if event.kind == "alloc" and event.module == name)
     assert {event.bytes for event in made if event.dtype == "float32"} == {ROWS * width * 4}
 
@@ -155,7 +160,7 @@ def test_two_hooks_of_one_group_on_one_place_both_run_and_the_module_has_one_mat
     once, twice = trained(group(1)), trained(group(2))
     assert set(made(once)) == set(made(twice)) == {ROWS * width}
     assert len(made(twice)) in (2 * len(made(once)), 2 * len(made(once)) - 1), "keys lie in order after the first time"
-    assert once.rotations == twice.rotations == (64 * 64 * 8,)
+    assert left_there(once) == left_there(twice) == (64 * 64 * 8,)
 
 
 @pytest.mark.parametrize(("name", "location"), [("down_proj", "input"), ("act_fn", "output"), ("self_attn", "k_cache")])
@@ -176,7 +181,7 @@ def test_of_two_modifiers_hooks_of_one_name_on_one_place_both_run_and_the_module
 
     later, both = trained(staged(32)), trained(staged(64, 32))
     assert (products(later), products(both)) == (1, 2)
-    assert later.rotations == both.rotations == (32 * 32 * 8,)
+    assert left_there(later) == left_there(both) == (32 * 32 * 8,)
 
 
 def test_a_later_modifier_has_hooked_nothing_yet_where_each_has_its_own_pipeline() -> None:
@@ -210,6 +215,32 @@ def test_matrices_that_were_one_are_one_for_each_on_the_cpu_afterwards() -> None
     matrix, r1 = MLP * MLP * 8, HIDDEN * HIDDEN * 8
     assert [more - grown[0] for more in grown] == [0, matrix, 2 * matrix, 3 * matrix]
     assert grown[0] == matrix + 3 * 8 - r1
+
+
+def test_matrices_that_lie_on_the_gpu_are_one_for_each_there_once_a_layer_is_trained() -> None:
+    """And the one that all shared lies on the CPU: `module.to` took the parameter of all there."""
+    job, ends = toys.job(**SMALL, weights="gpu"), []
+    for first in (R4, "SpinQuantModifier: {rotations: [R1]}"):
+        steps = simulate(program(recipe(first), weights="gpu"), Context(job)).steps
+        ends.append([(s.gpu.end, s.cpu.end) for s in steps if s.phase == "compress" and s.subgraph])
+    gpu, cpu = zip(*([a - b for a, b in zip(*each, strict=True)] for each in zip(*ends, strict=True)), strict=True)
+    matrix, r1 = MLP * MLP * 8, HIDDEN * HIDDEN * 8
+    onloaded = matrix  # of the last layer's calibration, until the pipeline is finished
+    assert gpu == (matrix - r1, matrix - r1, 2 * matrix - r1, 3 * matrix + onloaded - r1)
+    assert cpu == (3 * 8, *[matrix + 3 * 8] * 3)
+
+
+def test_a_matrix_on_the_cpu_is_onloaded_beside_weights_on_the_gpu_for_each_hook_that_is_trained() -> None:
+    """The activation function has no weights, so that its matrix waits on the CPU wherever they lie."""
+    at = [f"{{targets: 're:.*act_fn$', location: {where}}}" for where in ("input", "output")]
+    context, size = Context(toys.job(**SMALL, weights="gpu"), keep="timeline", shortcuts=EVERYTHING), 64 * 64 * 4
+    simulate(program(recipe(BLOCKS % ", ".join(at)), weights="gpu"), context)
+    timeline = context.ledger.timeline("gpu")
+    taken = [(timeline.about[handle].owner, nbytes) for handle, nbytes, sign in timeline.events if sign > 0]
+    onloaded = [owner.name for owner, nbytes in taken if nbytes == size and not owner.role]
+    copies = [name for name in onloaded if "weights while it is trained" in name]
+    assert len(copies) == 2 * SMALL["layers"]
+    assert onloaded.count("a matrix of 64") == SMALL["layers"], "calibration onloads the one that hooks share"
 
 
 def test_folding_changes_no_figure() -> None:

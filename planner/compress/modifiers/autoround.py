@@ -183,14 +183,5 @@ class AutoRoundSpec(QuantizationMixinSpec):
         return rounding(self.preset, first, searches=not self.disable_opt_rtn)
 
     def model(self, context: Context) -> "AutoRoundModel":
-        """Captured inputs, and the training.
-
-        Raises UnsupportedError with `device_ids` for weights on the GPU: apply_autoround and quantize_block
-        (`decoding_layer.to("cpu")`, mv_module_from_gpu) leave them on the CPU, layer by layer.
-        """
-        if self.is_placed and context.weights_on_gpu:
-            raise UnsupportedError(
-                f"{self.where}.device_ids: planner does not follow --weights gpu here, whose layers AutoRound takes to "
-                "the CPU one by one; leave out --weights or device_ids"
-            )
+        """Captured inputs, and the training."""
         return AutoRoundModel(context, self)

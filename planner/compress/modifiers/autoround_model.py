@@ -9,10 +9,10 @@ from math import prod
 from typing import Any, Protocol
 
 from planner.compress.batches import walk_batches
-from planner.compress.context import Context
+from planner.compress.context import Context, Frame
 from planner.compress.holdings import Owner
 from planner.compress.modifiers.base import ModifierModel
-from planner.compress.modifiers.trained_weights import TrainedWeights
+from planner.compress.modifiers.trained_weights import LayerMatrices, TrainedWeights
 from planner.compress.modifiers.training import TrainedLayer, all_qparams
 from planner.models.traces import Call
 from planner.models.tuned import TunedBlock, TuningRequest, replaced
@@ -56,9 +56,7 @@ class AutoRoundModel(ModifierModel):
         self.outputs: Handle | None = None
         """`_q_input`: what the last layer's quantized outputs are, sample by sample."""
         self.zero_points = context.ledger.open("cpu", "autoround", Owner("zero points", "that stay on their modules"))
-        self.matrices = context.ledger.open("cpu", "transform", Owner("matrices", "that trained layers have alone"))
-        """Modules that shared one before have one each: suspend_offloading gave each its own."""
-        context.losses.draining.add(self.matrices)
+        self.matrices = LayerMatrices(context)
         self.garbage: list[Handle] = []
         """What refers to itself and waits for Python's collector."""
         self.calls = 0
@@ -120,8 +118,9 @@ class AutoRoundModel(ModifierModel):
             earlier = [*compress(layer, block, request, cast), cast]
             weights.move_to_cpu()
             ledger.free_all(earlier)
+            weights.offload()
             for module in linears:
-                self._postprocess(module)
+                self._postprocess(module, names)
 
     def _request(self, layer: LinearModule) -> TuningRequest:
         job = self.context.job
@@ -137,7 +136,7 @@ class AutoRoundModel(ModifierModel):
             ledger.grow(copies, self.halves * job.batches, job.batches)
         return copies
 
-    def _preprocess(self, module: LinearModule, names: Any) -> None:
+    def _preprocess(self, module: LinearModule, names: Frame) -> None:
         """base.py `_preprocess_qparams`: a copy of each, then the module forgets them."""
         sizes = list(all_qparams(module))
         onloaded = []
@@ -146,6 +145,13 @@ class AutoRoundModel(ModifierModel):
                 onloaded.append(self.context.copied_to_gpu(f"{module.name}.{name}", nbytes, "qparams"))
             names.assign(f"{module.name}.{name}", nbytes)
         self.context.ledger.free_all(onloaded)
+        if (holding := self._qparams_of(module)) is not None:
+            for _, nbytes in sizes:
+                self.context.ledger.grow(holding, -nbytes)
+
+    def _qparams_of(self, module: LinearModule) -> Handle | None:
+        """What holds the module's scales and zero points while nothing computes; None for files."""
+        return None if self.context.is_on_disk(module.name) else self.context.losses.qparams
 
     def _compress_block(
         self, layer: LinearModule, block: TunedBlock, request: TuningRequest, cast: Handle
@@ -247,15 +253,28 @@ class AutoRoundModel(ModifierModel):
             ledger.grow(best, -size)
         return best
 
-    def _postprocess(self, module: LinearModule) -> None:
+    def _postprocess(self, module: LinearModule, copies: Frame) -> None:
         """base.py `_postprocess_qparams`: scales go to the GPU and to the CPU, and hasattr onloads them again."""
         scale = weight_qparam_bytes(module).get("scale", 0)
         with self.context.frame("qparams", module.name) as names:
             names.assign("ar_value", scale)
             self.context.onload(f"{module.name}.weight_scale", scale, "qparams")
+            self._register(module, names, copies)
         if module.scheme and module.scheme.weights and not module.scheme.weights.symmetric:
             # wrapper.py unwrapper leaves `zp` on the module, in fp32, and nobody takes it away
             self.context.ledger.grow(self.zero_points, scale // module.itemsize * FP32)
+
+    def _register(self, module: LinearModule, names: Frame, copies: Frame) -> None:
+        """`module.register_parameter`: the scale, and of all else the copy; on the GPU it is the very tensor."""
+        if (holding := self._qparams_of(module)) is None:
+            return
+        for name, nbytes in all_qparams(module):
+            if not self.context.weights_on_gpu:
+                self.context.ledger.grow(holding, nbytes)
+            elif name == "weight_scale":
+                self.context.ledger.give(names.hand_over("ar_value"), holding)
+            else:
+                self.context.ledger.give(copies.hand_over(f"{module.name}.{name}"), holding)
 
     def on_calibration_end(self) -> None:
         """base.py on_calibration_end."""

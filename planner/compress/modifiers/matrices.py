@@ -80,7 +80,7 @@ class Matrices:
         self.dtypes[size] = dtype or self.dtype
         self.places[size] = place = place or self.place
         if self.kind == "random-matrix":
-            self.made[size] = self._uniform(size, place)
+            self.made[size] = self._shared(size, self._uniform(size, place))
             return
         worked = place if self.in_basic else self.context.device  # get_execution_device
         with self._working(worked), self.context.frame("compress", self.label(size)) as frame:
@@ -88,7 +88,7 @@ class Matrices:
                 self._deterministic(frame, size)
             else:
                 self._random(frame, size)
-            self.made[size] = self._put_away(frame, size, place)
+            self.made[size] = self._shared(size, self._put_away(frame, size, place))
         if self.permutes:  # torch.randperm on the CPU, where the generator is
             owner = Owner(self.label(size), "permutation")
             self.permutations[size] = self.context.ledger.alloc("cpu", size * INT64, "transform", owner)
@@ -110,8 +110,14 @@ class Matrices:
             cast = ledger.alloc(place, nbytes, "transform", owner.part("by columns"))
             ledger.free(result)
             result = cast
-        self.inverses[size] = ledger.alloc(place, nbytes, "transform", owner)
+        self.inverses[size] = self._shared(size, ledger.alloc(place, nbytes, "transform", owner), inverse=True)
         ledger.free(result)
+
+    def _shared(self, size: int, handle: Handle, *, inverse: bool = False) -> Handle:
+        """What the hooks of modules share; where it lies on the GPU, a layer that is trained takes it to the CPU."""
+        if self.places[size] == "gpu":
+            self.context.losses.matrices[self.label(size, inverse=inverse)] = handle
+        return handle
 
     def width(self, size: int) -> int:
         """Bytes of a number in the matrix; of one that does not count (size 0) too."""
@@ -189,15 +195,20 @@ class Matrices:
         """A hook: the matrix is on the GPU until the subgraph ends; what it returns is the caller's."""
         size, context = hook.size, self.context
         with context.frame("forward", owner) as frame:
-            if hook.place == "cpu" and not self.in_basic:
+            if self._waits(hook):
                 is_own = self.is_own(size, hook.place)
                 label = self.own_label(hook) if is_own else self.label(size, inverse=hook.inverse)
                 context.onload(label, self.bytes(size), "transform", waits=True)
-                if self.permutes:
+                if self.permutes and hook.place == "cpu":
                     context.onload(f"{self.label(size)} permutation", size * INT64, "transform", waits=True)
             self.permute(frame, size)
             self.multiply(frame, elements, itemsize, size, copied=copied)
             return frame.hand_over("rotated")
+
+    def _waits(self, hook: HookedMatrix) -> bool:
+        """The hook finds its matrix on the CPU."""
+        label = self.label(hook.size, inverse=hook.inverse)
+        return not self.in_basic and (hook.place == "cpu" or self.context.losses.is_taken(label, hook.module))
 
     def multiply(self, frame: Frame, elements: int, itemsize: int, size: int, *, copied: bool = False) -> None:
         """hadamard.py HadamardTransform.forward: `frame` gets the name `rotated`, of the value's own type.

@@ -338,6 +338,7 @@ def online(transform: Transform, layer: str, modules: Sequence[ModuleRef]) -> It
             inverse=application.inverse,
             permutes=transform.permutes,
             scales=transform.type != "random-matrix",
+            waits=ref.is_bare,
             label=matrix_label(transform.label, transform.type, size, inverse=application.inverse),
         )
 
