@@ -108,7 +108,7 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
         on_disk=graph.on_disk,
         disk_bytes=disk.weights,
         disk_qparam_bytes=disk.qparams,
-        disk_written_bytes=disk.qparams + disk.rewritten,
+        disk_written_bytes=disk.qparams + disk.rewritten + disk.left,
     )
     cards = cards_notes(runs, peaks, program.second_gpu, raced(tuned) if peaks else {})
     return program, (*(note for _, notes in bound for note in notes), *masked, *cards)

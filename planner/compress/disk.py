@@ -27,12 +27,14 @@ class DiskShare:
     qparams: int
     rewritten: int
     """Weights that the modifiers change."""
+    left: int
+    """Files that they leave beside those."""
 
 
 def disk_share(graph: "ModelGraph", runs: Sequence[Run], quantized: Iterable[UnitTargets]) -> DiskShare:
     """What of the model, and of these modifiers' work, lies on the disk; `quantized`: all modules with a scheme."""
     if not graph.on_disk:
-        return DiskShare(weights=0, qparams=0, rewritten=0)
+        return DiskShare(weights=0, qparams=0, rewritten=0, left=0)
     on_disk = below(graph.on_disk)
     weights = sum(
         parameter.bytes
@@ -48,7 +50,8 @@ def disk_share(graph: "ModelGraph", runs: Sequence[Run], quantized: Iterable[Uni
         for module in _modules(run, on_disk)
         if module.observed and not module.embedding
     }
-    return DiskShare(weights=weights, qparams=qparams, rewritten=sum(changed.values()))
+    left = sum(run.spec.left_files(on_disk) for run in runs)
+    return DiskShare(weights=weights, qparams=qparams, rewritten=sum(changed.values()), left=left)
 
 
 def qparams_on_disk(quantized: Iterable[UnitTargets], roots: frozenset[str]) -> Iterator[int]:

@@ -245,6 +245,10 @@ class ModifierSpec(ABC):
         """Full names of the modules that it hangs on these for good; where there is one, it goes."""
         return ()
 
+    def left_files(self, on_disk: Callable[[str], bool]) -> int:
+        """Bytes of files that it leaves in the offload folder beside those of the model's own tensors."""
+        return 0
+
     def check_result(self, modules: Sequence[ModuleRef]) -> None:
         """Raises UnsupportedError where the saved config does not describe what it leaves of the model."""
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from planner.compress.context import Context
+from planner.compress.disk import below
 from planner.compress.modifiers.matrices import Matrices
 from planner.compress.modifiers.quip import QuIPModel, QuIPSpec
 from planner.compress.modifiers.spinquant import SpinQuantSpec
@@ -47,6 +48,18 @@ def forward(spec: QuIPSpec, **job: Any) -> tuple[int, int]:
     model.before_forward(UP, CALL)
     step = context.ledger.close_step()["gpu"]
     return step.bytes, step.end
+
+
+def test_the_matrix_of_a_module_that_lies_on_the_disk_by_itself_comes_through_pinned_memory() -> None:
+    """Its transform is offloaded as it is (offload/__init__.py register_offload_module)."""
+    peaks = []
+    for roots in (frozenset({"up"}), frozenset[str]()):
+        context = Context(toys.job())
+        context.is_on_disk = below(roots)
+        Matrices(context, "a", "random-hadamard").rotate(UP, COLUMNS)
+        peaks.append(context.ledger.close_step()["cpu"])
+    assert peaks[0].bytes - peaks[0].end >= COLUMNS * COLUMNS * 8
+    assert peaks[1].bytes == peaks[1].end
 
 
 # ---------------------------------------------------------------------- permutations

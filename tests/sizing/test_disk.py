@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from planner.compress.binding import make_program
 from planner.compress.host_schema import Disk, Loading
 from planner.compress.modifiers.quip import QuIPSpec
 from planner.compress.program import Program
+from planner.compress.recipes import load_recipe
 from planner.sizing.disk import disk_of
 from planner.sizing.host_facts import host_model
 from planner.sizing.saved import SavedTensor, header_bytes, is_of_router, saved_tensors, shards
+from planner.units import MIB
 from tests import toys
+from tests.built import graph_of
 
 TOY = toys.Toy()
 LAYER = TOY.layer(0).weight_bytes(2)
@@ -55,6 +59,23 @@ def test_rounding_changes_no_offloaded_weight_until_save_compresses_it() -> None
 
 def test_each_offloaded_weight_that_is_written_becomes_a_file() -> None:
     assert disk(toys.gptq(), available_ram_bytes=0).offload_folder_bytes == 3 * LAYER
+
+
+def test_fused_transforms_leave_a_file_with_the_matrix_for_each_module_on_the_disk() -> None:
+    """As measured: qwen3-0.6b cut to four layers, three of them on the disk. Its folder ends with 72 files."""
+    fused = [
+        {"targets": r"re:.*(gate|up)_proj$", "location": "weight_output"},
+        {"targets": r"re:.*down_proj$", "location": "weight_input", "inverse": True},
+    ]
+    groups = {"a": {"type": "random-hadamard", "head_dim": 512, "randomize": True, "apply": fused}}
+    job = toys.job(layers=4, seq_len=32, weights="disk", ram_for_weights_bytes=380 * MIB)
+    quip = {"QuIPModifier": {"transform_config": {"config_groups": groups}}}
+    rounded = {"QuantizationModifier": {"targets": "Linear", "scheme": "FP8_DYNAMIC", "ignore": ["lm_head"]}}
+    recipe = load_recipe(yaml.safe_dump({"a_stage": {"a_modifiers": {**quip, **rounded}}}, sort_keys=False))
+    program, _ = make_program(graph_of("qwen3-0.6b", job), recipe, job)
+    assert program.disk_written_bytes == 9 * (512 * 512 * 8 + 512 * 8 + 1024 * 3072 * 2) + program.disk_qparam_bytes
+    headers = 75_650_664 - program.disk_written_bytes
+    assert 72 * 72 <= headers <= 72 * 88
 
 
 def test_pruned_weights_are_saved_at_full_size() -> None:

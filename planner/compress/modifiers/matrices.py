@@ -139,10 +139,10 @@ class Matrices:
     def copied(self, frame: Frame, size: int, reader: str) -> None:
         """The matrix on the GPU for as long as the frame has its name, and its permutation."""
         if self.context.device == "gpu" and self.places[size] == "cpu" and not self.in_basic:
-            frame.bind("matrix", self.context.copied_to_gpu(f"{reader} matrix", self.bytes(size), "transform"))
+            frame.bind("matrix", self.context.copied_to_gpu(f"{reader}.matrix", self.bytes(size), "transform"))
         if self.permutes and self.context.device == "gpu" and not self.in_basic:
             nbytes = size * INT64
-            frame.bind("permutation", self.context.copied_to_gpu(f"{reader} permutation", nbytes, "transform"))
+            frame.bind("permutation", self.context.copied_to_gpu(f"{reader}.permutation", nbytes, "transform"))
 
     def permute(self, frame: Frame, size: int) -> None:
         """hadamard.py HadamardTransform.forward: rows are gathered, then columns; the function keeps the second."""

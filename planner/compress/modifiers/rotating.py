@@ -3,7 +3,7 @@
 compressed_tensors transform/apply.py `apply_transform_config` is all that either leaves to the model.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -85,6 +85,12 @@ class TransformSpec(ModifierSpec):
     def parts(self, modules: Sequence[ModuleRef]) -> Iterable[str]:
         """factory/base.py `_apply_to_module`"""
         return transforms.parts(self.transforms, modules)
+
+    def left_files(self, on_disk: Callable[[str], bool]) -> int:
+        """factory/base.py `_apply_to_module`: for each module on the disk `register_offload_module` writes a file with
+        the matrix, and one with its permutation. `delattr` of what is fused removes neither."""
+        fused = ((each, owner) for each in self.applied if not each.application.is_online for owner in each.owners)
+        return sum(each.transform.bytes_of(size) for each, (name, size) in fused if on_disk(name))
 
     def online(self, layer: str, modules: Sequence[ModuleRef]) -> Iterable[OnlineRotation]:
         """What stays of each group."""

@@ -168,14 +168,17 @@ class Transform:
             asked |= {(size, False), key}
             if application.is_online:
                 hooked.add(key)
-        per_row = INT64 if self.permutes else 0
-        unused = sum(bytes_of(size, WIDTHS[dtypes[size]]) + size * per_row for size, _ in asked - hooked)
-        return replace(self, dtypes=tuple(dtypes.items()), unused=unused)
+        made = replace(self, dtypes=tuple(dtypes.items()))
+        return replace(made, unused=sum(made.bytes_of(size) for size, _ in asked - hooked))
 
     @property
     def path(self) -> str:
         """Of the group, or of the modifier, in the recipe file."""
         return self.where.rpartition(".")[0]
+
+    def bytes_of(self, size: int) -> int:
+        """Of the matrix of this size, with its permutation."""
+        return bytes_of(size, WIDTHS[self.dtype_of(size)]) + (size * INT64 if self.permutes else 0)
 
     def dtype_of(self, size: int) -> str:
         """Type of the numbers in the matrix of this size."""
