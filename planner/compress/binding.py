@@ -1,7 +1,7 @@
 """Resolves a recipe onto a model: which modules each modifier works on, checked as the library checks it."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -75,9 +75,9 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
     schemes = _schemes(specs, own)
     own = list(_of_what_is_left(specs, own, job))
     called = {passes: Called(graph, job, samples=passes) for passes in (True, False)}
-    for number, spec in enumerate(specs):
-        spec.check_forward(called[_has_samples(specs[number:], job)])
-    graph = _with_held(graph, specs, job)
+    hooks = [frozenset(spec.check_forward(called[_has_samples(specs[n:], job)])) for n, spec in enumerate(specs)]
+    specs = [spec.with_traced(own) for spec, own in zip(specs, hooks, strict=True)]
+    graph = _with_hooks(graph, specs, hooks, job)
     bound = [_bind(graph, spec, job, selection, schemes) for spec, selection in zip(specs, own, strict=True)]
     runs = tuple(run for run, _ in bound)
     quantized = tuple(_unit_targets(graph, schemes))
@@ -114,21 +114,29 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
     return program, (*(note for _, notes in bound for note in notes), *masked, *cards)
 
 
-def _with_held(graph: "ModelGraph", specs: Sequence[ModifierSpec], job: Job) -> "ModelGraph":
-    """The graph traced with what modifiers hook on modules that hold sequential targets: what a pipeline of its own has
-    hooked before the trace (pipelines/independent/pipeline.py; the others hook once the model is traced).
+def _with_hooks(
+    graph: "ModelGraph", specs: Sequence[ModifierSpec], hooks: Sequence[Collection[tuple[str, str]]], job: Job
+) -> "ModelGraph":
+    """The graph traced with these hooks, by module and place, and with what modifiers hook on modules that hold
+    sequential targets: what a pipeline of its own has hooked before the trace (pipelines/independent/pipeline.py; the
+    others hook once the model is traced).
 
     Raises UnsupportedError where samples pass before and after it is hooked.
     """
+    nodes = {name for name, calls in graph.trace.held.items() if name and all(call.in_graph for call in calls)}
     if job.pipeline != "independent":
-        return graph
-    held = {name for name, calls in graph.trace.held.items() if name and all(call.in_graph for call in calls)}
-    refs = [ref for ref in graph.module_refs() if ref.name in held]
+        nodes = set()
+    taken = nodes.union(*({name for name, _ in own} for own in hooks))
+    refs = [ref for ref in graph.module_refs() if ref.name in taken]
     found: list[OnlineRotation] = []
-    for number, spec in enumerate(specs if refs else ()):
-        own = spec.online("", refs) if _has_samples(specs[number:], job) else ()
-        rotations = [rotation for rotation in own if rotation.place in ("input", "output")]
-        if rotations and _has_samples(specs[:number], job):
+    for number, (spec, own) in enumerate(zip(specs, hooks, strict=True) if refs else ()):
+        runs = _has_samples(specs[number:], job)
+        rotations = [
+            each
+            for each in (spec.online("", refs) if runs else ())
+            if (each.module, each.place) in own or (each.module in nodes and each.place in ("input", "output"))
+        ]
+        if rotations and job.pipeline == "independent" and _has_samples(specs[:number], job):
             name = rotations[0].module
             raise UnsupportedError(f"{spec.where}: samples pass before {name} is hooked too: planner has one trace")
         found += rotations

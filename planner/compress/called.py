@@ -36,10 +36,6 @@ class Called:
         # pipelines/sequential/pipeline.py traces before LifecycleCallbacks.calibration_start, where hooks are set
         if self.job.pipeline == "sequential" and name in trace.held:
             return ()
-        if _NUMBER.sub("#", name) in self._iterated:  # register_offload_module makes the transform one of its modules
-            raise UnsupportedError(
-                f"planner does not follow a transform that {name} goes through as one of its modules"
-            )
         if calls := self._calls.get(name):
             return calls
         if held := trace.held.get(name):  # the basic pipeline has no graph
@@ -49,6 +45,14 @@ class Called:
             text = f"the forward of {self.graph.name} is estimated, which shows Linears alone: not {name}"
             raise UnsupportedError(text)
         return ()
+
+    def is_iterated(self, name: str) -> bool:
+        """A list or sequence of modules is gone through once it is hooked, by code that torch.fx does not trace before
+        (`Called.__call__` of held modules)."""
+        if not self.samples or _NUMBER.sub("#", name) not in self._iterated:
+            return False
+        is_above = any(unit.is_target and unit.name.startswith(f"{name}.") for unit in self.graph.units)
+        return not is_above or self.job.pipeline != "sequential"
 
     @cached_property
     def _iterated(self) -> frozenset[str]:

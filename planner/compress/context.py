@@ -265,6 +265,8 @@ class Context:
         """Names of parameters on the GPU until the subgraph ends (`disable_offloading`)."""
         self.shared: set[Handle] = set()
         """Of `onloaded`, weights in the CPU memory that ranks share, beside those that the model has."""
+        self.waiting: set[str] = set()
+        """What the traced forward onloads from the CPU, wherever the weights are."""
         self.keep_onloaded = True
         """False in the data-free pipeline: each access onloads the parameter anew and frees it at once."""
         self._forward: TracedForward | None = None

@@ -260,7 +260,8 @@ class SubgraphForward:
             if event.id in self._parts:
                 context.ledger.free_all(self._parts.pop(event.id))
         elif event.kind == "onload":
-            context.onload(full_name(segment.target, event.parameter), event.bytes)
+            name = full_name(segment.target, event.parameter)
+            context.onload(name, event.bytes, waits=name in context.waiting)
         elif event.kind == "product":
             context.multiply()
 

@@ -69,13 +69,14 @@ def load_built(model: Named, build: Build) -> BuiltModel:
 def graph_of(built: BuiltModel, job: Job) -> ModelGraph:
     """The graph of a built model, traced for this job. Raises JobError for sequential targets that match nothing."""
     with unchanged(built.module):
-        graph = _Loader(built, job).load()
+        loader = _Loader(built, job)
+        graph = loader.load()
     targets = {unit.name: unit.structure for unit in graph.units if unit.is_target}
     return replace(
         graph,
         tune=partial(tune, built, job, tuple(targets), num_experts(built.module.config)),
         receivers=partial(receivers, built, job, targets),
-        retrace=partial(retraced, built, job, targets),
+        retrace=partial(retraced, built, job, targets, loader.cuts_layers(list(targets))),
     )
 
 
@@ -275,7 +276,7 @@ class _Loader:
         if not targets:
             return self._estimate("the model has no sequential targets")
         numbers = {unit.name: unit.structure for unit in self.units if unit.name in set(targets)}
-        tracer = DataflowTracer if self._cuts_layers(targets) else ModelTracer
+        tracer = DataflowTracer if self.cuts_layers(targets) else ModelTracer
         try:
             with quiet(), without_lost_masks(self.model, targets) as lost, forward_of_model():
                 trace = tracer(self.model, numbers, batch, num_experts(self.config)).run()
@@ -294,7 +295,7 @@ class _Loader:
             return trace
         return replace(trace, notes=(*trace.notes, Note(kind="estimate", text=untouched_note(unexplained))))
 
-    def _cuts_layers(self, targets: list[str]) -> bool:
+    def cuts_layers(self, targets: list[str]) -> bool:
         """Whether some target lies inside a default target, a decoder layer, so that borders run through it."""
         inside = tuple(f"{layer}." for layer in self._layers())
         return any(name.startswith(inside) for name in targets)

@@ -266,11 +266,17 @@ class ModifierSpec(ABC):
         """
         return self
 
-    def check_forward(self, called: Callable[[str], Sequence[Any]]) -> None:
-        """Raises RecipeError where what it hooks fails in the forward, UnsupportedError where planner cannot see it.
+    def check_forward(self, called: Callable[[str], Sequence[Any]]) -> Iterable[tuple[str, str]]:
+        """The modules, and where on them (`OnlineRotation.place`), whose hooks have to be in the traced forward.
 
+        Raises RecipeError where what it hooks fails in the forward, UnsupportedError where planner cannot see it.
         `called`: the calls of a module (planner.models.traces.Call), empty where no sample passes through it.
         """
+        return ()
+
+    def with_traced(self, hooks: Collection[tuple[str, str]]) -> Self:
+        """The record where the traced forward has these of its hooks."""
+        return self
 
     def hooked_inputs(
         self, facts: ModelTraits, modules: Sequence[ModuleRef], recipe: Sequence["ModifierSpec"]

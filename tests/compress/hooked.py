@@ -40,10 +40,10 @@ def at(targets: str, location: str, **fields: Any) -> str:
     return f"{{targets: 're:.*{targets}$', location: {location}{''.join(f', {k}: {v}' for k, v in fields.items())}}}"
 
 
-def walked(which: Recipe, **options: Any) -> Context:
+def walked(which: Recipe, *, model: str = "qwen3-0.6b", **options: Any) -> Context:
     """The whole job, with its events."""
     job = toys.job(**{**SMALL, **options})
-    program, _ = make_program(graph_of("qwen3-0.6b", job), which, job)
+    program, _ = make_program(graph_of(model, job), which, job)
     context = Context(job, keep="timeline", shortcuts=EVERYTHING)
     simulate(program, context)
     return context
@@ -56,9 +56,9 @@ def taken(context: Context, *roles: str, device: Any = "gpu") -> list[tuple[str,
     return [(owner.name, size) for owner, size in about if owner.role in roles]
 
 
-def program(which: Recipe) -> Any:
-    job = toys.job(**SMALL)
-    return make_program(graph_of("qwen3-0.6b", job), which, job)[0]
+def program(which: Recipe, *, model: str = "qwen3-0.6b", **options: Any) -> Any:
+    job = toys.job(**{**SMALL, **options})
+    return make_program(graph_of(model, job), which, job)[0]
 
 
 def onloaded_matrices(which: Recipe, **options: Any) -> list[str]:

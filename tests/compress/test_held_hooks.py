@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from planner.compress.binding import make_program
-from planner.errors import RecipeError, UnsupportedError
+from planner.compress.context import Context
+from planner.errors import RecipeError
 from planner.recipe.specs import Recipe
 from planner.sizing.saved import saved_tensors
 from tests import toys
@@ -107,17 +108,28 @@ def test_keys_of_an_attention_that_holds_targets_are_not_rotated_in_the_sequenti
     assert not taken(walked(which, **linears), "rotated rotated")
 
 
-@pytest.mark.parametrize(
-    ("which", "more"),
-    [
-        (recipe(at(LAYERS, "input"), last=STATIC), {"pipeline": "basic"}),
-        (recipe(at(LAYERS, "k_cache"), last=STATIC), {}),
-    ],
-    ids=["basic", "keys"],
-)
-def test_what_is_no_node_of_the_graph_is_not_followed(which: Recipe, more: dict[str, Any]) -> None:
-    with pytest.raises(UnsupportedError, match="planner does not follow"):
-        walked(which, **PARTS, **more)
+@pytest.mark.parametrize("location", ["input", "output"])
+def test_in_the_basic_pipeline_hooks_of_what_holds_targets_run_as_those_of_any_module(location: str) -> None:
+    """It has no graph: the model's own forward calls the layer."""
+    which, basic = recipe(at(LAYERS, location), last=STATIC), {"pipeline": "basic", "weights": "gpu"}
+    held = [size for name, size in taken(walked(which, **PARTS, **basic), "mm") if name.endswith(f".a_{location}")]
+    called = taken(walked(which, **basic), f"rotated {location} product")
+    assert held == [size for _, size in called] == [TOKENS * HIDDEN * 4] * 2 * SMALL["samples"]
+
+
+@pytest.mark.parametrize("more", [{}, {"pipeline": "basic", "weights": "gpu"}], ids=["independent", "basic"])
+def test_keys_of_a_layer_that_holds_targets_are_rotated_in_its_attention(more: dict[str, Any]) -> None:
+    """Its hook hands the cache on while the layer's forward is traced, and the attention has it from then on."""
+    held = walked(recipe(at(LAYERS, "k_cache"), last=STATIC), **PARTS, **more)
+    own = walked(recipe(at("self_attn", "k_cache"), last=STATIC), **PARTS, **more)
+    products = [size for name, size in taken(held, "mm", "bmm") if name.endswith(".a_k_cache")]
+    assert products
+    assert products == [size for _, size in taken(own, "rotated product")]
+    assert onloaded(held) == onloaded(own)
+
+
+def onloaded(context: Context) -> list[tuple[str, int]]:
+    return [(name, size) for name, size in taken(context, "") if name == "a matrix of 64"]
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,11 @@ JOBS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("qwen3-0.6b", "spinquant_r4_autoround_fp8", _SHORT),
     ("qwen3-0.6b", "quip_permuted_autoround", _SHORT),
     ("qwen3-0.6b", "quip_twice_autoround", _SHORT),
+    ("qwen3-0.6b", "quip_two_autoround", _SHORT),
+    ("llama-3-8b", "autoround_w4a16_3iters", {**_SHORT, "weights": "gpu"}),
+    ("qwen3-0.6b", "quip_autoround", {**_SHORT, "weights": "gpu"}),
+    ("qwen3-0.6b", "quip_twice_autoround", {**_SHORT, "weights": "gpu"}),
+    ("qwen3-0.6b", "quip_acts_autoround", {**_SHORT, "weights": "gpu"}),
 )
 """(model, recipe, options). qwen3-moe-16 is qwen3-30b-a3b with 16 of its 128 experts, all of which would take long to
 trace. Measured with all of them, every step's GPU bytes are equal too, and its CPU peak is 0.2 % lower than planned."""
@@ -48,6 +53,7 @@ SPREAD_JOBS: tuple[tuple[str, str, dict[str, Any], int, int], ...] = (
     (str(CONFIGS / "gemma2.json"), "autoround_gpus2", {**_SHORT, "samples": 12}, 2, 1),
     ("qwen3-0.6b", "autoround_rounded_gpus2", {**_SHORT, "samples": 10}, 2, 1),
     ("llama-3-8b", "autoround_gpu0", _SHORT, 1, 0),
+    ("llama-3-8b", "autoround_gpus2", {**_SHORT, "weights": "gpu"}, 2, 1),
 )
 """(model, recipe, options, cards, the card that is measured beside the first): each layer on several GPUs.
 

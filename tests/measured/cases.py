@@ -21,6 +21,8 @@ LLAMA_RECIPES = ("rtn_w8a8_static", "rtn_nvfp4", "gptq_w4a16", "gptq_w8a8", "spa
 SHORT: dict[str, Any] = {"layers": 3, "samples": 4}
 TINY: dict[str, Any] = {"layers": 2, "samples": 4, "seq_len": 512}
 
+PARTS = ("Qwen3Attention", "Qwen3MLP")
+
 QUIP_JOBS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("llama-3-8b", "quip_w4a16", {"layers": 2, "samples": 4}),
     ("llama-3-8b", "quip_gptq", {"layers": 2, "samples": 4}),
@@ -65,7 +67,15 @@ QUIP_JOBS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("qwen3-0.6b", "quip_config_acts", {**TINY, "batch_size": 2}),
     ("qwen3-0.6b", "quip_config_acts", {**TINY, "weights": "gpu"}),
     ("qwen3-0.6b", "quip_config_acts", {**TINY, "pipeline": "basic", "weights": "gpu"}),
-    ("qwen3-0.6b", "quip_config_held", {**TINY, "sequential_targets": ("Qwen3Attention", "Qwen3MLP")}),
+    ("qwen3-0.6b", "quip_config_held", {**TINY, "sequential_targets": PARTS}),
+    ("qwen3-0.6b", "quip_config_held", {**TINY, "sequential_targets": PARTS, "weights": "gpu"}),
+    ("qwen3-0.6b", "quip_config_held", {**TINY, "sequential_targets": PARTS, "weights": "gpu", "pipeline": "basic"}),
+    ("qwen3-0.6b", "quip_config_held_keys", {**TINY, "sequential_targets": PARTS}),
+    ("qwen3-0.6b", "quip_config_held_names", {**TINY, "sequential_targets": PARTS}),
+    ("qwen3-0.6b", "quip_two_groups", TINY),
+    (str(CONFIGS / "phi.json"), "quip_config_returned", TINY),
+    (str(CONFIGS / "phi.json"), "quip_config_returned", {**TINY, "weights": "gpu"}),
+    (str(CONFIGS / "bamba.json"), "quip_config_gated", {**TINY, "seq_len": 256}),
 )
 """QuIP on inputs alone and on outputs too, in blocks and whole, on a tied head, and on experts. R3, which rotates keys,
 where these products are the peak, and beside R4, quantized caches, and blocks that run again. Groups of the recipe's

@@ -60,7 +60,7 @@ class Groups:
         if module.name.endswith(KEY_STATES):
             self._turn_keys(module, call)
         elements, owner = call.rows * call.columns, Owner(module.name, "rotated input")
-        for hook in reversed(self._hooks.get((module.name, "input"), ())):
+        for hook in reversed(self._run(module.name, "input")):
             rotated = hook.rotated(elements, call.itemsize, owner)
             self.leave(module)
             self._passed[module.name] = rotated
@@ -73,7 +73,7 @@ class Groups:
     def turn(self, module: LinearModule, call: Call) -> None:
         """factory/base.py `output_hook`: the caller gets the rotated output."""
         elements, owner = prod(call.output), Owner(module.name, "rotated output")
-        for hook in self._hooks.get((module.name, "output"), ()):
+        for hook in self._run(module.name, "output"):
             self.context.forward.replace(call.outputs[0], hook.rotated(elements, call.output_itemsize, owner))
 
     def traced(self, name: str, call: Call) -> None:
@@ -90,6 +90,10 @@ class Groups:
                 with self.context.frame("transform", Owner(name, "while the model is traced")) as frame:
                     hook.matrices.permute(frame, hook.matrix.size)
 
+    def _run(self, name: str, location: str) -> list["_Rotating"]:
+        """The hooks that the traced forward does not have."""
+        return [hook for hook in self._hooks.get((name, location), ()) if not hook.is_traced]
+
     def _turn_keys(self, module: LinearModule, call: Call) -> None:
         """factory/base.py `key_hook`: the attention gets the rotated keys, and lets go of the others.
 
@@ -98,7 +102,7 @@ class Groups:
         """
         copied = call.dims[0] > 1 and call.dims[1] > 1 and call.contiguous
         elements, owner = call.rows * call.columns, Owner(module.name, "rotated")
-        for hook in self._hooks.get((module.name, "k_cache"), ()):
+        for hook in self._run(module.name, "k_cache"):
             self.context.forward.replace(call.arguments[0], hook.rotated(elements, call.itemsize, owner, copied=copied))
 
     def _apply(self, matrices: Matrices, each: Applied, modules: Mapping[str, LinearModule]) -> None:
@@ -108,7 +112,8 @@ class Groups:
             for name, size in owners.items():
                 self._check_disk(matrices, application, name, size)
             for name, size in each.states:
-                self._hook(matrices, each, f"{name}.{KEY_STATES}", size, matrices.place)
+                is_traced = any(f"{name}.".startswith(f"{above}.") for above in each.traced)
+                self._hook(matrices, each, f"{name}.{KEY_STATES}", size, matrices.place, is_traced=is_traced)
             return
         # offload/utils.py get_module_device: where its first tensor lies, and on the CPU where there is none
         bare = {ref.name for ref in each.others if ref.is_bare}
@@ -143,7 +148,9 @@ class Groups:
                 "their own; leave out --weights disk"
             )
 
-    def _hook(self, matrices: Matrices, each: Applied, name: str, size: int, place: DeviceName) -> None:
+    def _hook(
+        self, matrices: Matrices, each: Applied, name: str, size: int, place: DeviceName, *, is_traced: bool = False
+    ) -> None:
         matrices.make(size, place=place)
         if each.application.inverse:
             matrices.invert(size)
@@ -160,13 +167,17 @@ class Groups:
             size=size,
             inverse=application.inverse,
         )
-        hooks.append(_Rotating(matrices, matrix))
+        is_traced |= name in each.traced
+        if is_traced:
+            matrices.wait(matrix, f"{application.where}.targets")
+        hooks.append(_Rotating(matrices, matrix, is_traced))
 
 
 @dataclass(frozen=True, slots=True)
 class _Rotating:
     matrices: Matrices
     matrix: HookedMatrix
+    is_traced: bool
 
     def rotated(self, elements: int, itemsize: int, owner: Owner, *, copied: bool = False) -> Handle:
         """What it returns."""

@@ -4,16 +4,25 @@ compressed_tensors transform/factory/base.py `_apply_to_module`, transform/utils
 modeling/kvcache.py `_kv_cache_attention_hook`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 from planner.compress.modifiers.rotations import check_size, side
-from planner.compress.modifiers.transforms import Application, Applied, Found, Transform
+from planner.compress.modifiers.transforms import ONLINE, Application, Applied, Found, Transform
 from planner.errors import RecipeError, UnsupportedError
 from planner.models.traces import Call
 from planner.recipe.specs import ModuleRef
 
-Called = Callable[[str], Sequence[Call]]
-"""The calls of a module, empty where no sample passes through it; raises UnsupportedError where that is not known."""
+
+class Called(Protocol):
+    """What samples do with a model's modules."""
+
+    def __call__(self, name: str) -> Sequence[Call]:
+        """The calls of a module, empty where no sample passes through it; raises UnsupportedError where that is not
+        known."""
+
+    def is_iterated(self, name: str) -> bool:
+        """A list or sequence of modules is gone through while samples pass."""
 
 
 def bound(
@@ -80,16 +89,21 @@ def _attentions(ref: ModuleRef, modules: Sequence[ModuleRef]) -> tuple[str, ...]
 
 
 # ---------------------------------------------------------------------- samples pass
-def check_forward(applied: Iterable[Applied], called: Called) -> None:
-    """Raises RecipeError where a hook would fail in the forward, UnsupportedError where planner does not see it."""
+def check_forward(applied: Iterable[Applied], called: Called) -> Iterator[tuple[str, str]]:
+    """Module and place of the hooks that change more of the forward than a value: a trace with them shows it.
+
+    Raises RecipeError where a hook would fail in the forward, UnsupportedError where planner does not see it.
+    """
     for each in applied:
         for ref in each.others:
             where = f"{each.application.where}.targets"
             size = each.transform.size_of(ref, each.application)
+            # register_offload_module makes the transform one of its modules
+            changes = called.is_iterated(ref.name)
             for call in _calls(ref, called, where):
                 match each.application.location:
                     case "input":
-                        _check_input(ref, call, size, where)
+                        changes |= _check_input(ref, call, size, where)
                     case "output":
                         _check_output(ref, call, size, where)
                     case _ if not ref.takes_cache and not ref.takes_any:
@@ -97,9 +111,10 @@ def check_forward(applied: Iterable[Applied], called: Called) -> None:
                             f"takes {_named(ref)}, whose forward takes no past keys: LLM Compressor stops (TypeError)"
                         )
                         raise RecipeError(text, where)
-                if call.holds_targets and (each.application.of_states or not call.in_graph):
-                    text = f"takes {_named(ref)}, which holds sequential targets: planner does not follow its hooks"
-                    raise UnsupportedError(f"{where}: {text}")
+                is_node = call.in_graph and not each.application.of_states
+                changes |= _returns_input(call) or (call.holds_targets and not is_node)
+            if changes:
+                yield ref.name, ONLINE[each.application.location]
 
 
 def _named(ref: ModuleRef) -> str:
@@ -113,7 +128,8 @@ def _calls(ref: ModuleRef, called: Called, where: str) -> Sequence[Call]:
         raise UnsupportedError(f"{where}: {error}") from error
 
 
-def _check_input(ref: ModuleRef, call: Call, size: int, where: str) -> None:
+def _check_input(ref: ModuleRef, call: Call, size: int, where: str) -> bool:
+    """Whether the hook drops an argument that has a default."""
     if "Embedding" in ref.classes:
         text = "whose input are token ids: a transform makes numbers of them that are none, and LLM Compressor stops"
         raise RecipeError(f"takes {_named(ref)}, {text}", where)
@@ -126,17 +142,20 @@ def _check_input(ref: ModuleRef, call: Call, size: int, where: str) -> None:
         )
         if call.must_have:
             raise RecipeError(f"{text} leaves them out, and LLM Compressor stops (TypeError)", where)
-        raise UnsupportedError(f"{where}: {text} leaves them out, and planner has no model of what runs without")
     _check_width(ref, call.columns, size, where)
+    return bool(call.others)
+
+
+def _returns_input(call: Call) -> bool:
+    """The module returns what it was passed: with a hook between, who passed it has both for a while."""
+    storages = {value.storage for value in call.arguments if value.storage >= 0}
+    return any(value.storage in storages for value in call.outputs)
 
 
 def _check_output(ref: ModuleRef, call: Call, size: int, where: str) -> None:
     if [value.name for value in call.outputs] != ["output"]:
         text = f"takes {_named(ref)}, which returns no single tensor: LLM Compressor stops (AttributeError)"
         raise RecipeError(text, where)
-    storages = {value.storage for value in call.arguments if value.storage >= 0}
-    if call.outputs[0].storage in storages:
-        raise UnsupportedError(f"{where}: takes {_named(ref)}, which returns what it was passed: planner has no model")
     _check_width(ref, call.output[-1], size, where)
 
 

@@ -14,6 +14,7 @@ from planner.compress.modifiers.inverses import solved
 from planner.compress.modifiers.precisions import WIDTHS, TransformType, check_multiplied, is_cast, quotient_width
 from planner.compress.modifiers.rotations import bytes_of, known_divisor, matrix_label
 from planner.compress.modifiers.writing import write_back
+from planner.errors import UnsupportedError
 from planner.recipe.targets import LinearModule
 from planner.timeline import Handle
 from planner.units import FP64, INT64
@@ -188,6 +189,20 @@ class Matrices:
     def is_own(self, size: int, place: DeviceName) -> bool:
         """A hook of a module that lies there has a copy for itself. In the basic pipeline nothing is offloaded."""
         return place != self.places[size] and not self.in_basic
+
+    def wait(self, hook: HookedMatrix, where: str) -> None:
+        """The traced forward onloads this hook's matrix from the CPU, wherever the weights are.
+
+        Raises UnsupportedError for what it does not know: a matrix of the hook's own, and one that comes anew.
+        """
+        if self.is_own(hook.size, hook.place) or self._comes_anew(hook.size):
+            raise UnsupportedError(
+                f"{where}: takes {hook.module}, whose matrix was made elsewhere than it lies: planner does not follow "
+                "that where a hook changes more of the forward than a value"
+            )
+        if hook.place == "cpu":
+            label = self.label(hook.size)
+            self.context.waiting |= {self.label(hook.size, inverse=hook.inverse), f"{label} permutation"}
 
     def rotated(
         self, hook: HookedMatrix, elements: int, itemsize: int, owner: Owner, *, copied: bool = False

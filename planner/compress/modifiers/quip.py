@@ -16,7 +16,7 @@ from planner.compress.modifiers import transforms
 from planner.compress.modifiers.hooking import bound
 from planner.compress.modifiers.precisions import TransformType
 from planner.compress.modifiers.rotating import TransformModel, TransformSpec
-from planner.compress.modifiers.rotations import TransformFields
+from planner.compress.modifiers.rotations import TransformFields, unread
 from planner.compress.modifiers.transforms import Application, Transform
 from planner.notes import Note
 from planner.recipe.matching import nothing_left
@@ -60,7 +60,7 @@ class QuIPSpec(TransformSpec):
         targets, ignore = _listed(entry.targets), _listed(entry.ignore)
         if entry.transform_config is not None:  # base.py `on_initialize` makes no other
             groups = transforms.read_groups(entry.transform_config, f"{where}.transform_config")
-            return cls(where=where, transforms=groups, notes=tuple(transforms.unread(entry, OWN, where)))
+            return cls(where=where, transforms=groups, notes=tuple(unread(entry, OWN, where)))
         check_patterns(targets, f"{where}.targets")
         check_patterns(ignore, f"{where}.ignore", may_be_empty=True)
         return cls(where=where, transforms=tuple(_own(entry, targets, ignore, where)))

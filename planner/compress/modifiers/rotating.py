@@ -4,9 +4,9 @@ compressed_tensors transform/apply.py `apply_transform_config` is all that eithe
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Any
+from typing import Any, Self
 
 from planner.compress.context import Context
 from planner.compress.modifiers import transforms
@@ -66,9 +66,13 @@ class TransformSpec(ModifierSpec):
             text = "what LAPACK or cuSOLVER takes to invert a random matrix, beside tensors, is not counted"
             yield Note(kind="estimate", text=f"{self.where}: {text}")
 
-    def check_forward(self, called: Any) -> None:
+    def check_forward(self, called: Any) -> Iterable[tuple[str, str]]:
         """Hooks on what is no Linear."""
-        check_forward(self.applied, called)
+        return check_forward(self.applied, called)
+
+    def with_traced(self, hooks: Collection[tuple[str, str]]) -> Self:
+        """Their matrices are made and stay, and the trace multiplies with them."""
+        return replace(self, applied=tuple(each.with_traced(hooks) for each in self.applied))
 
     def added(
         self,

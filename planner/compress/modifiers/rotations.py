@@ -4,12 +4,14 @@ compressed_tensors transform/factory/{base,hadamard,random_hadamard,matrix_multi
 transform/utils/{hadamard,matrix}.py.
 """
 
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from pydantic import Field
 
 from planner.compress.modifiers.precisions import Precision, TransformType
 from planner.errors import RecipeError
+from planner.notes import Note
 from planner.recipe.validation import ModifierFields
 
 HADAMARD_SIZES = (1, 2, *range(4, 257, 4))
@@ -32,6 +34,13 @@ class TransformFields(ModifierFields):
         for name in ("randomize", "learnable"):
             if getattr(self, name):
                 raise RecipeError("is not supported by LLM Compressor as of now", f"{where}.{name}")
+
+
+def unread(fields: TransformFields, own: Collection[str], where: str) -> Iterator[Note]:
+    """Fields beside a `transform_config` that nobody reads: base.py `on_initialize` makes no groups of them."""
+    shared = ("transform_type", "precision", "transform_block_size")
+    for name in sorted({*own, *shared} & fields.model_fields_set):
+        yield Note(kind="recipe", text=f"{where}.{name} is not heeded: transform_config says it all")
 
 
 def side(rows: int, columns: int, is_embedding: bool, is_output: bool) -> int:

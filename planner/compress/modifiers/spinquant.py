@@ -19,7 +19,7 @@ from planner.compress.modifiers.hooking import bound
 from planner.compress.modifiers.matrices import aligned
 from planner.compress.modifiers.precisions import TransformType
 from planner.compress.modifiers.rotating import TransformModel, TransformSpec
-from planner.compress.modifiers.rotations import TransformFields
+from planner.compress.modifiers.rotations import TransformFields, unread
 from planner.compress.modifiers.transforms import Application, Transform
 from planner.compress.modifiers.writing import write_back
 from planner.cuda.reductions import dense_buffers
@@ -257,7 +257,7 @@ def _check_weights(names: Collection[str], modules: Sequence[ModuleRef], where: 
 
 def _unread(entry: SpinQuantFields, where: str) -> Iterator[Note]:
     if entry.transform_config is not None:
-        yield from transforms.unread(entry, {"rotations"}, where)
+        yield from unread(entry, {"rotations"}, where)
         return
     for name in ("mappings", "norm_mappings"):
         if getattr(entry, name) is not None:

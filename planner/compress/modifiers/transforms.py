@@ -21,7 +21,7 @@ from planner.compress.modifiers.precisions import (
     is_saved,
     saved_type,
 )
-from planner.compress.modifiers.rotations import TransformFields, bytes_of, matrix_label, side
+from planner.compress.modifiers.rotations import bytes_of, matrix_label, side
 from planner.errors import RecipeError
 from planner.hints import shorten
 from planner.models.tuned import OnlineRotation, Place
@@ -199,6 +199,13 @@ class Applied:
     """Of hooks on inputs and outputs, what is no plain Linear; of those on states, what is no attention."""
     owners: tuple[tuple[str, int], ...] = ()
     """Those of `names` that have weights of their own, and the sizes of their matrices."""
+    traced: frozenset[str] = frozenset()
+    """Those of `names` whose hooks the traced forward has."""
+
+    def with_traced(self, hooks: Collection[tuple[str, str]]) -> Self:
+        """The record where these hooks, by module and place, are traced."""
+        place = ONLINE.get(self.application.location)
+        return replace(self, traced=frozenset(name for name in self.names if (name, place) in hooks))
 
     @property
     def rotated_keys(self) -> frozenset[str]:
@@ -388,10 +395,3 @@ def slips(applications: Iterable[Application], modules: Sequence[ModuleRef]) -> 
         yield from (no_match_note(target, modules) for target in idle)
     for each in places:
         yield from ignore_notes(each.ignore, f"{each.where}.ignore", partial(Patterns(each.targets).of, modules))
-
-
-def unread(fields: TransformFields, own: Collection[str], where: str) -> Iterator[Note]:
-    """Fields beside a `transform_config` that nobody reads: base.py `on_initialize` makes no groups of them."""
-    shared = ("transform_type", "precision", "transform_block_size")
-    for name in sorted({*own, *shared} & fields.model_fields_set):
-        yield Note(kind="recipe", text=f"{where}.{name} is not heeded: transform_config says it all")
