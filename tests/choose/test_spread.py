@@ -88,7 +88,7 @@ def test_what_is_not_followed_on_several_cards_is_one_line(capsys: pytest.Captur
 
 def test_weights_on_the_gpu_are_followed_on_several_cards(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", *SMALL, "--weights", "gpu"]) == 0
-    assert "Of 12 such jobs" in " ".join(capsys.readouterr().out.split())
+    assert "Of 14 such jobs" in " ".join(capsys.readouterr().out.split())
 
 
 def test_who_has_too_few_gpus_is_told_how_many_the_recipe_takes(capsys: pytest.CaptureFixture[str]) -> None:

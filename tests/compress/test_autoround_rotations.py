@@ -163,6 +163,22 @@ def test_two_hooks_of_one_group_on_one_place_both_run_and_the_module_has_one_mat
     assert left_there(once) == left_there(twice) == (64 * 64 * 8,)
 
 
+def test_two_hooks_on_one_place_run_over_several_gpus_too() -> None:
+    """Their matrices are on the first one, as on PyTorch's CUDA build (tests/measured/autoround.py)."""
+    fields = "scheme: W4A16, targets: [Linear], ignore: [lm_head], iters: 3, enable_torch_compile: false"
+    at = "{targets: 're:.*act_fn$', location: input}"
+
+    def products(times: int, cards: str) -> list[tuple[str, int]]:
+        first = BLOCKS.replace("hadamard,", "hadamard, precision: float64,") % ", ".join([at] * times)
+        text = f"a_stage:\n  a_modifiers:\n    {first}\n    AutoRoundModifier: {{{fields}{cards}}}\n"
+        events = trained(load_recipe(text)).reference[0]
+        return [(e.operator, e.card) for e in events if e.kind == "alloc" and e.dtype == "float64"]
+
+    one, two = products(1, ', device_ids: "0,1"'), products(2, ', device_ids: "0,1"')
+    assert two == 2 * one == products(2, "")
+    assert {card for _, card in two} == {0}
+
+
 @pytest.mark.parametrize(("name", "location"), [("down_proj", "input"), ("act_fn", "output"), ("self_attn", "k_cache")])
 def test_of_two_modifiers_hooks_of_one_name_on_one_place_both_run_and_the_module_has_the_later_ones_matrix(
     name: str, location: str

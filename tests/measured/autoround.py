@@ -54,13 +54,14 @@ SPREAD_JOBS: tuple[tuple[str, str, dict[str, Any], int, int], ...] = (
     ("qwen3-0.6b", "autoround_rounded_gpus2", {**_SHORT, "samples": 10}, 2, 1),
     ("llama-3-8b", "autoround_gpu0", _SHORT, 1, 0),
     ("llama-3-8b", "autoround_gpus2", {**_SHORT, "weights": "gpu"}, 2, 1),
+    ("qwen3-0.6b", "quip_twice_gpus2", _SHORT, 2, 1),
 )
 """(model, recipe, options, cards, the card that is measured beside the first): each layer on several GPUs.
 
-The last is on one card, by its number. The other ten are planned within 1 % of each step's requested bytes (at 2,048
-tokens two steps are 0.67 % too low, where a thread kept a gradient that it had handed on; nearly all others are equal)
-and within 2 % of its reserved ones. Two more were measured and are not among these, because their branches race
-(apart.py `SPREAD`).
+`autoround_gpu0` is on one card, by its number. The other twelve are planned within 1 % of each step's requested bytes
+(at 2,048 tokens two steps are 0.67 % too low, where a thread kept a gradient that it had handed on; nearly all others
+are equal) and within 2 % of its reserved ones. Two more were measured and are not among these, because their branches
+race (apart.py `SPREAD`).
 """
 
 RANK_JOBS: tuple[tuple[str, str, dict[str, Any], int], ...] = (

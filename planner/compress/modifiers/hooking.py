@@ -14,7 +14,7 @@ from planner.models.traces import Call
 from planner.recipe.specs import ModuleRef
 
 
-class Called(Protocol):
+class PassedCalls(Protocol):
     """What samples do with a model's modules."""
 
     def __call__(self, name: str) -> Sequence[Call]:
@@ -89,7 +89,7 @@ def _attentions(ref: ModuleRef, modules: Sequence[ModuleRef]) -> tuple[str, ...]
 
 
 # ---------------------------------------------------------------------- samples pass
-def check_forward(applied: Iterable[Applied], called: Called) -> Iterator[tuple[str, str]]:
+def check_forward(applied: Iterable[Applied], called: PassedCalls) -> Iterator[tuple[str, str]]:
     """Module and place of the hooks that change more of the forward than a value: a trace with them shows it.
 
     Raises RecipeError where a hook would fail in the forward, UnsupportedError where planner does not see it.
@@ -121,7 +121,7 @@ def _named(ref: ModuleRef) -> str:
     return ref.name or "the model itself"
 
 
-def _calls(ref: ModuleRef, called: Called, where: str) -> Sequence[Call]:
+def _calls(ref: ModuleRef, called: PassedCalls, where: str) -> Sequence[Call]:
     try:
         return called(ref.name)
     except UnsupportedError as error:
