@@ -23,7 +23,9 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from transformers import PretrainedConfig
 
+from planner.errors import JobError
 from planner.models.calls import ModuleCalls, patched_forward
 from planner.models.failures import pass_on, run_forward, stands_in
 from planner.models.inputs import CalibrationBatch
@@ -56,6 +58,8 @@ class DataflowTracer:
         self.values: list[GraphValue] = []
         self._producer: dict[int, int] = {}
         self._value_of: dict[int, int] = {}
+        self._configs: set[int] = set()
+        """Nodes of wrapped pieces that return the model's config beside tensors."""
         self._alive: list[torch.Tensor] = []
         self._depth = 0
         self._open_node = self._open_piece = GraphNode(-1, "")
@@ -193,6 +197,8 @@ class DataflowTracer:
         if piece is None:
             return
         alive = [tensor for tensor in (reference() for reference in made) if tensor is not None]
+        if any(isinstance(each, PretrainedConfig) for each in pytree.tree_leaves(piece.returned())):
+            self._configs.add(self._open_piece.index)
         self._end(self._open_piece, alive[-1] if piece.source.is_call and len(alive) == 1 else alive)
 
     def _begin(self, name: str, target: bool, reads: Any) -> GraphNode:
@@ -249,6 +255,7 @@ class DataflowTracer:
     def _cut(self) -> ModelTrace:
         parts = partition(self.nodes, self._producer)
         home = {node.index: index for index, part in enumerate(parts) for node in part}
+        self._check_configs(home)
         last = dict.fromkeys(range(len(self.values)), -1)
         for node in self.nodes:
             for read in node.reads:
@@ -261,6 +268,18 @@ class DataflowTracer:
         segments = tuple(self._part(index, part, crossings) for index, part in enumerate(parts))
         size = self.batch.bytes
         return ModelTrace(segments, crossings, size // self.batch.size, size)
+
+    def _check_configs(self, home: Mapping[int, int]) -> None:
+        """Raises JobError where a wrapped piece's results are taken out of their tuple behind a border, and the config
+        is among them: llmcompressor pipelines/cache.py IntermediatesCache `_offload_value` makes it anew of parts that
+        are no values of its fields."""
+        for node in self.nodes:
+            made = {self._producer[value] for value in node.reads} & self._configs
+            if any(home[number] < home[node.index] for number in made):
+                raise JobError(
+                    "LLM Compressor stops in its activation cache (StrictDataclassFieldValidationError): between two "
+                    "sequential targets it keeps what holds the model's config; take other sequential targets"
+                )
 
     def _crossing(self, number: int, producer: int, last: int) -> Crossing | None:
         """This value as a crossing, where a later part reads it or it is a calibration input."""

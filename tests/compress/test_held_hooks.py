@@ -6,7 +6,7 @@ import pytest
 
 from planner.compress.binding import make_program
 from planner.compress.context import Context
-from planner.errors import RecipeError
+from planner.errors import JobError, RecipeError
 from planner.recipe.specs import Recipe
 from planner.sizing.saved import saved_tensors
 from tests import toys
@@ -126,6 +126,15 @@ def test_keys_of_a_layer_that_holds_targets_are_rotated_in_its_attention(more: d
     assert products
     assert products == [size for _, size in taken(own, "rotated product")]
     assert onloaded(held) == onloaded(own)
+
+
+def test_where_what_holds_the_models_config_waits_between_targets_the_library_stops() -> None:
+    """A hook before the first layer makes its norm wait, and with it all that takes masks out of what made them; as on
+    the meter, behind the layer nothing is moved."""
+    linears = {"sequential_targets": ("Linear",)}
+    with pytest.raises(JobError, match=r"activation cache \(StrictDataclassFieldValidationError\)"):
+        walked(recipe(at(LAYERS, "input"), last=STATIC), **linears)
+    assert taken(walked(recipe(at(LAYERS, "output"), last=STATIC), **linears), "mm")
 
 
 def onloaded(context: Context) -> list[tuple[str, int]]:
