@@ -75,7 +75,6 @@ QUIP_JOBS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("qwen3-0.6b", "quip_two_groups", TINY),
     (str(CONFIGS / "phi.json"), "quip_config_returned", TINY),
     (str(CONFIGS / "phi.json"), "quip_config_returned", {**TINY, "weights": "gpu"}),
-    (str(CONFIGS / "bamba.json"), "quip_config_gated", {**TINY, "seq_len": 256}),
 )
 """QuIP on inputs alone and on outputs too, in blocks and whole, on a tied head, and on experts. R3, which rotates keys,
 where these products are the peak, and beside R4, quantized caches, and blocks that run again. Groups of the recipe's
@@ -374,6 +373,8 @@ def _rotated() -> Iterator[Case]:
     yield Case(model="qwen3-0.6b", recipe="spinquant_w4a16", options={"layers": 2, "samples": 4})
     yield Case(model="qwen3-30b-a3b", recipe="spinquant", options={"layers": 1, "samples": 4})
     yield from (Case(model=model, recipe=recipe, options=options) for model, recipe, options in QUIP_JOBS)
+    # not on PyTorch's CUDA build: what a convolution takes without cuDNN, which is not there, moves what is reserved
+    yield Case(model=_config("bamba"), recipe="quip_config_gated", options={**TINY, "seq_len": 256})
 
 
 def _config(name: str) -> str:

@@ -89,7 +89,7 @@ class TrainedWeights:
         for number, nbytes in enumerate(self.block.weights):
             handle, matrix = self._handles.get(number), self._left.get(number)
             if matrix is None or not on_gpu or matrix.waits:
-                ledger.grow(holding if matrix is None else self.matrices.cpu, nbytes)
+                ledger.grow(self.matrices.cpu if matrix is not None and self._is_shared(matrix) else holding, nbytes)
             if handle is not None:
                 ledger.free(handle)
             self.context.traffic.off_gpu(nbytes)
@@ -99,6 +99,12 @@ class TrainedWeights:
         self.context.onloaded[f"{self.layer} before it was trained"] = holding
         if not on_gpu:
             self.context.shared.add(holding)
+
+    def _is_shared(self, matrix: LeftMatrix) -> bool:
+        """Other layers' hooks have the one that was there. One that was made on the GPU is copied to the CPU for each
+        hook (`Matrices.stay`): the trained one takes its place."""
+        losses = self.context.losses
+        return matrix.label not in losses.matrices and matrix.label not in losses.taken
 
     def _take_from_all(self, matrix: LeftMatrix) -> None:
         """`module.to` moves the parameter, which other layers' hooks have too: it lies on the CPU for all of them."""
