@@ -36,8 +36,8 @@ class Kernels:
         return "weights alone" if is_half else "no"
 
 
-# vLLM's page int4.md asks for more than 8.0. get_min_capability has been 75 since pull requests 29732 (tried on a T4) and
-# 31000, and the table of docs/features/quantization/README.md has Marlin on Turing.
+# vLLM's page int4.md asks for more than 8.0. get_min_capability has been 75 since pull requests 29732 (tried on a T4)
+# and 31000, and the table of docs/features/quantization/README.md has Marlin on Turing.
 INT4 = Kernels(
     format="integer weights (W4A16, W8A16)",
     least=75,
