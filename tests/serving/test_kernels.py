@@ -2,6 +2,7 @@
 
 import pytest
 
+from planner.compress.modifiers.rtn import QuantizationSpec
 from planner.compress.recipes import load_recipe
 from planner.compress.schema import Support
 from planner.formats.compressed import preset_recipe
@@ -54,8 +55,9 @@ def test_the_format_with_the_least_support_decides() -> None:
 
 def test_a_format_that_no_documentation_speaks_of_is_not_known() -> None:
     (spec,) = preset_recipe("MXFP4", TOY.graph).modifiers
-    found = card_support(spec.groups, BLACKWELL)  # type: ignore[attr-defined]  # every QuantizationModifier has them
+    assert isinstance(spec, QuantizationSpec)
+    found = card_support(spec.groups, BLACKWELL)
     assert found is not None
     assert (found.support, found.format) == ("not known", "mxfp4-pack-quantized")
-    both = card_support([*schemes("gptq_w4a16"), *spec.groups], AMPERE)  # type: ignore[attr-defined]
+    both = card_support([*schemes("gptq_w4a16"), *spec.groups], AMPERE)
     assert both == found
