@@ -61,9 +61,9 @@ def test_everything_that_is_offered_is_a_name_that_is_taken() -> None:
 
 def test_the_script_for_the_shell_is_shown_and_installed(tmp_path: object) -> None:
     shown = f"{sys.executable} -m planner --show-completion; exit $?"
-    ran = subprocess.run(["bash", "-c", shown], capture_output=True, text=True, check=True)  # noqa: S607
+    ran = subprocess.run(["bash", "-c", shown], capture_output=True, text=True, check=True)
     assert "_PLANNER_COMPLETE=complete_bash" in ran.stdout
     installed = f"{sys.executable} -m planner --install-completion; exit $?"
     environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
-    ran = subprocess.run(["bash", "-c", installed], capture_output=True, text=True, check=True, env=environment)  # noqa: S607
+    ran = subprocess.run(["bash", "-c", installed], capture_output=True, text=True, check=True, env=environment)
     assert "bash completion installed in " in ran.stdout

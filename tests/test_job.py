@@ -63,14 +63,14 @@ def test_a_call_says_in_one_line_which_field_is_wrong_and_its_range() -> None:
         Job(samples=-1)
     assert str(told.value) == "samples -1: should be greater than or equal to 1, at most 10,000,000"
     with pytest.raises(JobError, match=r"^no_such_option 1: Extra inputs are not permitted$"):
-        Job(no_such_option=1)  # type: ignore[call-arg]
+        Job(no_such_option=1)  # type: ignore[call-arg]  # mypy refuses it too
 
 
 def test_a_job_is_a_value() -> None:
     assert Job(samples=4) == Job(samples=4)
     assert hash(Job(samples=4)) == hash(Job(samples=4))
     with pytest.raises(ValidationError):
-        Job().samples = 3  # type: ignore[misc]
+        Job().samples = 3
 
 
 def test_jobs_whose_layers_are_trained_otherwise_do_not_share_their_saved_files() -> None:

@@ -181,6 +181,35 @@ def test_an_option_that_would_do_nothing_is_refused(arguments: tuple[str, ...], 
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("weights", "gpu", "support", "line"),
+    [
+        ("gptq_w4a16", "t4", "yes", "kernels   vLLM has them for integer weights (W4A16, W8A16) on T4"),
+        ("gptq_w4a16", "v100-32gb", "no", "kernels   NONE: vLLM has no kernels for integer weights"),
+        ("NVFP4", "l40s", "weights alone", "kernels   vLLM runs NVFP4 on L40S with activations in 16 bits"),
+        ("MXFP4", "h100", "not known", "kernels   not known for mxfp4-pack-quantized on H100 SXM"),
+    ],
+)
+def test_a_card_is_told_whether_vllm_runs_the_format_on_it(
+    weights: str, gpu: str, support: str, line: str, capsys: Any
+) -> None:
+    job = ("llama-3-8b", "-w", weights, "--gpu", gpu)
+    assert line in run(capsys, *job)
+    assert json.loads(run(capsys, *job, "--format", "json"))["card_support"]["support"] == support
+
+
+@pytest.mark.parametrize("job", [("-w", "bf16", "--gpu", "h100"), ("-w", "W4A16", "--gpu", "24GiB"), ("-w", "Q4_K_M")])
+def test_nothing_is_said_of_kernels_where_nothing_decides_them(job: tuple[str, ...], capsys: Any) -> None:
+    assert "kernels " not in run(capsys, "llama-3-8b", *job)
+
+
+def test_a_card_without_bfloat16_computes_in_float16(capsys: Any) -> None:
+    said = "vLLM computes in float16"
+    assert said in run(capsys, "llama-3-8b", "--gpu", "t4")
+    assert said not in run(capsys, "llama-3-8b", "--gpu", "l4")
+    assert said not in run(capsys, "llama-3-8b", "-w", "Q4_K_M", "--gpu", "t4")
+
+
 def test_a_ceiling_is_not_called_smooth_where_the_model_does_not_fit(capsys: Any) -> None:
     said = run(capsys, "llama-3-8b", "-w", "fp32", "--gpu", "rtx4090")
     assert "DOES NOT FIT" in said

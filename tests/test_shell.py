@@ -15,7 +15,7 @@ CLOSED = "planner: error: stdout: closed by the shell; --output FILE writes else
 
 
 def shell(command: str) -> tuple[int, str, str]:
-    ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=120)  # noqa: S607
+    ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=120)
     return ran.returncode, ran.stdout, ran.stderr
 
 

@@ -92,11 +92,11 @@ def test_a_terminal_and_a_closed_stdin_are_one_line() -> None:
     leader, follower = pty.openpty()
     command = f"exec {sys.executable} -m planner plan qwen3-0.6b -r -"
     try:
-        terminal = subprocess.run(["bash", "-c", command], stdin=follower, capture_output=True, text=True, check=False)  # noqa: S607
+        terminal = subprocess.run(["bash", "-c", command], stdin=follower, capture_output=True, text=True, check=False)
     finally:
         os.close(leader)
         os.close(follower)
-    closed = subprocess.run(["bash", "-c", f"{command} <&-"], capture_output=True, text=True, check=False)  # noqa: S607
+    closed = subprocess.run(["bash", "-c", f"{command} <&-"], capture_output=True, text=True, check=False)
     way_out = "pipe the recipe in, like `-r - < recipe.yaml`\n"
     assert (terminal.returncode, terminal.stderr) == (2, f"planner: error: stdin: is a terminal; {way_out}")
     assert (closed.returncode, closed.stderr) == (2, f"planner: error: stdin: is closed; {way_out}")

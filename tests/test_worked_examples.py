@@ -12,9 +12,18 @@ import pytest
 DOCS = Path(__file__).parents[1] / "docs"
 sys.path.insert(0, str(DOCS))
 
-import formulas  # noqa: E402
-from worked_examples import DOCUMENTS  # noqa: E402
-from worked_examples.records import BINARY_GB, PERCENT, TIMES, Example, Reason, agrees, half_a_digit, numbers  # noqa: E402
+import formulas  # noqa: E402  (they are in DOCS)
+from worked_examples import DOCUMENTS  # noqa: E402  (they are in DOCS)
+from worked_examples.records import (  # noqa: E402  (they are in DOCS)
+    BINARY_GB,
+    PERCENT,
+    TIMES,
+    Example,
+    Reason,
+    agrees,
+    half_a_digit,
+    numbers,
+)
 
 EXAMPLES = [example for examples in DOCUMENTS.values() for example in examples]
 NAMES = [f"{example.where}: {example.what}" for example in EXAMPLES]

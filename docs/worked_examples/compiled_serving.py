@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 from planner.serving.rules_of_thumb import activation_rule, kv_cache_rule, total_rule, weight_rule
 from worked_examples import real
@@ -117,8 +118,8 @@ def _total_example(
     )
 
 
-def _verdict(where: str, what: str, printed: str, formula: Callable[[], bool], exact: bool, **given: object) -> Example:
-    return Example(where=where, what=what, printed=printed, unit=TRUTH, formula=formula, exact=exact, **given)  # type: ignore[arg-type]
+def _verdict(where: str, what: str, printed: str, formula: Callable[[], bool], exact: bool, **given: Any) -> Example:
+    return Example(where=where, what=what, printed=printed, unit=TRUTH, formula=formula, exact=exact, **given)
 
 
 _CACHE = (

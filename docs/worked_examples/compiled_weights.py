@@ -1,6 +1,5 @@
 """LLM memory requirements: formulas and calculations (a compiled document), sections 1 and 2: weights."""
 
-from collections.abc import Callable
 from fractions import Fraction
 
 from planner.serving.rules_of_thumb import weight_rule
@@ -149,7 +148,10 @@ def _file(name: str, bits: Fraction, printed: str, slip: Reason, reduction: str)
     if not reduction:
         return (size,)
     shares = {row[0]: Fraction(row[2].removeprefix("~")) for row in _FILES}
-    smaller: Callable[[], Fraction] = lambda: 1 - shares[name] / shares["FP16"]  # noqa: E731
+
+    def smaller() -> Fraction:
+        return 1 - shares[name] / shares["FP16"]
+
     return (
         size,
         Example(

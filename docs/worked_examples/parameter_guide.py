@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 from planner.serving.rules_of_thumb import OVERHEAD_SHARE, grouped_kv_cache_rule, training_rule, weight_rule
 from planner.training.optimizers import Optimizer
@@ -101,7 +102,7 @@ def _overhead(model: str) -> Example:
     )  # fmt: skip
 
 
-def _multiple(what: str, optimizer: str, part: str, printed: str, exact: Value) -> dict[str, object]:
+def _multiple(what: str, optimizer: str, part: str, printed: str, exact: Value) -> dict[str, Any]:
     return {
         "where": "training memory",
         "what": what,
@@ -115,7 +116,7 @@ def _multiple(what: str, optimizer: str, part: str, printed: str, exact: Value) 
 def _states(name: str, optimizer: Optimizer, printed: str, exact: int, why: tuple[Reason, ...] = ()) -> Example:
     rule = {"adamw": "adam"}.get(optimizer, optimizer)
     return Example(
-        **_multiple(f"{name}: states over weights", rule, "optimizer_states", printed, exact),  # type: ignore[arg-type]
+        **_multiple(f"{name}: states over weights", rule, "optimizer_states", printed, exact),
         real=lambda: real.optimizer_share(_LLAMA, optimizer),
         model=_TRAINED,
         why=why,
@@ -126,7 +127,7 @@ def _buffers(part: str, printed: str) -> Example:
     return Example(
         **_multiple(
             f"temporary buffers over weights ({part})", "adam", f"temporary_{part}", printed, Fraction(printed)
-        ),  # type: ignore[arg-type]
+        ),
         real=lambda: real.buffer_share(_LLAMA),
         model=f"{_LLAMA}, ZeRO-2 on 8 GPUs",
         why=(Reason.BUFFERS,),
@@ -138,7 +139,7 @@ _TRAINING = (
     _states("AdaFactor", "adafactor", "~2", 2),
     _states("Lion", "lion", "~2", 2, (Reason.STATES,)),
     Example(
-        **_multiple("gradients over weights", "adam", "gradients", "~1", 1),  # type: ignore[arg-type]
+        **_multiple("gradients over weights", "adam", "gradients", "~1", 1),
         real=real.gradient_share,
         model=_TRAINED,
     ),

@@ -102,7 +102,7 @@ VIEWS = frozenset("""
     _reshape_alias _unsafe_view alias as_strided chunk detach diagonal expand expand_as is_same_size lift_fresh narrow
     permute real imag reshape select slice split split_with_sizes squeeze t transpose unbind unfold unsafe_split
     unsqueeze view view_as view_as_complex view_as_real _local_scalar_dense is_nonzero equal set_ resize_
-""".split())  # fmt: skip  # noqa: SIM905
+""".split())  # fmt: skip  # noqa: SIM905  (a list of strings has a line for each of them)
 """They make no storage."""
 
 ELEMENTWISE = frozenset("""
@@ -113,7 +113,7 @@ ELEMENTWISE = frozenset("""
     minimum mish mul mul_ nan_to_num ne neg neg_ polar pow pow_ reciprocal relu relu_ remainder round round_ rsqrt
     rsqrt_ rsub sigmoid sigmoid_ sign silu silu_ sin sinh softplus sqrt square sub sub_ tan tanh threshold true_divide
     trunc where xlogy zero_
-""".split())  # fmt: skip  # noqa: SIM905
+""".split())  # fmt: skip  # noqa: SIM905  (a list of strings has a line for each of them)
 """TensorIterator loops: native/cuda/Loops.cuh gpu_kernel launches a kernel and allocates nothing; an operand of another
 type is cast inside it."""
 
@@ -125,7 +125,7 @@ TAKES_NOTHING = frozenset("""
     index_select scatter scatter_ scatter_add scatter_add_ searchsorted
     gelu_backward sigmoid_backward silu_backward slice_backward tanh_backward
     _softmax _log_softmax native_layer_norm _fused_rms_norm upsample_bilinear2d avg_pool2d cummax
-""".split())  # fmt: skip  # noqa: SIM905
+""".split())  # fmt: skip  # noqa: SIM905  (a list of strings has a line for each of them)
 """Recorded with nothing beside their results: factories, copies between tensors of the GPU, gathers, softmax
 (native/cuda/SoftMax.cu host_softmax, half to float included) and norms (native/cuda/layer_norm_kernel.cu)."""
 

@@ -142,7 +142,13 @@ def _stored_model(
         counts = {name: Counter(dict.fromkeys(chosen, copies[name])) for name, chosen in known}
     extra = _cache_scales(served, recipe) + _untied_head(served, schemes)
     tensors = (_stored(w, counts.get(w.name), extra[w.name], served.graph.itemsize) for w in served.weights)
-    return StoredModel(format=recipe.name, tensors=tuple(tensors), kv_dtype=cache_dtype(recipe), notes=sentences)
+    return StoredModel(
+        format=recipe.name,
+        tensors=tuple(tensors),
+        kv_dtype=cache_dtype(recipe),
+        schemes=tuple(dict.fromkeys(schemes.values())),
+        notes=sentences,
+    )
 
 
 def preset_recipe(name: str, graph: "ModelGraph") -> Recipe:

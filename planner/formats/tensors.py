@@ -10,6 +10,7 @@ from planner.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from planner.models.graph import ModelGraph, Structure, Unit, UnitKind
+    from planner.recipe.specs import Scheme
 
 # Linearized experts: model.layers.3.mlp.experts.17.up_proj.weight
 _EXPERT = re.compile(r"\.experts\.\d+\.")
@@ -80,6 +81,8 @@ class StoredModel:
     """Bytes of the checkpoint that are no tensors: headers, vocabulary."""
     kv_dtype: str | None = None
     """Type that the format gives keys and values; None: it says nothing of them."""
+    schemes: "tuple[Scheme, ...]" = ()
+    """The schemes of compressed-tensors that its modules have: what a card must have kernels for."""
     notes: tuple[str, ...] = field(default=())
 
     @property

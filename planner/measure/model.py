@@ -108,4 +108,4 @@ def tokenizer() -> Any:
 
     words = Tokenizer(models.WordLevel({"<pad>": 0, "<unk>": 1}, unk_token="<unk>"))  # noqa: S106 (not a password)
     fast: Any = PreTrainedTokenizerFast
-    return fast(tokenizer_object=words, pad_token="<pad>", unk_token="<unk>")  # noqa: S106
+    return fast(tokenizer_object=words, pad_token="<pad>", unk_token="<unk>")  # noqa: S106  (words, no passwords)

@@ -247,7 +247,6 @@ def _evaluated(expression: ast.expr, namespace: dict[str, Any]) -> Any:
     """The expression's value in the forward's module, with `self`; None where it needs a local name, or fails."""
     code = compile(ast.fix_missing_locations(ast.Expression(body=expression)), "<expression>", "eval")
     try:
-        # the expression stands in the installed transformers, which runs it anyway
-        return eval(code, namespace, {})  # noqa: S307
+        return eval(code, namespace, {})  # noqa: S307  (it stands in the installed transformers, which runs it anyway)
     except Exception:  # nothing of planner runs in there: what it raises is about the values that `self` has here
         return None

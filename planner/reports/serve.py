@@ -7,11 +7,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from planner.compress.schema import CardSupport
 from planner.reports.drawing import draw, pairs, ruled_table
 from planner.reports.forms import Formats, as_json, everywhere
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import decimals_for, gib, gib_short, smallest_shown
-from planner.serving.schema import Serving
+from planner.serving.schema import GpuFacts, Serving
 from planner.units import GB, GIB, KIB, MIB, format_bytes
 
 _TITLES = ("part, in GiB", "GPU", "all GPUs", "rule", "")
@@ -202,6 +203,8 @@ def _summary(serving: Serving) -> Table:
 
 def _answers(serving: Serving) -> Sequence[tuple[str, str]]:
     answers = [("verdict", fit_line(serving))]
+    if serving.card_support is not None and serving.gpu is not None:
+        answers.append(("kernels", kernels_line(serving.card_support, serving.gpu)))
     if serving.fits is not None and serving.max_context is not None:
         answers.append(("context", _context(serving)))
         answers.append(("batch", _batch(serving)))
@@ -224,6 +227,17 @@ def fit_line(serving: Serving) -> str:
     if serving.fits is None:
         return f"leaves {gib(serving.spare_bytes)} of {size}{each} to KV cache and activations"
     return f"DOES NOT FIT in {size}{each}{beside}: {gib(-serving.spare_bytes)} too much"
+
+
+def kernels_line(found: CardSupport, gpu: GpuFacts) -> str:
+    """Whether vLLM runs the format on the card, and whose word that is."""
+    words = {
+        "yes": f"vLLM has them for {found.format} on {gpu.name}",
+        "weights alone": f"vLLM runs {found.format} on {gpu.name} with activations in 16 bits",
+        "no": f"NONE: vLLM has no kernels for {found.format} on {gpu.name}, whatever fits",
+        "not known": f"not known for {found.format} on {gpu.name}",
+    }
+    return f"{words[found.support]} ({found.source})"
 
 
 def _context(serving: Serving) -> str:

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from planner.compress.schema import CardSupport
 from planner.fields import Engine, SplitMode
 from planner.records import Record
 from planner.serving.activations import Attention
@@ -167,4 +168,9 @@ class Serving(Record):
     max_batch: int | None = Field(description="most sequences at this context, prefilled together where not chunked")
     max_users: int | None = Field(description="most sequences of this context in the cache, prefilled one at a time")
     speed: Speed | None = Field(description="null where no bandwidth is known")
+    card_support: CardSupport | None = Field(
+        default=None,
+        description="whether vLLM has kernels for the format on this card; null for other engines, for weights that "
+        "are not quantized by a scheme, and where no card is named",
+    )
     notes: tuple[str, ...]

@@ -138,6 +138,7 @@ def size_stored(
         max_batch=largest.batch,
         max_users=largest.users,
         speed=decode_speed(setting, context, gpu),
+        card_support=engine.card_support(stored.schemes, gpu.sm) if gpu else None,
         notes=(*notes(setting, stored, context, largest, gpu), *getattr(activations, "notes", ()), *size_notes(gpu)),
     )
 

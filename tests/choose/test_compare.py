@@ -75,10 +75,10 @@ def test_a_row_says_its_strategy_and_its_machine_where_there_are_several() -> No
 
 def test_the_command_takes_machines_and_cards_beside_the_first(capsys: pytest.CaptureFixture[str]) -> None:
     job = "compare qwen3-0.6b -r gptq_w4a16 --layers 1 --samples 4 --ram 64GiB"
-    words = f"{job} --gpu t4 --beside l40s --beside p5.48xlarge --format json"
+    words = f"{job} --gpu v100-32gb --beside l40s --beside p5.48xlarge --format json"
     assert main(words.split()) == 0
     found = json.loads(capsys.readouterr().out)["plans"]
-    assert [each["machine"]["gpu"] for each in found] == ["T4", "L40S", "H100 SXM"]
+    assert [each["machine"]["gpu"] for each in found] == ["V100 32GB", "L40S", "H100 SXM"]
     assert {each["machine"]["ram_bytes"] for each in found} == {64 * GIB}
     assert [each["card_support"]["support"] for each in found] == ["no", "yes", "yes"]
 

@@ -10,9 +10,10 @@ from planner.choose.paste import NARROW, command_line
 from planner.choose.schema import Choice
 from planner.choose.strategies import ASKED, Strategy
 from planner.choose.targets import finer_targets
+from planner.compress.schema import Plan
 from planner.errors import JobError
 from planner.hardware import find_gpu
-from planner.hardware.demand import rank
+from planner.hardware.demand import Resource, rank
 from planner.hardware.machine import Machine
 from planner.job import Job
 from planner.units import GIB
@@ -92,13 +93,13 @@ def test_finer_targets_hold_fewer_weights_on_the_gpu(choices: dict[str, Choice])
         before = after
 
 
-def weights(plan: object) -> int:
-    steps = [step for step in plan.steps if step.unit not in ("head", "setup", "activation cache")]  # type: ignore[attr-defined]
+def weights(plan: Plan) -> int:
+    steps = [step for step in plan.steps if step.unit not in ("head", "setup", "activation cache")]
     return max(step.gpu.by_kind.get("weights", 0) for step in steps)
 
 
-def needs(choice: Choice, resource: str) -> int:
-    demand = choice.demand(resource)  # type: ignore[arg-type]
+def needs(choice: Choice, resource: Resource) -> int:
+    demand = choice.demand(resource)
     assert demand is not None
     return demand.at_least_bytes
 

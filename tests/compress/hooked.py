@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from planner.compress.binding import make_program
-from planner.compress.context import EVERYTHING, Context
-from planner.compress.oneshot import simulate
+from planner.compress.context import Context
 from planner.compress.recipes import load_recipe
 from planner.recipe.specs import Recipe
 from tests import toys
 from tests.built import graph_of
+from tests.compress.walked import births, with_events
 
 SMALL: dict[str, Any] = {"layers": 2, "seq_len": 32, "samples": 2}
 TOKENS, HIDDEN, HEADS, INNER = 32, 1024, 16, 3072
@@ -43,17 +43,12 @@ def at(targets: str, location: str, **fields: Any) -> str:
 def walked(which: Recipe, *, model: str = "qwen3-0.6b", **options: Any) -> Context:
     """The whole job, with its events."""
     job = toys.job(**{**SMALL, **options})
-    program, _ = make_program(graph_of(model, job), which, job)
-    context = Context(job, keep="timeline", shortcuts=EVERYTHING)
-    simulate(program, context)
-    return context
+    return with_events(graph_of(model, job), which, job)
 
 
 def taken(context: Context, *roles: str, device: Any = "gpu") -> list[tuple[str, int]]:
     """(module, bytes) of all that is taken in these roles."""
-    timeline = context.ledger.timeline(device)
-    about = [(timeline.about[handle].owner, size) for handle, size, number in timeline.events if number > 0]
-    return [(owner.name, size) for owner, size in about if owner.role in roles]
+    return [(owner.name, size) for owner, size in births(context, device) if owner.role in roles]
 
 
 def program(which: Recipe, *, model: str = "qwen3-0.6b", **options: Any) -> Any:

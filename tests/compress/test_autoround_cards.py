@@ -5,10 +5,8 @@ from typing import Any
 
 import pytest
 
-from planner.compress.binding import make_program
-from planner.compress.context import EVERYTHING, Context, Shortcuts
+from planner.compress.context import EVERYTHING, Shortcuts
 from planner.compress.modifiers.autoround_schemes import gpus_of
-from planner.compress.oneshot import simulate
 from planner.compress.schema import Plan
 from planner.errors import PlannerError, RecipeError, UnsupportedError
 from planner.hardware.machine import Machine
@@ -18,6 +16,7 @@ from planner.models.tuned import TunedBlock, TuningRequest
 from planner.planning import plan, plan_graph
 from planner.units import GIB
 from tests.compress.test_autoround import GRADIENT, VALUE, WEIGHT, alloc, block, graph, planned, recipe, step
+from tests.compress.walked import with_events
 
 READ: tuple[tuple[str, tuple[int, ...]], ...] = (
     ("0", (0,)),
@@ -98,9 +97,7 @@ def test_one_card_by_its_number_takes_the_same_of_the_card() -> None:
 def on_their_way(job: Job, **fields: Any) -> list[tuple[int, int]]:
     """Bytes and number of the tensors that go to the CPU before a layer's training, in order; negative: that come
     back."""
-    context = Context(job, keep="timeline", shortcuts=EVERYTHING)
-    simulate(make_program(graph(), recipe(**fields), job)[0], context)
-    timeline = context.ledger.timeline("cpu")
+    timeline = with_events(graph(), recipe(**fields), job).ledger.timeline("cpu")
     return [
         (nbytes, number)
         for handle, nbytes, number in timeline.events

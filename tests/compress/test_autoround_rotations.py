@@ -16,6 +16,7 @@ from planner.recipe.specs import Recipe
 from planner.sizing.saved import saved_tensors
 from tests import toys
 from tests.built import graph_of
+from tests.compress.walked import births, with_events
 
 SMALL: dict[str, Any] = {"layers": 3, "seq_len": 32, "samples": 4}
 HIDDEN, MLP, HEAD = 1024, 3072, 128
@@ -249,19 +250,19 @@ def test_matrices_that_lie_on_the_gpu_are_one_for_each_there_once_a_layer_is_tra
 def test_a_matrix_on_the_cpu_is_onloaded_beside_weights_on_the_gpu_for_each_hook_that_is_trained() -> None:
     """The activation function has no weights, so that its matrix waits on the CPU wherever they lie."""
     at = [f"{{targets: 're:.*act_fn$', location: {where}}}" for where in ("input", "output")]
-    context, size = Context(toys.job(**SMALL, weights="gpu"), keep="timeline", shortcuts=EVERYTHING), 64 * 64 * 4
-    simulate(program(recipe(BLOCKS % ", ".join(at)), weights="gpu"), context)
-    timeline = context.ledger.timeline("gpu")
-    taken = [(timeline.about[handle].owner, nbytes) for handle, nbytes, sign in timeline.events if sign > 0]
-    onloaded = [owner.name for owner, nbytes in taken if nbytes == size and not owner.role]
+    job, size = toys.job(**SMALL, weights="gpu"), 64 * 64 * 4
+    context = with_events(graph_of("qwen3-0.6b", job), recipe(BLOCKS % ", ".join(at)), job)
+    onloaded = [owner.name for owner, nbytes in births(context, "gpu") if nbytes == size and not owner.role]
     copies = [name for name in onloaded if "weights while it is trained" in name]
     assert len(copies) == 2 * SMALL["layers"]
     assert onloaded.count("a matrix of 64") == SMALL["layers"], "calibration onloads the one that hooks share"
 
 
-def test_folding_changes_no_figure() -> None:
-    job, which = toys.job(**{**SMALL, "layers": 5}), program(recipe(R4), layers=5)
+@pytest.mark.parametrize("weights", ["cpu", "gpu"])
+def test_folding_changes_no_figure(weights: str) -> None:
+    options = {**SMALL, "layers": 5, "weights": weights}
+    job, which = toys.job(**options), program(recipe(R4), **options)
     folded, whole = (simulate(which, Context(job, shortcuts=shortcuts)).steps for shortcuts in (None, EVERYTHING))
-    assert [(s.gpu.bytes, s.cpu.bytes, s.cpu.end) for s in folded] == [
-        (s.gpu.bytes, s.cpu.bytes, s.cpu.end) for s in whole
+    assert [(s.gpu.bytes, s.gpu.end, s.cpu.bytes, s.cpu.end) for s in folded] == [
+        (s.gpu.bytes, s.gpu.end, s.cpu.bytes, s.cpu.end) for s in whole
     ]

@@ -18,6 +18,7 @@ from planner.models.traces import Call
 from planner.recipe.specs import QuantArgs, Recipe, Scheme
 from tests import toys
 from tests.built import graph_of
+from tests.compress.walked import births, with_events
 
 SMALL: dict[str, Any] = {"layers": 3, "seq_len": 64, "batch_size": 2, "samples": 6}
 GPU: dict[str, Any] = {"pipeline": "basic", "weights": "gpu"}
@@ -31,21 +32,13 @@ def recipe(scheme: str, awq: str = "{n_grid: 3}") -> Recipe:
 
 
 def context_of(which: Recipe, **options: Any) -> Context:
-    """The walked job, with its events."""
     job = toys.job(**{**SMALL, **options})
-    program, _ = make_program(graph_of("llama-3-8b", job), which, job)
-    context = Context(job, keep="timeline", shortcuts=EVERYTHING)
-    simulate(program, context)
-    return context
+    return with_events(graph_of("llama-3-8b", job), which, job)
 
 
 def sizes(context: Context, role: str) -> Iterator[tuple[str, int]]:
     """(module, bytes) of all that was taken in this role."""
-    timeline = context.ledger.timeline("gpu")
-    for handle, size, number in timeline.events:
-        owner = timeline.about[handle].owner
-        if number > 0 and owner.role.startswith(role):
-            yield owner.name, size
+    return ((owner.name, size) for owner, size in births(context) if owner.role.startswith(role))
 
 
 def test_its_linears_round_their_weights_in_every_call() -> None:

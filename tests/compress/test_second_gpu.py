@@ -112,12 +112,12 @@ def test_many_batches_lie_there_as_if_each_had_been_walked(monkeypatch: pytest.M
     assert rehearsal(samples=60).second_on(2_000 * MIB) == quick
 
 
-def test_a_second_card_that_gives_memory_back_is_told_apart_from_the_first() -> None:
+def test_a_second_card_that_gives_memory_back_is_told_apart_from_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = rehearsal()
     first, second = tried.on(tried.job.gpu_memory_bytes), tried.second_on(tried.job.gpu_memory_bytes)
     assert second is not None
     used = replace(second, helds=tuple(replace(held, retries=1) for held in second.helds[:2]))
-    tried.second_on = lambda _: used  # type: ignore[method-assign]
+    monkeypatch.setattr(tried, "second_on", lambda _: used)
     plan = plan_on_card(LARGE.graph, toys.recipe(toys.static_rtn()), tried, (), with_smallest=False)
     assert plan.verdict is not None
     assert (plan.verdict.outcome, plan.verdict.retries, plan.verdict.second_retries) == ("gives back", 2, 2)

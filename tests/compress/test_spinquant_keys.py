@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from planner.compress.binding import make_program
-from planner.compress.context import EVERYTHING, Context
+from planner.compress.context import Context
 from planner.compress.modifiers.spinquant import SpinQuantSpec
 from planner.compress.oneshot import simulate
 from planner.compress.recipes import load_recipe
@@ -16,6 +16,7 @@ from planner.models.graph import ModelGraph
 from planner.recipe.specs import Recipe
 from tests import toys
 from tests.built import graph_of
+from tests.compress.walked import births, with_events
 from tests.measured.cases import CONFIGS
 
 SMALL: dict[str, Any] = {"layers": 2, "seq_len": 64, "batch_size": 2, "samples": 6}
@@ -39,21 +40,12 @@ def graph(**options: Any) -> ModelGraph:
 
 
 def walked(which: Recipe, **options: Any) -> Context:
-    """The whole job, with its events."""
-    job = toys.job(**{**SMALL, **options})
-    program, _ = make_program(graph(**options), which, job)
-    context = Context(job, keep="timeline", shortcuts=EVERYTHING)
-    simulate(program, context)
-    return context
+    return with_events(graph(**options), which, toys.job(**{**SMALL, **options}))
 
 
 def taken(context: Context, role: str) -> Iterator[tuple[str, int]]:
     """(module, bytes) of all that is taken in this role on the GPU."""
-    timeline = context.ledger.timeline("gpu")
-    for handle, size, number in timeline.events:
-        owner = timeline.about[handle].owner
-        if number > 0 and owner.role == role:
-            yield owner.name, size
+    return ((owner.name, size) for owner, size in births(context) if owner.role == role)
 
 
 def test_each_attention_gets_rotated_keys_of_their_own_type_by_way_of_float64() -> None:

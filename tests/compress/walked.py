@@ -1,11 +1,16 @@
-"""Toy jobs, walked from load to save, for the tests of the pipelines."""
+"""Jobs, walked from load to save, for the tests of the pipelines."""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal
 
-from planner.compress.context import Context, Shortcuts
+from planner.compress.binding import make_program
+from planner.compress.context import EVERYTHING, Context, Shortcuts
+from planner.compress.holdings import Owner
 from planner.compress.oneshot import simulate
 from planner.compress.program import StepMemory
-from planner.recipe.specs import ModifierSpec
+from planner.job import Job
+from planner.models.graph import ModelGraph
+from planner.recipe.specs import ModifierSpec, Recipe
 from tests import toys
 from tests.toys import Toy
 
@@ -21,6 +26,20 @@ MANY = 20
 def steps(*specs: ModifierSpec, toy: Toy = TOY, shortcuts: Shortcuts | None = None, **options: Any) -> list[StepMemory]:
     job = toys.job(**({"samples": MANY} | options))
     return simulate(toy.program(*specs), Context(job, shortcuts=shortcuts)).steps
+
+
+def with_events(graph: ModelGraph, recipe: Recipe, job: Job) -> Context:
+    """The whole job, nothing of it folded, with its events."""
+    program, _ = make_program(graph, recipe, job)
+    context = Context(job, keep="timeline", shortcuts=EVERYTHING)
+    simulate(program, context)
+    return context
+
+
+def births(context: Context, device: Literal["gpu", "cpu"] = "gpu") -> Iterator[tuple[Owner, int]]:
+    """Owner and bytes of all that was taken."""
+    timeline = context.ledger.timeline(device)
+    return ((timeline.about[handle].owner, size) for handle, size, number in timeline.events if number > 0)
 
 
 def gpu(found: list[StepMemory]) -> dict[tuple[str, str], int]:

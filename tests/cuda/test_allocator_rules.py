@@ -149,7 +149,7 @@ def test_what_is_free_is_the_card_less_the_context_less_what_is_reserved() -> No
 
 def test_of_a_card_whose_size_was_never_said_nobody_knows_what_is_free() -> None:
     with pytest.raises(ValueError, match="never said"):
-        CachingAllocator().free_bytes  # noqa: B018
+        CachingAllocator().free_bytes  # noqa: B018  (to ask is what raises)
 
 
 # ---------------------------------------------------------------------- settings

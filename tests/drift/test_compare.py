@@ -27,7 +27,7 @@ def test_equal_steps_are_not_off() -> None:
         (step("compress", {"weights": 400, "compress": 570}, subgraph=2), ["requested", "reserved"]),
     ],
 )
-def test_a_step_is_off_by_more_than_one_percent_and_two_of_reserved_bytes(rehearsed, figures) -> None:  # type: ignore[no-untyped-def]
+def test_a_step_is_off_by_more_than_one_percent_and_two_of_reserved_bytes(rehearsed: Step, figures: list[str]) -> None:
     assert [each.figure for each in compare_steps(plan(rehearsed), plan(AS_PLANNED)).off] == figures
 
 

@@ -3,13 +3,14 @@ from collections.abc import Callable
 
 import pytest
 
+from planner.compress.schema import Plan
 from planner.drift.compare import compare_steps
 from planner.drift.schema import Drift, DriftOfJob
 from planner.reports.drift import FORMATS, render, render_markdown
 from tests.drift.fabricated import held, plan, step
 
 
-def of_job(rehearsed, planned, name: str = "gptq", stopped: str | None = None) -> DriftOfJob:  # type: ignore[no-untyped-def]
+def of_job(rehearsed: Plan, planned: Plan, name: str = "gptq", stopped: str | None = None) -> DriftOfJob:
     found = compare_steps(rehearsed, planned)
     return DriftOfJob(
         name=name,

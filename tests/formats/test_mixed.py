@@ -1,5 +1,6 @@
 """Mixed precision: the laws of an allocation, and the order that llama.cpp's mixtures gave."""
 
+from collections.abc import Callable
 from functools import cache
 
 import pytest
@@ -20,6 +21,7 @@ from planner.formats.mixed import (
     role_of,
 )
 from planner.formats.registry import find_format
+from planner.formats.served_model import ServedModel
 from planner.formats.tensors import StoredModel, Weight
 from tests.formats.full_size import served
 
@@ -132,8 +134,8 @@ def test_the_first_bits_go_to_values_then_to_the_down_projections_of_the_outer_l
 
 @pytest.mark.parametrize("model", ["llama-2-70b", "mixtral-8x7b", "qwen3-8b", "deepseek-r1", "qwen2.5-vl-7b"])
 @pytest.mark.parametrize("make", [default_order, fused_order])
-def test_every_matrix_is_in_a_step(model: str, make: object) -> None:
-    steps = make(served(model))  # type: ignore[operator]
+def test_every_matrix_is_in_a_step(model: str, make: Callable[[ServedModel], tuple[Upgrade, ...]]) -> None:
+    steps = make(served(model))
     for weight in served(model).weights:
         assert any(step.takes(weight, served(model).layers) for step in steps), weight.name
 

@@ -44,10 +44,10 @@ def main(arguments: list[str]) -> int:
     size, *words = arguments
     fakecuda.install(shape=True, total_bytes=int(float(size) * GIB))
     answer_as_cuda()
-    import kernels  # type: ignore[import-not-found]
+    import kernels  # type: ignore[import-not-found]  # beside fakecuda
 
     kernels.claim_triton()
-    import llmcompressor  # type: ignore[import-not-found]  # noqa: F401  (its kernels are replaced next)
+    import llmcompressor  # noqa: F401  (its kernels are replaced next)
 
     kernels.replace_kernels(True)
     kernels.shorten_column_loops()

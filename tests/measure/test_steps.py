@@ -26,7 +26,8 @@ class Readings:
 
 
 def recorder(*values: int, **named: Any) -> StepRecorder:
-    return StepRecorder(Readings(*values), **named)  # type: ignore[arg-type]
+    readings: Any = Readings(*values)
+    return StepRecorder(readings, **named)
 
 
 def shown(steps: Sequence[MeasuredStep]) -> list[tuple[object, ...]]:
@@ -70,8 +71,9 @@ def test_the_open_step_becomes_the_last_one_when_calibration_ends() -> None:
 def test_units_are_named_as_in_the_plan() -> None:
     it = recorder(0, 1, 1, 1)
     it.names = ["head", "model.layers.0"]
-    for phase, subgraph in (("prepare", None), ("calibrate", 1), ("calibrate", 2)):
-        it.begin(phase, subgraph, 2)  # type: ignore[arg-type]
+    it.begin("prepare", None, 2)
+    it.begin("calibrate", 1, 2)
+    it.begin("calibrate", 2, 2)
     it.end()
     assert [step.unit for step in it.steps] == ["activation cache", "head", "model.layers.0"]
 

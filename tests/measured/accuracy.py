@@ -98,7 +98,7 @@ def _ratio(pair: Pair) -> str:
 
 
 def _head(recorded: list[Case]) -> str:
-    versions: dict[str, str] = measured(recorded[0])["versions"]  # type: ignore[assignment]
+    versions = measured(recorded[0])["versions"]
     return HEAD.format(
         library=versions["llmcompressor"],
         tensors=versions["compressed-tensors"],

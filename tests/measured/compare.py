@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from planner.compress.recipes import load_recipe
 from planner.compress.schema import Plan
@@ -62,9 +62,10 @@ def _plan(model: str, recipe: str, job: Job) -> Plan:
     return plan_graph(graph_of(model, job), load_recipe(recipe), job)
 
 
-def measured(case: Case) -> dict[str, object]:
+def measured(case: Case) -> dict[str, Any]:
     """What the meter (tests/meter) said."""
-    return json.loads(case.recorded.read_text())  # type: ignore[no-any-return]
+    found: dict[str, Any] = json.loads(case.recorded.read_text())
+    return found
 
 
 def steps(case: Case) -> list[Match]:
@@ -90,5 +91,5 @@ def peak(case: Case, device: Device) -> Pair:
     return Pair(
         what=f"{device} peak",
         predicted=max(peak.peak_bytes for peak in planned),
-        measured=measured(case)[device]["peak_bytes"],  # type: ignore[index]
+        measured=measured(case)[device]["peak_bytes"],
     )

@@ -12,6 +12,7 @@ step, is not what it was.
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from planner.compress.schema import Plan, Step
 from tests.measured.cases import Case, cases
@@ -45,7 +46,7 @@ def main() -> int:
 def lines(case: Case) -> list[Line]:
     """The plan's steps in their order, with what was measured under the same name; at last the job's peaks."""
     plan = predicted(case)
-    recorded = {(s["modifier"], s["subgraph"], s["phase"]): s for s in measured(case)["steps"]}  # type: ignore[attr-defined]
+    recorded = {(s["modifier"], s["subgraph"], s["phase"]): s for s in measured(case)["steps"]}
     found = []
     for step in plan.steps:
         names = (step.modifier, step.subgraph, step.phase)
@@ -53,7 +54,7 @@ def lines(case: Case) -> list[Line]:
     return [*found, _line(case, "peak", plan, measured(case))]
 
 
-def _line(case: Case, name: str, planned: Step | Plan, recorded: dict | None) -> Line:  # type: ignore[type-arg]
+def _line(case: Case, name: str, planned: Step | Plan, recorded: dict[str, Any] | None) -> Line:
     gpu, cpu = (str(recorded[device]["peak_bytes"]) if recorded else NONE for device in ("gpu", "cpu"))
     return case.name, name, str(planned.gpu.peak_bytes), gpu, str(planned.cpu.peak_bytes), cpu
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from planner.models.source import load_source
 from tests.measured.cases import RUNS, Case, cases, meter_arguments
@@ -38,10 +39,10 @@ def record(case: Case, python: str) -> bool:
     return True
 
 
-def write(case: Case, command: str, measured: dict[str, object]) -> None:
+def write(case: Case, command: str, measured: dict[str, Any]) -> None:
     """Keep one run. One line per step keeps the file readable and its diffs small."""
     RUNS.mkdir(exist_ok=True)
-    steps = ",\n".join(json.dumps(step) for step in measured.pop("steps"))  # type: ignore[attr-defined]
+    steps = ",\n".join(json.dumps(step) for step in measured.pop("steps"))
     head = json.dumps({"command": command, **measured}, indent=1)[:-2]
     case.recorded.write_text(f'{head},\n "steps": [\n{steps}\n]\n}}\n')
 

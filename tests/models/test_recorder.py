@@ -120,7 +120,7 @@ def test_rebinding_a_name_takes_the_new_tensor_before_the_old_goes() -> None:
     def rebind(x: torch.Tensor) -> torch.Tensor:
         y = x * 2
         y = y * 2
-        return y  # noqa: RET504
+        return y  # noqa: RET504  (the name that is bound again is the test)
 
     assert kinds(record(rebind, meta(4))[0]) == [("alloc", 0), ("alloc", 1), ("free", 0), ("free", 1)]
 

@@ -1,6 +1,7 @@
 """The page: one file, small, offline, with the plans inside and no way in for what a name brings along."""
 
 import re
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -67,12 +68,12 @@ def test_a_page_of_somebody_else_has_no_data() -> None:
 
 
 @pytest.mark.parametrize("write", [page, fragment])
-def test_what_a_name_holds_stays_text(write: object) -> None:
+def test_what_a_name_holds_stays_text(write: Callable[[Sequence[Pictured], str], str]) -> None:
     plan, picture, *_ = llama()
     model = plan.model.model_copy(update={"name": HOSTILE})
     hostile = Pictured(plan.model_copy(update={"model": model, "recipe": HOSTILE}), picture, HOSTILE)
     harmless = page([llama()], "llama") if write is page else fragment([llama()], "llama")
-    text = write([hostile], titled([hostile]))  # type: ignore[operator]
+    text = write([hostile], titled([hostile]))
     assert "alert(1)</script>" not in text
     assert text.count("<script") == harmless.count("<script")
     assert text.count("</script") == harmless.count("</script")

@@ -1,12 +1,13 @@
 """Module lists and modifiers for tests of matching."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from planner.compress.modifiers.mixin import QuantizationMixinSpec
 from planner.compress.modifiers.rtn import QuantizationSpec
 from planner.compress.modifiers.sparsegpt import SparseGPTSpec
 from planner.notes import texts
-from planner.recipe.specs import ModifierSpec, ModuleRef, QuantArgs, Scheme
+from planner.recipe.specs import ModifierSpec, ModuleRef, QuantArgs, Scheme, Strategy
 
 LINEAR = ("Linear", "Module", "object")
 ATTENTION = ("LlamaAttention", "Module", "object")
@@ -31,20 +32,22 @@ def llama(layers: int = 2, prefix: str = "model") -> list[ModuleRef]:
     return [*refs, ref("lm_head")]
 
 
-def weights(bits: int = 8, strategy: str = "channel", group_size: int | None = None) -> QuantArgs:
-    return QuantArgs(num_bits=bits, type="int", symmetric=True, strategy=strategy, group_size=group_size)  # type: ignore[arg-type]
+def weights(bits: int = 8, strategy: Strategy = "channel", group_size: int | None = None) -> QuantArgs:
+    return QuantArgs(num_bits=bits, type="int", symmetric=True, strategy=strategy, group_size=group_size)
 
 
-def group(*targets: str, bits: int = 8, **kwargs: object) -> Scheme:
-    return Scheme(targets=targets, weights=weights(bits), where="r.yaml: s.m.Q.config_groups.group_0", **kwargs)  # type: ignore[arg-type]
+def group(*targets: str, bits: int = 8, **kwargs: Any) -> Scheme:
+    return Scheme(targets=targets, weights=weights(bits), where="r.yaml: s.m.Q.config_groups.group_0", **kwargs)
 
 
-def states(*targets: str, strategy: str = "attn_head") -> Scheme:
+def states(*targets: str, strategy: Strategy = "attn_head") -> Scheme:
     args = weights(strategy=strategy, group_size=16 if strategy == "group" else None)
     return Scheme(targets=targets, input_activations=args, where="r.yaml: s.m.Q.config_groups.group_0")
 
 
-def spec(*groups: Scheme, ignore: tuple[str, ...] = (), kind: type[QuantizationMixinSpec] = QuantizationSpec):
+def spec(
+    *groups: Scheme, ignore: tuple[str, ...] = (), kind: type[QuantizationMixinSpec] = QuantizationSpec
+) -> QuantizationMixinSpec:
     return kind(where="r.yaml: s.m.Q", groups=groups, ignore=ignore)
 
 

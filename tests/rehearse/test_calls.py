@@ -75,8 +75,12 @@ def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "is_on_card", lambda tensor: tensor.device == calls.CARD)
 
 
+def played_of(module: Any, books: Any = None) -> PlayedModule:
+    return PlayedModule(module, books or module.books)
+
+
 def times(module: Module, count: int, **named: Any) -> PlayedModule:
-    played = PlayedModule(module, module.books)  # type: ignore[arg-type]
+    played = played_of(module)
     with torch.no_grad():
         for _ in range(count):
             made, nothing = played(torch.empty(4, 2), **named)
@@ -126,7 +130,7 @@ def test_calls_with_other_inputs_or_without_room_or_with_gradients_are_run() -> 
     times(module, 10)
     assert module.calls == 10
     module = Module(Books())
-    played = PlayedModule(module, module.books)  # type: ignore[arg-type]
+    played = played_of(module)
     for _ in range(10):
         played(torch.empty(4, 2))
     assert module.calls == 10
@@ -142,6 +146,6 @@ def test_a_call_is_forgotten_with_the_module_that_was_played() -> None:
 
 def test_a_played_module_is_found_where_the_module_is() -> None:
     module = torch.nn.Linear(2, 3)
-    played = PlayedModule(module, Books())  # type: ignore[arg-type]
+    played = played_of(module, Books())
     assert {module: 1}[played] == 1
     assert played.out_features == 3

@@ -272,7 +272,7 @@ def test_a_models_own_code_runs_where_it_is_trusted_and_only_there(
         from safetensors import safe_open
 
         with safe_open(checkpoint, "pt") as file:
-            assert {name: file.get_slice(name).get_shape() for name in file.keys()} == {  # noqa: SIM118
+            assert {name: file.get_slice(name).get_shape() for name in file.keys()} == {  # noqa: SIM118  (no mapping)
                 "inner.weight": [3, 5],
                 "inner.bias": [3],
             }
@@ -297,7 +297,7 @@ def ending(text: str, tmp_path: Path) -> tuple[int, dict[str, Any]]:
     script.write_text("\n".join((*lines, text)))
     settings = Settings(folder=tmp_path, books=Path(), script=str(script), arguments=[])
     try:
-        exec(compile(script.read_text(), str(script), "exec"), {})  # noqa: S102
+        exec(compile(script.read_text(), str(script), "exec"), {})  # noqa: S102  (the lines above)
     except SystemExit as stop:
         return _exit(stop, settings)
     except Exception as error:

@@ -72,9 +72,9 @@ class Loop:
         self.models.append(like)
 
 
-def run(loop: Loop, books: Books, patience: int = 4) -> list[int]:
+def run(loop: Loop, books: Any, patience: int = 4) -> list[int]:
     """The numbers of the batches that are run."""
-    rounds, number, done = LoopRounds(books, loop, patience), 0, []  # type: ignore[arg-type]
+    rounds, number, done = LoopRounds(books, loop, patience), 0, []
     while number < len(loop):
         number += rounds.begin(number)
         done.append(number)
@@ -167,11 +167,19 @@ class Cache:
         yield from enumerate(self.fetch(number) for number in range(len(self.batch_intermediates)))
 
 
+def batches_of(cache: Cache, books: Any) -> CachedBatches:
+    return CachedBatches(books, cache)
+
+
+def looped(cache: Cache, books: Any) -> Iterator[tuple[int, Any]]:
+    batches = batches_of(cache, books)
+    return each_batch(cache.batches(), LoopRounds(books, batches, 4), batches, cache)
+
+
 def pipeline(cache: Cache, books: Books, keep: list[Any] | None = None) -> list[int]:
     """llmcompressor/pipelines/sequential/pipeline.py's loop that propagates."""
-    batches = CachedBatches(books, cache)  # type: ignore[arg-type]
-    rounds, done = LoopRounds(books, batches, 4), []  # type: ignore[arg-type]
-    for number, inputs in each_batch(cache.batches(), rounds, batches, cache):
+    done = []
+    for number, inputs in looped(cache, books):
         done.append(number)
         made = torch.empty(inputs["ids"].value.shape[0], 3)
         cache.batch_intermediates[number].update({"out": IntermediateValue((made, made), None)})
@@ -229,8 +237,8 @@ def test_what_somebody_keeps_is_no_reason_to_pass_over() -> None:
 
 
 def test_who_holds_a_cached_tensor_is_noticed() -> None:
-    cache, books = Cache([[1, 2, 3, 4]] * 30), Books()
-    batches = CachedBatches(books, cache)  # type: ignore[arg-type]
+    cache = Cache([[1, 2, 3, 4]] * 30)
+    batches = batches_of(cache, Books())
     batches.begin(3)
     assert batches.effect(NOTHING) == ((), ())
     kept = cache.batch_intermediates[3]["ids"].value
@@ -245,13 +253,12 @@ def test_who_holds_a_cached_tensor_is_noticed() -> None:
 
 def test_a_tensor_of_many_names_that_loses_one_is_still_there() -> None:
     """Each layer of a model is handed the mask under a name of its own, which goes with the layer."""
-    cache, books = Cache([[1, 2, 3, 4]] * 40), Books(lambda _number: NOTHING)
+    cache = Cache([[1, 2, 3, 4]] * 40)
     for entry in cache.batch_intermediates:
         mask = torch.ones(2, dtype=torch.int64)
         entry.update({name: IntermediateValue(mask, None) for name in ("first", "second", "third")})
-    batches = CachedBatches(books, cache)  # type: ignore[arg-type]
-    rounds, done = LoopRounds(books, batches, 4), []  # type: ignore[arg-type]
-    for number, inputs in each_batch(cache.batches(), rounds, batches, cache):
+    done = []
+    for number, inputs in looped(cache, Books()):
         done.append(number)
         inputs.clear()  # the library's are tensors of their own
         del cache.batch_intermediates[number]["first"]
@@ -263,7 +270,7 @@ def test_a_tensor_of_many_names_that_loses_one_is_still_there() -> None:
 
 def test_a_tensor_of_many_names_that_somebody_else_keeps_is_no_reason_to_pass_over() -> None:
     cache, kept = Cache([[1, 2, 3, 4]] * 30), list[torch.Tensor]()
-    batches = CachedBatches(Books(), cache)  # type: ignore[arg-type]
+    batches = batches_of(cache, Books())
     for number, entry in enumerate(cache.batch_intermediates):
         entry["other"] = IntermediateValue(entry["ids"].value, None)
         batches.begin(number)
@@ -274,10 +281,10 @@ def test_a_tensor_of_many_names_that_somebody_else_keeps_is_no_reason_to_pass_ov
 
 def test_points_with_exponents_of_their_own_kernels_are_run() -> None:
     points = [(number / 20, both) for number in range(20) for both in (False, True)]
-    books = Books(lambda number: NOTHING._replace(card=number % 2))
-    grid = GridPoints(points, books, lambda points: LoopRounds(books, points, 4))  # type: ignore[arg-type]
+    books: Any = Books(lambda number: NOTHING._replace(card=number % 2))
+    grid = GridPoints(points, books, lambda points: LoopRounds(books, points, 4))
     done = list(grid)
     assert [point for point in done if point[0] in (0, 0.5)] == [(0, False), (0, True), (0.5, False), (0.5, True)]
     assert done[-2:] == points[-2:]
     assert len(done) < 30
-    assert list(GridPoints(points, books, lambda _points: None)) == points  # type: ignore[arg-type]
+    assert list(GridPoints(points, books, lambda _points: None)) == points

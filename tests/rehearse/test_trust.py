@@ -84,10 +84,10 @@ def test_modules_are_known_with_their_hooks_forwards_and_files(monkeypatch: pyte
         assert not trust.are_modules_of_libraries(model.modules())
     with model[1].register_forward_pre_hook(LIBRARY):
         assert trust.are_modules_of_libraries(model.modules())
-    model[0].forward = types.MethodType(OWN, model[0])  # type: ignore[method-assign]  # as one patches a model
+    model[0].forward = types.MethodType(OWN, model[0])
     assert not trust.are_modules_of_libraries(model.modules())
     del model[0].forward
-    model[0]._call_impl = OWN
+    model[0]._call_impl = OWN  # type: ignore[method-assign]  # as one patches a model
     assert not trust.are_modules_of_libraries(model.modules())
     del model[0]._call_impl
     assert trust.are_modules_of_libraries(model.modules())

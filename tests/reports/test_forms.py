@@ -7,7 +7,7 @@ import pytest
 
 from planner.compress.schema import Plan
 from planner.hardware.demand import demand
-from planner.models.graph import Edge, ModelGraph, Unit
+from planner.models.graph import Edge, ModelGraph, Unit, UnitKind
 from planner.notes import Note
 from planner.reports import compare, graph, json_, markdown
 from planner.reports.forms import as_json
@@ -74,7 +74,7 @@ def test_a_comparison_says_which_job_the_library_would_not_finish(gptq: Plan) ->
 
 @pytest.fixture
 def toy_graph() -> ModelGraph:
-    def unit(name: str, kind: str, structure: int, count: int, linears: int) -> Unit:
+    def unit(name: str, kind: UnitKind, structure: int, count: int, linears: int) -> Unit:
         return Unit(
             name=name,
             kind=kind,
@@ -91,10 +91,11 @@ def toy_graph() -> ModelGraph:
     ]
     units = (unit("model.embed_tokens", "embedding", 0, GIB, 0), *layers)
     total = sum(each.parameters for each in units)
-    facts = {"name": "toy", "architecture": "Toy", "parameters": total, "bytes": 2 * total}
+    facts = {"name": "toy", "architecture": "Toy", "parameters": total, "bytes": 2 * total, "not_loaded_parameters": 5}
     notes = (Note(kind="model", text="a note"),)
     edges = (Edge(source="a", target="b", tensors=(("hidden_states", 64),)),)
-    return SimpleNamespace(**facts, not_loaded_parameters=5, notes=notes, units=units, edges=edges)  # type: ignore[return-value]
+    parts = {"notes": notes, "units": units, "edges": edges}
+    return SimpleNamespace(**facts, **parts)  # type: ignore[return-value]  # a stub that has only what render reads
 
 
 @pytest.mark.parametrize("width", [80, 100, None])

@@ -2,6 +2,7 @@
 
 import pytest
 
+from planner.compress.modifiers.rtn import QuantizationSpec
 from planner.compress.recipes import load_recipe
 from planner.compress.schema import Support
 from planner.formats.compressed import preset_recipe
@@ -9,7 +10,7 @@ from planner.recipe.specs import Scheme
 from planner.serving.kernels import card_support
 from tests import toys
 
-TURING, AMPERE, ADA, HOPPER, BLACKWELL = 75, 80, 89, 90, 100
+VOLTA, TURING, AMPERE, ADA, HOPPER, BLACKWELL = 70, 75, 80, 89, 90, 100
 TOY = toys.Toy()
 
 
@@ -20,7 +21,8 @@ def schemes(recipe: str) -> list[Scheme]:
 @pytest.mark.parametrize(
     ("recipe", "sm", "support"),
     [
-        ("gptq_w4a16", TURING, "no"),
+        ("gptq_w4a16", VOLTA, "no"),
+        ("gptq_w4a16", TURING, "yes"),
         ("gptq_w4a16", AMPERE, "yes"),
         ("gptq_w4a16", BLACKWELL, "yes"),
         ("rtn_w8a8_static", TURING, "yes"),
@@ -30,7 +32,7 @@ def schemes(recipe: str) -> list[Scheme]:
         ("rtn_fp8_dynamic", ADA, "yes"),
         ("rtn_nvfp4", HOPPER, "weights alone"),
         ("rtn_nvfp4", BLACKWELL, "yes"),
-        ("rtn_nvfp4", 70, "no"),
+        ("rtn_nvfp4", VOLTA, "no"),
     ],
 )
 def test_a_card_runs_the_formats_that_vllm_documents(recipe: str, sm: int, support: Support) -> None:
@@ -48,13 +50,14 @@ def test_nothing_is_said_where_nobody_named_a_card_or_nothing_is_quantized() -> 
 def test_the_format_with_the_least_support_decides() -> None:
     both = card_support([*schemes("rtn_fp8_dynamic"), *schemes("gptq_w4a16")], TURING)
     assert both is not None
-    assert (both.support, both.format) == ("no", "integer weights (W4A16, W8A16)")
+    assert (both.support, both.format) == ("weights alone", "FP8 W8A8")
 
 
 def test_a_format_that_no_documentation_speaks_of_is_not_known() -> None:
     (spec,) = preset_recipe("MXFP4", TOY.graph).modifiers
-    found = card_support(spec.groups, BLACKWELL)  # type: ignore[attr-defined]  # every QuantizationModifier has them
+    assert isinstance(spec, QuantizationSpec)
+    found = card_support(spec.groups, BLACKWELL)
     assert found is not None
     assert (found.support, found.format) == ("not known", "mxfp4-pack-quantized")
-    both = card_support([*schemes("gptq_w4a16"), *spec.groups], AMPERE)  # type: ignore[attr-defined]
+    both = card_support([*schemes("gptq_w4a16"), *spec.groups], AMPERE)
     assert both == found

@@ -3,7 +3,7 @@
 import ast
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -50,7 +50,7 @@ def test_a_new_strategy_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights in shards, gradients whole, and a buffer of its own: the sum follows from the row."""
     buffer = Buffer(name="ring", where="backward", bytes=lambda shares: 10 * shares.gpus, source="made up")
     monkeypatch.setitem(STRATEGIES, "ring", replace(FSDP, whole_gradients=True, buffers=(buffer,)))
-    new: Sharding = "ring"  # type: ignore[assignment]
+    new: Any = "ring"  # a Sharding as of the row above
     copies = copies_of("bf16-mixed", new, "full")
     placed = place(states(), copies, new, "none", "cpu", 4, 4)
     assert [(part.name, part.bytes) for part in placed.backward] == [("ring", 40)]

@@ -1,13 +1,15 @@
 """What the planner asks of a serving engine: one record of this kind for each, and nowhere else an engine's name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from planner.compress.schema import CardSupport
 from planner.fields import Engine, SplitMode
 from planner.formats.mixed import Upgrade
 from planner.formats.registry import Family
 from planner.formats.served_model import CacheKind, ServedModel
 from planner.hardware import Gpu
+from planner.recipe.specs import Scheme
 from planner.serving.schema import OverheadPart
 from planner.units import MIB
 
@@ -79,6 +81,9 @@ class EngineFacts:
     left_to_others: Callable[[float | None, int, int], OverheadPart] | None = None
     """The part of the card that it never touches: of the share that was asked for, the card's memory and the CUDA
     context. None: it takes what it needs."""
+
+    card_support: Callable[[Iterable[Scheme], int | None], CardSupport | None] = lambda _schemes, _sm: None
+    """Whether it has kernels for these schemes on a card of this compute capability; None: nothing is known."""
 
     # What is said, and how a mixture of types is made for it
     card_notes: Callable[[int, int, Gpu], tuple[str, ...]] = lambda _vocabulary, _batch, _gpu: ()

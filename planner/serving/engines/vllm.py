@@ -9,6 +9,7 @@ from planner.formats.mixed import fused_order
 from planner.formats.served_model import CacheKind
 from planner.hardware import Gpu
 from planner.serving.engines.facts import GRAPHS, PYTORCH_CONTEXT, SHARE, Devices, EngineFacts, whole_blocks
+from planner.serving.kernels import card_support
 from planner.serving.schema import OverheadPart
 from planner.units import GIB, human_bytes
 
@@ -20,6 +21,9 @@ UTILIZATION = 0.92
 _LARGE_CARD = 70 * GIB
 _CHUNK, _LARGE_CHUNK = 2048, 8192
 _SEQUENCES, _LARGE_SEQUENCES = 256, 1024
+
+BFLOAT16 = 80
+"""Compute capability from which on bfloat16 is computed in (vllm/platforms/cuda.py supported_dtypes)."""
 
 TAKES_ITS_SHARE = (
     "vLLM takes its whole share of the card at start and gives what is left to the cache; "
@@ -85,25 +89,35 @@ def left_to_others(utilization: float | None, memory: int, context: int) -> Over
 
 
 def card_notes(vocabulary: int, batch: int, gpu: Gpu) -> tuple[str, ...]:
-    """That it takes its share at start; and that it makes room for more sequences than the batch, where that is 1 %
-    of the card or more.
+    """That it takes its share at start; that it computes in another type than the config has, where the card knows none
+    such; and that it makes room for more sequences than the batch, where that is 1 % of the card or more.
 
     v1/worker/gpu_model_runner.py profile_run samples from the logits of max_num_seqs sequences, in fp32.
     """
     most = max_num_seqs(gpu)
     size = 4 * most * vocabulary
+    lines = (TAKES_ITS_SHARE, *_half_note(gpu))
     if batch >= most or size < gpu.memory_bytes // 100:
-        return (TAKES_ITS_SHARE,)
+        return lines
     return (
-        TAKES_ITS_SHARE,
+        *lines,
         f"vLLM sets memory aside for the logits of {most:,} sequences ({human_bytes(size)}), whatever the batch is: "
         f"--max-num-seqs {batch} takes it down to this batch's, which is what is counted",
     )
 
 
+def _half_note(gpu: Gpu) -> tuple[str, ...]:
+    """platforms/cuda.py supported_dtypes, config/model.py _resolve_auto_dtype: it falls back, and warns."""
+    if gpu.sm is None or gpu.sm >= BFLOAT16:
+        return ()
+    text = f"{gpu.name} has no bfloat16, which takes compute capability 8.0: vLLM computes in float16, the same bytes"
+    return (text,)
+
+
 VLLM = EngineFacts(
     name="vllm",
     made_for=("plain", "bitsandbytes", "compressed-tensors", "gptq"),
+    card_support=card_support,
     also_reads=("gguf",),
     block=16,  # vllm/config/cache.py CacheConfig.DEFAULT_BLOCK_SIZE
     # vllm/config/cache.py CacheDType

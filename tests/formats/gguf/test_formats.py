@@ -86,7 +86,7 @@ def test_experts_that_are_in_blocks_already_stay_so() -> None:
 
 
 def test_a_type_without_a_stand_in_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match="Q1_0: llama.cpp has no stand-in for rows of 2880"):  # noqa: RUF043
+    with pytest.raises(UnsupportedError, match=r"Q1_0: llama\.cpp has no stand-in for rows of 2880"):
         stored("gpt-oss-20b", made("Q1_0"))
 
 

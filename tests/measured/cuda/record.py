@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from planner.models.source import load_source
 from tests.measured.cases import meter_arguments
@@ -62,21 +63,20 @@ def _words(case: CudaCase) -> list[str]:
     return [*meter_arguments(case.job), *(["--rank", str(case.rank)] if case.rank else [])]
 
 
-def write(case: CudaCase, measured: dict[str, object]) -> None:
+def write(case: CudaCase, measured: dict[str, Any]) -> None:
     """Keep the figures of one run, a step a line."""
     RUNS.mkdir(exist_ok=True)
     command = f"PRETENDED_TOTAL={case.job.gpu_memory_bytes} PRETENDED_SM={case.sm} run.sh {case.model_name}/config.json"
     cards = f"PRETENDED_DEVICES={case.cards} CUDAMETER_SECOND={case.second} " if case.cards > 1 else ""
     shown = " ".join([cards + command, "--recipe", case.recipe_path.name, *_words(case)])
-    steps = ",\n".join(json.dumps(_step(step)) for step in measured["steps"])  # type: ignore[attr-defined]
+    steps = ",\n".join(json.dumps(_step(step)) for step in measured["steps"])
     head = json.dumps({"command": shown, "versions": measured["versions"]}, indent=1)[:-2]
     case.recorded.write_text(f'{head},\n "steps": [\n{steps}\n]\n}}\n')
 
 
-def _step(step: dict[str, object]) -> dict[str, object]:
-    gpu: dict[str, object] = step["gpu"]  # type: ignore[assignment]
+def _step(step: dict[str, Any]) -> dict[str, object]:
     names = ("modifier", "subgraph", "of", "phase")
-    second: dict[str, object] | None = step.get("second_gpu")  # type: ignore[assignment]
+    gpu, second = step["gpu"], step.get("second_gpu")
     kept = {**{name: step[name] for name in names}, **{name: gpu[name] for name in FIGURES}}
     return {**kept, "second_gpu": {name: second[name] for name in FIGURES}} if second else kept
 

@@ -21,7 +21,8 @@ CASES = by_graph(recorded_cases())
 
 @pytest.fixture(params=CASES, ids=lambda case: case.name, scope="module")
 def case(request: pytest.FixtureRequest) -> CudaCase:
-    return request.param  # type: ignore[no-any-return]
+    found: CudaCase = request.param
+    return found
 
 
 def test_every_step_requests_and_reserves_what_the_real_one_does(case: CudaCase) -> None:

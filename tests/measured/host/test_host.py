@@ -13,7 +13,8 @@ RUNS = list(runs())
 
 @pytest.fixture(params=RUNS, ids=lambda run: run.name, scope="module")
 def run(request: pytest.FixtureRequest) -> Run:
-    return request.param  # type: ignore[no-any-return]
+    found: Run = request.param
+    return found
 
 
 KNOWN = {
