@@ -175,6 +175,11 @@ class ModifierSpec(ABC):
         return True
 
     @property
+    def rewrites_first(self) -> bool:
+        """Whether it does so before the first sample, as its pipeline begins; else while it compresses."""
+        return False
+
+    @property
     def shares_work(self) -> bool:
         """Whether ranks of a torchrun job deal the modules out among them, instead of doing the same each."""
         return False

@@ -132,10 +132,12 @@ class _Timeline:
         walk = self.walk
         if step.phase == "load":
             return walk.load()
+        if step.phase == "setup" and not self.has_run:
+            return walk.setup()
+        if self.has_run and self._is_datafree():
+            return walk.targeted()
         if self.has_run:
             return walk.after(everything=False)
-        if step.phase == "setup":
-            return walk.setup()
         if step.subgraph is not None:
             return walk.during(step.subgraph - 1, writes=step.phase in ("compress", "propagate"))
         if step.phase == "prepare":

@@ -72,7 +72,9 @@ class HostModel:
     subgraphs: tuple[SubgraphReads, ...]
     """As the sequential pipeline cuts them."""
     written_bytes: int
-    """Views of files that the recipe writes in place, each once."""
+    """Views of files that the recipe writes in place, each once, and"""
+    written_first: int
+    """those of them that it writes before the first sample, which `subgraphs` and `embedding_bytes` leave out."""
     compressed: tuple[CompressedModule, ...]
     """In the order of `named_modules`."""
     units: tuple[tuple[str, int], ...]
@@ -109,15 +111,18 @@ def host_model(graph: "ModelGraph", program: Program, job: Job) -> HostModel:
     views = _views(graph)
     experts = {unit.name: _experts(graph, unit.structure) for unit in graph.units}
     written = {name: size for name, size in _written(program).items() if name in views}
+    first = _written(program, first=True).keys() & written.keys()
+    embedding = f"{graph.embedding}.weight"
     return HostModel(
         weight_bytes=program.weight_bytes,
         itemsize=graph.itemsize,
-        embedding_bytes=views.get(f"{graph.embedding}.weight", 0),
+        embedding_bytes=0 if embedding in first else views.get(embedding, 0),
         experts_bytes=sum(experts.values()),
         layer_experts_bytes=max(experts.values(), default=0),
         is_converted=graph.fused_expert_bytes > 0,
-        subgraphs=_reads(graph, job, views, written),
+        subgraphs=_reads(graph, job, {name: size for name, size in views.items() if name not in first}, written),
         written_bytes=sum(written.values()),
+        written_first=sum(written[name] for name in first),
         compressed=tuple(_compressed(program)),
         units=tuple((unit.name, unit.bytes) for unit in graph.units),
         embedding=graph.embedding,
@@ -160,13 +165,13 @@ def _experts(graph: "ModelGraph", structure: int) -> int:
     return sum(p.bytes for p in graph.structures[structure].parameters if EXPERTS in p.name and not p.tied)
 
 
-def _written(program: Program) -> dict[str, int]:
+def _written(program: Program, *, first: bool = False) -> dict[str, int]:
     """Weights that a modifier writes in place, by name: compressed_tensors offload/cache/cpu.py update_offload copies
-    into them. Rounding to nearest leaves them alone."""
+    into them. Rounding to nearest leaves them alone. `first`: those that are written before the first sample."""
     return {
         f"{unit.unit}{module.name}.weight": module.weight_bytes
         for run in program.runs
-        if run.spec.has_hessians or run.spec.prunes
+        if run.spec.rewrites_weights and (run.spec.rewrites_first or not first)
         for unit in run.units
         for module in unit.modules
     }

@@ -74,7 +74,7 @@ def saved_tensors(graph: "ModelGraph", program: Program, job: Job) -> tuple[Save
                 loses_rows = left is not None and parameter.shape[0] == graph.facts.experts and is_of_router(name)
                 shape = (left, *parameter.shape[1:]) if left is not None and loses_rows else parameter.shape
                 found.append(SavedTensor(name, FLOATS[parameter.dtype], shape))
-    return (*found, *_untied_head(graph, targeted, written), *_added(graph, program, job))
+    return (*found, *_untied_head(graph, program, targeted, written), *_added(graph, program, job))
 
 
 def _added(graph: "ModelGraph", program: Program, job: Job) -> Iterator[SavedTensor]:
@@ -95,15 +95,28 @@ def is_of_router(name: str) -> bool:
     return module.rpartition(".")[2] in REAP_ROUTER_ATTRS or parameter == "e_score_correction_bias"
 
 
-def _untied_head(graph: "ModelGraph", targeted: dict[str, LinearModule], written: "_Written") -> Iterator[SavedTensor]:
-    """compressed_tensors_utils.py `_retie_embeddings`: head and table are one tensor again only if both are equal."""
+def _untied_head(
+    graph: "ModelGraph", program: Program, targeted: dict[str, LinearModule], written: "_Written"
+) -> Iterator[SavedTensor]:
+    """compressed_tensors_utils.py `_retie_embeddings`: head and table are one tensor again only if both are equal, in
+    their scheme and in what modifiers have written into them once they were two."""
     head, table = targeted.get(graph.head), targeted.get(graph.embedding)
-    if not graph.tied_embeddings or (head and head.scheme) == (table and table.scheme):
+    is_equal = (head and head.scheme) == (table and table.scheme) and not _writes_ends(graph, program)
+    if not graph.tied_embeddings or is_equal:
         return
     if head is not None:
         yield from written.of(graph.head, head)
-    elif table is not None:
-        yield SavedTensor(f"{graph.head}.weight", FLOATS[written.dtype], (table.rows, table.columns))
+    else:
+        unit = next(unit for unit in graph.units if unit.name == graph.embedding)
+        (weight,) = (each for each in graph.structures[unit.structure].parameters if each.name == ".weight")
+        yield SavedTensor(f"{graph.head}.weight", FLOATS[written.dtype], weight.shape)
+
+
+def _writes_ends(graph: "ModelGraph", program: Program) -> bool:
+    """A modifier unties the two and writes one of them: both get something else where it writes both."""
+    ends = {graph.head, graph.embedding}
+    writing = (run for run in program.runs if run.unties_embeddings and run.spec.rewrites_weights)
+    return any(module.name in ends for run in writing for unit in run.units for module in unit.named())
 
 
 class _Written:

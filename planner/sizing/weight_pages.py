@@ -106,12 +106,13 @@ class WeightWalk:
     def setup(self) -> WeightPages:
         """While experts become Linears: linearize.py linearize_moe keeps every fused module until it returns."""
         after = self.before()
-        return WeightPages(mapped=after.mapped, copies=after.copies + self.copied_experts)
+        return WeightPages(mapped=after.mapped, copies=after.copies + self.copied_experts, written=after.written)
 
     def before(self) -> WeightPages:
         """After setup, before the first forward."""
         if self.is_mapped:
-            return WeightPages(mapped=self.copied_experts + self.first_pages, copies=self.copied_experts)
+            mapped = self.copied_experts + self.first_pages
+            return WeightPages(mapped=mapped, copies=self.copied_experts, written=self._written_first)
         return WeightPages(copies=self.model.weight_bytes)
 
     def during(self, subgraph: int, *, writes: bool) -> WeightPages:
@@ -119,7 +120,7 @@ class WeightWalk:
         if not self.is_mapped:
             return self.before()
         read, written, now = self._passed[subgraph]
-        earlier = self._passed[subgraph - 1][1] if subgraph else 0
+        earlier = self._passed[subgraph - 1][1] if subgraph else self._written_first
         return self._pages(read + now, written if writes else earlier)
 
     def targeted(self) -> WeightPages:
@@ -143,16 +144,24 @@ class WeightWalk:
     @cached_property
     def _written(self) -> int:
         """All pages that are written of weights in RAM."""
-        share = 1 - self.offloaded / max(1, self.model.weight_bytes)
-        return max(self._passed[-1][1], int(self.model.written_bytes * share))
+        return max(self._passed[-1][1], int(self.model.written_bytes * self._share_in_ram))
+
+    @property
+    def _written_first(self) -> int:
+        """Those that are written before the first sample."""
+        return int(self.model.written_first * self._share_in_ram)
+
+    @property
+    def _share_in_ram(self) -> float:
+        return 1 - self.offloaded / max(1, self.model.weight_bytes)
 
     @cached_property
     def _passed(self) -> list[tuple[int, int, int]]:
         """For each subgraph: what it and those before have read and written of weights in RAM, and what it reads of
         those on disk, which go when it ends."""
         is_here = self.model.embedding not in self.on_disk
-        read = self.model.embedding_read(self.constants.fault_bytes) if is_here else 0
-        written, passed = 0, []
+        written, passed = self._written_first, []
+        read = written + (self.model.embedding_read(self.constants.fault_bytes) if is_here else 0)
         for subgraph in self.model.subgraphs:
             now = sum(size for unit, size in subgraph.reads.items() if unit in self.on_disk)
             read += sum(subgraph.reads.values()) - now

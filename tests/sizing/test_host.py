@@ -7,6 +7,7 @@ import pytest
 
 from planner.compress.binding import make_program
 from planner.compress.host_schema import Host, HostPhase, HostSetting, Loading
+from planner.compress.modifiers.quip import QuIPSpec
 from planner.compress.program import Program
 from planner.planning import plan_graph
 from planner.recipe.specs import Recipe
@@ -153,6 +154,21 @@ def test_a_layer_is_written_when_it_is_compressed_and_not_while_it_is_calibrated
     before, after = pages.during(2, writes=False), pages.during(2, writes=True)
     assert (before.written, after.written) == (LAYER, 2 * LAYER)
     assert before.mapped + before.written == after.mapped + after.written
+
+
+def test_what_a_transform_multiplies_is_written_before_the_first_sample() -> None:
+    """As the hostmeter saw: after QuIP's setup the Linears of qwen3-0.6b are anonymous pages, after SpinQuant's all."""
+    apply = [{"targets": "re:.*layers.*(up|down)$", "location": "weight_input"}]
+    groups = {"a": {"type": "hadamard", "head_dim": 4, "apply": apply}}
+    rotated = QuIPSpec.read({"transform_config": {"config_groups": groups}}, "quip")
+    facts = model(rotated, toys.static_rtn())
+    assert facts.written_first == facts.written_bytes
+    pages = walk(facts)
+    assert pages.setup().written == pages.before().written == facts.written_first >= 3 * LAYER
+    first = pages.during(0, writes=False)
+    assert first.written == facts.written_first
+    assert EMBEDDING - 1 <= first.mapped <= EMBEDDING, "as tokens read it"
+    assert pages.after(everything=True).written == facts.written_first
 
 
 # ---------------------------------------------------------------------- saving

@@ -40,6 +40,11 @@ class TransformSpec(ModifierSpec):
         """spinquant/base.py, quip/base.py `on_calibration_start`: whatever is rotated, and where they are targeted."""
         return True
 
+    @property
+    def rewrites_first(self) -> bool:
+        """spinquant/base.py, quip/base.py `on_calibration_start`."""
+        return True
+
     def number_in(self, recipe: Sequence[ModifierSpec]) -> int:
         """How many modifiers of the recipe make transforms before it."""
         return sum(isinstance(spec, TransformSpec) for spec in takewhile(lambda spec: spec is not self, recipe))
