@@ -62,6 +62,8 @@ def test_every_command_that_takes_samples_knows_what_oneshot_calls_them(command:
         ("plan x -r y --scheme W4A16", "No such option: --scheme; the recipe says that: -r FILE, and --set MODIF"),
         ("plan --model x -r y", "No such option: --model; the model comes first, without an option: planner plan M"),
         ("serve x --quantization fp8", "No such option: --quantization; write --weights FORMAT"),
+        ("serve x -r gptq_w4a16", "No such option: -r; `planner serve MODEL --weights RECIPE`"),
+        ("bpw x --recipe gptq_w4a16", "No such option: --recipe; `planner serve MODEL --weights RECIPE`"),
         ("rehearse x -r y --max_seq_length 9", "--max_seq_length 9: with --recipe there is no script that would take"),
         ("plan x -r y --sequential-offload-device disk", "Invalid value for '--offload-device'"),
         ("plan x -r y --foo_bar 9", "No such option: --foo-bar (see planner plan --help)"),

@@ -87,7 +87,7 @@ _JOB_HINTS = {
 _SERVED_HINTS = {
     "quantization": "write --weights FORMAT (`planner formats` lists them)",
     "dtype": "write --weights bf16 or fp16, and --kv-dtype for the cache",
-    **dict.fromkeys(("recipe", "r"), "write --weights RECIPE: what a recipe makes is a format"),
+    **dict.fromkeys(("recipe", "r"), "`planner serve MODEL --weights RECIPE`: what a recipe makes is a format"),
     "seq-len": "write --context, prompt and answer together",
     "pipeline-parallel-size": "write --gpus N --split layer",
     "enable-expert-parallel": "write --split expert",
