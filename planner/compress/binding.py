@@ -74,9 +74,8 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
     own = [spec.select(modules) for spec in specs]
     schemes = _schemes(specs, own)
     own = list(_of_what_is_left(specs, own, job))
-    called = {passes: Called(graph, job, samples=passes) for passes in (True, False)}
-    hooks = [frozenset(spec.check_forward(called[_has_samples(specs[n:], job)])) for n, spec in enumerate(specs)]
-    specs = [spec.with_traced(own) for spec, own in zip(specs, hooks, strict=True)]
+    hooks = list(_hooks_to_trace(graph, specs, job))
+    specs = [spec.with_traced(each) for spec, each in zip(specs, hooks, strict=True)]
     graph = _with_hooks(graph, specs, hooks, job)
     bound = [_bind(graph, spec, job, selection, schemes) for spec, selection in zip(specs, own, strict=True)]
     runs = tuple(run for run, _ in bound)
@@ -112,6 +111,15 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
     )
     cards = cards_notes(runs, peaks, program.second_gpu, raced(tuned) if peaks else {})
     return program, (*(note for _, notes in bound for note in notes), *masked, *cards)
+
+
+def _hooks_to_trace(
+    graph: "ModelGraph", specs: Sequence[ModifierSpec], job: Job
+) -> Iterator[frozenset[tuple[str, str]]]:
+    """Of each modifier, the hooks that have to be in the traced forward, by module and place."""
+    called = {passes: Called(graph, job, samples=passes) for passes in (True, False)}
+    for number, spec in enumerate(specs):
+        yield frozenset(spec.check_forward(called[_has_samples(specs[number:], job)]))
 
 
 def _with_hooks(
