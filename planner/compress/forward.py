@@ -260,8 +260,9 @@ class SubgraphForward:
             if event.id in self._parts:
                 context.ledger.free_all(self._parts.pop(event.id))
         elif event.kind == "onload":
-            name = full_name(segment.target, event.parameter)
-            context.onload(name, event.bytes, waits=name in context.waiting)
+            name, module = full_name(segment.target, event.parameter), full_name(segment.target, event.module)
+            waits = name in context.waiting or context.losses.is_taken(name, module)  # a matrix of a traced hook
+            context.onload(name, event.bytes, "transform" if waits else "weights", waits=waits)
         elif event.kind == "product":
             context.multiply()
 

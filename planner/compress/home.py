@@ -7,16 +7,23 @@ is written takes the place of the link to the checkpoint.
 
 from planner.compress.context import Context
 from planner.compress.holdings import DeviceName, Owner
-from planner.compress.parts import FUSED_EXPERTS
+from planner.compress.parts import EXPERTS, FUSED_EXPERTS
 from planner.compress.program import Program
 from planner.timeline import Handle
 
 EMBEDDINGS = "embeddings"
 
 
-def _load_order(name: str) -> list[tuple[int, int, str]]:
-    """transformers core_model_loading.py `dot_natural_key`."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split(".")]
+def load_order(name: str) -> list[tuple[int | str, ...]]:
+    """transformers core_model_loading.py `dot_natural_key`: numbers as such, those at the end of a word too."""
+    return [_part_order(part) for part in name.split(".")]
+
+
+def _part_order(part: str) -> tuple[int | str, ...]:
+    if part.isdigit():
+        return 0, int(part)
+    word = part.rstrip("0123456789")
+    return (1, word, int(part[len(word) :])) if word != part else (1, word)
 
 
 class ModelHome:
@@ -59,10 +66,10 @@ class ModelHome:
     def _load_trained(self) -> int:
         """Layers that are trained leave the GPU meanwhile (modifiers/trained_weights.py); returns their bytes.
 
-        Not those whose experts are still to be linearized: their weights are others then.
+        Without experts that are still to be linearized: `linearize` makes these weights.
         """
         program, ledger = self._program, self._context.ledger
-        if not program.tuned or program.fused_expert_bytes:
+        if not program.tuned:
             return 0
         home = self._context.losses.trained = ledger.open("gpu", "model", "model weights")
         found = []
@@ -71,7 +78,9 @@ class ModelHome:
             names = block.names or [""] * len(block.weights)
             pairs = zip(names, block.weights, strict=True)
             found += [(layer + name, nbytes) for number, (name, nbytes) in enumerate(pairs) if number not in left]
-        for _, nbytes in sorted(found, key=lambda weight: _load_order(weight[0])):
+        if program.fused_expert_bytes:
+            found = [(name, nbytes) for name, nbytes in found if EXPERTS not in name]
+        for _, nbytes in sorted(found, key=lambda weight: load_order(weight[0])):
             ledger.grow(home, nbytes)
         return sum(nbytes for _, nbytes in found)
 
@@ -87,13 +96,17 @@ class ModelHome:
 
         linear_experts.py from_experts_module makes the Linears of one module on the CPU, whichever device it is on.
         """
-        program, ledger = self._program, self._context.ledger
+        program, ledger, losses = self._program, self._context.ledger, self._context.losses
         owner = Owner(FUSED_EXPERTS, "while they are linearized")
         if self._experts is None:
             with ledger.hold("cpu", program.fused_expert_bytes, "model", owner):
                 return
+        if losses.trained is not None:
+            losses.trained_experts = ledger.open("gpu", "model", "model weights")
         for tensors in program.fused_linears:
-            holding = ledger.open("gpu", "model", "model weights")
+            holding = losses.trained_experts
+            if holding is None:
+                holding = ledger.open("gpu", "model", "model weights")
             with ledger.hold("cpu", sum(nbytes * count for nbytes, count in tensors), "model", owner):
                 for nbytes, count in tensors:
                     ledger.grow(holding, nbytes * count, count)

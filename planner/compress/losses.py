@@ -3,6 +3,7 @@ is trained elsewhere than it lies."""
 
 from dataclasses import dataclass, field
 
+from planner.compress.parts import EXPERTS
 from planner.timeline import Handle
 
 
@@ -21,7 +22,9 @@ class Losses:
     resized: dict[str, int] = field(default_factory=dict)
     """Bytes of parameters that took the place of ones of another size."""
     trained: Handle | None = None
-    """Of weights that lie on the GPU, those of layers that are trained."""
+    """Of weights that lie on the GPU, those of layers that are trained, and"""
+    trained_experts: Handle | None = None
+    """experts that the library made Linears of."""
     matrices: dict[str, Handle] = field(default_factory=dict)
     """Matrices of transforms that lie on the GPU and are shared by hooks, by what the books call them."""
     taken: set[str] = field(default_factory=set)
@@ -36,9 +39,14 @@ class Losses:
         self.resized[name] = new
         self.outgoing += old + (0 if self.keeps_modules else dropped)
 
+    def home_of(self, trained: str) -> Handle | None:
+        """Where this weight of a layer that is trained is counted while the layer lies on the GPU."""
+        is_made = self.trained_experts is not None and EXPERTS in trained
+        return self.trained_experts if is_made else self.trained
+
     def is_taken(self, matrix: str, module: str) -> bool:
         """The module's hook finds this matrix on the CPU, though it was made on the GPU."""
-        return matrix in self.taken and not any(module.startswith(f"{layer}.") for layer in self.trained_layers)
+        return matrix in self.taken and not any(f"{module}.".startswith(f"{layer}.") for layer in self.trained_layers)
 
     def leave(self) -> int:
         """Bytes that go now."""

@@ -23,6 +23,9 @@ PART_NAMES: Mapping[str, str] = {
 FUSED_EXPERTS = "fused experts"
 """Name of the owner of what `oneshot` keeps while it converts a mixture's experts."""
 
+EXPERTS = ".experts."
+"""Linear experts: model.layers.3.mlp.experts.17.up_proj"""
+
 _GPU: Mapping[str, str] = {
     "weights": "weights",
     "model": "weights",

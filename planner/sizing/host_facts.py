@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import exp
 from typing import TYPE_CHECKING
 
+from planner.compress.parts import EXPERTS
 from planner.compress.program import Program, cut
 from planner.errors import UnsupportedError
 from planner.formats.compressed_schemes import Storage, module_tensors, storage_of
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from planner.models.graph import ModelGraph
 
 PAGE = 4096
-EXPERTS = ".experts."
-"""Linear experts: model.layers.3.mlp.experts.17.up_proj"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

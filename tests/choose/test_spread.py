@@ -1,5 +1,6 @@
 """Layers that AutoRound spreads over several cards: every command says of a card what its plan says."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from planner.choose.estimator import Estimator
 from planner.choose.fit import Search
 from planner.choose.strategies import ASKED, strategies
 from planner.cli import main
+from planner.compress.recipes import load_recipe
 from planner.job import Job
 from planner.pictures.make import Drawer
 from planner.planning import plan
@@ -75,7 +77,8 @@ def test_auto_is_compared_on_machines_with_different_numbers_of_gpus() -> None:
 
 
 # ---------------------------------------------------------------------- what is refused, in one line
-RECIPE = str(Path(__file__).parents[1] / "measured" / "recipes" / "autoround_gpus2.yaml")
+RECIPES, CONFIGS = (Path(__file__).parents[1] / "measured" / name for name in ("recipes", "configs"))
+RECIPE = str(RECIPES / "autoround_gpus2.yaml")
 SMALL = ("qwen3-0.6b", "-r", RECIPE, "--layers", "2", "--samples", "8", "--seq-len", "64")
 
 
@@ -86,9 +89,38 @@ def test_what_is_not_followed_on_several_cards_is_one_line(capsys: pytest.Captur
     assert "the layer is a Linear itself" in told[0]
 
 
-def test_weights_on_the_gpu_are_followed_on_several_cards(capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_on_the_gpu_leave_for_their_cards_as_weights_on_the_cpu_do(capsys: pytest.CaptureFixture[str]) -> None:
+    taken = {}
+    for weights in ("cpu", "gpu"):
+        assert main(["plan", *SMALL, "--weights", weights, "--gpus", "2", "--format", "json"]) == 0
+        steps = json.loads(capsys.readouterr().out)["steps"]
+        trained = [step["second_gpu"] for step in steps if step["phase"] == "compress" and step["unit"] != "head"]
+        taken[weights] = [(each["peak_bytes"], each["by_kind"]["weights"]) for each in trained]
+    assert taken["gpu"] == taken["cpu"]
+    assert all(weights > 0 for _, weights in taken["gpu"])
     assert main(["plan", *SMALL, "--weights", "gpu"]) == 0
     assert "Of 14 such jobs" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("recipe", ["autoround_gpus2", "autoround_w4a16_3iters"])
+def test_experts_that_become_linears_on_the_gpu_leave_it_as_those_that_are_there_from_the_start(recipe: str) -> None:
+    model, which, on = (
+        str(CONFIGS / "qwen3-moe-16.json"),
+        load_recipe(RECIPES / f"{recipe}.yaml"),
+        machine(80 * GIB, gpus=2),
+    )
+    jobs = (Job(samples=8, seq_len=64, layers=2, weights="gpu", linearized=made) for made in (False, True))
+    fused, linear = (plan(model, which, job, machine=on) for job in jobs)
+    trained = [
+        [
+            (step.gpu.peak_bytes, step.gpu.by_kind, step.second_gpu and step.second_gpu.peak_bytes, step.cpu.peak_bytes)
+            for step in each.steps
+            if step.phase == "compress" and "layers" in step.unit
+        ]
+        for each in (fused, linear)
+    ]
+    assert trained[0] == trained[1]
+    assert len(trained[0]) == 2
 
 
 def test_who_has_too_few_gpus_is_told_how_many_the_recipe_takes(capsys: pytest.CaptureFixture[str]) -> None:

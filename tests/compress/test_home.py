@@ -8,6 +8,7 @@ import pytest
 from planner.compress.binding import make_program
 from planner.compress.context import Context
 from planner.compress.disk import below, disk_notes
+from planner.compress.home import load_order
 from planner.compress.oneshot import simulate
 from planner.compress.program import Program, StepMemory
 from planner.planning import plan_graph
@@ -34,6 +35,13 @@ def at(found: list[StepMemory], phase: str, unit: str) -> StepMemory:
 
 
 # ---------------------------------------------------------------------- on the GPU
+def test_weights_are_loaded_in_the_order_of_transformers() -> None:
+    """core_model_loading.py `dot_natural_key` sorted these so."""
+    names = ["10.b", "2.x1", "2.x2", "2.x11", "2.x11.a", "layers.2.w", "layers.10.w", "layers2.w", "norm"]
+    expected = ["2.x1", "2.x2", "2.x11", "2.x11.a", "10.b", "layers.2.w", "layers.10.w", "layers2.w", "norm"]
+    assert sorted(names, key=load_order) == expected
+
+
 def test_weights_on_the_gpu_are_there_from_load_to_save() -> None:
     found = steps(toys.onlooker(), weights="gpu")
     assert found[0].gpu.by_kind == {"model": TOY.weight_bytes}

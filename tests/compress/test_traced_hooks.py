@@ -1,8 +1,15 @@
 """Hooks of transforms that change more of the forward than a value: the forward is traced with them."""
 
+import json
+from pathlib import Path
+
 import pytest
 
+from planner.compress.context import Context
+from planner.compress.oneshot import simulate
 from planner.errors import RecipeError
+from planner.models.traces import ModelTrace
+from tests import toys
 from tests.compress.hooked import SMALL, STATIC, TOKENS, at, program, recipe, taken, walked
 from tests.measured.cases import CONFIGS
 
@@ -57,8 +64,8 @@ def test_a_list_of_layers_was_gone_through_before_where_the_pipeline_is_sequenti
 def test_a_norm_whose_gate_a_hook_leaves_out_runs_without() -> None:
     gated, alone = (program(which, model=BAMBA).trace for which in (recipe(last=STATIC), recipe(GATED, last=STATIC)))
 
-    def of_norm(trace: object, operator: str) -> int:
-        events = (event for segment in trace.segments for event in segment.events)  # type: ignore[attr-defined]  # a ModelTrace
+    def of_norm(trace: ModelTrace, operator: str) -> int:
+        events = (event for segment in trace.segments for event in segment.events)
         return sum(event.operator == operator and event.module.endswith("mamba.norm") for event in events)
 
     assert of_norm(gated, "silu") > 0
@@ -67,3 +74,23 @@ def test_a_norm_whose_gate_a_hook_leaves_out_runs_without() -> None:
 
 
 GATED = at("mamba.norm", "input")
+
+
+# ---------------------------------------------------------------------- layers that are trained
+def test_a_traced_hook_finds_its_matrix_on_the_cpu_once_a_layer_was_trained_as_one_that_is_not_traced(
+    tmp_path: Path,
+) -> None:
+    """Weights on the GPU: `module.to` took the matrix of all hooks to the CPU with the first layer."""
+    config = tmp_path / "bamba.json"  # AutoRound trains no attention of this model
+    config.write_text(json.dumps({**json.loads(Path(BAMBA).read_text()), "attn_layer_indices": [3]}))
+    fields = "targets: [Linear], scheme: W4A16, ignore: [lm_head], iters: 2, enable_torch_compile: false"
+    found = []
+    for location in ("input", "output"):  # on the input, the hook leaves the gate out
+        which = recipe(at("mamba.norm", location), last=f"AutoRoundModifier: {{{fields}}}")
+        job = {"model": str(config), "weights": "gpu", "layers": 3}
+        matrices = [size for name, size in taken(walked(which, **job), "") if name == "a matrix of 64"]
+        steps = simulate(program(which, **job), Context(toys.job(**{**SMALL, "weights": "gpu", "layers": 3}))).steps
+        last = next(step for step in steps if (step.unit, step.phase) == ("model.layers.2", "compress"))
+        found.append((matrices, last.gpu.by_kind["transform"]))
+    traced, untraced = found
+    assert traced == untraced == ([64 * 64 * 4] * 3, 3 * 64 * 64 * 4), "made, and onloaded with layers 1 and 2"

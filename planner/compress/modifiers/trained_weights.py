@@ -38,7 +38,7 @@ class TrainedWeights:
         if context.device == "cpu":
             return
         for number, nbytes in enumerate(self.block.weights):
-            home = context.losses.trained
+            home = self._home(number)
             if not context.weights_on_gpu or self._waits(number):
                 self._handles[number] = context.copied_to_gpu(str(self._owner), nbytes)
             elif home is not None and number not in self._left:
@@ -117,17 +117,22 @@ class TrainedWeights:
     def offload(self) -> None:
         """suspend_offloading again: offload/module.py offload_module takes to the GPU what lay there, each hook's own
         matrix too."""
-        context, home = self.context, self.context.losses.trained
+        context = self.context
         if not context.weights_on_gpu:
             return
         for number, nbytes in enumerate(self.block.weights):
-            matrix = self._left.get(number)
+            matrix, home = self._left.get(number), self._home(number)
             if matrix is None and home is not None:
                 context.ledger.grow(home, nbytes)
             elif matrix is not None and not matrix.waits and matrix.label in context.losses.taken:
                 context.ledger.grow(self.matrices.gpu, nbytes)
             context.traffic.onto_gpu(nbytes)
         context.losses.trained_layers.add(self.layer)
+
+    def _home(self, number: int) -> Handle | None:
+        """What counts the weight while it lies where the model does, on the GPU."""
+        names = self.block.names
+        return self.context.losses.home_of(f"{self.layer}{names[number]}" if names else "")
 
     def _waits(self, number: int) -> bool:
         """A matrix that lies on the CPU: because its module has no weights, or since an earlier layer was trained."""
