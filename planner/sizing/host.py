@@ -120,6 +120,8 @@ class _Timeline:
         more = step.cpu.by_kind.get("model", 0) - self.walk.model.weight_bytes
         if step.phase == "setup" and self.walk.model.is_converted:
             more -= self.walk.model.experts_bytes
+        if self.walk.is_mapped and self.walk.model.is_trained:  # not weights before they were trained: pages of files
+            more = min(more, self.walk.model.untied_bytes)
         parts["weights"] = parts.get("weights", 0) + max(0, more)  # a head that was untied
         if self.around.setting.gpu and self.around.setting.dataloader_workers and "calibration data" in parts:
             parts["calibration data"] = self.plan.job.batches * self.walk.model.pinned_batch_bytes

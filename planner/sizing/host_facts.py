@@ -71,9 +71,13 @@ class HostModel:
     subgraphs: tuple[SubgraphReads, ...]
     """As the sequential pipeline cuts them."""
     written_bytes: int
-    """Views of files that the recipe writes in place, each once, and"""
+    """Views of files that the recipe writes, in place or anew, each once for either, and"""
     written_first: int
-    """those of them that it writes before the first sample, which `subgraphs` and `embedding_bytes` leave out."""
+    """those of them that it writes before the first sample, in place: what `reads` and `embedding_bytes` leave out."""
+    is_trained: bool
+    """What is written while samples pass is written anew, and the views of the files stay."""
+    untied_bytes: int
+    """A head that is made beside a model whose head was its embedding."""
     compressed: tuple[CompressedModule, ...]
     """In the order of `named_modules`."""
     units: tuple[tuple[str, int], ...]
@@ -110,7 +114,9 @@ def host_model(graph: "ModelGraph", program: Program, job: Job) -> HostModel:
     views = _views(graph)
     experts = {unit.name: _experts(graph, unit.structure) for unit in graph.units}
     written = {name: size for name, size in _written(program).items() if name in views}
+    trained = {name: size for name, size in _trained(program).items() if name in views}
     first = _written(program, first=True).keys() & written.keys()
+    later = {name: size for name, size in written.items() if name not in first} | trained
     embedding = f"{graph.embedding}.weight"
     return HostModel(
         weight_bytes=program.weight_bytes,
@@ -119,9 +125,11 @@ def host_model(graph: "ModelGraph", program: Program, job: Job) -> HostModel:
         experts_bytes=sum(experts.values()),
         layer_experts_bytes=max(experts.values(), default=0),
         is_converted=graph.fused_expert_bytes > 0,
-        subgraphs=_reads(graph, job, {name: size for name, size in views.items() if name not in first}, written),
-        written_bytes=sum(written.values()),
+        subgraphs=_reads(graph, job, {name: 0 if name in first else size for name, size in views.items()}, later),
+        written_bytes=sum(written[name] for name in first) + sum(later.values()),
         written_first=sum(written[name] for name in first),
+        is_trained=bool(trained),
+        untied_bytes=program.embedding_bytes if program.tied and any(r.unties_embeddings for r in program.runs) else 0,
         compressed=tuple(_compressed(program)),
         units=tuple((unit.name, unit.bytes) for unit in graph.units),
         embedding=graph.embedding,
@@ -170,9 +178,20 @@ def _written(program: Program, *, first: bool = False) -> dict[str, int]:
     return {
         f"{unit.unit}{module.name}.weight": module.weight_bytes
         for run in program.runs
-        if run.spec.rewrites_weights and (run.spec.rewrites_first or not first)
+        if run.spec.rewrites_weights and not run.spec.trains and (run.spec.rewrites_first or not first)
         for unit in run.units
         for module in unit.modules
+    }
+
+
+def _trained(program: Program) -> dict[str, int]:
+    """All weights of layers that AutoRound trains, by name: auto_round utils/model.py mv_module_from_gpu makes new
+    tensors of them on the CPU. Not measured. On the CPU it trains them where they are, and their pages of the file are
+    planned as if they stayed."""
+    return {
+        layer + name: nbytes
+        for layer, block in program.tuned.items()
+        for name, nbytes in zip(block.names, block.weights, strict=False)  # toys have no names
     }
 
 

@@ -27,7 +27,7 @@ class WeightPages:
     copies: int = 0
     """The process's own."""
     written: int = 0
-    """Pages of a mapping that were written: the process's own."""
+    """Pages of a mapping that were written, and tensors that took the place of views of it: the process's own."""
 
     @property
     def own(self) -> int:
@@ -172,5 +172,6 @@ class WeightWalk:
     def _pages(self, read: int, written: int) -> WeightPages:
         """After so many bytes of views were read and written; first pages of the others are there since loading."""
         before = self.before()
-        mapped = self.copied_experts + max(0, read - written)
+        in_place = self._written_first if self.model.is_trained else written
+        mapped = self.copied_experts + max(0, read - in_place)
         return WeightPages(mapped=max(before.mapped, mapped), copies=before.copies, written=written)

@@ -9,6 +9,7 @@ from planner.compress.binding import make_program
 from planner.compress.host_schema import Host, HostPhase, HostSetting, Loading
 from planner.compress.modifiers.quip import QuIPSpec
 from planner.compress.program import Program
+from planner.compress.recipes import load_recipe
 from planner.planning import plan_graph
 from planner.recipe.specs import Recipe
 from planner.sizing.host import ORDER, host_of
@@ -18,6 +19,7 @@ from planner.sizing.host_save import SaveMoment, save_moments
 from planner.sizing.machine import with_machine
 from planner.sizing.weight_pages import WeightPages, WeightWalk
 from tests import toys
+from tests.built import graph_of
 
 NOTHING = HostConstants(
     **dict.fromkeys(HostConstants.model_fields, 0) | {"fault_bytes": 2**40, "heap_block": 1, "shard": 2**40}
@@ -169,6 +171,22 @@ def test_what_a_transform_multiplies_is_written_before_the_first_sample() -> Non
     assert first.written == facts.written_first
     assert EMBEDDING - 1 <= first.mapped <= EMBEDDING, "as tokens read it"
     assert pages.after(everything=True).written == facts.written_first
+
+
+def test_layers_that_are_trained_are_made_anew_once_beside_the_pages_of_the_file() -> None:
+    """auto_round utils/model.py mv_module_from_gpu. What calibration onloaded of the last layer is those pages."""
+    job, recipe = toys.job(layers=2, samples=4, seq_len=64), load_recipe("autoround_w4a16")
+    graph = graph_of("qwen3-0.6b", job)
+    program = make_program(graph, recipe, job)[0]
+    facts = host_model(graph, program, job)
+    found = host_of(plan_graph(graph, recipe, job), facts, Loading(), HostSetting(), NOTHING)
+    layers = sum(unit.bytes for unit in graph.units if unit.kind == "decoder")
+    qparams = program.qparam_bytes
+    for name, trained in (("prepare", 0), ("calibrate", layers // 2), ("compress", layers), ("finalize", layers)):
+        parts = phase(found, name).parts
+        assert (parts.get("written weights", 0), parts.get("weights", 0) <= qparams) == (trained, True)
+    last = phase(found, "finalize").parts
+    assert last["mapped checkpoint"] >= layers, "all that was read, though it is written"
 
 
 # ---------------------------------------------------------------------- saving
