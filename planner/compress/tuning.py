@@ -144,6 +144,11 @@ def _hooked(graph: "ModelGraph", runs: "Sequence[Run]", run: Run, layer: str, jo
         if not rotation.module and rotation.place == "input":  # auto_round compressors/utils.py block_forward
             text = f"AutoRound calls {layer} with keyword arguments: the hook on its input reads args[0] (IndexError)"
             raise RecipeError(text, other.spec.where)
+    if found and job.dtype == "float16":  # auto_round context/model.py `_set_amp_dtype`: self.model.to(bfloat16)
+        raise UnsupportedError(
+            f"{found[0][0].spec.where}: AutoRound casts layers of --dtype float16 to bfloat16, and the matrices of the "
+            "transforms in them with their weights, which planner does not model; leave out --dtype float16"
+        )
     return tuple(rotation for _, rotation in found)
 
 

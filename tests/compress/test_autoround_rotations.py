@@ -10,7 +10,7 @@ from planner.compress.context import EVERYTHING, Context
 from planner.compress.oneshot import simulate
 from planner.compress.program import Program
 from planner.compress.recipes import load_recipe
-from planner.errors import RecipeError
+from planner.errors import RecipeError, UnsupportedError
 from planner.models.tuned import TunedBlock
 from planner.recipe.specs import Recipe
 from planner.sizing.saved import saved_tensors
@@ -22,6 +22,7 @@ SMALL: dict[str, Any] = {"layers": 3, "seq_len": 32, "samples": 4}
 HIDDEN, MLP, HEAD = 1024, 3072, 128
 ROWS = 4 * 32
 QUIP = "QuIPModifier: {rotations: [v, u], transform_block_size: 128}"
+R1 = "SpinQuantModifier: {rotations: [R1]}"
 R3, R4 = "SpinQuantModifier: {rotations: [R3]}", "SpinQuantModifier: {rotations: [R4], transform_type: random-hadamard}"
 
 
@@ -112,6 +113,19 @@ def test_norms_blocks_and_the_layer_itself_are_rotated_while_it_is_trained(
 def test_auto_round_calls_a_layer_by_keywords_past_which_no_hook_on_its_input_reads() -> None:
     with pytest.raises(RecipeError, match=r"AutoRound calls model\.layers\.0 with keyword arguments: .*IndexError"):
         program(recipe(BLOCKS % r"{targets: 're:.*layers\.\d+$', location: input}"))
+
+
+@pytest.mark.parametrize(("first", "is_followed"), [(R4, False), (QUIP, False), (R1, True)])
+def test_in_float16_matrices_of_hooks_would_be_cast_with_the_layer_and_are_not_followed(
+    first: str, is_followed: bool
+) -> None:
+    """auto_round context/model.py `_set_amp_dtype`: what is in weights alone leaves no matrix there."""
+    if is_followed:
+        assert not trained(recipe(first), dtype="float16").rotations
+        return
+    with pytest.raises(UnsupportedError, match=r"casts layers of --dtype float16 to bfloat16") as refused:
+        program(recipe(first), dtype="float16")
+    assert "\n" not in str(refused.value)
 
 
 def test_queries_stay_as_they_are_and_keys_do_not() -> None:
@@ -225,7 +239,7 @@ def test_saved_files_that_hang_on_the_pipeline_have_keys_that_say_so() -> None:
 
 def test_matrices_that_were_one_are_one_for_each_on_the_cpu_afterwards() -> None:
     job, ends = toys.job(**SMALL), []
-    for first in (R4, "SpinQuantModifier: {rotations: [R1]}"):
+    for first in (R4, R1):
         steps = simulate(program(recipe(first)), Context(job)).steps
         ends.append([s.cpu.end for s in steps if s.phase == "compress" and s.subgraph])
     grown = [with_r4 - without for with_r4, without in zip(*ends, strict=True)]
@@ -237,7 +251,7 @@ def test_matrices_that_were_one_are_one_for_each_on_the_cpu_afterwards() -> None
 def test_matrices_that_lie_on_the_gpu_are_one_for_each_there_once_a_layer_is_trained() -> None:
     """And the one that all shared lies on the CPU: `module.to` took the parameter of all there."""
     job, ends = toys.job(**SMALL, weights="gpu"), []
-    for first in (R4, "SpinQuantModifier: {rotations: [R1]}"):
+    for first in (R4, R1):
         steps = simulate(program(recipe(first), weights="gpu"), Context(job)).steps
         ends.append([(s.gpu.end, s.cpu.end) for s in steps if s.phase == "compress" and s.subgraph])
     gpu, cpu = zip(*([a - b for a, b in zip(*each, strict=True)] for each in zip(*ends, strict=True)), strict=True)
