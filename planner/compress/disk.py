@@ -50,8 +50,14 @@ def disk_share(graph: "ModelGraph", runs: Sequence[Run], quantized: Iterable[Uni
         for module in _modules(run, on_disk)
         if module.observed and not module.embedding
     }
-    left = sum(run.spec.left_files(on_disk) for run in runs)
+    left = left_files(runs, graph.on_disk)
     return DiskShare(weights=weights, qparams=qparams, rewritten=sum(changed.values()), left=left)
+
+
+def left_files(runs: Iterable[Run], roots: frozenset[str]) -> int:
+    """Bytes of the files that modifiers leave beside those of what lies on the disk, which `roots` hold."""
+    on_disk = below(roots)
+    return sum(run.spec.left_files(on_disk) for run in runs) if roots else 0
 
 
 def qparams_on_disk(quantized: Iterable[UnitTargets], roots: frozenset[str]) -> Iterator[int]:

@@ -110,9 +110,9 @@ def cards_notes(
         f"{spec.where}: each layer is spread over {many} GPUs of this size, and beside the first one's share takes at "
         f"most {each} while it is trained. The plan's second GPU is number {second}. AutoRound deals the Linears out "
         "by the cards' size: the smallest cards are those of this deal, and on GPUs of another size it may be another. "
-        f"{_races(more)}Of 14 such jobs on PyTorch's CUDA build, 12 came out as planned, within 1 % of the requested "
-        "and 2 % of the reserved bytes of each step; in the other two, threads raced: one took up to 5 % more of the "
-        "first GPU, one up to 7 % more of another"
+        f"{_races(more)}Of 15 such jobs on PyTorch's CUDA build, 12 came out as planned, within 1 % of the requested "
+        "and 2 % of the reserved bytes of each step; in the other three, threads raced: one took up to 5 % more of the "
+        "first GPU, two up to 7 % more of another"
     )
     yield Note(kind="estimate", text=text)
 

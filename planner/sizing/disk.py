@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from planner.compress.disk import below
+from planner.compress.disk import left_files
 from planner.compress.host_schema import Disk, Loading
 from planner.compress.program import Program
 from planner.errors import UnsupportedError
@@ -45,7 +45,7 @@ def disk_of(
     return Disk(
         checkpoint_bytes=checkpoint,
         download_cache_bytes=checkpoint if loading.downloads else 0,
-        offload_folder_bytes=_offload_folder(walk) + _left_files(program, walk),
+        offload_folder_bytes=_offload_folder(walk) + left_files(program.runs, walk.on_disk),
         offloaded_bytes=walk.offloaded,
         saved_checkpoint_bytes=saved.tensor_bytes,
         saved_header_bytes=saved.header_bytes,
@@ -79,11 +79,6 @@ def _offload_folder(walk: WeightWalk) -> int:
     copies = sum(m.copy_bytes for m in modules)
     left = 0 if modules else written
     return max(2 * experts + written, left + copies)
-
-
-def _left_files(program: Program, walk: WeightWalk) -> int:
-    on_disk = below(walk.on_disk)
-    return sum(run.spec.left_files(on_disk) for run in program.runs) if walk.offloaded else 0
 
 
 def _notes(walk: WeightWalk) -> Iterator[str]:

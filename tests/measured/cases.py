@@ -373,7 +373,7 @@ def _rotated() -> Iterator[Case]:
     yield Case(model="qwen3-0.6b", recipe="spinquant_w4a16", options={"layers": 2, "samples": 4})
     yield Case(model="qwen3-30b-a3b", recipe="spinquant", options={"layers": 1, "samples": 4})
     yield from (Case(model=model, recipe=recipe, options=options) for model, recipe, options in QUIP_JOBS)
-    # not on PyTorch's CUDA build: what a convolution takes without cuDNN, which is not there, moves what is reserved
+    # not on PyTorch's CUDA build: what is reserved there is told in apart.py
     yield Case(model=_config("bamba"), recipe="quip_config_gated", options={**TINY, "seq_len": 256})
 
 

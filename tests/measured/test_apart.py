@@ -28,5 +28,5 @@ def test_a_plans_note_counts_the_jobs_on_several_gpus_that_were_measured() -> No
 
 
 def test_a_plans_note_says_what_another_order_of_threads_takes() -> None:
-    assert "up to 512.00 MiB more on GPU 0 and 2.000 GiB more on GPU 1. Of 12" in note_of({1: 2 * GIB, 0: GIB // 2})
+    assert "up to 512.00 MiB more on GPU 0 and 2.000 GiB more on GPU 1. Of 15" in note_of({1: 2 * GIB, 0: GIB // 2})
     assert "Autograd has a thread" not in note_of({})

@@ -48,7 +48,20 @@ EXPERTS = Race(
 """The latest three of seven runs; of the four before, 688 to 722 MB were noted."""
 
 
-@pytest.mark.parametrize("race", [COHERE2, EXPERTS], ids=["cohere2", "qwen3-moe-16"])
+MADE_LINEAR = Race(
+    config="qwen3-moe-16.json",
+    recipe="autoround_gpus2",
+    card=1,
+    first=(1286926336, 1270149120, 1277378560, 1286926336),
+    second=(1286926336, 1303703552, 1270149120, 1320480768),
+    options={"weights": "gpu"},
+)
+"""Experts that become Linears on the GPU, and leave it with their layer."""
+
+
+@pytest.mark.parametrize(
+    "race", [COHERE2, EXPERTS, MADE_LINEAR], ids=["cohere2", "qwen3-moe-16", "qwen3-moe-16 on the GPU"]
+)
 def test_no_run_takes_more_than_the_order_that_takes_most(race: Race) -> None:
     job = Job(layers=2, samples=8, seq_len=512, progress_bars=False, **race.options)
     graph = graph_of(str(CONFIGS / race.config), job)
