@@ -54,6 +54,15 @@ def test_markdown_has_both_tables(run: Run) -> None:
     assert out.count("| ---") >= 2
 
 
+def test_a_mixture_is_told_whether_vllm_runs_all_of_it_on_the_card(run: Run) -> None:
+    _, said, _ = run("bpw", "llama-2-70b", "--gpu", "gh200", "--choices", "W4A16,FP8_BLOCK")
+    assert "kernels   vLLM has them for integer weights" in said
+    _, told, _ = run("bpw", "llama-2-70b", "--gpu", "a100-80gb", "--choices", "W4A16,FP8_BLOCK", "--format", "json")
+    assert json.loads(told)["card_support"]["support"] == "weights alone"
+    _, said, _ = run(*CARD)
+    assert "kernels" not in said
+
+
 def test_own_choices_are_taken(run: Run) -> None:
     _, out, _ = run("bpw", "llama-2-70b", "--gpu", "48GiB", "--choices", "2.5,3,4,6", "--format", "json")
     assert [choice["name"] for choice in json.loads(out)["choices"]] == ["exl2:2.5", "exl2:3", "exl2:4", "exl2:6"]

@@ -208,6 +208,8 @@ def test_a_card_without_bfloat16_computes_in_float16(capsys: Any) -> None:
     assert said in run(capsys, "llama-3-8b", "--gpu", "t4")
     assert said not in run(capsys, "llama-3-8b", "--gpu", "l4")
     assert said not in run(capsys, "llama-3-8b", "-w", "Q4_K_M", "--gpu", "t4")
+    assert said not in run(capsys, "llama-3-8b", "-w", "fp32", "--gpu", "t4")
+    assert "in float32, as it takes no float16 for Gemma3" in run(capsys, "gemma-3-27b", "--gpu", "t4")
 
 
 def test_a_ceiling_is_not_called_smooth_where_the_model_does_not_fit(capsys: Any) -> None:

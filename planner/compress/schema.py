@@ -206,7 +206,7 @@ Support = Literal["yes", "weights alone", "not known", "no"]
 
 
 class CardSupport(Record):
-    """Whether vLLM has kernels for the result's format on the job's card, as vLLM documents it."""
+    """Whether vLLM has kernels for a format on a card, as vLLM's documentation or its code has it."""
 
     support: Support
     format: str = Field(description="the format that decides")

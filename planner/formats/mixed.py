@@ -242,6 +242,7 @@ def mixed_model(choices: Sequence[StoredModel], allocation: Allocation) -> Store
         format=" + ".join(allocation.choices),
         tensors=tuple(tensors),
         other_file_bytes=choices[0].other_file_bytes,
+        schemes=tuple(dict.fromkeys(scheme for choice in choices for scheme in choice.schemes)),
         notes=notes,
     )
 

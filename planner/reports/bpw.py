@@ -11,6 +11,7 @@ from planner.reports.formats import cache_words, grid, markdown_rows
 from planner.reports.forms import Formats, as_json, everywhere
 from planner.reports.markdown import escape, markdown_table
 from planner.reports.numbers import gib, gib_short
+from planner.reports.serve import kernels_line
 from planner.serving.fit_schema import BitsPlan
 from planner.units import GB, GIB, human_bytes
 
@@ -106,6 +107,8 @@ def _remarks(plan: BitsPlan) -> Iterator[tuple[str, str]]:
     if mixture.max_context:
         speed = f", at most {mixture.tokens_per_second:,.1f} tokens/s" if mixture.tokens_per_second else ""
         yield ("", f"at most {mixture.max_context:,} tokens of context{speed}")
+    if plan.card_support is not None:
+        yield ("kernels", kernels_line(plan.card_support, plan.gpu))
     yield ("order", "; ".join(mixture.order))
     for place, note in enumerate(plan.notes):
         yield ("notes" if place == 0 else "", note)

@@ -147,6 +147,7 @@ def fill(
         bits_per_weight=most,
         below=nearest_below(table.formats),
         mixture=mixture_of(allocation, serving, _present(order, allocation.parts())),
+        card_support=serving.card_support,
         notes=(
             ORDER_NOTE,
             *engine.mixture_notes,

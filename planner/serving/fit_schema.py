@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from planner.compress.schema import CardSupport
 from planner.records import Record
 from planner.serving.schema import GpuFacts, ModelSize, ServeOptions
 
@@ -117,4 +118,7 @@ class BitsPlan(Record):
     bits_per_weight: float = Field(description="most average bits of the quantizable weights, scales included")
     below: tuple[FormatRow, ...] = Field(description="formats that fit, the largest of each family")
     mixture: Mixture
+    card_support: CardSupport | None = Field(
+        default=None, description="whether vLLM has kernels for all choices on this card; as in Serving"
+    )
     notes: tuple[str, ...]

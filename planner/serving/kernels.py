@@ -1,4 +1,4 @@
-"""Whether a card has kernels for a format: what vLLM documents, by NVIDIA's compute capability.
+"""Whether a card has kernels for a format: what vLLM says of itself, by NVIDIA's compute capability.
 
 Documentation of vLLM (docs/features/quantization/llm_compressor: int4.md, int8_w8a8.md, fp8.md) and of LLM Compressor
 (examples/quantization_w4a4_fp4), read on 2026-11-29, and vLLM's own code where it says otherwise. A format that they do
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from planner.compress.schema import CardSupport, Support
 from planner.formats.compressed_schemes import storage_of
-from planner.recipe.specs import Scheme
+from planner.recipe.specs import QuantArgs, Scheme, Strategy
 
 _ORDER: tuple[Support, ...] = ("yes", "weights alone", "not known", "no")
 
@@ -52,6 +52,7 @@ FP8 = Kernels(
     weights_alone=75,
     source="vLLM fp8.md: 8.9 (Ada); from 7.5 (Turing) on as W8A16 by Marlin",
 )
+NVFP4A16 = Kernels(format="NVFP4A16", least=75, source="vLLM compressed_tensors_w4a16_nvfp4.py: 7.5")
 NVFP4 = Kernels(
     format="NVFP4",
     least=100,
@@ -71,20 +72,38 @@ def card_support(schemes: Iterable[Scheme], sm: int | None) -> CardSupport | Non
     answers = [(kernels.on(sm) if kernels else "not known", kernels, scheme) for kernels, scheme in found]
     worst, kernels, scheme = max(answers, key=lambda answer: _ORDER.index(answer[0]))
     if kernels is None:
-        return CardSupport(support=worst, format=storage_of(scheme), source="neither documentation speaks of it")
+        return CardSupport(support=worst, format=storage_of(scheme), source="nothing that was read speaks of it")
     return CardSupport(support=worst, format=kernels.format, source=kernels.source)
 
 
 def _kernels(scheme: Scheme) -> Kernels | None:
-    weights = scheme.weights
+    """compressed_tensors.py `_get_scheme_from_parts` asks in this way, by `_is_wNa16_group_channel`,
+    `_is_static_tensor_w8a8` and `_is_dynamic_token_w8a8`, `_is_fp8_w8a8`, `_is_nvfp4_format`."""
+    weights, inputs = scheme.weights, scheme.input_activations
+    if weights is None or scheme.output_activations is not None:
+        return None
     match storage_of(scheme):
-        case "pack-quantized" if weights is not None and weights.num_bits in (4, 8):
+        case "pack-quantized" if weights.num_bits in (4, 8) and weights.strategy in ("group", "channel"):
             return INT4
-        case "int-quantized" if weights is not None and weights.num_bits == 8:
+        case "int-quantized" if _is_plain(weights, "tensor", "channel") and _is_taken(inputs, "int"):
             return INT8
-        case "float-quantized":
+        case "float-quantized" if _is_plain(weights, "tensor", "channel", "block") and _is_taken(inputs, "float"):
             return FP8
         case "nvfp4-pack-quantized":
-            return NVFP4
+            return NVFP4A16 if inputs is None else NVFP4
         case _:
             return None
+
+
+def _is_plain(weights: QuantArgs, *strategies: Strategy) -> bool:
+    """8 bits, symmetric, with a scale for so much of a weight."""
+    return weights.num_bits == 8 and weights.symmetric and weights.strategy in strategies
+
+
+def _is_taken(inputs: QuantArgs | None, kind: str) -> bool:
+    """Activations of 8 bits and this type, with scales that are taken while serving, or with one that was kept."""
+    if inputs is None or inputs.num_bits != 8 or inputs.type != kind:
+        return False
+    if inputs.dynamic:
+        return kind == "float" or inputs.strategy == "token"
+    return inputs.strategy == "tensor" and (kind == "int" or inputs.symmetric)

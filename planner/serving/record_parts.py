@@ -1,7 +1,7 @@
 """The parts of a Serving record: what weights, cache, activations and overhead take, and how fast it can be."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from planner.formats.registry import Format
 from planner.formats.served_model import ServedModel
@@ -27,6 +27,8 @@ from planner.serving.schema import (
 from planner.serving.speed import CPU_BANDWIDTH, bytes_read, speed
 from planner.serving.split import Placement, Share
 
+OTHER_TYPES = ("fp16", "fp32")
+"""Plain formats of models that nobody computes with in bfloat16."""
 _ATTENTION = ("attn", "attention", "mamba", "mixer", "ssm")
 
 
@@ -157,10 +159,8 @@ def notes(setting: Setting, stored: StoredModel, context: int, most: Limits, gpu
         )
     if most.context == MAX_CONTEXT:
         lines.append(f"contexts above {MAX_CONTEXT:,} tokens are not looked at")
-    if gpu is not None and not options.overhead:
-        lines += setting.engine.card_notes(model.vocabulary, options.batch, gpu)
-    if gpu is not None and gpu.unified:
-        lines.append("CPU and GPU share this memory, and the system keeps a part of it (macOS about a quarter)")
+    if gpu is not None:
+        lines += _on_card(setting, stored, gpu)
     if setting.placement.mode == "layer" and options.gpus > 1:
         lines.append("split by layer, the GPUs work one after the other for each token")
     if options.gpus > 1 and setting.placement.mode != "layer":
@@ -170,6 +170,17 @@ def notes(setting: Setting, stored: StoredModel, context: int, most: Limits, gpu
     if (unusual := _unusual_cache(setting.engine, options.kv_dtype)) is not None:
         lines.append(unusual)
     return tuple(dict.fromkeys(lines))
+
+
+def _on_card(setting: Setting, stored: StoredModel, gpu: Gpu) -> Iterator[str]:
+    """What is so on this card alone."""
+    model, options, engine = setting.model, setting.options, setting.engine
+    if not options.overhead:
+        yield from engine.card_notes(model.vocabulary, options.batch, gpu)
+    if options.dtype == "bfloat16" and stored.format not in OTHER_TYPES:
+        yield from engine.without_bfloat16(gpu, model.architecture)
+    if gpu.unified:
+        yield "CPU and GPU share this memory, and the system keeps a part of it (macOS about a quarter)"
 
 
 def parameter_notes(weight_format: Format, options: ServeOptions) -> tuple[str, ...]:

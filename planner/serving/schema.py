@@ -171,6 +171,6 @@ class Serving(Record):
     card_support: CardSupport | None = Field(
         default=None,
         description="whether vLLM has kernels for the format on this card; null for other engines, for weights that "
-        "are not quantized by a scheme, and where no card is named",
+        "are not quantized by a scheme, where no card is named, and where the model is known only by its size",
     )
     notes: tuple[str, ...]

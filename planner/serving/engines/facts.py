@@ -85,6 +85,9 @@ class EngineFacts:
     card_support: Callable[[Iterable[Scheme], int | None], CardSupport | None] = lambda _schemes, _sm: None
     """Whether it has kernels for these schemes on a card of this compute capability; None: nothing is known."""
 
+    without_bfloat16: Callable[[Gpu, str | None], tuple[str, ...]] = lambda _gpu, _architecture: ()
+    """What it does with a model of this architecture on a card that computes in no bfloat16."""
+
     # What is said, and how a mixture of types is made for it
     card_notes: Callable[[int, int, Gpu], tuple[str, ...]] = lambda _vocabulary, _batch, _gpu: ()
     """On how it fills this card, of a vocabulary and a batch."""

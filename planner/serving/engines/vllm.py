@@ -25,6 +25,11 @@ _SEQUENCES, _LARGE_SEQUENCES = 256, 1024
 BFLOAT16 = 80
 """Compute capability from which on bfloat16 is computed in (vllm/platforms/cuda.py supported_dtypes)."""
 
+NOT_IN_FLOAT16 = frozenset(
+    ("Gemma2ForCausalLM", "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration", "Glm4ForCausalLM", "Plamo2ForCausalLM")
+)
+"""vllm/config/model.py _FLOAT16_NOT_SUPPORTED_MODELS."""
+
 TAKES_ITS_SHARE = (
     "vLLM takes its whole share of the card at start and gives what is left to the cache; "
     "the total is what this context and batch need"
@@ -89,35 +94,37 @@ def left_to_others(utilization: float | None, memory: int, context: int) -> Over
 
 
 def card_notes(vocabulary: int, batch: int, gpu: Gpu) -> tuple[str, ...]:
-    """That it takes its share at start; that it computes in another type than the config has, where the card knows none
-    such; and that it makes room for more sequences than the batch, where that is 1 % of the card or more.
+    """That it takes its share at start; and that it makes room for more sequences than the batch, where that is 1 %
+    of the card or more.
 
     v1/worker/gpu_model_runner.py profile_run samples from the logits of max_num_seqs sequences, in fp32.
     """
     most = max_num_seqs(gpu)
     size = 4 * most * vocabulary
-    lines = (TAKES_ITS_SHARE, *_half_note(gpu))
     if batch >= most or size < gpu.memory_bytes // 100:
-        return lines
+        return (TAKES_ITS_SHARE,)
     return (
-        *lines,
+        TAKES_ITS_SHARE,
         f"vLLM sets memory aside for the logits of {most:,} sequences ({human_bytes(size)}), whatever the batch is: "
         f"--max-num-seqs {batch} takes it down to this batch's, which is what is counted",
     )
 
 
-def _half_note(gpu: Gpu) -> tuple[str, ...]:
+def without_bfloat16(gpu: Gpu, architecture: str | None) -> tuple[str, ...]:
     """platforms/cuda.py supported_dtypes, config/model.py _resolve_auto_dtype: it falls back, and warns."""
     if gpu.sm is None or gpu.sm >= BFLOAT16:
         return ()
-    text = f"{gpu.name} has no bfloat16, which takes compute capability 8.0: vLLM computes in float16, the same bytes"
-    return (text,)
+    text = f"{gpu.name} has no bfloat16, which takes compute capability 8.0: vLLM computes in float"
+    if architecture not in NOT_IN_FLOAT16:
+        return (f"{text}16, the same bytes",)
+    return (f"{text}32, as it takes no float16 for {architecture}: what has 16 bits here needs twice as much there",)
 
 
 VLLM = EngineFacts(
     name="vllm",
     made_for=("plain", "bitsandbytes", "compressed-tensors", "gptq"),
     card_support=card_support,
+    without_bfloat16=without_bfloat16,
     also_reads=("gguf",),
     block=16,  # vllm/config/cache.py CacheConfig.DEFAULT_BLOCK_SIZE
     # vllm/config/cache.py CacheDType
