@@ -42,16 +42,16 @@ CUDA: tuple[Job, ...] = (
         "all steps are equal but the last, finalize, in which 6 % too much is planned to be reserved.",
     ),
     (
-        "qwen3-moe-16 with `--weights gpu`, whose experts become Linears there, AutoRound on one GPU (two layers, eight "
-        "samples of 512 tokens)",
+        "qwen3-moe-16 with `--weights gpu`, whose experts become Linears there, AutoRound on one GPU (two layers, "
+        "eight samples of 512 tokens)",
         "requested bytes are within 2,200 B in every step, and reserved ones within 2 % but while the second layer is "
         "trained: 5.27 GB are planned there and 5.52 were measured. The job's highest are 5.48 and 5.52 GB.",
     ),
     (
         "bamba, hooks on norms that leave the gate out (quip_config_gated, two layers, four samples of 256 tokens)",
         "requested bytes are equal in every step. From the first layer on, 0.234 to 0.238 GiB are planned to be "
-        "reserved and 0.340 to 0.344 were measured (0.69 of them planned): requests of this model's convolution along the "
-        "tokens come in another order there, where there is no cuDNN. In which order a real GPU has them was not "
+        "reserved and 0.340 to 0.344 were measured (0.69 of them planned): requests of this model's convolution along "
+        "the tokens come in another order there, where there is no cuDNN. In which order a real GPU has them was not "
         "measured.",
     ),
 )
