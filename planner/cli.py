@@ -184,11 +184,19 @@ def _misused(error: Any, arguments: Sequence[str]) -> int:
     message = error.format_message().rstrip(".")
     if not message:  # `planner` alone: typer has shown the help already
         return 2
-    message = _meant(error) or message
+    message = _meant(error) or f"{message}{_lists(error)}"
     for noise in ("Value error, ", "Input "):  # pydantic's, through which newer typer reads values
         message = message.replace(noise, "")
     context = getattr(error, "ctx", None)
     return _fail(f"{message} (see {context.command_path if context else _command_path(arguments)} --help)", 2)
+
+
+def _lists(error: Any) -> str:
+    """Which command lists what may stand for something that is missing."""
+    is_missing = type(error).__name__ == "MissingParameter"  # click's, or the copy of it in typer
+    name = str(error.param.name) if is_missing and error.param else ""
+    listing = {"model": "models", "recipe": "recipes"}.get(name, "")
+    return f"; `planner {listing}` lists what ships" if listing else ""
 
 
 def _command_path(arguments: Sequence[str]) -> str:

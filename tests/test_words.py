@@ -62,6 +62,8 @@ def test_every_command_that_takes_samples_knows_what_oneshot_calls_them(command:
         ("plan x -r y --scheme W4A16", "No such option: --scheme; the recipe says that: -r FILE, and --set MODIF"),
         ("plan --model x -r y", "No such option: --model; the model comes first, without an option: planner plan M"),
         ("serve x --quantization fp8", "No such option: --quantization; write --weights FORMAT"),
+        ("plan x", "Missing option '--recipe' / '-r'; `planner recipes` lists what ships (see planner plan --help)"),
+        ("train", "Missing argument 'MODEL'; `planner models` lists what ships (see planner train --help)"),
         ("serve x -r gptq_w4a16", "No such option: -r; `planner serve MODEL --weights RECIPE`"),
         ("bpw x --recipe gptq_w4a16", "No such option: --recipe; `planner serve MODEL --weights RECIPE`"),
         ("rehearse x -r y --max_seq_length 9", "--max_seq_length 9: with --recipe there is no script that would take"),
