@@ -51,11 +51,15 @@ class BatchShape:
 
     batch_size: int = 1
     seq_len: int = 2048
-    """Tokens of each sample, image tokens included."""
+    """Tokens of each sample, those of images and audio included."""
     images: int = 0
     """Images of each sample."""
     image_size: tuple[int, int] = (448, 448)
     """Height and width in pixels."""
+    audios: int = 0
+    """Audio clips of each sample."""
+    audio_seconds: int = 30
+    """Length of each."""
 
 
 if TYPE_CHECKING:  # arguments are checked as pydantic declares them
@@ -134,6 +138,8 @@ class Job(BaseModel, metaclass=_Clear):
     cuda_context_bytes: int = Field(default=CUDA_CONTEXT, ge=0, le=2**40)
     images: int = Field(default=0, ge=0, le=1024)
     image_size: tuple[int, int] = (448, 448)
+    audios: int = Field(default=0, ge=0, le=1024)
+    audio_seconds: int = Field(default=30, ge=1, le=3600)
     loss_mask: bool = False
     """Samples carry a loss mask, and use_loss_mask is set."""
     layers: int | None = Field(default=None, ge=1, le=MAX_LAYERS)
@@ -235,8 +241,18 @@ class Job(BaseModel, metaclass=_Clear):
     def batch_shape(self) -> BatchShape:
         """A full calibration batch."""
         return BatchShape(
-            batch_size=self.batch_size, seq_len=self.seq_len, images=self.images, image_size=self.image_size
+            batch_size=self.batch_size,
+            seq_len=self.seq_len,
+            images=self.images,
+            image_size=self.image_size,
+            audios=self.audios,
+            audio_seconds=self.audio_seconds,
         )
+
+    @property
+    def has_media(self) -> bool:
+        """Samples have more than text, so that towers and projectors run."""
+        return bool(self.images or self.audios)
 
     @property
     def rank_samples(self) -> int:

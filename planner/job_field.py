@@ -36,6 +36,8 @@ class JobField:
     """The help says in words what holds where nothing is typed."""
     metered: bool = True
     """The meter's command line has it."""
+    is_recent: bool = False
+    """Runs of the meter that are older than the field do not say it: they ran with its default."""
     measurable: bool = True
     """`planner measure` can run a job that differs in it."""
 
@@ -70,7 +72,7 @@ class JobField:
 
     def meter_words(self, value: Any) -> list[str]:
         """The meter's arguments for this value: an empty list for a flag that is off and for None."""
-        if not self.metered:
+        if not self.metered or (self.is_recent and value == self.default):
             return []
         word = (self.meter_spelling or self.spelling).write(value)
         if word is None or word is False:
@@ -80,9 +82,9 @@ class JobField:
     def from_meter(self, job: Mapping[str, Any]) -> Any:
         """The value in the `job` of the meter's JSON, whose keys are its options. KeyError where it is not there.
 
-        A flag may be missing: the run is older than the flag.
+        A flag may be missing, and so may a recent field: the run is older.
         """
         key = self._meter_option.removeprefix("--").replace("-", "_")
-        if not self.metered or (self.is_flag and key not in job):
+        if not self.metered or ((self.is_flag or self.is_recent) and key not in job):
             return self.default
         return (self.meter_spelling or self.spelling).read(job[key])

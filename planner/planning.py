@@ -249,10 +249,11 @@ def checked_program(graph: ModelGraph, recipe: Recipe, job: Job, bound: Bound | 
     pipelines = {each.pipeline for each in pipeline_runs(program, job)}
     if "sequential" in pipelines:
         check_sequential(graph)
+    stops = graph.stops if "sequential" in pipelines else ()
     traced = graph.trace.notes if pipelines != {"datafree"} else ()
     notes = (*graph.notes, *recipe.notes, *binding_notes, *card_notes(job))
     notes_on_run = (*pipeline_notes(program, job), *disk_notes(program), *rank_notes(program, job.ranks))
-    return program, notes, (*traced, *notes_on_run)
+    return program, notes, (*stops, *traced, *notes_on_run)
 
 
 def _without_result(planned: Plan) -> Plan:

@@ -11,6 +11,7 @@ from planner.hardware import named_gpu
 from planner.hardware.machine import Machine
 from planner.job import Job
 from planner.job_arguments import ONESHOT_ARGUMENTS
+from planner.models.architectures import HEARING
 from planner.recipe.changes import Changes, written
 from planner.recipe.files import ON_STDIN, STDIN, list_recipes
 from planner.sizing.demands import ram_of
@@ -89,6 +90,8 @@ def _parts(job: Job) -> Iterator[str]:
     if job.images:
         height, width = job.image_size
         yield f"# each sample of the dataset has {job.images} images of {height} x {width} pixels"
+    if job.audios:
+        yield f"# each sample of the dataset has {job.audios} audio clips of {job.audio_seconds} seconds"
     for layers, part in ((job.layers, "decoder"), (job.vision_layers, "vision tower")):
         if layers is not None:
             yield f"# planned for {layers} layers of the {part} alone: cut the config of from_pretrained to these"
@@ -177,5 +180,7 @@ def _placement(job: Job) -> Iterator[tuple[str, str]]:
 
 def _auto_class(architecture: str) -> str:
     """The class of transformers that loads this architecture."""
+    if architecture in HEARING.values():
+        return architecture  # no auto class for images has it
     is_vision = architecture.endswith("ForConditionalGeneration")
     return "AutoModelForImageTextToText" if is_vision else "AutoModelForCausalLM"

@@ -22,6 +22,8 @@ planner graph deepseek-r1 --format json --output deepseek-r1.json"""
     "batch_size",
     "images",
     "image_size",
+    "audios",
+    "audio_seconds",
     "sequential_targets",
     "linearized",
     "dtype",

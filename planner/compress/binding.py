@@ -14,6 +14,7 @@ from planner.compress.tuning import cards_notes, other_cards, raced, second_card
 from planner.errors import UnsupportedError
 from planner.fields import JOB_FIELDS
 from planner.job import Job
+from planner.models.kinds import BESIDE_TEXT
 from planner.models.traces import KEY_STATES, QUERY_STATES, VALUE_STATES, full_name
 from planner.models.tuned import OnlineRotation
 from planner.notes import Note
@@ -319,14 +320,14 @@ def _module(info: "ModuleInfo", scheme: Scheme | None, observed: bool) -> Linear
 def _is_observed(unit: "Unit", name: str, graph: "ModelGraph") -> bool:
     """Subgraph.submodules (pipelines/sequential/helpers.py) lists what the traced graph calls as modules:
     not what a wrapped function calls, such as the vision tower."""
-    return unit.kind not in ("vision", "projector") and name not in graph.trace.wrapped
+    return unit.kind not in BESIDE_TEXT and name not in graph.trace.wrapped
 
 
 def _hidden(units: Sequence[UnitTargets], graph: "ModelGraph", job: Job) -> tuple[HiddenModule, ...]:
     """Selected modules that the traced graph does not show."""
     named = ((unit.unit + module.name, module) for unit in units for module in unit.modules if not module.observed)
     return tuple(
-        HiddenModule(name, module.embedding, runs=bool(job.images) or name in graph.trace.wrapped)
+        HiddenModule(name, module.embedding, runs=job.has_media or name in graph.trace.wrapped)
         for name, module in named
     )
 

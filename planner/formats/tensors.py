@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from planner.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from planner.models.graph import ModelGraph, Structure, Unit, UnitKind
+    from planner.models.graph import ModelGraph, Structure, Unit
+    from planner.models.kinds import UnitKind
     from planner.recipe.specs import Scheme
 
 # Linearized experts: model.layers.3.mlp.experts.17.up_proj.weight
@@ -29,7 +30,7 @@ class Weight:
     classes: tuple[str, ...] = ()
     """Class names of the owning module's MRO, own class first."""
     unit: "UnitKind" = "other"
-    """What the tensor belongs to: embedding, vision, projector, decoder, norm, head, other."""
+    """What the tensor belongs to: embedding, vision, audio, projector, decoder, norm, head, other."""
     layer: int | None = None
     """Number of the text decoder layer, from 0."""
 

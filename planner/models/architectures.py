@@ -1,17 +1,22 @@
 """Chooses the class of transformers that a config is built as: the class of its checkpoint, or none.
 
 LLM Compressor loads a path with AutoModelForCausalLM (entrypoints/utils.py initialize_model_from_path), its users
-load vision-language models with AutoModelForImageTextToText, and encoders with AutoModelForMaskedLM. These
+load vision-language models with AutoModelForImageTextToText, models that hear by their own class, which
+AutoModelForMultimodalLM builds too (examples/multimodal_audio), and encoders with AutoModelForMaskedLM. These auto
 classes ignore `architectures` in config.json (auto_factory.py _get_model_class goes by the config's class). So without
 the checks here, a speech model would be planned as its decoder, and a classifier with a language model's head.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from planner.errors import ModelError
 
 CAUSAL, VISION, MASKED = "AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMaskedLM"
+MULTIMODAL = "AutoModelForMultimodalLM"
+
+HEARING: Mapping[str, str] = {"qwen2_audio": "Qwen2AudioForConditionalGeneration"}
+"""Model types that hear and are planned: those whose inputs planner.models.inputs knows."""
 
 # Groups of name endings that mean the same head. Of a name that transformers does not know, only its ending counts.
 _CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "WithLMHead", "Decoder")
@@ -49,7 +54,9 @@ def _without_class(config: Any) -> str:
     if not hearing:
         text = "transformers has neither a causal language model nor an image-text-to-text model"
         return f"{text} of model_type {config.model_type!r}"
-    text = f"planner plans models that read and see, and none that hear, like {hearing[0]}"
+    text = (
+        f"planner plans models that read and see, and of those that hear {', '.join(HEARING)} alone, not {hearing[0]}"
+    )
     thinker = getattr(config, "thinker_config", None)
     return (
         text if thinker is None else f"{text}; of this one it plans the thinker, from a config.json of thinker_config"
@@ -75,7 +82,9 @@ def class_notes(named: Sequence[str], config: Any, built: str) -> Iterator[str]:
 def _choices(config: Any) -> list[str]:
     """Auto classes that load this config for LLM Compressor, the usual one first."""
     vision = getattr(config, "vision_config", None) is not None
-    return [auto for auto in ((VISION, CAUSAL) if vision else (CAUSAL, VISION)) if _classes(auto, config)]
+    usual = (VISION, CAUSAL) if vision else (CAUSAL, VISION)
+    hearing = (MULTIMODAL,) if config.model_type in HEARING else ()
+    return [auto for auto in (*usual, *hearing) if _classes(auto, config)]
 
 
 def _classes(auto: str, config: Any) -> tuple[str, ...]:

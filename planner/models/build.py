@@ -22,6 +22,7 @@ from planner.models.config_checks import (
     field_of,
 )
 from planner.models.failures import is_models_own
+from planner.models.kinds import TOWERS, UnitKind
 from planner.models.source import ModelSource, truncate
 from planner.upstream import EXPERT_COUNT_KEYS
 
@@ -66,9 +67,8 @@ def model_config(source: ModelSource, build: Build) -> Any:
     with quiet(), _explained(source, "built"):
         config = _config(source)
         truncate(config, build.layers, build.vision_layers)
-        for part in (config, text_config(config), vision_config(config)):
-            if part is not None:
-                part.dtype = getattr(torch, build.dtype)
+        for part in (config, text_config(config), *tower_configs(config).values()):
+            part.dtype = getattr(torch, build.dtype)
     return config
 
 
@@ -107,9 +107,10 @@ def max_positions(config: Any) -> int | None:
     return next((int(value) for key in _POSITION_KEYS if isinstance(value := getattr(text, key, None), int)), None)
 
 
-def vision_config(config: Any) -> Any:
-    """The vision tower's config, or None."""
-    return getattr(config, "vision_config", None)
+def tower_configs(config: Any) -> dict[UnitKind, Any]:
+    """The configs of the towers that the model has, by what they are."""
+    parts = {kind: getattr(config, f"{kind}_config", None) for kind in TOWERS}
+    return {kind: part for kind, part in parts.items() if part is not None}
 
 
 def config_entry(config: Any, key: str) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from planner.job import Job
+from planner.models.kinds import UnitKind
 from planner.models.traces import ModelTrace
 from planner.models.tuned import OnlineRotation, TunedBlock, TuningRequest
 from planner.notes import Note
@@ -19,9 +20,6 @@ Tuner = Callable[[TuningRequest], TunedBlock]
 
 Retracer = Callable[[Sequence[OnlineRotation]], ModelTrace]
 """Raises UnsupportedError where the forward does not run with them."""
-
-UnitKind = Literal["embedding", "vision", "projector", "decoder", "norm", "head", "other"]
-"""What a unit is. `decoder`: a layer of the text decoder, or a part of one."""
 
 Onload = Literal["own-subgraph", "head", "last", "another", "setup", "never"]
 """The subgraph with which a unit first goes to the GPU. `another`: with a subgraph of another unit, between head and
@@ -156,6 +154,8 @@ class ModelGraph:
     """Modules whose weights stay on the disk, with all that is in them; the empty name is the whole model."""
     names_experts: bool = False
     """A field of the config is named for experts (modifiers/utils/pytorch_helpers.py `is_moe_model`)."""
+    stops: tuple[Note, ...] = ()
+    """Where a job stops that traces it (planner/models/tracing_stops.py)."""
     facts: ModelTraits = field(default_factory=ModelTraits)
     tune: Tuner | None = field(default=None, compare=False, repr=False)
     """Trains one of its layers, for a recipe that does (planner/models/tuning.py): asks torch. None where the graph

@@ -2,7 +2,8 @@
 
 import torch
 
-from planner.models.graph import Onload, UnitKind
+from planner.models.graph import Onload
+from planner.models.kinds import BESIDE_TEXT, UnitKind
 
 
 def guess(name: str, module: torch.nn.Module) -> UnitKind:
@@ -15,12 +16,12 @@ def guess(name: str, module: torch.nn.Module) -> UnitKind:
     return "norm" if "norm" in text else "other"
 
 
-def guessed_onload(kind: UnitKind, is_target: bool, images: bool) -> Onload:
+def guessed_onload(kind: UnitKind, is_target: bool, has_media: bool) -> Onload:
     """The onload of a unit that no trace tells of: the unit has no weights, or the forward does not run."""
     if is_target:
         return "own-subgraph"
-    if kind in ("vision", "projector"):
-        return "head" if images else "never"
+    if kind in BESIDE_TEXT:
+        return "head" if has_media else "never"
     if kind == "head":
         return "setup"
     return "last" if kind == "norm" else "head"

@@ -20,7 +20,7 @@ from planner.models.build import (
     quiet,
     reading_notes,
     text_config,
-    vision_config,
+    tower_configs,
 )
 from planner.models.built import BuiltModel, built_model, unchanged
 from planner.models.dataflow import DataflowTracer
@@ -28,10 +28,11 @@ from planner.models.described import facts_of, ref_of, structure_of
 from planner.models.estimate import estimate_trace
 from planner.models.experts import find_fused_experts, linear_sizes, linearize
 from planner.models.failures import forward_of_model
-from planner.models.graph import Edge, ModelGraph, Structure, Unit, UnitKind
+from planner.models.graph import Edge, ModelGraph, Structure, Unit
 from planner.models.guesses import guess, guessed_onload
 from planner.models.inputs import calibration_batch
 from planner.models.keywords import receivers
+from planner.models.kinds import BESIDE_TEXT, UnitKind
 from planner.models.offload import disk_modules
 from planner.models.retraced import retraced
 from planner.models.source import Named, load_source
@@ -39,6 +40,7 @@ from planner.models.touched import untouched, untouched_note, with_onloads
 from planner.models.trace_notes import CUT_LAYERS, LOST_MASK
 from planner.models.traces import ModelTrace
 from planner.models.tracing import ModelTracer
+from planner.models.tracing_stops import tracing_stops
 from planner.models.tuning import tune
 from planner.models.wrapping import without_lost_masks
 from planner.notes import Note
@@ -105,7 +107,7 @@ class _Loader:
         self.layout: list[ModuleRef | int] = []
         self.embedding = self._name_of("get_input_embeddings")
         self.head = self._name_of("get_output_embeddings", torch.nn.Linear)
-        self.vision = tuple(self._vision_roots())
+        self.towers: dict[str, UnitKind] = dict(self._tower_roots())
         self.owned: set[int] = set()
 
     def load(self, traced: bool = True) -> ModelGraph:
@@ -154,6 +156,7 @@ class _Loader:
             on_disk=on_disk,
             names_experts=names_experts(self.config),
             facts=facts_of(self.config),
+            stops=tracing_stops(self.model, targets),
         )
 
     # ------------------------------------------------------------------ parts of the model
@@ -165,16 +168,14 @@ class _Loader:
         names = (name for name, m in self.model.named_modules() if m is module)
         return next(names, "") if isinstance(module, kind) else ""
 
-    def _vision_roots(self) -> Iterator[str]:
-        """Names of the outermost modules that own the vision config: the whole tower."""
-        vision = vision_config(self.config)
-        if vision is None:
-            return
-        roots: list[str] = []
-        for name, module in self.model.named_modules():
-            if getattr(module, "config", None) is vision and not name.startswith(tuple(f"{f}." for f in roots)):
-                roots.append(name)
-                yield name
+    def _tower_roots(self) -> Iterator[tuple[str, UnitKind]]:
+        """Names of the outermost modules that own the config of a tower: each whole."""
+        for kind, config in tower_configs(self.config).items():
+            roots: list[str] = []
+            for name, module in self.model.named_modules():
+                if getattr(module, "config", None) is config and not name.startswith(tuple(f"{f}." for f in roots)):
+                    roots.append(name)
+                    yield name, kind
 
     def _is_tied(self) -> bool:
         if not self.head or not self.embedding:
@@ -201,19 +202,20 @@ class _Loader:
                         f"--sequential-targets: {pattern} matches nothing in {self.source.name}; "
                         f"its module classes are {self._classes()}"
                     )
-        inside = tuple(f"{root}." for root in self.vision)
+        inside = tuple(f"{root}." for root in self.towers)
         targets = [name for name in matched if not self._runs_wrapped(name, inside)] if inside else matched
         if len(targets) < len(matched):
-            idle = "." if self.job.images else "; text-only samples never run it."
+            idle = "." if self.job.has_media else "; text-only samples never run it."
+            kinds = " and the ".join(dict.fromkeys(self.towers.values()))
             text = (
-                "The vision tower is onloaded whole, with the head subgraph: its blocks run inside a function that "
+                f"The {kinds} tower is onloaded whole, with the head subgraph: its blocks run inside a function that "
                 f"LLM Compressor wraps, although their class is among the sequential targets{idle}"
             )
             self.notes.append(Note(kind="model", text=text))
         return targets
 
     def _runs_wrapped(self, name: str, inside: tuple[str, ...]) -> bool:
-        """Whether it is in the vision tower or projector, which run under `if pixel_values is not None`."""
+        """Whether it is in a tower or projector, which run under `if pixel_values is not None`."""
         return name.startswith(inside) or guess(name, self.model.get_submodule(name)) == "projector"
 
     def _classes(self) -> str:
@@ -223,7 +225,7 @@ class _Loader:
 
     def _roots(self, targets: Iterable[str]) -> dict[str, UnitKind]:
         roots: dict[str, UnitKind] = dict.fromkeys(targets, "decoder")
-        roots.update(dict.fromkeys(self.vision, "vision"))
+        roots.update(self.towers)
         if self.embedding:
             roots[self.embedding] = "embedding"
         if self.head:
@@ -264,7 +266,7 @@ class _Loader:
                 parameters=structure.count,
                 bytes=structure.bytes,
                 linears=structure.linears,
-                onload=guessed_onload(kind, name in targets, bool(self.job.images)),
+                onload=guessed_onload(kind, name in targets, self.job.has_media),
                 is_target=name in targets,
             )
         )
@@ -289,7 +291,7 @@ class _Loader:
     def _with_untouched(self, trace: ModelTrace) -> ModelTrace:
         """The trace with a note on weights that it never reads, except where text-only samples explain it."""
         missing = untouched(self.units, self.structures, trace)
-        idle = {unit.name for unit in self.units if unit.kind in ("vision", "projector")} if not self.job.images else ()
+        idle = {unit.name for unit in self.units if unit.kind in BESIDE_TEXT} if not self.job.has_media else ()
         unexplained = [name for unit, names in missing.items() if unit not in idle for name in names]
         if not unexplained:
             return trace
@@ -303,7 +305,7 @@ class _Loader:
     def _layers(self) -> list[str]:
         """Names of the text decoder's layers, the default sequential targets."""
         classes = set(getattr(self.model, "_no_split_modules", None) or ())
-        inside = tuple(f"{root}." for root in self.vision)
+        inside = tuple(f"{root}." for root in self.towers)
         named = ((name, type(m).__name__) for name, m in self.model.named_modules())
         return [name for name, kind in named if kind in classes and not (inside and name.startswith(inside))]
 

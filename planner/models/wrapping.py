@@ -87,7 +87,7 @@ def wrapped_lines(forward: Forward) -> tuple[tuple[int, int], ...]:
 
 def wrapped_pieces(forward: Forward) -> Iterator[WrappedPiece]:
     """Every piece that becomes a function."""
-    for node in _wrapped(forward.tree.body, forward):
+    for node in wrapped_nodes(forward):
         yield WrappedPiece(
             first=node.lineno + forward.offset,
             last=(node.end_lineno or node.lineno) + forward.offset,
@@ -95,6 +95,11 @@ def wrapped_pieces(forward: Forward) -> Iterator[WrappedPiece]:
             assigned=frozenset(_names([node], ast.Store)),
             is_call=isinstance(node, ast.Call),
         )
+
+
+def wrapped_nodes(forward: Forward) -> Iterator[Any]:
+    """Their syntax: an `if`, a call or a tuple."""
+    return _wrapped(forward.tree.body, forward)
 
 
 def names_wrapped_in_loops(forward: Forward) -> frozenset[str]:
@@ -187,7 +192,7 @@ def _is_wrapped_call(node: ast.AST, namespace: dict[str, Any]) -> bool:
         return False
     if any(isinstance(argument, ast.Starred) for argument in node.args):
         return True
-    function = _evaluated(node.func, namespace)
+    function = evaluated(node.func, namespace)
     return getattr(function, "__name__", "") in TRACING_IGNORE
 
 
@@ -239,11 +244,11 @@ def _constant(test: ast.expr, namespace: dict[str, Any]) -> bool | None:
     if any(isinstance(part, ast.NamedExpr) for part in ast.walk(test)):
         return None
     truth = ast.UnaryOp(op=ast.Not(), operand=ast.UnaryOp(op=ast.Not(), operand=test))
-    value: bool | None = _evaluated(truth, namespace)
+    value: bool | None = evaluated(truth, namespace)
     return value
 
 
-def _evaluated(expression: ast.expr, namespace: dict[str, Any]) -> Any:
+def evaluated(expression: ast.expr, namespace: dict[str, Any]) -> Any:
     """The expression's value in the forward's module, with `self`; None where it needs a local name, or fails."""
     code = compile(ast.fix_missing_locations(ast.Expression(body=expression)), "<expression>", "eval")
     try:

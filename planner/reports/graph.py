@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from planner.models.kinds import BESIDE_TEXT
 from planner.notes import texts
 from planner.reports.drawing import UNLIMITED, draw, pairs, ruled_table, width_of
 from planner.reports.folding import label
@@ -108,7 +109,7 @@ def _fields(unit: "Unit") -> dict[str, object]:
 
 def _onload_words(unit: "Unit") -> str:
     """The subgraph with which the unit goes to the GPU, in words."""
-    if unit.onload == "never" and unit.kind in ("vision", "projector"):
+    if unit.onload == "never" and unit.kind in BESIDE_TEXT:
         return "never (text only)"
     return _ONLOAD[unit.onload]
 

@@ -38,6 +38,8 @@ def job_line(job: Job, *, with_card: bool = True) -> str:
     parts = [f"{job.samples:,} samples x {job.seq_len:,} tokens", f"batch {job.batch_size}"]
     if job.images:
         parts.append(f"{job.images} image{'s' * (job.images > 1)} of {job.image_size[0]}x{job.image_size[1]} each")
+    if job.audios:
+        parts.append(f"{job.audios} audio clip{'s' * (job.audios > 1)} of {job.audio_seconds} s each")
     unusual = [field.summary_words(getattr(job, field.name)) for field in JOB_FIELDS]
     parts += [f"{job.pipeline} pipeline", *filter(None, unusual)]
     return ", ".join((*parts, card(job)) if with_card else parts)

@@ -8,6 +8,7 @@ from planner.formats.tensors import Weight, weights_of
 from planner.job import Build, dtype_named
 from planner.models.build import max_positions, model_config, num_experts, reading_notes, text_config
 from planner.models.built import BuiltModel, built_model
+from planner.models.kinds import BESIDE_TEXT
 from planner.models.load import list_parts
 from planner.models.source import Named, load_source
 from planner.serving.activations import Activations
@@ -100,7 +101,7 @@ def active_parameters(weights: tuple[Weight, ...], experts: int, chosen: int, he
     total = 0
     for weight in weights:
         looked_up = "Embedding" in weight.classes and weight.module != head_table
-        if looked_up or weight.unit in ("vision", "projector"):
+        if looked_up or weight.unit in BESIDE_TEXT:
             continue
         total += weight.elements * chosen // experts if _is_routed(weight) and experts and chosen else weight.elements
     return total

@@ -165,8 +165,9 @@ def notes(setting: Setting, stored: StoredModel, context: int, most: Limits, gpu
         lines.append("split by layer, the GPUs work one after the other for each token")
     if options.gpus > 1 and setting.placement.mode != "layer":
         lines.append("what the GPUs send each other is in no figure: NCCL's buffers, and the time in the speed ceiling")
-    if any(weight.unit == "vision" for weight in model.weights):
-        lines.append("text alone: the vision tower's weights are counted, images' activations and tokens are not")
+    for tower, media in (("vision", "images'"), ("audio", "audio's")):
+        if any(weight.unit == tower for weight in model.weights):
+            lines.append(f"text alone: the {tower} tower's weights are counted, {media} activations and tokens are not")
     if (unusual := _unusual_cache(setting.engine, options.kv_dtype)) is not None:
         lines.append(unusual)
     return tuple(dict.fromkeys(lines))

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 from planner.formats.served_model import ServedModel
+from planner.models.kinds import BESIDE_TEXT
 from planner.serving.schema import Speed
 from planner.serving.split import Held
 
@@ -73,7 +74,7 @@ def word_for(tokens_per_second: float) -> str:
 
 def _read(held: Held, experts: Fraction, sequences: int) -> int:
     weight = held.stored.weight
-    if weight.unit in ("vision", "projector"):
+    if weight.unit in BESIDE_TEXT:
         return 0
     if held.rows:
         return min(held.bytes, sequences * -(-held.bytes // max(1, weight.shape[0])))

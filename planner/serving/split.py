@@ -9,6 +9,7 @@ from planner.errors import JobError
 from planner.fields import SplitMode
 from planner.formats.served_model import CacheLayer, ServedModel
 from planner.formats.tensors import Stored, StoredModel
+from planner.models.kinds import BESIDE_TEXT
 from planner.serving.engines import ENGINES
 from planner.serving.engines.facts import Devices, EngineFacts
 from planner.serving.schema import ServeOptions
@@ -170,7 +171,7 @@ def _layer_share(model: ServedModel, stored: StoredModel, device: Devices, rank:
         weight = tensor.weight
         if weight.layer is not None:
             return device(weight.layer)
-        if weight.unit in ("vision", "projector") or (weight.unit == "embedding" and not model.tied):
+        if weight.unit in BESIDE_TEXT or (weight.unit == "embedding" and not model.tied):
             return device(0) if device(0) is not None else device(model.layers)
         return device(model.layers)  # final norm, head, and the embedding that is the head
 

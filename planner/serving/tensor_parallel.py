@@ -11,6 +11,7 @@ from fractions import Fraction
 from planner.errors import JobError
 from planner.formats.served_model import ServedModel
 from planner.formats.tensors import Stored, StoredModel, Weight
+from planner.models.kinds import TOWERS
 
 _KEY_VALUE = {"k_proj", "v_proj"}
 _FUSED = {
@@ -41,8 +42,8 @@ def part_of(weight: Weight, model: ServedModel, gpus: int) -> Fraction:
     """The part that one GPU holds; 1 for what every GPU holds whole."""
     if weight.unit in ("embedding", "head"):
         return _vocabulary_part(weight, model, gpus)
-    if weight.unit == "vision":
-        return _vision_part(weight, gpus)
+    if weight.unit in TOWERS:
+        return _tower_part(weight, gpus)
     leaf, parameter = weight.module.rpartition(".")[2], weight.name.rpartition(".")[2]
     if parameter in _PER_HEAD:
         return Fraction(1, gpus)
@@ -154,7 +155,7 @@ def _vocabulary_part(weight: Weight, model: ServedModel, gpus: int) -> Fraction:
     return min(Fraction(1), Fraction(-(-padded // gpus), weight.shape[0]))
 
 
-def _vision_part(weight: Weight, gpus: int) -> Fraction:
+def _tower_part(weight: Weight, gpus: int) -> Fraction:
     """vLLM splits a tower's matrices like the decoder's (mm_encoder_tp_mode "weights", the default)."""
     leaf, parameter = weight.module.rpartition(".")[2], weight.name.rpartition(".")[2]
     row = leaf in _ROW or leaf == "proj"

@@ -9,6 +9,7 @@ from planner.formats.fused_experts import EXPERTS, GATE_UP, loaded_weights
 from planner.formats.served_model import ServedModel
 from planner.formats.tensors import Weight
 from planner.hints import did_you_mean, shorten
+from planner.models.kinds import BESIDE_TEXT, TOWERS
 from planner.training.schema import TrainMethod
 
 ALL_LINEAR = "all-linear"
@@ -61,10 +62,10 @@ def target_weights(served: ServedModel, targets: str, method: TrainMethod = "lor
 def renamed_targets(served: ServedModel) -> dict[str, str]:
     """Old names of Linears that stand for fused experts and the router; empty where peft knows none.
 
-    peft reads the whole model's type: that of a model with a vision tower is not its decoder's.
+    peft reads the whole model's type: that of a model with a tower is not its decoder's.
     """
     kind = served.model_type
-    if any(w.unit == "vision" for w in served.weights):
+    if any(w.unit in TOWERS for w in served.weights):
         kind = kind.removesuffix("_text") if kind.endswith("_text") else ""
     if not served.graph.fused_expert_bytes:
         return {}
@@ -78,7 +79,7 @@ def is_parameter(weight: Weight) -> bool:
 
 def _is_target(weight: Weight, *, spread: bool) -> bool:
     """peft tuners_utils.py `linear_classes`: a Linear, a class made from it, or transformers' Conv1D."""
-    if (weight.is_expert and not spread) or weight.unit in ("vision", "projector"):
+    if (weight.is_expert and not spread) or weight.unit in BESIDE_TEXT:
         return False
     return weight.is_linear or is_conv1d(weight)
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from planner.formats.bitsandbytes import spreads_experts
 from planner.formats.served_model import ServedModel
+from planner.models.kinds import TOWERS
 from planner.training.lora import is_parameter, renamed_targets, target_weights
 from planner.training.schema import TrainOptions
 from planner.training.strategies import STRATEGIES
@@ -17,9 +18,10 @@ def notes_on(served: ServedModel, options: TrainOptions, parts: Parts) -> tuple[
 
 def _model(served: ServedModel, options: TrainOptions, parts: Parts) -> Iterator[str]:
     if parts.vision:
+        kinds = sorted({weight.unit for weight in served.weights} & set(TOWERS))
         yield (
-            f"Trained on text: the vision tower and its projector ({parts.vision:,} weights) never run, get no "
-            "gradients and count as frozen."
+            f"Trained on text: the {' and the '.join(kinds)} tower and its projector ({parts.vision:,} weights) never "
+            "run, get no gradients and count as frozen."
         )
     if served.experts and options.method != "full":
         yield from _experts(served, options)

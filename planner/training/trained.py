@@ -10,13 +10,12 @@ from planner.formats.fused_experts import loaded_weights
 from planner.formats.registry import find_format
 from planner.formats.served_model import ServedModel
 from planner.formats.tensors import Weight
+from planner.models.kinds import BESIDE_TEXT
 from planner.training.lora import adapter_shapes, is_parameter, target_weights
 from planner.training.schema import TrainOptions
 from planner.training.states import States
 
 NF4 = "nf4-dq"
-NEVER_RUN = ("vision", "projector")
-
 Shapes = list[tuple[tuple[int, ...], int]]
 
 
@@ -37,7 +36,7 @@ class Parts:
 
 def split(served: ServedModel, options: TrainOptions) -> Parts:
     """Sort a model's tensors. Raises JobError where an option has no meaning for the method."""
-    vision = sum(w.elements for w in served.weights if w.unit in NEVER_RUN)
+    vision = sum(w.elements for w in served.weights if w.unit in BESIDE_TEXT)
     if options.method == "full":
         return Parts(
             states=_full(served, options, vision), adapters=frozenset(), quantized=frozenset(), dequantized=0,
@@ -67,7 +66,7 @@ def _quantized(served: ServedModel) -> frozenset[Weight]:
 
 def _full(served: ServedModel, options: TrainOptions, vision: int) -> States:
     """All weights but the vision tower, which text never reaches."""
-    weights = [w for w in loaded_weights(served) if w.unit not in NEVER_RUN]
+    weights = [w for w in loaded_weights(served) if w.unit not in BESIDE_TEXT]
     item = 2 if options.precision == "bf16" else 4
     largest, layers = _layers(served.weights)
     inside = sum(w.elements for w in weights if w.layer is None)

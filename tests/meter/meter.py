@@ -53,6 +53,8 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         "--loss-mask", action="store_true", help="samples carry a mask of all their tokens: use_loss_mask"
     )
     data.add_argument("--image-size", default="448x448", help="HEIGHTxWIDTH in pixels, for towers that keep the size")
+    data.add_argument("--audios", type=int, default=0, help="audio clips per sample")
+    data.add_argument("--audio-seconds", type=int, default=30, help="length of each")
     job = p.add_argument_group("oneshot")
     job.add_argument("--pipeline", choices=["independent", "sequential", "basic", "datafree"], default="independent")
     job.add_argument("--sequential-targets", help="comma-separated module classes or patterns")
@@ -171,7 +173,16 @@ def measure(args) -> dict:
     if args.linearized:
         models.linearize(model)  # not frozen: REAP drops experts, and a collection finds them
     size = tuple(int(side) for side in args.image_size.lower().split("x"))
-    data = batches.Data(own_samples(args), args.seq_len, args.batch_size, args.images, size, args.loss_mask)
+    data = batches.Data(
+        samples=own_samples(args),
+        seq_len=args.seq_len,
+        batch_size=args.batch_size,
+        images=args.images,
+        image_size=size,
+        loss_mask=args.loss_mask,
+        audios=args.audios,
+        audio_seconds=args.audio_seconds,
+    )
     loader = batches.loader(config, dtype, data)
     about_model = models.describe(model)
 

@@ -9,7 +9,13 @@ from pathlib import Path
 import checkpoint
 import fakecuda
 import torch
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+)
 
 # What configs call the depth of a decoder or a vision tower.
 DEPTH_KEYS = ("num_hidden_layers", "depth", "num_layers", "n_layers")
@@ -77,6 +83,11 @@ def vision_config(config):
     return getattr(config, "vision_config", None)
 
 
+def audio_config(config):
+    """The audio tower's config, or None."""
+    return getattr(config, "audio_config", None)
+
+
 def num_experts(config) -> int:
     """Routed experts per layer, 0 for a dense model."""
     text = text_config(config)
@@ -88,7 +99,7 @@ def num_experts(config) -> int:
 
 def build(config, dtype: torch.dtype, shape: bool, device_map: str = "cpu", cpu_bytes: int = 0):
     """The model in `dtype`, ready for oneshot: on the CPU, in shape mode uninitialised, or as `device_map` loads it."""
-    for part in (config, text_config(config), vision_config(config)):
+    for part in (config, text_config(config), vision_config(config), audio_config(config)):
         if part is not None:
             part.dtype = dtype
     auto = _auto_class(config)
@@ -139,11 +150,12 @@ def describe(model) -> dict:
 def _auto_class(config):
     """The auto class for this config; for one with a vision tower, the class that has it."""
     both = (AutoModelForCausalLM, AutoModelForImageTextToText)
-    for auto in reversed(both) if vision_config(config) is not None else both:
+    ordered = tuple(reversed(both)) if vision_config(config) is not None else both
+    for auto in (*ordered, AutoModelForMultimodalLM):  # the last has what hears and is none of these
         if type(config) in auto._model_mapping:
             return auto
     raise SystemExit(
-        f"meter: transformers has neither a causal LM nor an image-text-to-text model for {config.model_type!r}"
+        f"meter: transformers has neither a causal LM nor a model for images or audio for {config.model_type!r}"
     )
 
 

@@ -175,7 +175,7 @@ def _with_actorder(group: Scheme, actorder: Any, is_set: bool, where: str) -> Sc
 def _ignore_for(name: str) -> str:
     """An ignore pattern for the part of the model that `name` lies in."""
     parts = name.split(".")
-    tower = next((part for part in parts if "vis" in part or "proj" in part), parts[-1])
+    tower = next((part for part in parts if "vis" in part or "tower" in part or "proj" in part), parts[-1])
     return f"re:.*{tower}.*"
 
 

@@ -15,6 +15,7 @@ from planner.formats.gguf.roles import role_name
 from planner.formats.gguf.rules import Hyper
 from planner.formats.served_model import ServedModel
 from planner.formats.tensors import ANY_EXPERT, Weight
+from planner.models.kinds import BESIDE_TEXT
 
 # Checkpoints that hold their experts in MXFP4: the converter copies the blocks (conversion/gpt_oss.py).
 MXFP4_EXPERTS = {"gpt_oss"}
@@ -26,7 +27,6 @@ _SINGLE = re.compile(
     r"|altup_(correct|predict)_coef\.weight$|indexer\.proj\.weight$"
 )
 _SINGLE_VISION = re.compile(r"norm|ln_|pos(ition(al)?)?_emb|class_emb|cls_")
-_VISION = ("vision", "projector")
 
 Find = Callable[[str], str | None]
 
@@ -85,7 +85,7 @@ def _notes(served: ServedModel, arch: str | None, unknown: list[str]) -> Iterato
 
 def _unknown(weight: Weight, find: Find) -> bool:
     """A matrix without a GGUF name: its type is a guess. Vectors are kept in F32 whatever they are called."""
-    is_matrix = len(weight.shape) > 1 and weight.unit not in _VISION
+    is_matrix = len(weight.shape) > 1 and weight.unit not in BESIDE_TEXT
     return is_matrix and find(weight.name) is None
 
 
@@ -109,7 +109,7 @@ def _finder(arch: str | None, layers: int) -> Find:
 
 
 def _write(weight: Weight, find: Find, served: ServedModel, half: str) -> Iterator[Written]:
-    if weight.unit in _VISION:
+    if weight.unit in BESIDE_TEXT:
         kind = "F32" if len(weight.shape) == 1 or _SINGLE_VISION.search(weight.name) else _vision_half(half)
         tensor = Tensor(name=weight.name, shape=weight.shape, type=kind)
         yield Written(weight=weight, tensor=tensor, vision=True)
