@@ -80,7 +80,7 @@ def make_program(graph: "ModelGraph", recipe: Recipe, job: Job) -> tuple[Program
     graph = _with_hooks(graph, specs, hooks, job)
     bound = [_bind(graph, spec, job, selection, schemes) for spec, selection in zip(specs, own, strict=True)]
     runs = tuple(run for run, _ in bound)
-    quantized = tuple(_unit_targets(graph, schemes))
+    quantized = tuple(_unit_targets(graph, schemes, job))
     tuned = tuned_layers(graph, runs, job)
     peaks = other_cards(tuned)
     check_pruning(graph, runs, job)
@@ -212,7 +212,7 @@ def _bind(
     if spec.trains:
         selection = replace(selection, watched=selection.watched.union(trainable(graph)))
     checked = tuple(spec.check(modules, selection))
-    units = tuple(_unit_targets(graph, selection))
+    units = tuple(_unit_targets(graph, selection, job))
     run = Run(
         spec=spec,
         units=units,
@@ -250,12 +250,12 @@ def _ends(graph: "ModelGraph") -> set[str]:
     return {name for name in (graph.embedding, graph.head) if name}
 
 
-def _unit_targets(graph: "ModelGraph", selection: Selection) -> Iterator[UnitTargets]:
+def _unit_targets(graph: "ModelGraph", selection: Selection, job: Job) -> Iterator[UnitTargets]:
     """Selected modules unit by unit; equal units with an equal selection share one list of modules."""
     by_key: dict[object, tuple[int, tuple[LinearModule, ...]]] = {}
     for unit in graph.units:
         members = [
-            (info, selection.weights.get(unit.name + info.name), _is_observed(unit, unit.name + info.name, graph))
+            (info, selection.weights.get(unit.name + info.name), _is_observed(unit, unit.name + info.name, graph, job))
             for info in graph.structures[unit.structure].modules
             if _is_selected(info, unit.name + info.name, selection)
         ]
@@ -317,9 +317,13 @@ def _module(info: "ModuleInfo", scheme: Scheme | None, observed: bool) -> Linear
     )
 
 
-def _is_observed(unit: "Unit", name: str, graph: "ModelGraph") -> bool:
+def _is_observed(unit: "Unit", name: str, graph: "ModelGraph", job: Job) -> bool:
     """Subgraph.submodules (pipelines/sequential/helpers.py) lists what the traced graph calls as modules:
-    not what a wrapped function calls, such as the vision tower."""
+    not what a wrapped function calls, such as the vision tower. The basic pipeline traces nothing, and hands all modules
+    to `sequential_epoch_end` (pipelines/basic/pipeline.py); of those that no sample runs, it tells what the other does.
+    """
+    if job.pipeline == "basic" and (job.has_media or unit.kind not in BESIDE_TEXT):
+        return True
     return unit.kind not in BESIDE_TEXT and name not in graph.trace.wrapped
 
 

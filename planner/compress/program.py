@@ -103,6 +103,9 @@ class Subgraph:
     consumed: tuple[int, ...]
     unit: str
     exact: bool = True
+    passed: frozenset[int] = frozenset()
+    """The model's inputs that it returns as they are: helpers.py partition_graph puts all into the first subgraph, whose
+    outputs are then those that a later one reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +160,7 @@ def cut(trace: ModelTrace, targets_per_subgraph: int) -> tuple[Subgraph, ...]:
             consumed=consumed[index],
             unit=_unit(trace, group),
             exact=all(trace.segments[i].exact for i in group),
+            passed=frozenset(reads[index]) - frozenset(consumed[index]) if index == 0 else frozenset(),
         )
         for index, group in enumerate(groups)
     )

@@ -41,6 +41,7 @@ IGNORE = (
     "re:.*vision_tower.*",
     "re:.*vision_model.*",
     "re:.*multi_modal_projector.*",
+    "re:.*audio_tower.*",
 )
 
 SPARSE_NOTE = Note(

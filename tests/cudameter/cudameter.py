@@ -19,6 +19,8 @@ fakecuda.torch.backends.cudnn.enabled = False  # its stub cannot plan; convoluti
 
 if "--loss-mask" in sys.argv:
     fakecuda.mark_all()  # dense models: a mixture's routing asks nonzero, too
+if "--audios" in sys.argv:
+    fakecuda.hear_all()
 
 _mark = steps.Recorder.mark
 

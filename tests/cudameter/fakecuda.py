@@ -26,7 +26,7 @@ TRACED = {
 HERE = Path(__file__).resolve().parent
 LOG = os.environ.get("CUDAMETER_TRACE")
 WITH_ORIGIN = bool(os.environ.get("CUDAMETER_ORIGIN"))
-_state = {"seen": 0, "live": {}, "phase_peak": 0, "now": 0, "at_peak": {}}
+_state = {"seen": 0, "live": {}, "phase_peak": 0, "now": 0, "at_peak": {}, "hears": False}
 
 
 class ext:  # noqa: N801  (it stands for a module)
@@ -127,6 +127,8 @@ def _healthy(function):
 
     def verdict(*args, **kwargs):
         result = function(*args, **kwargs)
+        if _state["hears"] and args[1:] == (0,):
+            return result
         return (
             torch.tensor(True) if isinstance(result, torch.Tensor) and result.is_cuda and result.dim() == 0 else result
         )
@@ -144,6 +146,17 @@ def mark_all() -> None:
 
     _state["library"] = torch.library.Library("aten", "IMPL")
     _state["library"].impl("nonzero", nonzero, "CUDA", with_keyset=True)
+
+
+def hear_all() -> None:
+    """Whole audio clips, each of whose placeholders gets a feature: what a model counts on the device reads zero here.
+
+    A count that is held against zero is more (transformers modeling_qwen2_audio.py `legacy_processing`), a mask has every
+    entry, and the check of tokens against features (torch_compilable_check) is left out.
+    """
+    mark_all()
+    _state["hears"] = True
+    os.environ["TRANSFORMERS_DISABLE_TORCH_CHECK"] = "1"
 
 
 def stats(device: int) -> dict:

@@ -9,6 +9,7 @@ from planner.fields import JOB_FIELDS
 from planner.job import Job
 from planner.units import GIB
 from tests.measured import autoround
+from tests.measured.audio import METER as AUDIO_JOBS
 from tests.measured.awq import METER as AWQ_JOBS
 
 HERE = Path(__file__).parent
@@ -137,7 +138,7 @@ def cases() -> Iterator[Case]:
     yield from _families()
     yield from _corners()
     yield from _places()
-    for model, recipe, options in AWQ_JOBS:
+    for model, recipe, options in (*AWQ_JOBS, *AUDIO_JOBS):
         yield Case(model=named(model), recipe=recipe, options=options)
     yield from (Case(model=model, recipe=recipe, options=options) for model, recipe, options in autoround.METER_JOBS)
     yield from _smoothed()

@@ -27,8 +27,10 @@ from planner.compress.forward import Hooked, SubgraphForward
 from planner.compress.program import Subgraph
 from planner.timeline import Handle
 
-NAMES = ("inputs", "outputs", "output")
-ENUMERATED = "enumerate"
+PASSED = {"outputs": "inputs in outputs", "output": "inputs in output"}
+"""Tensors that a name of outputs holds as well as `inputs`, which lets go of them first."""
+NAMES = ("inputs", *PASSED, *PASSED.values())
+ENUMERATED, PASSED_ENUMERATED = "enumerate", "inputs in enumerate"
 """What the tuple in enumerate still refers to, beside `inputs`."""
 
 
@@ -59,7 +61,7 @@ class Pass:
         patience = PATIENCE if keeps else 1
         one = partial(self._batch, batches=batches)
         walk_batches(self.context, batches.count, one, patience=patience, called="batch")
-        self.names.delete(ENUMERATED)
+        self.names.delete(ENUMERATED, PASSED_ENUMERATED)
 
     def _batch(self, number: int, batches: Batches) -> None:
         last = batches.is_last(number)
@@ -68,13 +70,17 @@ class Pass:
         self.ahead = self._fetch(batches.is_last(number + 1)) if prefetches else None
         if self.context.job.progress_bars and number % 2:
             self.names.move("inputs", ENUMERATED)
+            self.names.move(PASSED[self.result], PASSED_ENUMERATED)
         else:
-            self.names.delete(ENUMERATED)
-        self.names.bind("inputs", *(handle for _, handle in fetched))
+            self.names.delete(ENUMERATED, PASSED_ENUMERATED)
+        passed = [handle for number, handle in fetched if number in self.subgraph.passed]
+        self.names.bind("inputs", *(handle for _, handle in fetched if handle not in passed))
         outputs = self.forward.run(self.subgraph, self.hooked, batches.share(number), dict(fetched), again=number > 0)
         shares = self.store and self.cache.device == self.context.device
         self.names.bind(self.result, *(() if shares else outputs.values()))
+        self.names.bind(PASSED[self.result], *passed)
         if self.store:
+            self._offload_again(last)
             # a cache on this device takes the very tensors: they are counted there from now on
             self.cache.store(self.subgraph.writes, outputs if shares else {}, last=last)
             self.context.traffic.off_gpu(0 if shares else self.cache.batch_bytes(self.subgraph.writes, last=last))
@@ -83,6 +89,15 @@ class Pass:
                 if number in self.forward.cached:  # a modifier keeps it, for longer than the name does
                     self.context.ledger.bequeath(handle, self.forward.cached[number])
             self.names.extend("inputs", still_held)
+
+    def _offload_again(self, last: bool) -> None:
+        """cache.py `update` copies what was passed as all else, before the copies of it in the cache go."""
+        if self.cache.device == self.context.device:
+            return
+        nbytes = self.cache.batch_bytes(self.subgraph.passed, last=last)
+        self.context.traffic.off_gpu(nbytes)
+        with self.context.ledger.hold(self.cache.device, nbytes, "activation_cache", "inputs once more"):
+            pass
 
     def _fetch(self, last: bool) -> list[tuple[int, Handle]]:
         with self.context.ledger.on_stream("gpu", self.stream):

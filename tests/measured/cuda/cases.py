@@ -8,6 +8,7 @@ from typing import Any
 from planner.recipe.files import list_recipes
 from planner.units import GIB
 from tests.measured import autoround
+from tests.measured.audio import CUDA as AUDIO_JOBS
 from tests.measured.awq import CUDA as AWQ_JOBS
 from tests.measured.cases import CONFIGS, QUIP_JOBS, Case, named
 
@@ -64,7 +65,7 @@ def cuda_cases() -> Iterator[CudaCase]:
     yield from _recipes()
     yield from _places()
     yield from _strategies()
-    for model, recipe, options in AWQ_JOBS:
+    for model, recipe, options in (*AWQ_JOBS, *AUDIO_JOBS):
         yield _case(named(model), recipe, base={"progress_bars": False}, **options)
     for model, recipe, options in autoround.CUDA_JOBS:
         yield CudaCase(model=model, recipe=recipe, options={**options, "progress_bars": False})
