@@ -319,9 +319,8 @@ def _module(info: "ModuleInfo", scheme: Scheme | None, observed: bool) -> Linear
 
 def _is_observed(unit: "Unit", name: str, graph: "ModelGraph", job: Job) -> bool:
     """Subgraph.submodules (pipelines/sequential/helpers.py) lists what the traced graph calls as modules:
-    not what a wrapped function calls, such as the vision tower. The basic pipeline traces nothing, and hands all modules
-    to `sequential_epoch_end` (pipelines/basic/pipeline.py); of those that no sample runs, it tells what the other does.
-    """
+    not what a wrapped function calls, such as the vision tower. The basic pipeline hands all of the model's to
+    `sequential_epoch_end` (pipelines/basic/pipeline.py), whose ranges are those of what samples run."""
     if job.pipeline == "basic" and (job.has_media or unit.kind not in BESIDE_TEXT):
         return True
     return unit.kind not in BESIDE_TEXT and name not in graph.trace.wrapped

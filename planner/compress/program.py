@@ -104,8 +104,8 @@ class Subgraph:
     unit: str
     exact: bool = True
     passed: frozenset[int] = frozenset()
-    """The model's inputs that it returns as they are: helpers.py partition_graph puts all into the first subgraph, whose
-    outputs are then those that a later one reads."""
+    """The model's inputs that it returns as they are: helpers.py topological_partition puts all into the first one, and
+    partition_graph makes outputs of those that a later one reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

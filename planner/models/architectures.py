@@ -14,6 +14,10 @@ from planner.errors import ModelError
 
 CAUSAL, VISION, MASKED = "AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMaskedLM"
 MULTIMODAL = "AutoModelForMultimodalLM"
+OF_REPOSITORY = (
+    "code of the model's repository (trust_remote_code), which a plan never runs: "
+    "`planner rehearse script.py --trust-remote-code` runs your script with it"
+)
 
 HEARING: Mapping[str, str] = {"qwen2_audio": "Qwen2AudioForConditionalGeneration"}
 """Model types that hear and are planned: those whose inputs planner.models.inputs knows."""
@@ -53,7 +57,8 @@ def _without_class(config: Any) -> str:
     hearing = sorted(_names("MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES", config.model_type))
     if not hearing:
         text = "transformers has neither a causal language model nor an image-text-to-text model"
-        return f"{text} of model_type {config.model_type!r}"
+        own = "is" if getattr(config, "auto_map", None) else "may be"
+        return f"{text} of model_type {config.model_type!r}; its class {own} {OF_REPOSITORY}"
     text = (
         f"planner plans models that read and see, and of those that hear {', '.join(HEARING)} alone, not {hearing[0]}"
     )

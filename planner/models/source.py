@@ -12,6 +12,7 @@ from typing import Any
 
 from planner.errors import ModelError
 from planner.hints import closest
+from planner.models.architectures import OF_REPOSITORY
 from planner.models.hub import hub_config
 
 PRESETS = Path(__file__).parent / "presets"
@@ -285,10 +286,7 @@ def _checked(source: ModelSource, where: str) -> ModelSource:
     if model_type not in types:
         shown = _short(model_type)
         if "auto_map" in source.config:
-            raise ModelError(
-                f"{where}: model_type {shown!r} needs code from its repository (trust_remote_code), "
-                "which the planner refuses to run"
-            )
+            raise ModelError(f"{where}: transformers knows no model_type {shown!r}; its class is {OF_REPOSITORY}")
         close = ", ".join(closest(shown, types, shown=3)) or "none like it"
         raise ModelError(f"{where}: transformers knows no model_type {shown!r} (it knows {close})")
     return replace(source, not_loaded=_not_loaded(source.config), notes=_notes(source.config), from_user=True)

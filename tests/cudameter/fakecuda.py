@@ -151,8 +151,8 @@ def mark_all() -> None:
 def hear_all() -> None:
     """Whole audio clips, each of whose placeholders gets a feature: what a model counts on the device reads zero here.
 
-    A count that is held against zero is more (transformers modeling_qwen2_audio.py `legacy_processing`), a mask has every
-    entry, and the check of tokens against features (torch_compilable_check) is left out.
+    A count that is held against zero is more (transformers modeling_qwen2_audio.py `legacy_processing`), a mask has
+    every entry, and the check of tokens against features (torch_compilable_check) is left out.
     """
     mark_all()
     _state["hears"] = True

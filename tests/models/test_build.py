@@ -22,7 +22,7 @@ from planner.models.build import (
     parameter_bytes,
     parameter_count,
     text_config,
-    vision_config,
+    tower_configs,
 )
 from planner.models.config_checks import check_sizes
 from planner.models.described import facts_of
@@ -97,10 +97,12 @@ def test_layers_are_cut_as_the_job_asks() -> None:
 
 def test_a_vision_model_is_built_whole_and_a_text_model_alone() -> None:
     vision: Any = build_model(load_source("llama-4-scout"), Build(layers=1, vision_layers=1))
-    assert vision_config(vision.config).model_type == "llama4_vision_model"
+    assert {kind: part.model_type for kind, part in tower_configs(vision.config).items()} == {
+        "vision": "llama4_vision_model"
+    }
     assert text_config(vision.config).model_type == "llama4_text"
     text: Any = build_model(tiny(), Build())
-    assert vision_config(text.config) is None
+    assert tower_configs(text.config) == {}
     assert text_config(text.config) is text.config
 
 
@@ -173,8 +175,19 @@ def test_building_is_silent(capfd: pytest.CaptureFixture[str], caplog: pytest.Lo
         ({"vision_config": "x"}, "vision|str"),
         ({"self": 1}, "self"),
         ({"model_type": "clip_vision_model"}, "neither a causal language model nor an image-text-to-text model"),
-        ({"model_type": "qwen2_audio"}, "none that hear, like Qwen2AudioForConditionalGeneration$"),
-        ({"model_type": "qwen2_5_omni"}, "none that hear, .*; of this one it plans the thinker, from a config.json"),
+        (
+            {"model_type": "step3p5"},
+            "of model_type 'step3p5'; its class may be code of .* a plan never runs: `planner reh",
+        ),
+        (
+            {"model_type": "step3p5", "auto_map": {"AutoConfig": "a.B"}},
+            "its class is code of the .*--trust-remote-code",
+        ),
+        ({"model_type": "voxtral"}, "of those that hear qwen2_audio alone, not VoxtralForConditionalGeneration$"),
+        (
+            {"model_type": "qwen2_5_omni"},
+            "that hear qwen2_audio alone, .*; of this one it plans the thinker, from a co",
+        ),
     ],
 )
 def test_an_absurd_config_is_refused_at_once(change: dict[str, Any], reason: str) -> None:

@@ -160,7 +160,10 @@ def test_no_multi_token_prediction_layers_are_no_note(folder: Path, value: objec
         (b'{"model_type": 5}', "has no model_type"),
         (b'{"model_type": ""}', "has no model_type"),
         (b'{"model_type": "lama"}', "knows no model_type 'lama' .*llama"),
-        (b'{"model_type": "x", "auto_map": {"AutoConfig": "x.X"}}', "trust_remote_code.*refuses"),
+        (
+            b'{"model_type": "x", "auto_map": {"AutoConfig": "x.X"}}',
+            "trust_remote_code.*a plan never runs: `planner rehearse script.py --trust-remote-code`",
+        ),
         (b"[" * 100_000, "not a sensible JSON file"),
         (b'{"model_type": ' + b"1" * 5000 + b"}", "not a sensible JSON file"),
         (b" " * (4 * 2**20 + 1), "larger than 4194304 bytes"),
