@@ -2,6 +2,8 @@
 
 from planner.job import Job
 from planner.job_arguments import ONESHOT_ARGUMENTS, oneshot_arguments
+from planner.models import inputs
+from planner.rehearse.child import oneshot
 from planner.rehearse.child.steps import ARGUMENTS
 from planner.upstream import ONESHOT_DEFAULTS
 
@@ -19,3 +21,7 @@ def test_devices_are_pytorchs_and_targets_that_were_not_said_are_the_librarys_ow
     assert plain["sequential_offload_device"] == "cuda:1"
     assert "sequential_targets" not in plain
     assert oneshot_arguments(Job(sequential_targets=("LlamaMLP",)))["sequential_targets"] == ["LlamaMLP"]
+
+
+def test_a_rehearsals_child_concatenates_the_fields_that_a_batch_does() -> None:
+    assert oneshot.CONCATENATED == inputs.CONCATENATED

@@ -91,7 +91,7 @@ def _parts(job: Job) -> Iterator[str]:
         height, width = job.image_size
         yield f"# each sample of the dataset has {job.images} images of {height} x {width} pixels"
     if job.audios:
-        yield f"# each sample of the dataset has {job.audios} audio clips of {job.audio_seconds} seconds"
+        yield f"# each sample of the dataset has {job.audios} audio clips, of {job.audio_seconds} seconds each"
     for layers, part in ((job.layers, "decoder"), (job.vision_layers, "vision tower")):
         if layers is not None:
             yield f"# planned for {layers} layers of the {part} alone: cut the config of from_pretrained to these"

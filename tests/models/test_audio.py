@@ -1,5 +1,7 @@
 """A model that hears: its class, its inputs, when its tower runs, and where LLM Compressor's traced forward stops."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 from transformers import AutoConfig, Qwen2AudioProcessor, WhisperFeatureExtractor
 
 from planner import plan
+from planner.choose.paste import command_line, library_call
 from planner.compress.program import cut
 from planner.errors import JobError, RecipeError, UnsupportedError
 from planner.job import BatchShape, Job
@@ -15,6 +18,8 @@ from planner.measure.model import tokenizer
 from planner.models.graph import ModelGraph
 from planner.models.inputs import calibration_batch
 from planner.models.load import load_model
+from planner.serving.serve import serve
+from planner.training.train import train
 
 TOKEN = 90
 TOWER: dict[str, Any] = {
@@ -162,3 +167,22 @@ def test_the_first_subgraph_passes_on_inputs_that_a_later_one_reads() -> None:
     assert names == {"input_ids", "attention_mask", "input_features", "feature_attention_mask"}
     assert not any(subgraph.passed for subgraph in rest)
     assert all(not subgraph.passed for subgraph in cut(graph(audios=1).trace, 1))
+
+
+def test_what_is_to_be_pasted_loads_its_own_class_and_says_what_samples_have() -> None:
+    job = Job(**SAMPLES, audios=1, audio_seconds=12, sequential_targets=WHOLE)
+    call = library_call(plan(HEARING, stage(IGNORED), job), "gptq_w4a16", job, {})
+    assert "from transformers import Qwen2AudioForConditionalGeneration\n" in call
+    assert "# each sample of the dataset has 1 audio clips, of 12 seconds each" in call
+    assert "--audios 1 --audio-seconds 12" in command_line("plan", "m", "gptq_w4a16", job)
+
+
+def test_served_and_trained_on_text_its_tower_is_counted_and_never_runs(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(HEARING))
+    tower = sum(unit.parameters for unit in graph().units if unit.kind in ("audio", "projector"))
+    (told,) = (note for note in train(str(config)).notes if note.startswith("Trained on text"))
+    assert f"the audio tower and its projector ({tower:,} weights) never run" in told
+    notes = serve(str(config), "bf16").notes
+    assert "text alone: the audio tower's weights are counted, audio's activations and tokens are not" in notes
+    assert not any("vision" in note for note in notes)

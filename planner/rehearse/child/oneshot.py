@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-CONCATENATED = ("pixel_values", "image_grid_thw", "image_sizes")
+CONCATENATED = ("pixel_values", "image_grid_thw", "image_sizes", "input_features", "feature_attention_mask")
 """Fields whose first dimension is not the batch (planner/models/inputs.py)."""
 
 
