@@ -236,7 +236,7 @@ def test_pasted_texts_are_planned_and_pasted_back_as_files(answers: Answers) -> 
     [
         ({"model": {"config": "/etc/passwd"}}, "config.json: not JSON"),
         ({"model": {"config": '{"model_type": "none-such"}'}}, "knows no model_type"),
-        ({"model": {"config": '{"model_type": "x", "auto_map": {}}'}}, "refuses to run"),
+        ({"model": {"config": '{"model_type": "x", "auto_map": {}}'}}, "a plan never runs"),
         ({"recipe": {"text": "/etc/passwd"}}, "is not a recipe but a line of text"),
         ({"recipe": {"text": "!!python/object/apply:os.system [ls]"}}, "Python tag"),
     ],
