@@ -64,7 +64,7 @@ def test_an_offer_near_the_limit_of_a_card_is_what_a_plan_says_of_it() -> None:
     trials = estimator(config=MIXTURE)
     search = Search(trials, job, card, with_budget=False)
     (all_on_it,) = [each for each in search.quick_choices() if each.strategy == "all of the job on the GPU"]
-    assert (all_on_it.fits, search.as_planned(all_on_it).fits) == ("slow", "no")
+    assert (all_on_it.fits, search.planned(strategy_of(all_on_it)).fits) == ("slow", "no")
 
     (offer,) = rent(trials, job, [card], Wish()).offers
     assert offer.choice.strategy != all_on_it.strategy
