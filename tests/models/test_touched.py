@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import (
 from planner.errors import PlannerError
 from planner.job import Job
 from planner.models.graph import ModelGraph
+from planner.models.kinds import BESIDE_TEXT
 from planner.models.load import load_model
 from planner.models.touched import first_touches, untouched, untouched_note, with_onloads
 from planner.notes import texts
@@ -75,7 +76,7 @@ def test_every_weight_that_the_forward_should_run_is_read_and_the_others_are_nam
         assert any("estimated" in note.text for note in graph.trace.notes) or not graph.trace.segments
         return
     missing = untouched(graph.units, graph.structures, graph.trace)
-    towers = {unit.name for unit in graph.units if unit.kind in ("vision", "projector")}
+    towers = {unit.name for unit in graph.units if unit.kind in BESIDE_TEXT}
     names = [name for unit, weights in missing.items() if unit not in towers for name in weights]
     expected = UNREAD.get(family)
     assert [name for name in names if expected is None or not re.search(expected, name)] == []
