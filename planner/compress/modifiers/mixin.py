@@ -103,8 +103,8 @@ class QuantizationMixinSpec(ModifierSpec):
     def hidden(self, modules: Sequence[HiddenModule]) -> Iterable[Note]:
         """Hidden modules get scales that nobody computes.
 
-        compressed-tensors quantization/lifecycle/initialize.py makes them by torch.empty. Seen with the real library in a
-        tower of Qwen2-VL that no sample ran: -9.4e-37 after GPTQ, 0 after static rounding.
+        compressed-tensors quantization/lifecycle/initialize.py makes them by torch.empty. Seen with the real library in
+        a tower of Qwen2-VL that no sample ran: -9.4e-37 after GPTQ, 0 after static rounding.
         """
         idle = [module.name for module in modules if not module.runs]
         if idle:
