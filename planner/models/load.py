@@ -127,9 +127,6 @@ class _Loader:
         if any(segment.exact for segment in trace.segments):
             trace = self._with_untouched(trace)
         is_whole = self.job.layers is None and self.job.vision_layers is None
-        checkpoint = (self.source.checkpoint_parameters if is_whole else None) or parameters + (
-            self.source.not_loaded_parameters if is_whole else 0
-        )
         return ModelGraph(
             name=self.source.name,
             architecture=architecture(self.model),
@@ -137,7 +134,7 @@ class _Loader:
             bytes=nbytes,
             buffer_bytes=sum(b.numel() * b.element_size() for b in self.model.buffers()),
             not_loaded_parameters=self.source.not_loaded_parameters if is_whole else 0,
-            checkpoint_parameters=checkpoint,
+            checkpoint_parameters=self._checkpoint(parameters) if is_whole else parameters,
             layer_parameters=layer,
             units=tuple(self.units),
             structures=tuple(self.structures),
@@ -158,6 +155,10 @@ class _Loader:
             facts=facts_of(self.config),
             stops=tracing_stops(self.model, targets),
         )
+
+    def _checkpoint(self, parameters: int) -> int:
+        """Parameters in the checkpoint: as it says, or those loaded and those known not to be."""
+        return self.source.checkpoint_parameters or parameters + self.source.not_loaded_parameters
 
     # ------------------------------------------------------------------ parts of the model
     def _name_of(self, getter: str, kind: type[torch.nn.Module] = torch.nn.Module) -> str:

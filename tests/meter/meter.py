@@ -129,6 +129,22 @@ def own_samples(args) -> int:
     return ranks.samples(args.samples, args.ranks, args.rank) if args.ranks else args.samples
 
 
+def calibration_data(args):
+    """The samples that this process calibrates with."""
+    import batches
+
+    return batches.Data(
+        samples=own_samples(args),
+        seq_len=args.seq_len,
+        batch_size=args.batch_size,
+        images=args.images,
+        image_size=tuple(int(side) for side in args.image_size.lower().split("x")),
+        loss_mask=args.loss_mask,
+        audios=args.audios,
+        audio_seconds=args.audio_seconds,
+    )
+
+
 def quiet(verbose: bool) -> None:
     """Keep logs and progress bars off the terminal unless asked for. Before the libraries load."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -172,18 +188,7 @@ def measure(args) -> dict:
     gc.freeze()  # the collections during the run need not look at the libraries and the model
     if args.linearized:
         models.linearize(model)  # not frozen: REAP drops experts, and a collection finds them
-    size = tuple(int(side) for side in args.image_size.lower().split("x"))
-    data = batches.Data(
-        samples=own_samples(args),
-        seq_len=args.seq_len,
-        batch_size=args.batch_size,
-        images=args.images,
-        image_size=size,
-        loss_mask=args.loss_mask,
-        audios=args.audios,
-        audio_seconds=args.audio_seconds,
-    )
-    loader = batches.loader(config, dtype, data)
+    loader = batches.loader(config, dtype, calibration_data(args))
     about_model = models.describe(model)
 
     if args.ranks:
