@@ -49,6 +49,7 @@ void books_round() {
   g_deeds.card = g_deeds.cpu = g_deeds.questions = g_deeds.large_taken = g_deeds.large_given = 0;
   g_begun = {0, 0, g_deeds.held, 0, 0, g_live, g_allocs};
   g_holding = true;
+  recorded_round();
 }
 void books_rounds_over() {
   std::scoped_lock guard(g_lock, g_trace_lock);
@@ -59,11 +60,15 @@ void books_rounds_over() {
 }
 void books_again(uint32_t batches, uint32_t times) { note(AGAIN, 0, times, batches, 0); }
 void books_rounds_end() { note(ROUNDS_END, 0, 0, 0, 0); }
-// A batch that is passed over would have risen so far.
-void books_rise(int64_t bytes) { std::lock_guard<std::mutex> guard(g_lock); if (g_live + bytes > g_peak) g_peak = g_live + bytes; }
+// A batch that is passed over, or a call that is played, would have risen so far.
+void books_rise(int64_t bytes) {
+  std::lock_guard<std::mutex> guard(g_lock);
+  g_peak = std::max(g_peak, g_live + bytes);
+  for (Recording& each : g_recordings) each.peak = std::max(each.peak, g_live + bytes);
+}
 uint32_t books_origin(void* p) { std::lock_guard<std::mutex> guard(g_trace_lock); auto it = g_cpu_origins.find(p); return it == g_cpu_origins.end() ? 0 : it->second; }
 void books_made_at(uint32_t origin) { t_origin = origin; }  // until it is 0 again
-void books_asked() { std::lock_guard<std::mutex> guard(g_trace_lock); g_deeds.questions++; g_recording.plain = false; write({ASKED, 0, 0, 0, 0, 0}); }
+void books_asked() { std::lock_guard<std::mutex> guard(g_trace_lock); g_deeds.questions++; for (Recording& each : g_recordings) each.plain = false; write({ASKED, 0, 0, 0, 0, 0}); }
 // Of a storage's numbers, 0 where they are not known.
 uint64_t books_numbers(void* p, uint64_t bytes, int on_card) {
   std::lock_guard<std::mutex> guard(g_lock);
@@ -76,28 +81,50 @@ uint64_t books_numbers(void* p, uint64_t bytes, int on_card) {
 struct Recorded { uint64_t hash, cpu, large, survivors, plain; int64_t change, rise; };
 void books_record() {
   std::scoped_lock guard(g_lock, g_trace_lock);
-  g_recording = {};
-  g_recording.on = true;
-  g_recording.live = g_recording.peak = g_live;
+  g_recordings.emplace_back();
+  g_recordings.back().live = g_recordings.back().peak = g_live;
 }
 void books_recorded(Recorded* done) {
   std::scoped_lock guard(g_lock, g_trace_lock);
-  Recording& r = g_recording;
-  r.on = false;
+  Recording& r = g_recorded = std::move(g_recordings.back());
+  g_recordings.pop_back();
   *done = {r.hash, r.cpu, r.large, r.alive.size(), r.plain, g_live - r.live, r.peak - r.live};
+}
+// The most that the driver is asked for while this is played. A segment is taken where no free block does: each that was
+// taken for such a size before has a block in it that is alive, of all those of its pool (CUDACachingAllocator.cpp: up to
+// 1 MiB in segments of 2 MiB). Under settings of the user's a free block may not do: then each tensor may have its own.
+static uint64_t most_needed(const std::vector<Ask>& asks) {
+  constexpr uint64_t MiB = 1 << 20;
+  static const char* settings = getenv("PYTORCH_ALLOC_CONF");  // planner/rehearse/run.py: all that hold
+  uint64_t alive[2] = {}, most[2] = {}, all = 0, sizes = 0;
+  std::unordered_set<uint64_t> seen;
+  for (const Ask& ask : asks) {
+    if (ask.deed == ROUND) continue;
+    bool is_large = asks[ask.which].bytes > MiB;
+    if (ask.deed == GIVEN) { alive[is_large]--; continue; }
+    uint64_t segment = (ask.bytes + 32 * MiB) & ~(2 * MiB - 1);
+    all += segment;
+    if (is_large && seen.insert(ask.bytes).second) sizes += segment;
+    most[is_large] = std::max(most[is_large], ++alive[is_large]);
+  }
+  return settings && *settings ? all : most[0] * 2 * MiB + most[1] * sizes;
 }
 // What was recorded last is played under this number from now on (-1: a new one), which is returned. Its tensors that
 // outlive it, by the order of their birth.
 int64_t books_keep(int64_t number, uint64_t* addresses, uint64_t most) {
-  std::lock_guard<std::mutex> guard(g_trace_lock);
+  std::scoped_lock guard(g_lock, g_trace_lock);
   if (number < 0) number = g_kept_ever++;
   Kept kept;
-  kept.asks = g_recording.asks;
+  kept.asks = g_recorded.asks;
   std::vector<std::pair<uint32_t, uint64_t>> found;
-  for (auto& each : g_recording.alive) found.emplace_back(each.second, each.first);
+  for (auto& each : g_recorded.alive) found.emplace_back(each.second, each.first);
   std::sort(found.begin(), found.end());
-  for (size_t i = 0; i < found.size() && i < most; i++) { addresses[i] = found[i].second; kept.survivors.insert(found[i].first); }
-  for (auto& ask : kept.asks) if (ask.taken) kept.needed += (ask.bytes + (32 << 20)) & ~(uint64_t)((2 << 20) - 1);
+  for (size_t i = 0; i < found.size() && i < most; i++) {
+    addresses[i] = found[i].second;
+    auto known = g_known_gpu.find((void*)found[i].second);
+    kept.survivors[found[i].first] = known == g_known_gpu.end() ? "" : std::string((const char*)known->first, known->second);
+  }
+  kept.needed = most_needed(kept.asks);
   g_kept[number] = std::move(kept);
   return number;
 }
@@ -111,6 +138,14 @@ int books_has_room(int64_t number) {
   if (!information || c10::cuda::current_device() != 0 || c10::cuda::getCurrentCUDAStream().stream() || information(&free, &total)) return 0;
   return free > kept_call(number).needed;
 }
+// The tensor that was taken at this place has the numbers that the call's own had.
+void books_know(int64_t number, int64_t place, void* p) {
+  const Kept& kept = kept_call(number);
+  const std::string& numbers = kept.survivors.at(kept.asks[place].which);
+  std::lock_guard<std::mutex> guard(g_lock);
+  memcpy(p, numbers.data(), numbers.size());
+  g_known_gpu[p] = numbers.size();
+}
 // Blocks that a call still holds that was not played to its end.
 static void give_back_played() {
   for (void*& block : g_played) if (block) { c10::cuda::CUDACachingAllocator::raw_delete(block); block = nullptr; }
@@ -123,12 +158,17 @@ int64_t books_play(int64_t number, int64_t place, uint32_t* origin) {
   try {
     for (; place < (int64_t)kept.asks.size(); place++) {
       const Ask& ask = kept.asks[place];
-      if (!ask.taken) { c10::cuda::CUDACachingAllocator::raw_delete(g_played[ask.which]); g_played[ask.which] = nullptr; continue; }
+      if (ask.deed == ROUND) { books_round(); continue; }
+      if (ask.deed == GIVEN) { c10::cuda::CUDACachingAllocator::raw_delete(g_played[ask.which]); g_played[ask.which] = nullptr; continue; }
       if (kept.survivors.count(ask.which)) { *origin = ask.origin; return place; }
       g_played[ask.which] = c10::cuda::CUDACachingAllocator::raw_alloc(ask.bytes);
       std::vector<Unnamed> unnamed;
       unnamed.swap(t_unnamed);
-      for (auto& each : unnamed) note(ORIGIN, 0, each.serial, ask.origin, 0);
+      for (auto& each : unnamed) {
+        note(ORIGIN, 0, each.serial, ask.origin, 0);
+        std::lock_guard<std::mutex> guard(g_trace_lock);
+        recorded_origin(each.serial, ask.origin);
+      }
     }
   } catch (const std::exception&) { give_back_played(); return -1; }
   return place;
