@@ -40,6 +40,17 @@ class Books:
         self.over += 1
 
 
+class Played:
+    """Runs the first call alone."""
+
+    def __init__(self, _module: Any, _books: Books, run: Any) -> None:
+        self.run, self.calls = run, 0
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.run(hidden) if self.calls == 1 else torch.zeros(1)
+
+
 class Watching(Tracer):
     """Looks into all modules but experts."""
 
@@ -57,7 +68,7 @@ def installed(books: Any, monkeypatch: pytest.MonkeyPatch) -> Passing:
     """In a module that has experts of both classes above; their code counts as a library's."""
     monkeypatch.setattr(passing, "are_modules_of_libraries", lambda _modules: True)
     monkeypatch.setattr(passing, "are_shared_files_of_libraries", lambda: True)
-    monkeypatch.setattr(experts, "PlayedModule", lambda _expert, _books, run: run)
+    monkeypatch.setattr(experts, "PlayedModule", lambda _module, _books, run: run)
     made = Passing(books, every_batch=False)
     module = SimpleNamespace(ExpertMLPWithGate=ExpertMLPWithGate, LinearExperts2D=LinearExperts2D)
     experts.install(books, made, module)
@@ -80,6 +91,34 @@ def test_experts_are_played_while_text_is_generated_and_then_called_as_before(in
     assert model(one) == 7
     assert (books.rounds, books.over) == (2, 1)
     assert not any("__call__" in vars(owner) for owner in installed.calls)
+
+
+def test_the_call_of_all_experts_is_played_as_one_and_ends_the_rounds(
+    installed: Passing, books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experts, "PlayedModule", Played)
+    model, one = LinearExperts2D([ExpertMLPWithGate(), ExpertMLPWithGate()]), torch.ones(1)
+    with installed.generating(model):
+        assert installed.played is not None
+        assert [model(one).item() for _ in range(3)] == [7, 0, 0]
+        assert {type(each) for each in installed.played} == {LinearExperts2D, ExpertMLPWithGate}
+        assert len(installed.played) == 3
+    assert (books.rounds, books.over) == (2, 3)  # those of what is played are in its recording
+
+
+def test_a_call_of_all_experts_that_fails_ends_the_rounds(installed: Passing, books: Books) -> None:
+    model = LinearExperts2D([ExpertMLPWithGate()])
+    with installed.generating(model), pytest.raises(TypeError):
+        model("text")
+    assert (books.rounds, books.over) == (1, 1)
+
+
+def test_a_release_without_a_class_of_all_experts_has_those_of_experts_played(installed: Passing, books: Any) -> None:
+    made = Passing(books, every_batch=False)
+    experts.install(books, made, SimpleNamespace(ExpertMLPWithGate=ExpertMLPWithGate))
+    assert made.calls.keys() == {ExpertMLPWithGate}
+    experts.install(books, made, SimpleNamespace())
+    assert made.calls.keys() == {ExpertMLPWithGate}
 
 
 def test_a_call_of_the_class_s_own_comes_back_after_a_failure_too(

@@ -32,6 +32,7 @@
 #include <atomic>
 #include <cstdio>
 #include <mutex>
+#include <set>
 #include <unordered_map>
 #include <unordered_set>
 #include <vector>
@@ -662,6 +663,7 @@ void books_watch(int on) { c10::impl::tls_set_dispatch_key_included(DispatchKey:
 void books_rounds_over();
 void books_mark(uint32_t number) { if (g_holding) books_rounds_over(); note(MARK, 0, number, 0, 0); keep_layout(number); std::lock_guard<std::mutex> guard(g_trace_lock); if (g_trace) fflush(g_trace); }
 #include "loops.h"
+#include "calls.h"
 void books_close() { if (g_holding) books_rounds_over(); std::lock_guard<std::mutex> guard(g_trace_lock); if (g_trace) fclose(g_trace); if (g_origins) fclose(g_origins); g_trace = g_origins = nullptr; }
 void books_forget() { std::lock_guard<std::mutex> guard(g_trace_lock); g_trace = g_origins = nullptr; }  // in a forked child
 void books_selected(double share) { g_selected = share; }

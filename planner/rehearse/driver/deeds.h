@@ -55,7 +55,8 @@ struct Ask { uint64_t bytes; uint32_t which, origin, serial; Deed deed; };
 struct Recording { bool plain = true; uint64_t hash = 0, cpu = 0, large = 0; int64_t live = 0, peak = 0; std::vector<Ask> asks; std::unordered_map<uint64_t, uint32_t> alive; };
 static std::vector<Recording> g_recordings;  // of calls that are being run: each of the one before it
 static Recording g_recorded;                 // of the one that ended last
-struct Kept { std::vector<Ask> asks; std::unordered_map<uint32_t, std::string> survivors; uint64_t needed = 0; };  // survivors: their numbers, where known
+struct KeptRound { size_t begin; std::vector<uint32_t> there; bool is_again; };
+struct Kept { std::vector<Ask> asks; std::unordered_map<uint32_t, std::string> survivors; std::vector<KeptRound> rounds; uint64_t needed = 0; };  // survivors: their numbers, where known
 static std::unordered_map<int64_t, Kept> g_kept;  // by number
 static int64_t g_kept_ever = 0;
 static std::vector<void*> g_played;      // blocks of the call that is being played, by number
