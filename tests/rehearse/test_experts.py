@@ -68,7 +68,7 @@ def installed(books: Any, monkeypatch: pytest.MonkeyPatch) -> Passing:
     """In a module that has experts of both classes above; their code counts as a library's."""
     monkeypatch.setattr(passing, "are_modules_of_libraries", lambda _modules: True)
     monkeypatch.setattr(passing, "are_shared_files_of_libraries", lambda: True)
-    monkeypatch.setattr(experts, "PlayedModule", lambda _module, _books, run: run)
+    monkeypatch.setattr(passing, "PlayedModule", lambda _module, _books, run: run)
     made = Passing(books, every_batch=False)
     module = SimpleNamespace(ExpertMLPWithGate=ExpertMLPWithGate, LinearExperts2D=LinearExperts2D)
     experts.install(books, made, module)
@@ -96,7 +96,7 @@ def test_experts_are_played_while_text_is_generated_and_then_called_as_before(in
 def test_the_call_of_all_experts_is_played_as_one_and_ends_the_rounds(
     installed: Passing, books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(experts, "PlayedModule", Played)
+    monkeypatch.setattr(passing, "PlayedModule", Played)
     model, one = LinearExperts2D([ExpertMLPWithGate(), ExpertMLPWithGate()]), torch.ones(1)
     with installed.generating(model):
         assert installed.played is not None

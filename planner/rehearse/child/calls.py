@@ -51,6 +51,8 @@ class Did(NamedTuple):
 class PlayedModule:
     """Stands for the module where LLM Compressor looks it up and calls it."""
 
+    recorded = 0
+    """Calls that are being run and recorded now, each within the one before it."""
     called = played = 0
     """Calls of all modules that hold no others of these, and of them those that were not run."""
 
@@ -81,10 +83,12 @@ class PlayedModule:
             return self._play(self._did)
         before = PlayedModule.called
         self._books.record()
+        PlayedModule.recorded += 1
         try:
             made = self._run(*values, **named)
         finally:
             done = self._books.recorded()
+            PlayedModule.recorded -= 1
             PlayedModule.called = max(PlayedModule.called, before + 1)
         did = self._judged(inputs, done, made, PlayedModule.called - before)
         self._equal = self._equal + 1 if did is not None and did == self._did else int(did is not None)

@@ -12,7 +12,6 @@ import functools
 from typing import Any
 
 from planner.rehearse.child.books import TensorBooks
-from planner.rehearse.child.calls import PlayedModule
 from planner.rehearse.child.passing import Passing
 
 
@@ -30,11 +29,10 @@ def install(books: TensorBooks, passing: Passing, module: Any) -> None:
 def _expert(own: Any, books: TensorBooks, passing: Passing) -> Any:
     @functools.wraps(own)
     def call(expert: Any, *values: Any, **named: Any) -> Any:
-        played = passing.played
-        if played is None:
+        if passing.played is None:
             return own(expert, *values, **named)
         books.round()
-        return _played(played, expert, own, books)(*values, **named)
+        return passing.stand_in(expert, own)(*values, **named)
 
     return call
 
@@ -42,19 +40,11 @@ def _expert(own: Any, books: TensorBooks, passing: Passing) -> Any:
 def _experts(own: Any, books: TensorBooks, passing: Passing) -> Any:
     @functools.wraps(own)
     def call(experts: Any, *values: Any, **named: Any) -> Any:
-        played = passing.played
-        if played is None:
+        if passing.played is None:
             return own(experts, *values, **named)
         try:
-            return _played(played, experts, own, books)(*values, **named)
+            return passing.stand_in(experts, own)(*values, **named)
         finally:
             books.rounds_over()
 
     return call
-
-
-def _played(played: dict[Any, PlayedModule], module: Any, own: Any, books: TensorBooks) -> PlayedModule:
-    """The one that stands for this module."""
-    if module not in played:
-        played[module] = PlayedModule(module, books, functools.partial(own, module))
-    return played[module]
