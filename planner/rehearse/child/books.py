@@ -56,7 +56,7 @@ class RecordedCall(NamedTuple):
 
 
 def _structure(fields: tuple[str, ...]) -> Any:
-    """driver/deeds.h and loops.h have the same."""
+    """driver/deeds.h and calls.h have the same."""
     each = [(name, ctypes.c_int64 if name in ("change", "rise") else ctypes.c_uint64) for name in fields]
     return type("Structure", (ctypes.Structure,), {"_fields_": each})
 
@@ -203,7 +203,7 @@ class TensorBooks:
         return found, origin.value
 
     def know(self, call: int, place: int, tensor: torch.Tensor) -> None:
-        """This tensor, taken at this place of the call, has the numbers that were known of the one that was recorded."""
+        """This tensor, taken at this place of the call, has the numbers that were known of the recorded one."""
         self._c.books_know(call, place, tensor.untyped_storage().data_ptr())
 
     def round(self) -> None:
