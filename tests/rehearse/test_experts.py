@@ -113,6 +113,43 @@ def test_a_call_of_all_experts_that_fails_ends_the_rounds(installed: Passing, bo
     assert (books.rounds, books.over) == (1, 1)
 
 
+@pytest.fixture
+def batches(installed: Passing, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Five, in a loop that may pass some over."""
+    monkeypatch.setattr(Passing, "_may", lambda _passing: True)
+    monkeypatch.setattr(passing, "each_batch", lambda own, *_rest: own)
+    monkeypatch.setattr(passing, "PlayedModule", Played)
+    cache = SimpleNamespace(batch_intermediates=[])
+    return lambda hooks: installed.batches(iter(range(5)), cache, is_plain=True, hooks=hooks)
+
+
+def test_the_call_of_all_experts_is_played_without_rounds_in_a_loop_without_hooks(
+    installed: Passing, batches: Any, books: Books
+) -> None:
+    model, one = LinearExperts2D([ExpertMLPWithGate(), ExpertMLPWithGate()]), torch.ones(1)
+    assert [model(one).item() for _ in batches(hooks=False)] == [7, 0, 0, 0, 0]
+    assert (books.rounds, books.over) == (0, 0)
+    assert installed.played is None
+    assert model(one).item() == 7
+    assert "__call__" not in vars(LinearExperts2D)
+
+
+def test_all_experts_are_run_in_a_loop_with_hooks(installed: Passing, batches: Any) -> None:
+    model, one = LinearExperts2D([ExpertMLPWithGate()]), torch.ones(1)
+    assert [model(one).item() for _ in batches(hooks=True)] == [3] * 5
+    assert installed.played is None
+
+
+def test_a_loop_that_stops_in_between_is_over_when_the_model_is_let_go_of(installed: Passing, batches: Any) -> None:
+    loop = batches(hooks=False)
+    next(loop)
+    assert "__call__" in vars(LinearExperts2D)
+    installed.end()
+    assert "__call__" not in vars(LinearExperts2D)
+    assert installed.played is None
+    assert list(loop) == []
+
+
 def test_a_release_without_a_class_of_all_experts_has_those_of_experts_played(installed: Passing, books: Any) -> None:
     made = Passing(books, every_batch=False)
     experts.install(books, made, SimpleNamespace(ExpertMLPWithGate=ExpertMLPWithGate))
