@@ -35,7 +35,7 @@ from planner.notes import Note
 from planner.planning import Bound, checked_program
 from planner.recipe.changes import Changes
 from planner.recipe.specs import Recipe
-from planner.sizing.demands import CardNeed, demands_on, disk_need, ram_need
+from planner.sizing.demands import CardNeed, demands_on, disk_need, host_demands_on, ram_need
 from planner.sizing.disk import Saved, saved_files
 from planner.sizing.sized import sized
 
@@ -96,6 +96,15 @@ class Trial:
         if key not in self._attempts:
             self._attempts[key] = self.rehearsal.exactly_on(card) if exactly else self.rehearsal.on(card)
         return self._attempts[key]
+
+    @cached_property
+    def moved_bytes(self) -> int:
+        """What the whole job carries to its GPUs and from them."""
+        return moved_to_gpu(self.plan) + moved_from_gpu(self.plan)
+
+    def host_demands(self, machine: Machine) -> tuple[Demand, ...]:
+        """`demands` on all but cards."""
+        return host_demands_on(machine, ram_need(self.plan), disk_need(self.plan.disk))
 
     def demands(self, machine: Machine) -> tuple[Demand, ...]:
         """What it asks of each resource of the machine, and what the machine has of it."""
@@ -175,6 +184,7 @@ class Estimator:
         self._trials: dict[tuple[Job, Recipe], Trial] = {}
         self._refused: dict[tuple[Job, Recipe], PlannerError] = {}
         self._alike: dict[tuple[Job, Recipe], Trial] = {}
+        self._of_any_card: dict[tuple[Job, Recipe], Trial] = {}
         self._saved: dict[tuple[Any, Recipe], Saved] = {}
         self._bound: dict[tuple[Any, ...], Bound] = {}
 
@@ -211,6 +221,13 @@ class Estimator:
                 raise
         return self._trials[key]
 
+    def trial_elsewhere(self, job: Job, strategy: Strategy = ASKED) -> Trial:
+        """`trial` on a card of any generation: one that was made already, if there is one. What it carries, and what it
+        asks of RAM and disk, are those of every card. Raises what `plan` raises."""
+        recipe = strategy.recipe(self.recipe)
+        key = of_any_card(without_card(self._job(job, strategy), recipe)), recipe
+        return self._of_any_card.get(key) or self.trial(job, strategy)
+
     def _tried(self, job: Job, recipe: Recipe) -> Trial:
         """A new trial, with what others of this model know already."""
         size, alike = (job.decides_saved, recipe), (on_host(job), recipe)
@@ -220,6 +237,7 @@ class Estimator:
         trial = Trial(graph, recipe, job, self._saved.get(size), self._alike.get(alike), self._bound[program])
         self._saved[size] = trial.saved
         self._alike.setdefault(alike, trial)
+        self._of_any_card.setdefault((of_any_card(job), recipe), trial)
         return trial
 
     def choice(
@@ -289,6 +307,11 @@ def on_host(job: Job) -> Job:
     """The job without what decides how it is loaded, and where weights wait that go to the card."""
     where = {} if job.weights == "gpu" else {"weights": "cpu", "ram_for_weights_bytes": None}
     return job.model_copy(update={**where, "linearized": False})
+
+
+def of_any_card(job: Job) -> Job:
+    """The job without its card's generation, which decides what operators take of it alone."""
+    return job.model_copy(update={"sm": None})
 
 
 def without_card(job: Job, recipe: Recipe) -> Job:

@@ -8,7 +8,7 @@ A job that asks what is free is judged by shorter walks until it seems to fit; t
 otherwise near the limit of a card. So whatever is taken as fitting is what a plan says.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 
@@ -16,7 +16,7 @@ from planner.choose.boundary import last_fitting, used_up_at
 from planner.choose.estimator import Estimator, Trial
 from planner.choose.floors import times_too_little
 from planner.choose.schema import Choice, Fit, Largest, Strategies
-from planner.choose.strategies import ASKED, Strategy, left_out, strategies, strategy_of
+from planner.choose.strategies import ASKED, Strategy, left_out, strategies
 from planner.compress.card import card_notes
 from planner.errors import PlannerError
 from planner.hardware.demand import Demand, Resource, rank
@@ -115,9 +115,13 @@ class Search:
         found = [each for each in chosen if self._state(each) is not None]
         return tuple(self.estimator.choice(self.asked, each, self.machine, quick=True) for each in found)
 
-    def as_planned(self, choice: Choice) -> Choice:
-        """A quick choice as a plan judges it, still without its smallest card."""
-        return self.estimator.choice(self.asked, strategy_of(choice), self.machine, quick=True, exactly=True)
+    def elsewhere(self, strategy: Strategy) -> Trial | None:
+        """The strategy, simulated on a card of any generation; None where it cannot be planned for this model."""
+        return self._unless_refused(strategy, self.estimator.trial_elsewhere)
+
+    def planned(self, strategy: Strategy) -> Choice:
+        """The strategy as a plan judges it, without its smallest card."""
+        return self.estimator.choice(self.asked, strategy, self.machine, quick=True, exactly=True)
 
     def largest(self, field: str) -> Largest:
         """The largest value of this field of the job that fits."""
@@ -278,16 +282,19 @@ class Search:
 
     def _state(self, strategy: Strategy) -> State | None:
         """The strategy, simulated; None where it cannot be planned for this model."""
+        trial = self._unless_refused(strategy, self.estimator.trial)
+        return None if trial is None else State(strategy, trial)
+
+    def _unless_refused(self, strategy: Strategy, make: Callable[[Job, Strategy], Trial]) -> Trial | None:
         if strategy.name in self.refused:
             return None
         try:
-            trial = self.estimator.trial(self.asked, strategy)
+            return make(self.asked, strategy)
         except PlannerError as error:
             if strategy is ASKED:
                 raise
             self.refused[strategy.name] = str(error)
             return None
-        return State(strategy, trial)
 
     def _choice(self, strategy: Strategy) -> Choice:
         return self.estimator.choice(self.asked, strategy, self.machine)

@@ -1,12 +1,13 @@
 """The machines on which a job fits, the cheapest first, each with its best strategy; then those that just miss."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from planner.choose.estimator import Estimator
 from planner.choose.fit import FITTING, Search
 from planner.choose.schema import Choice, Offer, Rent
-from planner.choose.strategies import ASKED
+from planner.choose.strategies import ASKED, Strategy, strategy_of
 from planner.errors import JobError
 from planner.hardware.demand import Demand, binding, fits, rank
 from planner.hardware.machine import Machine
@@ -29,6 +30,27 @@ class Wish:
     """Only machines with a price in it; None: as they are."""
     min_headroom: float = 0.0
     """The part of GPU memory and of RAM that must stay free: 0.1 for a tenth."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prospect:
+    """A strategy on a machine, by what is known of it without the machine's card."""
+
+    is_same_result: bool
+    moved_bytes: int
+    is_over: bool
+    """It does not fit, whatever the card is."""
+    judge: Callable[[], Choice]
+    """What it comes to as a plan has it, without its smallest card."""
+
+    @property
+    def preference(self) -> tuple[bool, int, int]:
+        """The best that its choice's may be."""
+        return not self.is_same_result, 0, self.moved_bytes
+
+    def may_beat(self, choice: Choice) -> bool:
+        """False where it comes to nothing better than this one, which fits, in any case."""
+        return not self.is_over and self.preference < _preference(choice)
 
 
 def rent(estimator: Estimator, job: Job, machines: Sequence[Machine], wish: Wish) -> Rent:
@@ -60,33 +82,70 @@ def rent(estimator: Estimator, job: Job, machines: Sequence[Machine], wish: Wish
 
 
 def _best(search: Search, wish: Wish) -> Choice:
-    """The strategy that fits and moves the least, or several together; where none fits, what comes closest.
-
-    As a plan has it: near the limit of a card quick choices may fit and their plan may not, and the next one counts.
-    """
+    """The strategy that fits and moves the least, or several together; where none fits, what comes closest."""
     tried: list[Choice] = []
-    for choices in _in_turn(search, tried):
-        left = [_with_headroom(choice, wish) for choice in choices]
-        while fitting := list(filter(_does_fit, left)):
-            best = min(fitting, key=lambda choice: (not choice.is_same_result, rank(choice.fits), choice.moved_bytes))
-            planned = _with_headroom(search.as_planned(best), wish)
-            if planned.fits == best.fits:
-                return planned
-            left[left.index(best)] = planned  # known better now
-        tried += left
-    closest = min(tried, key=lambda choice: (choice.fails is not None, max(_over(choice), default=1.0)))
-    return _with_headroom(search.as_planned(closest), wish) if _is_near(closest) else closest
+    for prospects in _in_turn(search, tried):
+        judged = _judged(prospects, wish)
+        if fitting := list(filter(_does_fit, judged)):
+            return min(fitting, key=_preference)
+        tried += judged
+    return min(tried, key=lambda choice: (choice.fails is not None, max(_over(choice), default=1.0)))
 
 
-def _in_turn(search: Search, tried: Sequence[Choice]) -> Iterator[tuple[Choice, ...]]:
-    """Quick choices, in the order in which they are looked at where none before them fits."""
+def _judged(prospects: Sequence[Prospect], wish: Wish) -> list[Choice]:
+    """The strategies as plans judge them; all, unless one is better than those that are left could be.
+
+    To judge one may take a simulation on the machine's card.
+    """
+    judged: dict[Prospect, Choice] = {}
+    for prospect in sorted(prospects, key=lambda each: (each.is_over, each.preference)):
+        fitting = filter(_does_fit, judged.values())
+        best = min(fitting, key=_preference, default=None)
+        if best is not None and not prospect.may_beat(best):
+            break
+        judged[prospect] = _with_headroom(prospect.judge(), wish)
+    return [judged[each] for each in prospects if each in judged]
+
+
+def _in_turn(search: Search, tried: Sequence[Choice]) -> Iterator[list[Prospect]]:
+    """What is looked at where nothing before it fits."""
     hopeless = [each for each in search.candidates if search.is_hopeless(each)]
     hopeful = [ASKED, *(each for each in search.candidates if each not in hopeless)]
     for is_same_result in (True, False):  # another compressed model is taken only where this one is not to be had
-        yield search.quick_choices([each for each in hopeful if each.is_same_result is is_same_result])
-    yield search.quick_choices([each for each in hopeless if not search.is_hopeless(each, IN_REACH)])  # may be near
+        yield _prospects(search, [each for each in hopeful if each.is_same_result is is_same_result])
+    yield _prospects(search, [each for each in hopeless if not search.is_hopeless(each, IN_REACH)])  # may be near
     if any(_is_near(choice, IN_REACH) for choice in tried):
-        yield search.quick_combinations()
+        yield [_combined(search, choice) for choice in search.quick_combinations()]
+
+
+def _prospects(search: Search, strategies: Sequence[Strategy]) -> list[Prospect]:
+    """Of the strategies that can be planned."""
+    trials = ((each, search.elsewhere(each)) for each in strategies)
+    return [
+        Prospect(
+            is_same_result=strategy.is_same_result,
+            moved_bytes=trial.moved_bytes,
+            is_over=bool(trial.fails) or fits(trial.host_demands(search.machine)) == "no",
+            judge=partial(search.planned, strategy),
+        )
+        for strategy, trial in trials
+        if trial is not None
+    ]
+
+
+def _combined(search: Search, choice: Choice) -> Prospect:
+    """Several strategies, of which a quick choice is known."""
+    return Prospect(
+        is_same_result=choice.is_same_result,
+        moved_bytes=choice.moved_bytes,
+        is_over=choice.fits == "no",
+        judge=partial(search.planned, strategy_of(choice)),
+    )
+
+
+def _preference(choice: Choice) -> tuple[bool, int, int]:
+    """Smaller is better."""
+    return not choice.is_same_result, rank(choice.fits), choice.moved_bytes
 
 
 def _does_fit(choice: Choice) -> bool:

@@ -109,8 +109,9 @@ def play(tape: Iterable[Part], device: CachingDevice, settled: int | None = None
     try:
         for part in tape:
             if isinstance(part, Repeated):
-                known = outcomes.setdefault(id(part.script), Outcomes(part.script))
-                after, helds = known.of(device, part.begin, settled, part.streams)
+                if id(part.script) not in outcomes:
+                    outcomes[id(part.script)] = Outcomes(part.script)
+                after, helds = outcomes[id(part.script)].of(device, part.begin, settled, part.streams)
                 device.restore(after, part.end)
                 played.helds += helds
             else:

@@ -66,6 +66,12 @@ def demands_on(
     found = [_on_machine("GPU", machine, card, card.cards)]
     if second is not None:
         found.append(_on_machine("second GPU", machine, second, second.cards + 1))
+    return (*found, *host_demands_on(machine, ram, disk))
+
+
+def host_demands_on(machine: Machine, ram: RamNeed, disk: DiskNeed | None = None) -> tuple[Demand, ...]:
+    """What is asked of all but cards."""
+    found = list[Demand]()
     what = IN_RAM if ram.is_process else ESTIMATED
     found.append(demand("RAM", ram.resident, ram.must_have, ram_of(machine), what))
     if ram.shared:

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from planner.choose.fit import Search
+from planner.choose.fit import FITTING, Search
 from planner.choose.rent import Wish, rent
-from planner.choose.schema import Rent
-from planner.choose.strategies import ASKED, strategy_of
+from planner.choose.schema import Choice, Rent
+from planner.choose.strategies import ASKED, Strategy, strategy_of
 from planner.errors import JobError
+from planner.hardware.demand import rank
 from planner.hardware.machine import HourlyPrice, Machine
 from planner.job import Job
 from planner.planning import plan
@@ -64,7 +65,7 @@ def test_an_offer_near_the_limit_of_a_card_is_what_a_plan_says_of_it() -> None:
     trials = estimator(config=MIXTURE)
     search = Search(trials, job, card, with_budget=False)
     (all_on_it,) = [each for each in search.quick_choices() if each.strategy == "all of the job on the GPU"]
-    assert (all_on_it.fits, search.as_planned(all_on_it).fits) == ("slow", "no")
+    assert (all_on_it.fits, search.planned(strategy_of(all_on_it)).fits) == ("slow", "no")
 
     (offer,) = rent(trials, job, [card], Wish()).offers
     assert offer.choice.strategy != all_on_it.strategy
@@ -125,3 +126,43 @@ def test_at_80_columns_names_and_figures_of_a_machine_stay_whole() -> None:
     assert "13.00 USD" in lines[row]
     assert " of 24.00" in lines[row]
     assert lines[row + 1].startswith("  8 x RTX PRO 6000 Server: ")
+
+
+# ---------------------------------------------------------------------- no more is tried than may be the best
+SIZES = [(gpu, ram) for gpu in (1200, 2000, 8000) for ram in (3000, 64000)]
+
+
+def test_an_offer_is_the_best_of_all_strategies_each_judged_as_a_plan_does() -> None:
+    trials, job = estimator(config=MIXTURE), Job(samples=64, seq_len=512)
+    chosen = set[str]()
+    for gpu, ram in SIZES:
+        card = machine(f"{gpu} and {ram}", 1.0, gpu=gpu * MIB, ram=ram * MIB)
+        search = Search(trials, job, card, with_budget=False)
+        every = [search.planned(each) for each in (ASKED, *search.candidates) if search.elsewhere(each)]
+        fitting = [each for each in every if each.fits in FITTING]
+        offers = rent(trials, job, [card], Wish()).offers
+        if not fitting:
+            assert all(len(offer.choice.changes) > 1 for offer in offers)  # several together
+            continue
+        best = min(fitting, key=lambda each: (not each.is_same_result, rank(each.fits), each.moved_bytes))
+        assert [offer.choice for offer in offers] == [best]
+        chosen.add(best.strategy)
+    assert len(chosen) > 1
+
+
+def test_a_strategy_that_could_be_no_better_is_not_tried_on_a_machine_s_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = list[str]()
+    own = Search.planned
+
+    def planned(search: Search, strategy: Strategy) -> Choice:
+        tried.append(strategy.name)
+        return own(search, strategy)
+
+    monkeypatch.setattr(Search, "planned", planned)
+    (offer,) = found(machine("large", 1.0)).offers
+    assert tried == [offer.choice.strategy] == ["all of the job on the GPU"]
+
+    tried.clear()
+    (offer,) = found(machine("small", 1.0, gpu=needs()["GPU"] + 64 * MIB)).offers
+    assert len(Search(estimator(), JOB, LARGE).candidates) > len(tried) > 1
+    assert tried.count(offer.choice.strategy) == 1
