@@ -177,3 +177,14 @@ def test_nothing_is_played_where_every_batch_is_run(installed: Passing, books: B
     with installed.generating(LinearExperts2D([ExpertMLPWithGate()])):
         assert "__call__" not in vars(ExpertMLPWithGate)
     assert books.rounds == 0
+
+
+def test_nothing_is_played_beside_a_model_whose_code_is_the_user_s(
+    installed: Passing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = LinearExperts2D([ExpertMLPWithGate()])
+    monkeypatch.setattr(passing, "are_modules_of_libraries", lambda modules: own not in list(modules))
+    with installed.generating(LinearExperts2D()):
+        assert "__call__" in vars(ExpertMLPWithGate)
+    with installed.generating(LinearExperts2D(), own):
+        assert "__call__" not in vars(ExpertMLPWithGate)
