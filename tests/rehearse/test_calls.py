@@ -21,6 +21,7 @@ class Books:
         self.made: list[torch.Tensor] = []
         self.played: list[int] = []
         self.dropped: list[int] = []
+        self.known: list[tuple[int, int, tuple[int, ...]]] = []
 
     def record(self) -> None: ...
 
@@ -47,12 +48,28 @@ class Books:
         self.played.append(place)
         return place + 2, 5
 
+    def know(self, call: int, place: int, tensor: torch.Tensor) -> None:
+        self.known.append((call, place, tuple(tensor.shape)))
+
     class made_at:  # noqa: N801  (a context, as the books' own)
         def __init__(self, _origin: int) -> None: ...
 
         def __enter__(self) -> None: ...
 
         def __exit__(self, *_error: Any) -> None: ...
+
+
+class Recordings(Books):
+    """How many calls are being recorded."""
+
+    open = 0
+
+    def record(self) -> None:
+        self.open += 1
+
+    def recorded(self) -> RecordedCall:
+        self.open -= 1
+        return super().recorded()
 
 
 class Module:
@@ -66,6 +83,28 @@ class Module:
         made = torch.zeros(self.rows or x.shape[0], 5, dtype=self.dtype)[: x.shape[0]]
         self.books.made = [torch.empty(3)] if self.kept else [made]
         return made, None
+
+
+class Counting(Module):
+    """Returns how often it was called."""
+
+    def __call__(self, x: torch.Tensor, **named: Any) -> tuple[torch.Tensor, None]:
+        made, nothing = super().__call__(x, **named)
+        return made.fill_(self.calls), nothing
+
+
+class Mixture(Module):
+    """Calls three others, each as often as it is called itself."""
+
+    def __init__(self, books: Books) -> None:
+        super().__init__(books)
+        self.others = [Module(Books()) for _ in range(3)]
+        self.played = [PlayedModule(each, each.books) for each in self.others]
+
+    def __call__(self, x: torch.Tensor, **named: Any) -> tuple[torch.Tensor, None]:
+        for each in self.played:
+            each(x)
+        return super().__call__(x, **named)
 
 
 @pytest.fixture(autouse=True)
@@ -112,9 +151,28 @@ def test_calls_that_leave_something_else_are_run() -> None:
     assert module.calls == 20
 
 
-@pytest.mark.parametrize("form", [{"dtype": torch.int64}, {"rows": 9}])
-def test_results_of_known_numbers_or_that_are_a_part_of_more_are_made_by_running(form: dict[str, Any]) -> None:
-    module = Module(Books(), **form)
+def test_results_that_are_a_part_of_more_are_made_by_running() -> None:
+    module = Module(Books(), rows=9)
+    times(module, 20)
+    assert module.calls == 20
+
+
+def test_results_whose_known_numbers_were_the_same_have_them_again() -> None:
+    module = Module(Books(), dtype=torch.int64)
+    times(module, 20)
+    assert module.calls == EQUAL
+    assert module.books.known == [(3, 2, (4, 5))] * (20 - EQUAL)
+
+
+def test_results_of_unknown_numbers_get_none() -> None:
+    module = Module(Books())
+    times(module, 20)
+    assert module.calls == EQUAL
+    assert not module.books.known
+
+
+def test_results_whose_known_numbers_differ_each_time_are_made_by_running() -> None:
+    module = Counting(Books(), dtype=torch.int64)
     times(module, 20)
     assert module.calls == 20
 
@@ -134,6 +192,45 @@ def test_calls_with_other_inputs_or_without_room_or_with_gradients_are_run() -> 
     for _ in range(10):
         played(torch.empty(4, 2))
     assert module.calls == 10
+
+
+def test_a_call_that_is_played_calls_nothing_and_counts_as_the_calls_within_it() -> None:
+    module, before = Mixture(Books()), PlayedModule.played
+    times(module, 20)
+    assert module.calls == EQUAL
+    assert [each.calls for each in module.others] == [EQUAL] * 3
+    assert PlayedModule.played - before == 3 * (20 - EQUAL)
+
+
+def test_calls_within_one_that_is_run_are_played_on_their_own() -> None:
+    module, before = Mixture(Books()), PlayedModule.played
+    module.books.does = CALM._replace(plain=0)
+    times(module, 20)
+    assert module.calls == 20
+    assert [each.calls for each in module.others] == [EQUAL] * 3
+    assert PlayedModule.played - before == 3 * (20 - EQUAL)
+
+
+def test_a_call_that_is_run_with_other_calls_within_it_is_not_what_it_was() -> None:
+    module = Mixture(Books())
+    played = times(module, EQUAL - 1)
+    module.played = module.played[:2]
+    with torch.no_grad():
+        for _ in range(20):
+            played(torch.empty(4, 2))
+    assert module.calls == EQUAL - 1 + EQUAL
+
+
+def test_a_call_that_fails_is_over_for_the_books() -> None:
+    books = Recordings()
+
+    def fail(_x: torch.Tensor) -> None:
+        assert books.open == PlayedModule.recorded == 1
+        raise ValueError("no luck")
+
+    with torch.no_grad(), pytest.raises(ValueError, match="no luck"):
+        played_of(fail, books)(torch.empty(4, 2))
+    assert books.open == PlayedModule.recorded == 0
 
 
 def test_a_call_is_forgotten_with_the_module_that_was_played() -> None:

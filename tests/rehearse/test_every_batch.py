@@ -13,6 +13,7 @@ import pytest
 
 from planner.compress.schema import Plan
 from planner.job import Job
+from planner.rehearse.child.calls import EQUAL
 from planner.rehearse.job import rehearse_job
 from planner.rehearse.run import ScriptWish, rehearse
 from planner.units import GIB
@@ -67,7 +68,7 @@ oneshot(model=AutoModelForCausalLM.from_pretrained("Qwen/Qwen3-0.6B"), dataset=b
         tokenizer=AutoTokenizer.from_pretrained("Qwen/Qwen3-0.6B"), max_seq_length=256, num_calibration_samples=64,
         recipe=GPTQModifier(targets="Linear", scheme="W4A16", ignore=["lm_head"]))
 """
-MIXTURE = {
+MIXTURE: dict[str, Any] = {
     "architectures": ["Qwen3MoeForCausalLM"],
     "model_type": "qwen3_moe",
     "dtype": "bfloat16",
@@ -99,6 +100,19 @@ oneshot(model=model, dataset=ds, max_seq_length=64, num_calibration_samples=4,
 dispatch_model(model)
 sample = tokenizer("Hello my name is", return_tensors="pt").to(model.device)
 model.generate(**sample, max_new_tokens=12)
+"""
+COUNTING = """
+import sys
+from pathlib import Path
+
+found = []
+def seen(frame, event, _value):
+    if event == "call" and frame.f_code.co_qualname == "LinearExperts2D.forward":
+        found.append(frame.f_lineno)  # no frame, which would hold its tensors
+sys.setprofile(seen)
+model.generate(**sample, max_new_tokens=12)
+sys.setprofile(None)
+Path("COUNT").write_text(str(len(found)))
 """
 
 
@@ -165,3 +179,15 @@ def test_experts_that_are_played_while_text_is_generated_change_no_figure(tmp_pa
         int(found[1]) for note in short.notes if (found := re.search(r"and ([0-9]+) calls of modules", note.text))
     )
     assert calls > 2 * 16 * 6  # of each expert, when three of the same shape had been run
+
+
+def test_the_code_of_a_mixture_runs_for_the_prompt_and_the_first_tokens_alone(tmp_path: Path) -> None:
+    folder, script, count = tmp_path / "mixture", tmp_path / "script.py", tmp_path / "count"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(MIXTURE))
+    text = GENERATING.replace("model.generate(**sample, max_new_tokens=12)", COUNTING)
+    script.write_text(text.replace("FOLDER", str(folder)).replace("COUNT", str(count)))
+    asked = ScriptWish(script=script, arguments=(), job=Job(gpu_memory_bytes=80 * GIB), python=PYTHON, quiet=True)
+    for every, calls in ((False, 1 + EQUAL), (True, 12)):
+        rehearse(replace(asked, every_batch=every), lambda _text: None)
+        assert int(count.read_text()) == MIXTURE["num_hidden_layers"] * calls

@@ -4,6 +4,7 @@ import gc
 import types
 from typing import Any
 
+import pytest
 import torch
 
 from planner.rehearse.child.steps import _EntryPoints, _modules_of
@@ -58,3 +59,19 @@ def test_modules_are_counted_as_the_model_counts_them() -> None:
     model.register_module("removed", None)
     assert _modules_of(model) == len(list(model.modules())) == 4
     assert _modules_of("no model") == 0
+
+
+@pytest.mark.parametrize(
+    ("description", "hooks"),
+    [("(1/2): Calibrating", True), ("(2/2): Propagating", False), ("(2/2): Preparing", True), ("whatever", True)],
+)
+def test_a_loop_that_propagates_alone_is_one_without_hooks(description: str, hooks: bool) -> None:
+    said: list[bool] = []
+
+    def batches(own: Any, _cache: Any, *, is_plain: bool, hooks: bool) -> Any:
+        said.append(hooks)
+        return own
+
+    points = _EntryPoints(Steps(), types.SimpleNamespace(batches=batches))
+    assert list(points._batches(lambda *_values: range(3))(None, 3, [], description)) == [0, 1, 2]
+    assert said == [hooks]

@@ -56,7 +56,7 @@ class RecordedCall(NamedTuple):
 
 
 def _structure(fields: tuple[str, ...]) -> Any:
-    """driver/deeds.h and loops.h have the same."""
+    """driver/deeds.h and calls.h have the same."""
     each = [(name, ctypes.c_int64 if name in ("change", "rise") else ctypes.c_uint64) for name in fields]
     return type("Structure", (ctypes.Structure,), {"_fields_": each})
 
@@ -97,6 +97,7 @@ class TensorBooks:
             function.argtypes = [ctypes.c_int64]
         self._c.books_play.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
         self._c.books_keep.restype = self._c.books_play.restype = ctypes.c_int64
+        self._c.books_know.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
         self._c.books_rise.argtypes = [ctypes.c_int64]
         names = (folder / "trace.bin", folder / "origins.jsonl", script, own)
         self._c.books_open(*(os.fsencode(name) for name in names))
@@ -168,11 +169,11 @@ class TensorBooks:
         return _MadeAt(self._c.books_made_at, origin)
 
     def record(self) -> None:
-        """A call begins that may be played later."""
+        """A call begins that may be played later; it may be within another one."""
         self._c.books_record()
 
     def recorded(self) -> RecordedCall:
-        """The call is over."""
+        """The call that began last is over."""
         done = _RecordedCall()
         self._c.books_recorded(ctypes.byref(done))
         return RecordedCall(*(getattr(done, name) for name in RecordedCall._fields))
@@ -200,6 +201,10 @@ class TensorBooks:
         if found < 0:
             raise RuntimeError("planner rehearse: memory ran out where there was room")
         return found, origin.value
+
+    def know(self, call: int, place: int, tensor: torch.Tensor) -> None:
+        """This tensor, taken at this place of the call, has the numbers that were known of the recorded one."""
+        self._c.books_know(call, place, tensor.untyped_storage().data_ptr())
 
     def round(self) -> None:
         """A round begins: work that may be like the round before, and is then not written but counted."""

@@ -46,6 +46,7 @@ def main(file: str) -> int:
         experts,
         generation,
         grid,
+        linears,
         marks,
         passing,
         pretrained,
@@ -71,6 +72,7 @@ def main(file: str) -> int:
     values.install(settings, books, hooks)
     data.install(settings, events, hooks)
     generation.install(step, passed, hooks)
+    linears.install(passed)
     ranks.install(settings, hooks)
     web.install(settings, events, hooks)
     shelf = Shelf(settings, books, events)

@@ -213,7 +213,8 @@ class _EntryPoints:
             self.passing.subgraph = subgraph
             is_plain = not any(rest) and is_space_of_libraries(sys._getframe(1).f_globals)
             own = function(activations, count, names, description, *rest)
-            for number, item in enumerate(self.passing.batches(own, activations, is_plain=is_plain)):
+            batches = self.passing.batches(own, activations, is_plain=is_plain, hooks=word != "Propagating")
+            for number, item in enumerate(batches):
                 yield item
                 if number < COLLECTED_BATCHES:  # a cycle of the first forward keeps its inputs until Python collects
                     gc.collect()

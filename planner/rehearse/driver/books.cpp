@@ -32,6 +32,7 @@
 #include <atomic>
 #include <cstdio>
 #include <mutex>
+#include <set>
 #include <unordered_map>
 #include <unordered_set>
 #include <vector>
@@ -149,7 +150,7 @@ static void name_allocations() {
     note(ORIGIN, 0, each.serial, where, 0);
     std::scoped_lock guard(g_lock, g_trace_lock);
     if (each.cpu) { if (g_cpu.count(each.cpu)) g_cpu_origins[each.cpu] = where; }  // else it has been given back
-    else if (g_recording.on) for (auto ask = g_recording.asks.rbegin(); ask != g_recording.asks.rend(); ++ask) if (ask->serial == each.serial) { ask->origin = where; break; }
+    else recorded_origin(each.serial, where);
   }
 }
 
@@ -197,7 +198,7 @@ static void cpu_delete(void* p) {
     g_unknown_cpu.erase(p); g_truths.erase(p); g_never_all.erase(p);
     g_live -= bytes;
     g_deeds.cpu = mixed(g_deeds.cpu, bytes << 1 | 1);
-    if (g_recording.on) { g_recording.cpu = mixed(g_recording.cpu, bytes << 1 | 1); g_recording.large += bytes >= NAMED; }
+    recorded_on_cpu(bytes, false, g_live);
     g_deeds.large_given += bytes >= NAMED;
   }
   if (bytes >= NAMED) {
@@ -227,7 +228,7 @@ struct Cpu final : c10::Allocator {
       if (live > g_peak) g_peak = live;
       if (live > g_batch_peak) g_batch_peak = live;
       g_deeds.cpu = mixed(g_deeds.cpu, bytes << 1);
-      if (g_recording.on) { g_recording.cpu = mixed(g_recording.cpu, bytes << 1); g_recording.large += bytes >= NAMED; if (live > g_recording.peak) g_recording.peak = live; }
+      recorded_on_cpu(bytes, true, live);
       g_deeds.large_taken += bytes >= NAMED;
     }
     if (bytes < NAMED) return;
@@ -662,6 +663,7 @@ void books_watch(int on) { c10::impl::tls_set_dispatch_key_included(DispatchKey:
 void books_rounds_over();
 void books_mark(uint32_t number) { if (g_holding) books_rounds_over(); note(MARK, 0, number, 0, 0); keep_layout(number); std::lock_guard<std::mutex> guard(g_trace_lock); if (g_trace) fflush(g_trace); }
 #include "loops.h"
+#include "calls.h"
 void books_close() { if (g_holding) books_rounds_over(); std::lock_guard<std::mutex> guard(g_trace_lock); if (g_trace) fclose(g_trace); if (g_origins) fclose(g_origins); g_trace = g_origins = nullptr; }
 void books_forget() { std::lock_guard<std::mutex> guard(g_trace_lock); g_trace = g_origins = nullptr; }  // in a forked child
 void books_selected(double share) { g_selected = share; }

@@ -48,17 +48,19 @@ static void did_on_card(const Event& e) {  // with g_trace_lock
 }
 
 // ------------------------------------------------------------------ calls that are played again
-// What a call asks of the card: tensors by their number in the call. It is played to the same allocator.
-struct Ask { uint64_t bytes; uint32_t which, origin, serial; bool taken; };
-struct Recording { bool on = false, plain = true; uint64_t hash = 0, cpu = 0, large = 0; int64_t live = 0, peak = 0; std::vector<Ask> asks; std::unordered_map<uint64_t, uint32_t> alive; };
-static Recording g_recording;
-struct Kept { std::vector<Ask> asks; std::unordered_set<uint32_t> survivors; uint64_t needed = 0; };
+// What a call asks of the card: tensors by their number in the call. It is played to the same allocator. Where a round
+// begins within it, that is a deed, too.
+enum Deed : uint8_t { TAKEN, GIVEN, ROUND };
+struct Ask { uint64_t bytes; uint32_t which, origin, serial; Deed deed; };
+struct Recording { bool plain = true; uint64_t hash = 0, cpu = 0, large = 0; int64_t live = 0, peak = 0; std::vector<Ask> asks; std::unordered_map<uint64_t, uint32_t> alive; };
+static std::vector<Recording> g_recordings;  // of calls that are being run: each of the one before it
+static Recording g_recorded;                 // of the one that ended last
+struct KeptRound { size_t begin; std::vector<uint32_t> there; bool is_again; };
+struct Kept { std::vector<Ask> asks; std::unordered_map<uint32_t, std::string> survivors; std::vector<KeptRound> rounds; uint64_t needed = 0; };  // survivors: their numbers, where known
 static std::unordered_map<int64_t, Kept> g_kept;  // by number
 static int64_t g_kept_ever = 0;
 static std::vector<void*> g_played;      // blocks of the call that is being played, by number
-static void recorded_on_card(const Event& e) {  // with g_trace_lock
-  Recording& r = g_recording;
-  if (!r.on || e.action == FREE || e.action == SEGMENT || e.action == SEGMENT_FREE) return;
+static void put_on_record(Recording& r, const Event& e) {
   if (e.device || e.stream || (e.action != ALLOC && e.action != FREED)) { r.plain = false; return; }
   uint32_t which = (uint32_t)r.asks.size();
   if (e.action == FREED) {
@@ -67,6 +69,20 @@ static void recorded_on_card(const Event& e) {  // with g_trace_lock
     which = it->second;
     r.alive.erase(it);
   } else r.alive[e.address] = which;
-  r.asks.push_back({e.bytes, which, 0, e.number, e.action == ALLOC});
+  r.asks.push_back({e.bytes, which, 0, e.number, e.action == ALLOC ? TAKEN : GIVEN});
   r.hash = mixed(mixed(mixed(r.hash, e.bytes), which), e.action);
+}
+static void recorded_on_card(const Event& e) {  // with g_trace_lock
+  if (e.action == FREE || e.action == SEGMENT || e.action == SEGMENT_FREE) return;
+  for (Recording& each : g_recordings) put_on_record(each, e);
+}
+static void recorded_round() {  // with g_trace_lock
+  for (Recording& each : g_recordings) { each.asks.push_back({0, 0, 0, 0, ROUND}); each.hash = mixed(each.hash, ROUND); }
+}
+static void recorded_on_cpu(uint64_t bytes, bool is_taken, int64_t live) {
+  for (Recording& each : g_recordings) { each.cpu = mixed(each.cpu, bytes << 1 | !is_taken); each.large += bytes >= NAMED; each.peak = std::max(each.peak, live); }
+}
+static void recorded_origin(uint32_t serial, uint32_t origin) {  // with g_trace_lock; numbers come again with each round
+  for (Recording& each : g_recordings)
+    for (auto ask = each.asks.rbegin(); ask != each.asks.rend(); ++ask) if (ask->serial == serial) { ask->origin = origin; break; }
 }

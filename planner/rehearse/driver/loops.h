@@ -1,5 +1,5 @@
-// What the child's Python calls about batches, rounds of experts, and calls that are played (child/books.py). A part of
-// books.cpp, where C's names are.
+// What the child's Python calls about batches and rounds of experts (child/books.py). A part of books.cpp, where C's names
+// are.
 // A batch begins: what was done since the one before began.
 void books_batch(Deeds* done) {
   if (g_holding) books_rounds_over();
@@ -24,8 +24,8 @@ void books_batch(Deeds* done) {
 struct Round { uint64_t card, cpu, held, questions, large; int64_t live; uint32_t allocs; };
 static Round g_begun = {}, g_written[2] = {};
 static uint32_t g_rounds = 0, g_again = 0;
-static void round_over() {  // with both locks
-  if (!g_holding) return;
+static bool round_over() {  // with both locks; whether it was counted
+  if (!g_holding) return false;
   g_holding = false;
   Round done = {g_deeds.card, g_deeds.cpu, g_deeds.held, g_deeds.questions, g_deeds.large_taken + g_deeds.large_given, g_live, 0};
   bool is_calm = done.held == g_begun.held && done.live == g_begun.live && !done.questions && !done.large;
@@ -42,13 +42,16 @@ static void round_over() {  // with both locks
     g_rounds++;
   }
   g_round.clear();
+  return is_known;
 }
-void books_round() {
+bool books_round() {
   std::scoped_lock guard(g_lock, g_trace_lock);
-  round_over();
+  bool is_known = round_over();
   g_deeds.card = g_deeds.cpu = g_deeds.questions = g_deeds.large_taken = g_deeds.large_given = 0;
   g_begun = {0, 0, g_deeds.held, 0, 0, g_live, g_allocs};
   g_holding = true;
+  recorded_round();
+  return is_known;
 }
 void books_rounds_over() {
   std::scoped_lock guard(g_lock, g_trace_lock);
@@ -59,11 +62,15 @@ void books_rounds_over() {
 }
 void books_again(uint32_t batches, uint32_t times) { note(AGAIN, 0, times, batches, 0); }
 void books_rounds_end() { note(ROUNDS_END, 0, 0, 0, 0); }
-// A batch that is passed over would have risen so far.
-void books_rise(int64_t bytes) { std::lock_guard<std::mutex> guard(g_lock); if (g_live + bytes > g_peak) g_peak = g_live + bytes; }
+// A batch that is passed over, or a call that is played, would have risen so far.
+void books_rise(int64_t bytes) {
+  std::lock_guard<std::mutex> guard(g_lock);
+  g_peak = std::max(g_peak, g_live + bytes);
+  for (Recording& each : g_recordings) each.peak = std::max(each.peak, g_live + bytes);
+}
 uint32_t books_origin(void* p) { std::lock_guard<std::mutex> guard(g_trace_lock); auto it = g_cpu_origins.find(p); return it == g_cpu_origins.end() ? 0 : it->second; }
 void books_made_at(uint32_t origin) { t_origin = origin; }  // until it is 0 again
-void books_asked() { std::lock_guard<std::mutex> guard(g_trace_lock); g_deeds.questions++; g_recording.plain = false; write({ASKED, 0, 0, 0, 0, 0}); }
+void books_asked() { std::lock_guard<std::mutex> guard(g_trace_lock); g_deeds.questions++; for (Recording& each : g_recordings) each.plain = false; write({ASKED, 0, 0, 0, 0, 0}); }
 // Of a storage's numbers, 0 where they are not known.
 uint64_t books_numbers(void* p, uint64_t bytes, int on_card) {
   std::lock_guard<std::mutex> guard(g_lock);
@@ -71,65 +78,4 @@ uint64_t books_numbers(void* p, uint64_t bytes, int on_card) {
   uint64_t sum = 1;
   for (uint64_t i = 0; i < bytes; i += 8) { uint64_t word = 0; memcpy(&word, (char*)p + i, std::min<uint64_t>(8, bytes - i)); sum = mixed(sum, word); }
   return sum | 1;
-}
-
-struct Recorded { uint64_t hash, cpu, large, survivors, plain; int64_t change, rise; };
-void books_record() {
-  std::scoped_lock guard(g_lock, g_trace_lock);
-  g_recording = {};
-  g_recording.on = true;
-  g_recording.live = g_recording.peak = g_live;
-}
-void books_recorded(Recorded* done) {
-  std::scoped_lock guard(g_lock, g_trace_lock);
-  Recording& r = g_recording;
-  r.on = false;
-  *done = {r.hash, r.cpu, r.large, r.alive.size(), r.plain, g_live - r.live, r.peak - r.live};
-}
-// What was recorded last is played under this number from now on (-1: a new one), which is returned. Its tensors that
-// outlive it, by the order of their birth.
-int64_t books_keep(int64_t number, uint64_t* addresses, uint64_t most) {
-  std::lock_guard<std::mutex> guard(g_trace_lock);
-  if (number < 0) number = g_kept_ever++;
-  Kept kept;
-  kept.asks = g_recording.asks;
-  std::vector<std::pair<uint32_t, uint64_t>> found;
-  for (auto& each : g_recording.alive) found.emplace_back(each.second, each.first);
-  std::sort(found.begin(), found.end());
-  for (size_t i = 0; i < found.size() && i < most; i++) { addresses[i] = found[i].second; kept.survivors.insert(found[i].first); }
-  for (auto& ask : kept.asks) if (ask.taken) kept.needed += (ask.bytes + (32 << 20)) & ~(uint64_t)((2 << 20) - 1);
-  g_kept[number] = std::move(kept);
-  return number;
-}
-// Nobody plays this call any more.
-void books_drop(int64_t number) { std::lock_guard<std::mutex> guard(g_trace_lock); g_kept.erase(number); }
-static const Kept& kept_call(int64_t number) { std::lock_guard<std::mutex> guard(g_trace_lock); return g_kept.at(number); }
-// The driver has so much left that whatever the call asks for is there.
-int books_has_room(int64_t number) {
-  static auto information = (int (*)(size_t*, size_t*))dlsym(RTLD_DEFAULT, "cudaMemGetInfo");
-  size_t free = 0, total = 0;
-  if (!information || c10::cuda::current_device() != 0 || c10::cuda::getCurrentCUDAStream().stream() || information(&free, &total)) return 0;
-  return free > kept_call(number).needed;
-}
-// Blocks that a call still holds that was not played to its end.
-static void give_back_played() {
-  for (void*& block : g_played) if (block) { c10::cuda::CUDACachingAllocator::raw_delete(block); block = nullptr; }
-}
-// Play on from this place to where the next tensor is taken that outlives the call, or to the end: that place. Whoever
-// calls takes that tensor. -1: memory ran out.
-int64_t books_play(int64_t number, int64_t place, uint32_t* origin) {
-  const Kept& kept = kept_call(number);
-  if (!place) { give_back_played(); g_played.assign(kept.asks.size(), nullptr); }
-  try {
-    for (; place < (int64_t)kept.asks.size(); place++) {
-      const Ask& ask = kept.asks[place];
-      if (!ask.taken) { c10::cuda::CUDACachingAllocator::raw_delete(g_played[ask.which]); g_played[ask.which] = nullptr; continue; }
-      if (kept.survivors.count(ask.which)) { *origin = ask.origin; return place; }
-      g_played[ask.which] = c10::cuda::CUDACachingAllocator::raw_alloc(ask.bytes);
-      std::vector<Unnamed> unnamed;
-      unnamed.swap(t_unnamed);
-      for (auto& each : unnamed) note(ORIGIN, 0, each.serial, ask.origin, 0);
-    }
-  } catch (const std::exception&) { give_back_played(); return -1; }
-  return place;
 }
