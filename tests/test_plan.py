@@ -211,9 +211,17 @@ def test_gptq_over_a_vision_tower_that_runs_is_refused(recipe: Writer) -> None:
 
 def test_gptq_over_a_vision_tower_that_never_runs_is_only_told(recipe: Writer) -> None:
     found = plan("qwen2.5-vl-7b", recipe(("GPTQModifier", TOWER)), job(vision_layers=2))
-    told = "text-only samples never run: scales of theirs are never computed, and saved as whatever lay in memory"
+    told = "which no sample of this job runs: their scales, or those of their activations, are never computed"
     assert any("visual" in note and told in note for note in texts(found.notes))
     assert not any("visual" in holding.owner for step in found.steps for holding in step.gpu.largest)
+
+
+def test_gptq_over_a_tower_inside_one_target_that_no_sample_runs_is_told(recipe: Writer) -> None:
+    whole = job(vision_layers=2, sequential_targets=("Qwen2_5_VLModel",))
+    told = "which no sample of this job runs: their scales, or those of their activations, are never computed"
+    for gptq, is_told in ((TOWER, True), ({**TOWER, "ignore": ["re:.*lm_head", "re:.*visual.*"]}, False)):
+        found = texts(plan("qwen2.5-vl-7b", recipe(("GPTQModifier", gptq)), whole).notes)
+        assert any("visual" in note and told in note for note in found) is is_told
 
 
 def test_rounding_a_vision_tower_that_runs_is_told_to_leave_its_scales_alone(recipe: Writer) -> None:

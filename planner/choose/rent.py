@@ -8,10 +8,11 @@ from planner.choose.estimator import Estimator
 from planner.choose.fit import FITTING, Search
 from planner.choose.schema import Choice, Offer, Rent
 from planner.choose.strategies import ASKED, Strategy, strategy_of
-from planner.errors import JobError
+from planner.errors import JobError, UnsupportedError
 from planner.hardware.demand import Demand, binding, fits, rank
 from planner.hardware.machine import Machine
 from planner.job import Job
+from planner.notes import Note
 
 NEAR = 2.0
 """A machine misses narrowly where what it lacks is less than so many times what it has."""
@@ -62,10 +63,15 @@ def rent(estimator: Estimator, job: Job, machines: Sequence[Machine], wish: Wish
         raise JobError(f"no machine of the catalogue has {what}; leave that out, or name a catalogue")
     plans = [estimator.on_gpus(gpus).trial(job).plan for gpus in sorted({each.gpus for each in affordable})]
     plan, notes = plans[0], dict.fromkeys(note for each in plans for note in each.notes)
-    offers = [
-        Offer(machine=machine, choice=_best(Search(estimator, job, machine, with_budget=False), wish))
-        for machine in affordable
-    ]
+    offers, left_out = list[Offer](), dict[str, list[Machine]]()
+    for machine in affordable:
+        try:
+            choice = _best(Search(estimator, job, machine, with_budget=False), wish)
+        except UnsupportedError as error:  # of operators on its card's generation
+            left_out.setdefault(str(error), []).append(machine)
+        else:
+            offers.append(Offer(machine=machine, choice=choice))
+    notes |= dict.fromkeys(_not_tried(len(machines), why) for why, machines in left_out.items())
     missing = [offer for offer in offers if not _does_fit(offer.choice)]
     near = sorted((offer for offer in missing if _is_near(offer.choice)), key=_lacks)[:SHOWN]
     fitting = [offer for offer in offers if _does_fit(offer.choice)]
@@ -79,6 +85,11 @@ def rent(estimator: Estimator, job: Job, machines: Sequence[Machine], wish: Wish
         near_misses=tuple(near),
         is_ranked_by_price=any(offer.machine.price for offer in fitting),
     )
+
+
+def _not_tried(count: int, why: str) -> Note:
+    machines = "1 machine" if count == 1 else f"{count} machines"
+    return Note(kind="job", text=f"Not tried on {machines}: {why}")
 
 
 def _best(search: Search, wish: Wish) -> Choice:

@@ -327,11 +327,13 @@ def _is_observed(unit: "Unit", name: str, graph: "ModelGraph", job: Job) -> bool
 
 
 def _hidden(units: Sequence[UnitTargets], graph: "ModelGraph", job: Job) -> tuple[HiddenModule, ...]:
-    """Selected modules that the traced graph does not show."""
-    named = ((unit.unit + module.name, module) for unit in units for module in unit.modules if not module.observed)
+    """Selected modules that the traced graph does not show, or that no sample runs."""
+    named = [(unit.unit + module.name, module) for unit in units for module in unit.modules]
+    idle = {name for name, _ in named if f"{name}.weight" in graph.trace.unread}
     return tuple(
-        HiddenModule(name, module.embedding, runs=job.has_media or name in graph.trace.wrapped)
+        HiddenModule(name, module.embedding, runs=name not in idle and (job.has_media or name in graph.trace.wrapped))
         for name, module in named
+        if name in idle or not module.observed
     )
 
 

@@ -58,7 +58,9 @@ def _without_class(config: Any) -> str:
     if not hearing:
         text = "transformers has neither a causal language model nor an image-text-to-text model"
         own = "is" if getattr(config, "auto_map", None) else "may be"
-        return f"{text} of model_type {config.model_type!r}; its class {own} {OF_REPOSITORY}"
+        is_elsewhere = own == "is" or not _names("MODEL_MAPPING_NAMES", config.model_type)
+        of_repository = f"; its class {own} {OF_REPOSITORY}" if is_elsewhere else ""
+        return f"{text} of model_type {config.model_type!r}{of_repository}"
     text = (
         f"planner plans models that read and see, and of those that hear {', '.join(HEARING)} alone, not {hearing[0]}"
     )

@@ -290,8 +290,9 @@ class _Loader:
         return replace(trace, notes=(*trace.notes, *notes))
 
     def _with_untouched(self, trace: ModelTrace) -> ModelTrace:
-        """The trace with a note on weights that it never reads, except where text-only samples explain it."""
+        """The trace with weights that it never reads, and a note on those that text-only samples do not explain."""
         missing = untouched(self.units, self.structures, trace)
+        trace = replace(trace, unread=frozenset(name for names in missing.values() for name in names))
         idle = {unit.name for unit in self.units if unit.kind in BESIDE_TEXT} if not self.job.has_media else ()
         unexplained = [name for unit, names in missing.items() if unit not in idle for name in names]
         if not unexplained:

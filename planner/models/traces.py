@@ -161,6 +161,8 @@ class ModelTrace:
     """Modules that a wrapped function calls: `sequential_epoch_end` never sees them."""
     held: Mapping[str, tuple[Call, ...]] = field(default_factory=dict)
     """Calls of the modules that hold sequential targets, by full name; the model itself goes by none."""
+    unread: frozenset[str] = frozenset()
+    """Weights, by full name, that no segment reads."""
     iterated: frozenset[str] = frozenset()
     """Lists and sequences of modules that somebody goes through as a whole."""
 

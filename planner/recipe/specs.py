@@ -121,7 +121,8 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class HiddenModule:
-    """A selected module that the traced graph does not show, so that `sequential_epoch_end` never gets it."""
+    """A selected module that the traced graph does not show, so that `sequential_epoch_end` never gets it, or that no
+    sample runs."""
 
     name: str
     is_embedding: bool

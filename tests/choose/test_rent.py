@@ -16,7 +16,7 @@ from planner.job import Job
 from planner.planning import plan
 from planner.reports.rent import conclusion, render
 from planner.units import GIB, MIB
-from tests.choose.small import JOB, LARGE, MIXTURE, estimator
+from tests.choose.small import CONFIG, JOB, LARGE, MIXTURE, estimator
 
 
 @cache
@@ -136,18 +136,28 @@ def test_an_offer_is_the_best_of_all_strategies_each_judged_as_a_plan_does() -> 
     trials, job = estimator(config=MIXTURE), Job(samples=64, seq_len=512)
     chosen = set[str]()
     for gpu, ram in SIZES:
-        card = machine(f"{gpu} and {ram}", 1.0, gpu=gpu * MIB, ram=ram * MIB)
+        card = machine(f"{gpu} and {ram}", 1.0, gpu=gpu * MIB, ram=ram * MIB, sm=90 if gpu == 2000 else 75)
         search = Search(trials, job, card, with_budget=False)
         every = [search.planned(each) for each in (ASKED, *search.candidates) if search.elsewhere(each)]
         fitting = [each for each in every if each.fits in FITTING]
         offers = rent(trials, job, [card], Wish()).offers
         if not fitting:
-            assert all(len(offer.choice.changes) > 1 for offer in offers)  # several together
+            assert all(len(offer.choice.changes) > 1 for offer in offers)  # none, or several together
             continue
         best = min(fitting, key=lambda each: (not each.is_same_result, rank(each.fits), each.moved_bytes))
         assert [offer.choice for offer in offers] == [best]
         chosen.add(best.strategy)
     assert len(chosen) > 1
+
+
+def test_a_machine_on_whose_card_an_operator_was_not_measured_hides_no_other() -> None:
+    narrow = {**CONFIG, "hidden_size": 8192, "num_attention_heads": 64, "num_key_value_heads": 1, "head_dim": 64}
+    machines = [machine("old", 0.1, sm=75), machine("new", 1.0, sm=80)]
+    answer = rent(estimator("wanda_50", narrow), Job(samples=8, seq_len=128), machines, Wish())
+    assert names(answer) == ["new"]
+    (note,) = (note.text for note in answer.notes if note.text.startswith("Not tried"))
+    assert note.startswith("Not tried on 1 machine: ")
+    assert note.endswith(" on sm_75 was not measured")
 
 
 def test_a_strategy_that_could_be_no_better_is_not_tried_on_a_machine_s_card(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,12 +179,23 @@ def test_nothing_is_played_where_every_batch_is_run(installed: Passing, books: B
     assert books.rounds == 0
 
 
-def test_nothing_is_played_beside_a_model_whose_code_is_the_user_s(
-    installed: Passing, monkeypatch: pytest.MonkeyPatch
+def test_a_module_of_another_model_is_run_as_it_is_while_text_is_generated(installed: Passing, books: Books) -> None:
+    model, other, one = LinearExperts2D([ExpertMLPWithGate()]), LinearExperts2D([ExpertMLPWithGate()]), torch.ones(1)
+    with installed.generating(model):
+        assert other(one) == 3
+        assert books.rounds == 0
+        assert model(one) == 3
+    assert books.rounds == 1
+
+
+def test_calls_are_played_on_after_another_model_generated_meanwhile(
+    installed: Passing, books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = LinearExperts2D([ExpertMLPWithGate()])
+    model, own, one = LinearExperts2D([ExpertMLPWithGate()]), LinearExperts2D([ExpertMLPWithGate()]), torch.ones(1)
     monkeypatch.setattr(passing, "are_modules_of_libraries", lambda modules: own not in list(modules))
-    with installed.generating(LinearExperts2D()):
-        assert "__call__" in vars(ExpertMLPWithGate)
-    with installed.generating(LinearExperts2D(), own):
-        assert "__call__" not in vars(ExpertMLPWithGate)
+    with installed.generating(model):
+        with installed.generating(own):
+            assert own(one) == model(one) == 3
+            assert books.rounds == 0
+        assert model(one) == 3
+        assert books.rounds == 1

@@ -104,13 +104,15 @@ class QuantizationMixinSpec(ModifierSpec):
         """Hidden modules get scales that nobody computes.
 
         compressed-tensors quantization/lifecycle/initialize.py makes them by torch.empty. Seen with the real library in
-        a tower of Qwen2-VL that no sample ran: -9.4e-37 after GPTQ, 0 after static rounding.
+        a tower of Qwen2-VL that no sample ran: -9.4e-37 after GPTQ, 0 after static rounding. Where the whole model is
+        the sequential target, or in the basic pipeline, static rounding computes those of weights, and the tower's
+        input scales are 3.5e-35 and 1.3e-21; GPTQ's are garbage all the same (Qwen2-Audio).
         """
         idle = [module.name for module in modules if not module.runs]
         if idle:
             yield _note(
-                f"{self.type} targets {few(idle)}, which text-only samples never run: scales of theirs are never "
-                "computed, and saved as whatever lay in memory. Add them to ignore."
+                f"{self.type} targets {few(idle)}, which no sample of this job runs: their scales, or those of their "
+                "activations, are never computed, and saved as whatever lay in memory. Add them to ignore."
             )
         run = [module.name for module in modules if module.runs]
         if run:

@@ -17,6 +17,8 @@ for a moment. The thread is free to come later; it was seen to come at once, bec
 lock when it waits for the stream's event.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -80,9 +82,9 @@ class Pass:
         self.names.bind(self.result, *(() if shares else outputs.values()))
         self.names.bind(PASSED[self.result], *passed)
         if self.store:
-            self._offload_again(last)
-            # a cache on this device takes the very tensors: they are counted there from now on
-            self.cache.store(self.subgraph.writes, outputs if shares else {}, last=last)
+            with self._offloaded_again(last):
+                # a cache on this device takes the very tensors: they are counted there from now on
+                self.cache.store(self.subgraph.writes, outputs if shares else {}, last=last)
             self.context.traffic.off_gpu(0 if shares else self.cache.batch_bytes(self.subgraph.writes, last=last))
             still_held = self.cache.delete(self.subgraph.consumed, last=last)
             for number, handle in zip(self.subgraph.consumed, still_held, strict=False):
@@ -90,14 +92,16 @@ class Pass:
                     self.context.ledger.bequeath(handle, self.forward.cached[number])
             self.names.extend("inputs", still_held)
 
-    def _offload_again(self, last: bool) -> None:
-        """cache.py `update` copies what was passed as all else, before the copies of it in the cache go."""
+    @contextmanager
+    def _offloaded_again(self, last: bool) -> Iterator[None]:
+        """cache.py `update` copies what was passed as all else, and then lets go of the copies of it in the cache."""
         if self.cache.device == self.context.device:
+            yield
             return
         nbytes = self.cache.batch_bytes(self.subgraph.passed, last=last)
         self.context.traffic.off_gpu(nbytes)
         with self.context.ledger.hold(self.cache.device, nbytes, "activation_cache", "inputs once more"):
-            pass
+            yield
 
     def _fetch(self, last: bool) -> list[tuple[int, Handle]]:
         with self.context.ledger.on_stream("gpu", self.stream):

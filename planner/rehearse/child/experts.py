@@ -1,10 +1,11 @@
-"""A mixture's experts while text is generated: LLM Compressor runs each of them for each token, most without rows.
+"""A mixture's experts where nothing is kept of what they are called with: LLM Compressor runs each for each token that
+is generated, most without rows, and for each batch that is propagated.
 
 llmcompressor/modeling/moe/linear_experts.py LinearExperts2D.forward. An expert is called with inputs of the same shapes
 again and again, and keeps nothing: its calls are played. So is the call of all of them, with what lies between. One
 expert's turn is a round, and most do what the one before did: they are counted in the trace instead of written.
 
-The classes have a call of their own while text is generated, and no longer: torch.fx knows the modules that it does not
+The classes have a call of their own meanwhile, and no longer: torch.fx knows the modules that it does not
 look into by the call that they inherit (torch/fx/_symbolic_trace.py Tracer.trace), and would look into these.
 """
 
@@ -30,7 +31,7 @@ def install(books: TensorBooks, passing: Passing, module: Any) -> None:
 def _expert(own: Any, books: TensorBooks, passing: Passing) -> Any:
     @functools.wraps(own)
     def call(expert: Any, *values: Any, **named: Any) -> Any:
-        if passing.played is None:
+        if not passing.may_play(expert):
             return own(expert, *values, **named)
         books.round()
         return passing.stand_in(expert, own)(*values, **named)
@@ -41,7 +42,7 @@ def _expert(own: Any, books: TensorBooks, passing: Passing) -> Any:
 def _experts(own: Any, books: TensorBooks, passing: Passing) -> Any:
     @functools.wraps(own)
     def call(experts: Any, *values: Any, **named: Any) -> Any:
-        if passing.played is None:
+        if not passing.may_play(experts):
             return own(experts, *values, **named)
         try:
             return passing.stand_in(experts, own)(*values, **named)
@@ -54,7 +55,7 @@ def _experts(own: Any, books: TensorBooks, passing: Passing) -> Any:
 def _mixture(own: Any, passing: Passing) -> Any:
     @functools.wraps(own)
     def call(experts: Any, *values: Any, **named: Any) -> Any:
-        if passing.played is None:
+        if not passing.may_play(experts):
             return own(experts, *values, **named)
         return passing.stand_in(experts, own)(*values, **named)
 

@@ -23,11 +23,6 @@ def _never_the_last_token(module: Any) -> None:
     module.EosTokenCriteria.__call__ = call
 
 
-def _helpers(named: dict[str, Any]) -> list[Any]:
-    """Other models that generate with the one that is asked."""
-    return [named["assistant_model"]] if named.get("assistant_model") is not None else []
-
-
 def _as_step(steps: Steps, passing: Passing, module: Any) -> None:
     own = module.GenerationMixin.generate
 
@@ -39,7 +34,7 @@ def _as_step(steps: Steps, passing: Passing, module: Any) -> None:
         steps.begin("script")
         steps.marked = "generate"
         try:
-            with passing.generating(*values[:1], *_helpers(named)):
+            with passing.generating(values[0] if values else None):
                 return own(*values, **named)
         finally:
             steps.begin("script")

@@ -19,7 +19,8 @@ def install(passing: Passing) -> None:
 
     @functools.wraps(own)
     def call(linear: Any, *values: Any, **named: Any) -> Any:
-        if passing.played is None or PlayedModule.recorded or getattr(linear, "quantization_scheme", None) is None:
+        is_quantized = getattr(linear, "quantization_scheme", None) is not None
+        if not is_quantized or PlayedModule.recorded or not passing.may_play(linear):
             return own(linear, *values, **named)
         return passing.stand_in(linear, own)(*values, **named)
 
