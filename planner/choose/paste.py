@@ -91,7 +91,8 @@ def _parts(job: Job) -> Iterator[str]:
         height, width = job.image_size
         yield f"# each sample of the dataset has {job.images} images of {height} x {width} pixels"
     if job.audios:
-        yield f"# each sample of the dataset has {job.audios} audio clips, of {job.audio_seconds} seconds each"
+        clips = "1 audio clip" if job.audios == 1 else f"{job.audios} audio clips"
+        yield f"# each sample of the dataset has {clips} of {job.audio_seconds} seconds"
     for layers, part in ((job.layers, "decoder"), (job.vision_layers, "vision tower")):
         if layers is not None:
             yield f"# planned for {layers} layers of the {part} alone: cut the config of from_pretrained to these"

@@ -187,10 +187,14 @@ def _place(ids: torch.Tensor, media: _Media, shape: BatchShape) -> None:
     """Overwrite ids with one run of placeholders per image or clip, an ordinary token between them."""
     needed = sum(length + 2 for length in media.runs)
     if needed > len(ids):
-        what, option = ("audio clip(s)", "--audio-seconds") if shape.audios else ("image(s)", "--image-size")
+        what, option, size = (
+            ("audio clip(s)", "--audios", "--audio-seconds")
+            if shape.audios
+            else ("image(s)", "--images", "--image-size")
+        )
         raise JobError(
             f"{len(media.runs)} {what} take {needed} tokens, more than --seq-len {len(ids)}; "
-            f"raise --seq-len or lower {option}"
+            f"raise --seq-len, or lower {option} or {size}"
         )
     position = 1
     for length in media.runs:

@@ -31,7 +31,7 @@ class Parts:
     dequantized: int
     """Bytes of the largest of these in 16 bit."""
     vision: int
-    """Weights of the vision tower and projector, frozen."""
+    """Weights of towers and projectors, frozen."""
 
 
 def split(served: ServedModel, options: TrainOptions) -> Parts:
@@ -65,7 +65,7 @@ def _quantized(served: ServedModel) -> frozenset[Weight]:
 
 
 def _full(served: ServedModel, options: TrainOptions, vision: int) -> States:
-    """All weights but the vision tower, which text never reaches."""
+    """All weights but those of towers, which text never reaches."""
     weights = [w for w in loaded_weights(served) if w.unit not in BESIDE_TEXT]
     item = 2 if options.precision == "bf16" else 4
     largest, layers = _layers(served.weights)
