@@ -3,8 +3,8 @@
 What a traced module returns is an object of transformers' ModelOutput with fx proxies in it. That is a dict, and where
 a wrapped function (wrapping.py) takes it, torch/fx/proxy.py TracerBase.create_arg writes it into the graph as a plain
 one. When the subgraph runs, `outputs.labels` in that function raises AttributeError. What a module returns that is not
-traced, as it is a sequential target or holds none, stays what it is. Seen with the real library: transformers 5.15 to
-5.17, modeling_qwen2_audio.py Qwen2AudioForConditionalGeneration.forward.
+traced, as it is a sequential target or holds none, stays what it is. Seen with the real library and transformers 5.17:
+modeling_qwen2_audio.py Qwen2AudioForConditionalGeneration.forward, which has the same lines in 5.15 and 5.16.
 """
 
 import ast
