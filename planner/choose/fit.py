@@ -104,16 +104,19 @@ class Search:
             choices=ranked(found),
         )
 
-    def quick_combinations(self) -> tuple[Choice, ...]:
-        """What fits together where no strategy fits alone, the result the same; without smallest cards."""
+    def combinations(self) -> tuple[Strategy, ...]:
+        """What fits together where no strategy fits alone, the result the same."""
         found, _ = self._extend([self._start()], [each for each in self.candidates if each.is_same_result])
-        return tuple(self.estimator.choice(self.asked, state.strategy, self.machine, quick=True) for state in found)
+        return tuple(state.strategy for state in found)
 
-    def quick_choices(self, steps: Sequence[Strategy] | None = None) -> tuple[Choice, ...]:
-        """The strategies that can be planned, or those of these, without their smallest cards."""
-        chosen = (ASKED, *self.candidates) if steps is None else steps
-        found = [each for each in chosen if self._state(each) is not None]
-        return tuple(self.estimator.choice(self.asked, each, self.machine, quick=True) for each in found)
+    def quick_combinations(self) -> tuple[Choice, ...]:
+        """The same as choices, without their smallest cards."""
+        return tuple(map(self._quick, self.combinations()))
+
+    def quick_choices(self) -> tuple[Choice, ...]:
+        """The strategies that can be planned, without their smallest cards."""
+        found = [each for each in (ASKED, *self.candidates) if self._state(each) is not None]
+        return tuple(map(self._quick, found))
 
     def elsewhere(self, strategy: Strategy) -> Trial | None:
         """The strategy, simulated on a card of any generation; None where it cannot be planned for this model."""
@@ -295,6 +298,9 @@ class Search:
                 raise
             self.refused[strategy.name] = str(error)
             return None
+
+    def _quick(self, strategy: Strategy) -> Choice:
+        return self.estimator.choice(self.asked, strategy, self.machine, quick=True)
 
     def _choice(self, strategy: Strategy) -> Choice:
         return self.estimator.choice(self.asked, strategy, self.machine)

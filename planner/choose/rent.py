@@ -1,5 +1,6 @@
 """The machines on which a job fits, the cheapest first, each with its best strategy; then those that just miss."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -7,7 +8,7 @@ from functools import partial
 from planner.choose.estimator import Estimator
 from planner.choose.fit import FITTING, Search
 from planner.choose.schema import Choice, Offer, Rent
-from planner.choose.strategies import ASKED, Strategy, strategy_of
+from planner.choose.strategies import ASKED, Strategy
 from planner.errors import JobError, UnsupportedError
 from planner.hardware.demand import Demand, binding, fits, rank
 from planner.hardware.machine import Machine
@@ -63,15 +64,15 @@ def rent(estimator: Estimator, job: Job, machines: Sequence[Machine], wish: Wish
         raise JobError(f"no machine of the catalogue has {what}; leave that out, or name a catalogue")
     plans = [estimator.on_gpus(gpus).trial(job).plan for gpus in sorted({each.gpus for each in affordable})]
     plan, notes = plans[0], dict.fromkeys(note for each in plans for note in each.notes)
-    offers, left_out = list[Offer](), dict[str, list[Machine]]()
+    offers, left_out = list[Offer](), Counter[str]()
     for machine in affordable:
         try:
             choice = _best(Search(estimator, job, machine, with_budget=False), wish)
         except UnsupportedError as error:  # of operators on its card's generation
-            left_out.setdefault(str(error), []).append(machine)
+            left_out[str(error)] += 1
         else:
             offers.append(Offer(machine=machine, choice=choice))
-    notes |= dict.fromkeys(_not_tried(len(machines), why) for why, machines in left_out.items())
+    notes |= dict.fromkeys(_not_tried(count, why) for why, count in left_out.items())
     missing = [offer for offer in offers if not _does_fit(offer.choice)]
     near = sorted((offer for offer in missing if _is_near(offer.choice)), key=_lacks)[:SHOWN]
     fitting = [offer for offer in offers if _does_fit(offer.choice)]
@@ -126,7 +127,7 @@ def _in_turn(search: Search, tried: Sequence[Choice]) -> Iterator[list[Prospect]
         yield _prospects(search, [each for each in hopeful if each.is_same_result is is_same_result])
     yield _prospects(search, [each for each in hopeless if not search.is_hopeless(each, IN_REACH)])  # may be near
     if any(_is_near(choice, IN_REACH) for choice in tried):
-        yield [_combined(search, choice) for choice in search.quick_combinations()]
+        yield _prospects(search, search.combinations())
 
 
 def _prospects(search: Search, strategies: Sequence[Strategy]) -> list[Prospect]:
@@ -142,16 +143,6 @@ def _prospects(search: Search, strategies: Sequence[Strategy]) -> list[Prospect]
         for strategy, trial in trials
         if trial is not None
     ]
-
-
-def _combined(search: Search, choice: Choice) -> Prospect:
-    """Several strategies, of which a quick choice is known."""
-    return Prospect(
-        is_same_result=choice.is_same_result,
-        moved_bytes=choice.moved_bytes,
-        is_over=choice.fits == "no",
-        judge=partial(search.planned, strategy_of(choice)),
-    )
 
 
 def _preference(choice: Choice) -> tuple[bool, int, int]:
